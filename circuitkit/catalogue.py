@@ -1,0 +1,100 @@
+"""Names to functions: the folder is the registry.
+
+Each file of ``metrics/``, ``corruptions/``, ``discovery/``, ``tasks/`` and ``export/`` offers the
+functions in its ``__all__``. Listing the names reads the files without importing them, so that
+``circuitkit list`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from circuitkit.errors import UnknownNameError
+
+__all__ = ["KINDS", "describe", "lookup", "names"]
+
+KINDS = ("metrics", "corruptions", "discovery", "tasks", "export")
+_ROOT = Path(__file__).parent
+
+
+def _exported(file: Path) -> dict[str, str]:
+    """The public functions of a file, each with the first line of its docstring, unimported."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    public: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            public = ast.literal_eval(node.value)
+    docs = {
+        node.name: (ast.get_docstring(node) or "").split("\n")[0]
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+    }
+    return {name: docs[name] for name in public if name in docs}
+
+
+def _files(kind: str) -> list[Path]:
+    if kind not in KINDS:
+        raise UnknownNameError(
+            f"nothing is catalogued under {kind!r}; choose from {', '.join(KINDS)}"
+        )
+    return sorted(f for f in (_ROOT / kind).glob("*.py") if not f.name.startswith("_"))
+
+
+def describe(kind: str) -> dict[str, str]:
+    """The names of a kind, each with its one-line description, in the order of the files."""
+    return {name: doc for file in _files(kind) for name, doc in _exported(file).items()}
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The names of a kind."""
+    return tuple(describe(kind))
+
+
+def lookup(kind: str, name: str) -> Callable[..., Any]:
+    """The function of that name, or of ``path/to/file.py:name``, or of ``package.module:name``.
+
+    Raises UnknownNameError, with the nearest name, where there is none.
+    """
+    if ":" in name:
+        return _outside(kind, *name.rsplit(":", 1))
+    for file in _files(kind):
+        if name in _exported(file):
+            module = importlib.import_module(f"circuitkit.{kind}.{file.stem}")
+            function: Callable[..., Any] = getattr(module, name)
+            return function
+    raise UnknownNameError(unknown(f"{kind} function", name, names(kind)))
+
+
+def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
+    """The sentence for a name that nothing carries, with the nearest one that something does."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+    return f"no {what} is called {name!r}; {hint}"
+
+
+def _outside(kind: str, place: str, name: str) -> Callable[..., Any]:
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            if spec is None or spec.loader is None:
+                raise ImportError(place)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+    except (ImportError, FileNotFoundError) as error:
+        raise UnknownNameError(
+            f"{place!r} cannot be imported for {kind} ({error}); "
+            "give path/to/file.py:name or package.module:name"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UnknownNameError(f"{place!r} has no function {name!r} for {kind}")
+    found: Callable[..., Any] = function
+    return found

@@ -1,0 +1,244 @@
+"""What a ``networkx.DiGraph`` must hold to be a circuit, and its file.
+
+Nodes are names of ``circuitkit.nodes``. Writer → reader edges carry ``weight``: metric units per
+example, positive where the edge helps the clean behaviour. Port → head edges carry nothing: they
+close the paths, so that ``nx.ancestors`` and ``nx.all_simple_paths`` work unchanged. The graph's
+attributes say where it comes from: ``wiring`` (always), and ``model, task, metric, corruption,
+method, settings, versions, seed, ...`` as far as known.
+
+The file is JSON, and loading it executes nothing::
+
+    {"format": "circuitkit.circuit", "version": 1,
+     "wiring": {"layers": 12, "heads": 12, "groups": 12, "mlp": true, "parallel": false},
+     "attributes": {"model": "gpt2", "task": "ioi", ...},
+     "nodes": {"a9.h9": {"role": "name mover"}, ...},          # only nodes that have attributes
+     "edges": [{"edge": "a9.h9->logits", "weight": 0.61}, ...]}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+from jaxtyping import Bool, Float
+
+from circuitkit.errors import CircuitError, CircuitkitError, OutputError
+from circuitkit.nodes import Node, edge_name, parse_edge
+from circuitkit.wiring import Wiring
+
+__all__ = [
+    "build",
+    "edges",
+    "from_json",
+    "mask",
+    "prune",
+    "read",
+    "summary",
+    "to_json",
+    "wiring_of",
+    "write_whole",
+]
+
+FORMAT = "circuitkit.circuit"
+VERSION = 1
+
+
+def build(
+    wiring: Wiring,
+    weights: Mapping[tuple[str, str], float],
+    *,
+    edge_attributes: Mapping[tuple[str, str], Mapping[str, Any]] | None = None,
+    **attributes: Any,
+) -> nx.DiGraph:
+    """The circuit of these (writer, reader) edges, each with its weight; its graph attributes are
+    the given ones. Raises CircuitError on an edge that the wiring lacks, or a weight that is not
+    finite."""
+    circuit = nx.DiGraph(**attributes, wiring=asdict(wiring))
+    writers = {writer for writer, _ in weights}
+    for (writer, reader), weight in weights.items():
+        wiring.index(writer, reader)
+        if not math.isfinite(weight):
+            raise CircuitError(
+                f"{edge_name(writer, reader)} has the weight {weight}; give a finite number"
+            )
+        extra = (edge_attributes or {}).get((writer, reader), {})
+        circuit.add_edge(writer, reader, weight=float(weight), **extra)
+        node = Node(reader)
+        for head in wiring.heads_of(node) if node.port else ():
+            if head in writers or node.head is not None:
+                circuit.add_edge(reader, head)
+    return circuit
+
+
+def wiring_of(circuit: nx.DiGraph) -> Wiring:
+    """The wiring of the model that the circuit belongs to; raises CircuitError without one."""
+    try:
+        return Wiring(**circuit.graph["wiring"])
+    except (KeyError, TypeError) as error:
+        raise CircuitError(
+            "the graph has no 'wiring' attribute; build circuits with circuitkit.circuit.build"
+        ) from error
+
+
+def edges(circuit: nx.DiGraph) -> Iterator[tuple[Node, Node, float]]:
+    """Writer, reader and weight of every weighted edge; the plumbing is left out."""
+    for writer, reader, weight in circuit.edges(data="weight"):
+        if weight is not None:
+            yield Node(writer), Node(reader), float(weight)
+
+
+def mask(circuit: nx.DiGraph, wiring: Wiring | None = None) -> Bool[np.ndarray, "writers readers"]:
+    """Which edges the circuit keeps, in the wiring's order (its own, or a model's); raises
+    CircuitError where the circuit has an edge that the wiring lacks."""
+    wiring = wiring or wiring_of(circuit)
+    keep = np.zeros(wiring.shape, dtype=bool)
+    for writer, reader, _ in edges(circuit):
+        keep[wiring.index(writer, reader)] = True
+    return keep
+
+
+def weight_matrix(circuit: nx.DiGraph) -> Float[np.ndarray, "writers readers"]:
+    """The weights of the circuit's edges, 0 elsewhere."""
+    wiring = wiring_of(circuit)
+    values = np.zeros(wiring.shape)
+    for writer, reader, weight in edges(circuit):
+        values[wiring.index(writer, reader)] = weight
+    return values
+
+
+def prune(circuit: nx.DiGraph) -> nx.DiGraph:
+    """A copy without dead ends: only edges on a path from the embedding to the logits."""
+    wiring = wiring_of(circuit)
+    kept = wiring.alive(mask(circuit, wiring))
+    weights, extra = {}, {}
+    for writer, reader, weight in edges(circuit):
+        if kept[wiring.index(writer, reader)]:
+            weights[writer, reader] = weight
+            extra[writer, reader] = {
+                key: value for key, value in circuit[writer][reader].items() if key != "weight"
+            }
+    attributes = {key: value for key, value in circuit.graph.items() if key != "wiring"}
+    pruned = build(wiring, weights, edge_attributes=extra, **attributes)
+    for name, data in circuit.nodes(data=True):
+        if name in pruned:
+            pruned.nodes[name].update(data)
+    return pruned
+
+
+def summary(circuit: nx.DiGraph) -> str:
+    """One line: how many edges, heads and MLPs of how many."""
+    wiring = wiring_of(circuit)
+    kept = list(edges(circuit))
+    heads = {w for w, _, _ in kept if w.is_head}
+    mlps = {w for w, _, _ in kept if w.is_mlp}
+    return (
+        f"{len(kept):,} of {wiring.n_edges:,} edges, "
+        f"{len(heads)} of {wiring.layers * wiring.heads} heads, "
+        f"{len(mlps)} of {wiring.layers * wiring.mlp} MLPs"
+    )
+
+
+# -- files -----------------------------------------------------------------------------------------
+def to_json(circuit: nx.DiGraph) -> str:
+    """The circuit as text, one line per edge; equal circuits give equal text."""
+    listed = [
+        {"edge": edge_name(writer, reader), **circuit[writer][reader]}
+        for writer, reader, _ in sorted(edges(circuit), key=lambda e: (e[0], e[1]))
+    ]
+    head = {
+        "format": FORMAT,
+        "version": VERSION,
+        "wiring": asdict(wiring_of(circuit)),
+        "attributes": {k: v for k, v in circuit.graph.items() if k != "wiring"},
+        "nodes": {str(name): data for name, data in sorted(circuit.nodes(data=True)) if data},
+    }
+    try:
+        opening = json.dumps(head, indent=1, allow_nan=False, ensure_ascii=False)
+        body = ",\n".join("  " + json.dumps(edge, allow_nan=False) for edge in listed)
+    except (TypeError, ValueError) as error:
+        raise CircuitError(f"the circuit holds what JSON cannot: {error}") from error
+    return f'{opening[:-2]},\n "edges": [\n{body}\n ]\n}}\n'
+
+
+def from_json(text: str, source: str = "the text") -> nx.DiGraph:
+    """The circuit that the text describes; raises CircuitError, naming the source, where it does
+    not describe one."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise CircuitError(f"{source} is not a circuit: it is no JSON ({error})") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CircuitError(f"{source} is not a circuit: its 'format' is not {FORMAT!r}")
+    if data.get("version") != VERSION:
+        raise CircuitError(
+            f"{source} has the format version {data.get('version')!r}, but only {VERSION} is known; "
+            "update circuitkit or write the file again"
+        )
+    try:
+        return _assemble(data)
+    except CircuitkitError as error:
+        raise CircuitError(f"{source} is not a circuit: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CircuitError(f"{source} is not a circuit: {error!r} in its fields") from error
+
+
+def _assemble(data: Mapping[str, Any]) -> nx.DiGraph:
+    weights: dict[tuple[str, str], float] = {}
+    extra: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in data["edges"]:
+        pair = parse_edge(entry["edge"])
+        if pair in weights:
+            raise CircuitError(f"the edge {entry['edge']} stands there twice")
+        weights[pair] = float(entry["weight"])
+        extra[pair] = {key: value for key, value in entry.items() if key not in ("edge", "weight")}
+    wiring = Wiring(**data["wiring"])
+    circuit = build(wiring, weights, edge_attributes=extra, **data["attributes"])
+    for name, attributes in data.get("nodes", {}).items():
+        if name not in circuit:
+            raise CircuitError(f"the node {name!r} has attributes but no edge")
+        circuit.nodes[name].update(attributes)
+    return circuit
+
+
+def read(path: str | os.PathLike[str]) -> nx.DiGraph:
+    """The circuit in the file; raises CircuitError where there is none, or it is broken."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise CircuitError(f"there is no file {os.fspath(path)!r}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CircuitError(f"{os.fspath(path)!r} cannot be read as a circuit: {error}") from error
+    return from_json(text, source=repr(os.fspath(path)))
+
+
+def write_whole(
+    path: str | os.PathLike[str], content: str | bytes | Callable[[Path], None]
+) -> Path:
+    """Write the file under a temporary name beside its place, then rename it: a reader, or a killed
+    run, never finds half of it. ``content`` may be a function that writes to the path it is given.
+
+    Raises OutputError where the place cannot be written.
+    """
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if callable(content):
+            content(draft)
+        else:
+            draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(draft, target)
+    except OSError as error:
+        raise OutputError(
+            f"{os.fspath(path)!r} cannot be written: {error.strerror or error}"
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return target

@@ -1,0 +1,325 @@
+"""Prompts, and the token batches made of them.
+
+A prompt is a pair: the clean text, and a corrupted one that is a clean text of another answer
+(symmetric token replacement, Zhang & Nanda 2024, §2). Both have the same number of tokens, so that
+every position of the one has its counterpart in the other. Nothing is truncated or reordered, and
+special tokens are what the model's own tokenizer adds: no BOS is prepended silently.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from circuitkit.errors import DataError, TaskFitError
+
+__all__ = ["Batch", "Dataset", "Example", "Prompt", "Task", "Words", "compose", "tokenise"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A clean and a corrupted text, and the answers that continue the clean one.
+
+    ``correct`` and ``wrong`` are continuations, with their leading space; each is one token.
+    ``spans`` names parts of the clean text by their character ranges (``{"S2": (31, 36)}``); the
+    same tokens carry the same name in the corrupted text.
+    """
+
+    clean: str
+    corrupt: str
+    correct: tuple[str, ...]
+    wrong: tuple[str, ...] = ()
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Prompts with the metric that suits them, and where they come from."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+    metric: str
+    source: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def split(self, first: int) -> tuple[Task, Task]:
+        """The first prompts and the others: for discovery and for evaluation."""
+        if not 0 < first < len(self.prompts):
+            raise DataError(
+                f"{self.name} has {len(self.prompts)} prompts, which cannot be split after {first}"
+            )
+        return (
+            replace(self, prompts=self.prompts[:first]),
+            replace(self, prompts=self.prompts[first:]),
+        )
+
+
+class Tokenizer(Protocol):
+    """What we ask of a Hugging Face tokenizer."""
+
+    bos_token_id: int | None
+
+    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a tokenizer makes of words: a task asks it what fits."""
+
+    tokenizer: Tokenizer
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, with the BOS token where the tokenizer adds one."""
+        if not texts:
+            return []
+        plain = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        opening = self._opening()
+        return [opening + list(ids) for ids in plain]
+
+    def _opening(self) -> list[int]:
+        bos = self.tokenizer.bos_token_id
+        first = self.tokenizer(["a"], add_special_tokens=True)["input_ids"][0][0]
+        return [bos] if bos is not None and first == bos else []
+
+    def fitting(self, words: Iterable[str], after: str = "a") -> list[str]:
+        """Those of the words (given with their leading space, if any) that are one token after
+        ``after``."""
+        words = list(words)
+        head = self.ids([after])[0]
+        return [
+            word
+            for word, ids in zip(words, self.ids([after + word for word in words]), strict=True)
+            if len(ids) == len(head) + 1 and ids[:-1] == head
+        ]
+
+    def require(
+        self, task: str, kind: str, words: Iterable[str], at_least: int, after: str = "a"
+    ) -> list[str]:
+        """The words that fit; raises TaskFitError where they are fewer than the task needs."""
+        words = list(words)
+        fit = self.fitting(words, after)
+        if len(fit) < at_least:
+            misfit = next((w for w in words if w not in fit), "")
+            raise TaskFitError(
+                f"{task} needs {at_least} {kind} that are one token each, but of {len(words)} "
+                f"only {len(fit)} are with this tokenizer ({misfit!r} is not); "
+                "use another task or another model"
+            )
+        return fit
+
+
+def compose(template: str, words: Mapping[str, str]) -> tuple[str, dict[str, tuple[int, int]]]:
+    """The template with its ``{fields}`` filled, and each field's character range.
+
+    ``{S1:S}`` is a field named S1 that is filled by the word S. A range starts at the space before
+    the word, as tokens do.
+    """
+    text, spans = "", {}
+    for literal, name, source, _ in string.Formatter().parse(template):
+        text += literal
+        if name is None:
+            continue
+        start = len(text) - text.endswith(" ")
+        text += words[source or name]
+        spans[name] = (start, len(text))
+    return text, spans
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt in tokens; ``spans`` are token ranges, and ``end`` is among them."""
+
+    clean: tuple[int, ...]
+    corrupt: tuple[int, ...]
+    correct: tuple[int, ...]
+    wrong: tuple[int, ...]
+    spans: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples as tensors, padded to one length; answers are padded with -1.
+
+    ``spans`` are token ranges [start, stop); a row without that span has (-1, -1).
+    """
+
+    clean: Int[Tensor, "batch pos"]
+    corrupt: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    last: Int[Tensor, " batch"]
+    correct: Int[Tensor, "batch correct"]
+    wrong: Int[Tensor, "batch wrong"]
+    spans: Mapping[str, Int[Tensor, "batch 2"]]
+
+    def __len__(self) -> int:
+        return len(self.last)
+
+    def repeat(self, times: int) -> Batch:
+        """The batch stacked on itself that many times."""
+        again = {k: v.repeat(times, *[1] * (v.ndim - 1)) for k, v in self._tensors().items()}
+        spans = {k: v.repeat(times, 1) for k, v in self.spans.items()}
+        return Batch(**again, spans=spans)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {k: v for k, v in vars(self).items() if k != "spans"}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Examples that are iterated in batches; ``len`` is the number of examples."""
+
+    examples: tuple[Example, ...]
+    batch_size: int = 32
+    device: str = "cpu"
+    padding: str = "right"
+
+    def __post_init__(self) -> None:
+        if not self.examples:
+            raise DataError("there are no examples; give at least one clean/corrupt pair")
+        if self.batch_size < 1:
+            raise DataError(f"the batch size is {self.batch_size}; give at least 1")
+        if self.padding not in ("left", "right"):
+            raise DataError(f"the padding is {self.padding!r}; give 'left' or 'right'")
+
+    @classmethod
+    def of(
+        cls,
+        task: Task | Sequence[Prompt],
+        model: Any,
+        *,
+        batch_size: int = 32,
+        padding: str = "right",
+    ) -> Dataset:
+        """The task's prompts in the model's tokens; raises DataError where they are no pairs."""
+        prompts = task.prompts if isinstance(task, Task) else task
+        if model.tokenizer is None:
+            raise DataError("the model has no tokenizer; give Dataset the token ids as Examples")
+        examples = tuple(tokenise(prompts, Words(model.tokenizer)))
+        return cls(examples, batch_size=batch_size, device=str(model.device), padding=padding)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self), self.batch_size):
+            yield self._collate(self.examples[start : start + self.batch_size])
+
+    def where(self, keep: Callable[[Example], bool]) -> Dataset:
+        """The examples that satisfy the condition."""
+        return replace(self, examples=tuple(filter(keep, self.examples)))
+
+    def _collate(self, examples: Sequence[Example]) -> Batch:
+        length = max(len(e.clean) for e in examples)
+        offsets = [length - len(e.clean) if self.padding == "left" else 0 for e in examples]
+
+        def rows(values: Iterable[tuple[int, ...]], fill: int, shift: bool) -> Tensor:
+            values = list(values)
+            width = length if shift else max(map(len, values))
+            table = torch.full((len(values), width), fill, dtype=torch.long)
+            for row, (value, offset) in enumerate(zip(values, offsets, strict=True)):
+                start = offset if shift else 0
+                table[row, start : start + len(value)] = torch.tensor(value, dtype=torch.long)
+            return table.to(self.device)
+
+        names = sorted({name for e in examples for name in e.spans})
+        return Batch(
+            clean=rows((e.clean for e in examples), 0, True),
+            corrupt=rows((e.corrupt for e in examples), 0, True),
+            mask=rows(((1,) * len(e.clean) for e in examples), 0, True).bool(),
+            last=torch.tensor(
+                [o + len(e.clean) - 1 for e, o in zip(examples, offsets, strict=True)]
+            ).to(self.device),
+            correct=rows((e.correct for e in examples), -1, False),
+            wrong=rows((e.wrong for e in examples), -1, False),
+            spans={
+                name: torch.tensor(
+                    [
+                        [edge + o for edge in e.spans[name]] if name in e.spans else [-1, -1]
+                        for e, o in zip(examples, offsets, strict=True)
+                    ]
+                ).to(self.device)
+                for name in names
+            },
+        )
+
+
+def tokenise(prompts: Sequence[Prompt], words: Words) -> Iterator[Example]:
+    """Each prompt in tokens; raises DataError, with the prompt, where clean and corrupt differ in
+    length, a span cuts a token, or an answer is not exactly one token."""
+    clean = words.ids([p.clean for p in prompts])
+    corrupt = words.ids([p.corrupt for p in prompts])
+    answers = [_answers(prompts, [getattr(p, kind) for p in prompts], clean, words)
+               for kind in ("correct", "wrong")]  # fmt: skip
+    spans = _spans(prompts, clean, words)
+    for i, prompt in enumerate(prompts):
+        if len(clean[i]) != len(corrupt[i]):
+            raise DataError(
+                f"the clean text {prompt.clean!r} has {len(clean[i])} tokens and its corrupted one "
+                f"{prompt.corrupt!r} has {len(corrupt[i])}; make them equally long"
+            )
+        if not prompt.correct:
+            raise DataError(f"{prompt.clean!r} has no correct answer; give at least one")
+        yield Example(
+            clean=tuple(clean[i]),
+            corrupt=tuple(corrupt[i]),
+            correct=answers[0][i],
+            wrong=answers[1][i],
+            spans={**spans[i], "end": (len(clean[i]) - 1, len(clean[i]))},
+        )
+
+
+def _answers(
+    prompts: Sequence[Prompt],
+    answers: Sequence[tuple[str, ...]],
+    clean: Sequence[list[int]],
+    words: Words,
+) -> list[tuple[int, ...]]:
+    """The one token by which each answer continues its prompt."""
+    texts = [p.clean + a for p, own in zip(prompts, answers, strict=True) for a in own]
+    continued = iter(words.ids(texts))
+    found = []
+    for prompt, own, ids in zip(prompts, answers, clean, strict=True):
+        tokens = []
+        for answer in own:
+            both = next(continued)
+            if both[:-1] != ids:
+                raise DataError(
+                    f"the answer {answer!r} is not one token after {prompt.clean!r}; "
+                    "choose an answer that is a single token with its leading space"
+                )
+            tokens.append(both[-1])
+        if len(set(tokens)) < len(tokens):
+            raise DataError(f"{prompt.clean!r} has the same answer twice: {own}")
+        found.append(tuple(tokens))
+    return found
+
+
+def _spans(
+    prompts: Sequence[Prompt], clean: Sequence[list[int]], words: Words
+) -> list[dict[str, tuple[int, int]]]:
+    """The token range of each named character range."""
+    cuts = [sorted({cut for span in p.spans.values() for cut in span} | {0}) for p in prompts]
+    texts = [p.clean[:cut] for p, own in zip(prompts, cuts, strict=True) for cut in own if cut]
+    heads = iter(words.ids(texts))
+    opening = len(words.ids([""])[0])
+    found = []
+    for prompt, own, ids in zip(prompts, cuts, clean, strict=True):
+        at = {0: opening}
+        for cut in own:
+            if not cut:
+                continue
+            head = next(heads)
+            if ids[: len(head)] != head:
+                raise DataError(
+                    f"{prompt.clean[:cut]!r} ends inside a token of {prompt.clean!r}; "
+                    "let spans start at the space before a word and end with the word"
+                )
+            at[cut] = len(head)
+        found.append({name: (at[a], at[b]) for name, (a, b) in prompt.spans.items()})
+    return found

@@ -1,0 +1,83 @@
+"""Every error that circuitkit raises on purpose.
+
+    CircuitkitError
+    ├── UnknownNameError        no metric, task, method, ... is called that
+    ├── NodeNameError           a string that is no node or edge name
+    ├── CircuitError            a graph, or a circuit file, that breaks the circuit format
+    ├── ScoresError             a scores file, or a selection, that cannot be used
+    ├── DataError               prompts that do not form clean/corrupt pairs
+    │   └── TaskFitError        a task that the model's tokenizer cannot express
+    ├── ModelError              a model that cannot be found or loaded
+    │   └── UnsupportedModelError   a model whose graph would be wrong
+    ├── MetricError             a metric that cannot be used here
+    ├── EvaluationError         a faithfulness that is undefined, or a task the model cannot do
+    └── OutputError             a file that cannot be written or drawn
+
+Each message holds the offending value and the remedy, in one sentence: a shell user sees just that
+sentence, with exit code 2.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CircuitError",
+    "CircuitkitError",
+    "DataError",
+    "EvaluationError",
+    "MetricError",
+    "ModelError",
+    "NodeNameError",
+    "OutputError",
+    "ScoresError",
+    "TaskFitError",
+    "UnknownNameError",
+    "UnsupportedModelError",
+]
+
+
+class CircuitkitError(Exception):
+    """The root: catch it to catch every mistake that circuitkit reports."""
+
+
+class UnknownNameError(CircuitkitError):
+    """No metric, task, method, corruption or exporter is called that."""
+
+
+class NodeNameError(CircuitkitError):
+    """A string that is no node or edge name."""
+
+
+class CircuitError(CircuitkitError):
+    """A graph, or a circuit file, that breaks the circuit format."""
+
+
+class ScoresError(CircuitkitError):
+    """A scores file, or a selection from scores, that cannot be used."""
+
+
+class DataError(CircuitkitError):
+    """Prompts that do not form clean/corrupt pairs."""
+
+
+class TaskFitError(DataError):
+    """A task that the model's tokenizer cannot express."""
+
+
+class ModelError(CircuitkitError):
+    """A model that cannot be found or loaded."""
+
+
+class UnsupportedModelError(ModelError):
+    """A model whose computational graph would be wrong."""
+
+
+class MetricError(CircuitkitError):
+    """A metric that cannot be used here."""
+
+
+class EvaluationError(CircuitkitError):
+    """A faithfulness that is not defined, or a task that the model cannot do."""
+
+
+class OutputError(CircuitkitError):
+    """A file that cannot be written or drawn."""

@@ -1,0 +1,94 @@
+"""The grammar of node and edge names.
+
+==============  ====================================================================
+``embed``       the token (and position) embedding: a writer
+``a3.h7``       attention head 7 of layer 3: a writer
+``a3.h7.q``     its query input: a reader; ``.k`` and ``.v`` likewise
+``a3.g1.k``     the key input of group 1 of layer 3, where heads share keys and values
+``m3``          the MLP of layer 3: a writer and a reader
+``logits``      the output: a reader
+==============  ====================================================================
+
+Edges are written as EAP-IG writes them (Hanna et al. 2024), the tongue that the field shares:
+``a0.h1->a5.h5<q>``, ``m0->m3``, ``input->m2``, ``a9.h9->logits``.
+"""
+
+from __future__ import annotations
+
+import re
+
+from circuitkit.errors import NodeNameError
+
+__all__ = ["EMBED", "LOGITS", "Node", "edge_name", "parse_edge"]
+
+_NODE = re.compile(
+    r"embed|logits|m(?P<mlp>\d+)"
+    r"|a(?P<layer>\d+)\.(?:h(?P<head>\d+)(?:\.(?P<port>[qkv]))?|g(?P<group>\d+)\.(?P<shared>[kv]))"
+)
+_READER = re.compile(r"(?P<name>[^<>]+?)(?:<(?P<port>[qkv])>)?")
+
+
+class Node(str):
+    """A node's name, checked on construction; it is the string, so it serves as a graph's key.
+
+    Raises NodeNameError where the name does not follow the grammar.
+    """
+
+    layer: int | None
+    head: int | None
+    group: int | None
+    port: str | None
+
+    def __new__(cls, name: str) -> Node:
+        match = _NODE.fullmatch(name)
+        if match is None:
+            raise NodeNameError(
+                f"{name!r} is no node; write embed, a3.h7, a3.h7.q, a3.g1.k, m3 or logits"
+            )
+        node = super().__new__(cls, name)
+        number = {
+            key: int(value) for key, value in match.groupdict().items() if value and value.isdigit()
+        }
+        node.layer = number.get("layer", number.get("mlp"))
+        node.head = number.get("head")
+        node.group = number.get("group")
+        node.port = match["port"] or match["shared"]
+        return node
+
+    @property
+    def is_mlp(self) -> bool:
+        """Whether this is an MLP."""
+        return self.startswith("m")
+
+    @property
+    def is_head(self) -> bool:
+        """Whether this is a head's output (a port is not)."""
+        return self.head is not None and self.port is None
+
+    @property
+    def component(self) -> Node:
+        """The node without its port: ``a3.h7`` of ``a3.h7.q``; a group's port has no component."""
+        return Node(self.rsplit(".", 1)[0]) if self.port and self.head is not None else self
+
+
+EMBED = Node("embed")
+LOGITS = Node("logits")
+
+
+def edge_name(writer: str, reader: str) -> str:
+    """The edge in EAP-IG's spelling: ``a0.h1->a5.h5<q>`` of ``a0.h1`` and ``a5.h5.q``."""
+    node = Node(reader)
+    target = f"{reader[: -len(node.port) - 1]}<{node.port}>" if node.port else reader
+    return f"{'input' if writer == EMBED else writer}->{target}"
+
+
+def parse_edge(name: str) -> tuple[Node, Node]:
+    """The writer and the reader of an edge name; raises NodeNameError where it is none."""
+    writer, arrow, reader = name.partition("->")
+    match = _READER.fullmatch(reader)
+    if not arrow or match is None:
+        raise NodeNameError(
+            f"{name!r} is no edge; write it as a0.h1->a5.h5<q>, m0->m3 or input->m2"
+        )
+    target = f"{match['name']}.{match['port']}" if match["port"] else match["name"]
+    return Node("embed" if writer == "input" else writer), Node(target)
