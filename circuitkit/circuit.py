@@ -178,7 +178,7 @@ def from_json(text: str, source: str = "the text") -> nx.DiGraph:
         raise CircuitError(f"{source} is not a circuit: its 'format' is not {FORMAT!r}")
     if data.get("version") != VERSION:
         raise CircuitError(
-            f"{source} has the format version {data.get('version')!r}, but only {VERSION} is known; "
+            f"{source} has the format version {data.get('version')!r}, only {VERSION} is known; "
             "update circuitkit or write the file again"
         )
     try:

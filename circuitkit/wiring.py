@@ -1,7 +1,7 @@
 """The full computational graph of a model, as an index: which writer may reach which reader.
 
 Writers stand in the order in which they write (embedding; then of each layer its heads and its
-MLP), so a reader sees a *prefix* of them, and a mask over edges is a plain array [writers, readers].
+MLP), so a reader sees a *prefix* of them, and a mask over edges is an array [writers, readers].
 With grouped-query attention the key and value ports belong to a group of heads, for that is what
 the model computes.
 """

@@ -1,0 +1,1 @@
+"""The three numerical verbs: run, attribute, sweep."""

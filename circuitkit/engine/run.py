@@ -1,0 +1,194 @@
+"""The model under a mask over its edges.
+
+For a reader r, with w running over the writers upstream of it,
+
+    input[r] = Σ_w  keep[w, r] · live[w]  +  (1 − keep[w, r]) · carried[w]
+
+``live`` is what a writer writes in this run, ``carried`` what a cut edge carries. A component none of
+whose in-edges is kept writes what it wrote in the carried run, so it is not computed: the cost
+follows the circuit. Keeping everything is the clean run, keeping nothing the carried run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitkit.data import Batch
+from circuitkit.model import Activations, Context, Model
+
+__all__ = ["Tap", "assemble", "answer", "record", "run"]
+
+Mask: TypeAlias = Bool[np.ndarray, "writers readers"] | Float[Tensor, "writers readers"]
+Tap: TypeAlias = Callable[[str, int, Tensor], Tensor]
+
+
+def _untouched(_: str, __: int, x: Tensor) -> Tensor:
+    return x
+
+
+def record(
+    model: Model,
+    context: Context,
+    embed: Float[Tensor, "b p d"] | None = None,
+    tap: Tap = _untouched,
+) -> Activations:
+    """The activations of a plain run, from the batch's embedding or another one.
+
+    ``tap(kind, layer, x)`` sees what each port gave (``q``, ``k``, ``v``), each MLP reads (``mlp``)
+    and the logits read (``logits``), and may replace it: the gradient is taken there.
+    """
+    x = context.embed if embed is None else embed
+    start = x
+    heads, raw, mlps, attn_in, mlp_in = [], [], [], [], []
+    for layer in range(model.wiring.layers):
+        attn_in.append(x)
+        ports = zip("qkv", model.project(layer, x), strict=True)
+        q, k, v = (tap(name, layer, value) for name, value in ports)
+        z = model.attend(context, layer, q, k, v)
+        out, share = model.attention_out(layer, z)
+        heads.append(share)
+        raw.append(z)
+        middle = x + out
+        if model.wiring.mlp:
+            mlp_in.append(x if model.wiring.parallel else middle)
+            mlps.append(model.mlp(layer, tap("mlp", layer, mlp_in[-1])))
+            middle = middle + mlps[-1]
+        x = middle
+    return Activations(
+        start, tuple(heads), tuple(raw), tuple(mlps), tuple(attn_in), tuple(mlp_in),
+        tap("logits", model.wiring.layers, x),
+    )  # fmt: skip
+
+
+def assemble(
+    model: Model,
+    embed: Float[Tensor, "b p d"],
+    heads: Sequence[Float[Tensor, "b p h e"]],
+    raw: Sequence[Float[Tensor, "b p h e"]],
+    mlps: Sequence[Float[Tensor, "b p d"]],
+) -> Activations:
+    """Activations whose writers wrote the given values, whatever they read: means, zeros, ..."""
+    x, attn_in, mlp_in = embed, [], []
+    for layer, z in enumerate(heads):
+        attn_in.append(x)
+        middle = x + model.write(layer, None, z).sum(0)
+        constant = model.constant(layer)
+        middle = middle if constant is None else middle + constant
+        if model.wiring.mlp:
+            mlp_in.append(x if model.wiring.parallel else middle)
+            middle = middle + mlps[layer]
+        x = middle
+    return Activations(
+        embed, tuple(heads), tuple(raw), tuple(mlps), tuple(attn_in), tuple(mlp_in), x
+    )
+
+
+def answer(model: Model, batch: Batch, final: Float[Tensor, "b p d"]) -> Float[Tensor, "b vocab"]:
+    """The logits at each example's answer position, from the final residual."""
+    return model.unembed(final[torch.arange(len(batch)), batch.last])
+
+
+def run(
+    model: Model, batch: Batch, context: Context, carried: Activations, keep: Mask
+) -> Float[Tensor, "b vocab"]:
+    """The logits at the answer positions, under a mask.
+
+    ``keep`` may hold fractions, and a tensor that requires a gradient; edges that do not exist are
+    ignored. ``context`` is of the clean tokens.
+    """
+    return answer(model, batch, _Run(model, context, carried, keep).final())
+
+
+class _Run:
+    """One masked run: the writers that differ from the carried run, as they come.
+
+    ``deltas`` holds live − carried of the live writers, and ``rows`` which writers they are. The
+    buffer is filled in place, unless a gradient flows through it.
+    """
+
+    def __init__(self, model: Model, context: Context, carried: Activations, keep: Mask) -> None:
+        wiring = model.wiring
+        self.model, self.context, self.carried = model, context, carried
+        legal = torch.from_numpy(wiring.legal).to(model.device)
+        weights = torch.as_tensor(keep).to(model.device, model.dtype)
+        self.keep = torch.where(legal, weights, weights.new_zeros(()))
+        self.graded = self.keep.requires_grad
+        kept = wiring.legal if self.graded else (self.keep != 0).cpu().numpy()
+        self.writes = wiring.alive(kept).any(1)
+        self.rows: list[int] = []
+        self.blocks: list[Tensor] = []
+        embed = context.embed
+        self.buffer = embed.new_empty(0 if self.graded else int(self.writes.sum()), *embed.shape)
+        if self.writes[0]:
+            self._add([0], (embed - carried.embed)[None])
+
+    def _add(self, rows: Sequence[int], deltas: Float[Tensor, "n b p d"]) -> None:
+        if self.graded:
+            self.blocks.append(deltas)
+        else:
+            self.buffer[len(self.rows) : len(self.rows) + len(rows)] = deltas
+        self.rows += rows
+
+    def _deltas(self) -> Float[Tensor, "n b p d"]:
+        return torch.cat(self.blocks) if self.graded else self.buffer[: len(self.rows)]
+
+    def read(
+        self, base: Float[Tensor, "b p d"], columns: Sequence[int]
+    ) -> Float[Tensor, "r b p d"]:
+        """What these readers read: the carried residual, and what live writers change of it."""
+        if not self.rows:
+            return base.expand(len(columns), *base.shape)
+        mix = self.keep[self.rows][:, list(columns)].T
+        change = mix @ self._deltas().flatten(1)
+        return base + change.view(len(columns), *base.shape)
+
+    def final(self) -> Float[Tensor, "b p d"]:
+        """The residual that the logits read."""
+        wiring = self.model.wiring
+        for layer in range(wiring.layers):
+            self._attention(layer)
+            if wiring.mlp and self.writes[wiring.mlp_row(layer)]:
+                self._mlp(layer)
+        return self.read(self.carried.final, [wiring.shape[1] - 1])[0]
+
+    def _attention(self, layer: int) -> None:
+        wiring, model, carried = self.model.wiring, self.model, self.carried
+        first = wiring.first_head(layer)
+        heads = [h for h in range(wiring.heads) if self.writes[first + h]]
+        if not heads:
+            return
+        z = model.attend(self.context, layer, *self._ports(layer, heads))
+        index = torch.tensor(heads, device=z.device)
+        # in a post-norm model the heads that are not live count in the norm with what they carry
+        together = carried.raw[layer].index_copy(2, index, z[:, :, heads])
+        delta = (model.share(layer, together) - carried.heads[layer])[:, :, heads]
+        self._add([first + h for h in heads], model.write(layer, heads, delta))
+
+    def _ports(self, layer: int, heads: Sequence[int]) -> list[Tensor]:
+        """q, k and v of a layer: of live heads from what each port reads; of the others from the
+        carried residual where the heads are coupled, else nothing."""
+        wiring, model = self.model.wiring, self.model
+        base = self.carried.attn_in[layer]
+        if model.couples:
+            ports = list(model.project(layer, base))
+        else:
+            size = {"q": wiring.heads, "k": wiring.groups, "v": wiring.groups}
+            ports = [base.new_zeros(*base.shape[:2], size[p], model.d_head) for p in "qkv"]
+        for i, (name, columns) in enumerate(wiring.ports(layer).items()):
+            index = list(heads) if name == "q" else sorted({wiring.group(h) for h in heads})
+            read = self.read(base, [columns.start + n for n in index])
+            given = model.read(layer, name, index, read).movedim(0, 2)
+            ports[i] = ports[i].index_copy(2, torch.tensor(index, device=given.device), given)
+        return ports
+
+    def _mlp(self, layer: int) -> None:
+        wiring = self.model.wiring
+        read = self.read(self.carried.mlp_in[layer], [wiring.mlp_column(layer)])[0]
+        delta = self.model.mlp(layer, read) - self.carried.mlps[layer]
+        self._add([wiring.mlp_row(layer)], delta[None])

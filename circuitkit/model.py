@@ -1,0 +1,127 @@
+"""What the numerical verbs ask of a model: its component functions, and the activations they make.
+
+A decoder's residual stream is a sum. Every writer adds to it; every reader reads the sum of what was
+written before. The protocol below is that decomposition, as functions: nothing is hooked, so a verb
+computes just the components that it needs.
+
+Letters of the shapes: w(riter), r(eader), b(atch), p(osition), t(oken), h(ead), g(roup), e = d_head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitkit.wiring import Wiring
+
+__all__ = ["Activations", "Context", "Model"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a batch fixes for every run on its tokens: the embedding, and the further arguments
+    (mask, rotary angles, ...) that each layer's attention gets from the model itself."""
+
+    embed: Float[Tensor, "b p d"]
+    calls: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What every writer wrote, and every reader read, in one run.
+
+    A head is kept as the vector that its output projection takes, so that ``Model.write`` of it is
+    the head's contribution; in a post-norm model that vector is scaled by the norm, and ``raw``
+    holds it unscaled. ``attn_in`` and ``mlp_in`` are the residual that each layer's ports and MLP
+    read; ``final`` is the residual that the logits read.
+    """
+
+    embed: Float[Tensor, "b p d"]
+    heads: tuple[Float[Tensor, "b p h e"], ...]
+    raw: tuple[Float[Tensor, "b p h e"], ...]
+    mlps: tuple[Float[Tensor, "b p d"], ...]
+    attn_in: tuple[Float[Tensor, "b p d"], ...]
+    mlp_in: tuple[Float[Tensor, "b p d"], ...]
+    final: Float[Tensor, "b p d"]
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A decoder as component functions; ``circuitkit.transformer`` gives one for TransformerLens.
+
+    ``couples`` says that a head's output depends on the other heads of its layer beyond attention
+    (a norm over all heads' queries): then a run must know every head's ports, live or not.
+    """
+
+    name: str
+    wiring: Wiring
+    tokenizer: Any
+    d_model: int
+    d_head: int
+    d_vocab: int
+    couples: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+
+    def start(self, tokens: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"]) -> Context:
+        """The embedding and the layers' further arguments."""
+
+    def project(
+        self, layer: int, x: Float[Tensor, "b p d"]
+    ) -> tuple[Float[Tensor, "b p h e"], Float[Tensor, "b p g e"], Float[Tensor, "b p g e"]]:
+        """q, k and v of every port of a layer, all reading the same residual."""
+
+    def read(
+        self, layer: int, port: str, index: Sequence[int], x: Float[Tensor, "n b p d"]
+    ) -> Float[Tensor, "n b p e"]:
+        """q, k or v of some ports of a layer, each reading a residual of its own."""
+
+    def pull(
+        self, layer: int, x: Float[Tensor, "t d"], grads: Mapping[str, Float[Tensor, "t n e"]]
+    ) -> Float[Tensor, "r t d"]:
+        """The gradient in the residual that each port of a layer reads (q, then k, then v), from
+        the gradients in q, k and v: back through the projection and the norm."""
+
+    def attend(
+        self,
+        context: Context,
+        layer: int,
+        q: Float[Tensor, "b p h e"],
+        k: Float[Tensor, "b p g e"],
+        v: Float[Tensor, "b p g e"],
+    ) -> Float[Tensor, "b p h e"]:
+        """What each head's output projection takes, by the model's own attention."""
+
+    def attention_out(
+        self, layer: int, z: Float[Tensor, "b p h e"]
+    ) -> tuple[Float[Tensor, "b p d"], Float[Tensor, "b p h e"]]:
+        """What all heads of a layer write together, with the bias; and ``z`` scaled such that
+        ``write`` of it is each head's share (z itself, but for post-norm models)."""
+
+    def share(self, layer: int, z: Float[Tensor, "b p h e"]) -> Float[Tensor, "b p h e"]:
+        """The second value of ``attention_out`` alone, which costs nothing but in post-norm models."""
+
+    def write(
+        self, layer: int, index: Sequence[int] | None, z: Float[Tensor, "*t n e"]
+    ) -> Float[Tensor, "n *t d"]:
+        """The contributions of some heads (None: all), without the bias."""
+
+    def constant(self, layer: int) -> Float[Tensor, " d"] | None:
+        """What a layer's attention writes whatever its heads do: the output bias."""
+
+    def mlp(self, layer: int, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
+        """What the MLP writes when it reads this residual."""
+
+    def unembed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:
+        """The logits of these final residuals."""

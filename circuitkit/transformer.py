@@ -1,0 +1,577 @@
+"""TransformerLens 4 as a model: the one module that knows it.
+
+The functions of the protocol are TransformerBridge's own modules, called one by one. Attention runs
+inside the model's own attention module, in a shallow copy whose projections hand over given q, k
+and v; the embedding, the masks, the rotary angles and the logits come from the model's own forward,
+in a shallow copy whose blocks do nothing. The copies share every weight, and the model stays as it
+is. What this composition does not reproduce is found by ``circuitkit.check`` and refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from circuitkit.errors import ModelError, UnsupportedModelError
+from circuitkit.model import Context
+from circuitkit.wiring import Wiring
+
+__all__ = ["Native", "Norm", "Transformer", "from_module", "from_pretrained"]
+
+
+# -- shallow copies of modules -------------------------------------------------------------------
+def _copy_with(module: nn.Module, stubs: Mapping[int, nn.Module]) -> nn.Module:
+    """The module with some descendants (by id) replaced; what holds none of them is shared."""
+    if id(module) in stubs:
+        return stubs[id(module)]
+    children = {n: c and _copy_with(c, stubs) for n, c in module._modules.items()}
+    if all(children[n] is c for n, c in module._modules.items()):
+        return module
+    twin = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    twin.__dict__["_modules"] = children
+    return twin
+
+
+class _Given(nn.Module):
+    """A projection that hands over a given value, whatever it reads."""
+
+    value: Tensor | None = None
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return x if self.value is None else self.value
+
+
+class _Silent(nn.Module):
+    """A component that writes nothing; it keeps what it was called with."""
+
+    def __init__(self, returns_tuple: bool = False) -> None:
+        super().__init__()
+        self.returns_tuple = returns_tuple
+        self.read: Tensor | None = None
+        self.call: dict[str, Any] = {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        x = args[0] if args else kwargs.pop("hidden_states")
+        self.read, self.call = x, kwargs
+        silence = torch.zeros_like(x)
+        return (silence, None) if self.returns_tuple else silence
+
+
+class _Through(nn.Module):
+    """A norm that is passed through; it keeps what it read."""
+
+    read: Tensor | None = None
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        self.read = x
+        return x
+
+
+class _Last(nn.Module):
+    """The final norm, or the unembedding, on a given residual; cheap where none is given."""
+
+    def __init__(self, module: nn.Module, *, first: bool) -> None:
+        super().__init__()
+        self.module, self.first = module, first
+        self.value: Tensor | None = None
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Any:
+        if self.value is None:
+            return x if self.first else x[..., :1]
+        return self.module(self.value if self.first else x)
+
+
+# -- norms ---------------------------------------------------------------------------------------
+class Norm:
+    """A LayerNorm or RMSNorm of the model, with the closed form of its Jacobian.
+
+    Its weight, bias and centring are found by probing the module, so that every spelling (Gemma's
+    1 + w, a norm without parameters) is served; ``y = w∘Cx·s(x) + b`` with C the centring or 1.
+    Raises UnsupportedModelError where the module is no such norm.
+    """
+
+    def __init__(self, module: nn.Module | None, width: int, like: Tensor) -> None:
+        self.module = module
+        self.weight: Tensor | None = None
+        if module is None or isinstance(module, nn.Identity):
+            self.module = None
+            return
+        with torch.no_grad():
+            signs = torch.ones(width, dtype=like.dtype, device=like.device)
+            signs[1::2] = -1
+            self.bias = module(torch.zeros_like(signs)[None])[0]
+            self.weight = (module(1e4 * signs[None])[0] - self.bias) * signs
+            plain, shifted = module(signs[None]), module(signs[None] + 3)
+            self.centred = torch.allclose(plain, shifted, rtol=1e-2, atol=1e-3)
+            probe = torch.sin(torch.arange(width, device=like.device) * 1.7).to(like.dtype)[None]
+            error = (
+                self._scale(probe) * self._centre(probe) * self.weight + self.bias - module(probe)
+            )
+        if error.abs().max() > 1e-2 * (1 + self.weight.abs().max()):
+            raise UnsupportedModelError(
+                f"{type(module).__name__} is neither a LayerNorm nor an RMSNorm, so its Jacobian is "
+                "unknown; use a model with one of these norms"
+            )
+
+    def __call__(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t d"]:
+        """The module's own output."""
+        return x if self.module is None else self.module(x)
+
+    def _centre(self, x: Tensor) -> Tensor:
+        return x - x.mean(-1, keepdim=True) if self.centred else x
+
+    def _scale(self, x: Tensor) -> Float[Tensor, "*t 1"]:
+        """s(x), read off the module's own output."""
+        y = (self(x) - self.bias).float()
+        direction = self._centre(x.float()) * self.weight
+        return (y * direction).sum(-1, keepdim=True) / direction.square().sum(-1, keepdim=True)
+
+    def scale(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t 1"]:
+        """The factor s(x) by which a norm without centring and bias multiplies w∘x."""
+        return self._scale(x).to(x.dtype)
+
+    def pull(
+        self, x: Float[Tensor, "t d"], matrix: Float[Tensor, "n d e"], grad: Float[Tensor, "n t e"]
+    ) -> Float[Tensor, "n t d"]:
+        """The gradient in x from the gradient in ``norm(x) @ matrix``, for n matrices at once.
+
+        The Jacobian is s·w∘(C − u uᵀ/d) with u = s·Cx, so n gradients share one u: two small
+        matrix products instead of n backward passes through the norm.
+        """
+        if self.weight is None:
+            return grad @ matrix.mT
+        folded = matrix * self.weight.to(matrix.dtype)[:, None]
+        if self.centred:
+            folded = folded - folded.mean(1, keepdim=True)
+        s = self._scale(x)
+        u = self._centre(x.float()) * s
+        pulled = (grad * s) @ folded.mT
+        along = (pulled * u).sum(-1, keepdim=True) / x.shape[-1]
+        return pulled.addcmul_(u.expand_as(pulled), along, value=-1)
+
+
+# -- layers --------------------------------------------------------------------------------------
+@dataclass
+class _Layer:
+    """The modules of one block, and its projections by head."""
+
+    block: nn.Module
+    attn: Any
+    ln1: Norm
+    ln1_post: Norm | None
+    ln2: Norm
+    mlp: nn.Module | None
+    ln2_post: nn.Module | None
+    weights: dict[str, Float[Tensor, "n d e"]]
+    biases: dict[str, Float[Tensor, "n e"] | None]
+    out: Float[Tensor, "h e d"]
+    taps: dict[str, _Given]
+    attention: nn.Module
+
+
+def _original(module: Any) -> Any:
+    """The Hugging Face module that a bridge component wraps."""
+    return getattr(module, "original_component", None) if module is not None else None
+
+
+def _by_head(weight: Tensor, heads: int) -> Float[Tensor, "n d e"]:
+    if weight.ndim != 3 or weight.shape[0] != heads:
+        raise UnsupportedModelError(
+            f"a projection has the shape {tuple(weight.shape)}, which does not split into {heads} "
+            "heads; use a model with separate heads"
+        )
+    return weight.detach()
+
+
+def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
+    parts = block.submodules
+    attn = parts["attn"] if "attn" in parts else None
+    if attn is None or any(getattr(attn, p, None) is None for p in "qkvo"):
+        raise UnsupportedModelError(
+            f"{type(block).__name__} has no attention with q, k, v and o projections; "
+            "only decoders of softmax attention and MLPs are supported"
+        )
+    weights = {p: _by_head(getattr(attn, f"W_{p.upper()}"), n)
+               for p, n in zip("qkv", (heads, groups, groups), strict=True)}  # fmt: skip
+    biases = {}
+    for port, weight in weights.items():
+        bias = getattr(attn, f"b_{port.upper()}", None)
+        biases[port] = None if bias is None else bias.detach().reshape(weight.shape[0], -1)
+    like = weights["q"]
+    mlp = _original(parts["mlp"]) if "mlp" in parts else None
+
+    def norm(name: str) -> Norm | None:
+        return Norm(_original(parts[name]), width, like) if name in parts else None
+
+    ln1 = norm("ln1") or Norm(None, width, like)
+    post_only = "ln2_post" in parts and "ln2" not in parts
+    ln2 = norm("ln2") or (Norm(None, width, like) if post_only else ln1)
+    taps = {port: _Given() for port in "qkvo"}
+    stubs = {id(part): taps[p] for p in "qkvo" for part in _twins(getattr(attn, p))}
+    return _Layer(
+        block, attn, ln1, norm("ln1_post"), ln2, mlp,
+        _original(parts["ln2_post"]) if "ln2_post" in parts else None,
+        weights, biases, _by_head(attn.W_O, heads), taps, _copy_with(attn, stubs),
+    )  # fmt: skip
+
+
+def _twins(part: Any) -> list[Any]:
+    """A bridge component and what it wraps: either may stand in the module tree."""
+    return [part, *([_original(part)] if _original(part) is not None else [])]
+
+
+# -- the model -----------------------------------------------------------------------------------
+class Transformer:
+    """A TransformerBridge as a ``circuitkit.model.Model``; make one with ``circuitkit.load``.
+
+    The weights are frozen and the model is set to evaluation; nothing else of it changes.
+    """
+
+    def __init__(self, bridge: Any, name: str, tokenizer: Any = None) -> None:
+        self.bridge = bridge.eval().requires_grad_(False)
+        self.name, self.tokenizer = name, tokenizer
+        config = bridge.cfg
+        heads = int(config.n_heads)
+        groups = int(getattr(config, "n_key_value_heads", None) or heads)
+        self.d_model, self.d_vocab = int(config.d_model), int(config.d_vocab)
+        blocks = getattr(bridge, "blocks", None)
+        if blocks is None:
+            raise UnsupportedModelError(f"{name!r} has no stack of blocks; use a plain decoder")
+        self.layers = [_layer(block, heads, groups, self.d_model) for block in blocks]
+        mlps = {layer.mlp is not None for layer in self.layers}
+        if len(mlps) > 1:
+            raise UnsupportedModelError(
+                f"{name!r} has MLPs in some layers only; it is not supported"
+            )
+        self.wiring = Wiring(
+            layers=len(self.layers),
+            heads=heads,
+            groups=groups,
+            mlp=mlps.pop(),
+            parallel="Parallel" in type(blocks[0]).__name__,
+        )
+        self.d_head = self.layers[0].out.shape[1]
+        self.couples = getattr(self.layers[0].attn, "_qk_norm_phase", None) == "pre_reshape"
+        for layer in self.layers:
+            post = layer.ln1_post
+            if post and (post.weight is None or post.centred or post.bias.abs().max() > 0):
+                raise UnsupportedModelError(
+                    f"{name!r} has a post-norm with centring or bias, in which a head has no share "
+                    "of its own; only RMS post-norms are supported"
+                )
+
+    def __repr__(self) -> str:
+        w = self.wiring
+        return (
+            f"{self.name}: {w.layers} layers × {w.heads} heads"
+            f"{f' ({w.groups} key/value groups)' if w.groups != w.heads else ''}, "
+            f"d_model {self.d_model}, {w.n_edges:,} edges, {str(self.dtype)[6:]} on {self.device}"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.layers[0].out.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+        return self.layers[0].out.dtype
+
+    # -- the model's own forward ------------------------------------------------------------------
+    def _arguments(self, tokens: Tensor, mask: Tensor) -> dict[str, Any]:
+        """The forward's arguments; positions count the tokens that are not padding."""
+        accepted = inspect.signature(self.bridge.original_model.forward).parameters
+        given = {
+            "input_ids": tokens.to(self.device),
+            "attention_mask": mask.to(self.device).long(),
+            "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0).to(self.device),
+            "use_cache": False,
+        }
+        return {key: value for key, value in given.items() if key in accepted}
+
+    @cached_property
+    def _hollow(self) -> tuple[nn.Module, list[_Silent], nn.Module, _Last, _Last]:
+        """The model's forward with silent blocks: what it does before and after them."""
+        stubs: dict[int, nn.Module] = {}
+        attentions = []
+        for layer in self.layers:
+            attentions.append(_Silent(returns_tuple=True))
+            stubs |= {id(part): attentions[-1] for part in _twins(layer.attn)}
+            for name, part in layer.block.submodules.items():
+                if name != "attn":
+                    stub = _Silent() if name == "mlp" else _Through()
+                    stubs |= {id(twin): stub for twin in _twins(part)}
+        ends = []
+        for part, first in ((self.bridge.ln_final, True), (self.bridge.unembed, False)):
+            ends.append(_Last(part, first=first))
+            stubs |= {id(twin): ends[-1] for twin in _twins(part)}
+        root = _copy_with(self.bridge.original_model, stubs)
+        names = self.layers[0].block.submodules
+        entry = stubs[id(names["ln1"])] if "ln1" in names else attentions[0]
+        return root, attentions, entry, ends[0], ends[1]
+
+    def start(self, tokens: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"]) -> Context:
+        """The embedding and the layers' further arguments, from the model's own forward."""
+        root, attentions, entry, *_ = self._hollow
+        with torch.no_grad():
+            root(**self._arguments(tokens, mask))
+        calls = tuple(attention.call for attention in attentions)
+        embed: Tensor = entry.read  # type: ignore[assignment]
+        return Context(embed=embed, calls=calls)
+
+    def unembed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:
+        """The logits of these final residuals, from the model's own forward."""
+        root, _, _, norm, head = self._hollow
+        tokens = torch.zeros(len(x), 1, dtype=torch.long, device=self.device)
+        norm.value = head.value = x[:, None]
+        try:
+            output = root(**self._arguments(tokens, torch.ones_like(tokens)))
+        finally:
+            norm.value = head.value = None
+        return _logits(output)[:, 0]
+
+    # -- components -------------------------------------------------------------------------------
+    def project(self, layer: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v of every port of a layer, all reading the same residual."""
+        parts = self.layers[layer]
+        normed = parts.ln1(x)
+        q, k, v = (
+            _original(getattr(parts.attn, p))(normed).unflatten(-1, (-1, self.d_head))
+            for p in "qkv"
+        )
+        return q, k, v
+
+    def read(
+        self, layer: int, port: str, index: Sequence[int], x: Float[Tensor, "n b p d"]
+    ) -> Float[Tensor, "n b p e"]:
+        """q, k or v of some ports of a layer, each reading a residual of its own."""
+        parts = self.layers[layer]
+        weight, bias = parts.weights[port][list(index)], parts.biases[port]
+        normed = parts.ln1(x).flatten(1, 2)
+        out = (
+            normed @ weight
+            if bias is None
+            else torch.baddbmm(bias[list(index), None], normed, weight)
+        )
+        return out.unflatten(1, x.shape[1:3])
+
+    def pull(
+        self, layer: int, x: Float[Tensor, "t d"], grads: Mapping[str, Float[Tensor, "t n e"]]
+    ) -> Float[Tensor, "r t d"]:
+        """The gradient in the residual that each port reads, from those in q, k and v."""
+        parts = self.layers[layer]
+        matrix = torch.cat([parts.weights[p] for p in "qkv"]).float()
+        grad = torch.cat([grads[p].transpose(0, 1) for p in "qkv"]).float()
+        return parts.ln1.pull(x, matrix, grad)
+
+    def attend(self, context: Context, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What each head's output projection takes, by the model's own attention module."""
+        parts = self.layers[layer]
+        for port, value in zip("qkv", (q, k, v), strict=True):
+            parts.taps[port].value = value.flatten(-2)
+        shape = q.new_zeros(1).expand(*q.shape[:2], self.d_model)
+        try:
+            out = parts.attention(shape, **context.calls[layer])
+        finally:
+            for tap in parts.taps.values():
+                tap.value = None
+        z = out[0] if isinstance(out, tuple) else out
+        return z.unflatten(-1, (-1, self.d_head))
+
+    def attention_out(self, layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What all heads write together, and z scaled such that ``write`` gives each one's share."""
+        parts = self.layers[layer]
+        total = _original(parts.attn.o)(z.flatten(-2))
+        if parts.ln1_post is None:
+            return total, z
+        return parts.ln1_post(total), z * parts.ln1_post.scale(total)[..., None]
+
+    def share(self, layer: int, z: Tensor) -> Tensor:
+        """z scaled such that ``write`` gives each head's share of what all heads write together."""
+        return z if self.layers[layer].ln1_post is None else self.attention_out(layer, z)[1]
+
+    def write(self, layer: int, index: Sequence[int] | None, z: Tensor) -> Tensor:
+        """The contributions of some heads (None: all), without the bias."""
+        parts = self.layers[layer]
+        out = parts.out if index is None else parts.out[list(index)]
+        lead = z.shape[:-2]
+        written = z.reshape(-1, *z.shape[-2:]).transpose(0, 1) @ out.to(z.dtype)
+        if parts.ln1_post is not None:
+            written = written * parts.ln1_post.weight
+        return written.unflatten(1, lead)
+
+    def constant(self, layer: int) -> Tensor | None:
+        """The output bias of a layer's attention."""
+        bias = getattr(self.layers[layer].attn, "b_O", None)
+        return None if bias is None else bias.detach()
+
+    def mlp(self, layer: int, x: Tensor) -> Tensor:
+        """What the MLP writes when it reads this residual."""
+        parts = self.layers[layer]
+        out = parts.mlp(parts.ln2(x))  # type: ignore[misc]
+        out = out[0] if isinstance(out, tuple) else out
+        return out if parts.ln2_post is None else parts.ln2_post(out)
+
+    # -- the model as it is, for the check and as the oracle ---------------------------------------
+    def native(
+        self,
+        tokens: Int[Tensor, "b p"],
+        mask: Bool[Tensor, "b p"],
+        noise: tuple[int, int, Float[Tensor, "b p e"]] | None = None,
+    ) -> Native:
+        """A plain forward of the bridge, watched by hooks; ``noise`` = (layer, head, vector) is
+        added to what a head's output projection takes."""
+        seen: dict[tuple[str, int], Tensor] = {}
+        handles = list(self._watch(seen, noise))
+        try:
+            with torch.no_grad():
+                output = self.bridge.original_model(**self._arguments(tokens, mask))
+        finally:
+            for handle in handles:
+                handle.remove()
+        layers = range(self.wiring.layers)
+        return Native(
+            logits=_logits(output),
+            attn_in=tuple(seen["attn", i] for i in layers),
+            mlp_in=tuple(seen["mlp", i] for i in layers) if self.wiring.mlp else (),
+            final=seen["final", 0],
+            z=tuple(seen["z", i].unflatten(-1, (-1, self.d_head)) for i in layers),
+            mlps=tuple(seen["out", i] for i in layers) if self.wiring.mlp else (),
+        )
+
+    def _watch(
+        self, seen: dict[tuple[str, int], Tensor], noise: tuple[int, int, Tensor] | None
+    ) -> Iterator[Any]:
+        def reads(key: str, i: int) -> Callable[..., None]:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                seen[key, i] = (args[0] if args else kwargs["hidden_states"]).detach().clone()
+
+            return hook
+
+        def writes(i: int) -> Callable[..., None]:
+            def hook(_: nn.Module, __: Any, out: Any) -> None:
+                seen["out", i] = (out[0] if isinstance(out, tuple) else out).detach().clone()
+
+            return hook
+
+        def disturb(i: int) -> Callable[..., tuple[Any, ...]]:
+            def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+                z = args[0].detach().clone()
+                if noise is not None and noise[0] == i:
+                    z.unflatten(-1, (-1, self.d_head))[..., noise[1], :] += noise[2]
+                seen["z", i] = z
+                return (z, *args[1:])
+
+            return hook
+
+        for i, layer in enumerate(self.layers):
+            parts = layer.block.submodules
+            yield layer.block.register_forward_pre_hook(reads("attn", i), with_kwargs=True)
+            yield layer.attn.o.register_forward_pre_hook(disturb(i))
+            if layer.mlp is not None:
+                entry = parts.get("ln2") or (parts["mlp"] if "ln2_post" in parts else parts["ln1"])
+                yield entry.register_forward_pre_hook(reads("mlp", i), with_kwargs=True)
+                exit_ = parts.get("ln2_post") or parts["mlp"]
+                yield exit_.register_forward_hook(writes(i))
+        yield self.bridge.ln_final.register_forward_pre_hook(reads("final", 0), with_kwargs=True)
+
+
+@dataclass(frozen=True)
+class Native:
+    """What a plain forward showed: its logits, what was read where, and what each part wrote."""
+
+    logits: Float[Tensor, "b p vocab"]
+    attn_in: tuple[Float[Tensor, "b p d"], ...]
+    mlp_in: tuple[Float[Tensor, "b p d"], ...]
+    final: Float[Tensor, "b p d"]
+    z: tuple[Float[Tensor, "b p h e"], ...]
+    mlps: tuple[Float[Tensor, "b p d"], ...]
+
+
+def _logits(output: Any) -> Tensor:
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    return logits
+
+
+# -- making one ----------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading prints and warns a great deal that is no user's business."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def from_module(module: Any, *, tokenizer: Any = None, name: str = "module") -> Transformer:
+    """The model of a Hugging Face causal language model, or of a TransformerBridge.
+
+    Raises UnsupportedModelError where TransformerLens does not know the architecture.
+    """
+    with _quiet():
+        from transformer_lens.model_bridge import TransformerBridge
+        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+        if isinstance(module, TransformerBridge):
+            return Transformer(module, name, tokenizer or module.tokenizer)
+        config = getattr(module, "config", None)
+        if config is None or getattr(config, "is_encoder_decoder", False):
+            raise UnsupportedModelError(f"{name!r} is no decoder; use a causal language model")
+        config._attn_implementation = "eager"  # the bridge computes attention itself
+        try:
+            bridge = build_bridge_from_module(
+                module, architecture=type(module).__name__, hf_config=config, tokenizer=None
+            )
+        except Exception as error:  # TransformerLens raises what it likes
+            raise UnsupportedModelError(
+                f"TransformerLens cannot wrap {type(module).__name__} ({error}); "
+                "use an architecture that it supports"
+            ) from error
+    return Transformer(bridge, name, tokenizer)
+
+
+def from_pretrained(
+    place: str | Path, *, name: str, device: str = "cpu", dtype: torch.dtype | None = None
+) -> Transformer:
+    """The model in a Hugging Face directory or of a hub name; raises ModelError where it cannot be
+    loaded."""
+    with _quiet():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging as hf_logging
+
+        bars = hf_logging.is_progress_bar_enabled()
+        hf_logging.disable_progress_bar()
+        try:
+            module = AutoModelForCausalLM.from_pretrained(
+                str(place), attn_implementation="eager", dtype=dtype or "auto"
+            )
+            tokenizer = AutoTokenizer.from_pretrained(str(place))
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ModelError(
+                f"the model {name!r} cannot be loaded ({reason}); give a Hugging Face directory, "
+                "a hub name that is cached or reachable, 'mini', or 'smollm2-135m' after "
+                "`circuitkit fetch smollm2-135m`"
+            ) from error
+        finally:
+            if bars:
+                hf_logging.enable_progress_bar()
+    return from_module(module.to(device), tokenizer=tokenizer, name=name)
