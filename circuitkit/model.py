@@ -1,10 +1,11 @@
-"""What the numerical verbs ask of a model: its component functions, and the activations they make.
+"""What the numerical verbs ask of a model: its component functions, and what they give.
 
-A decoder's residual stream is a sum. Every writer adds to it; every reader reads the sum of what was
-written before. The protocol below is that decomposition, as functions: nothing is hooked, so a verb
-computes just the components that it needs.
+A decoder's residual stream is a sum. Every writer adds to it; every reader reads the sum of what
+was written before. The protocol below is that decomposition, as functions: nothing is hooked, so a
+verb computes just the components that it needs.
 
-Letters of the shapes: w(riter), r(eader), b(atch), p(osition), t(oken), h(ead), g(roup), e = d_head.
+Letters of the shapes: w(riter), r(eader), b(atch), p(osition), t(oken), h(ead), g(roup), and e for
+d_head.
 """
 
 from __future__ import annotations
@@ -77,15 +78,19 @@ class Model(Protocol):
     def start(self, tokens: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"]) -> Context:
         """The embedding and the layers' further arguments."""
 
+    def embed_tokens(self, tokens: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
+        """The token embedding alone, without positions."""
+
     def project(
         self, layer: int, x: Float[Tensor, "b p d"]
     ) -> tuple[Float[Tensor, "b p h e"], Float[Tensor, "b p g e"], Float[Tensor, "b p g e"]]:
         """q, k and v of every port of a layer, all reading the same residual."""
 
     def read(
-        self, layer: int, port: str, index: Sequence[int], x: Float[Tensor, "n b p d"]
+        self, layer: int, ports: Sequence[int], x: Float[Tensor, "n b p d"]
     ) -> Float[Tensor, "n b p e"]:
-        """q, k or v of some ports of a layer, each reading a residual of its own."""
+        """q, k or v of some ports of a layer (counted through q, then k, then v), each reading a
+        residual of its own, or all the one that is given."""
 
     def pull(
         self, layer: int, x: Float[Tensor, "t d"], grads: Mapping[str, Float[Tensor, "t n e"]]
@@ -110,7 +115,7 @@ class Model(Protocol):
         ``write`` of it is each head's share (z itself, but for post-norm models)."""
 
     def share(self, layer: int, z: Float[Tensor, "b p h e"]) -> Float[Tensor, "b p h e"]:
-        """The second value of ``attention_out`` alone, which costs nothing but in post-norm models."""
+        """The second value of ``attention_out`` alone: free, but in post-norm models."""
 
     def write(
         self, layer: int, index: Sequence[int] | None, z: Float[Tensor, "*t n e"]

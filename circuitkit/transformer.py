@@ -114,6 +114,9 @@ class Norm:
             signs[1::2] = -1
             self.bias = module(torch.zeros_like(signs)[None])[0]
             self.weight = (module(1e4 * signs[None])[0] - self.bias) * signs
+            self.at_rest = ((module(1e-6 * signs[None])[0] - self.bias) * signs).float().sum() / (
+                1e-6 * self.weight.float().sum()
+            )
             plain, shifted = module(signs[None]), module(signs[None] + 3)
             self.centred = torch.allclose(plain, shifted, rtol=1e-2, atol=1e-3)
             probe = torch.sin(torch.arange(width, device=like.device) * 1.7).to(like.dtype)[None]
@@ -122,8 +125,8 @@ class Norm:
             )
         if error.abs().max() > 1e-2 * (1 + self.weight.abs().max()):
             raise UnsupportedModelError(
-                f"{type(module).__name__} is neither a LayerNorm nor an RMSNorm, so its Jacobian is "
-                "unknown; use a model with one of these norms"
+                f"{type(module).__name__} is neither a LayerNorm nor an RMSNorm, so its "
+                "Jacobian is unknown; use a model with one of these norms"
             )
 
     def __call__(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t d"]:
@@ -137,7 +140,9 @@ class Norm:
         """s(x), read off the module's own output."""
         y = (self(x) - self.bias).float()
         direction = self._centre(x.float()) * self.weight
-        return (y * direction).sum(-1, keepdim=True) / direction.square().sum(-1, keepdim=True)
+        size = direction.square().sum(-1, keepdim=True)
+        scale = (y * direction).sum(-1, keepdim=True) / size
+        return torch.where(size > 0, scale, self.at_rest)  # the embedding of a padding token is 0
 
     def scale(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t 1"]:
         """The factor s(x) by which a norm without centring and bias multiplies w∘x."""
@@ -181,6 +186,15 @@ class _Layer:
     taps: dict[str, _Given]
     attention: nn.Module
 
+    def port(self, index: int) -> tuple[Float[Tensor, "d e"], Float[Tensor, " e"] | None]:
+        """Weight and bias of a port, counted through q, then k, then v."""
+        for letter in "qkv":
+            if index < len(self.weights[letter]):
+                bias = self.biases[letter]
+                return self.weights[letter][index], None if bias is None else bias[index]
+            index -= len(self.weights[letter])
+        raise IndexError(index)
+
 
 def _original(module: Any) -> Any:
     """The Hugging Face module that a bridge component wraps."""
@@ -198,7 +212,7 @@ def _by_head(weight: Tensor, heads: int) -> Float[Tensor, "n d e"]:
 
 def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
     parts = block.submodules
-    attn = parts["attn"] if "attn" in parts else None
+    attn = parts.get("attn")
     if attn is None or any(getattr(attn, p, None) is None for p in "qkvo"):
         raise UnsupportedModelError(
             f"{type(block).__name__} has no attention with q, k, v and o projections; "
@@ -333,6 +347,13 @@ class Transformer:
         embed: Tensor = entry.read  # type: ignore[assignment]
         return Context(embed=embed, calls=calls)
 
+    def embed_tokens(self, tokens: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
+        """The token embedding alone, without positions."""
+        if getattr(self.bridge, "pos_embed", None) is None:
+            return self.start(tokens, torch.ones_like(tokens, dtype=torch.bool)).embed
+        embed: Tensor = _original(self.bridge.embed)(tokens.to(self.device))
+        return embed
+
     def unembed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:
         """The logits of these final residuals, from the model's own forward."""
         root, _, _, norm, head = self._hollow
@@ -356,18 +377,17 @@ class Transformer:
         return q, k, v
 
     def read(
-        self, layer: int, port: str, index: Sequence[int], x: Float[Tensor, "n b p d"]
+        self, layer: int, ports: Sequence[int], x: Float[Tensor, "n b p d"]
     ) -> Float[Tensor, "n b p e"]:
-        """q, k or v of some ports of a layer, each reading a residual of its own."""
+        """q, k or v of some ports of a layer, each reading a residual of its own (or all one)."""
         parts = self.layers[layer]
-        weight, bias = parts.weights[port][list(index)], parts.biases[port]
-        normed = parts.ln1(x).flatten(1, 2)
-        out = (
-            normed @ weight
-            if bias is None
-            else torch.baddbmm(bias[list(index), None], normed, weight)
-        )
-        return out.unflatten(1, x.shape[1:3])
+        normed = parts.ln1(x)
+        given = []
+        for i, port in enumerate(ports):
+            weight, bias = parts.port(port)
+            own = normed[i if len(x) > 1 else 0]
+            given.append(own @ weight if bias is None else own @ weight + bias)
+        return torch.stack(given) if given else x.new_empty(0, *x.shape[1:3], self.d_head)
 
     def pull(
         self, layer: int, x: Float[Tensor, "t d"], grads: Mapping[str, Float[Tensor, "t n e"]]
@@ -393,7 +413,7 @@ class Transformer:
         return z.unflatten(-1, (-1, self.d_head))
 
     def attention_out(self, layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
-        """What all heads write together, and z scaled such that ``write`` gives each one's share."""
+        """What all heads write together, and z scaled such that ``write`` gives their shares."""
         parts = self.layers[layer]
         total = _original(parts.attn.o)(z.flatten(-2))
         if parts.ln1_post is None:

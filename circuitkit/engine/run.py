@@ -4,14 +4,14 @@ For a reader r, with w running over the writers upstream of it,
 
     input[r] = Σ_w  keep[w, r] · live[w]  +  (1 − keep[w, r]) · carried[w]
 
-``live`` is what a writer writes in this run, ``carried`` what a cut edge carries. A component none of
-whose in-edges is kept writes what it wrote in the carried run, so it is not computed: the cost
+``live`` is what a writer writes in this run, ``carried`` what a cut edge carries. A component none
+of whose in-edges is kept writes what it wrote in the carried run, so it is not computed: the cost
 follows the circuit. Keeping everything is the clean run, keeping nothing the carried run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -26,6 +26,8 @@ __all__ = ["Tap", "assemble", "answer", "record", "run"]
 
 Mask: TypeAlias = Bool[np.ndarray, "writers readers"] | Float[Tensor, "writers readers"]
 Tap: TypeAlias = Callable[[str, int, Tensor], Tensor]
+TOGETHER = 8  # readers that are mixed by one matrix product
+FEW = 8  # edges per reader up to which adding them one by one is faster
 
 
 def _untouched(_: str, __: int, x: Tensor) -> Tensor:
@@ -136,17 +138,32 @@ class _Run:
         self.rows += rows
 
     def _deltas(self) -> Float[Tensor, "n b p d"]:
-        return torch.cat(self.blocks) if self.graded else self.buffer[: len(self.rows)]
+        if not self.graded:
+            return self.buffer[: len(self.rows)]
+        self.blocks = [torch.cat(self.blocks)]
+        return self.blocks[0]
 
     def read(
         self, base: Float[Tensor, "b p d"], columns: Sequence[int]
     ) -> Float[Tensor, "r b p d"]:
         """What these readers read: the carried residual, and what live writers change of it."""
-        if not self.rows:
-            return base.expand(len(columns), *base.shape)
         mix = self.keep[self.rows][:, list(columns)].T
-        change = mix @ self._deltas().flatten(1)
-        return base + change.view(len(columns), *base.shape)
+        deltas = self._deltas()
+        if len(columns) > 1 or self.graded:
+            read = torch.addmm(base.flatten()[None], mix, deltas.flatten(1))
+            return read.view(len(columns), *base.shape)
+        read = base
+        for i, weight in enumerate(mix[0].tolist()):
+            read = torch.add(read, deltas[i], alpha=weight) if weight else read
+        return read[None]
+
+    def _groups(self, columns: Sequence[int]) -> Iterator[Sequence[int]]:
+        """The columns in groups to be read at once: one by one, which stays in the processor's
+        cache, where few edges are kept; else together, by one matrix product."""
+        kept = int(self.keep[self.rows][:, list(columns)].count_nonzero())
+        size = 1 if kept <= FEW * len(columns) and not self.graded else TOGETHER
+        for start in range(0, len(columns), size):
+            yield columns[start : start + size]
 
     def final(self) -> Float[Tensor, "b p d"]:
         """The residual that the logits read."""
@@ -175,17 +192,23 @@ class _Run:
         carried residual where the heads are coupled, else nothing."""
         wiring, model = self.model.wiring, self.model
         base = self.carried.attn_in[layer]
+        ports = wiring.ports(layer)
         if model.couples:
-            ports = list(model.project(layer, base))
+            out = list(model.project(layer, base))
         else:
-            size = {"q": wiring.heads, "k": wiring.groups, "v": wiring.groups}
-            ports = [base.new_zeros(*base.shape[:2], size[p], model.d_head) for p in "qkv"]
-        for i, (name, columns) in enumerate(wiring.ports(layer).items()):
-            index = list(heads) if name == "q" else sorted({wiring.group(h) for h in heads})
-            read = self.read(base, [columns.start + n for n in index])
-            given = model.read(layer, name, index, read).movedim(0, 2)
-            ports[i] = ports[i].index_copy(2, torch.tensor(index, device=given.device), given)
-        return ports
+            sizes = [s.stop - s.start for s in ports.values()]
+            out = [base.new_zeros(*base.shape[:2], size, model.d_head) for size in sizes]
+        live = {c for h in heads for c in wiring.feeds(wiring.first_head(layer) + h)}
+        given: dict[int, Tensor] = {}
+        for columns in self._groups(sorted(live)):
+            index = [c - ports["q"].start for c in columns]
+            read = model.read(layer, index, self.read(base, columns))
+            given |= dict(zip(columns, read, strict=True))
+        for i, span in enumerate(ports.values()):
+            here = sorted(c for c in given if span.start <= c < span.stop)
+            place = torch.tensor([c - span.start for c in here], device=base.device)
+            out[i] = out[i].index_copy(2, place, torch.stack([given[c] for c in here], dim=2))
+        return out
 
     def _mlp(self, layer: int) -> None:
         wiring = self.model.wiring

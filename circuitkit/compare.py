@@ -1,0 +1,134 @@
+"""How much two circuits have in common, beside what chance would give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import nan
+
+import networkx as nx
+import numpy as np
+from jaxtyping import Float
+
+from circuitkit import circuit as circuits
+from circuitkit.errors import CircuitError
+
+__all__ = ["Comparison", "Overlap", "compare"]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Two sets within a universe: the size of each, of what they share, and of the universe."""
+
+    left: int
+    right: int
+    both: int
+    universe: int
+
+    @property
+    def jaccard(self) -> float:
+        """Shared of united; 1 for equal sets, and for two empty ones."""
+        union = self.left + self.right - self.both
+        return self.both / union if union else 1.0
+
+    @property
+    def precision(self) -> float:
+        """The share of the left set that the right one holds."""
+        return self.both / self.left if self.left else nan
+
+    @property
+    def recall(self) -> float:
+        """The share of the right set that the left one holds."""
+        return self.both / self.right if self.right else nan
+
+    @property
+    def expected(self) -> float:
+        """The number that random sets of these sizes share on average (hypergeometric mean)."""
+        return self.left * self.right / self.universe
+
+    @property
+    def expected_jaccard(self) -> float:
+        """The Jaccard index at that number."""
+        union = self.left + self.right - self.expected
+        return self.expected / union if union else 1.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The overlap of nodes and of edges, and how the shared edges' weights agree.
+
+    ``weighted`` is Σ min(|a|, |b|) / Σ max(|a|, |b|) over all edges, each circuit's weights scaled
+    to sum to one; ``spearman`` the rank correlation of the signed weights of the shared edges (nan
+    for fewer than three); ``flipped`` how many of them differ in sign.
+    """
+
+    nodes: Overlap
+    edges: Overlap
+    weighted: float
+    spearman: float
+    flipped: int
+
+    def __repr__(self) -> str:
+        lines = ["            shared    left   right  Jaccard  by chance  precision  recall"]
+        for name, o in (("nodes", self.nodes), ("edges", self.edges)):
+            lines.append(
+                f"{name:8s} {o.both:9,d} {o.left:7,d} {o.right:7,d} {o.jaccard:8.3f} "
+                f"{o.expected_jaccard:10.3f} {o.precision:10.3f} {o.recall:7.3f}"
+            )
+        lines.append(
+            f"weighted overlap {self.weighted:.3f}; rank correlation of the shared edges' weights "
+            f"{self.spearman:.3f}; {self.flipped} of them differ in sign"
+        )
+        return "\n".join(lines)
+
+
+def compare(left: nx.DiGraph, right: nx.DiGraph) -> Comparison:
+    """The comparison of two circuits of one model; precision is of the left against the right.
+
+    Nodes are the components (heads and MLPs). Raises CircuitError where the wirings differ.
+    """
+    wiring = circuits.wiring_of(left)
+    if wiring != circuits.wiring_of(right):
+        raise CircuitError(
+            f"the circuits belong to different models ({wiring} and {circuits.wiring_of(right)}); "
+            "compare circuits of one model"
+        )
+    a, b = circuits.mask(left), circuits.mask(right)
+    parts = [_components(c) for c in (left, right)]
+    n_nodes = wiring.layers * (wiring.heads + wiring.mlp)
+    wa, wb = circuits.weight_matrix(left), circuits.weight_matrix(right)
+    shared = a & b
+    return Comparison(
+        nodes=Overlap(len(parts[0]), len(parts[1]), len(parts[0] & parts[1]), n_nodes),
+        edges=Overlap(int(a.sum()), int(b.sum()), int(shared.sum()), wiring.n_edges),
+        weighted=_ruzicka(np.abs(wa), np.abs(wb)),
+        spearman=_spearman(wa[shared], wb[shared]),
+        flipped=int((wa[shared] * wb[shared] < 0).sum()),
+    )
+
+
+def _components(circuit: nx.DiGraph) -> set[str]:
+    wiring = circuits.wiring_of(circuit)
+    found: set[str] = set()
+    for writer, reader, _ in circuits.edges(circuit):
+        found.add(writer)
+        found |= set(wiring.heads_of(reader)) if reader.head is not None else {reader}
+    return {name for name in found if wiring.writer.get(name, 0) > 0}
+
+
+def _ruzicka(a: Float[np.ndarray, "w r"], b: Float[np.ndarray, "w r"]) -> float:
+    if not a.any() or not b.any():
+        return float(a.any() == b.any())
+    a, b = a / a.sum(), b / b.sum()
+    return float(np.minimum(a, b).sum() / np.maximum(a, b).sum())
+
+
+def _spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
+    """The correlation of ranks, ties sharing their mean rank."""
+    if len(a) < 3 or len(set(a)) < 2 or len(set(b)) < 2:
+        return nan
+    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
+
+
+def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

@@ -1,0 +1,115 @@
+"""Corruptions that carry the same values for every example: zeros and means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuitkit.data import Batch, Dataset
+from circuitkit.engine.run import assemble, record
+from circuitkit.errors import DataError
+from circuitkit.model import Activations, Model
+
+__all__ = ["mean", "mean_by_position", "zero"]
+
+Carry = Callable[[Batch], list[Activations]]
+
+
+def zero(model: Model, data: Dataset) -> Carry:
+    """Nothing: every writer writes zeros (biases that belong to no writer stay)."""
+    wiring = model.wiring
+    one = torch.zeros(1, 1, model.d_model, device=model.device, dtype=model.dtype)
+    head = one.new_zeros(1, 1, wiring.heads, model.d_head)
+    layers = range(wiring.layers)
+    return _constant(
+        model, _Written(one, [head for _ in layers], [head for _ in layers], [one for _ in layers])
+    )
+
+
+def mean(model: Model, data: Dataset) -> Carry:
+    """What each writer writes on average over all tokens of the data's clean prompts."""
+    return _constant(model, _average(model, data, by_position=False))
+
+
+def mean_by_position(model: Model, data: Dataset) -> Carry:
+    """What each writer writes on average at each position of the data's clean prompts.
+
+    Positions count from the first token. Raises DataError, when used, for a prompt longer than any
+    of the data.
+    """
+    return _constant(model, _average(model, data, by_position=True))
+
+
+@dataclass
+class _Written:
+    """What every writer writes; [1, 1, ...] for all positions, or [1, pos, ...] by position."""
+
+    embed: Tensor
+    heads: list[Tensor]
+    raw: list[Tensor]
+    mlps: list[Tensor]
+
+    def parts(self) -> Iterator[Tensor]:
+        yield self.embed
+        yield from self.heads
+        yield from self.raw
+        yield from self.mlps
+
+    @classmethod
+    def of(cls, run: Activations) -> _Written:
+        return cls(run.embed, list(run.heads), list(run.raw), list(run.mlps))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> _Written:
+        return _Written(
+            change(self.embed),
+            *([change(x) for x in xs] for xs in (self.heads, self.raw, self.mlps)),
+        )
+
+
+def _average(model: Model, data: Dataset, *, by_position: bool) -> _Written:
+    """The mean over tokens that are not padding, accumulated in float32."""
+    length = max(len(e.clean) for e in data.examples) if by_position else 1
+    total: _Written | None = None
+    count = torch.zeros(length, device=model.device)
+    for batch in data:
+        with torch.no_grad():
+            run = _Written.of(record(model, model.start(batch.clean, batch.mask)))
+        at = (batch.mask.long().cumsum(-1) - 1).clamp(min=0) if by_position else 0 * batch.clean
+        places = at[batch.mask]
+        count.index_add_(0, places, torch.ones_like(places, dtype=count.dtype))
+        sums = run.map(lambda x, m=batch.mask, p=places: _sum(x, m, p, length))  # type: ignore[misc]
+        if total is None:
+            total = sums
+        else:
+            for mine, new in zip(total.parts(), sums.parts(), strict=True):
+                mine += new
+    if total is None:
+        raise DataError("there are no examples to average over; give at least one")
+    return total.map(lambda x: (x / count.view(-1, *[1] * (x.ndim - 1)))[None].to(model.dtype))
+
+
+def _sum(x: Tensor, mask: Tensor, places: Tensor, length: int) -> Tensor:
+    out = torch.zeros(length, *x.shape[2:], device=x.device)
+    return out.index_add_(0, places, x[mask].float())
+
+
+def _constant(model: Model, written: _Written) -> Carry:
+    def carried(batch: Batch) -> list[Activations]:
+        at = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)
+        known = written.embed.shape[1]
+        if 1 < known <= int(at.max()):
+            raise DataError(
+                f"a prompt has {int(at.max()) + 1} tokens, but means by position are known for "
+                f"{known}; average over data with prompts as long"
+            )
+
+        def spread(x: Tensor) -> Tensor:
+            return x[0][at] if known > 1 else x.expand(*batch.mask.shape, *x.shape[2:])
+
+        full = written.map(spread)
+        return [assemble(model, full.embed, full.heads, full.raw, full.mlps[: model.wiring.layers])]
+
+    return carried

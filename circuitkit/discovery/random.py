@@ -1,0 +1,20 @@
+"""The null: scores that know nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from circuitkit.data import Dataset
+from circuitkit.model import Model
+from circuitkit.scores import Scores
+
+__all__ = ["random"]
+
+
+def random(model: Model, data: Dataset, metric: Any, corruption: Any, *, seed: int = 0) -> Scores:
+    """Standard normal scores: the circuits that any method has to beat."""
+    values = np.random.default_rng(seed).standard_normal(model.wiring.shape).astype(np.float32)
+    about = {"model": model.name, "method": "random", "settings": {"seed": seed}}
+    return Scores(model.wiring, values, about)

@@ -1,0 +1,288 @@
+"""How much of a behaviour a circuit carries.
+
+    faithfulness = (m(circuit) − m(nothing)) / (m(everything) − m(nothing))
+
+with m the metric, everything the clean run and nothing the carried one (Hanna et al. 2024; MIB,
+Mueller et al. 2025): 1 is the full model, 0 the corruption, and more than 1 an overshoot. Reported
+as the ratio of means, with a bootstrap interval over the examples, and as the mean of ratios, which
+weighs examples with a small gap heavily (Miller et al. 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import networkx as nx
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from circuitkit import circuit as circuits
+from circuitkit.data import Batch, Dataset
+from circuitkit.engine.run import answer, record, run
+from circuitkit.errors import EvaluationError
+from circuitkit.model import Activations, Model
+from circuitkit.naming import describe
+from circuitkit.scores import Scores
+from circuitkit.wiring import Wiring
+
+__all__ = [
+    "Ability",
+    "Curve",
+    "Evaluation",
+    "ability",
+    "completeness",
+    "curve",
+    "evaluate",
+    "random_masks",
+    "smallest",
+]
+
+Metric = Callable[[Tensor, Tensor, Batch], Tensor]
+Corruption = Callable[[Model, Dataset], Callable[[Batch], list[Activations]]]
+Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
+ADMITTED = 0.75  # the accuracy from which MIB (Mueller et al. 2025) admits a model to a task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metric of every example: of the whole model, of nothing kept, and of the circuit."""
+
+    everything: Float[np.ndarray, " examples"]
+    nothing: Float[np.ndarray, " examples"]
+    circuit: Float[np.ndarray, " examples"]
+    metric: str
+    corruption: str
+    edges: int
+
+    @cached_property
+    def faithfulness(self) -> float:
+        """The ratio of means. Raises EvaluationError where the metric's gap is zero."""
+        gap = float(self.everything.mean() - self.nothing.mean())
+        if abs(gap) <= 1e-6 * max(1.0, float(np.abs(self.everything).mean())):
+            raise EvaluationError(
+                f"{self.metric} is {self.everything.mean():.4g} on the full model and as much "
+                f"under {self.corruption}, so faithfulness is undefined; use another metric or "
+                "corruption, or prompts that the model can do"
+            )
+        return float(self.circuit.mean() - self.nothing.mean()) / gap
+
+    @property
+    def mean_of_ratios(self) -> float:
+        """The mean over examples of each one's own ratio; examples without a gap are left out."""
+        gap = self.everything - self.nothing
+        usable = np.abs(gap) > 1e-6
+        return float(((self.circuit - self.nothing)[usable] / gap[usable]).mean())
+
+    def interval(
+        self, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    ) -> tuple[float, float]:
+        """The bootstrap interval of the ratio of means, over the examples."""
+        n = len(self.everything)
+        picks = np.random.default_rng(seed).integers(0, n, (resamples, n))
+        low, full, here = (x[picks].mean(1) for x in (self.nothing, self.everything, self.circuit))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = (here - low) / (full - low)
+        tail = (1 - level) / 2
+        return tuple(np.nanquantile(ratios, [tail, 1 - tail]).tolist())  # type: ignore[return-value]
+
+    def __repr__(self) -> str:
+        low, high = self.interval()
+        return (
+            f"faithfulness {self.faithfulness:.3f} [{low:.3f}, {high:.3f}] ({self.edges:,} edges, "
+            f"{self.metric} under {self.corruption}: {self.circuit.mean():.3f} of "
+            f"{self.everything.mean():.3f}, nothing {self.nothing.mean():.3f}, "
+            f"{len(self.circuit)} examples)"
+        )
+
+
+def evaluate(
+    model: Model,
+    circuit: nx.DiGraph | Mask | Sequence[nx.DiGraph | Mask],
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+) -> Any:
+    """The Evaluation of a circuit (or of each of several, which share the carried run).
+
+    A circuit is a graph, or a mask over the model's wiring. Raises CircuitError where it does not
+    fit the model.
+    """
+    several = isinstance(circuit, (list, tuple))
+    masks = [_mask(c, model.wiring) for c in (circuit if several else [circuit])]
+    values = _measure(model, masks, data, metric, corruption)
+    names = describe(metric), describe(corruption)
+    made = [
+        Evaluation(values[0], values[1], row, *names, edges=int(mask.sum()))
+        for row, mask in zip(values[2:], masks, strict=True)
+    ]
+    return made if several else made[0]
+
+
+def completeness(
+    model: Model, circuit: nx.DiGraph | Mask, data: Dataset, metric: Metric, corruption: Corruption
+) -> Evaluation:
+    """The Evaluation of all the other edges: a complete circuit leaves them a faithfulness of 0."""
+    mask = _mask(circuit, model.wiring)
+    found: Evaluation = evaluate(model, model.wiring.legal & ~mask, data, metric, corruption)
+    return found
+
+
+def _mask(circuit: nx.DiGraph | Mask, wiring: Wiring) -> Mask:
+    return circuit if isinstance(circuit, np.ndarray) else circuits.mask(circuit, wiring)
+
+
+@torch.no_grad()
+def _measure(
+    model: Model,
+    masks: Sequence[Mask],
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+) -> Float[np.ndarray, "2+masks examples"]:
+    """The metric of everything, of nothing, and under each mask, for every example."""
+    carry = corruption(model, data)
+    columns = []
+    for batch in tqdm(data, desc="evaluate", unit="batch", leave=False, disable=None):
+        context = model.start(batch.clean, batch.mask)
+        reference = answer(model, batch, record(model, context).final)
+
+        def value(logits: Tensor, reference: Tensor = reference, batch: Batch = batch) -> Tensor:
+            return metric(logits, reference, batch).double()
+
+        draws = carry(batch)
+        rows = [value(reference)]
+        rows.append(sum(value(answer(model, batch, c.final)) for c in draws) / len(draws))  # type: ignore[arg-type]
+        for mask in masks:
+            under = [value(run(model, batch, context, c, mask)) for c in draws]
+            rows.append(torch.stack(under).mean(0))
+        columns.append(torch.stack(rows).cpu().numpy())
+    return np.concatenate(columns, axis=1)
+
+
+# -- curves and sizes ------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Curve:
+    """Faithfulness against size; ``edges`` counts what is left without dead ends."""
+
+    edges: tuple[int, ...]
+    evaluations: tuple[Evaluation, ...]
+    total: int
+
+    @property
+    def faithfulness(self) -> tuple[float, ...]:
+        """The faithfulness at each size."""
+        return tuple(e.faithfulness for e in self.evaluations)
+
+    def area(self, axis: str = "log") -> float:
+        """The area under the curve, divided by its width: the mean faithfulness over sizes, spread
+        evenly in log(edges) (``log``) or in edges (``linear``, the axis of MIB's CPR)."""
+        x = np.log(self.edges) if axis == "log" else np.asarray(self.edges, dtype=float)
+        if len(x) < 2 or x[-1] == x[0]:
+            return self.faithfulness[-1]
+        return float(np.trapezoid(self.faithfulness, x) / (x[-1] - x[0]))
+
+
+def curve(
+    model: Model,
+    scores: Scores,
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+    *,
+    sizes: Sequence[int] | None = None,
+    rule: str = "abs",
+) -> Curve:
+    """Faithfulness of the best circuits of growing size, and of the whole model at the end."""
+    total = scores.wiring.n_edges
+    sizes = sizes or sorted({round(float(n)) for n in np.geomspace(min(10, total), total, 9)})
+    masks = [scores.mask(n, rule) for n in sizes]
+    found = evaluate(model, masks, data, metric, corruption)
+    return Curve(tuple(int(m.sum()) for m in masks), tuple(found), total)
+
+
+def random_masks(wiring: Wiring, edges: int, n: int = 5, seed: int = 0) -> list[Mask]:
+    """Circuits of the same size whose edges are drawn at random, and hang together."""
+    rng = np.random.default_rng(seed)
+    return [Scores(wiring, rng.random(wiring.shape)).mask(edges) for _ in range(n)]
+
+
+def smallest(
+    model: Model,
+    scores: Scores,
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+    target: float,
+    *,
+    rule: str = "abs",
+) -> Mask:
+    """The smallest of the best circuits that reaches the target faithfulness on the data.
+
+    Sizes are doubled until one reaches it, and then bisected to 2 %: where faithfulness does not
+    grow with size, a smaller one may exist. Raises EvaluationError where the whole model is the
+    first to reach it and the target is out of reach.
+    """
+
+    def reaches(n: int) -> bool:
+        found: Evaluation = evaluate(model, scores.mask(n, rule), data, metric, corruption)
+        return found.faithfulness >= target
+
+    total = scores.wiring.n_edges
+    low, high = 0, min(8, total)
+    while not reaches(high):
+        if high == total:
+            raise EvaluationError(
+                f"no circuit reaches the faithfulness {target}: the whole model has 1; ask for less"
+            )
+        low, high = high, min(2 * high, total)
+    while high - low > max(1, high // 50):
+        middle = (low + high) // 2
+        low, high = (low, middle) if reaches(middle) else (middle, high)
+    return scores.mask(high, rule)
+
+
+# -- can the model do it? --------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Ability:
+    """How well the model does a task: accuracy, and the metric on clean and corrupted prompts."""
+
+    accuracy: float
+    clean: float
+    corrupt: float
+    metric: str
+    examples: int
+
+    def require(self, task: str) -> None:
+        """Raise EvaluationError where the model cannot do it (accuracy under 0.75, as in MIB)."""
+        if self.accuracy < ADMITTED:
+            raise EvaluationError(
+                f"the model does {task} on {self.accuracy:.0%} of {self.examples} prompts only, so "
+                "there is no behaviour to explain; use another model or task, or force it"
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"accuracy {self.accuracy:.1%}, {self.metric} {self.clean:.3f} on clean and "
+            f"{self.corrupt:.3f} on corrupted prompts ({self.examples} examples)"
+        )
+
+
+@torch.no_grad()
+def ability(model: Model, data: Dataset, metric: Metric) -> Ability:
+    """How well the model does the task on this data."""
+    from circuitkit.metrics.answers import accuracy
+
+    rows = []
+    for batch in data:
+        clean = answer(model, batch, record(model, model.start(batch.clean, batch.mask)).final)
+        corrupt = answer(model, batch, record(model, model.start(batch.corrupt, batch.mask)).final)
+        values = (accuracy(clean, clean, batch), metric(clean, clean, batch))
+        rows.append(torch.stack([*values, metric(corrupt, clean, batch)]).double())
+    means = torch.cat(rows, dim=1).mean(1).tolist()
+    return Ability(*means, metric=describe(metric), examples=len(data))

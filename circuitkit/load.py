@@ -1,0 +1,71 @@
+"""A model by its name: embedded, fetched, in a directory, or on the hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from circuitkit.check import check
+from circuitkit.errors import ModelError
+from circuitkit.fetch import FETCHED, place_of
+from circuitkit.transformer import Transformer, from_module, from_pretrained
+
+__all__ = ["load"]
+
+MINI = Path(__file__).parent / "assets" / "mini"
+
+
+def load(
+    name: str | Path | Any,
+    *,
+    tokenizer: Any = None,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> Transformer:
+    """The model, proved to be the graph that we take it for.
+
+    ``name`` is ``mini`` (embedded), a model that ``circuitkit fetch`` stores, a Hugging Face
+    directory, or a hub name; or a Hugging Face module or TransformerBridge that is already there.
+    Weights are used as they are, unprocessed. Without a ``device`` it is the processor; without a
+    ``dtype`` the one of the checkpoint. Raises ModelError where there is no such model, and
+    UnsupportedModelError, with the reason, where its graph would be wrong.
+    """
+    if isinstance(name, torch.nn.Module):
+        model = from_module(name, tokenizer=tokenizer, name=type(name).__name__)
+    else:
+        kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if dtype is not None and not isinstance(kind, torch.dtype):
+            raise ModelError(f"{dtype!r} is no dtype; choose float32, float64, bfloat16 or float16")
+        device = _device(device)
+        model = from_pretrained(_place(str(name)), name=str(name), device=device, dtype=kind)
+    check(model).require()
+    return model
+
+
+def _device(device: str | None) -> str:
+    try:
+        torch.empty(0, device=device or "cpu")
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ModelError(
+            f"the device {device!r} cannot be used ({reason}); choose cpu, cuda or mps"
+        ) from error
+    return device or "cpu"
+
+
+def _place(name: str) -> str | Path:
+    """Where the weights are: a directory, else the name itself, for the hub."""
+    if name == "mini":
+        return MINI
+    if name in FETCHED:
+        return place_of(name)
+    if os.path.isdir(name):
+        return name
+    if os.sep in name and (name.startswith((".", os.sep, "~")) or name.count(os.sep) > 1):
+        raise ModelError(
+            f"there is no directory {name!r}; give a Hugging Face directory, a hub name or 'mini'"
+        )
+    return name

@@ -1,0 +1,40 @@
+"""Metrics that compare whole next-token distributions with the full model's, in nats.
+
+They are summed over the vocabulary, and negated, so that higher is better and 0 is the best.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitkit.data import Batch
+
+__all__ = ["js", "kl"]
+
+
+def kl(
+    logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
+) -> Float[Tensor, " b"]:
+    """Minus the Kullback-Leibler divergence KL(full model ‖ this run).
+
+    Its gradient at the clean run is zero, so ``eap`` cannot use it; ``eap_ig`` can.
+    """
+    return -_divergence(reference.float().log_softmax(-1), logits.float().log_softmax(-1))
+
+
+def js(
+    logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
+) -> Float[Tensor, " b"]:
+    """Minus the Jensen-Shannon divergence of the full model and this run (at most ln 2)."""
+    full, this = reference.float().log_softmax(-1), logits.float().log_softmax(-1)
+    middle = torch.logaddexp(full, this) - math.log(2)
+    return -(_divergence(full, middle) + _divergence(this, middle)) / 2
+
+
+def _divergence(p: Float[Tensor, "b vocab"], q: Float[Tensor, "b vocab"]) -> Float[Tensor, " b"]:
+    """Σ p (log p − log q) over the vocabulary, of log probabilities."""
+    return (p.exp() * (p - q)).sum(-1)

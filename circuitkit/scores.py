@@ -1,0 +1,185 @@
+"""One number per edge, and the circuits that can be selected from them.
+
+A score is in metric units per example, and positive when the edge helps the clean behaviour. A full
+graph stays an array; only what is selected becomes a graph. Dead ends never count: a selected edge
+lies on a kept path from the embedding to the logits.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from circuitkit import circuit as circuits
+from circuitkit.errors import ScoresError
+from circuitkit.nodes import edge_name
+from circuitkit.wiring import Wiring
+
+__all__ = ["RULES", "Scores"]
+
+FORMAT = "circuitkit.scores"
+VERSION = "1"
+RULES = ("abs", "signed", "greedy")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The score of every edge; ``about`` says of which model, by which method, and so on."""
+
+    wiring: Wiring
+    values: Float[np.ndarray, "writers readers"]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.values.shape != self.wiring.shape:
+            raise ScoresError(
+                f"the scores have the shape {self.values.shape}, and the wiring {self.wiring.shape}"
+            )
+        wrong = ~np.isfinite(self.values) & self.wiring.legal
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            name = edge_name(self.wiring.writers[row], self.wiring.readers[column])
+            raise ScoresError(
+                f"{int(wrong.sum()):,} scores are not finite, the first that of {name}; "
+                "check the metric, or use float32"
+            )
+
+    def __repr__(self) -> str:
+        lines = [f"{self.wiring.n_edges:,} scores{self._origin()}; the strongest:"]
+        lines += [f"{value:+12.4g}  {name}" for name, value in self.strongest(8)]
+        return "\n".join(lines)
+
+    def _origin(self) -> str:
+        known = [str(self.about[k]) for k in ("method", "task", "model") if k in self.about]
+        return f" ({', '.join(known)})" if known else ""
+
+    def strongest(self, n: int) -> list[tuple[str, float]]:
+        """The edges of largest magnitude, each with its score."""
+        w = self.wiring
+        found = []
+        for flat in self.ranking()[:n]:
+            row, column = divmod(int(flat), w.shape[1])
+            name = edge_name(w.writers[row], w.readers[column])
+            found.append((name, float(self.values[row, column])))
+        return found
+
+    # -- selection -------------------------------------------------------------------------------
+    def ranking(self, rule: str = "abs") -> Int[np.ndarray, " edges"]:
+        """The flat indices of all edges, the best first: by magnitude, or ``signed``; ``greedy`` in
+        the order in which edges are reached from the logits, the strongest in-edge of a reached
+        node first (Hanna et al. 2024)."""
+        if rule == "greedy":
+            return self._greedy()
+        keys = _check_rule(rule)(self.values[self.wiring.legal])
+        flat = np.flatnonzero(self.wiring.legal)
+        return flat[np.argsort(-keys, kind="stable")]
+
+    def _greedy(self) -> Int[np.ndarray, " edges"]:
+        w, order = self.wiring, []
+        heap: list[tuple[float, int]] = []
+        reached: set[int] = set()
+
+        def reach(column: int) -> None:
+            if column not in reached:
+                reached.add(column)
+                for row in range(int(w.upstream[column])):
+                    key = -abs(float(self.values[row, column]))
+                    heapq.heappush(heap, (key, row * w.shape[1] + column))
+
+        reach(w.shape[1] - 1)
+        while heap:
+            flat = heapq.heappop(heap)[1]
+            order.append(flat)
+            for column in w.feeds(flat // w.shape[1]):
+                reach(column)
+        return np.array(order)
+
+    def mask(self, n: int, rule: str = "abs") -> Bool[np.ndarray, "writers readers"]:
+        """The best n edges that hang together: the longest head of the ranking of which no more
+        than n edges are left when dead ends are dropped. Raises ScoresError where n < 1."""
+        if n < 1:
+            raise ScoresError(f"{n} edges are no circuit; ask for at least 1")
+        order = self.ranking(rule)
+        low, high = min(n, len(order)), len(order)  # alive() grows with what is kept: bisect
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._alive(order[:middle]).sum() <= n:
+                low = middle
+            else:
+                high = middle - 1
+        return self._alive(order[:low])
+
+    def _alive(self, flat: Int[np.ndarray, " kept"]) -> Bool[np.ndarray, "writers readers"]:
+        keep = np.zeros(self.wiring.shape, dtype=bool)
+        keep.reshape(-1)[flat] = True
+        return self.wiring.alive(keep)
+
+    def top(self, n: int, rule: str = "abs") -> nx.DiGraph:
+        """The circuit of the best n edges that hang together."""
+        return self.circuit(self.mask(n, rule), rule=rule)
+
+    def above(self, threshold: float, rule: str = "abs") -> nx.DiGraph:
+        """The circuit of the edges whose score (by ``abs``: its magnitude) exceeds a threshold."""
+        keep = (_check_rule(rule)(self.values) > threshold) & self.wiring.legal
+        return self.circuit(self.wiring.alive(keep), rule=rule, threshold=threshold)
+
+    def circuit(self, keep: Bool[np.ndarray, "writers readers"], **about: Any) -> nx.DiGraph:
+        """The circuit of the kept edges, each with its score as ``weight``."""
+        w = self.wiring
+        weights = {
+            (w.writers[row], w.readers[column]): float(self.values[row, column])
+            for row, column in np.argwhere(keep & w.legal)
+        }
+        return circuits.build(w, weights, **{**self.about, **about})
+
+    def graph(self) -> nx.DiGraph:
+        """All edges as a graph: large (1.6 million edges for an 8B model); rather select."""
+        return self.circuit(self.wiring.legal)
+
+    # -- files -----------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a safetensors file, whole or not at all; raises OutputError."""
+        from safetensors.numpy import save
+
+        notes = {
+            "format": FORMAT,
+            "version": VERSION,
+            "wiring": json.dumps(asdict(self.wiring)),
+            "about": json.dumps(dict(self.about)),
+        }
+        values = np.ascontiguousarray(np.where(self.wiring.legal, self.values, 0), np.float32)
+        return circuits.write_whole(path, save({"scores": values}, metadata=notes))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Scores:
+        """The scores in the file; raises ScoresError where there are none."""
+        from safetensors import SafetensorError, safe_open
+
+        name = repr(os.fspath(path))
+        try:
+            with safe_open(os.fspath(path), framework="np") as file:
+                notes, values = file.metadata() or {}, file.get_tensor("scores")
+            if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
+                raise ScoresError(f"{name} is no file of {FORMAT}, version {VERSION}")
+            wiring, about = json.loads(notes["wiring"]), json.loads(notes["about"])
+            return cls(Wiring(**wiring), values, about)
+        except FileNotFoundError as error:
+            raise ScoresError(f"there is no file {name}") from error
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise ScoresError(f"{name} holds no scores: {error}") from error
+
+
+def _check_rule(rule: str) -> Callable[[Any], Any]:
+    """How a rule turns scores into keys; raises ScoresError for a rule that there is not."""
+    if rule not in ("abs", "signed"):
+        raise ScoresError(f"the rule {rule!r} does not order edges; choose from {', '.join(RULES)}")
+    return np.abs if rule == "abs" else np.asarray
