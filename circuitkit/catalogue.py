@@ -11,13 +11,17 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import inspect
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from circuitkit.errors import UnknownNameError
 
-__all__ = ["KINDS", "describe", "lookup", "names"]
+__all__ = ["KINDS", "describe", "lookup", "names", "resolve", "serve", "unknown"]
 
 KINDS = ("metrics", "corruptions", "discovery", "tasks", "export")
 _ROOT = Path(__file__).parent
@@ -71,6 +75,46 @@ def lookup(kind: str, name: str) -> Callable[..., Any]:
     raise UnknownNameError(unknown(f"{kind} function", name, names(kind)))
 
 
+def resolve(kind: str, expression: str) -> Callable[..., Any]:
+    """The function that a name with settings stands for: ``eap_ig(steps=10)``, ``zero``.
+
+    Settings are Python literals; ``circuitkit.naming.describe`` writes what this reads. Raises
+    UnknownNameError where the expression, the name or a setting is not known.
+    """
+    name, bracket, rest = expression.partition("(")
+    function = lookup(kind, name.strip())
+    if not bracket:
+        return function
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+            raise ValueError("settings are given by name")
+        settings = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    except (ValueError, SyntaxError) as error:
+        raise UnknownNameError(
+            f"{expression!r} cannot be read ({error}); write name(setting=value, ...)"
+        ) from error
+    known = tuple(
+        p.name for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY
+    )
+    for setting in settings:
+        if setting not in known:
+            hint = unknown(f"setting of {name}", setting, known) if known else f"{name} has none"
+            raise UnknownNameError(hint)
+    return partial(function, **settings)
+
+
+def serve(kind: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a folder's package: its functions, imported when used."""
+
+    def get(name: str) -> Any:
+        if name.startswith("_") or name not in names(kind):
+            raise AttributeError(unknown(f"{kind} function", name, names(kind)))
+        return lookup(kind, name)
+
+    return get, lambda: list(names(kind))
+
+
 def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
     """The sentence for a name that nothing carries, with the nearest one that something does."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -80,17 +124,11 @@ def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
 
 def _outside(kind: str, place: str, name: str) -> Callable[..., Any]:
     try:
-        if place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-            if spec is None or spec.loader is None:
-                raise ImportError(place)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
-    except (ImportError, FileNotFoundError) as error:
+        module = _file_module(place) if place.endswith(".py") else importlib.import_module(place)
+    except Exception as error:  # what is not ours raises what it likes
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
         raise UnknownNameError(
-            f"{place!r} cannot be imported for {kind} ({error}); "
+            f"{place!r} cannot be imported for {kind} ({reason}); "
             "give path/to/file.py:name or package.module:name"
         ) from error
     function = getattr(module, name, None)
@@ -98,3 +136,15 @@ def _outside(kind: str, place: str, name: str) -> Callable[..., Any]:
         raise UnknownNameError(f"{place!r} has no function {name!r} for {kind}")
     found: Callable[..., Any] = function
     return found
+
+
+def _file_module(place: str) -> ModuleType:
+    """The file as a module, under a name that hides no other module of that name."""
+    name = f"circuitkit_outside_{Path(place).stem}"
+    spec = importlib.util.spec_from_file_location(name, place)
+    if spec is None or spec.loader is None:
+        raise ImportError(place)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look for the names in their annotations
+    spec.loader.exec_module(module)
+    return module

@@ -17,9 +17,12 @@ The file is JSON, and loading it executes nothing::
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import reprlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +37,7 @@ from circuitkit.nodes import Node, edge_name, parse_edge
 from circuitkit.wiring import Wiring
 
 __all__ = [
+    "Circuit",
     "build",
     "edges",
     "from_json",
@@ -50,17 +54,32 @@ FORMAT = "circuitkit.circuit"
 VERSION = 1
 
 
+class Circuit(nx.DiGraph):
+    """A ``networkx.DiGraph`` that prints itself as one line, and draws itself in a notebook."""
+
+    def __repr__(self) -> str:
+        return summary(self) if "wiring" in self.graph else super().__repr__()
+
+    def _repr_svg_(self) -> str:
+        from circuitkit.catalogue import lookup
+
+        picture: str = lookup("export", "svg")(self)
+        return picture
+
+
 def build(
     wiring: Wiring,
     weights: Mapping[tuple[str, str], float],
+    /,
     *,
     edge_attributes: Mapping[tuple[str, str], Mapping[str, Any]] | None = None,
     **attributes: Any,
-) -> nx.DiGraph:
+) -> Circuit:
     """The circuit of these (writer, reader) edges, each with its weight; its graph attributes are
     the given ones. Raises CircuitError on an edge that the wiring lacks, or a weight that is not
     finite."""
-    circuit = nx.DiGraph(**attributes, wiring=asdict(wiring))
+    circuit = Circuit()
+    circuit.graph.update(attributes, wiring=asdict(wiring))
     writers = {writer for writer, _ in weights}
     for (writer, reader), weight in weights.items():
         wiring.index(writer, reader)
@@ -69,7 +88,8 @@ def build(
                 f"{edge_name(writer, reader)} has the weight {weight}; give a finite number"
             )
         extra = (edge_attributes or {}).get((writer, reader), {})
-        circuit.add_edge(writer, reader, weight=float(weight), **extra)
+        circuit.add_edge(writer, reader)
+        circuit[writer][reader].update(extra, weight=float(weight))
         node = Node(reader)
         for head in wiring.heads_of(node) if node.port else ():
             if head in writers or node.head is not None:
@@ -113,7 +133,7 @@ def weight_matrix(circuit: nx.DiGraph) -> Float[np.ndarray, "writers readers"]:
     return values
 
 
-def prune(circuit: nx.DiGraph) -> nx.DiGraph:
+def prune(circuit: nx.DiGraph) -> Circuit:
     """A copy without dead ends: only edges on a path from the embedding to the logits."""
     wiring = wiring_of(circuit)
     kept = wiring.alive(mask(circuit, wiring))
@@ -124,8 +144,8 @@ def prune(circuit: nx.DiGraph) -> nx.DiGraph:
             extra[writer, reader] = {
                 key: value for key, value in circuit[writer][reader].items() if key != "weight"
             }
-    attributes = {key: value for key, value in circuit.graph.items() if key != "wiring"}
-    pruned = build(wiring, weights, edge_attributes=extra, **attributes)
+    pruned = build(wiring, weights, edge_attributes=extra)
+    pruned.graph.update(circuit.graph)
     for name, data in circuit.nodes(data=True):
         if name in pruned:
             pruned.nodes[name].update(data)
@@ -147,73 +167,118 @@ def summary(circuit: nx.DiGraph) -> str:
 
 # -- files -----------------------------------------------------------------------------------------
 def to_json(circuit: nx.DiGraph) -> str:
-    """The circuit as text, one line per edge; equal circuits give equal text."""
-    listed = [
-        {"edge": edge_name(writer, reader), **circuit[writer][reader]}
-        for writer, reader, _ in sorted(edges(circuit), key=lambda e: (e[0], e[1]))
-    ]
-    head = {
-        "format": FORMAT,
-        "version": VERSION,
-        "wiring": asdict(wiring_of(circuit)),
-        "attributes": {k: v for k, v in circuit.graph.items() if k != "wiring"},
-        "nodes": {str(name): data for name, data in sorted(circuit.nodes(data=True)) if data},
-    }
+    """The circuit as text, one line per edge; equal circuits give equal text. Raises CircuitError
+    where it could not be read again."""
+    wiring = wiring_of(circuit)
     try:
+        head = {
+            "format": FORMAT,
+            "version": VERSION,
+            "wiring": asdict(wiring),
+            "attributes": _sorted({k: v for k, v in circuit.graph.items() if k != "wiring"}),
+            "nodes": _sorted({name: data for name, data in circuit.nodes(data=True) if data}),
+        }
         opening = json.dumps(head, indent=1, allow_nan=False, ensure_ascii=False)
-        body = ",\n".join("  " + json.dumps(edge, allow_nan=False) for edge in listed)
-    except (TypeError, ValueError) as error:
+        opening.encode()
+        listed = sorted(edges(circuit), key=lambda edge: edge[:2])
+        body = ",\n".join(f"  {_line(circuit, wiring, *edge)}" for edge in listed)
+    except (TypeError, ValueError, RecursionError) as error:
         raise CircuitError(f"the circuit holds what JSON cannot: {error}") from error
+    for name in head["nodes"]:
+        _known(wiring, name)
     return f'{opening[:-2]},\n "edges": [\n{body}\n ]\n}}\n'
 
 
-def from_json(text: str, source: str = "the text") -> nx.DiGraph:
+def _line(circuit: nx.DiGraph, wiring: Wiring, writer: Node, reader: Node, weight: float) -> str:
+    wiring.index(writer, reader)
+    name = edge_name(writer, reader)
+    extra = _sorted({k: v for k, v in circuit[writer][reader].items() if k != "weight"})
+    if "edge" in extra:
+        raise CircuitError(f"{name} has an attribute 'edge', as its name is called; rename it")
+    return json.dumps({"edge": name, "weight": weight, **extra}, allow_nan=False)
+
+
+def _sorted(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What is read again of the data, its keys in order."""
+    plain: dict[str, Any] = json.loads(json.dumps(data, sort_keys=True))
+    return plain
+
+
+def _known(wiring: Wiring, name: str) -> None:
+    if name not in wiring.writer and name not in wiring.reader:
+        raise CircuitError(f"{reprlib.repr(name)} has attributes but is no node of this model")
+
+
+def from_json(text: str, source: str = "the text") -> Circuit:
     """The circuit that the text describes; raises CircuitError, naming the source, where it does
     not describe one."""
     try:
         data = json.loads(text)
     except ValueError as error:
         raise CircuitError(f"{source} is not a circuit: it is no JSON ({error})") from error
+    except RecursionError as error:
+        raise CircuitError(f"{source} is not a circuit: it is nested too deeply") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CircuitError(f"{source} is not a circuit: its 'format' is not {FORMAT!r}")
     if data.get("version") != VERSION:
         raise CircuitError(
-            f"{source} has the format version {data.get('version')!r}, only {VERSION} is known; "
-            "update circuitkit or write the file again"
+            f"{source} has the format version {reprlib.repr(data.get('version'))}, only {VERSION} "
+            "is known; update circuitkit or write the file again"
         )
     try:
         return _assemble(data)
     except CircuitkitError as error:
         raise CircuitError(f"{source} is not a circuit: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CircuitError(f"{source} is not a circuit: {error!r} in its fields") from error
 
 
-def _assemble(data: Mapping[str, Any]) -> nx.DiGraph:
+def _assemble(data: Mapping[str, Any]) -> Circuit:
     weights: dict[tuple[str, str], float] = {}
     extra: dict[tuple[str, str], dict[str, Any]] = {}
-    for entry in data["edges"]:
-        pair = parse_edge(entry["edge"])
+    for entry in _typed(data.get("edges"), list, "'edges'"):
+        entry = _typed(entry, dict, "an entry of 'edges'")
+        pair = parse_edge(entry.get("edge"))
         if pair in weights:
             raise CircuitError(f"the edge {entry['edge']} stands there twice")
-        weights[pair] = float(entry["weight"])
+        weights[pair] = _weight(entry)
         extra[pair] = {key: value for key, value in entry.items() if key not in ("edge", "weight")}
-    wiring = Wiring(**data["wiring"])
-    circuit = build(wiring, weights, edge_attributes=extra, **data["attributes"])
-    for name, attributes in data.get("nodes", {}).items():
-        if name not in circuit:
-            raise CircuitError(f"the node {name!r} has attributes but no edge")
-        circuit.nodes[name].update(attributes)
+    try:
+        wiring = Wiring(**_typed(data.get("wiring"), dict, "'wiring'"))
+    except TypeError as error:
+        raise CircuitError(f"its 'wiring' does not describe one ({error})") from error
+    circuit = build(wiring, weights, edge_attributes=extra)
+    attributes = _typed(data.get("attributes", {}), dict, "'attributes'")
+    circuit.graph.update(attributes, wiring=asdict(wiring))
+    for name, roles in _typed(data.get("nodes", {}), dict, "'nodes'").items():
+        _known(wiring, name)
+        circuit.add_node(name)
+        circuit.nodes[name].update(_typed(roles, dict, f"{name!r} in 'nodes'"))
     return circuit
 
 
-def read(path: str | os.PathLike[str]) -> nx.DiGraph:
+def _typed(value: Any, kind: type, what: str) -> Any:
+    if not isinstance(value, kind):
+        name = {list: "a list", dict: "an object"}[kind]
+        raise CircuitError(f"{what} is {reprlib.repr(value)} instead of {name}")
+    return value
+
+
+def _weight(entry: Mapping[str, Any]) -> float:
+    weight = entry.get("weight")
+    number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    if not number or not abs(weight) <= sys.float_info.max:
+        raise CircuitError(
+            f"{entry['edge']} has the weight {reprlib.repr(weight)}; give a finite number"
+        )
+    return float(weight)
+
+
+def read(path: str | os.PathLike[str]) -> Circuit:
     """The circuit in the file; raises CircuitError where there is none, or it is broken."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise CircuitError(f"there is no file {os.fspath(path)!r}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CircuitError(f"{os.fspath(path)!r} cannot be read as a circuit: {error}") from error
     return from_json(text, source=repr(os.fspath(path)))
 
@@ -227,7 +292,9 @@ def write_whole(
     Raises OutputError where the place cannot be written.
     """
     target = Path(path)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    if not target.name or "\0" in str(target):
+        raise OutputError(f"{os.fspath(path)!r} cannot be written: it names no file")
+    draft = target.parent / f".{target.name[:50]}.{os.getpid()}.part"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
@@ -240,5 +307,6 @@ def write_whole(
             f"{os.fspath(path)!r} cannot be written: {error.strerror or error}"
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
     return target

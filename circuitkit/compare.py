@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -67,6 +68,17 @@ class Comparison:
     spearman: float
     flipped: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, for machines; what is undefined is None."""
+        names = ("left", "right", "both", "universe", "jaccard", "expected_jaccard", "precision",
+                 "recall")  # fmt: skip
+        out: dict[str, Any] = {
+            kind: {name: _or_none(getattr(overlap, name)) for name in names}
+            for kind, overlap in (("nodes", self.nodes), ("edges", self.edges))
+        }
+        spearman = _or_none(self.spearman)
+        return out | {"weighted": self.weighted, "spearman": spearman, "flipped": self.flipped}
+
     def __repr__(self) -> str:
         lines = ["            shared    left   right  Jaccard  by chance  precision  recall"]
         for name, o in (("nodes", self.nodes), ("edges", self.edges)):
@@ -79,6 +91,10 @@ class Comparison:
             f"{self.spearman:.3f}; {self.flipped} of them differ in sign"
         )
         return "\n".join(lines)
+
+
+def _or_none(value: float) -> float | None:
+    return None if isnan(value) else value
 
 
 def compare(left: nx.DiGraph, right: nx.DiGraph) -> Comparison:

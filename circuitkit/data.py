@@ -84,8 +84,8 @@ class Words:
 
     def _opening(self) -> list[int]:
         bos = self.tokenizer.bos_token_id
-        first = self.tokenizer(["a"], add_special_tokens=True)["input_ids"][0][0]
-        return [bos] if bos is not None and first == bos else []
+        first = list(self.tokenizer(["a"], add_special_tokens=True)["input_ids"][0][:1])
+        return first if bos is not None and first == [bos] else []
 
     def fitting(self, words: Iterable[str], after: str = "a") -> list[str]:
         """Those of the words (given with their leading space, if any) that are one token after
@@ -133,13 +133,30 @@ def compose(template: str, words: Mapping[str, str]) -> tuple[str, dict[str, tup
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt in tokens; ``spans`` are token ranges, and ``end`` is among them."""
+    """One prompt in tokens; ``spans`` are token ranges, and ``end`` is among them.
+
+    Raises DataError where clean and corrupt are not equally long, or a span is outside of them.
+    """
 
     clean: tuple[int, ...]
     corrupt: tuple[int, ...]
     correct: tuple[int, ...]
     wrong: tuple[int, ...]
     spans: Mapping[str, tuple[int, int]]
+
+    def __post_init__(self) -> None:
+        length = len(self.clean)
+        if not length or len(self.corrupt) != length:
+            raise DataError(
+                f"an example has {length} clean and {len(self.corrupt)} corrupted tokens; "
+                "give as many of both, and at least one"
+            )
+        for name, (start, stop) in self.spans.items():
+            if not 0 <= start < stop <= length:
+                raise DataError(
+                    f"the span {name!r} goes from token {start} to {stop} of {length}; "
+                    "let it hold at least one token of the text"
+                )
 
 
 @dataclass(frozen=True)
@@ -254,17 +271,15 @@ def tokenise(prompts: Sequence[Prompt], words: Words) -> Iterator[Example]:
     length, a span cuts a token, or an answer is not exactly one token."""
     clean = words.ids([p.clean for p in prompts])
     corrupt = words.ids([p.corrupt for p in prompts])
+    _check_lengths(prompts, clean, corrupt)
     answers = [_answers(prompts, [getattr(p, kind) for p in prompts], clean, words)
                for kind in ("correct", "wrong")]  # fmt: skip
     spans = _spans(prompts, clean, words)
     for i, prompt in enumerate(prompts):
-        if len(clean[i]) != len(corrupt[i]):
-            raise DataError(
-                f"the clean text {prompt.clean!r} has {len(clean[i])} tokens and its corrupted one "
-                f"{prompt.corrupt!r} has {len(corrupt[i])}; make them equally long"
-            )
         if not prompt.correct:
             raise DataError(f"{prompt.clean!r} has no correct answer; give at least one")
+        if not set(answers[0][i]).isdisjoint(answers[1][i]):
+            raise DataError(f"{prompt.clean!r} has an answer that is both correct and wrong")
         yield Example(
             clean=tuple(clean[i]),
             corrupt=tuple(corrupt[i]),
@@ -272,6 +287,19 @@ def tokenise(prompts: Sequence[Prompt], words: Words) -> Iterator[Example]:
             wrong=answers[1][i],
             spans={**spans[i], "end": (len(clean[i]) - 1, len(clean[i]))},
         )
+
+
+def _check_lengths(
+    prompts: Sequence[Prompt], clean: Sequence[list[int]], corrupt: Sequence[list[int]]
+) -> None:
+    for prompt, one, two in zip(prompts, clean, corrupt, strict=True):
+        if not one:
+            raise DataError(f"the clean text {prompt.clean!r} has no tokens; write a text")
+        if len(one) != len(two):
+            raise DataError(
+                f"the clean text {prompt.clean!r} has {len(one)} tokens and its corrupted one "
+                f"{prompt.corrupt!r} has {len(two)}; make them equally long"
+            )
 
 
 def _answers(
@@ -321,5 +349,11 @@ def _spans(
                     "let spans start at the space before a word and end with the word"
                 )
             at[cut] = len(head)
+        for name, (a, b) in prompt.spans.items():
+            if not 0 <= a < b <= len(prompt.clean) or at[a] == at[b]:
+                raise DataError(
+                    f"the span {name!r} of {a} to {b} holds no token of {prompt.clean!r}; "
+                    "give the characters from the space before a word to its end"
+                )
         found.append({name: (at[a], at[b]) for name, (a, b) in prompt.spans.items()})
     return found

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from circuitkit import circuit as circuits
 from circuitkit.data import Batch, Dataset
@@ -28,6 +27,7 @@ from circuitkit.engine.run import answer, record, run
 from circuitkit.errors import EvaluationError
 from circuitkit.model import Activations, Model
 from circuitkit.naming import describe
+from circuitkit.progress import track
 from circuitkit.scores import Scores
 from circuitkit.wiring import Wiring
 
@@ -148,7 +148,7 @@ def _measure(
     """The metric of everything, of nothing, and under each mask, for every example."""
     carry = corruption(model, data)
     columns = []
-    for batch in tqdm(data, desc="evaluate", unit="batch", leave=False, disable=None):
+    for batch in track(data, "evaluate"):
         context = model.start(batch.clean, batch.mask)
         reference = answer(model, batch, record(model, context).final)
 
@@ -224,26 +224,32 @@ def smallest(
 ) -> Mask:
     """The smallest of the best circuits that reaches the target faithfulness on the data.
 
-    Sizes are doubled until one reaches it, and then bisected to 2 %: where faithfulness does not
-    grow with size, a smaller one may exist. Raises EvaluationError where the whole model is the
-    first to reach it and the target is out of reach.
+    Sizes are doubled until one reaches it, and then narrowed to 2 %: where faithfulness does not
+    grow with size, a smaller one may exist. Several sizes at a time share the carried run. Raises
+    EvaluationError where not even the whole model reaches the target.
     """
 
-    def reaches(n: int) -> bool:
-        found: Evaluation = evaluate(model, scores.mask(n, rule), data, metric, corruption)
-        return found.faithfulness >= target
+    def first(sizes: Sequence[int]) -> int | None:
+        """The first of these sizes that reaches the target."""
+        masks = [scores.mask(n, rule) for n in sizes]
+        found: list[Evaluation] = evaluate(model, masks, data, metric, corruption)
+        reached = (n for n, e in zip(sizes, found, strict=True) if e.faithfulness >= target)
+        return next(reached, None)
 
     total = scores.wiring.n_edges
-    low, high = 0, min(8, total)
-    while not reaches(high):
-        if high == total:
+    low, high = 0, None
+    while high is None:
+        if low == total:
             raise EvaluationError(
                 f"no circuit reaches the faithfulness {target}: the whole model has 1; ask for less"
             )
-        low, high = high, min(2 * high, total)
+        ladder = sorted({min(total, max(low, 4) * 2**k) for k in range(1, 5)})
+        high = first(ladder)
+        low = max((n for n in ladder if high is None or n < high), default=low)
     while high - low > max(1, high // 50):
-        middle = (low + high) // 2
-        low, high = (low, middle) if reaches(middle) else (middle, high)
+        inner = sorted({low + (high - low) * k // 4 for k in (1, 2, 3)} - {low, high})
+        better = first(inner)
+        high, low = (better or high), max((n for n in inner if n < (better or high)), default=low)
     return scores.mask(high, rule)
 
 

@@ -13,7 +13,7 @@ from circuitkit.errors import ModelError
 from circuitkit.fetch import FETCHED, place_of
 from circuitkit.transformer import Transformer, from_module, from_pretrained
 
-__all__ = ["load"]
+__all__ = ["load", "open_model"]
 
 MINI = Path(__file__).parent / "assets" / "mini"
 
@@ -36,13 +36,20 @@ def load(
     if isinstance(name, torch.nn.Module):
         model = from_module(name, tokenizer=tokenizer, name=type(name).__name__)
     else:
-        kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-        if dtype is not None and not isinstance(kind, torch.dtype):
-            raise ModelError(f"{dtype!r} is no dtype; choose float32, float64, bfloat16 or float16")
-        device = _device(device)
-        model = from_pretrained(_place(str(name)), name=str(name), device=device, dtype=kind)
+        model = open_model(name, device=device, dtype=dtype)
     check(model).require()
     return model
+
+
+def open_model(
+    name: str | Path, *, device: str | None = None, dtype: str | torch.dtype | None = None
+) -> Transformer:
+    """The model, not yet proved; raises as ``load`` does."""
+    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not isinstance(kind, torch.dtype):
+        raise ModelError(f"{dtype!r} is no dtype; choose float32, float64, bfloat16 or float16")
+    place, device = _place(str(name)), _device(device)
+    return from_pretrained(place, name=str(name), device=device, dtype=kind)
 
 
 def _device(device: str | None) -> str:

@@ -39,7 +39,8 @@ class Activations:
     A head is kept as the vector that its output projection takes, so that ``Model.write`` of it is
     the head's contribution; in a post-norm model that vector is scaled by the norm, and ``raw``
     holds it unscaled. ``attn_in`` and ``mlp_in`` are the residual that each layer's ports and MLP
-    read; ``final`` is the residual that the logits read.
+    read; ``final`` is the residual that the logits read. ``consistent`` says that they are one real
+    run: where its embedding is the clean one's up to a position, so is everything.
     """
 
     embed: Float[Tensor, "b p d"]
@@ -49,6 +50,14 @@ class Activations:
     attn_in: tuple[Float[Tensor, "b p d"], ...]
     mlp_in: tuple[Float[Tensor, "b p d"], ...]
     final: Float[Tensor, "b p d"]
+    consistent: bool = True
+
+    def unchanged(self, embed: Float[Tensor, "b p d"]) -> Bool[Tensor, "b p"]:
+        """Where a causal run from this embedding is what this one is: before the first token that
+        differs, if this is a real run; else nowhere."""
+        changed = (embed != self.embed).any(-1)
+        same = changed.long().cumsum(1) == 0
+        return same if self.consistent else torch.zeros_like(same)
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ __all__ = ["describe"]
 def describe(function: Callable[..., Any]) -> str:
     """``noise(draws=4, spans=('S2',))`` of a partial application, else the function's name."""
     if isinstance(function, partial):
-        bound = ", ".join(f"{key}={value!r}" for key, value in sorted(function.keywords.items()))
-        return f"{describe(function.func)}({bound})"
+        bound = [repr(value) for value in function.args]
+        bound += [f"{key}={value!r}" for key, value in sorted(function.keywords.items())]
+        return f"{describe(function.func)}({', '.join(bound)})"
     return getattr(function, "__name__", type(function).__name__)

@@ -16,14 +16,16 @@ Edges are written as EAP-IG writes them (Hanna et al. 2024), the tongue that the
 from __future__ import annotations
 
 import re
+import reprlib
 
 from circuitkit.errors import NodeNameError
 
 __all__ = ["EMBED", "LOGITS", "Node", "edge_name", "parse_edge"]
 
+_N = "(?:0|[1-9][0-9]{0,5})"  # one spelling for each number
 _NODE = re.compile(
-    r"embed|logits|m(?P<mlp>\d+)"
-    r"|a(?P<layer>\d+)\.(?:h(?P<head>\d+)(?:\.(?P<port>[qkv]))?|g(?P<group>\d+)\.(?P<shared>[kv]))"
+    rf"embed|logits|m(?P<mlp>{_N})|a(?P<layer>{_N})\."
+    rf"(?:h(?P<head>{_N})(?:\.(?P<port>[qkv]))?|g(?P<group>{_N})\.(?P<shared>[kv]))"
 )
 _READER = re.compile(r"(?P<name>[^<>]+?)(?:<(?P<port>[qkv])>)?")
 
@@ -40,10 +42,11 @@ class Node(str):
     port: str | None
 
     def __new__(cls, name: str) -> Node:
-        match = _NODE.fullmatch(name)
+        match = _NODE.fullmatch(name) if isinstance(name, str) else None
         if match is None:
             raise NodeNameError(
-                f"{name!r} is no node; write embed, a3.h7, a3.h7.q, a3.g1.k, m3 or logits"
+                f"{reprlib.repr(name)} is no node; "
+                "write embed, a3.h7, a3.h7.q, a3.g1.k, m3 or logits"
             )
         node = super().__new__(cls, name)
         number = {
@@ -76,19 +79,20 @@ LOGITS = Node("logits")
 
 
 def edge_name(writer: str, reader: str) -> str:
-    """The edge in EAP-IG's spelling: ``a0.h1->a5.h5<q>`` of ``a0.h1`` and ``a5.h5.q``."""
-    node = Node(reader)
-    target = f"{reader[: -len(node.port) - 1]}<{node.port}>" if node.port else reader
-    return f"{'input' if writer == EMBED else writer}->{target}"
+    """The edge in EAP-IG's spelling: ``a0.h1->a5.h5<q>`` of ``a0.h1`` and ``a5.h5.q``; raises
+    NodeNameError where one of the two is no node."""
+    source, node = (n if isinstance(n, Node) else Node(n) for n in (writer, reader))
+    target = f"{node[: -len(node.port) - 1]}<{node.port}>" if node.port else node
+    return f"{'input' if source == EMBED else source}->{target}"
 
 
 def parse_edge(name: str) -> tuple[Node, Node]:
     """The writer and the reader of an edge name; raises NodeNameError where it is none."""
-    writer, arrow, reader = name.partition("->")
+    writer, arrow, reader = name.partition("->") if isinstance(name, str) else ("", "", "")
     match = _READER.fullmatch(reader)
     if not arrow or match is None:
         raise NodeNameError(
-            f"{name!r} is no edge; write it as a0.h1->a5.h5<q>, m0->m3 or input->m2"
+            f"{reprlib.repr(name)} is no edge; write it as a0.h1->a5.h5<q>, m0->m3 or input->m2"
         )
     target = f"{match['name']}.{match['port']}" if match["port"] else match["name"]
     return Node("embed" if writer == "input" else writer), Node(target)

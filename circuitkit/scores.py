@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import networkx as nx
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from circuitkit import circuit as circuits
-from circuitkit.errors import ScoresError
+from circuitkit.circuit import Circuit
+from circuitkit.errors import CircuitkitError, ScoresError
 from circuitkit.nodes import edge_name
 from circuitkit.wiring import Wiring
 
@@ -79,7 +79,7 @@ class Scores:
         node first (Hanna et al. 2024)."""
         if rule == "greedy":
             return self._greedy()
-        keys = _check_rule(rule)(self.values[self.wiring.legal])
+        keys = _key(rule, RULES)(self.values[self.wiring.legal])
         flat = np.flatnonzero(self.wiring.legal)
         return flat[np.argsort(-keys, kind="stable")]
 
@@ -123,63 +123,77 @@ class Scores:
         keep.reshape(-1)[flat] = True
         return self.wiring.alive(keep)
 
-    def top(self, n: int, rule: str = "abs") -> nx.DiGraph:
+    def top(self, n: int, rule: str = "abs") -> Circuit:
         """The circuit of the best n edges that hang together."""
         return self.circuit(self.mask(n, rule), rule=rule)
 
-    def above(self, threshold: float, rule: str = "abs") -> nx.DiGraph:
+    def above(self, threshold: float, rule: str = "abs") -> Circuit:
         """The circuit of the edges whose score (by ``abs``: its magnitude) exceeds a threshold."""
-        keep = (_check_rule(rule)(self.values) > threshold) & self.wiring.legal
+        keep = (_key(rule, RULES[:2])(self.values) > threshold) & self.wiring.legal
         return self.circuit(self.wiring.alive(keep), rule=rule, threshold=threshold)
 
-    def circuit(self, keep: Bool[np.ndarray, "writers readers"], **about: Any) -> nx.DiGraph:
+    def circuit(self, keep: Bool[np.ndarray, "writers readers"], **about: Any) -> Circuit:
         """The circuit of the kept edges, each with its score as ``weight``."""
         w = self.wiring
         weights = {
             (w.writers[row], w.readers[column]): float(self.values[row, column])
             for row, column in np.argwhere(keep & w.legal)
         }
-        return circuits.build(w, weights, **{**self.about, **about})
+        built = circuits.build(w, weights)
+        built.graph.update({**self.about, **about, "wiring": built.graph["wiring"]})
+        return built
 
-    def graph(self) -> nx.DiGraph:
+    def graph(self) -> Circuit:
         """All edges as a graph: large (1.6 million edges for an 8B model); rather select."""
         return self.circuit(self.wiring.legal)
 
     # -- files -----------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a safetensors file, whole or not at all; raises OutputError."""
+        """Write a safetensors file, whole or not at all; raises OutputError, and ScoresError where
+        it could not be read again."""
         from safetensors.numpy import save
 
-        notes = {
-            "format": FORMAT,
-            "version": VERSION,
-            "wiring": json.dumps(asdict(self.wiring)),
-            "about": json.dumps(dict(self.about)),
-        }
-        values = np.ascontiguousarray(np.where(self.wiring.legal, self.values, 0), np.float32)
-        return circuits.write_whole(path, save({"scores": values}, metadata=notes))
+        values = np.where(self.wiring.legal, self.values, 0)
+        with np.errstate(over="ignore"):  # the check below names the edge
+            single = Scores(self.wiring, np.ascontiguousarray(values, np.float32))
+        notes = {"format": FORMAT, "version": VERSION, "wiring": json.dumps(asdict(self.wiring))}
+        try:
+            notes["about"] = json.dumps(dict(self.about))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ScoresError(f"what is about the scores is no JSON: {error}") from error
+        return circuits.write_whole(path, save({"scores": single.values}, metadata=notes))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
         """The scores in the file; raises ScoresError where there are none."""
-        from safetensors import SafetensorError, safe_open
-
         name = repr(os.fspath(path))
         try:
-            with safe_open(os.fspath(path), framework="np") as file:
-                notes, values = file.metadata() or {}, file.get_tensor("scores")
+            notes, values = _contents(path)
             if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
-                raise ScoresError(f"{name} is no file of {FORMAT}, version {VERSION}")
-            wiring, about = json.loads(notes["wiring"]), json.loads(notes["about"])
+                raise ScoresError(f"it is no file of {FORMAT}, version {VERSION}")
+            wiring, about = (dict(json.loads(notes[key])) for key in ("wiring", "about"))
             return cls(Wiring(**wiring), values, about)
         except FileNotFoundError as error:
             raise ScoresError(f"there is no file {name}") from error
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        except (
+            CircuitkitError, OSError, KeyError, TypeError, ValueError, RecursionError
+        ) as error:  # fmt: skip
             raise ScoresError(f"{name} holds no scores: {error}") from error
 
 
-def _check_rule(rule: str) -> Callable[[Any], Any]:
-    """How a rule turns scores into keys; raises ScoresError for a rule that there is not."""
+def _contents(path: str | os.PathLike[str]) -> tuple[dict[str, str], Float[np.ndarray, "w r"]]:
+    """The notes and the table of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="np") as file:
+            return file.metadata() or {}, file.get_tensor("scores")
+    except SafetensorError as error:
+        raise ScoresError(str(error)) from error
+
+
+def _key(rule: str, known: tuple[str, ...]) -> Callable[[Any], Any]:
+    """How a rule turns scores into keys; raises ScoresError for a rule that is not known."""
     if rule not in ("abs", "signed"):
-        raise ScoresError(f"the rule {rule!r} does not order edges; choose from {', '.join(RULES)}")
+        raise ScoresError(f"the rule {rule!r} is not known here; choose from {', '.join(known)}")
     return np.abs if rule == "abs" else np.asarray

@@ -19,6 +19,8 @@ from circuitkit.nodes import LOGITS, Node, edge_name
 
 __all__ = ["Wiring"]
 
+MOST_HEADS = 2**15  # twice those of Llama 3.1 405B; a file that claims more would fill the memory
+
 
 @dataclass(frozen=True)
 class Wiring:
@@ -32,10 +34,16 @@ class Wiring:
     parallel: bool = False
 
     def __post_init__(self) -> None:
-        if self.layers < 1 or self.heads < 1 or self.groups < 1 or self.heads % self.groups:
+        counts = (self.layers, self.heads, self.groups)
+        whole = all(type(n) is int and 0 < n <= MOST_HEADS for n in counts)
+        kinds = isinstance(self.mlp, bool) and isinstance(self.parallel, bool)
+        if not whole or not kinds or self.layers * self.heads > MOST_HEADS:
             raise CircuitError(
-                f"{self} is no wiring: every count must be positive and the groups divide the heads"
+                f"{str(self)[:200]} is no wiring: layers, heads and groups are positive whole "
+                f"numbers, with at most {MOST_HEADS:,} heads in all; mlp and parallel are booleans"
             )
+        if self.heads % self.groups:
+            raise CircuitError(f"{self} is no wiring: the groups must divide the heads")
 
     @cached_property
     def writers(self) -> tuple[Node, ...]:
@@ -134,7 +142,8 @@ class Wiring:
         return tuple(Node(f"a{reader.layer}.h{h}") for h in range(first, first + size))
 
     def index(self, writer: str, reader: str) -> tuple[int, int]:
-        """Row and column of an edge; raises CircuitError where this model has no such edge."""
+        """Row and column of an edge; raises CircuitError where this model has no such edge, and
+        NodeNameError where a name is no node's."""
         row, column = self.writer.get(writer), self.reader.get(reader)
         if row is None or column is None or not self.legal[row, column]:
             raise CircuitError(

@@ -3,3 +3,7 @@
 A method is a function ``(model, data, metric, corruption, *, ...) -> Scores``. Scores are means
 over the examples, in the metric's units, and positive where an edge helps the clean behaviour.
 """
+
+from circuitkit.catalogue import serve
+
+__getattr__, __dir__ = serve("discovery")

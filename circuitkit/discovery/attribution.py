@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from circuitkit.data import Batch, Dataset
-from circuitkit.engine.attribute import gradients, score
+from circuitkit.engine.attribute import Gradients, gradients, score
 from circuitkit.engine.run import answer, record
 from circuitkit.errors import MetricError
 from circuitkit.model import Activations, Model
 from circuitkit.naming import describe
+from circuitkit.progress import track
 from circuitkit.scores import Scores
 
 __all__ = ["clean_corrupted", "eap", "eap_ig"]
@@ -70,7 +70,7 @@ def _attribute(
     carry = corruption(model, data)
     total = np.zeros(model.wiring.shape)
     flat = True
-    for batch in tqdm(data, desc=method, unit="batch", leave=False, disable=None):
+    for batch in track(data, method):
         table, silent = _score_batch(model, batch, metric, carry(batch), alphas)
         total += table.double().cpu().numpy()
         flat &= silent
@@ -99,23 +99,33 @@ def _score_batch(
 ) -> tuple[Float[Tensor, "writers readers"], bool]:
     """The scores summed over a batch, and whether every gradient was zero."""
     context = model.start(batch.clean, batch.mask)
-    with torch.no_grad():
-        live = record(model, context)
-        reference = answer(model, batch, live.final)
+    clean: Gradients | None = None
+    if 1.0 in alphas:  # the run at which the gradient is taken is the clean one, so it is run once
+        itself = partial(_value, metric, None, batch)
+        clean = gradients(model, batch, context, context.embed, itself)
+        live, reference = clean.activations, clean.output
+    else:
+        with torch.no_grad():
+            live = record(model, context)
+            reference = answer(model, batch, live.final)
     value = partial(_value, metric, reference, batch)
     table = torch.zeros(model.wiring.shape, device=model.device)
     silent = True
     for carried in draws:
         for alpha in alphas:
-            embed = torch.lerp(carried.embed.to(live.embed), live.embed, alpha)
-            at = gradients(model, batch, context, embed, value)
+            embed = torch.lerp(carried.embed.to(live.embed), context.embed, alpha)
+            at = clean if clean and alpha == 1 else gradients(model, batch, context, embed, value)
             silent &= not at.logits.any()
             table += score(model, batch, live, carried, at)
     return table / (len(draws) * len(alphas)), silent
 
 
-def _value(metric: Metric, reference: Tensor, batch: Batch, logits: Tensor) -> Float[Tensor, " b"]:
-    """The metric with all but the logits bound; raises MetricError where it has no gradient."""
+def _value(
+    metric: Metric, reference: Tensor | None, batch: Batch, logits: Tensor
+) -> Float[Tensor, " b"]:
+    """The metric with all but the logits bound (without a reference, they are it); raises
+    MetricError where it has no gradient."""
+    reference = logits.detach() if reference is None else reference
     values = metric(logits, reference, batch)
     if values.shape != (len(batch),):
         raise MetricError(

@@ -25,7 +25,7 @@ from circuitkit.model import Activations, Context, Model
 
 __all__ = ["Gradients", "gradients", "score"]
 
-BLOCK_BYTES = 64 * 2**20  # of one block's writers; larger gains nothing and costs memory
+BLOCK_BYTES = 16 * 2**20  # of one block's writers; larger gains little and costs memory
 
 Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, " b"]]
 
@@ -33,8 +33,9 @@ Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, " b"]]
 class Gradients:
     """The gradients of a metric at every reader of one run, before they are pulled back.
 
-    ``ports[layer]`` maps q, k and v to the gradients in what the ports gave; ``mlp[layer]`` and
-    ``logits`` (at the answer positions) are gradients in what was read.
+    ``ports[layer]`` maps q, k and v to the gradients in what the ports gave; ``mlps[layer]`` and
+    ``logits`` (at the answer positions) are gradients in what was read. ``output`` are the logits
+    of that run.
     """
 
     def __init__(
@@ -43,10 +44,10 @@ class Gradients:
         mlps: list[Float[Tensor, "b p d"]],
         logits: Float[Tensor, "b d"],
         activations: Activations,
-        values: Float[Tensor, " b"],
+        output: Float[Tensor, "b vocab"],
     ) -> None:
         self.ports, self.mlps, self.logits = ports, mlps, logits
-        self.activations, self.values = activations, values
+        self.activations, self.output = activations, output
 
 
 def gradients(
@@ -63,8 +64,8 @@ def gradients(
     layers = range(model.wiring.layers)
     with torch.enable_grad():
         activations = record(model, context, embed.detach().requires_grad_(), tap)
-        values = metric(answer(model, batch, activations.final))
-        found = torch.autograd.grad(values.sum(), list(taps.values()), allow_unused=True)
+        output = answer(model, batch, activations.final)
+        found = torch.autograd.grad(metric(output).sum(), list(taps.values()), allow_unused=True)
     grads = {
         key: torch.zeros_like(taps[key]) if grad is None else grad
         for key, grad in zip(taps, found, strict=True)
@@ -75,7 +76,7 @@ def gradients(
         mlps=[grads["mlp", layer] for layer in layers] if model.wiring.mlp else [],
         logits=grads["logits", model.wiring.layers][rows, batch.last],
         activations=activations,
-        values=values.detach(),
+        output=output.detach(),
     )
 
 
@@ -89,7 +90,8 @@ def score(
     taken, which need not be the live one (EAP-IG).
     """
     table = torch.zeros(model.wiring.shape, dtype=torch.float32, device=model.device)
-    tokens = batch.mask.flatten().nonzero().squeeze(1)
+    differ = batch.mask & ~carried.unchanged(live.embed)  # elsewhere every difference is zero
+    tokens = differ.flatten().nonzero().squeeze(1)
     width = len(model.wiring.writers) * model.d_model * 4
     for block in tokens.split(max(1, BLOCK_BYTES // width)):
         deltas = _deltas(model, live, carried, block)

@@ -87,8 +87,9 @@ def assemble(
             middle = middle + mlps[layer]
         x = middle
     return Activations(
-        embed, tuple(heads), tuple(raw), tuple(mlps), tuple(attn_in), tuple(mlp_in), x
-    )
+        embed, tuple(heads), tuple(raw), tuple(mlps), tuple(attn_in), tuple(mlp_in), x,
+        consistent=False,
+    )  # fmt: skip
 
 
 def answer(model: Model, batch: Batch, final: Float[Tensor, "b p d"]) -> Float[Tensor, "b vocab"]:
@@ -111,7 +112,8 @@ class _Run:
     """One masked run: the writers that differ from the carried run, as they come.
 
     ``deltas`` holds live − carried of the live writers, and ``rows`` which writers they are. The
-    buffer is filled in place, unless a gradient flows through it.
+    buffer is filled in place, unless a gradient flows through it. Positions before the first token
+    at which the two runs differ are what they are in the carried run; the masked run begins after.
     """
 
     def __init__(self, model: Model, context: Context, carried: Activations, keep: Mask) -> None:
@@ -125,32 +127,37 @@ class _Run:
         self.writes = wiring.alive(kept).any(1)
         self.rows: list[int] = []
         self.blocks: list[Tensor] = []
-        embed = context.embed
+        self.start = int(carried.unchanged(context.embed).all(0).sum())
+        embed = self._late(context.embed)
         self.buffer = embed.new_empty(0 if self.graded else int(self.writes.sum()), *embed.shape)
         if self.writes[0]:
-            self._add([0], (embed - carried.embed)[None])
+            self._add([0], (embed - self._late(carried.embed))[None])
 
-    def _add(self, rows: Sequence[int], deltas: Float[Tensor, "n b p d"]) -> None:
+    def _late(self, x: Float[Tensor, "b p *rest"]) -> Float[Tensor, "b s *rest"]:
+        """The positions that are run."""
+        return x[:, self.start :]
+
+    def _add(self, rows: Sequence[int], deltas: Float[Tensor, "n b s d"]) -> None:
         if self.graded:
             self.blocks.append(deltas)
         else:
             self.buffer[len(self.rows) : len(self.rows) + len(rows)] = deltas
         self.rows += rows
 
-    def _deltas(self) -> Float[Tensor, "n b p d"]:
+    def _deltas(self) -> Float[Tensor, "n b s d"]:
         if not self.graded:
             return self.buffer[: len(self.rows)]
         self.blocks = [torch.cat(self.blocks)]
         return self.blocks[0]
 
     def read(
-        self, base: Float[Tensor, "b p d"], columns: Sequence[int]
-    ) -> Float[Tensor, "r b p d"]:
+        self, base: Float[Tensor, "b s d"], columns: Sequence[int]
+    ) -> Float[Tensor, "r b s d"]:
         """What these readers read: the carried residual, and what live writers change of it."""
         mix = self.keep[self.rows][:, list(columns)].T
         deltas = self._deltas()
         if len(columns) > 1 or self.graded:
-            read = torch.addmm(base.flatten()[None], mix, deltas.flatten(1))
+            read = torch.addmm(base.reshape(1, -1), mix, deltas.flatten(1))
             return read.view(len(columns), *base.shape)
         read = base
         for i, weight in enumerate(mix[0].tolist()):
@@ -167,12 +174,15 @@ class _Run:
 
     def final(self) -> Float[Tensor, "b p d"]:
         """The residual that the logits read."""
-        wiring = self.model.wiring
+        wiring, carried = self.model.wiring, self.carried.final
+        if not self.writes.any():
+            return carried
         for layer in range(wiring.layers):
             self._attention(layer)
             if wiring.mlp and self.writes[wiring.mlp_row(layer)]:
                 self._mlp(layer)
-        return self.read(self.carried.final, [wiring.shape[1] - 1])[0]
+        late = self.read(self._late(carried), [wiring.shape[1] - 1])[0]
+        return torch.cat([carried[:, : self.start], late], dim=1)
 
     def _attention(self, layer: int) -> None:
         wiring, model, carried = self.model.wiring, self.model, self.carried
@@ -180,11 +190,12 @@ class _Run:
         heads = [h for h in range(wiring.heads) if self.writes[first + h]]
         if not heads:
             return
-        z = model.attend(self.context, layer, *self._ports(layer, heads))
+        z = self._late(model.attend(self.context, layer, *self._ports(layer, heads)))
         index = torch.tensor(heads, device=z.device)
         # in a post-norm model the heads that are not live count in the norm with what they carry
-        together = carried.raw[layer].index_copy(2, index, z[:, :, heads])
-        delta = (model.share(layer, together) - carried.heads[layer])[:, :, heads]
+        together = self._late(carried.raw[layer]).index_copy(2, index, z[:, :, heads])
+        share = model.share(layer, together)
+        delta = (share - self._late(carried.heads[layer]))[:, :, heads]
         self._add([first + h for h in heads], model.write(layer, heads, delta))
 
     def _ports(self, layer: int, heads: Sequence[int]) -> list[Tensor]:
@@ -198,20 +209,39 @@ class _Run:
         else:
             sizes = [s.stop - s.start for s in ports.values()]
             out = [base.new_zeros(*base.shape[:2], size, model.d_head) for size in sizes]
-        live = {c for h in heads for c in wiring.feeds(wiring.first_head(layer) + h)}
+        live = sorted({c for h in heads for c in wiring.feeds(wiring.first_head(layer) + h)})
         given: dict[int, Tensor] = {}
-        for columns in self._groups(sorted(live)):
+        for columns in self._groups(live):
             index = [c - ports["q"].start for c in columns]
-            read = model.read(layer, index, self.read(base, columns))
+            read = model.read(layer, index, self.read(self._late(base), columns))
             given |= dict(zip(columns, read, strict=True))
+        early = self._early(layer, [c for c in live if c >= ports["k"].start])
         for i, span in enumerate(ports.values()):
-            here = sorted(c for c in given if span.start <= c < span.stop)
+            here = [c for c in live if span.start <= c < span.stop]
             place = torch.tensor([c - span.start for c in here], device=base.device)
-            out[i] = out[i].index_copy(2, place, torch.stack([given[c] for c in here], dim=2))
+            full = torch.stack([self._whole(given[c], early.get(c)) for c in here], dim=2)
+            out[i] = out[i].index_copy(2, place, full)
         return out
 
+    def _early(self, layer: int, columns: Sequence[int]) -> dict[int, Tensor]:
+        """The keys and values of the positions that are not run: those of the carried run."""
+        if not self.start:
+            return {}
+        base = self.carried.attn_in[layer][None, :, : self.start]
+        index = [c - self.model.wiring.ports(layer)["q"].start for c in columns]
+        return dict(zip(columns, self.model.read(layer, index, base), strict=True))
+
+    def _whole(
+        self, late: Float[Tensor, "b s e"], early: Float[Tensor, "b f e"] | None
+    ) -> Float[Tensor, "b p e"]:
+        """All positions; of queries the early ones are zeros, for nobody looks at their heads."""
+        if early is None:
+            return torch.nn.functional.pad(late, (0, 0, self.start, 0))
+        return torch.cat([early, late], dim=1)
+
     def _mlp(self, layer: int) -> None:
-        wiring = self.model.wiring
-        read = self.read(self.carried.mlp_in[layer], [wiring.mlp_column(layer)])[0]
-        delta = self.model.mlp(layer, read) - self.carried.mlps[layer]
+        wiring, carried = self.model.wiring, self.carried
+        column = wiring.mlp_column(layer)
+        read = self.read(self._late(carried.mlp_in[layer]), [column])[0]
+        delta = self.model.mlp(layer, read) - self._late(carried.mlps[layer])
         self._add([wiring.mlp_row(layer)], delta[None])

@@ -4,3 +4,7 @@ A metric is a function ``(logits, reference, batch) -> values``: the logits at t
 those of the full model on the clean prompt, and the batch; one value per example, higher is better.
 It never reduces over examples.
 """
+
+from circuitkit.catalogue import serve
+
+__getattr__, __dir__ = serve("metrics")

@@ -1,0 +1,50 @@
+"""Find, measure and draw the circuit by which a transformer language model does a task.
+
+The names below are imported when they are used: torch takes seconds, and drawing needs none of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "Circuit": "circuit",
+    "Dataset": "data",
+    "Prompt": "data",
+    "Scores": "scores",
+    "Task": "data",
+    "ability": "evaluate",
+    "check": "check",
+    "compare": "compare",
+    "completeness": "evaluate",
+    "curve": "evaluate",
+    "evaluate": "evaluate",
+    "fetch": "fetch",
+    "find_circuit": "find",
+    "load": "load",
+    "make_task": "find",
+    "read": "circuit",
+    "resolve": "catalogue",
+    "smallest": "evaluate",
+    "write": "export",
+}
+_FOLDERS = ("corruptions", "discovery", "export", "metrics", "tasks")
+
+__all__ = ["__version__", *sorted(_PLACES), *_FOLDERS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FOLDERS:
+        return importlib.import_module(f"circuitkit.{name}")
+    if name in _PLACES:
+        value = getattr(importlib.import_module(f"circuitkit.{_PLACES[name]}"), name)
+        globals()[name] = value  # so that a module of that name does not stand in its way
+        return value
+    raise AttributeError(f"circuitkit has no {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,351 @@
+"""The command line: what it reads, prints and returns.
+
+Results go to stdout, progress to stderr. A user's mistake is one sentence on stderr and exit code
+2. What needs torch is imported by the commands that need it, so ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from circuitkit import catalogue
+from circuitkit.errors import CircuitkitError, ScoresError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.quiet:
+        os.environ["TQDM_DISABLE"] = "1"
+    try:
+        options.run(options)
+    except CircuitkitError as error:
+        print(f"circuitkit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("circuitkit: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe went away: `circuitkit list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+# -- what there is to type -------------------------------------------------------------------------
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="circuitkit",
+        description="Find, measure and draw the circuit by which a language model does a task.",
+        epilog="Names take settings: --method 'eap_ig(steps=10)', "
+        "--corruption \"noise(spans=('S2',), draws=4)\"; own functions: --metric mine.py:name.",
+    )
+    from circuitkit import __version__
+
+    parser.add_argument("--version", action="version", version=f"circuitkit {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--quiet", action="store_true", help="no progress bars")
+    common.add_argument("--json", action="store_true", help="print JSON, for machines")
+    machine = argparse.ArgumentParser(add_help=False, parents=[common])
+    machine.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    machine.add_argument("--dtype", help="float32, bfloat16, ... (default: the checkpoint's)")
+    machine.add_argument("--threads", type=_positive, help="processor threads")
+    machine.add_argument("--batch-size", type=_positive, default=32, metavar="N")
+    _discover(commands, machine)
+    _evaluate(commands, machine)
+    _rest(commands, common, machine)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    return int(text)
+
+
+def _discover(commands: Any, machine: argparse.ArgumentParser) -> None:
+    p = commands.add_parser(
+        "discover", parents=[machine], help="find the circuit of a task, measure it and draw it"
+    )
+    p.add_argument("task", metavar="TASK", help="ioi, greater_than, ... or a CSV or JSONL file")
+    p.add_argument("--model", default="mini", help="mini, smollm2-135m, a directory or a hub name")
+    p.add_argument("--method", default="eap_ig", help="how edges are scored (default: eap_ig)")
+    p.add_argument("--metric", help="what a run is judged by (default: the task's)")
+    p.add_argument("--corruption", default="counterfactual", help="what a cut edge carries")
+    size = p.add_mutually_exclusive_group()
+    size.add_argument("--edges", type=_positive, metavar="N", help="the size of the circuit")
+    size.add_argument(
+        "--faithfulness",
+        type=float,
+        metavar="F",
+        help="the smallest circuit that reaches this (default: 0.85)",
+    )
+    p.add_argument("--rule", default="abs", choices=("abs", "signed", "greedy"))
+    p.add_argument(
+        "--examples", type=_positive, default=64, metavar="N", help="prompts of each half"
+    )
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--force", action="store_true", help="even if the model cannot do the task")
+    p.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: circuits/TASK-MODEL")
+    p.set_defaults(run=discover)
+
+
+def _evaluate(commands: Any, machine: argparse.ArgumentParser) -> None:
+    p = commands.add_parser(
+        "evaluate", parents=[machine], help="measure a saved circuit, under any metric × corruption"
+    )
+    p.add_argument("circuit", metavar="CIRCUIT.json")
+    p.add_argument("--model", help="default: the circuit's own; so the next three")
+    p.add_argument("--task")
+    p.add_argument("--metric", action="append", metavar="M", help="may be given several times")
+    p.add_argument("--corruption", action="append", metavar="C", help="may be given several times")
+    p.add_argument("--examples", type=_positive, default=64, metavar="N")
+    p.set_defaults(run=evaluate)
+
+
+def _rest(commands: Any, common: argparse.ArgumentParser, machine: argparse.ArgumentParser) -> None:
+    p = commands.add_parser("compare", parents=[common], help="the overlap of two saved circuits")
+    p.add_argument("left", metavar="A.json")
+    p.add_argument("right", metavar="B.json")
+    p.set_defaults(run=compare)
+    p = commands.add_parser("draw", parents=[common], help="a saved circuit as a picture or a file")
+    p.add_argument("circuit", metavar="CIRCUIT.json")
+    suffixes = ", ".join(catalogue.names("export"))
+    p.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=suffixes)
+    p.add_argument("--edges", type=_positive, default=200, metavar="N", help="draw the strongest N")
+    p.add_argument("--title")
+    p.set_defaults(run=draw)
+    p = commands.add_parser("list", parents=[common], help="what there is by name")
+    p.add_argument("kind", nargs="?", choices=catalogue.KINDS)
+    p.set_defaults(run=list_names)
+    p = commands.add_parser(
+        "task", help="look at a task's prompts, and at how well a model does it"
+    )
+    show = p.add_subparsers(required=True, metavar="show").add_parser("show", parents=[machine])
+    show.add_argument("task", metavar="TASK")
+    show.add_argument("--model", default="mini")
+    show.add_argument("--examples", type=_positive, default=64, metavar="N")
+    show.add_argument("--seed", type=int, default=0)
+    show.set_defaults(run=task_show)
+    p = commands.add_parser("check", parents=[machine], help="prove that a model is its graph")
+    p.add_argument("model", metavar="MODEL")
+    p.set_defaults(run=check)
+    p = commands.add_parser("fetch", parents=[common], help="store a real model in the cache")
+    p.add_argument("model", metavar="MODEL", help="smollm2-135m")
+    p.set_defaults(run=fetch)
+
+
+# -- what the commands do --------------------------------------------------------------------------
+def discover(options: argparse.Namespace) -> None:
+    """Find a circuit, write its files, print its summary."""
+    for kind, name in (("tasks", options.task), ("discovery", options.method),
+                       ("corruptions", options.corruption), ("metrics", options.metric)):  # fmt: skip
+        _known(kind, name)
+    model = _load(options)
+    from circuitkit.export import write
+    from circuitkit.find import find_circuit
+
+    found = find_circuit(
+        model, options.task, method=options.method, metric=options.metric,
+        corruption=options.corruption, edges=options.edges, faithfulness=options.faithfulness,
+        rule=options.rule, examples=options.examples, seed=options.seed,
+        batch_size=options.batch_size, force=options.force,
+    )  # fmt: skip
+    place = options.output or _default_place(options)
+    written = [
+        write(found.circuit, place / "circuit.json"),
+        found.scores.save(place / "scores.safetensors"),
+        write(found.circuit, place / "circuit.svg"),
+    ]
+    if options.json:
+        _print_json({**found.to_dict(), "files": [str(path) for path in written]})
+    else:
+        print(found)
+        print("\nwritten:", *written)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Print a circuit's faithfulness under each metric × corruption, on unseen prompts."""
+    from circuitkit.circuit import read
+
+    circuit = read(options.circuit)
+    about = circuit.graph
+    options.model = options.model or _recorded(about, "model")
+    task = options.task or _recorded(about, "task")
+    measures = options.metric or [_recorded(about, "metric")]
+    corruptions = options.corruption or [_recorded(about, "corruption")]
+    for kind, chosen in (("metrics", measures), ("corruptions", corruptions), ("tasks", [task])):
+        for name in chosen:
+            _known(kind, name)
+    model = _load(options)
+    from circuitkit import evaluate as measure
+    from circuitkit.data import Dataset
+    from circuitkit.find import held_out
+
+    seen = int(about.get("examples", 0)) if task == about.get("task") else 0
+    prompts = held_out(task, model, options.examples, int(about.get("seed", 0)), seen)
+    data = Dataset.of(prompts, model, batch_size=options.batch_size)
+    rows = []
+    for name in measures:
+        for corruption in corruptions:
+            found = measure(
+                model, circuit, data, catalogue.resolve("metrics", name),
+                catalogue.resolve("corruptions", corruption),
+            )  # fmt: skip
+            low, high = found.interval()
+            rows.append({
+                "metric": name, "corruption": corruption, "faithfulness": found.faithfulness,
+                "low": low, "high": high, "mean_of_ratios": found.mean_of_ratios,
+                "circuit": float(found.circuit.mean()),
+                "everything": float(found.everything.mean()),
+                "nothing": float(found.nothing.mean()),
+            })  # fmt: skip
+    _table(rows, options.json, f"{circuit!r}; {len(data)} prompts of {task} on {model.name}")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print the overlap of two circuits."""
+    from circuitkit.circuit import read
+    from circuitkit.compare import compare
+
+    found = compare(read(options.left), read(options.right))
+    if options.json:
+        _print_json(found.to_dict())
+    else:
+        print(found)
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Write a circuit as a picture or a file."""
+    from circuitkit.circuit import read
+    from circuitkit.export import write
+
+    path = write(read(options.circuit), options.output, edges=options.edges, title=options.title)
+    _print_json({"file": str(path)}) if options.json else print(path)
+
+
+def list_names(options: argparse.Namespace) -> None:
+    """Print what there is by name."""
+    kinds = [options.kind] if options.kind else catalogue.KINDS
+    listed = {kind: catalogue.describe(kind) for kind in kinds}
+    if options.json:
+        _print_json(listed)
+        return
+    for kind, functions in listed.items():
+        print(kind)
+        for name, line in functions.items():
+            print(f"  {name:18s} {line}")
+
+
+def task_show(options: argparse.Namespace) -> None:
+    """Print prompts of a task, their token positions, and how well the model does it."""
+    _known("tasks", options.task)
+    model = _load(options)
+    from circuitkit.data import Dataset
+    from circuitkit.evaluate import ability
+    from circuitkit.find import make_task
+
+    task = make_task(options.task, model, n=options.examples, seed=options.seed)
+    data = Dataset.of(task, model, batch_size=options.batch_size)
+    able = ability(model, data, catalogue.resolve("metrics", task.metric))
+    if options.json:
+        _print_json({"task": task.name, "model": model.name, **vars(able),
+                     "prompts": [vars(p) for p in task.prompts]})  # fmt: skip
+        return
+    print(f"{task.name} on {model.name}: {able}\n")
+    for prompt, example in list(zip(task.prompts, data.examples, strict=True))[:5]:
+        print(f"  clean    {prompt.clean!r} -> {', '.join(map(repr, prompt.correct[:5]))}")
+        print(f"  corrupt  {prompt.corrupt!r} -> {', '.join(map(repr, prompt.wrong[:5]))}")
+        where = sorted(example.spans.items(), key=lambda item: item[1])
+        print("  tokens  ", ", ".join(f"{name} {_range(span)}" for name, span in where), "\n")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Print the proof that a model is its graph; raises where it is not."""
+    from circuitkit.check import check
+    from circuitkit.load import open_model
+
+    _set_threads(options.threads)
+    proof = check(open_model(options.model, device=options.device, dtype=options.dtype))
+    if options.json:
+        rows = [{**vars(row), "holds": row.holds} for row in proof.rows]
+        _print_json({"model": proof.model, "holds": proof.holds, "statements": rows})
+    else:
+        print(proof)
+    proof.require()
+
+
+def fetch(options: argparse.Namespace) -> None:
+    """Store a real model in the user's cache."""
+    from circuitkit.fetch import fetch
+
+    say = (lambda _: None) if options.quiet else (lambda line: print(line, file=sys.stderr))
+    path = fetch(options.model, say=say)
+    _print_json({"directory": str(path)}) if options.json else print(path)
+
+
+# -- helpers ---------------------------------------------------------------------------------------
+def _known(kind: str, name: str | None) -> None:
+    """Raise UnknownNameError for a name that is not catalogued, before anything slow is loaded."""
+    plain = (name or "").partition("(")[0].strip()
+    from_elsewhere = ":" in plain or plain.endswith((".csv", ".jsonl"))
+    if name and not from_elsewhere and plain not in catalogue.names(kind):
+        catalogue.lookup(kind, plain)
+
+
+def _load(options: argparse.Namespace) -> Any:
+    from circuitkit.load import load
+
+    _set_threads(options.threads)
+    return load(options.model, device=options.device, dtype=options.dtype)
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _default_place(options: argparse.Namespace) -> Path:
+    task = Path(options.task.partition("(")[0]).stem
+    return Path("circuits") / f"{task}-{Path(options.model).name}"
+
+
+def _recorded(about: dict[str, Any], key: str) -> str:
+    if key not in about:
+        raise ScoresError(f"the circuit does not say its {key}; give --{key}")
+    return str(about[key])
+
+
+def _range(span: tuple[int, int]) -> str:
+    start, stop = span
+    return str(start) if stop - start == 1 else f"{start}–{stop - 1}"
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=list))
+
+
+def _table(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
+    """Rows with the same keys as a table, numbers to three decimals."""
+    if as_json:
+        _print_json(rows)
+        return
+    cells = [[k.replace("_", " ") for k in rows[0]]]
+    cells += [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in r.values()] for r in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    print(title)
+    for line in cells:
+        padded = (
+            text.ljust(w) if i < 2 else text.rjust(w)
+            for i, (text, w) in enumerate(zip(line, widths, strict=True))
+        )
+        print("  ".join(padded))

@@ -1,0 +1,177 @@
+"""What a picture shows of a circuit: its strongest edges, the boxes they join, and the words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+
+from circuitkit.circuit import edges as edges_of
+from circuitkit.circuit import wiring_of
+from circuitkit.errors import OutputError
+from circuitkit.export import _style
+from circuitkit.nodes import EMBED, LOGITS, Node, edge_name
+from circuitkit.wiring import Wiring
+
+TOLD = ("model", "task", "metric", "corruption", "method")
+
+
+@dataclass(frozen=True)
+class Box:
+    """One drawn node: a component, or a key/value group none of whose heads is drawn."""
+
+    name: str
+    kind: str  # embed, head, group, mlp or logits
+    layer: int
+    label: str
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Layer, then attention before the MLP: what reads stands above what writes."""
+        return self.layer, int(self.kind == "mlp")
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One drawn edge, and the boxes where it ends: several where it feeds a group of heads."""
+
+    writer: Node
+    reader: Node
+    weight: float
+    ends: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """The edge's name and weight, for whoever points at it."""
+        return f"{edge_name(self.writer, self.reader)}  {self.weight:+.3g}"
+
+    @property
+    def colour(self) -> str:
+        """By the port where it ends."""
+        return _style.PORTS[self.reader.port] if self.reader.port else _style.PLAIN
+
+    @property
+    def opacity(self) -> float:
+        """How solid its lines are."""
+        return _style.opacity(len(self.ends))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Everything that a picture shows; where it shows it is for the layout to say."""
+
+    wiring: Wiring
+    edges: tuple[Edge, ...]  # the weakest first, so that the strongest lie on top
+    boxes: Mapping[str, Box]
+    roles: Mapping[str, str]  # of boxes
+    left_out: int
+    told: Mapping[str, Any]  # the graph's attributes
+    title: str
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest |weight|."""
+        return max((abs(edge.weight) for edge in self.edges), default=0.0)
+
+    @cached_property
+    def tints(self) -> dict[str, str]:
+        """The colour of each role, in the order in which the roles come up the model; roles that
+        are more than the palette stay white."""
+        return dict(zip(dict.fromkeys(self.roles.values()), _style.ROLES, strict=False))
+
+    def fill(self, box: Box) -> str:
+        """The colour of a box."""
+        tint = self.tints.get(self.roles.get(box.name, ""))
+        return tint or _style.KINDS.get(box.kind, _style.PAPER)
+
+    def ink(self, box: Box) -> str:
+        """The colour of a box's letters."""
+        dark = box.kind in ("embed", "logits") and box.name not in self.roles
+        return _style.PAPER if dark else _style.INK
+
+    @property
+    def caption(self) -> tuple[str, ...]:
+        """Where the circuit comes from; how much of it is drawn, and how faithful it is."""
+        source = [f"{key}: {_style.plain(self.told[key])}" for key in TOLD if self.told.get(key)]
+        faithful = _faithfulness(self.told.get("faithfulness"))
+        parts = (" · ".join(source), self._extent(), faithful)
+        return tuple(part for part in parts if part)
+
+    def _extent(self) -> str:
+        drawn, model = len(self.edges), f"the model's {self.wiring.n_edges:,}"
+        if not self.left_out:
+            return f"{drawn:,} edges of {model}" if drawn else f"no edges of {model}"
+        total = drawn + self.left_out
+        return (
+            f"the {drawn:,} strongest of {total:,} edges ({self.left_out:,} left out), of {model}"
+        )
+
+
+def drawing(circuit: nx.DiGraph, edges: int, title: str | None) -> Drawing:
+    """What to draw of the circuit: at most so many edges, the strongest. Raises OutputError where
+    ``edges`` is no count, CircuitError where the graph is no circuit."""
+    if not isinstance(edges, int) or edges < 1:
+        raise OutputError(f"edges={edges!r} cannot be drawn; give a whole number from 1 on")
+    wiring = wiring_of(circuit)
+    found = sorted(edges_of(circuit), key=lambda e: (-abs(e[2]), e[0], e[1]))
+    shown = found[:edges]
+    heads = {writer for writer, _, _ in shown} | {reader.component for _, reader, _ in shown}
+    drawn = tuple(Edge(w, r, x, _ends(r, wiring, heads)) for w, r, x in reversed(shown))
+    boxes = _boxes(drawn)
+    roles = {
+        name: _style.plain(circuit.nodes[name]["role"])
+        for name in boxes
+        if name in circuit and circuit.nodes[name].get("role")
+    }
+    left_out, heading = len(found) - len(shown), _style.plain(title or "")
+    return Drawing(wiring, drawn, boxes, roles, left_out, circuit.graph, heading)
+
+
+def _ends(reader: Node, wiring: Wiring, heads: set[Node]) -> tuple[str, ...]:
+    """The boxes that the reader's edge leads to."""
+    if reader.port is None or reader.head is not None:
+        return (str(reader.component),)
+    present = tuple(str(head) for head in wiring.heads_of(reader) if head in heads)
+    return present or (reader.rsplit(".", 1)[0],)
+
+
+def _boxes(drawn: Iterable[Edge]) -> dict[str, Box]:
+    names = {str(EMBED), str(LOGITS)}
+    for edge in drawn:
+        names |= {str(edge.writer), *edge.ends}
+    return {box.name: box for box in sorted(map(_box, names), key=lambda b: (b.rank, _tail(b)))}
+
+
+def _tail(box: Box) -> tuple[int, str]:
+    return len(box.label), box.label
+
+
+def _box(name: str) -> Box:
+    if name in (EMBED, LOGITS):
+        return Box(name, name, -1 if name == EMBED else 10**9, name)
+    if name.startswith("m"):
+        return Box(name, "mlp", int(name[1:]), name)
+    layer, part = name[1:].split(".")
+    kind, label = ("head", part[1:]) if part.startswith("h") else ("group", part)
+    return Box(name, kind, int(layer), f"{layer}.{label}")
+
+
+def _faithfulness(value: Any) -> str:
+    """The faithfulness in words, be it a number or a mapping with an interval."""
+    if not isinstance(value, Mapping):
+        return "" if value is None else f"faithfulness {_number(value)}"
+    if value.get("value") is None:
+        return ""
+    text = f"faithfulness {_number(value['value'])}"
+    if value.get("low") is not None and value.get("high") is not None:
+        text += f" [{_number(value['low'])}, {_number(value['high'])}]"
+    if value.get("random") is not None:
+        text += f", a random circuit {_number(value['random'])}"
+    return text
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else _style.plain(value)

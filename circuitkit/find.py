@@ -1,0 +1,249 @@
+"""The main job: from a model and a task to a measured circuit.
+
+Edges are scored on one half of the prompts, the circuit is chosen on it, and its faithfulness is
+measured on the other half, beside random circuits of the same size.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.metadata
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from circuitkit import circuit as circuits
+from circuitkit.catalogue import resolve
+from circuitkit.data import Dataset, Task, Words
+from circuitkit.errors import DataError, ScoresError
+from circuitkit.evaluate import (
+    Ability,
+    Evaluation,
+    ability,
+    completeness,
+    evaluate,
+    random_masks,
+    smallest,
+)
+from circuitkit.model import Model
+from circuitkit.naming import describe
+from circuitkit.scores import Scores
+
+__all__ = ["Found", "find_circuit", "held_out", "make_task"]
+
+FAITHFULNESS = 0.85  # the target where neither a size nor a target is asked for
+
+
+def make_task(name: str, model: Model, n: int | None = 100, seed: int = 0, **settings: Any) -> Task:
+    """The task of that name (with settings: ``ioi(corrupt='names')``, or a CSV or JSONL file), made
+    of words that fit the model's tokenizer. Raises TaskFitError where they do not."""
+    if model.tokenizer is None:
+        raise DataError(f"{model.name!r} has no tokenizer, so no task can be put to it; load one")
+    if name.endswith((".csv", ".jsonl")):
+        name = f"from_file(path={name!r})"
+    made: Task = resolve("tasks", name)(Words(model.tokenizer), n=n, seed=seed, **settings)
+    return replace(made, name=name)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A circuit with what was measured of it; prints itself as a summary, and draws itself in a
+    notebook."""
+
+    circuit: nx.DiGraph
+    scores: Scores
+    ability: Ability
+    evaluation: Evaluation
+    complement: Evaluation
+    null: tuple[Evaluation, ...]
+    seconds: float
+    mebibytes: float
+
+    @property
+    def random(self) -> float:
+        """The mean faithfulness of the random circuits."""
+        return float(np.mean([e.faithfulness for e in self.null]))
+
+    def heads(self, n: int = 10) -> list[tuple[str, float]]:
+        """The heads and MLPs that carry most: Σ |weight| over the edges out of each."""
+        carried: dict[str, float] = {}
+        for writer, _, weight in circuits.edges(self.circuit):
+            carried[writer] = carried.get(writer, 0.0) + abs(weight)
+        carried.pop("embed", None)
+        return sorted(carried.items(), key=lambda item: -item[1])[:n]
+
+    def edges(self, n: int = 10) -> list[tuple[str, float]]:
+        """The circuit's strongest edges."""
+        own = circuits.mask(self.circuit)
+        values = np.where(own, self.scores.values, 0)
+        return Scores(self.scores.wiring, values).strongest(min(n, int(own.sum())))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that the summary says, for machines."""
+        low, high = self.evaluation.interval()
+        about = self.circuit.graph
+        return {
+            **{k: v for k, v in about.items() if k not in ("wiring", "versions")},
+            "edges": self.evaluation.edges,
+            "edges_total": self.scores.wiring.n_edges,
+            "accuracy": self.ability.accuracy,
+            "metric_clean": self.ability.clean,
+            "metric_corrupt": self.ability.corrupt,
+            "faithfulness": self.evaluation.faithfulness,
+            "interval": [low, high],
+            "mean_of_ratios": self.evaluation.mean_of_ratios,
+            "complement_faithfulness": self.complement.faithfulness,
+            "random_faithfulness": [e.faithfulness for e in self.null],
+            "strongest_edges": self.edges(),
+            "strongest_components": self.heads(),
+            "seconds": round(self.seconds, 2),
+            "peak_mebibytes": round(self.mebibytes),
+        }
+
+    def __repr__(self) -> str:
+        about, found = self.circuit.graph, self.evaluation
+        low, high = found.interval()
+        spread = [e.faithfulness for e in self.null]
+        lines = [
+            f"{about['task']} on {about['model']}: {circuits.summary(self.circuit)}",
+            "",
+            f"  the model        {self.ability}",
+            f"  faithfulness     {found.faithfulness:.3f}  [{low:.3f}, {high:.3f}]  "
+            f"({found.metric}, {found.corruption}, {len(found.circuit)} unseen prompts)",
+            f"  mean of ratios   {found.mean_of_ratios:.3f}",
+            f"  without it       {self.complement.faithfulness:.3f}  (all other edges kept)",
+            f"  random circuits  {self.random:.3f}  [{min(spread):.3f}, {max(spread):.3f}]  "
+            f"({len(spread)} of the same size)",
+            f"  cost             {self.seconds:.1f} s, peak memory {self.mebibytes:,.0f} MiB",
+            "",
+            f"  {'strongest edges':34s}strongest components (Σ|weight| of their edges)",
+        ]
+        rows = zip(self.edges(), [*self.heads(), *[("", 0.0)] * 10], strict=False)
+        for (edge, weight), (head, total) in rows:
+            right = f"{total:7.3f}  {head}" if head else ""
+            lines.append(f"  {weight:+8.3f}  {edge:24s}{right}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        picture: str = self.circuit._repr_svg_()
+        return f"{picture}<pre>{html.escape(repr(self))}</pre>"
+
+
+def find_circuit(
+    model: Model,
+    task: Task | str,
+    *,
+    method: Callable[..., Scores] | str = "eap_ig",
+    metric: Callable[..., Any] | str | None = None,
+    corruption: Callable[..., Any] | str = "counterfactual",
+    edges: int | None = None,
+    faithfulness: float | None = None,
+    rule: str = "abs",
+    examples: int = 64,
+    seed: int = 0,
+    batch_size: int = 32,
+    force: bool = False,
+) -> Found:
+    """The circuit of a task, with its faithfulness on prompts that the discovery did not see.
+
+    ``edges`` is the size of the circuit; else it is the smallest that reaches ``faithfulness``
+    (0.85) on the half of the prompts on which it is discovered. ``examples`` are the prompts of
+    each half; a Task that is given is halved. Names stand for catalogued functions. Raises
+    EvaluationError where the model cannot do the task, unless ``force``.
+    """
+    if edges is not None and faithfulness is not None:
+        raise ScoresError("give the number of edges or the faithfulness to reach, not both")
+    start = time.perf_counter()
+    task = task if isinstance(task, Task) else _prompts(task, model, 2 * examples, seed)
+    seen, unseen = (
+        Dataset.of(half, model, batch_size=batch_size)
+        for half in task.split(len(task.prompts) // 2)
+    )
+    how = resolve("discovery", method) if isinstance(method, str) else method
+    measure = resolve("metrics", metric or task.metric) if not callable(metric) else metric
+    corrupt = resolve("corruptions", corruption) if isinstance(corruption, str) else corruption
+    able = ability(model, seen, measure)
+    if not force:
+        able.require(task.name)
+    scores = how(model, seen, measure, corrupt)
+    if edges is not None:
+        mask = scores.mask(edges, rule)
+    else:
+        goal = FAITHFULNESS if faithfulness is None else faithfulness
+        mask = smallest(model, scores, seen, measure, corrupt, goal, rule=rule)
+    nulls = random_masks(model.wiring, int(mask.sum()), seed=seed)
+    found, *null = evaluate(model, [mask, *nulls], unseen, measure, corrupt)
+    about = {
+        **_about(task, describe(how), rule, seed, len(seen)),
+        "faithfulness": _faithfulness(found, null),
+    }
+    scores = replace(scores, about={**scores.about, **about})
+    return Found(
+        circuit=scores.circuit(mask),
+        scores=scores,
+        ability=able,
+        evaluation=found,
+        complement=completeness(model, mask, unseen, measure, corrupt),
+        null=tuple(null),
+        seconds=time.perf_counter() - start,
+        mebibytes=_peak(),
+    )
+
+
+def _prompts(task: str, model: Model, n: int, seed: int) -> Task:
+    """n prompts of the task, or all that a file has where it has fewer."""
+    if task.endswith((".csv", ".jsonl")) or task.startswith("from_file"):
+        made = make_task(task, model, n=None, seed=seed)
+        return replace(made, prompts=made.prompts[:n])
+    return make_task(task, model, n=n, seed=seed)
+
+
+def held_out(task: str, model: Model, n: int, seed: int, seen: int) -> Task:
+    """n prompts of the task that a discovery on ``seen`` prompts with this seed did not see."""
+    known = {p.clean for p in _prompts(task, model, 2 * seen, seed).prompts[:seen]}
+    fresh = [p for p in _prompts(task, model, n + seen, seed).prompts if p.clean not in known]
+    if not fresh:
+        raise DataError(f"{task} has no prompts beyond the {seen} of the discovery; give more")
+    return replace(_prompts(task, model, n + seen, seed), prompts=tuple(fresh[:n]))
+
+
+def _faithfulness(found: Evaluation, null: Sequence[Evaluation]) -> dict[str, float]:
+    low, high = found.interval()
+    random = float(np.mean([e.faithfulness for e in null]))
+    numbers = {"value": found.faithfulness, "low": low, "high": high, "random": random}
+    return {key: round(value, 4) for key, value in numbers.items()}
+
+
+def _about(task: Task, method: str, rule: str, seed: int, examples: int) -> dict[str, Any]:
+    packages = ("circuitkit-graph", "torch", "transformer_lens", "transformers")
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "unknown"
+    return {
+        "task": task.name,
+        "method": method,
+        "rule": rule,
+        "seed": seed,
+        "examples": examples,
+        "source": task.source,
+        "versions": versions,
+    }
+
+
+def _peak() -> float:
+    """The process's peak memory in MiB (Linux counts it in KiB, macOS in bytes); nan on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,0 +1,541 @@
+"""Circuits as pictures and as tables."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import random
+import shutil
+import subprocess
+import sys
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import networkx as nx
+import pytest
+
+from circuitkit import circuit as circuits
+from circuitkit.catalogue import lookup, names
+from circuitkit.errors import CircuitError, OutputError
+from circuitkit.export import _render, _style, write
+from circuitkit.nodes import edge_name
+from circuitkit.wiring import Wiring
+
+TEXTS = ("csv", "dot", "graphml", "json", "svg")
+BYTES = {"png": b"\x89PNG", "pdf": b"%PDF"}
+GRAPHVIZ = bool(shutil.which("dot") or importlib.util.find_spec("pygraphviz"))
+needs_graphviz = pytest.mark.skipif(not GRAPHVIZ, reason="neither dot nor pygraphviz is installed")
+SVG = "{http://www.w3.org/2000/svg}"
+HOSTILE = "</svg>&amp;<script>\"'\\N\\ \x00\x07 {|} -->  ü 漢 \u202e"
+
+
+def name_movers() -> nx.DiGraph:
+    """A small circuit of GPT-2's shape, with every kind of edge and some roles."""
+    weights = {
+        ("embed", "m0"): 0.5,
+        ("m0", "a5.h5.k"): 0.2,
+        ("embed", "a3.h0.q"): 0.15,
+        ("a3.h0", "a8.h6.v"): 0.3,
+        ("a5.h5", "a8.h6.v"): 0.4,
+        ("a8.h6", "a9.h9.q"): 0.7,
+        ("a8.h6", "a10.h7.q"): 0.35,
+        ("m0", "a9.h9.v"): 0.1,
+        ("a9.h9", "logits"): 1.0,
+        ("a10.h7", "logits"): -0.6,
+    }
+    made = circuits.build(
+        Wiring(12, 12, 12), weights, model="gpt2", task="ioi", metric="logit_diff",
+        corruption="swap", method="eap", faithfulness={"value": 0.91, "low": 0.88, "high": 0.93},
+    )  # fmt: skip
+    made.nodes["a9.h9"]["role"] = "name mover"
+    made.nodes["a10.h7"]["role"] = "negative name mover"
+    return made
+
+
+def dense(edges: int, wiring: Wiring, seed: int = 0) -> nx.DiGraph:
+    """A circuit of so many edges, drawn at random among those of a few components."""
+    rng = random.Random(seed)
+    busy = set(rng.sample(wiring.writers[1:], min(60, len(wiring.writers) - 1))) | {"embed"}
+    pairs = [
+        (writer, reader)
+        for reader, upstream in zip(wiring.readers, wiring.upstream, strict=True)
+        if reader in (*busy, "logits") or (reader.port and busy & set(wiring.heads_of(reader)))
+        for writer in wiring.writers[:upstream]
+        if writer in busy
+    ]
+    return circuits.build(wiring, {pair: rng.gauss(0, 1) for pair in rng.sample(pairs, edges)})
+
+
+def texts(picture: str) -> list[str]:
+    """What an SVG says, line by line."""
+    return [element.text or "" for element in ElementTree.fromstring(picture).iter(f"{SVG}text")]
+
+
+def drawn(picture: str) -> dict[str, list[ElementTree.Element]]:
+    """The edges of an SVG: the path of each title's first word."""
+    found: dict[str, list[ElementTree.Element]] = {}
+    for group in ElementTree.fromstring(picture).iter(f"{SVG}g"):
+        title = group.find(f"{SVG}title")
+        if title is not None and title.text:
+            found.setdefault(title.text.split()[0], []).append(group.find(f"{SVG}path"))
+    return found
+
+
+def boxes(picture: str) -> list[tuple[float, float, float, float]]:
+    """Left, top, right and bottom of every node of an SVG."""
+    found = []
+    for rect in ElementTree.fromstring(picture).iter(f"{SVG}rect"):
+        if rect.find(f"{SVG}title") is not None:
+            x, y, width, height = (float(rect.get(k, "")) for k in ("x", "y", "width", "height"))
+            found.append((x, y, x + width, y + height))
+    return found
+
+
+def along(path: ElementTree.Element, steps: int = 12) -> list[tuple[float, float]]:
+    """Points on the cubic spline of an SVG path."""
+    numbers = path.get("d", "").replace("M", "").replace("C", " ").split()
+    points = [complex(*map(float, number.split(","))) for number in numbers]
+    found = []
+    for i in range(0, len(points) - 1, 3):
+        a, b, c, d = points[i : i + 4]
+        for step in range(steps + 1):
+            t = step / steps
+            u = 1 - t
+            place = u**3 * a + 3 * u * u * t * b + 3 * u * t * t * c + t**3 * d
+            found.append((place.real, place.imag))
+    return found
+
+
+@pytest.fixture
+def no_graphviz(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without Graphviz."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setitem(sys.modules, "pygraphviz", None)
+
+
+# -- every exporter --------------------------------------------------------------------------------
+def test_the_catalogue_lists_these_formats() -> None:
+    assert sorted(names("export")) == sorted([*TEXTS, *BYTES])
+
+
+@pytest.mark.parametrize("suffix", TEXTS)
+def test_texts_are_the_same_every_time(suffix: str) -> None:
+    made = name_movers()
+    before = circuits.to_json(made)
+    first = lookup("export", suffix)(made)
+    assert isinstance(first, str)
+    assert "logits" in first
+    assert lookup("export", suffix)(name_movers()) == first
+    assert circuits.to_json(made) == before
+
+
+@needs_graphviz
+@pytest.mark.parametrize("engine", ["builtin", "dot"])
+@pytest.mark.parametrize("suffix", BYTES)
+def test_png_and_pdf_are_drawn(suffix: str, engine: str) -> None:
+    content = lookup("export", suffix)(name_movers(), engine=engine, title="a title")
+    assert content.startswith(BYTES[suffix])
+
+
+@needs_graphviz
+def test_png_has_the_size_of_the_svg() -> None:
+    made = name_movers()
+    root = ElementTree.fromstring(lookup("export", "svg")(made))
+    head = lookup("export", "png")(made)[16:24]
+    for number, side in enumerate(("width", "height")):
+        pixels = int.from_bytes(head[4 * number : 4 * number + 4], "big")
+        assert pixels == pytest.approx(float(root.get(side, "")) * 200 / 72, abs=4)
+
+
+@pytest.mark.parametrize("suffix", ["dot", "json", "pdf", "png", "svg"])
+def test_a_graph_that_is_no_circuit_is_refused(suffix: str) -> None:
+    with pytest.raises(CircuitError, match="wiring"):
+        lookup("export", suffix)(nx.DiGraph())
+
+
+# -- what a picture shows --------------------------------------------------------------------------
+@pytest.mark.parametrize("suffix", ["svg", "dot"])
+def test_every_edge_and_every_node_is_drawn(suffix: str) -> None:
+    picture = lookup("export", suffix)(name_movers())
+    for writer, reader, weight in circuits.edges(name_movers()):
+        name = edge_name(writer, reader)
+        title = f"{name}  {weight:+.3g}"
+        shown = title if suffix == "dot" else title.replace(">", "&gt;").replace("<", "&lt;")
+        assert shown in picture
+    for label in ("embed", "m0", "3.0", "5.5", "8.6", "9.9", "10.7", "logits"):
+        assert f">{label}<" in picture or f"label={label}" in picture or f'"{label}"' in picture
+
+
+def test_colour_says_the_port_dashes_the_sign_and_width_the_weight() -> None:
+    paths = {
+        name: found[0] for name, found in drawn(lookup("export", "svg")(name_movers())).items()
+    }
+    weights = {edge_name(w, r): weight for w, r, weight in circuits.edges(name_movers())}
+    for name, path in paths.items():
+        port = name[-2] if name.endswith(">") else None
+        assert path.get("stroke") == (_style.PORTS[port] if port else _style.PLAIN)
+        assert (path.get("stroke-dasharray") is not None) == (weights[name] < 0)
+    ordered = sorted(paths, key=lambda name: abs(weights[name]))
+    widths = [float(paths[name].get("stroke-width", "")) for name in ordered]
+    assert widths == sorted(widths)
+    assert 0 < widths[0] < widths[-1] == _style.LINE[1]
+
+
+def test_dot_says_the_same() -> None:
+    lines = [line for line in lookup("export", "dot")(name_movers()).splitlines() if "->" in line]
+    line = next(line for line in lines if '"a10.h7" -> logits' in line)
+    assert "style=dashed" in line
+    assert _style.PLAIN in line
+    assert sum("style=dashed" in line for line in lines) == 1
+    line = next(line for line in lines if '"a8.h6" -> "a9.h9"' in line)
+    assert _style.PORTS["q"] in line
+    line = next(line for line in lines if '"a9.h9" -> logits' in line)
+    assert f"penwidth={_style.LINE[1]:g}" in line
+
+
+@pytest.mark.parametrize("suffix", ["svg", "dot"])
+def test_legend_and_caption(suffix: str) -> None:
+    picture = lookup("export", suffix)(name_movers(), title="Who gave it?")
+    said = "\n".join(texts(picture)) if suffix == "svg" else picture
+    for words in ("into Q", "into K", "into V", "into an MLP or the logits", "negative weight",
+                  "|weight| 1", "name mover", "negative name mover", "model: gpt2", "task: ioi",
+                  "metric: logit_diff", "method: eap", "10 edges of the model's 32,491",
+                  "faithfulness 0.91 [0.88, 0.93]", "Who gave it?"):  # fmt: skip
+        assert words.replace("'", "&#x27;" if suffix == "dot" else "'") in said
+
+
+@pytest.mark.parametrize("suffix", ["svg", "dot"])
+def test_the_legend_explains_only_what_is_there(suffix: str) -> None:
+    made = circuits.build(Wiring(2, 2, 2), {("embed", "logits"): 1.0})
+    picture = lookup("export", suffix)(made)
+    for words in ("into Q", "negative weight", "K/V group", "left out", "model:", "faithfulness"):
+        assert words not in picture
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.875, "faithfulness 0.875"),
+        ({"value": 0.5, "random": 0.02}, "faithfulness 0.5, a random circuit 0.02"),
+        ("unknown", "faithfulness unknown"),
+    ],
+)
+def test_faithfulness_may_be_a_number_or_a_mapping(value: Any, words: str) -> None:
+    made = circuits.build(Wiring(2, 2, 2), {("embed", "logits"): 1.0}, faithfulness=value)
+    assert words in texts(lookup("export", "svg")(made))
+
+
+def test_roles_tint_their_nodes() -> None:
+    root = ElementTree.fromstring(lookup("export", "svg")(name_movers()))
+    fills = {
+        rect.findtext(f"{SVG}title"): rect.get("fill")
+        for rect in root.iter(f"{SVG}rect")
+        if rect.find(f"{SVG}title") is not None
+    }
+    assert fills["a9.h9: name mover"] in _style.ROLES
+    assert fills["a10.h7: negative name mover"] in _style.ROLES
+    assert fills["a9.h9: name mover"] != fills["a10.h7: negative name mover"]
+    assert fills["a8.h6"] == _style.PAPER
+
+
+def test_more_roles_than_colours_are_counted() -> None:
+    wiring = Wiring(1, 12, 12)
+    heads = [f"a0.h{head}" for head in range(12)]
+    made = circuits.build(wiring, {(head, "logits"): 1.0 for head in heads})
+    for head in heads:
+        made.nodes[head]["role"] = f"role of {head}"
+    assert f"{12 - len(_style.ROLES)} more roles" in texts(lookup("export", "svg")(made))
+
+
+@pytest.mark.parametrize("suffix", ["svg", "dot"])
+def test_only_the_strongest_edges_are_drawn_and_the_caption_says_so(suffix: str) -> None:
+    picture = lookup("export", suffix)(name_movers(), edges=3)
+    assert "the 3 strongest of 10 edges (7 left out)" in picture
+    for label in ("9.9", "10.7", "8.6"):
+        assert label in picture
+    for label in ("5.5", "3.0", "m0"):  # they have no edge left
+        assert f"{label}<" not in picture
+        assert f"label={label}" not in picture
+        assert f'"{label}"' not in picture
+
+
+@pytest.mark.parametrize("edges", [0, -1, 2.5, "all"])
+def test_a_number_of_edges_that_is_none_is_refused(edges: Any) -> None:
+    for suffix in ("svg", "dot", "png"):
+        with pytest.raises(OutputError, match="edges="):
+            lookup("export", suffix)(name_movers(), edges=edges)
+
+
+def test_a_circuit_without_edges_is_embedding_and_logits() -> None:
+    said = texts(lookup("export", "svg")(circuits.build(Wiring(2, 4, 4), {})))
+    assert {"embed", "logits"} <= set(said)
+    assert any(line.startswith("no edges of") for line in said)
+
+
+def test_an_edge_into_a_group_leads_to_its_heads_that_are_drawn() -> None:
+    weights = {("embed", "a1.g1.k"): 1.0, ("a1.h3", "logits"): 1.0, ("a1.h5", "logits"): 1.0}
+    picture = lookup("export", "svg")(circuits.build(Wiring(3, 9, 3), weights))
+    assert len(drawn(picture)["input->a1.g1<k>"]) == 2
+    assert "to every head of a K/V group" in texts(picture)
+    assert lookup("export", "dot")(circuits.build(Wiring(3, 9, 3), weights)).count("g1<k>") == 2
+
+
+def test_an_edge_into_a_group_without_heads_leads_to_the_group() -> None:
+    made = circuits.build(Wiring(3, 9, 3), {("embed", "a1.g1.k"): 1.0})
+    assert "1.g1" in texts(lookup("export", "svg")(made))
+
+
+# -- how it shows it -------------------------------------------------------------------------------
+CASES = {
+    "ioi": name_movers(),
+    "small": dense(25, Wiring(4, 4, 4)),
+    "twelve layers": dense(120, Wiring(12, 12, 12)),
+    "thirty layers, groups": dense(60, Wiring(30, 9, 3)),
+    "parallel, no MLPs": dense(40, Wiring(6, 8, 8, mlp=False, parallel=True)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_boxes_and_letters_stand_clear_inside_the_sheet(case: str) -> None:
+    picture = lookup("export", "svg")(CASES[case])
+    for one, other in combinations(boxes(picture), 2):
+        apart = one[2] < other[0] or other[2] < one[0] or one[3] < other[1] or other[3] < one[1]
+        assert apart, (one, other)
+    root = ElementTree.fromstring(picture)
+    width, height = float(root.get("width", "")), float(root.get("height", ""))
+    for left, top, right, bottom in boxes(picture):
+        assert 0 < left < right < width
+        assert 0 < top < bottom < height
+    for text in root.iter(f"{SVG}text"):
+        assert 0 < float(text.get("y", "")) < height
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_edges_run_upwards_and_under_no_box(case: str) -> None:
+    picture = lookup("export", "svg")(CASES[case])
+    solid = [(x0 + 1, y0 + 1, x1 - 1, y1 - 1) for x0, y0, x1, y1 in boxes(picture)]
+    for name, paths in drawn(picture).items():
+        for path in paths:
+            points = along(path)
+            assert all(b[1] <= a[1] + 1e-6 for a, b in pairwise(points)), name
+            under = [
+                (x, y) for x, y in points for x0, y0, x1, y1 in solid if x0 < x < x1 and y0 < y < y1
+            ]
+            assert not under, name
+
+
+def test_rows_stand_in_the_order_of_the_layers() -> None:
+    root = ElementTree.fromstring(lookup("export", "svg")(name_movers()))
+    heights = {text.text: float(text.get("y", "")) for text in root.iter(f"{SVG}text")}
+    rows = ["embed", "m0", "3.0", "5.5", "8.6", "9.9", "10.7", "logits"]
+    found = [heights[label] for label in rows]
+    assert found == sorted(found, reverse=True)
+    assert len(set(found)) == len(found)
+
+
+def test_the_svg_needs_nothing_from_elsewhere() -> None:
+    picture = lookup("export", "svg")(name_movers())
+    assert picture.count("http") == 1  # the namespace
+    assert "href" not in picture
+    assert "url(" not in picture
+    assert f'fill="{_style.PAPER}"' in picture.splitlines()[1]
+
+
+@pytest.mark.parametrize("suffix", ["svg", "graphml"])
+def test_hostile_words_break_no_xml(suffix: str) -> None:
+    made = name_movers()
+    made.graph.update(model=HOSTILE, faithfulness=HOSTILE, note={"a": [HOSTILE]})
+    made.nodes["a9.h9"]["role"] = HOSTILE
+    style = {"title": HOSTILE} if suffix == "svg" else {}
+    picture = lookup("export", suffix)(made, **style)
+    root = ElementTree.fromstring(picture)
+    assert not list(root.iter("script"))
+    assert not list(root.iter(f"{SVG}script"))
+    assert "ü 漢" in "".join(root.itertext())
+
+
+@needs_graphviz
+@pytest.mark.parametrize("engine", ["builtin", "dot"])
+@pytest.mark.parametrize("words", [HOSTILE, "<b>", "%s \\G \\l", "<"])
+def test_hostile_words_break_no_dot(words: str, engine: str) -> None:
+    made = name_movers()
+    made.graph.update(model=words)
+    made.nodes["a9.h9"]["role"] = words
+    for suffix, start in BYTES.items():
+        content = lookup("export", suffix)(made, title=words, engine=engine)
+        assert content.startswith(start)
+
+
+def test_long_words_are_cut() -> None:
+    made = name_movers()
+    made.graph["model"] = "x" * 10_000
+    made.nodes["a9.h9"]["role"] = "y" * 10_000
+    picture = lookup("export", "svg")(made, title="z" * 10_000)
+    assert "…" in picture
+    assert not any(letter * 200 in picture for letter in "xyz")
+
+
+def test_a_large_circuit_shows_its_two_hundred_strongest_edges() -> None:
+    made = dense(2_000, Wiring(12, 12, 12))
+    picture = lookup("export", "svg")(made)
+    strongest = sorted(circuits.edges(made), key=lambda edge: -abs(edge[2]))[:200]
+    assert set(drawn(picture)) == {edge_name(w, r) for w, r, _ in strongest}
+    assert "(1,800 left out)" in picture
+
+
+def test_dot_is_told_to_hurry_only_above_some_hundred_edges() -> None:
+    made = dense(400, Wiring(12, 12, 12))
+    assert "splines=line" not in lookup("export", "dot")(made)
+    assert "splines=line" in lookup("export", "dot")(made, edges=400)
+
+
+# -- Graphviz, there or not ------------------------------------------------------------------------
+def test_svg_and_dot_need_no_graphviz(no_graphviz: None) -> None:
+    for suffix in TEXTS:
+        assert "logits" in lookup("export", suffix)(name_movers())
+
+
+@pytest.mark.parametrize(
+    ("suffix", "style"), [("png", {}), ("pdf", {}), ("svg", {"engine": "dot"})]
+)
+def test_without_graphviz_the_remedy_is_named(
+    suffix: str, style: dict[str, str], no_graphviz: None
+) -> None:
+    with pytest.raises(OutputError, match=r"pip install pygraphviz.*\.svg"):
+        lookup("export", suffix)(name_movers(), **style)
+
+
+@needs_graphviz
+def test_graphviz_lays_out_on_request() -> None:
+    picture = lookup("export", "svg")(name_movers(), engine="dot")
+    root = ElementTree.fromstring(picture)
+    assert "Graphviz" in picture or "graphviz" in picture
+    assert {"9.9", "logits"} <= set(texts(picture))
+    assert root.tag == f"{SVG}svg"
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("pygraphviz"), reason="no pygraphviz")
+@pytest.mark.parametrize("engine", ["builtin", "dot"])
+def test_pygraphviz_stands_in_for_dot(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    for suffix, start in BYTES.items():
+        assert lookup("export", suffix)(name_movers(), engine=engine).startswith(start)
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
+def test_an_unknown_engine_is_refused(suffix: str) -> None:
+    with pytest.raises(OutputError, match=r"'magic'.*builtin, dot"):
+        lookup("export", suffix)(name_movers(), engine="magic")
+
+
+@pytest.mark.parametrize(
+    ("child", "words"),
+    [
+        ("import time; time.sleep(60)", "within"),
+        ("import sys; sys.exit('no such luck')", "no such luck"),
+        ("import os; os.abort()", "cannot draw"),
+        ("", "cannot draw"),
+    ],
+)
+def test_a_graphviz_that_hangs_or_breaks_is_reported(
+    child: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_render, "PATIENCE", 5.0 if words != "within" else 0.1)
+    monkeypatch.setattr(_render, "_command", lambda *_: [sys.executable, "-c", child])
+    with pytest.raises(OutputError, match=words):
+        lookup("export", "png")(name_movers())
+
+
+# -- tables ----------------------------------------------------------------------------------------
+def test_csv_lists_every_edge_the_strongest_first() -> None:
+    rows = list(csv.reader(io.StringIO(lookup("export", "csv")(name_movers()))))
+    assert rows[0] == ["writer", "reader", "edge", "weight"]
+    expected = {(w, r, edge_name(w, r), x) for w, r, x in circuits.edges(name_movers())}
+    assert {(w, r, name, float(x)) for w, r, name, x in rows[1:]} == expected
+    sizes = [abs(float(row[3])) for row in rows[1:]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(sizes) == len(expected)
+
+
+def test_json_reads_back() -> None:
+    text = lookup("export", "json")(name_movers())
+    assert circuits.to_json(circuits.from_json(text)) == text
+
+
+def test_graphml_reads_back_with_what_it_has_no_type_for_as_json() -> None:
+    made = name_movers()
+    made.graph["settings"] = {"steps": 5, "of": [1, None, Path("x")]}
+    made["a9.h9"]["logits"]["extra"] = None
+    read = nx.parse_graphml(lookup("export", "graphml")(made))
+    assert set(read.edges) == {(str(a), str(b)) for a, b in made.edges}
+    assert read.edges["a9.h9", "logits"]["weight"] == 1.0
+    assert read.nodes["a9.h9"]["role"] == "name mover"
+    assert read.graph["settings"] == '{"steps": 5, "of": [1, null, "x"]}'
+
+
+# -- files -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("suffix", TEXTS)
+def test_write_goes_by_the_suffix(suffix: str, tmp_path: Path) -> None:
+    path = write(name_movers(), tmp_path / "deep" / f"circuit.{suffix.upper()}")
+    assert path.read_text(encoding="utf-8") == lookup("export", suffix)(name_movers())
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_write_hands_the_style_on(tmp_path: Path) -> None:
+    path = write(name_movers(), str(tmp_path / "circuit.svg"), edges=2, title="two")
+    assert path.read_text(encoding="utf-8") == lookup("export", "svg")(
+        name_movers(), edges=2, title="two"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x.sgv", "did you mean 'svg'"),
+        ("x.docx", "graphml"),
+        ("x", "no suffix"),
+        ("x.", "no suffix"),
+    ],
+)
+def test_an_unknown_suffix_is_refused_with_the_known_ones(
+    name: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OutputError, match=words) as caught:
+        write(name_movers(), tmp_path / name)
+    assert all(suffix in str(caught.value) for suffix in (*TEXTS, *BYTES))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "words"), [("x.svg", "edges"), ("x.csv", "no style at all")])
+def test_an_unknown_style_is_refused(name: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=f"'edgs'.*{words}"):
+        write(name_movers(), tmp_path / name, edgs=3)
+
+
+def test_a_place_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "taken.svg").mkdir()
+    with pytest.raises(OutputError, match=r"taken\.svg"):
+        write(name_movers(), tmp_path / "taken.svg")
+    assert [file.name for file in tmp_path.iterdir()] == ["taken.svg"]
+
+
+def test_a_picture_that_fails_leaves_the_old_file(no_graphviz: None, tmp_path: Path) -> None:
+    old = tmp_path / "circuit.png"
+    old.write_bytes(b"old")
+    with pytest.raises(OutputError):
+        write(name_movers(), old)
+    assert old.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["circuit.png"]
+
+
+def test_exporting_imports_neither_torch_nor_transformer_lens() -> None:
+    modules = sorted({lookup("export", name).__module__ for name in names("export")})
+    code = (
+        f"import sys, {', '.join(modules)}\n"
+        "print(*[name for name in ('torch', 'transformer_lens') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
