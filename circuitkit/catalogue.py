@@ -23,7 +23,14 @@ from circuitkit.errors import UnknownNameError
 
 __all__ = ["KINDS", "describe", "lookup", "names", "resolve", "serve", "unknown"]
 
-KINDS = ("metrics", "corruptions", "discovery", "tasks", "export")
+_ONE = {
+    "metrics": "metric",
+    "corruptions": "corruption",
+    "discovery": "discovery method",
+    "tasks": "task",
+    "export": "file format",
+}
+KINDS = tuple(_ONE)
 _ROOT = Path(__file__).parent
 
 
@@ -72,7 +79,7 @@ def lookup(kind: str, name: str) -> Callable[..., Any]:
             module = importlib.import_module(f"circuitkit.{kind}.{file.stem}")
             function: Callable[..., Any] = getattr(module, name)
             return function
-    raise UnknownNameError(unknown(f"{kind} function", name, names(kind)))
+    raise UnknownNameError(unknown(_ONE[kind], name, names(kind)))
 
 
 def resolve(kind: str, expression: str) -> Callable[..., Any]:
@@ -109,7 +116,7 @@ def serve(kind: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
 
     def get(name: str) -> Any:
         if name.startswith("_") or name not in names(kind):
-            raise AttributeError(unknown(f"{kind} function", name, names(kind)))
+            raise AttributeError(unknown(_ONE[kind], name, names(kind)))
         return lookup(kind, name)
 
     return get, lambda: list(names(kind))

@@ -54,7 +54,7 @@ FORMAT = "circuitkit.circuit"
 VERSION = 1
 
 
-class Circuit(nx.DiGraph):
+class Circuit(nx.DiGraph):  # type: ignore[misc]
     """A ``networkx.DiGraph`` that prints itself as one line, and draws itself in a notebook."""
 
     def __repr__(self) -> str:
@@ -137,7 +137,8 @@ def prune(circuit: nx.DiGraph) -> Circuit:
     """A copy without dead ends: only edges on a path from the embedding to the logits."""
     wiring = wiring_of(circuit)
     kept = wiring.alive(mask(circuit, wiring))
-    weights, extra = {}, {}
+    weights: dict[tuple[str, str], float] = {}
+    extra: dict[tuple[str, str], dict[str, Any]] = {}
     for writer, reader, weight in edges(circuit):
         if kept[wiring.index(writer, reader)]:
             weights[writer, reader] = weight
@@ -170,13 +171,16 @@ def to_json(circuit: nx.DiGraph) -> str:
     """The circuit as text, one line per edge; equal circuits give equal text. Raises CircuitError
     where it could not be read again."""
     wiring = wiring_of(circuit)
+    nodes = {name: data for name, data in circuit.nodes(data=True) if data}
+    for name in nodes:
+        _known(wiring, name)
     try:
         head = {
             "format": FORMAT,
             "version": VERSION,
             "wiring": asdict(wiring),
             "attributes": _sorted({k: v for k, v in circuit.graph.items() if k != "wiring"}),
-            "nodes": _sorted({name: data for name, data in circuit.nodes(data=True) if data}),
+            "nodes": _sorted(nodes),
         }
         opening = json.dumps(head, indent=1, allow_nan=False, ensure_ascii=False)
         opening.encode()
@@ -184,8 +188,6 @@ def to_json(circuit: nx.DiGraph) -> str:
         body = ",\n".join(f"  {_line(circuit, wiring, *edge)}" for edge in listed)
     except (TypeError, ValueError, RecursionError) as error:
         raise CircuitError(f"the circuit holds what JSON cannot: {error}") from error
-    for name in head["nodes"]:
-        _known(wiring, name)
     return f'{opening[:-2]},\n "edges": [\n{body}\n ]\n}}\n'
 
 
@@ -257,13 +259,13 @@ def _assemble(data: Mapping[str, Any]) -> Circuit:
 
 def _typed(value: Any, kind: type, what: str) -> Any:
     if not isinstance(value, kind):
-        name = {list: "a list", dict: "an object"}[kind]
+        name = "a list" if kind is list else "an object"
         raise CircuitError(f"{what} is {reprlib.repr(value)} instead of {name}")
     return value
 
 
 def _weight(entry: Mapping[str, Any]) -> float:
-    weight = entry.get("weight")
+    weight: Any = entry.get("weight")
     number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
     if not number or not abs(weight) <= sys.float_info.max:
         raise CircuitError(

@@ -119,7 +119,7 @@ def _rest(commands: Any, common: argparse.ArgumentParser, machine: argparse.Argu
     p.add_argument("circuit", metavar="CIRCUIT.json")
     suffixes = ", ".join(catalogue.names("export"))
     p.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=suffixes)
-    p.add_argument("--edges", type=_positive, default=200, metavar="N", help="draw the strongest N")
+    p.add_argument("--edges", type=_positive, metavar="N", help="draw the strongest N (200)")
     p.add_argument("--title")
     p.set_defaults(run=draw)
     p = commands.add_parser("list", parents=[common], help="what there is by name")
@@ -145,9 +145,10 @@ def _rest(commands: Any, common: argparse.ArgumentParser, machine: argparse.Argu
 # -- what the commands do --------------------------------------------------------------------------
 def discover(options: argparse.Namespace) -> None:
     """Find a circuit, write its files, print its summary."""
-    for kind, name in (("tasks", options.task), ("discovery", options.method),
-                       ("corruptions", options.corruption), ("metrics", options.metric)):  # fmt: skip
-        _known(kind, name)
+    _known("tasks", options.task)
+    _known("discovery", options.method)
+    _known("metrics", options.metric)
+    _known("corruptions", options.corruption)
     model = _load(options)
     from circuitkit.export import write
     from circuitkit.find import find_circuit
@@ -185,8 +186,8 @@ def evaluate(options: argparse.Namespace) -> None:
         for name in chosen:
             _known(kind, name)
     model = _load(options)
-    from circuitkit import evaluate as measure
     from circuitkit.data import Dataset
+    from circuitkit.evaluate import evaluate as measure
     from circuitkit.find import held_out
 
     seen = int(about.get("examples", 0)) if task == about.get("task") else 0
@@ -227,7 +228,9 @@ def draw(options: argparse.Namespace) -> None:
     from circuitkit.circuit import read
     from circuitkit.export import write
 
-    path = write(read(options.circuit), options.output, edges=options.edges, title=options.title)
+    asked = {"edges": options.edges, "title": options.title}
+    style = {name: value for name, value in asked.items() if value is not None}
+    path = write(read(options.circuit), options.output, **style)
     _print_json({"file": str(path)}) if options.json else print(path)
 
 

@@ -95,8 +95,13 @@ class Words:
         return [
             word
             for word, ids in zip(words, self.ids([after + word for word in words]), strict=True)
-            if len(ids) == len(head) + 1 and ids[:-1] == head
+            if self.continues(head, ids)
         ]
+
+    def continues(self, head: list[int], ids: list[int]) -> bool:
+        """Whether the tokens go on by exactly one, which the tokenizer knows."""
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        return len(ids) == len(head) + 1 and ids[:-1] == head and ids[-1] != unknown
 
     def require(
         self, task: str, kind: str, words: Iterable[str], at_least: int, after: str = "a"
@@ -316,7 +321,7 @@ def _answers(
         tokens = []
         for answer in own:
             both = next(continued)
-            if both[:-1] != ids:
+            if not words.continues(ids, both):
                 raise DataError(
                     f"the answer {answer!r} is not one token after {prompt.clean!r}; "
                     "choose an answer that is a single token with its leading space"

@@ -89,7 +89,7 @@ class Evaluation:
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = (here - low) / (full - low)
         tail = (1 - level) / 2
-        return tuple(np.nanquantile(ratios, [tail, 1 - tail]).tolist())  # type: ignore[return-value]
+        return tuple(np.nanquantile(ratios, [tail, 1 - tail]).tolist())
 
     def __repr__(self) -> str:
         low, high = self.interval()
@@ -290,5 +290,5 @@ def ability(model: Model, data: Dataset, metric: Metric) -> Ability:
         corrupt = answer(model, batch, record(model, model.start(batch.corrupt, batch.mask)).final)
         values = (accuracy(clean, clean, batch), metric(clean, clean, batch))
         rows.append(torch.stack([*values, metric(corrupt, clean, batch)]).double())
-    means = torch.cat(rows, dim=1).mean(1).tolist()
-    return Ability(*means, metric=describe(metric), examples=len(data))
+    correct, clean_value, corrupt_value = torch.cat(rows, dim=1).mean(1).tolist()
+    return Ability(correct, clean_value, corrupt_value, describe(metric), len(data))

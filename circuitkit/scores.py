@@ -108,20 +108,7 @@ class Scores:
         than n edges are left when dead ends are dropped. Raises ScoresError where n < 1."""
         if n < 1:
             raise ScoresError(f"{n} edges are no circuit; ask for at least 1")
-        order = self.ranking(rule)
-        low, high = min(n, len(order)), len(order)  # alive() grows with what is kept: bisect
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self._alive(order[:middle]).sum() <= n:
-                low = middle
-            else:
-                high = middle - 1
-        return self._alive(order[:low])
-
-    def _alive(self, flat: Int[np.ndarray, " kept"]) -> Bool[np.ndarray, "writers readers"]:
-        keep = np.zeros(self.wiring.shape, dtype=bool)
-        keep.reshape(-1)[flat] = True
-        return self.wiring.alive(keep)
+        return self.wiring.best(self.ranking(rule), n)
 
     def top(self, n: int, rule: str = "abs") -> Circuit:
         """The circuit of the best n edges that hang together."""

@@ -104,11 +104,13 @@ class Norm:
     """
 
     def __init__(self, module: nn.Module | None, width: int, like: Tensor) -> None:
-        self.module = module
-        self.weight: Tensor | None = None
-        if module is None or isinstance(module, nn.Identity):
-            self.module = None
-            return
+        self.module = None if isinstance(module, nn.Identity) else module
+        self.weight = torch.ones(width, dtype=like.dtype, device=like.device)
+        self.bias, self.centred, self.at_rest = torch.zeros_like(self.weight), False, self.weight[0]
+        if self.module is not None:
+            self._probe(self.module, width, like)
+
+    def _probe(self, module: nn.Module, width: int, like: Tensor) -> None:
         with torch.no_grad():
             signs = torch.ones(width, dtype=like.dtype, device=like.device)
             signs[1::2] = -1
@@ -131,7 +133,8 @@ class Norm:
 
     def __call__(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t d"]:
         """The module's own output."""
-        return x if self.module is None else self.module(x)
+        y: Tensor = x if self.module is None else self.module(x)
+        return y
 
     def _centre(self, x: Tensor) -> Tensor:
         return x - x.mean(-1, keepdim=True) if self.centred else x
@@ -156,7 +159,7 @@ class Norm:
         The Jacobian is s·w∘(C − u uᵀ/d) with u = s·Cx, so n gradients share one u: two small
         matrix products instead of n backward passes through the norm.
         """
-        if self.weight is None:
+        if self.module is None:
             return grad @ matrix.mT
         folded = matrix * self.weight.to(matrix.dtype)[:, None]
         if self.centred:
@@ -173,13 +176,13 @@ class Norm:
 class _Layer:
     """The modules of one block, and its projections by head."""
 
-    block: nn.Module
+    block: Any
     attn: Any
     ln1: Norm
     ln1_post: Norm | None
     ln2: Norm
-    mlp: nn.Module | None
-    ln2_post: nn.Module | None
+    mlp: Any
+    ln2_post: Any
     weights: dict[str, Float[Tensor, "n d e"]]
     biases: dict[str, Float[Tensor, "n e"] | None]
     out: Float[Tensor, "h e d"]
@@ -281,7 +284,7 @@ class Transformer:
         self.couples = getattr(self.layers[0].attn, "_qk_norm_phase", None) == "pre_reshape"
         for layer in self.layers:
             post = layer.ln1_post
-            if post and (post.weight is None or post.centred or post.bias.abs().max() > 0):
+            if post and (post.module is None or post.centred or post.bias.abs().max() > 0):
                 raise UnsupportedModelError(
                     f"{name!r} has a post-norm with centring or bias, in which a head has no share "
                     "of its own; only RMS post-norms are supported"
@@ -410,7 +413,7 @@ class Transformer:
             for tap in parts.taps.values():
                 tap.value = None
         z = out[0] if isinstance(out, tuple) else out
-        return z.unflatten(-1, (-1, self.d_head))
+        return _split(z, self.d_head)
 
     def attention_out(self, layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
         """What all heads write together, and z scaled such that ``write`` gives their shares."""
@@ -432,7 +435,7 @@ class Transformer:
         written = z.reshape(-1, *z.shape[-2:]).transpose(0, 1) @ out.to(z.dtype)
         if parts.ln1_post is not None:
             written = written * parts.ln1_post.weight
-        return written.unflatten(1, lead)
+        return written.view(len(written), *lead, -1)
 
     def constant(self, layer: int) -> Tensor | None:
         """The output bias of a layer's attention."""
@@ -442,9 +445,9 @@ class Transformer:
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """What the MLP writes when it reads this residual."""
         parts = self.layers[layer]
-        out = parts.mlp(parts.ln2(x))  # type: ignore[misc]
-        out = out[0] if isinstance(out, tuple) else out
-        return out if parts.ln2_post is None else parts.ln2_post(out)
+        out = parts.mlp(parts.ln2(x))
+        written: Tensor = out[0] if isinstance(out, tuple) else out
+        return written if parts.ln2_post is None else parts.ln2_post(written)
 
     # -- the model as it is, for the check and as the oracle ---------------------------------------
     def native(
@@ -469,7 +472,7 @@ class Transformer:
             attn_in=tuple(seen["attn", i] for i in layers),
             mlp_in=tuple(seen["mlp", i] for i in layers) if self.wiring.mlp else (),
             final=seen["final", 0],
-            z=tuple(seen["z", i].unflatten(-1, (-1, self.d_head)) for i in layers),
+            z=tuple(_split(seen["z", i], self.d_head) for i in layers),
             mlps=tuple(seen["out", i] for i in layers) if self.wiring.mlp else (),
         )
 
@@ -492,7 +495,7 @@ class Transformer:
             def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
                 z = args[0].detach().clone()
                 if noise is not None and noise[0] == i:
-                    z.unflatten(-1, (-1, self.d_head))[..., noise[1], :] += noise[2]
+                    _split(z, self.d_head)[..., noise[1], :] += noise[2]
                 seen["z", i] = z
                 return (z, *args[1:])
 
@@ -520,6 +523,11 @@ class Native:
     final: Float[Tensor, "b p d"]
     z: tuple[Float[Tensor, "b p h e"], ...]
     mlps: tuple[Float[Tensor, "b p d"], ...]
+
+
+def _split(x: Tensor, size: int) -> Float[Tensor, "*t n e"]:
+    """The last axis in pieces of that size: one a head."""
+    return x.view(*x.shape[:-1], -1, size)
 
 
 def _logits(output: Any) -> Tensor:

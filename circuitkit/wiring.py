@@ -127,7 +127,7 @@ class Wiring:
 
     def mlp_column(self, layer: int) -> int:
         """The column of a layer's MLP."""
-        return self.ports(layer)["v"].stop
+        return int(self.ports(layer)["v"].stop)
 
     def group(self, head: int) -> int:
         """The key/value group of a head."""
@@ -173,6 +173,23 @@ class Wiring:
             if (keep[row] & heard).any():
                 heard[feeds[row]] = True
         return keep & heard[None, :]
+
+    def best(
+        self, ranking: Int[np.ndarray, " edges"], n: int
+    ) -> Bool[np.ndarray, "writers readers"]:
+        """The best n edges that hang together: of the longest head of the ranking (flat indices,
+        the best first) of which no more than n edges are alive, those."""
+
+        def alive(size: int) -> Bool[np.ndarray, "writers readers"]:
+            keep = np.zeros(self.shape, dtype=bool)
+            keep.reshape(-1)[ranking[:size]] = True
+            return self.alive(keep)
+
+        low, high = min(n, len(ranking)), len(ranking)
+        while low < high:  # the more is kept, the more is alive: bisect
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if alive(middle).sum() <= n else (low, middle - 1)
+        return alive(low)
 
     @cached_property
     def _feeds(self) -> list[list[int]]:

@@ -13,6 +13,7 @@ readers × tokens × d_model ever exists whole.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -30,24 +31,21 @@ BLOCK_BYTES = 16 * 2**20  # of one block's writers; larger gains little and cost
 Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, " b"]]
 
 
+@dataclass(frozen=True)
 class Gradients:
     """The gradients of a metric at every reader of one run, before they are pulled back.
 
     ``ports[layer]`` maps q, k and v to the gradients in what the ports gave; ``mlps[layer]`` and
     ``logits`` (at the answer positions) are gradients in what was read. ``output`` are the logits
-    of that run.
+    of that run, and ``steepest`` is the metric's largest gradient in one of them.
     """
 
-    def __init__(
-        self,
-        ports: list[dict[str, Float[Tensor, "b p n e"]]],
-        mlps: list[Float[Tensor, "b p d"]],
-        logits: Float[Tensor, "b d"],
-        activations: Activations,
-        output: Float[Tensor, "b vocab"],
-    ) -> None:
-        self.ports, self.mlps, self.logits = ports, mlps, logits
-        self.activations, self.output = activations, output
+    ports: list[dict[str, Float[Tensor, "b p n e"]]]
+    mlps: list[Float[Tensor, "b p d"]]
+    logits: Float[Tensor, "b d"]
+    activations: Activations
+    output: Float[Tensor, "b vocab"]
+    steepest: float
 
 
 def gradients(
@@ -65,7 +63,8 @@ def gradients(
     with torch.enable_grad():
         activations = record(model, context, embed.detach().requires_grad_(), tap)
         output = answer(model, batch, activations.final)
-        found = torch.autograd.grad(metric(output).sum(), list(taps.values()), allow_unused=True)
+        read = [*taps.values(), output]
+        *found, slope = torch.autograd.grad(metric(output).sum(), read, allow_unused=True)
     grads = {
         key: torch.zeros_like(taps[key]) if grad is None else grad
         for key, grad in zip(taps, found, strict=True)
@@ -77,6 +76,7 @@ def gradients(
         logits=grads["logits", model.wiring.layers][rows, batch.last],
         activations=activations,
         output=output.detach(),
+        steepest=0.0 if slope is None else float(slope.abs().max()),
     )
 
 
@@ -93,7 +93,7 @@ def score(
     differ = batch.mask & ~carried.unchanged(live.embed)  # elsewhere every difference is zero
     tokens = differ.flatten().nonzero().squeeze(1)
     width = len(model.wiring.writers) * model.d_model * 4
-    for block in tokens.split(max(1, BLOCK_BYTES // width)):
+    for block in torch.split(tokens, max(1, BLOCK_BYTES // width)):
         deltas = _deltas(model, live, carried, block)
         for layer in range(model.wiring.layers):
             _score_layer(model, table, deltas, at, layer, block)

@@ -124,12 +124,12 @@ class _Run:
         self.keep = torch.where(legal, weights, weights.new_zeros(()))
         self.graded = self.keep.requires_grad
         kept = wiring.legal if self.graded else (self.keep != 0).cpu().numpy()
-        self.writes = wiring.alive(kept).any(1)
+        self.writes = [bool(row.any()) for row in wiring.alive(kept)]
         self.rows: list[int] = []
         self.blocks: list[Tensor] = []
         self.start = int(carried.unchanged(context.embed).all(0).sum())
         embed = self._late(context.embed)
-        self.buffer = embed.new_empty(0 if self.graded else int(self.writes.sum()), *embed.shape)
+        self.buffer = embed.new_empty(0 if self.graded else sum(self.writes), *embed.shape)
         if self.writes[0]:
             self._add([0], (embed - self._late(carried.embed))[None])
 
@@ -175,7 +175,7 @@ class _Run:
     def final(self) -> Float[Tensor, "b p d"]:
         """The residual that the logits read."""
         wiring, carried = self.model.wiring, self.carried.final
-        if not self.writes.any():
+        if not any(self.writes):
             return carried
         for layer in range(wiring.layers):
             self._attention(layer)

@@ -12,11 +12,13 @@ from typing import Any
 
 import networkx as nx
 
-from circuitkit.catalogue import lookup, names, unknown
+from circuitkit.catalogue import lookup, names, serve, unknown
 from circuitkit.circuit import write_whole
 from circuitkit.errors import OutputError
 
 __all__ = ["write"]
+
+__getattr__, __dir__ = serve("export")
 
 
 def write(circuit: nx.DiGraph, path: str | os.PathLike[str], **style: Any) -> Path:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import networkx as nx
+import numpy as np
 
 from circuitkit.circuit import edges as edges_of
 from circuitkit.circuit import wiring_of
@@ -110,6 +111,21 @@ class Drawing:
         )
 
 
+def _strongest(
+    found: list[tuple[Node, Node, float]], n: int, wiring: Wiring
+) -> list[tuple[Node, Node, float]]:
+    """The first n edges; those that hang together, where all of them do, so that no box dangles."""
+    if len(found) <= n:
+        return found
+    flat = np.ravel_multi_index(
+        np.array([wiring.index(writer, reader) for writer, reader, _ in found]).T, wiring.shape
+    )
+    if wiring.best(flat, len(found)).sum() < len(found):
+        return found[:n]
+    kept = wiring.best(flat, n)
+    return [edge for edge in found if kept[wiring.index(edge[0], edge[1])]]
+
+
 def drawing(circuit: nx.DiGraph, edges: int, title: str | None) -> Drawing:
     """What to draw of the circuit: at most so many edges, the strongest. Raises OutputError where
     ``edges`` is no count, CircuitError where the graph is no circuit."""
@@ -117,7 +133,7 @@ def drawing(circuit: nx.DiGraph, edges: int, title: str | None) -> Drawing:
         raise OutputError(f"edges={edges!r} cannot be drawn; give a whole number from 1 on")
     wiring = wiring_of(circuit)
     found = sorted(edges_of(circuit), key=lambda e: (-abs(e[2]), e[0], e[1]))
-    shown = found[:edges]
+    shown = _strongest(found, edges, wiring_of(circuit))
     heads = {writer for writer, _, _ in shown} | {reader.component for _, reader, _ in shown}
     drawn = tuple(Edge(w, r, x, _ends(r, wiring, heads)) for w, r, x in reversed(shown))
     boxes = _boxes(drawn)

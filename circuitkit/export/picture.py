@@ -13,7 +13,7 @@ import networkx as nx
 from circuitkit.export import _style
 from circuitkit.export._render import check_engine, graphviz_drawn
 from circuitkit.export._scene import Curve, Rect, Scene, Shape, Text, scene
-from circuitkit.export.dot import dot
+from circuitkit.export.graphviz import dot
 
 __all__ = ["svg"]
 

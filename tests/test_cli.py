@@ -1,0 +1,227 @@
+"""The command: what it writes and prints, and that a mistake is one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from circuitkit import circuit as circuits
+from circuitkit.cli import main
+from circuitkit.scores import Scores
+
+TINY = ["--examples", "12", "--batch-size", "6", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of one discovery on the embedded model."""
+    place = tmp_path_factory.mktemp("found")
+    assert main(["discover", "ioi", "--edges", "40", "-o", str(place), *TINY]) == 0
+    return place
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_discover_writes_a_circuit_its_scores_and_its_picture(found: Path) -> None:
+    circuit = circuits.read(found / "circuit.json")
+    scores = Scores.load(found / "scores.safetensors")
+    kept = list(circuits.edges(circuit))
+    assert 0 < len(kept) <= 40
+    for writer, reader, weight in kept:
+        assert weight == pytest.approx(float(scores.values[scores.wiring.index(writer, reader)]))
+    assert (found / "circuit.svg").read_text().startswith("<svg")
+    assert sorted(p.name for p in found.iterdir()) == [
+        "circuit.json", "circuit.svg", "scores.safetensors",
+    ]  # fmt: skip
+    about = circuit.graph
+    assert (about["model"], about["task"], about["metric"]) == ("mini", "ioi", "logit_diff")
+    assert about["method"] == "eap_ig"
+    assert about["faithfulness"]["low"] <= about["faithfulness"]["value"]
+
+
+def test_the_summary_says_what_was_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["discover", "ioi", "--edges", "30", "-o", str(tmp_path), *TINY]) == 0
+    out = capsys.readouterr().out
+    for word in ("faithfulness", "random circuits", "strongest edges", "peak memory", "unseen"):
+        assert word in out
+
+
+def test_the_same_seed_gives_the_same_circuit(found: Path, tmp_path: Path) -> None:
+    assert main(["discover", "ioi", "--edges", "40", "-o", str(tmp_path), *TINY]) == 0
+    assert (tmp_path / "circuit.json").read_text() == (found / "circuit.json").read_text()
+    assert (tmp_path / "circuit.svg").read_text() == (found / "circuit.svg").read_text()
+
+
+def test_a_target_is_reached_on_the_prompts_that_were_seen(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    answer = said(capsys, "discover", "ioi", "--faithfulness", "0.5", "-o", str(tmp_path), *TINY)
+    assert answer["edges"] < answer["edges_total"]
+    assert answer["faithfulness"] > 0.3
+    assert answer["faithfulness"] > 2 * max(answer["random_faithfulness"])
+
+
+def test_evaluate_crosses_metrics_with_corruptions(
+    capsys: pytest.CaptureFixture[str], found: Path
+) -> None:
+    rows = said(capsys, "evaluate", str(found / "circuit.json"), "--metric", "logit_diff",
+                "--metric", "kl", "--corruption", "counterfactual", "--corruption", "zero", *TINY)  # fmt: skip
+    assert [(r["metric"], r["corruption"]) for r in rows] == [
+        ("logit_diff", "counterfactual"), ("logit_diff", "zero"),
+        ("kl", "counterfactual"), ("kl", "zero"),
+    ]  # fmt: skip
+    recorded = circuits.read(found / "circuit.json").graph["faithfulness"]
+    assert rows[0]["faithfulness"] == pytest.approx(recorded["value"], abs=1e-3)
+
+
+def test_compare_of_a_circuit_with_itself_is_one(
+    capsys: pytest.CaptureFixture[str], found: Path
+) -> None:
+    path = str(found / "circuit.json")
+    answer = said(capsys, "compare", path, path)
+    assert answer["edges"]["jaccard"] == 1
+    assert 0 < answer["edges"]["expected_jaccard"] < 1
+
+
+@pytest.mark.parametrize("suffix", ["svg", "dot", "json", "graphml", "csv"])
+def test_draw_writes_every_format(found: Path, tmp_path: Path, suffix: str) -> None:
+    target = tmp_path / f"c.{suffix}"
+    assert main(["draw", str(found / "circuit.json"), "-o", str(target)]) == 0
+    assert target.stat().st_size > 100
+
+
+def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = said(capsys, "list")
+    assert {"eap", "eap_ig", "random"} <= set(answer["discovery"])
+    assert {"ioi", "greater_than", "induction", "from_file"} <= set(answer["tasks"])
+    assert all(line for functions in answer.values() for line in functions.values())
+
+
+def test_task_show_gives_prompts_and_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["task", "show", "ioi", "--examples", "8"]) == 0
+    out = capsys.readouterr().out
+    for word in ("accuracy", "clean", "corrupt", "S2", "IO", "end"):
+        assert word in out
+
+
+def test_check_proves_the_embedded_model(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = said(capsys, "check", "mini")
+    assert answer["holds"]
+    assert len(answer["statements"]) >= 5
+
+
+def test_prompts_of_a_file_become_a_circuit(tmp_path: Path) -> None:
+    from circuitkit.data import Words
+    from circuitkit.load import load
+    from circuitkit.tasks import ioi
+
+    task = ioi(Words(load("mini").tokenizer), n=16, seed=5)
+    rows = [
+        {"clean": p.clean, "corrupt": p.corrupt, "correct": list(p.correct), "wrong": list(p.wrong)}
+        for p in task.prompts
+    ]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["discover", str(pairs), "--edges", "20", "-o", str(tmp_path / "out"), *TINY]
+    assert main(arguments) == 0
+    assert list(circuits.edges(circuits.read(tmp_path / "out" / "circuit.json")))
+
+
+BAD = [
+    (["discover", "iio"], "did you mean 'ioi'"),
+    (["discover", "ioi", "--method", "eap_gi"], "did you mean 'eap_ig'"),
+    (["discover", "ioi", "--method", "eap_ig(step=3)"], "did you mean 'steps'"),
+    (["discover", "ioi", "--metric", "logit_dif"], "did you mean 'logit_diff'"),
+    (["discover", "ioi", "--corruption", "zeroes"], "did you mean 'zero'"),
+    (["discover", "ioi", "--method", "eap", "--metric", "kl", *TINY], "eap_ig"),
+    (["discover", "ioi", "--metric", "accuracy", *TINY], "no gradient"),
+    (["discover", "ioi", "--model", "./nowhere/at/all"], "no directory"),
+    (["discover", "ioi", "--device", "cuda:77"], "cuda:77"),
+    (["discover", "ioi", "--dtype", "float31"], "float31"),
+    (["discover", "ioi", "--faithfulness", "1e9", *TINY], "no circuit reaches"),
+    (["discover", "nowhere.csv"], "nowhere.csv"),
+    (["evaluate", "nowhere.json"], "no file"),
+    (["draw", "nowhere.json", "-o", "x.svg"], "no file"),
+    (["compare", "nowhere.json", "nowhere.json"], "no file"),
+    (["fetch", "smollm3"], "smollm"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "remedy"), BAD, ids=lambda x: " ".join(x)[:50])
+def test_a_mistake_is_one_sentence_with_exit_code_two(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], remedy: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("circuitkit: ")
+    assert captured.err.count("\n") == 1
+    assert remedy in captured.err
+    assert not list(tmp_path.rglob("circuit*"))
+
+
+def test_an_unwritable_output_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("a file where the directory should be")
+    place = tmp_path / "taken" / "out"
+    assert main(["discover", "ioi", "--edges", "20", "-o", str(place), *TINY]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_task_that_the_model_cannot_do_is_refused_unless_forced(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from circuitkit.data import Words
+    from circuitkit.load import load
+    from circuitkit.tasks import ioi
+
+    prompts = ioi(Words(load("mini").tokenizer), n=16, seed=5).prompts
+    rows = [{"clean": p.clean, "corrupt": p.corrupt, "correct": p.wrong, "wrong": p.correct}
+            for p in prompts]  # fmt: skip
+    pairs = tmp_path / "backwards.jsonl"
+    pairs.write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["discover", str(pairs), "--edges", "20", "-o", str(tmp_path / "out"), *TINY]
+    assert main(arguments) == 2
+    assert "force" in capsys.readouterr().err
+    assert main([*arguments, "--force"]) == 0
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["discover", "--help"], ["list"], ["draw", "CIRCUIT", "-o", "OUT.svg"],
+                  ["compare", "CIRCUIT", "CIRCUIT"], ["discover", "iio"]],
+    ids=lambda x: x[0],
+)  # fmt: skip
+def test_what_needs_no_model_never_imports_torch(
+    found: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    real = {"CIRCUIT": str(found / "circuit.json"), "OUT.svg": str(tmp_path / "o.svg")}
+    given = [real.get(a, a) for a in arguments]
+    code = (
+        "import sys\nfrom circuitkit.cli import main\n"
+        f"try:\n    main({given!r})\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'transformer_lens'} & set(sys.modules)\n"
+        "sys.exit(3 if heavy else 0)"
+    )
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout or result.stderr
