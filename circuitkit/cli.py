@@ -174,7 +174,7 @@ def discover(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Print a circuit's faithfulness under each metric × corruption, on unseen prompts."""
-    from circuitkit.circuit import read
+    from circuitkit.circuit import mask, read
 
     circuit = read(options.circuit)
     about = circuit.graph
@@ -188,22 +188,25 @@ def evaluate(options: argparse.Namespace) -> None:
     model = _load(options)
     from circuitkit.data import Dataset
     from circuitkit.evaluate import evaluate as measure
+    from circuitkit.evaluate import random_masks
     from circuitkit.find import held_out
 
     seen = int(about.get("examples", 0)) if task == about.get("task") else 0
     prompts = held_out(task, model, options.examples, int(about.get("seed", 0)), seen)
     data = Dataset.of(prompts, model, batch_size=options.batch_size)
+    keep = mask(circuit, model.wiring)
+    masks = [keep, model.wiring.legal & ~keep, *random_masks(model.wiring, int(keep.sum()), 3)]
     rows = []
     for name in measures:
         for corruption in corruptions:
-            found = measure(
-                model, circuit, data, catalogue.resolve("metrics", name),
-                catalogue.resolve("corruptions", corruption),
-            )  # fmt: skip
+            how = catalogue.resolve("metrics", name), catalogue.resolve("corruptions", corruption)
+            found, complement, *null = measure(model, masks, data, *how)
             low, high = found.interval()
             rows.append({
                 "metric": name, "corruption": corruption, "faithfulness": found.faithfulness,
                 "low": low, "high": high, "mean_of_ratios": found.mean_of_ratios,
+                "without_it": complement.faithfulness,
+                "random": sum(e.faithfulness for e in null) / len(null),
                 "circuit": float(found.circuit.mean()),
                 "everything": float(found.everything.mean()),
                 "nothing": float(found.nothing.mean()),

@@ -26,7 +26,6 @@ from circuitkit.evaluate import (
     Ability,
     Evaluation,
     ability,
-    completeness,
     evaluate,
     random_masks,
     smallest,
@@ -178,7 +177,8 @@ def find_circuit(
         goal = FAITHFULNESS if faithfulness is None else faithfulness
         mask = smallest(model, scores, seen, measure, corrupt, goal, rule=rule)
     nulls = random_masks(model.wiring, int(mask.sum()), seed=seed)
-    found, *null = evaluate(model, [mask, *nulls], unseen, measure, corrupt)
+    masks = [mask, model.wiring.legal & ~mask, *nulls]
+    found, complement, *null = evaluate(model, masks, unseen, measure, corrupt)
     about = {
         **_about(task, describe(how), rule, seed, len(seen)),
         "faithfulness": _faithfulness(found, null),
@@ -189,7 +189,7 @@ def find_circuit(
         scores=scores,
         ability=able,
         evaluation=found,
-        complement=completeness(model, mask, unseen, measure, corrupt),
+        complement=complement,
         null=tuple(null),
         seconds=time.perf_counter() - start,
         mebibytes=_peak(),

@@ -251,15 +251,18 @@ def test_more_roles_than_colours_are_counted() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["svg", "dot"])
-def test_only_the_strongest_edges_are_drawn_and_the_caption_says_so(suffix: str) -> None:
-    picture = lookup("export", suffix)(name_movers(), edges=3)
-    assert "the 3 strongest of 10 edges (7 left out)" in picture
-    for label in ("9.9", "10.7", "8.6"):
-        assert label in picture
-    for label in ("5.5", "3.0", "m0"):  # they have no edge left
-        assert f"{label}<" not in picture
-        assert f"label={label}" not in picture
-        assert f'"{label}"' not in picture
+def test_only_the_strongest_edges_that_hang_together_are_drawn_and_the_caption_says_so(
+    suffix: str,
+) -> None:
+    wiring = Wiring(2, 2, 2)
+    strong = {("embed", "m0"): 3.0, ("m0", "m1"): 2.0, ("m1", "logits"): 4.0}
+    weak = {("embed", "a0.h1.q"): 5.0, ("a0.h1", "logits"): 0.5}
+    picture = lookup("export", suffix)(circuits.build(wiring, {**strong, **weak}), edges=4)
+    assert "the 3 strongest of 5 edges that hang together" in picture
+    assert "(2 left out)" in picture
+    drawn = {label: f"{label}<" in picture or f'"{label}"' in picture or f"label={label}" in picture
+             for label in ("m0", "m1", "0.1")}  # fmt: skip
+    assert drawn == {"m0": True, "m1": True, "0.1": False}  # 0.1 is in, or out, with both edges
 
 
 @pytest.mark.parametrize("edges", [0, -1, 2.5, "all"])

@@ -94,7 +94,8 @@ def assemble(
 
 def answer(model: Model, batch: Batch, final: Float[Tensor, "b p d"]) -> Float[Tensor, "b vocab"]:
     """The logits at each example's answer position, from the final residual."""
-    return model.unembed(final[torch.arange(len(batch)), batch.last])
+    rows = torch.arange(len(batch), device=batch.last.device)
+    return model.unembed(final[rows, batch.last])
 
 
 def run(

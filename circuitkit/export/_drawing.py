@@ -107,7 +107,8 @@ class Drawing:
             return f"{drawn:,} edges of {model}" if drawn else f"no edges of {model}"
         total = drawn + self.left_out
         return (
-            f"the {drawn:,} strongest of {total:,} edges ({self.left_out:,} left out), of {model}"
+            f"the {drawn:,} strongest of {total:,} edges that hang together "
+            f"({self.left_out:,} left out), of {model}"
         )
 
 

@@ -1,0 +1,442 @@
+"""Scores: what is selected of them, by oracles that go through the ranking one edge at a time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from circuitkit.circuit import edges, mask, weight_matrix
+from circuitkit.errors import OutputError, ScoresError
+from circuitkit.nodes import edge_name, parse_edge
+from circuitkit.scores import RULES, Scores
+from circuitkit.wiring import Wiring
+
+WIRINGS = [
+    Wiring(2, 3, 3),
+    Wiring(2, 4, 2),
+    Wiring(3, 2, 1, parallel=True),
+    Wiring(2, 3, 3, mlp=False),
+]
+SMALL = Wiring(1, 1, 1)  # 8 edges: embed and a0.h0 and m0, to q k v, m0 and logits
+
+
+def some_scores(seed: int = 0, ties: bool = False) -> Scores:
+    """Random scores of a random small wiring; with ties, few different values."""
+    wiring = WIRINGS[seed % len(WIRINGS)]
+    values = np.random.default_rng(seed).standard_normal(wiring.shape).astype(np.float32)
+    about = {"model": "toy", "method": "random", "settings": {"seed": seed}}
+    return Scores(wiring, np.round(values * 2) / 2 if ties else values, about)
+
+
+def by_hand(**values: float) -> Scores:
+    """Scores of the smallest wiring, 0 where not given; ``input_m0=1.0`` is input->m0."""
+    table = np.zeros(SMALL.shape)
+    for name, value in values.items():
+        writer, reader = name.split("_")
+        reader = f"a0.h0<{reader}>" if reader in "qkv" else reader
+        table[SMALL.index(*parse_edge(f"{'a0.h0' if writer == 'head' else writer}->{reader}"))] = (
+            value
+        )
+    return Scores(SMALL, table)
+
+
+def names(scores: Scores, flat: np.ndarray) -> list[str]:
+    """The names of the edges at these flat indices."""
+    w = scores.wiring
+    return [edge_name(w.writers[i // w.shape[1]], w.readers[i % w.shape[1]]) for i in flat]
+
+
+def kept(scores: Scores, keep: np.ndarray) -> set[str]:
+    """The names of the edges that a mask keeps."""
+    return set(names(scores, np.flatnonzero(keep)))
+
+
+def heads_of_ranking(scores: Scores, rule: str) -> list[np.ndarray]:
+    """What is alive of the first edges of the ranking: of none, of one, of two, ..."""
+    keep = np.zeros(scores.wiring.shape, dtype=bool)
+    found = [keep.copy()]
+    for flat in scores.ranking(rule):
+        keep.flat[flat] = True
+        found.append(scores.wiring.alive(keep))
+    return found
+
+
+# -- rules -----------------------------------------------------------------------------------------
+def test_the_rules_order_a_small_graph_as_by_hand() -> None:
+    scores = by_hand(
+        input_q=-6.0, input_k=0.5, input_v=2.0, input_m0=4.0, input_logits=-1.0, head_m0=-5.0,
+        head_logits=3.0, m0_logits=-2.5,
+    )  # fmt: skip
+    assert names(scores, scores.ranking("abs")) == [
+        "input->a0.h0<q>", "a0.h0->m0", "input->m0", "a0.h0->logits", "m0->logits",
+        "input->a0.h0<v>", "input->logits", "input->a0.h0<k>",
+    ]  # fmt: skip
+    assert names(scores, scores.ranking("signed")) == [
+        "input->m0", "a0.h0->logits", "input->a0.h0<v>", "input->a0.h0<k>", "input->logits",
+        "m0->logits", "a0.h0->m0", "input->a0.h0<q>",
+    ]  # fmt: skip
+    # From the logits: the head (3.0) opens its ports, whose q (6.0) beats m0 (2.5), which opens m0.
+    assert names(scores, scores.ranking("greedy")) == [
+        "a0.h0->logits", "input->a0.h0<q>", "m0->logits", "a0.h0->m0", "input->m0",
+        "input->a0.h0<v>", "input->logits", "input->a0.h0<k>",
+    ]  # fmt: skip
+
+
+def greedy_oracle(scores: Scores) -> list[tuple[str, str]]:
+    """Repeatedly the strongest edge not yet taken into any node that is reached, by a graph."""
+    w = scores.wiring
+    graph = nx.DiGraph()
+    for row, column in np.argwhere(w.legal):
+        value = abs(float(scores.values[row, column]))
+        graph.add_edge(w.writers[row], w.readers[column], value=value)
+    for reader in w.readers:
+        if reader.port:
+            graph.add_edges_from((reader, head) for head in w.heads_of(reader))
+    reached, taken = {"logits"}, []
+    while True:
+        offers = [
+            (graph[u][v]["value"], u, v)
+            for v in reached
+            for u in graph.predecessors(v)
+            if "value" in graph[u][v] and (u, v) not in taken
+        ]
+        if not offers:
+            return taken
+        _, writer, reader = max(offers)
+        taken.append((writer, reader))
+        reached |= {writer, *(p for p in graph.predecessors(writer) if not graph[p][writer])}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_greedy_takes_the_strongest_in_edge_of_what_is_reached(seed: int) -> None:
+    scores = some_scores(seed)
+    expected = [edge_name(*edge) for edge in greedy_oracle(scores)]
+    assert names(scores, scores.ranking("greedy")) == expected
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_ranking_holds_every_edge_once(seed: int, rule: str, ties: bool) -> None:
+    scores = some_scores(seed, ties)
+    assert sorted(scores.ranking(rule)) == np.flatnonzero(scores.wiring.legal).tolist()
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_ranking_never_rises(seed: int, ties: bool) -> None:
+    scores = some_scores(seed, ties)
+    flat = scores.values.reshape(-1)
+    assert (np.diff(flat[scores.ranking("signed")]) <= 0).all()
+    assert (np.diff(np.abs(flat)[scores.ranking("abs")]) <= 0).all()
+
+
+def test_the_sign_of_all_scores_matters_to_signed_alone() -> None:
+    scores = some_scores(1)
+    turned = Scores(scores.wiring, -scores.values)
+    for rule in ("abs", "greedy"):
+        np.testing.assert_array_equal(turned.ranking(rule), scores.ranking(rule))
+    np.testing.assert_array_equal(turned.ranking("signed"), scores.ranking("signed")[::-1])
+
+
+def test_what_stands_where_there_is_no_edge_is_never_looked_at() -> None:
+    scores = some_scores(2)
+    odd = np.where(scores.wiring.legal, scores.values, np.nan)
+    other = Scores(scores.wiring, odd)
+    for rule in RULES:
+        np.testing.assert_array_equal(other.mask(9, rule), scores.mask(9, rule))
+    np.testing.assert_array_equal(mask(other.above(0.3)), mask(scores.above(0.3)))
+    assert weight_matrix(other.graph()).tolist() == weight_matrix(scores.graph()).tolist()
+
+
+# -- selection -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mask_is_the_longest_head_of_the_ranking_that_fits(
+    seed: int, rule: str, ties: bool
+) -> None:
+    scores = some_scores(seed, ties)
+    before = np.zeros(scores.wiring.shape, dtype=bool)
+    heads = heads_of_ranking(scores, rule)
+    for n in [*range(1, 12), *range(12, scores.wiring.n_edges, 5), scores.wiring.n_edges, 10**6]:
+        keep = scores.mask(n, rule)
+        longest = next(head for head in reversed(heads) if head.sum() <= n)  # scanned, not bisected
+        np.testing.assert_array_equal(keep, longest)
+        assert keep.sum() <= n
+        np.testing.assert_array_equal(scores.wiring.alive(keep), keep)
+        assert not (before & ~keep).any()
+        before = keep
+    np.testing.assert_array_equal(before, scores.wiring.legal)
+
+
+def test_a_strong_edge_that_leads_nowhere_is_not_selected() -> None:
+    scores = by_hand(input_q=9.0, m0_logits=8.0, input_logits=1.0, input_m0=0.5)
+    assert kept(scores, scores.mask(1)) == {"input->logits"}
+    assert kept(scores, scores.mask(2)) == {"input->logits"}
+    assert kept(scores, scores.mask(3)) == {"input->logits", "input->m0", "m0->logits"}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_weights_of_a_selected_circuit_are_the_scores(seed: int, rule: str) -> None:
+    scores = some_scores(seed)
+    circuit = scores.top(15, rule)
+    keep = scores.mask(15, rule)
+    assert keep.any()
+    np.testing.assert_array_equal(mask(circuit), keep)
+    np.testing.assert_array_equal(weight_matrix(circuit), np.where(keep, scores.values, 0))
+    assert {**circuit.graph, "wiring": 0} == {**scores.about, "rule": rule, "wiring": 0}
+
+
+def test_an_edge_of_score_zero_can_be_selected() -> None:
+    scores = by_hand(input_logits=1.0)
+    np.testing.assert_array_equal(mask(scores.top(8)), SMALL.legal)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_above_keeps_what_exceeds_the_threshold_without_dead_ends(
+    seed: int, threshold: float
+) -> None:
+    scores = some_scores(seed, ties=True)
+    for rule, values in (("abs", np.abs(scores.values)), ("signed", scores.values)):
+        circuit = scores.above(threshold, rule)
+        expected = scores.wiring.alive((values > threshold) & scores.wiring.legal)
+        np.testing.assert_array_equal(mask(circuit), expected)
+        assert circuit.graph["threshold"] == threshold
+        assert all(weight == scores.values[scores.wiring.index(w, r)]
+                   for w, r, weight in edges(circuit))  # fmt: skip
+
+
+def test_a_score_at_the_threshold_is_not_above_it() -> None:
+    scores = by_hand(input_logits=1.0, input_m0=2.0, m0_logits=-2.0)
+    assert kept(scores, mask(scores.above(1.0))) == {"input->m0", "m0->logits"}
+    assert kept(scores, mask(scores.above(0.5, "signed"))) == {"input->logits"}
+    assert not mask(scores.above(2.0)).any()
+
+
+def test_the_whole_graph_holds_every_edge() -> None:
+    scores = some_scores(1)
+    graph = scores.graph()
+    np.testing.assert_array_equal(mask(graph), scores.wiring.legal)
+    assert len(list(edges(graph))) == scores.wiring.n_edges
+
+
+def test_the_strongest_are_the_head_of_the_ranking_with_their_scores() -> None:
+    scores = some_scores(3)
+    strongest = scores.strongest(7)
+    assert [name for name, _ in strongest] == names(scores, scores.ranking()[:7])
+    for name, value in strongest:
+        assert value == scores.values[scores.wiring.index(*parse_edge(name))]
+    assert len(scores.strongest(10**6)) == scores.wiring.n_edges
+
+
+def test_scores_print_their_origin_and_the_strongest_edges() -> None:
+    text = repr(some_scores(0))
+    assert "(random, toy)" in text
+    assert all(name in text for name, _ in some_scores(0).strongest(8))
+
+
+@pytest.mark.parametrize("n", [0, -1, -(10**9)])
+def test_fewer_than_one_edge_is_refused(n: int) -> None:
+    for select in (some_scores().mask, some_scores().top):
+        with pytest.raises(ScoresError, match=f"{n} edges are no circuit; ask for at least 1"):
+            select(n)
+
+
+@pytest.mark.parametrize("rule", ["", "ABS", "absolute", "top"])
+def test_an_unknown_rule_is_refused_with_the_known_ones(rule: str) -> None:
+    scores = some_scores()
+    for select in (scores.ranking, lambda r: scores.mask(3, r), lambda r: scores.top(3, r)):
+        with pytest.raises(ScoresError, match="choose from abs, signed, greedy"):
+            select(rule)
+    with pytest.raises(ScoresError, match=f"'{rule}' .*choose from abs, signed$"):
+        scores.above(0.5, rule)
+
+
+def test_a_threshold_has_no_greedy_rule_and_does_not_offer_it() -> None:
+    with pytest.raises(ScoresError, match=r"'greedy' .*choose from abs, signed$"):
+        some_scores().above(0.5, "greedy")
+
+
+# -- what scores must be ---------------------------------------------------------------------------
+def test_scores_of_the_wrong_shape_are_refused() -> None:
+    with pytest.raises(ScoresError, match=r"shape \(5, 3\), and the wiring \(3, 5\)"):
+        Scores(SMALL, np.zeros((5, 3)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_is_refused_with_its_edge(value: float) -> None:
+    with pytest.raises(ScoresError, match=r"2 scores are not finite, the first that of a0\.h0->m0"):
+        by_hand(head_m0=value, m0_logits=value)
+
+
+def test_selecting_changes_neither_the_scores_nor_what_is_about_them() -> None:
+    scores = some_scores(1)
+    values, about = scores.values.copy(), repr(scores.about)
+    circuit = scores.top(5)
+    circuit.graph["model"] = "another"
+    scores.above(0.1)
+    scores.strongest(5)
+    np.testing.assert_array_equal(scores.values, values)
+    assert repr(scores.about) == about
+
+
+@pytest.mark.parametrize("key", ["weights", "wiring", "edge_attributes", "rule", "self", "keep"])
+def test_what_is_about_the_scores_may_have_any_name(key: str) -> None:
+    scores = Scores(SMALL, some_scores_of_small(), {key: "x"})
+    for circuit in (scores.top(3), scores.above(0.0), scores.graph()):
+        assert circuit.graph["wiring"]["layers"] == 1
+        assert key in circuit.graph
+
+
+def some_scores_of_small() -> np.ndarray:
+    return np.ones(SMALL.shape)
+
+
+# -- files -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(8))
+def test_scores_survive_their_file(seed: int, tmp_path: Path) -> None:
+    scores = some_scores(seed)
+    about = {**scores.about, "task": "größer\udce9", "n": [1, {}]}
+    scores = Scores(scores.wiring, scores.values, about)
+    assert scores.save(tmp_path / "a" / "s.safetensors") == tmp_path / "a" / "s.safetensors"
+    again = Scores.load(tmp_path / "a" / "s.safetensors")
+    assert again.wiring == scores.wiring
+    assert again.about == scores.about
+    legal = scores.wiring.legal
+    np.testing.assert_array_equal(again.values[legal], scores.values[legal])
+    assert os.listdir(tmp_path / "a") == ["s.safetensors"]
+
+
+def test_impossible_edges_do_not_spoil_a_file(tmp_path: Path) -> None:
+    values = np.where(SMALL.legal, 1.0, np.nan)
+    Scores(SMALL, values).save(tmp_path / "s")
+    np.testing.assert_array_equal(Scores.load(tmp_path / "s").values, SMALL.legal)
+
+
+def test_any_memory_layout_is_saved_as_what_it_holds(tmp_path: Path) -> None:
+    scores = some_scores(2)
+    Scores(scores.wiring, np.asfortranarray(scores.values)).save(tmp_path / "s")
+    legal = scores.wiring.legal
+    loaded = Scores.load(tmp_path / "s").values
+    np.testing.assert_array_equal(loaded[legal], scores.values[legal])
+
+
+def refused(path: Path) -> str:
+    """The one sentence with which the file is refused."""
+    with pytest.raises(ScoresError) as caught:
+        Scores.load(path)
+    message = str(caught.value)
+    assert repr(str(path)) in message
+    assert "\n" not in message
+    return message
+
+
+NOTES = {
+    "format": "circuitkit.scores", "version": "1", "about": "{}",
+    "wiring": '{"layers": 1, "heads": 1, "groups": 1}',
+}  # fmt: skip
+
+
+def test_the_notes_that_the_bad_files_spoil_are_good(tmp_path: Path) -> None:
+    save_file({"scores": np.zeros(SMALL.shape, np.float32)}, tmp_path / "s", metadata=NOTES)
+    assert Scores.load(tmp_path / "s").wiring == SMALL
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"format": "pt"}, "is no file of circuitkit.scores, version 1"),
+        ({"version": "2"}, "is no file of circuitkit.scores, version 1"),
+        ({"about": '{"a": 1'}, "holds no scores"),
+        ({"wiring": "{}"}, "holds no scores"),
+        ({"wiring": "[]"}, "holds no scores"),
+        ({"wiring": "{"}, "holds no scores"),
+        ({"wiring": '{"layers": 2, "heads": 1, "groups": 1}'}, "shape"),
+        ({"wiring": '{"layers": 0, "heads": 1, "groups": 1}'}, "is no wiring"),
+        ({"wiring": '{"layers": 999999999, "heads": 1, "groups": 1}'}, "is no wiring"),
+        ({"wiring": "[" * 10**5}, "holds no scores"),
+        ({"about": "x"}, "holds no scores"),
+        ({"about": "[1, 2]"}, "holds no scores"),
+        ({"about": "null"}, "holds no scores"),
+        ({"about": '{"a":' * 10**5}, "holds no scores"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_file_with_spoilt_notes_is_refused(
+    change: dict[str, str], says: str, tmp_path: Path
+) -> None:
+    table = {"scores": np.zeros(SMALL.shape, np.float32)}
+    save_file(table, tmp_path / "s", metadata={**NOTES, **change})
+    assert says in refused(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"weight": np.zeros((3, 5), np.float32)},
+        {"scores": np.zeros((3, 4), np.float32)},
+        {"scores": np.zeros(15, np.float32)},
+        {"scores": np.full((3, 5), np.nan, np.float32)},
+    ],
+    ids=["name", "width", "flat", "nan"],
+)
+def test_a_file_with_another_table_is_refused(table: dict[str, Any], tmp_path: Path) -> None:
+    save_file(table, tmp_path / "s", metadata=NOTES)
+    refused(tmp_path / "s")
+
+
+def test_a_safetensors_file_without_notes_is_refused(tmp_path: Path) -> None:
+    save_file({"scores": np.zeros(SMALL.shape, np.float32)}, tmp_path / "s")
+    assert "is no file of circuitkit.scores" in refused(tmp_path / "s")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00", b"{}", b"not scores", b"\xff" * 64])
+def test_a_foreign_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "s").write_bytes(content)
+    assert "holds no scores" in refused(tmp_path / "s")
+
+
+def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
+    some_scores(3).save(tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    for length in range(0, len(whole), 13):
+        (tmp_path / "cut").write_bytes(whole[:length])
+        refused(tmp_path / "cut")
+
+
+def test_a_file_that_is_not_there_and_a_directory_are_refused(tmp_path: Path) -> None:
+    assert "there is no file" in refused(tmp_path / "absent")
+    refused(tmp_path)
+
+
+def test_notes_that_json_cannot_hold_are_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "s"
+    for about in ({"metric": object()}, {"x": {1, 2}}):
+        with pytest.raises(ScoresError):
+            Scores(SMALL, np.zeros(SMALL.shape), about).save(place)
+        assert not os.listdir(tmp_path)
+
+
+def test_scores_too_large_for_the_file_are_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ScoresError, match="input->logits"):
+        by_hand(input_logits=1e300).save(tmp_path / "s")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        some_scores().save(tmp_path / "file" / "s")

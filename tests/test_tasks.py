@@ -1,0 +1,404 @@
+"""Every task keeps its promises, with tokenizers of different kinds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+import circuitkit
+from circuitkit.catalogue import lookup, names
+from circuitkit.data import Example, Prompt, Task, Words, tokenise
+from circuitkit.errors import DataError, TaskFitError
+from circuitkit.tasks import _names
+from circuitkit.tasks.facts import RELATIONS
+
+MINI = Path(circuitkit.__path__[0]) / "assets" / "mini"
+TASKS = [name for name in names("tasks") if name != "from_file"]
+
+
+@pytest.fixture(scope="module")
+def mini() -> Words:
+    return Words(AutoTokenizer.from_pretrained(MINI))
+
+
+def byte_level(model: models.Model, *first: pre_tokenizers.PreTokenizer) -> Tokenizer:
+    """A tokenizer that cuts and decodes as GPT-2's does."""
+    tokenizer = Tokenizer(model)
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*first, level])
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def like_gpt2(mini: Words, *first: pre_tokenizers.PreTokenizer) -> Tokenizer:
+    """Byte-level BPE whose merges are learnt of the words that the tasks write."""
+    tokenizer = byte_level(models.BPE(), *first)
+    trainer = trainers.BpeTrainer(
+        vocab_size=8000,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<s>"],
+        show_progress=False,
+    )
+    words = [token for token in mini.tokenizer.get_vocab() if not token.startswith("<|")]
+    # The centuries merge first, so that no merge inside a year's four digits comes before them.
+    centuries = [f" {century}" for century in range(11, 18)]
+    tokenizer.train_from_iterator(words * 2 + centuries * 500, trainer)
+    return tokenizer
+
+
+def with_bos(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    return tokenizer
+
+
+@pytest.fixture(scope="module", params=["mini", "like_gpt2", "with_bos"])
+def words(request: pytest.FixtureRequest, mini: Words) -> Words:
+    if request.param == "mini":
+        return mini
+    tokenizer = like_gpt2(mini)
+    if request.param == "with_bos":
+        tokenizer = with_bos(tokenizer)
+    return Words(PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>"))
+
+
+def letters() -> Words:
+    """A tokenizer to which every byte is a token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    model = models.BPE({letter: i for i, letter in enumerate(alphabet)}, [])
+    return Words(PreTrainedTokenizerFast(tokenizer_object=byte_level(model)))
+
+
+def make(name: str, words: Words, n: int = 40, seed: int = 3, **settings: object) -> Task:
+    return lookup("tasks", name)(words, n, seed, **settings)
+
+
+def pairs(name: str, words: Words, **settings: object) -> list[tuple[Prompt, Example]]:
+    prompts = make(name, words, **settings).prompts
+    return list(zip(prompts, tokenise(prompts, words), strict=True))
+
+
+def text(prompt: Prompt, span: str) -> str:
+    start, stop = prompt.spans[span]
+    return prompt.clean[start:stop]
+
+
+def in_corrupt(words: Words, example: Example, span: str) -> str:
+    start, stop = example.spans[span]
+    return words.tokenizer.decode(example.corrupt[start:stop])
+
+
+# --- what holds of every task
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_prompts_are_pairs_that_differ_and_are_answered_by_single_tokens(
+    words: Words, name: str
+) -> None:
+    task = make(name, words)
+    examples = list(tokenise(task.prompts, words))  # raises where an answer is no single token
+    assert task.name == name
+    assert task.source
+    assert task.metric in names("metrics")
+    assert len({prompt.clean for prompt in task.prompts}) == 40
+    for example in examples:
+        assert len(example.clean) == len(example.corrupt)
+        assert example.clean != example.corrupt
+        assert example.correct
+        assert example.wrong
+        assert not set(example.correct) & set(example.wrong)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_spans_name_whole_tokens(words: Words, name: str) -> None:
+    for prompt, example in pairs(name, words):
+        assert set(example.spans) == {*prompt.spans, "end"}
+        for span in prompt.spans:
+            start, stop = example.spans[span]
+            assert words.tokenizer.decode(example.clean[start:stop]) == text(prompt, span)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_seed_decides_and_more_prompts_begin_as_fewer(mini: Words, name: str) -> None:
+    prompts = make(name, mini, 30, 5).prompts
+    assert make(name, mini, 30, 5).prompts == prompts
+    assert make(name, mini, 60, 5).prompts[:30] == prompts
+    assert make(name, mini, 30, 6).prompts != prompts
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_tokenizer_of_letters_does_not_fit(name: str) -> None:
+    with pytest.raises(TaskFitError, match=rf"^{name} .*use another task or another model$"):
+        make(name, letters())
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("n", [0, -1])
+def test_no_prompts_cannot_be_asked_for(mini: Words, name: str, n: int) -> None:
+    with pytest.raises(DataError, match="ask for at least 1"):
+        make(name, mini, n)
+
+
+def test_more_prompts_than_there_are_cannot_be_made(mini: Words) -> None:
+    with pytest.raises(DataError, match=r"makes only \d+ different prompts .* ask for fewer"):
+        make("facts", mini, 5000)
+
+
+# --- what holds of one task
+
+
+def test_ioi_repeats_the_subject_and_flips_the_answer(words: Words) -> None:
+    for prompt, example in pairs("ioi", words):
+        assert prompt.wrong == (text(prompt, "S1"),) == (text(prompt, "S2"),)
+        assert prompt.correct == (text(prompt, "IO"),) == (in_corrupt(words, example, "S2"),)
+        for span in ("IO", "S1", "place", "object"):
+            assert in_corrupt(words, example, span) == text(prompt, span)
+
+
+def test_ioi_marks_the_token_after_the_first_subject(words: Words) -> None:
+    for _, example in pairs("ioi", words):
+        stop = example.spans["S1"][1]
+        assert example.spans["S1+1"] == (stop, stop + 1)
+
+
+def test_ioi_has_both_orders_in_several_templates(mini: Words) -> None:
+    prompts = make("ioi", mini, 200).prompts
+    first = Counter(prompt.spans["IO"] < prompt.spans["S1"] for prompt in prompts)
+    assert min(first[True], first[False]) > 50
+    assert len({prompt.clean.split(" and ")[1].split()[1] for prompt in prompts}) >= 4
+
+
+def test_ioi_can_replace_all_names_by_new_ones(words: Words) -> None:
+    for prompt, example in pairs("ioi", words, corrupt="names"):
+        new = {in_corrupt(words, example, span) for span in ("IO", "S1", "S2")}
+        assert len(new) == 3
+        assert not new & {*prompt.correct, *prompt.wrong}
+
+
+def test_ioi_refuses_another_corruption(mini: Words) -> None:
+    with pytest.raises(DataError, match="'noise'; choose 'io' or 'names'"):
+        make("ioi", mini, corrupt="noise")
+
+
+def test_greater_than_parts_the_endings_at_the_year(words: Words) -> None:
+    for prompt, example in pairs("greater_than", words):
+        year = text(prompt, "YY")
+        assert text(prompt, "XX") + year in prompt.clean
+        assert prompt.clean.endswith(text(prompt, "XX"))
+        assert max(prompt.wrong) == year < min(prompt.correct)
+        assert len(prompt.correct) + len(prompt.wrong) > 90
+        assert in_corrupt(words, example, "YY") == "01"
+
+
+def test_greater_than_says_that_digits_are_parted(mini: Words) -> None:
+    tokenizer = like_gpt2(mini, pre_tokenizers.Digits(individual_digits=True))
+    parted = Words(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+    make("ioi", parted)
+    with pytest.raises(TaskFitError, match="this tokenizer makes 5 of ' 1732'; use another"):
+        make("greater_than", parted)
+
+
+def following(text: str) -> str:
+    """What an induction head says: the word that followed the last word before."""
+    *before, last = text.split()
+    (found,) = [after for word, after in pairwise(before) if word == last]
+    return f" {found}"
+
+
+@pytest.mark.parametrize("length", [5, 12, 30])
+def test_induction_is_answered_by_what_followed_before(words: Words, length: int) -> None:
+    for prompt, example in pairs("induction", words, length=length):
+        assert prompt.correct == (following(prompt.clean),) == (text(prompt, "next"),)
+        assert prompt.wrong == (following(prompt.corrupt),)
+        assert sorted(prompt.clean.split()) == sorted(prompt.corrupt.split())
+        assert text(prompt, "first") == text(prompt, "second")
+        assert example.spans["second"] == example.spans["end"]
+        assert len(prompt.clean.split()) == length
+
+
+@pytest.mark.parametrize("length", [4, 10_000])
+def test_induction_refuses_lengths_that_it_cannot_make(mini: Words, length: int) -> None:
+    with pytest.raises(DataError, match=f"texts of {length} words; choose 5 to"):
+        make("induction", mini, length=length)
+
+
+def test_gendered_pronoun_goes_with_the_name(words: Words) -> None:
+    pronoun = {**dict.fromkeys(_names.MEN, " he"), **dict.fromkeys(_names.WOMEN, " she")}
+    seen = set()
+    for prompt, example in pairs("gendered_pronoun", words):
+        assert prompt.correct == (pronoun[text(prompt, "name").strip()],)
+        assert prompt.wrong == (pronoun[in_corrupt(words, example, "name").strip()],)
+        seen |= {*prompt.correct}
+    assert seen == {" he", " she"}
+
+
+def test_no_name_is_a_mans_and_a_womans() -> None:
+    assert not set(_names.MEN) & set(_names.WOMEN)
+    assert len(set(_names.NAMES)) == len(_names.NAMES) >= 100
+
+
+def arguments(prompt: str) -> list[str]:
+    return prompt.split("(self, ")[1].split(")")[0].split(", ")
+
+
+def test_docstring_asks_for_the_argument_after_those_described(words: Words) -> None:
+    for prompt, example in pairs("docstring", words):
+        defined = [f" {name}" for name in arguments(prompt.clean)]
+        at = defined.index(text(prompt, "A_doc"))
+        described = [text(prompt, "A_doc"), text(prompt, "B_doc")]
+        assert [*described, *prompt.correct] == defined[at : at + 3]
+        assert {*defined} - {*prompt.correct} <= {*prompt.wrong}
+        others = {f" {name}" for name in arguments(prompt.corrupt)}
+        assert others < {*prompt.wrong}
+        assert not others & {in_corrupt(words, example, span) for span in ("A_doc", "B_doc")}
+        assert not others & {*defined}
+
+
+def test_docstring_has_its_arguments_anywhere(mini: Words) -> None:
+    prompts = make("docstring", mini, 200).prompts
+    places = [arguments(p.clean).index(p.correct[0].strip()) for p in prompts]
+    ends = [len(arguments(p.clean)) - place for p, place in zip(prompts, places, strict=True)]
+    assert len(set(places)) == len(set(ends)) == 3
+
+
+def test_facts_pair_two_subjects_of_one_relation(words: Words) -> None:
+    for prompt, example in pairs("facts", words):
+        other = in_corrupt(words, example, "subject").strip()
+        subject = text(prompt, "subject").strip()
+        assert any(
+            (f" {relation.answers.get(subject)}",) == prompt.correct
+            and (f" {relation.answers.get(other)}",) == prompt.wrong
+            and prompt.clean.replace(subject, "{subject}") in relation.templates
+            for relation in RELATIONS.values()
+        )
+
+
+def test_facts_mark_the_last_token_of_the_subject(words: Words) -> None:
+    lengths = set()
+    for _, example in pairs("facts", words, n=150):
+        start, stop = example.spans["subject"]
+        assert example.spans["subject_last"] == (stop - 1, stop)
+        lengths.add(stop - start)
+    assert len(lengths) > 1
+
+
+def test_facts_ask_in_both_directions(mini: Words) -> None:
+    prompts = make("facts", mini, 200).prompts
+    asked = {(*prompt.correct, *prompt.wrong) for prompt in prompts}
+    assert any((wrong, correct) in asked for correct, wrong in asked)
+
+
+def test_facts_are_many() -> None:
+    assert len(RELATIONS) >= 3
+    assert sum(len(relation.answers) for relation in RELATIONS.values()) >= 60
+
+
+# --- prompts from a file
+
+ROWS = (
+    Prompt("The cat is", "The dog is", (" small", " here"), (" old",), {"who": (3, 7)}),
+    Prompt('A "cup, then', 'A "hat, then', (" red",), (" blue", " white")),
+    Prompt("My ear", "My eye", (" is",)),
+)
+
+
+def write_csv(path: Path, rows: tuple[Prompt, ...] = ROWS) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(["clean", "corrupt", "correct", "wrong"])
+        out.writerows([r.clean, r.corrupt, "|".join(r.correct), "|".join(r.wrong)] for r in rows)
+    return path
+
+
+def write_jsonl(path: Path, rows: tuple[Prompt, ...] = ROWS) -> Path:
+    path.write_text("".join(json.dumps(vars(row)) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_jsonl_file_gives_its_prompts(mini: Words, tmp_path: Path) -> None:
+    task = lookup("tasks", "from_file")(mini, path=write_jsonl(tmp_path / "mine.jsonl"))
+    assert task.prompts == ROWS
+    assert (task.name, task.metric) == ("mine", "logit_diff")
+
+
+def test_a_csv_file_gives_the_same_without_spans(mini: Words, tmp_path: Path) -> None:
+    found = lookup("tasks", "from_file")(mini, path=str(write_csv(tmp_path / "mine.csv")))
+    assert [vars(p) | {"spans": {}} for p in ROWS] == [vars(p) for p in found.prompts]
+
+
+def test_one_answer_of_a_jsonl_line_needs_no_list(mini: Words, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"clean": "a", "corrupt": "b", "correct": " c", "wrong": " d"}\n\n')
+    assert lookup("tasks", "from_file")(mini, path=path).prompts == (
+        Prompt("a", "b", (" c",), (" d",)),
+    )
+
+
+def test_the_metric_of_a_file_can_be_chosen(mini: Words, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "mine.jsonl")
+    assert lookup("tasks", "from_file")(mini, path=path, metric="kl").metric == "kl"
+
+
+def test_some_prompts_of_a_file_are_drawn_by_the_seed(mini: Words, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "mine.jsonl")
+    drawn = {seed: make("from_file", mini, 2, seed, path=path).prompts for seed in range(20)}
+    assert drawn[0] == make("from_file", mini, 2, 0, path=path).prompts
+    assert all(len({p.clean for p in prompts}) == 2 for prompts in drawn.values())
+    assert len({tuple(p.clean for p in prompts) for prompts in drawn.values()}) > 1
+
+
+GOOD = '{"clean": "a", "corrupt": "b", "correct": [" c"], "wrong": []}\n'
+BAD = {
+    "empty.csv": ("", "holds no prompts"),
+    "header.csv": ("clean,corrupt,correct,wrong\n", "holds no prompts"),
+    "column.csv": ("clean,corrupt,correct\nx,y,z\n", "line 2 lacks 'wrong'"),
+    "short.csv": ("clean,corrupt,correct,wrong\nx,y,z\n", "line 2 lacks 'wrong'"),
+    "blank.csv": ("clean,corrupt,correct,wrong\n,y,z,w\n", "line 2 has '' for 'clean'"),
+    "answer.csv": ("clean,corrupt,correct,wrong\nx,y,z||v,w\n", "line 2 has '' for 'correct'"),
+    "empty.jsonl": ("\n", "holds no prompts"),
+    "broken.jsonl": (GOOD + "{", "line 2 is no JSON "),
+    "list.jsonl": (GOOD + GOOD + "[1]", "line 3 is no JSON object"),
+    "field.jsonl": ('{"clean": "a", "corrupt": "b", "wrong": []}', "line 1 lacks 'correct'"),
+    "number.jsonl": (GOOD.replace('" c"', "7"), "line 1 has 7 for 'correct'"),
+    "spans.jsonl": (GOOD.replace("[]", '[], "spans": [1]'), "line 1 has the spans"),
+    "far.jsonl": (GOOD.replace("[]", '[], "spans": {"x": [0, 2]}'), "has 1 characters"),
+    "other.txt": (GOOD, "neither .csv nor .jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_named_with_what_is_wrong(mini: Words, tmp_path: Path, name: str) -> None:
+    content, message = BAD[name]
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message) as caught:
+        make("from_file", mini, None, path=tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_file_that_is_missing_or_no_text_cannot_be_read(mini: Words, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        make("from_file", mini, None, path=tmp_path / "none.csv")
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(DataError, match="cannot be read"):
+        make("from_file", mini, None, path=tmp_path / "bytes.csv")
+
+
+def test_a_file_holds_no_more_prompts_than_it_has(mini: Words, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "mine.jsonl")
+    with pytest.raises(DataError, match="holds 3 prompts, not 4"):
+        make("from_file", mini, 4, path=path)
