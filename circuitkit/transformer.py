@@ -26,149 +26,11 @@ from torch import Tensor, nn
 
 from circuitkit.errors import ModelError, UnsupportedModelError
 from circuitkit.model import Context
+from circuitkit.norms import Norm
+from circuitkit.surgery import Given, Last, Silent, Through, copy_with
 from circuitkit.wiring import Wiring
 
-__all__ = ["Native", "Norm", "Transformer", "from_module", "from_pretrained"]
-
-
-# -- shallow copies of modules -------------------------------------------------------------------
-def _copy_with(module: nn.Module, stubs: Mapping[int, nn.Module]) -> nn.Module:
-    """The module with some descendants (by id) replaced; what holds none of them is shared."""
-    if id(module) in stubs:
-        return stubs[id(module)]
-    children = {n: c and _copy_with(c, stubs) for n, c in module._modules.items()}
-    if all(children[n] is c for n, c in module._modules.items()):
-        return module
-    twin = object.__new__(type(module))
-    twin.__dict__.update(module.__dict__)
-    twin.__dict__["_modules"] = children
-    return twin
-
-
-class _Given(nn.Module):
-    """A projection that hands over a given value, whatever it reads."""
-
-    value: Tensor | None = None
-
-    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
-        return x if self.value is None else self.value
-
-
-class _Silent(nn.Module):
-    """A component that writes nothing; it keeps what it was called with."""
-
-    def __init__(self, returns_tuple: bool = False) -> None:
-        super().__init__()
-        self.returns_tuple = returns_tuple
-        self.read: Tensor | None = None
-        self.call: dict[str, Any] = {}
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        x = args[0] if args else kwargs.pop("hidden_states")
-        self.read, self.call = x, kwargs
-        silence = torch.zeros_like(x)
-        return (silence, None) if self.returns_tuple else silence
-
-
-class _Through(nn.Module):
-    """A norm that is passed through; it keeps what it read."""
-
-    read: Tensor | None = None
-
-    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
-        self.read = x
-        return x
-
-
-class _Last(nn.Module):
-    """The final norm, or the unembedding, on a given residual; cheap where none is given."""
-
-    def __init__(self, module: nn.Module, *, first: bool) -> None:
-        super().__init__()
-        self.module, self.first = module, first
-        self.value: Tensor | None = None
-
-    def forward(self, x: Tensor, *_: Any, **__: Any) -> Any:
-        if self.value is None:
-            return x if self.first else x[..., :1]
-        return self.module(self.value if self.first else x)
-
-
-# -- norms ---------------------------------------------------------------------------------------
-class Norm:
-    """A LayerNorm or RMSNorm of the model, with the closed form of its Jacobian.
-
-    Its weight, bias and centring are found by probing the module, so that every spelling (Gemma's
-    1 + w, a norm without parameters) is served; ``y = w∘Cx·s(x) + b`` with C the centring or 1.
-    Raises UnsupportedModelError where the module is no such norm.
-    """
-
-    def __init__(self, module: nn.Module | None, width: int, like: Tensor) -> None:
-        self.module = None if isinstance(module, nn.Identity) else module
-        self.weight = torch.ones(width, dtype=like.dtype, device=like.device)
-        self.bias, self.centred, self.at_rest = torch.zeros_like(self.weight), False, self.weight[0]
-        if self.module is not None:
-            self._probe(self.module, width, like)
-
-    def _probe(self, module: nn.Module, width: int, like: Tensor) -> None:
-        with torch.no_grad():
-            signs = torch.ones(width, dtype=like.dtype, device=like.device)
-            signs[1::2] = -1
-            self.bias = module(torch.zeros_like(signs)[None])[0]
-            self.weight = (module(1e4 * signs[None])[0] - self.bias) * signs
-            self.at_rest = ((module(1e-6 * signs[None])[0] - self.bias) * signs).float().sum() / (
-                1e-6 * self.weight.float().sum()
-            )
-            plain, shifted = module(signs[None]), module(signs[None] + 3)
-            self.centred = torch.allclose(plain, shifted, rtol=1e-2, atol=1e-3)
-            probe = torch.sin(torch.arange(width, device=like.device) * 1.7).to(like.dtype)[None]
-            error = (
-                self._scale(probe) * self._centre(probe) * self.weight + self.bias - module(probe)
-            )
-        if error.abs().max() > 1e-2 * (1 + self.weight.abs().max()):
-            raise UnsupportedModelError(
-                f"{type(module).__name__} is neither a LayerNorm nor an RMSNorm, so its "
-                "Jacobian is unknown; use a model with one of these norms"
-            )
-
-    def __call__(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t d"]:
-        """The module's own output."""
-        y: Tensor = x if self.module is None else self.module(x)
-        return y
-
-    def _centre(self, x: Tensor) -> Tensor:
-        return x - x.mean(-1, keepdim=True) if self.centred else x
-
-    def _scale(self, x: Tensor) -> Float[Tensor, "*t 1"]:
-        """s(x), read off the module's own output."""
-        y = (self(x) - self.bias).float()
-        direction = self._centre(x.float()) * self.weight
-        size = direction.square().sum(-1, keepdim=True)
-        scale = (y * direction).sum(-1, keepdim=True) / size
-        return torch.where(size > 0, scale, self.at_rest)  # the embedding of a padding token is 0
-
-    def scale(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t 1"]:
-        """The factor s(x) by which a norm without centring and bias multiplies w∘x."""
-        return self._scale(x).to(x.dtype)
-
-    def pull(
-        self, x: Float[Tensor, "t d"], matrix: Float[Tensor, "n d e"], grad: Float[Tensor, "n t e"]
-    ) -> Float[Tensor, "n t d"]:
-        """The gradient in x from the gradient in ``norm(x) @ matrix``, for n matrices at once.
-
-        The Jacobian is s·w∘(C − u uᵀ/d) with u = s·Cx, so n gradients share one u: two small
-        matrix products instead of n backward passes through the norm.
-        """
-        if self.module is None:
-            return grad @ matrix.mT
-        folded = matrix * self.weight.to(matrix.dtype)[:, None]
-        if self.centred:
-            folded = folded - folded.mean(1, keepdim=True)
-        s = self._scale(x)
-        u = self._centre(x.float()) * s
-        pulled = (grad * s) @ folded.mT
-        along = (pulled * u).sum(-1, keepdim=True) / x.shape[-1]
-        return pulled.addcmul_(u.expand_as(pulled), along, value=-1)
+__all__ = ["Native", "Transformer", "from_module", "from_pretrained"]
 
 
 # -- layers --------------------------------------------------------------------------------------
@@ -186,7 +48,7 @@ class _Layer:
     weights: dict[str, Float[Tensor, "n d e"]]
     biases: dict[str, Float[Tensor, "n e"] | None]
     out: Float[Tensor, "h e d"]
-    taps: dict[str, _Given]
+    taps: dict[str, Given]
     attention: nn.Module
 
     def port(self, index: int) -> tuple[Float[Tensor, "d e"], Float[Tensor, " e"] | None]:
@@ -236,12 +98,12 @@ def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
     ln1 = norm("ln1") or Norm(None, width, like)
     post_only = "ln2_post" in parts and "ln2" not in parts
     ln2 = norm("ln2") or (Norm(None, width, like) if post_only else ln1)
-    taps = {port: _Given() for port in "qkvo"}
+    taps = {port: Given() for port in "qkvo"}
     stubs = {id(part): taps[p] for p in "qkvo" for part in _twins(getattr(attn, p))}
     return _Layer(
         block, attn, ln1, norm("ln1_post"), ln2, mlp,
         _original(parts["ln2_post"]) if "ln2_post" in parts else None,
-        weights, biases, _by_head(attn.W_O, heads), taps, _copy_with(attn, stubs),
+        weights, biases, _by_head(attn.W_O, heads), taps, copy_with(attn, stubs),
     )  # fmt: skip
 
 
@@ -321,22 +183,22 @@ class Transformer:
         return {key: value for key, value in given.items() if key in accepted}
 
     @cached_property
-    def _hollow(self) -> tuple[nn.Module, list[_Silent], nn.Module, _Last, _Last]:
+    def _hollow(self) -> tuple[nn.Module, list[Silent], nn.Module, Last, Last]:
         """The model's forward with silent blocks: what it does before and after them."""
         stubs: dict[int, nn.Module] = {}
         attentions = []
         for layer in self.layers:
-            attentions.append(_Silent(returns_tuple=True))
+            attentions.append(Silent(returns_tuple=True))
             stubs |= {id(part): attentions[-1] for part in _twins(layer.attn)}
             for name, part in layer.block.submodules.items():
                 if name != "attn":
-                    stub = _Silent() if name == "mlp" else _Through()
+                    stub = Silent() if name == "mlp" else Through()
                     stubs |= {id(twin): stub for twin in _twins(part)}
         ends = []
         for part, first in ((self.bridge.ln_final, True), (self.bridge.unembed, False)):
-            ends.append(_Last(part, first=first))
+            ends.append(Last(part, first=first))
             stubs |= {id(twin): ends[-1] for twin in _twins(part)}
-        root = _copy_with(self.bridge.original_model, stubs)
+        root = copy_with(self.bridge.original_model, stubs)
         names = self.layers[0].block.submodules
         entry = stubs[id(names["ln1"])] if "ln1" in names else attentions[0]
         return root, attentions, entry, ends[0], ends[1]

@@ -22,7 +22,7 @@ ROWS = (
     "nodes",
     "wiring",
     "circuit data",
-    "model scores compare fetch",
+    "model scores compare fetch surgery norms",
     "engine.run",
     "engine.attribute engine.sweep",
     "transformer",

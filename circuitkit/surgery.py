@@ -1,0 +1,73 @@
+"""Shallow copies of a module with parts of it replaced: weights shared, nothing changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Given", "Last", "Silent", "Through", "copy_with"]
+
+
+def copy_with(module: nn.Module, stubs: Mapping[int, nn.Module]) -> nn.Module:
+    """The module with some descendants (by id) replaced; what holds none of them is shared."""
+    if id(module) in stubs:
+        return stubs[id(module)]
+    children = {n: c and copy_with(c, stubs) for n, c in module._modules.items()}
+    if all(children[n] is c for n, c in module._modules.items()):
+        return module
+    twin = object.__new__(type(module))
+    twin.__dict__.update(module.__dict__)
+    twin.__dict__["_modules"] = children
+    return twin
+
+
+class Given(nn.Module):
+    """A projection that hands over a given value, whatever it reads."""
+
+    value: Tensor | None = None
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return x if self.value is None else self.value
+
+
+class Silent(nn.Module):
+    """A component that writes nothing; it keeps what it was called with."""
+
+    def __init__(self, returns_tuple: bool = False) -> None:
+        super().__init__()
+        self.returns_tuple = returns_tuple
+        self.read: Tensor | None = None
+        self.call: dict[str, Any] = {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        x = args[0] if args else kwargs.pop("hidden_states")
+        self.read, self.call = x, kwargs
+        silence = torch.zeros_like(x)
+        return (silence, None) if self.returns_tuple else silence
+
+
+class Through(nn.Module):
+    """A norm that is passed through; it keeps what it read."""
+
+    read: Tensor | None = None
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        self.read = x
+        return x
+
+
+class Last(nn.Module):
+    """The final norm, or the unembedding, on a given residual; cheap where none is given."""
+
+    def __init__(self, module: nn.Module, *, first: bool) -> None:
+        super().__init__()
+        self.module, self.first = module, first
+        self.value: Tensor | None = None
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Any:
+        if self.value is None:
+            return x if self.first else x[..., :1]
+        return self.module(self.value if self.first else x)
