@@ -107,6 +107,7 @@ def _evaluate(commands: Any, machine: argparse.ArgumentParser) -> None:
     p.add_argument("--metric", action="append", metavar="M", help="may be given several times")
     p.add_argument("--corruption", action="append", metavar="C", help="may be given several times")
     p.add_argument("--examples", type=_positive, default=64, metavar="N")
+    p.add_argument("--curve", action="store_true", help="over sizes: its strongest edges alone")
     p.set_defaults(run=evaluate)
 
 
@@ -174,7 +175,7 @@ def discover(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Print a circuit's faithfulness under each metric × corruption, on unseen prompts."""
-    from circuitkit.circuit import mask, read
+    from circuitkit.circuit import read
 
     circuit = read(options.circuit)
     about = circuit.graph
@@ -187,31 +188,55 @@ def evaluate(options: argparse.Namespace) -> None:
             _known(kind, name)
     model = _load(options)
     from circuitkit.data import Dataset
-    from circuitkit.evaluate import evaluate as measure
-    from circuitkit.evaluate import random_masks
     from circuitkit.find import held_out
 
     seen = int(about.get("examples", 0)) if task == about.get("task") else 0
     prompts = held_out(task, model, options.examples, int(about.get("seed", 0)), seen)
     data = Dataset.of(prompts, model, batch_size=options.batch_size)
-    keep = mask(circuit, model.wiring)
-    masks = [keep, model.wiring.legal & ~keep, *random_masks(model.wiring, int(keep.sum()), 3)]
+    title = f"{circuit!r}; {len(data)} prompts of {task} on {model.name}"
     rows = []
     for name in measures:
         for corruption in corruptions:
             how = catalogue.resolve("metrics", name), catalogue.resolve("corruptions", corruption)
-            found, complement, *null = measure(model, masks, data, *how)
-            low, high = found.interval()
-            rows.append({
-                "metric": name, "corruption": corruption, "faithfulness": found.faithfulness,
-                "low": low, "high": high, "mean_of_ratios": found.mean_of_ratios,
-                "without_it": complement.faithfulness,
-                "random": sum(e.faithfulness for e in null) / len(null),
-                "circuit": float(found.circuit.mean()),
-                "everything": float(found.everything.mean()),
-                "nothing": float(found.nothing.mean()),
-            })  # fmt: skip
-    _table(rows, options.json, f"{circuit!r}; {len(data)} prompts of {task} on {model.name}")
+            grow = _sizes if options.curve else _beside
+            rows += [{"metric": name, "corruption": corruption, **row}
+                     for row in grow(model, circuit, data, *how)]  # fmt: skip
+    _table(rows, options.json, title)
+
+
+def _beside(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) -> Any:
+    """The circuit's faithfulness, beside that of all other edges and of random circuits."""
+    from circuitkit.circuit import mask
+    from circuitkit.evaluate import evaluate, random_masks
+
+    keep = mask(circuit, model.wiring)
+    masks = [keep, model.wiring.legal & ~keep, *random_masks(model.wiring, int(keep.sum()), 3)]
+    found, complement, *null = evaluate(model, masks, data, metric, corruption)
+    low, high = found.interval()
+    yield {
+        "faithfulness": found.faithfulness, "low": low, "high": high,
+        "mean_of_ratios": found.mean_of_ratios,
+        "without_it": complement.faithfulness,
+        "random": sum(e.faithfulness for e in null) / len(null),
+        "circuit": float(found.circuit.mean()),
+        "everything": float(found.everything.mean()),
+        "nothing": float(found.nothing.mean()),
+    }  # fmt: skip
+
+
+def _sizes(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) -> Any:
+    """The faithfulness of the circuit's strongest edges, more and more of them."""
+    from circuitkit.circuit import edges, weight_matrix
+    from circuitkit.evaluate import curve
+    from circuitkit.scores import Scores
+
+    total = len(list(edges(circuit)))
+    sizes = sorted({max(1, round(total / 2**k)) for k in range(8)})
+    scores = Scores(model.wiring, weight_matrix(circuit))
+    found = curve(model, scores, data, metric, corruption, sizes=sizes)
+    for size, point in zip(found.edges, found.evaluations, strict=True):
+        low, high = point.interval()
+        yield {"edges": size, "faithfulness": point.faithfulness, "low": low, "high": high}
 
 
 def compare(options: argparse.Namespace) -> None:

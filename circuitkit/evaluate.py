@@ -201,9 +201,10 @@ def curve(
     """Faithfulness of the best circuits of growing size, and of the whole model at the end."""
     total = scores.wiring.n_edges
     sizes = sizes or sorted({round(float(n)) for n in np.geomspace(min(10, total), total, 9)})
-    masks = [scores.mask(n, rule) for n in sizes]
-    found = evaluate(model, masks, data, metric, corruption)
-    return Curve(tuple(int(m.sum()) for m in masks), tuple(found), total)
+    masks = {int(mask.sum()): mask for mask in (scores.mask(n, rule) for n in sizes)}
+    masks.pop(0, None)  # so few edges never hang together
+    found = evaluate(model, list(masks.values()), data, metric, corruption)
+    return Curve(tuple(masks), tuple(found), total)
 
 
 def random_masks(wiring: Wiring, edges: int, n: int = 5, seed: int = 0) -> list[Mask]:
