@@ -1,11 +1,18 @@
-"""A tiny random model of every supported family, built offline."""
+"""A tiny random model of every supported family, built offline, and random prompts for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from random import Random
 from typing import Any
 
+import numpy as np
 import torch
+
+from circuitkit.data import Batch, Dataset, Example
+from circuitkit.transformer import Transformer, from_module
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
@@ -86,3 +93,105 @@ def build(family: str) -> Any:
     module = FAMILIES[family]()
     _stir(getattr(module, "original_model", module))
     return module
+
+
+def pristine(family: str) -> Any:
+    """The family's tiny model as a plain module that TransformerLens has not touched."""
+    module = build(family)
+    if not hasattr(module, "original_model"):
+        return module.eval()
+    from transformer_lens.model_bridge.sources.native.model import NativeModel
+
+    plain = NativeModel(module.cfg)
+    weights = module.original_model.state_dict()
+    names = {name: name.replace("_original_component.", "") for name in weights}
+    kept = {names[name]: w for name, w in weights.items() if names[name] in plain.state_dict()}
+    plain.load_state_dict(kept)
+    return plain.eval()
+
+
+@cache
+def model(family: str) -> Transformer:
+    """The family's tiny model as circuitkit sees it, built once; no test may change it."""
+    return from_module(build(family), name=family)
+
+
+def double(family: str) -> Transformer:
+    """The same in double precision, built anew."""
+    module = build(family)
+    return from_module(module.to(torch.float64), name=family)
+
+
+LENGTHS = (9, 7, 9, 5, 7, 5)
+
+
+def examples(
+    lengths: Sequence[int] = LENGTHS, seed: int = 0, correct: int = 1, wrong: int = 1
+) -> tuple[Example, ...]:
+    """Random pairs of these lengths, which differ from a random token (never the first) on."""
+    rng = Random(seed)
+    made = []
+    for length in lengths:
+        clean = [rng.randrange(SMALL["vocab_size"]) for _ in range(length)]
+        corrupt, first = list(clean), rng.randrange(1, length - 1)
+        for at in range(first, length):
+            if at == first or rng.random() < 0.5:
+                corrupt[at] = (clean[at] + rng.randrange(1, 60)) % 60
+        answers = rng.sample(range(60), correct + wrong)
+        spans = {"subject": (1, 3), "end": (length - 1, length)}
+        made.append(
+            Example(
+                tuple(clean), tuple(corrupt), tuple(answers[:correct]), tuple(answers[correct:]),
+                spans,
+            )
+        )  # fmt: skip
+    return tuple(made)
+
+
+def dataset(
+    lengths: Sequence[int] = LENGTHS,
+    *,
+    seed: int = 0,
+    batch_size: int = 4,
+    padding: str = "right",
+    **answers: int,
+) -> Dataset:
+    """Random pairs in batches."""
+    pairs = examples(lengths, seed, **answers)
+    return Dataset(pairs, batch_size=batch_size, padding=padding)
+
+
+def as_batch(data: Dataset) -> Batch:
+    """All examples as one batch."""
+    return next(iter(replace(data, batch_size=len(data))))
+
+
+def distance(found: Any, expected: Any) -> float:
+    """The largest difference, relative to the largest expected value, which must not be zero."""
+    one, two = (
+        (x.detach() if isinstance(x, torch.Tensor) else torch.tensor(np.array(x))).double().cpu()
+        for x in (found, expected)
+    )
+    assert one.shape == two.shape
+    assert one.numel()
+    scale = two.abs().max()
+    assert scale > 1e-3, "what is compared is zero, so that it proves nothing"
+    return float((one - two).abs().max() / scale)
+
+
+@cache
+def able(family: str, lengths: Sequence[int] = LENGTHS, seed: int = 0) -> Dataset:
+    """Prompts that the model can do: the correct answer is its own, the wrong one the corrupted
+    prompt's, so that both logit difference and accuracy fall under every corruption."""
+    m, data = model(family), dataset(lengths, seed=seed)
+    made = []
+    for example in data.examples:
+        answers = []
+        for tokens in (example.clean, example.corrupt):
+            ids = torch.tensor([tokens])
+            logits = m.native(ids, torch.ones_like(ids).bool()).logits[0, -1].clone()
+            if answers:
+                logits[answers[0]] = -torch.inf
+            answers.append(int(logits.argmax()))
+        made.append(replace(example, correct=(answers[0],), wrong=(answers[1],)))
+    return replace(data, examples=tuple(made))

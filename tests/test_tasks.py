@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -17,7 +18,7 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import circuitkit
 from circuitkit.catalogue import lookup, names
@@ -306,6 +307,41 @@ def test_facts_ask_in_both_directions(mini: Words) -> None:
 def test_facts_are_many() -> None:
     assert len(RELATIONS) >= 3
     assert sum(len(relation.answers) for relation in RELATIONS.values()) >= 60
+
+
+# --- the model that the package carries
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_mini_does_every_task_and_flips_where_the_corrupted_text_has_an_answer(
+    mini: Words, name: str
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(MINI)
+    clean, corrupt, mass = [], [], 0.0
+    for _, example in pairs(name, mini, n=60, seed=70):
+        right, wrong = list(example.correct), list(example.wrong)
+        with torch.no_grad():
+            logits = model(torch.tensor([example.clean, example.corrupt])).logits[:, -1]
+        clean.append(bool(logits[0, right].max() > logits[0, wrong].max()))
+        corrupt.append(bool(logits[1, right].max() > logits[1, wrong].max()))
+        mass += logits[0].softmax(-1)[right].sum().item() / 60
+    assert sum(clean) >= 58
+    assert mass > 0.9
+    if name not in ("greater_than", "docstring"):
+        assert sum(corrupt) <= 2
+
+
+def test_the_tokenizer_of_mini_loses_nothing_and_adds_nothing(mini: Words) -> None:
+    text = 'Then, Mary paid 1732 for "x" ...\n\n    :param y'
+    assert mini.tokenizer.decode(mini.tokenizer(text)["input_ids"]) == text
+    assert mini.ids([" Mary", " 1732"]) == [
+        mini.tokenizer.convert_tokens_to_ids([" Mary"]),
+        mini.tokenizer.convert_tokens_to_ids([" 17", "32"]),
+    ]
+
+
+def test_mini_is_small() -> None:
+    assert sum(file.stat().st_size for file in MINI.iterdir()) < 4_000_000
 
 
 # --- prompts from a file

@@ -1,0 +1,85 @@
+"""The next argument of a docstring (Heimersheim & Janiak 2023)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+from circuitkit.data import Prompt, Task, Words, compose
+from circuitkit.tasks._draw import distinct, pool, single
+
+__all__ = ["docstring"]
+
+ARGUMENTS = pool(
+    """action address age amount answer area array base block body bytes cache call change char
+    child code color column command comment config content context count current data date default
+    depth device document domain element end entry error event example factor field file filter
+    first folder force form format frame function global group header height host image index input
+    item job key label language last layer left length level limit line list load location mask
+    match max message method mode model module name network new node number object offset option
+    order output owner page parent password path pattern point policy port position power prefix
+    process product project query range rate reason record region release request resource response
+    result right role root rule scale schema score section service session shape size source
+    space speed start state step string style table target task text time title token type unit
+    update user value version view weight width window"""
+)
+FUNCTIONS = ("run", "send", "move", "make", "build", "open", "find", "keep", "take", "close")
+NOTES = pool(
+    """air bar crime day dog fire game green hair hand light moon oil paper peace plan rain river
+    road rock song star stone sun table tree water wind winter wood"""
+)
+_DEFINED = ["A_def", "B_def", "C_def"]
+_DESCRIBED = ["A_doc", "B_doc"]
+
+
+def docstring(words: Words, n: int = 100, seed: int = 0) -> Task:
+    """Docstrings: "def run(self, size, file): ... :param size: sea paper :param" -> " file".
+
+    Returns prompts in which a function's arguments A, B, C stand among others, and its docstring
+    describes A and B, so that C comes next; neither the place of C nor the length of the notes
+    tells which it is. In the corrupted text all arguments are random, and those described are not
+    those defined (the paper's random_random), so that no answer is right; the wrong answers are all
+    the other arguments of both texts. Spans: ``A_def``, ``B_def``, ``C_def``, ``A_doc``, ``B_doc``.
+    Source: Heimersheim & Janiak 2023.
+
+    Raises TaskFitError where too few argument names are single tokens.
+    """
+    arguments = single(words, "docstring", "argument names", ARGUMENTS, 40)
+
+    def draw(rng: random.Random) -> Prompt:
+        before, after = ([f"{side}{i}" for i in range(rng.randrange(3))] for side in "ab")
+        defined = [*before, *_DEFINED, *after]
+        drawn = rng.sample(arguments, 2 * len(defined) + len(_DESCRIBED))
+        notes = [" ".join(rng.sample(NOTES, rng.randint(1, 3))) for _ in _DESCRIBED]
+        slots = {"function": rng.choice(FUNCTIONS), "purpose": rng.choice(NOTES)}
+        return _prompt(defined, drawn, slots | {"A_note": notes[0], "B_note": notes[1]})
+
+    prompts = distinct("docstring", n, seed, draw)
+    source = "Heimersheim & Janiak 2023"
+    return Task("docstring", prompts, "logit_diff", source, {"n": n, "seed": seed})
+
+
+def _prompt(defined: Sequence[str], drawn: Sequence[str], slots: Mapping[str, str]) -> Prompt:
+    """The function with the first of the drawn names; corrupted, with all the others."""
+    own = dict(zip(defined, drawn, strict=False))
+    own |= {"A_doc": own["A_def"], "B_doc": own["B_def"]}
+    foreign = dict(zip([*defined, *_DESCRIBED], drawn[len(defined) :], strict=True))
+    layout = template(defined)
+    clean, spans = compose(layout, {**slots, **own})
+    corrupt, _ = compose(layout, {**slots, **foreign})
+    answer = own["C_def"]
+    wrong = tuple(f" {name}" for name in drawn if name != answer)
+    named = {name: spans[name] for name in [*_DEFINED, *_DESCRIBED]}
+    return Prompt(clean, corrupt, (f" {answer}",), wrong, named)
+
+
+def template(defined: Sequence[str]) -> str:
+    """The text with a field for each argument of the function, of these names."""
+    arguments = ", ".join(f"{{{name}}}" for name in defined)
+    return (
+        f"def {{function}}(self, {arguments}):\n"
+        '    """Return the {purpose}.\n\n'
+        "    :param {A_doc}: {A_note}\n"
+        "    :param {B_doc}: {B_note}\n"
+        "    :param"
+    )

@@ -1,0 +1,229 @@
+"""Recalling facts of a subject (Zhang & Nanda 2024, PairedFacts)."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from circuitkit.data import Prompt, Task, Words, compose
+from circuitkit.errors import TaskFitError
+from circuitkit.tasks._draw import distinct, single
+
+__all__ = ["facts"]
+
+
+def _table(lines: str) -> dict[str, str]:
+    """The answers by subject, of lines such as ``Paris: Eiffel Tower, Louvre``."""
+    rows = (line.split(":") for line in lines.strip().splitlines())
+    return {subject.strip(): answer.strip() for answer, own in rows for subject in own.split(",")}
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Subjects with their answers, and the templates that ask for them."""
+
+    templates: tuple[str, ...]
+    answers: Mapping[str, str]
+
+
+RELATIONS = {
+    "capital": Relation(
+        (
+            "The capital of {subject} is",
+            "The capital city of {subject} is called",
+            "The government of {subject} sits in the city of",
+        ),
+        _table(
+            """
+            Paris: France
+            Rome: Italy
+            Berlin: Germany
+            Madrid: Spain
+            London: England
+            Tokyo: Japan
+            Moscow: Russia
+            Vienna: Austria
+            Athens: Greece
+            Cairo: Egypt
+            Dublin: Ireland
+            Oslo: Norway
+            Stockholm: Sweden
+            Copenhagen: Denmark
+            Helsinki: Finland
+            Warsaw: Poland
+            Prague: Czechia
+            Budapest: Hungary
+            Ottawa: Canada
+            Canberra: Australia
+            Beijing: China
+            Bangkok: Thailand
+            Hanoi: Vietnam
+            Manila: the Philippines
+            Jakarta: Indonesia
+            Tehran: Iran
+            Baghdad: Iraq
+            Damascus: Syria
+            Beirut: Lebanon
+            Kabul: Afghanistan
+            Nairobi: Kenya
+            Lima: Peru
+            Santiago: Chile
+            Havana: Cuba
+            Lisbon: Portugal
+            Brussels: Belgium
+            Ankara: Turkey
+            Tripoli: Libya
+            """
+        ),
+    ),
+    "city": Relation(
+        (
+            "The {subject} is in the city of",
+            "If you want to see the {subject}, you must travel to",
+            "Many people know that the {subject} stands in",
+        ),
+        _table(
+            """
+            Paris: Eiffel Tower, Louvre, Arc de Triomphe
+            Rome: Colosseum, Trevi Fountain, Spanish Steps
+            London: Tower Bridge, Buckingham Palace, British Museum
+            Berlin: Brandenburg Gate, Reichstag, Pergamon Museum
+            Moscow: Kremlin, Red Square, Bolshoi Theatre
+            Athens: Acropolis, Parthenon
+            Madrid: Prado Museum
+            Barcelona: Park Guell
+            Chicago: Willis Tower, Navy Pier
+            Seattle: Space Needle
+            Boston: Freedom Trail, Fenway Park
+            Philadelphia: Liberty Bell
+            Toronto: Royal Ontario Museum
+            Prague: Charles Bridge
+            Vienna: Belvedere Palace
+            Beijing: Forbidden City
+            Dubai: Burj Khalifa
+            Istanbul: Blue Mosque, Grand Bazaar
+            Venice: Rialto Bridge
+            Florence: Uffizi Gallery
+            Jerusalem: Western Wall
+            Stockholm: Vasa Museum
+            Copenhagen: Little Mermaid
+            """
+        ),
+    ),
+    "country": Relation(
+        (
+            "The company {subject} comes from",
+            "The company {subject} has its home in",
+            "The founders of {subject} lived in",
+        ),
+        _table(
+            """
+            Japan: Toyota, Honda, Sony, Nintendo, Nissan, Mitsubishi
+            Finland: Nokia
+            Sweden: Volvo, Ericsson, Spotify
+            Germany: Siemens, Volkswagen, Porsche, Mercedes, Bayer
+            France: Renault, Peugeot, Michelin
+            Italy: Ferrari, Fiat, Lamborghini
+            Switzerland: Nestle, Rolex
+            Denmark: Lego, Carlsberg
+            China: Huawei, Alibaba, Lenovo
+            India: Tata, Infosys
+            Canada: Shopify, BlackBerry
+            Russia: Gazprom
+            Brazil: Embraer
+            """
+        ),
+    ),
+    "language": Relation(
+        (
+            "The official language of {subject} is",
+            "Most people in {subject} speak",
+            "The newspapers of {subject} are written in",
+        ),
+        _table(
+            """
+            French: France
+            German: Germany, Austria
+            Spanish: Spain, Mexico, Argentina, Chile, Cuba, Peru
+            Italian: Italy
+            Japanese: Japan
+            Chinese: China
+            Russian: Russia
+            Polish: Poland
+            Portuguese: Portugal, Brazil
+            Greek: Greece
+            Turkish: Turkey
+            Swedish: Sweden
+            Norwegian: Norway
+            Danish: Denmark
+            Finnish: Finland
+            Hungarian: Hungary
+            Arabic: Egypt, Iraq, Syria, Lebanon, Libya
+            Persian: Iran
+            Hebrew: Israel
+            Thai: Thailand
+            Vietnamese: Vietnam
+            English: England, Australia
+            Dutch: the Netherlands
+            """
+        ),
+    ),
+}
+Fact = tuple[str, str]
+
+
+def facts(words: Words, n: int = 100, seed: int = 0) -> Task:
+    """Facts: "The capital of France is" -> " Paris".
+
+    Returns prompts whose corrupted text asks the same of another subject, of as many tokens and of
+    another answer; that answer is the wrong one. Either subject of a pair may be the clean one.
+    Spans: ``subject``, and ``subject_last`` for its last token. Source: Zhang & Nanda 2024, §2
+    (PairedFacts).
+
+    Raises TaskFitError where too few answers are single tokens, or no subjects are equally long.
+    """
+    pools = _pools(words)
+    known = [(relation, own, fact) for relation, own in pools for fact in own]
+
+    def draw(rng: random.Random) -> Prompt:
+        relation, own, (subject, answer) = rng.choice(known)
+        template = rng.choice(RELATIONS[relation].templates)
+        other, wrong = rng.choice([fact for fact in own if fact[1] != answer])
+        clean, spans = compose(template, {"subject": subject})
+        spans["subject_last"] = _last_token(words, clean, spans["subject"])
+        corrupt, _ = compose(template, {"subject": other})
+        return Prompt(clean, corrupt, (f" {answer}",), (f" {wrong}",), spans)
+
+    prompts = distinct("facts", n, seed, draw)
+    source = "Zhang & Nanda 2024, arXiv:2309.16042"
+    return Task("facts", prompts, "logit_diff", source, {"n": n, "seed": seed})
+
+
+def _pools(words: Words) -> list[tuple[str, list[Fact]]]:
+    """The facts of a relation whose subjects have as many tokens, where their answers differ."""
+    every = sorted({answer for own in RELATIONS.values() for answer in own.answers.values()})
+    fit = set(single(words, "facts", "answers", every, 10))
+    groups: dict[tuple[str, int], list[Fact]] = defaultdict(list)
+    for name, relation in RELATIONS.items():
+        pairs = [pair for pair in relation.answers.items() if pair[1] in fit]
+        lengths = [len(ids) for ids in words.ids([f"a {subject}" for subject, _ in pairs])]
+        for pair, length in zip(pairs, lengths, strict=True):
+            groups[name, length].append(pair)
+    found = [(name, own) for (name, _), own in groups.items() if len({a for _, a in own}) > 1]
+    if not found:
+        raise TaskFitError(
+            f"facts finds no two of {len(every)} facts whose subjects have equally many tokens "
+            "with this tokenizer; use another task or another model"
+        )
+    return found
+
+
+def _last_token(words: Words, text: str, subject: tuple[int, int]) -> tuple[int, int]:
+    """The range of the subject's last token: what the text before it lacks is just that token."""
+    start, stop = subject
+    (whole,) = words.ids([text[:stop]])
+    heads = words.ids([text[:cut] for cut in range(start, stop)])
+    cuts = [start + i for i, head in enumerate(heads) if head == whole[:-1]]
+    return (cuts[-1] if cuts else start, stop)

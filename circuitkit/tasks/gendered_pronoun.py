@@ -1,0 +1,48 @@
+"""The pronoun of a first name (Mathwin et al. 2023)."""
+
+from __future__ import annotations
+
+import random
+
+from circuitkit.data import Prompt, Task, Words, compose
+from circuitkit.tasks._draw import distinct, single
+from circuitkit.tasks._names import MEN, WOMEN
+
+__all__ = ["gendered_pronoun"]
+
+ADJECTIVES = ("great", "good", "nice", "kind", "fine", "clever", "happy", "busy", "young", "quiet")
+ROLES = ("friend", "person", "student", "teacher", "writer", "singer", "driver", "artist")
+PRONOUNS = ("he", "she")
+TEMPLATES = (
+    "So {name} is a really {adjective} {role}, isn't",
+    "So {name} was such a {adjective} {role}, wasn't",
+    "I think that {name} is a very {adjective} {role}, isn't",
+)
+
+
+def gendered_pronoun(words: Words, n: int = 100, seed: int = 0) -> Task:
+    """Pronouns: "So Mary is a really great friend, isn't" -> " she".
+
+    Returns prompts of men's and women's names alike; the corrupted name is one of the other gender,
+    so that the answer flips. Source: Mathwin et al. 2023, "Identifying a preliminary circuit for
+    predicting gendered pronouns in GPT-2 small".
+
+    Raises TaskFitError where too few names, or the pronouns, are no single tokens.
+    """
+    single(words, "gendered_pronoun", "pronouns", PRONOUNS, 2)
+    names = {
+        " he": single(words, "gendered_pronoun", "men's names", MEN, 10),
+        " she": single(words, "gendered_pronoun", "women's names", WOMEN, 10),
+    }
+
+    def draw(rng: random.Random) -> Prompt:
+        right, wrong = rng.sample(list(names), 2)
+        template = rng.choice(TEMPLATES)
+        slots = {"adjective": rng.choice(ADJECTIVES), "role": rng.choice(ROLES)}
+        clean, spans = compose(template, slots | {"name": rng.choice(names[right])})
+        corrupt, _ = compose(template, slots | {"name": rng.choice(names[wrong])})
+        return Prompt(clean, corrupt, (right,), (wrong,), {"name": spans["name"]})
+
+    prompts = distinct("gendered_pronoun", n, seed, draw)
+    settings = {"n": n, "seed": seed}
+    return Task("gendered_pronoun", prompts, "logit_diff", "Mathwin et al. 2023", settings)

@@ -1,0 +1,67 @@
+"""Comparing years (Hanna et al. 2023)."""
+
+from __future__ import annotations
+
+import random
+
+from circuitkit.data import Prompt, Task, Words, compose
+from circuitkit.errors import TaskFitError
+from circuitkit.tasks._draw import distinct, pool
+
+__all__ = ["greater_than"]
+
+NOUNS = pool(
+    """war abuse accord affair agreement alliance attack battle boom campaign case challenge
+    clash conflict contract crisis debate decline deal development dispute drama effort empire
+    epidemic expansion expedition experiment feud fight friendship growth hunt insurgency
+    investigation journey marriage migration mission movement operation partnership peace pilgrimage
+    plague plot practice process program project quest raid reform reign relationship retreat
+    revolution rule sanction search siege stagnation strike struggle study survey testing threat
+    tour trade transaction trial trip vacation voyage work"""
+)
+CENTURIES = tuple(f" {century}" for century in range(11, 18))
+ENDINGS = tuple(f"{ending:02}" for ending in range(100))
+TEMPLATE = "The {noun} lasted from the year {XX}{YY} to the year {XX2:XX}"
+_LOWEST = "01"
+
+
+def greater_than(words: Words, n: int = 100, seed: int = 0) -> Task:
+    """Later years: "The war lasted from the year 1732 to the year 17" -> "33" and above.
+
+    Returns prompts whose correct answers are all the two-digit endings above that of the first
+    year, and whose wrong ones are all the others; the corrupted year ends in 01, after which nearly
+    every ending is right. Endings that the tokenizer does not give as one token of their own (such
+    as those of years that it holds whole) are no answers. Source: Hanna et al. 2023, §2.
+
+    Raises TaskFitError where years are not a token for the century and one for the ending.
+    """
+    endings = _endings(words)
+
+    def draw(rng: random.Random) -> Prompt:
+        century = rng.choice(list(endings))
+        known = endings[century]
+        year = rng.choice([ending for ending in known if _LOWEST < ending < known[-1]])
+        slots = {"noun": rng.choice(NOUNS), "XX": century.strip(), "YY": year}
+        clean, spans = compose(TEMPLATE, slots)
+        later = tuple(ending for ending in known if ending > year)
+        others = tuple(ending for ending in known if ending <= year)
+        return Prompt(clean, compose(TEMPLATE, slots | {"YY": _LOWEST})[0], later, others, spans)
+
+    prompts = distinct("greater_than", n, seed, draw)
+    source = "Hanna et al. 2023, arXiv:2305.00586"
+    return Task("greater_than", prompts, "prob_diff", source, {"n": n, "seed": seed})
+
+
+def _endings(words: Words) -> dict[str, list[str]]:
+    """The endings that are one token after each century, where those are nearly all endings."""
+    found = {
+        century: words.fitting(ENDINGS, after=f"a{century}") for century in words.fitting(CENTURIES)
+    }
+    found = {c: known for c, known in found.items() if _LOWEST in known and len(known) > 90}
+    if not found:
+        alone, whole = words.ids(["a", "a 1732"])
+        raise TaskFitError(
+            "greater_than needs years of two tokens, ' 17' and '32', but this tokenizer makes "
+            f"{len(whole) - len(alone)} of ' 1732'; use another task or another model"
+        )
+    return found

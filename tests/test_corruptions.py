@@ -1,0 +1,316 @@
+"""Corruptions: what a cut edge carries, against loops over examples and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from circuitkit.corruptions import counterfactual, mean, mean_by_position, noise, resample, zero
+from circuitkit.data import Batch, Dataset, Example
+from circuitkit.engine.run import answer, record
+from circuitkit.errors import DataError, EvaluationError
+from circuitkit.evaluate import evaluate
+from circuitkit.metrics import logit_diff
+from circuitkit.model import Activations, Model
+from families import FAMILIES, as_batch, dataset, distance, model, pristine
+from oracles import Oracle
+
+KINDS = ["gpt2", "neox-parallel", "llama", "gemma", "gemma2", "olmo2", "attention-only"]
+every_kind = pytest.mark.parametrize("family", KINDS)
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def carried(corruption: Callable[..., object], m: Model, data: Dataset) -> list[Activations]:
+    """What is carried for all examples, as one batch."""
+    return corruption(m, data)(as_batch(data))  # type: ignore[operator, no-any-return]
+
+
+def contributions(m: Model, run: Activations) -> dict[str, Tensor]:
+    """What each writer adds to the residual stream."""
+    w = m.wiring
+    out = {"embed": run.embed}
+    for layer in range(w.layers):
+        for head, x in enumerate(m.write(layer, None, run.heads[layer])):
+            out[f"a{layer}.h{head}"] = x
+        if w.mlp:
+            out[f"m{layer}"] = run.mlps[layer]
+    return out
+
+
+def by_loop(family: str, data: Dataset) -> list[dict[str, Tensor]]:
+    """For each prompt, run alone in the plain module, what each writer writes at each token."""
+    by_hand = Oracle(pristine(family), model(family).wiring)
+    found = []
+    for example in data.examples:
+        tokens = torch.tensor([example.clean])
+        found.append(by_hand.plain(tokens, torch.ones_like(tokens).bool()).writers)
+    return found
+
+
+# -- means -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("padding", ["left", "right"])
+@every_kind
+def test_each_writer_carries_its_own_mean_over_all_tokens(family: str, padding: str) -> None:
+    """A loop over prompts and tokens finds the same; no two writers carry the same vector."""
+    m, data = model(family), dataset(padding=padding, batch_size=2)
+    runs = by_loop(family, data)
+    (found,) = carried(mean, m, data)
+    seen = []
+    for name, value in contributions(m, found).items():
+        tokens = torch.cat([run[name][0] for run in runs])
+        assert len(tokens) == sum(len(e.clean) for e in data.examples)
+        expected = tokens.mean(0)
+        assert distance(value, expected.expand_as(value)) < 1e-5
+        assert all(distance(other, expected) > 1e-2 for other in seen)
+        seen.append(expected)
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+@every_kind
+def test_means_by_position_are_those_of_the_tokens_at_that_place(family: str, padding: str) -> None:
+    """Positions count from the first token, wherever the padding is."""
+    m, data = model(family), dataset(padding=padding, batch_size=2)
+    runs, batch = by_loop(family, data), as_batch(data)
+    (found,) = carried(mean_by_position, m, data)
+    for name, value in contributions(m, found).items():
+        for row, example in enumerate(data.examples):
+            here = value[row][batch.mask[row]]
+            expected = [
+                torch.stack([r[name][0, at] for r in runs if r[name].shape[1] > at]).mean(0)
+                for at in range(len(example.clean))
+            ]
+            assert distance(here, torch.stack(expected)) < 1e-5
+
+
+def test_means_of_unscaled_heads_count_in_a_post_norm() -> None:
+    m, data = model("gemma2"), dataset()
+    (found,) = carried(mean, m, data)
+    runs = [record(m, m.start(t, torch.ones_like(t).bool()))
+            for t in (torch.tensor([e.clean]) for e in data.examples)]  # fmt: skip
+    for layer, raw in enumerate(found.raw):
+        expected = torch.cat([run.raw[layer][0] for run in runs]).mean(0)
+        assert distance(raw, expected.expand_as(raw)) < 1e-5
+        assert distance(found.heads[layer], raw) > 1e-2
+
+
+def test_means_by_position_of_identical_prompts_corrupt_nothing() -> None:
+    """So no faithfulness is defined."""
+    example = dataset().examples[0]
+    for family in FAMILIES:
+        data = Dataset((example,) * 3)
+        found = evaluate(model(family), model(family).wiring.legal, data, logit_diff,
+                         mean_by_position)  # fmt: skip
+        assert np.abs(found.nothing - found.everything).max() < 1e-5
+        with pytest.raises(EvaluationError, match="undefined"):
+            _ = found.faithfulness
+
+
+def test_the_mean_of_identical_tokens_corrupts_nothing() -> None:
+    example = Example((7,), (9,), (3,), (4,), {"end": (0, 1)})
+    data, m = Dataset((example,) * 3), model("gpt2")
+    found = evaluate(m, m.wiring.legal, data, logit_diff, mean)
+    assert np.abs(found.nothing - found.everything).max() < 1e-5
+    with pytest.raises(EvaluationError, match="undefined"):
+        _ = found.faithfulness
+
+
+def test_means_over_one_set_serve_another_unless_its_prompts_are_longer() -> None:
+    m, known = model("gpt2"), dataset((6, 6))
+    shorter, longer = as_batch(dataset((4, 5), seed=1)), as_batch(dataset((4, 7), seed=1))
+    carry = mean_by_position(m, known)
+    assert carry(shorter)[0].embed.shape == (2, 5, m.d_model)
+    with pytest.raises(DataError, match="7 tokens"):
+        carry(longer)
+    assert mean(m, known)(longer)[0].embed.shape == (2, 7, m.d_model)
+
+
+@every_kind
+def test_zero_writes_nothing_but_biases(family: str) -> None:
+    m, data = model(family), dataset()
+    (found,) = carried(zero, m, data)
+    assert all(not x.any() for x in contributions(m, found).values())
+    constants = [m.constant(layer) for layer in range(m.wiring.layers)]
+    left = sum(c for c in constants if c is not None)
+    assert torch.allclose(found.final, left + torch.zeros_like(found.final), atol=1e-6)
+    has_bias = family in ("gpt2", "neox-parallel", "attention-only")
+    assert bool(found.final.abs().max() > 0.1) == has_bias
+
+
+# -- other prompts ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("padding", ["left", "right"])
+@every_family
+def test_the_counterfactual_is_the_corrupted_prompt_run_alone(family: str, padding: str) -> None:
+    m, data = model(family), dataset(padding=padding)
+    (found,) = carried(counterfactual, m, data)
+    logits = answer(m, as_batch(data), found.final)
+    module = Oracle(pristine(family), m.wiring)
+    for row, example in enumerate(data.examples):
+        assert distance(logits[row], module.logits(torch.tensor([example.corrupt]))[0, -1]) < 2e-5
+        assert distance(logits[row], module.logits(torch.tensor([example.clean]))[0, -1]) > 1e-2
+
+
+def partners(data: Dataset, corruption: Callable[..., object] = resample) -> list[tuple[int, ...]]:
+    """The clean prompt whose run each example carries, found by its embedding."""
+    m = model("gpt2")
+    (found,) = carried(corruption, m, data)
+    prompts = {e.clean for e in data.examples}
+    batch, chosen = as_batch(data), []
+    for row in range(len(data)):
+        here = found.embed[row][batch.mask[row]]
+        chosen += [
+            p for p in prompts
+            if len(p) == len(here) and torch.equal(here, embedding(m, p))
+        ]  # fmt: skip
+    assert len(chosen) == len(data)
+    return chosen
+
+
+def embedding(m: Model, tokens: tuple[int, ...]) -> Tensor:
+    """The embedding of one prompt."""
+    ids = torch.tensor([tokens])
+    return m.start(ids, torch.ones_like(ids).bool()).embed[0]
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_a_resampled_prompt_is_another_one_of_the_same_length(padding: str) -> None:
+    data = dataset((6, 8, 6, 8, 6, 6, 8), padding=padding)
+    for seed in range(5):
+        for mine, other in zip(
+            data.examples, partners(data, partial(resample, seed=seed)), strict=True
+        ):
+            assert other != mine.clean
+            assert len(other) == len(mine.clean)
+
+
+def test_repeated_prompts_are_no_partners_of_each_other() -> None:
+    one, two = dataset((6, 6)).examples
+    data = Dataset((one, one, one, two))
+    assert partners(data) == [two.clean, two.clean, two.clean, one.clean]
+
+
+def test_resampling_depends_on_the_seed_and_not_on_the_order() -> None:
+    data = dataset((6,) * 8)
+    first = partners(data)
+    back = partners(replace(data, examples=data.examples[::-1]))
+    assert back[::-1] == first
+    assert partners(data) == first
+    assert partners(data, partial(resample, seed=1)) != first
+    assert len(set(first)) > 1
+
+
+@pytest.mark.parametrize("lengths", [(6,), (6, 6, 7)])
+def test_a_prompt_without_a_partner_is_refused(lengths: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=f"only one prompt has {lengths[-1]} tokens"):
+        resample(model("gpt2"), dataset(lengths))
+
+
+# -- noise -----------------------------------------------------------------------------------------
+def disturbances(family: str, data: Dataset, **settings: object) -> tuple[list[Tensor], Batch]:
+    """What is added to the embedding in each draw."""
+    m, batch = model(family), as_batch(data)
+    clean = m.start(batch.clean, batch.mask).embed
+    return [run.embed - clean for run in carried(partial(noise, **settings), m, data)], batch
+
+
+def token_table(family: str) -> Tensor:
+    """The token embedding's weight, as it enters the residual stream."""
+    module = pristine(family)
+    if family.startswith("gemma"):
+        return module.get_input_embeddings().weight.detach() * 32**0.5
+    if hasattr(module, "tok_embed"):
+        return module.tok_embed.weight.detach()
+    return module.get_input_embeddings().weight.detach()
+
+
+@pytest.mark.parametrize("multiple", [1.0, 3.0])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "attention-only"])
+def test_noise_is_a_multiple_of_the_spread_of_token_embeddings(
+    family: str, multiple: float
+) -> None:
+    """Positions do not count in it; it is normal, with mean zero."""
+    data = dataset()
+    found, batch = disturbances(family, data, multiple=multiple, draws=60)
+    values = torch.stack(found)[:, batch.clean != batch.corrupt]
+    tokens = torch.tensor([t for e in data.examples for t in e.clean])
+    sigma = multiple * float(token_table(family)[tokens].std())
+    assert values.numel() > 20_000
+    assert float(values.std()) == pytest.approx(sigma, rel=0.02)
+    assert abs(float(values.mean())) < 0.03 * sigma
+    assert float(values.pow(4).mean() / values.var() ** 2) == pytest.approx(3, abs=0.15)
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_noise_is_on_the_chosen_tokens_alone(padding: str) -> None:
+    """Without a choice: on those at which the two prompts differ."""
+    data = dataset(padding=padding)
+    (found,), batch = disturbances("gpt2", data)
+    assert torch.equal(found.any(-1), batch.clean != batch.corrupt)
+    (found,), batch = disturbances("gpt2", data, spans=("subject", "end"))
+    expected = torch.zeros_like(batch.mask)
+    for row, example in enumerate(data.examples):
+        offset = int(batch.mask[row].long().argmax())
+        for start, stop in example.spans.values():
+            expected[row, offset + start : offset + stop] = True
+    assert torch.equal(found.any(-1), expected)
+    assert 0 < int(expected.sum()) < expected.numel()
+
+
+def test_noise_is_the_same_each_time_and_another_in_each_draw_and_seed() -> None:
+    data = dataset()
+    (one, two), _ = disturbances("gpt2", data, draws=2)
+    (again, _), _ = disturbances("gpt2", data, draws=2)
+    (other,), _ = disturbances("gpt2", data, seed=1)
+    assert torch.equal(one, again)
+    assert distance(one, two) > 0.1
+    assert distance(one, other) > 0.1
+
+
+def test_the_noise_of_an_example_depends_on_no_other() -> None:
+    """In another batch, padded elsewhere, and in another place it is the same."""
+    data = dataset()
+    m, carry = model("gpt2"), noise(model("gpt2"), data)
+    batch = as_batch(data)
+    together = carry(batch)[0].embed
+    for row, example in enumerate(data.examples):
+        (alone,) = carry(as_batch(Dataset((example,))))
+        assert distance(together[row][batch.mask[row]], alone.embed[0]) < 1e-6
+    assert distance(together[0, :3], m.start(batch.clean, batch.mask).embed[0, :3]) >= 0
+
+
+def test_noise_changes_nothing_but_the_embedding_and_what_follows() -> None:
+    """It is a real run: recorded again from its embedding it is the same."""
+    m, data = model("llama"), dataset()
+    batch = as_batch(data)
+    (found,) = carried(noise, m, data)
+    again = record(m, m.start(batch.clean, batch.mask), found.embed)
+    assert distance(found.final, again.final) < 1e-6
+    assert distance(found.final, record(m, m.start(batch.clean, batch.mask)).final) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["verb", "Subject", ""])
+def test_noise_on_an_unknown_span_is_refused_with_the_known_ones(name: str) -> None:
+    data = dataset()
+    with pytest.raises(DataError, match=f"no span {name!r}.*end, subject"):
+        carried(partial(noise, spans=(name,)), model("gpt2"), data)
+
+
+def test_noise_on_a_span_that_one_example_lacks_is_refused() -> None:
+    one, two = dataset((6, 6)).examples
+    lacking = replace(two, spans={"end": two.spans["end"]})
+    with pytest.raises(DataError, match="no span 'subject'"):
+        carried(partial(noise, spans=("subject",)), model("gpt2"), Dataset((one, lacking)))
+
+
+@every_family
+def test_noise_works_on_more_tokens_than_one_prompt_may_have(family: str) -> None:
+    """The spread is over the data, which is longer than a context."""
+    m, data = model(family), dataset((9,) * 12, batch_size=12)
+    assert sum(len(e.clean) for e in data.examples) > 64
+    (found,) = carried(noise, m, data)
+    assert np.isfinite(found.embed.numpy()).all()

@@ -1,0 +1,479 @@
+"""Faithfulness: by hand, against TransformerLens, and what it does not depend on."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from circuitkit.catalogue import lookup, names
+from circuitkit.corruptions import counterfactual, noise
+from circuitkit.data import Batch, Dataset, Example
+from circuitkit.discovery import clean_corrupted, eap, eap_ig
+from circuitkit.errors import CircuitError, EvaluationError, MetricError
+from circuitkit.evaluate import (
+    Curve,
+    Evaluation,
+    ability,
+    completeness,
+    curve,
+    evaluate,
+    random_masks,
+    smallest,
+)
+from circuitkit.metrics import accuracy, js, kl, log_probability, logit_diff
+from circuitkit.scores import Scores
+from circuitkit.wiring import Wiring
+from families import FAMILIES, able, as_batch, dataset, distance, model, pristine
+from oracles import Oracle
+
+CORRUPTIONS = names("corruptions")
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def scores_of(family: str) -> Scores:
+    """Scores to select circuits by."""
+    return eap(model(family), able(family), logit_diff, counterfactual)
+
+
+def evaluation(
+    everything: Any, nothing: Any, circuit: Any, metric: str = "logit_diff"
+) -> Evaluation:
+    """An evaluation with these values."""
+    values = (np.array(x, dtype=float) for x in (everything, nothing, circuit))
+    return Evaluation(*values, metric, "zero", edges=3)
+
+
+def rows(found: Evaluation) -> np.ndarray:
+    """Its values as a table."""
+    return np.stack([found.everything, found.nothing, found.circuit])
+
+
+# -- the two ends ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+@every_family
+def test_the_full_circuit_has_faithfulness_one_and_the_empty_one_zero(
+    family: str, corruption: str
+) -> None:
+    m, data = model(family), able(family)
+    ends = [m.wiring.legal, np.zeros_like(m.wiring.legal)]
+    full, empty = evaluate(m, ends, data, logit_diff, lookup("corruptions", corruption))
+    assert full.faithfulness == pytest.approx(1, abs=1e-4)
+    assert empty.faithfulness == 0
+    assert distance(full.circuit, full.everything) < 1e-4
+    assert np.array_equal(empty.circuit, empty.nothing)
+    assert distance(full.nothing, full.everything) > 1e-2
+    assert (full.edges, empty.edges) == (m.wiring.n_edges, 0)
+    assert full.corruption == corruption
+
+
+# -- against others --------------------------------------------------------------------------------
+@every_family
+def test_every_value_is_that_of_the_run_done_by_hand(family: str) -> None:
+    m, data = model(family), able(family)
+    by_hand, keep = Oracle(pristine(family), m.wiring), scores_of(family).mask(60)
+    expected = []
+    for example in data.examples:
+        batch = as_batch(Dataset((example,)))
+        carried = by_hand.plain(batch.corrupt, batch.mask)
+        with torch.no_grad():
+            logits = torch.cat(
+                [
+                    by_hand.logits(batch.clean)[:, -1],
+                    by_hand.logits(batch.corrupt)[:, -1],
+                    by_hand.run(batch, carried, keep),
+                ]
+            )
+        expected.append(logits[:, example.correct[0]] - logits[:, example.wrong[0]])
+    found = evaluate(m, keep, data, logit_diff, counterfactual)
+    table = torch.stack(expected, dim=1).double().numpy()
+    assert distance(rows(found), table) < 1e-4
+    everything, nothing, circuit = table.mean(1)
+    ratio = (circuit - nothing) / (everything - nothing)
+    assert found.faithfulness == pytest.approx(ratio, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "neox-parallel", "neox-serial"])
+def test_faithfulness_agrees_with_transformer_lens(family: str) -> None:
+    """Theirs is of one pair, and its edges are of one position: all positions of an edge are kept."""
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+    from transformer_lens.tools.analysis import attribution_patching as theirs
+
+    module, m = pristine(family), model(family)
+    bridge = build_bridge_from_module(
+        module, architecture=type(module).__name__, hf_config=module.config, tokenizer=None
+    ).eval()
+    keep = scores_of(family).mask(80)
+    for example in able(family, (6, 5)).examples:
+        good, bad = example.correct[0], example.wrong[0]
+
+        def metric(logits: Tensor, good: int = good, bad: int = bad) -> Tensor:
+            return logits[0, -1, good] - logits[0, -1, bad]
+
+        pair = torch.tensor([example.clean]), torch.tensor([example.corrupt])
+        config = theirs.EdgeAttributionConfig(granularity="edge")
+        edges = theirs.attribution_patch(bridge, *pair, metric, config).edge_scores
+        kept = [e for e in edges if keep[m.wiring.index(*(our_name(n) for n in e))]]
+        assert 0 < len(kept) < len(edges)
+        expected = theirs.faithfulness(bridge, *pair, metric, kept).recovered
+        found = evaluate(m, keep, Dataset((example,)), logit_diff, counterfactual).faithfulness
+        assert found == pytest.approx(expected, abs=1e-4)
+        assert abs(found) > 1e-3
+        assert abs(found - 1) > 1e-3
+
+
+def our_name(node: Any) -> str:
+    """A node of TransformerLens in our grammar."""
+    if node.kind in ("embed", "logits"):
+        return str(node.kind)
+    if node.kind in ("mlp_in", "mlp_out"):
+        return f"m{node.layer}"
+    head = f"a{node.layer}.h{node.head}"
+    return head if node.kind == "attn_head_out" else f"{head}.{node.kind[0]}"
+
+
+# -- what values do not depend on ------------------------------------------------------------------
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_the_value_of_an_example_depends_on_no_batch(family: str, corruption: str) -> None:
+    """Not on the batch size, the padding side or the order of the examples."""
+    m, data, carry = model(family), able(family), lookup("corruptions", corruption)
+    keep = scores_of(family).mask(60)
+    expected = evaluate(m, keep, data, logit_diff, carry)
+    back = data.examples[::-1]
+    for changed, order in (
+        (replace(data, batch_size=1), slice(None)),
+        (replace(data, batch_size=100, padding="left"), slice(None)),
+        (replace(data, batch_size=2, examples=back), slice(None, None, -1)),
+    ):
+        found = evaluate(m, keep, changed, logit_diff, carry)
+        assert distance(rows(found)[:, order], rows(expected)) < 1e-4
+    assert distance(expected.circuit, expected.everything) > 1e-2
+    assert distance(expected.nothing, expected.circuit) > 1e-2
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_several_circuits_at_once_are_each_as_alone(kind: Any) -> None:
+    m, data = model("llama"), able("llama")
+    scores = scores_of("llama")
+    circuits = [scores.mask(20), scores.top(60), m.wiring.legal]
+    together = evaluate(m, kind(circuits), data, logit_diff, counterfactual)
+    assert len(together) == 3
+    for circuit, found in zip(circuits, together, strict=True):
+        alone = evaluate(m, circuit, data, logit_diff, counterfactual)
+        assert isinstance(alone, Evaluation)
+        assert np.array_equal(found.circuit, alone.circuit)
+        assert found.edges == alone.edges
+    assert len({e.faithfulness for e in together}) == 3
+    assert evaluate(m, [], data, logit_diff, counterfactual) == []
+
+
+def test_a_graph_is_evaluated_as_the_mask_of_its_edges() -> None:
+    m, data, scores = model("gpt2"), able("gpt2"), scores_of("gpt2")
+    graph = evaluate(m, scores.top(50), data, logit_diff, counterfactual)
+    mask = evaluate(m, scores.mask(50), data, logit_diff, counterfactual)
+    assert np.array_equal(graph.circuit, mask.circuit)
+    assert graph.edges == mask.edges == scores.mask(50).sum()
+
+
+def test_dead_ends_change_nothing() -> None:
+    m, data = model("gpt2"), able("gpt2")
+    keep = scores_of("gpt2").mask(40)
+    row, column = m.wiring.writer["a0.h0"], m.wiring.mlp_column(m.wiring.layers - 1)
+    keep[:, m.wiring.ports(0)["q"].start] = False
+    lonely = keep.copy()
+    lonely[:, [c for c in m.wiring.feeds(row)]] = False
+    lonely[row, :] = False
+    with_dead_end = lonely.copy()
+    with_dead_end[row, column] = True  # a head without inputs
+    assert (with_dead_end != lonely).sum() == 1
+    one, two = evaluate(m, [lonely, with_dead_end], data, logit_diff, counterfactual)
+    assert np.array_equal(one.circuit, two.circuit)
+
+
+def test_draws_of_a_corruption_are_averaged() -> None:
+    m, data, keep = model("gpt2"), able("gpt2"), scores_of("gpt2").mask(60)
+    found = evaluate(m, keep, data, logit_diff, partial(noise, draws=3))
+
+    def third(draw: int) -> Any:
+        def carry(model: Any, data: Dataset) -> Any:
+            made = noise(model, data, draws=3)
+            return lambda batch: made(batch)[draw : draw + 1]
+
+        return carry
+
+    singles = [evaluate(m, keep, data, logit_diff, third(i)) for i in range(3)]
+    for name in ("nothing", "circuit"):
+        each = [getattr(e, name) for e in singles]
+        assert distance(getattr(found, name), np.mean(each, axis=0)) < 1e-5
+        assert distance(each[0], each[1]) > 1e-2
+
+
+# -- the numbers of an evaluation ------------------------------------------------------------------
+def test_the_ratio_of_means_and_the_mean_of_ratios_are_as_worked_by_hand() -> None:
+    found = evaluation([4, 2], [0, 1], [2, 2])
+    assert found.faithfulness == pytest.approx((2 - 0.5) / (3 - 0.5))
+    assert found.mean_of_ratios == pytest.approx((2 / 4 + 1 / 1) / 2)
+
+
+def test_an_example_without_a_gap_is_left_out_of_the_mean_of_ratios() -> None:
+    found = evaluation([4, 1, 2], [0, 1, 1], [2, 5, 2])
+    assert found.mean_of_ratios == pytest.approx((0.5 + 1) / 2)
+
+
+@pytest.mark.parametrize("shift", [-7.0, 3.0])
+@pytest.mark.parametrize("scale", [-2.0, 0.1])
+def test_faithfulness_has_no_unit(shift: float, scale: float) -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(3, 20)) + np.array([[3], [0], [2]])
+    one, two = evaluation(*table), evaluation(*(table * scale + shift))
+    assert two.faithfulness == pytest.approx(one.faithfulness)
+    assert two.mean_of_ratios == pytest.approx(one.mean_of_ratios)
+    assert two.interval() == pytest.approx(one.interval())
+
+
+def sampled(n: int, seed: int = 0) -> Evaluation:
+    """Values of n examples with a true faithfulness of 2/3."""
+    rng = np.random.default_rng(seed)
+    return evaluation(*(rng.normal(size=(3, n)) + np.array([[3], [0], [2]])))
+
+
+def test_the_interval_holds_the_estimate_shrinks_with_examples_and_grows_with_its_level() -> None:
+    widths = []
+    for n in (25, 400, 6400):
+        found = sampled(n)
+        low, high = found.interval()
+        assert low < found.faithfulness < high
+        wide = found.interval(level=0.99)
+        assert wide[0] < low < high < wide[1]
+        widths.append(high - low)
+    assert 2.5 < widths[0] / widths[1] < 6.5  # 16 times as many examples: about 4
+    assert 2.5 < widths[1] / widths[2] < 6.5
+    assert sampled(25).interval() == sampled(25).interval()
+    assert sampled(25).interval(seed=1) != sampled(25).interval()
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    inside = [low < 2 / 3 < high for low, high in (sampled(60, s).interval(resamples=300)
+                                                   for s in range(200))]  # fmt: skip
+    assert 0.88 < np.mean(inside) < 0.99
+
+
+def test_an_interval_of_equal_examples_is_a_point() -> None:
+    assert evaluation([2] * 5, [0] * 5, [1] * 5).interval() == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-9])
+def test_without_a_gap_faithfulness_is_undefined(gap: float) -> None:
+    found = evaluation([1 + gap, 3], [3, 1], [2, 2])
+    with pytest.raises(EvaluationError, match="logit_diff is 2 .* under zero, so faithfulness is"):
+        _ = found.faithfulness
+
+
+def test_without_a_gap_an_evaluation_still_prints() -> None:
+    """Printing is no place for an error: a notebook shows what was measured."""
+    text = repr(evaluation([1, 3], [3, 1], [2, 2]))
+    assert "undefined" in text or "nan" in text
+
+
+def test_an_evaluation_prints_what_was_measured() -> None:
+    text = repr(evaluation([4, 2], [0, 1], [2, 2]))
+    assert "faithfulness 0.600" in text
+    assert all(part in text for part in ("3 edges", "logit_diff under zero", "2 examples"))
+
+
+# -- completeness, curves, sizes -------------------------------------------------------------------
+def test_completeness_is_the_faithfulness_of_all_other_edges() -> None:
+    m, data = model("gpt2"), able("gpt2")
+    keep = scores_of("gpt2").mask(40)
+    found = completeness(m, keep, data, logit_diff, counterfactual)
+    rest = evaluate(m, m.wiring.legal & ~keep, data, logit_diff, counterfactual)
+    assert np.array_equal(found.circuit, rest.circuit)
+    assert found.edges == m.wiring.n_edges - keep.sum()
+    whole = completeness(m, m.wiring.legal, data, logit_diff, counterfactual)
+    nothing = completeness(m, np.zeros_like(keep), data, logit_diff, counterfactual)
+    assert whole.faithfulness == 0
+    assert nothing.faithfulness == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["abs", "signed", "greedy"])
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "attention-only"])
+def test_a_curve_grows_to_the_whole_model_where_it_is_one(family: str, rule: str) -> None:
+    m, data, scores = model(family), able(family), scores_of(family)
+    found = curve(m, scores, data, logit_diff, counterfactual, rule=rule)
+    assert found.total == found.edges[-1] == m.wiring.n_edges
+    assert found.faithfulness[-1] == pytest.approx(1, abs=1e-4)
+    assert list(found.edges) == sorted(found.edges)
+    assert len(found.edges) == len(found.evaluations) > 4
+    assert [e.edges for e in found.evaluations] == list(found.edges)
+    middle = evaluate(m, scores.mask(found.edges[3], rule), data, logit_diff, counterfactual)
+    assert found.faithfulness[3] == pytest.approx(middle.faithfulness, abs=1e-6)
+
+
+def test_a_curve_has_the_sizes_that_are_asked_for() -> None:
+    m, scores = model("gpt2"), scores_of("gpt2")
+    found = curve(m, scores, able("gpt2"), logit_diff, counterfactual, sizes=[20, 90])
+    assert found.edges == tuple(int(scores.mask(n).sum()) for n in (20, 90))
+
+
+def made_curve(edges: list[int], faithfulness: list[float]) -> Curve:
+    """A curve through these points."""
+    points = [evaluation([1, 1], [0, 0], [f, f]) for f in faithfulness]
+    return Curve(tuple(edges), tuple(points), edges[-1])
+
+
+def test_the_area_under_a_curve_is_as_worked_by_hand() -> None:
+    found = made_curve([1, 10, 100], [0.0, 0.5, 1.0])
+    assert found.area() == pytest.approx(0.5)  # a straight line in log(edges)
+    expected = (9 * 0.25 + 90 * 0.75) / 99
+    assert found.area("linear") == pytest.approx(expected)
+    assert made_curve([5, 50], [0.7, 0.7]).area() == pytest.approx(0.7)
+    assert made_curve([50], [0.7]).area() == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("edges", [10, 50, 80])
+@pytest.mark.parametrize("wiring", [Wiring(3, 4, 2), Wiring(2, 4, 4, mlp=False), Wiring(30, 9, 3)])
+def test_random_circuits_have_the_same_size_and_hang_together(wiring: Wiring, edges: int) -> None:
+    """A smaller one would be too easy to beat."""
+    masks = random_masks(wiring, edges, n=4)
+    assert len(masks) == 4
+    for mask in masks:
+        assert np.array_equal(wiring.alive(mask), mask)
+        assert 0.9 * edges <= mask.sum() <= edges
+
+
+def test_random_circuits_depend_on_the_seed_alone() -> None:
+    wiring = Wiring(3, 4, 2)
+    masks, again, other = (random_masks(wiring, 60, n=4, seed=s) for s in (0, 0, 1))
+    assert len({mask.tobytes() for mask in masks + other}) == 8
+    assert all(np.array_equal(a, b) for a, b in zip(masks, again, strict=True))
+
+
+@pytest.mark.parametrize("target", [0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_smallest_circuit_reaches_its_target(family: str, target: float) -> None:
+    """It is one of the best circuits of some size."""
+    m, data, scores = model(family), able(family), scores_of(family)
+    keep = smallest(m, scores, data, logit_diff, counterfactual, target - 1e-4)
+    assert evaluate(m, keep, data, logit_diff, counterfactual).faithfulness >= target - 1e-4
+    assert any(np.array_equal(scores.mask(n), keep) for n in range(1, m.wiring.n_edges + 1))
+
+
+@pytest.mark.parametrize("target", [0.02, 0.1, 0.37, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("rule", ["abs", "greedy"])
+def test_the_smallest_circuit_is_that_where_faithfulness_grows_with_size(
+    rule: str, target: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To one edge or 2 %; here faithfulness is the share of edges kept."""
+    m, scores = model("gpt2"), scores_of("gpt2")
+    total, asked = m.wiring.n_edges, []
+
+    def shares(_: Any, masks: list[np.ndarray], *__: Any) -> list[Evaluation]:
+        asked.append(len(masks))
+        return [evaluation([1], [0], [mask.sum() / total]) for mask in masks]
+
+    monkeypatch.setattr(sys.modules["circuitkit.evaluate"], "evaluate", shares)
+    found = smallest(m, scores, dataset(), logit_diff, counterfactual, target, rule=rule)
+    sizes = [int(scores.mask(n, rule).sum()) for n in range(1, total + 1)]
+    first = next(n for n, size in enumerate(sizes, 1) if size / total >= target)
+    within = sizes[first - 1 : first + max(1, first // 50) + 1]
+    assert int(found.sum()) in within
+    assert sum(asked) < 30
+
+
+def test_a_target_that_nothing_reaches_is_refused() -> None:
+    with pytest.raises(EvaluationError, match="no circuit reaches the faithfulness 1000"):
+        smallest(model("gpt2"), scores_of("gpt2"), able("gpt2"), logit_diff, counterfactual, 1000)
+
+
+# -- ability ---------------------------------------------------------------------------------------
+def with_accuracy(right: int, wrong: int) -> Dataset:
+    """Prompts of which the model does so many right."""
+    data = able("gpt2", (7,) * (right + wrong), seed=2)
+    swapped = [replace(e, correct=e.wrong, wrong=e.correct) for e in data.examples[right:]]
+    return replace(data, examples=(*data.examples[:right], *swapped))
+
+
+@pytest.mark.parametrize(("right", "wrong"), [(8, 0), (6, 2), (5, 3), (0, 8)])
+def test_a_task_is_admitted_from_an_accuracy_of_three_quarters(right: int, wrong: int) -> None:
+    m, data = model("gpt2"), with_accuracy(right, wrong)
+    found = ability(m, data, logit_diff)
+    assert found.accuracy == right / (right + wrong)
+    whole = evaluate(m, m.wiring.legal, data, logit_diff, counterfactual)
+    assert found.clean == pytest.approx(whole.everything.mean(), abs=1e-4)
+    assert found.corrupt == pytest.approx(whole.nothing.mean(), abs=1e-4)
+    assert found.examples == 8
+    if found.accuracy >= 0.75:
+        found.require("ioi")
+    else:
+        with pytest.raises(EvaluationError, match=f"does ioi on {right / 8:.0%} of 8 prompts"):
+            found.require("ioi")
+    assert f"{found.accuracy:.1%}" in repr(found)
+
+
+# -- what cannot be judged -------------------------------------------------------------------------
+@pytest.mark.parametrize("metric", [kl, js])
+def test_a_divergence_has_no_gradient_at_the_clean_run_but_on_the_way(metric: Any) -> None:
+    m, data = model("gpt2"), dataset()
+    with pytest.raises(MetricError, match=f"{metric.__name__} is zero wherever eap .*eap_ig"):
+        eap(m, data, metric, counterfactual)
+    for method in (eap_ig, clean_corrupted):
+        assert np.abs(method(m, data, metric, counterfactual).values).max() > 1e-2
+
+
+@pytest.mark.parametrize("method", [eap, eap_ig, clean_corrupted])
+def test_accuracy_has_no_gradient_and_is_refused_by_name(method: Any) -> None:
+    with pytest.raises(MetricError, match="accuracy has no gradient"):
+        method(model("gpt2"), dataset(), accuracy, counterfactual)
+
+
+def reduced(logits: Tensor, reference: Tensor, batch: Batch) -> Tensor:
+    """A metric that breaks its promise: one value for the batch."""
+    return logit_diff(logits, reference, batch).mean()
+
+
+@pytest.mark.parametrize("size", [4, 1])
+def test_a_metric_that_reduces_is_refused_by_discovery_and_evaluation(size: int) -> None:
+    m, data = model("gpt2"), dataset(batch_size=size)
+    with pytest.raises(MetricError, match="one value per example"):
+        eap(m, data, reduced, counterfactual)
+    with pytest.raises(MetricError, match="one value per example"):
+        evaluate(m, m.wiring.legal, data, reduced, counterfactual)
+
+
+def test_discovery_needs_wrong_answers_just_for_metrics_that_do() -> None:
+    example = Example((1, 2, 3), (1, 4, 3), (5,), (), {"end": (2, 3)})
+    m, data = model("gpt2"), Dataset((example,))
+    with pytest.raises(MetricError, match="no wrong answer"):
+        eap(m, data, logit_diff, counterfactual)
+    assert np.abs(eap(m, data, log_probability, counterfactual).values).max() > 1e-3
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_integrated_gradients_take_a_step(steps: int) -> None:
+    with pytest.raises(MetricError, match="at least 1"):
+        eap_ig(model("gpt2"), dataset(), logit_diff, counterfactual, steps=steps)
+
+
+def test_a_circuit_of_another_model_is_refused() -> None:
+    """As a graph and as a mask."""
+    m, data = model("gpt2"), dataset()
+    for other in (scores_of("llama").top(20), scores_of("llama").mask(20)):
+        with pytest.raises(CircuitError):
+            evaluate(m, other, data, logit_diff, counterfactual)
+
+
+def test_identical_prompts_leave_nothing_to_explain() -> None:
+    for family in FAMILIES:
+        m, data = model(family), dataset((6, 6, 6), batch_size=1)
+        data = replace(data, examples=tuple(replace(e, corrupt=e.clean) for e in data.examples))
+        found = evaluate(m, scores_of(family).mask(30), data, logit_diff, counterfactual)
+        with pytest.raises(EvaluationError, match="undefined"):
+            _ = found.faithfulness
+        assert distance(found.circuit, found.everything) < 1e-4
