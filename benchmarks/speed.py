@@ -84,7 +84,7 @@ def _data(model: Transformer, n: int, length: int = 16, seed: int = 1) -> Datase
                 (int(correct),),
                 (int(wrong),),
                 spans,
-            )  # fmt: skip
+            )
         )
     return Dataset(tuple(examples), batch_size=n)
 

@@ -207,7 +207,7 @@ def evaluate(options: argparse.Namespace) -> None:
 def _beside(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) -> Any:
     """The circuit's faithfulness, beside that of all other edges and of random circuits."""
     from circuitkit.circuit import mask
-    from circuitkit.evaluate import evaluate, random_masks
+    from circuitkit.faithfulness import evaluate, random_masks
 
     keep = mask(circuit, model.wiring)
     masks = [keep, model.wiring.legal & ~keep, *random_masks(model.wiring, int(keep.sum()), 3)]
@@ -227,7 +227,7 @@ def _beside(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) -
 def _sizes(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) -> Any:
     """The faithfulness of the circuit's strongest edges, more and more of them."""
     from circuitkit.circuit import edges, weight_matrix
-    from circuitkit.evaluate import curve
+    from circuitkit.faithfulness import curve
     from circuitkit.scores import Scores
 
     total = len(list(edges(circuit)))
@@ -242,7 +242,7 @@ def _sizes(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) ->
 def compare(options: argparse.Namespace) -> None:
     """Print the overlap of two circuits."""
     from circuitkit.circuit import read
-    from circuitkit.compare import compare
+    from circuitkit.overlap import compare
 
     found = compare(read(options.left), read(options.right))
     if options.json:
@@ -280,7 +280,7 @@ def task_show(options: argparse.Namespace) -> None:
     _known("tasks", options.task)
     model = _load(options)
     from circuitkit.data import Dataset
-    from circuitkit.evaluate import ability
+    from circuitkit.faithfulness import ability
     from circuitkit.find import make_task
 
     task = make_task(options.task, model, n=options.examples, seed=options.seed)
@@ -300,8 +300,8 @@ def task_show(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Print the proof that a model is its graph; raises where it is not."""
-    from circuitkit.check import check
-    from circuitkit.load import open_model
+    from circuitkit.models import open_model
+    from circuitkit.proof import check
 
     _set_threads(options.threads)
     proof = check(open_model(options.model, device=options.device, dtype=options.dtype))
@@ -315,7 +315,7 @@ def check(options: argparse.Namespace) -> None:
 
 def fetch(options: argparse.Namespace) -> None:
     """Store a real model in the user's cache."""
-    from circuitkit.fetch import fetch
+    from circuitkit.cache import fetch
 
     say = (lambda _: None) if options.quiet else (lambda line: print(line, file=sys.stderr))
     path = fetch(options.model, say=say)
@@ -332,7 +332,7 @@ def _known(kind: str, name: str | None) -> None:
 
 
 def _load(options: argparse.Namespace) -> Any:
-    from circuitkit.load import load
+    from circuitkit.models import load
 
     _set_threads(options.threads)
     return load(options.model, device=options.device, dtype=options.dtype)

@@ -22,7 +22,7 @@ from circuitkit import circuit as circuits
 from circuitkit.catalogue import resolve
 from circuitkit.data import Dataset, Task, Words
 from circuitkit.errors import DataError, ScoresError
-from circuitkit.evaluate import (
+from circuitkit.faithfulness import (
     Ability,
     Evaluation,
     ability,

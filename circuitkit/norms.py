@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from circuitkit.errors import UnsupportedModelError
 
-__all__ = ["Norm"]
+__all__ = ["Norm", "wide"]
+
+
+def wide(x: Tensor) -> Tensor:
+    """The tensor in float32 at least: in 16 bits, sums over many tokens lose what matters."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Norm:
@@ -32,9 +37,8 @@ class Norm:
             signs[1::2] = -1
             self.bias = module(torch.zeros_like(signs)[None])[0]
             self.weight = (module(1e4 * signs[None])[0] - self.bias) * signs
-            self.at_rest = ((module(1e-6 * signs[None])[0] - self.bias) * signs).float().sum() / (
-                1e-6 * self.weight.float().sum()
-            )
+            at_rest = wide(module(1e-6 * signs[None])[0] - self.bias) * signs
+            self.at_rest = at_rest.sum() / (1e-6 * wide(self.weight).sum())
             plain, shifted = module(signs[None]), module(signs[None] + 3)
             self.centred = torch.allclose(plain, shifted, rtol=1e-2, atol=1e-3)
             probe = torch.sin(torch.arange(width, device=like.device) * 1.7).to(like.dtype)[None]
@@ -57,8 +61,8 @@ class Norm:
 
     def _scale(self, x: Tensor) -> Float[Tensor, "*t 1"]:
         """s(x), read off the module's own output."""
-        y = (self(x) - self.bias).float()
-        direction = self._centre(x.float()) * self.weight
+        y = wide(self(x) - self.bias)
+        direction = self._centre(wide(x)) * self.weight
         size = direction.square().sum(-1, keepdim=True)
         scale = (y * direction).sum(-1, keepdim=True) / size
         return torch.where(size > 0, scale, self.at_rest)  # the embedding of a padding token is 0
@@ -81,7 +85,7 @@ class Norm:
         if self.centred:
             folded = folded - folded.mean(1, keepdim=True)
         s = self._scale(x)
-        u = self._centre(x.float()) * s
+        u = self._centre(wide(x)) * s
         pulled = (grad * s) @ folded.mT
         along = (pulled * u).sum(-1, keepdim=True) / x.shape[-1]
         return pulled.addcmul_(u.expand_as(pulled), along, value=-1)

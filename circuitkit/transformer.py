@@ -4,7 +4,7 @@ The functions of the protocol are TransformerBridge's own modules, called one by
 inside the model's own attention module, in a shallow copy whose projections hand over given q, k
 and v; the embedding, the masks, the rotary angles and the logits come from the model's own forward,
 in a shallow copy whose blocks do nothing. The copies share every weight, and the model stays as it
-is. What this composition does not reproduce is found by ``circuitkit.check`` and refused.
+is. What this composition does not reproduce is found by ``circuitkit.proof`` and refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from circuitkit.errors import ModelError, UnsupportedModelError
 from circuitkit.model import Context
-from circuitkit.norms import Norm
+from circuitkit.norms import Norm, wide
 from circuitkit.surgery import Given, Last, Silent, Through, copy_with
 from circuitkit.wiring import Wiring
 
@@ -114,7 +114,7 @@ def _twins(part: Any) -> list[Any]:
 
 # -- the model -----------------------------------------------------------------------------------
 class Transformer:
-    """A TransformerBridge as a ``circuitkit.model.Model``; make one with ``circuitkit.load``.
+    """A TransformerBridge as a ``circuitkit.model.Model``; make one with ``circuitkit.models``.
 
     The weights are frozen and the model is set to evaluation; nothing else of it changes.
     """
@@ -259,8 +259,8 @@ class Transformer:
     ) -> Float[Tensor, "r t d"]:
         """The gradient in the residual that each port reads, from those in q, k and v."""
         parts = self.layers[layer]
-        matrix = torch.cat([parts.weights[p] for p in "qkv"]).float()
-        grad = torch.cat([grads[p].transpose(0, 1) for p in "qkv"]).float()
+        matrix = wide(torch.cat([parts.weights[p] for p in "qkv"]))
+        grad = wide(torch.cat([grads[p].transpose(0, 1) for p in "qkv"]))
         return parts.ln1.pull(x, matrix, grad)
 
     def attend(self, context: Context, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

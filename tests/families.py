@@ -62,7 +62,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "smollm3": _hf("SmolLM3ForCausalLM", **GROUPED, pad_token_id=0),
     "gemma": _hf("GemmaForCausalLM", **GROUPED, head_dim=12),
     "gemma2": _hf("Gemma2ForCausalLM", **GROUPED, head_dim=12, sliding_window=6),
-    "gemma3": _hf("Gemma3ForCausalLM", config="Gemma3TextConfig", **GROUPED, head_dim=12, sliding_window=6),
+    "gemma3": _hf(
+        "Gemma3ForCausalLM", "Gemma3TextConfig", **GROUPED, head_dim=12, sliding_window=6
+    ),
     "olmo2": _hf("Olmo2ForCausalLM", **GROUPED),
     "mixtral": _hf("MixtralForCausalLM", **GROUPED, num_local_experts=4, num_experts_per_tok=2),
     "attention-only": _native(attn_only=True, normalization_type="LN"),

@@ -115,7 +115,7 @@ class Oracle:
         bias = getattr(self.blocks[layer].o, "bias", None)
         return 0.0 if bias is None else bias.detach()
 
-    # -- plain forwards ------------------------------------------------------------------------------
+    # -- plain forwards ----------------------------------------------------------------------------
     def logits(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """The module's own logits at all positions."""
         given: dict[str, Any] = {}
@@ -126,7 +126,7 @@ class Oracle:
             found = self.module(input_ids=tokens, **given)
         return found if isinstance(found, Tensor) else found.logits
 
-    # -- the masked run ------------------------------------------------------------------------------
+    # -- the masked run ----------------------------------------------------------------------------
     def plain(self, tokens: Tensor, mask: Tensor) -> Written:
         """What every writer writes in a plain run."""
         return self._run(tokens, mask, None, {})[1]

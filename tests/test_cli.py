@@ -48,7 +48,9 @@ def test_discover_writes_a_circuit_its_scores_and_its_picture(found: Path) -> No
     assert about["faithfulness"]["low"] <= about["faithfulness"]["value"]
 
 
-def test_the_summary_says_what_was_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_summary_says_what_was_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert main(["discover", "ioi", "--edges", "30", "-o", str(tmp_path), *TINY]) == 0
     out = capsys.readouterr().out
     for word in ("faithfulness", "random circuits", "strongest edges", "peak memory", "unseen"):
@@ -73,8 +75,9 @@ def test_a_target_is_reached_on_the_prompts_that_were_seen(
 def test_evaluate_crosses_metrics_with_corruptions(
     capsys: pytest.CaptureFixture[str], found: Path
 ) -> None:
-    rows = said(capsys, "evaluate", str(found / "circuit.json"), "--metric", "logit_diff",
-                "--metric", "kl", "--corruption", "counterfactual", "--corruption", "zero", *TINY)  # fmt: skip
+    crossed = ["--metric", "logit_diff", "--metric", "kl",
+               "--corruption", "counterfactual", "--corruption", "zero"]  # fmt: skip
+    rows = said(capsys, "evaluate", str(found / "circuit.json"), *crossed, *TINY)
     assert [(r["metric"], r["corruption"]) for r in rows] == [
         ("logit_diff", "counterfactual"), ("logit_diff", "zero"),
         ("kl", "counterfactual"), ("kl", "zero"),
@@ -121,7 +124,7 @@ def test_check_proves_the_embedded_model(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_prompts_of_a_file_become_a_circuit(tmp_path: Path) -> None:
     from circuitkit.data import Words
-    from circuitkit.load import load
+    from circuitkit.models import load
     from circuitkit.tasks import ioi
 
     task = ioi(Words(load("mini").tokenizer), n=16, seed=5)
@@ -185,7 +188,7 @@ def test_a_task_that_the_model_cannot_do_is_refused_unless_forced(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from circuitkit.data import Words
-    from circuitkit.load import load
+    from circuitkit.models import load
     from circuitkit.tasks import ioi
 
     prompts = ioi(Words(load("mini").tokenizer), n=16, seed=5).prompts
@@ -207,8 +210,8 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["discover", "--help"], ["list"], ["draw", "CIRCUIT", "-o", "OUT.svg"],
-                  ["compare", "CIRCUIT", "CIRCUIT"], ["discover", "iio"]],
+    "arguments", [["--help"], ["discover", "--help"], ["list"], ["discover", "iio"],
+                  ["draw", "CIRCUIT", "-o", "OUT.svg"], ["compare", "CIRCUIT", "CIRCUIT"]],
     ids=lambda x: x[0],
 )  # fmt: skip
 def test_what_needs_no_model_never_imports_torch(

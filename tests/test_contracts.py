@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, able, as_batch, dataset, distance, model
 from torch import Tensor
 
 from circuitkit.catalogue import lookup, names
@@ -19,11 +20,10 @@ from circuitkit.corruptions import counterfactual
 from circuitkit.data import Dataset
 from circuitkit.engine.run import record
 from circuitkit.errors import CircuitkitError
-from circuitkit.evaluate import evaluate
+from circuitkit.faithfulness import evaluate
 from circuitkit.metrics import logit_diff
 from circuitkit.model import Activations, Model
 from circuitkit.scores import Scores
-from families import FAMILIES, able, as_batch, dataset, distance, model
 
 KINDS = ["gpt2", "neox-parallel", "llama", "gemma2", "olmo2", "mixtral", "attention-only"]
 every_kind = pytest.mark.parametrize("family", KINDS)
@@ -208,7 +208,7 @@ def state(m: Any) -> dict[str, Any]:
         "hooks": {n: [len(getattr(x, h)) for h in hooks] for n, x in modules.items()},
         "children": {n: [id(c) for c in x.children()] for n, x in modules.items()},
         "seeds": (torch.get_rng_state(), torch.tensor(random.getstate()[1][:9])),
-        "numpy": torch.from_numpy(np.random.get_state()[1].astype(np.int64)),  # type: ignore[index, union-attr] # noqa: NPY002
+        "numpy": torch.from_numpy(np.random.get_state()[1].astype(np.int64)),  # type: ignore[index, union-attr]
         "mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
     }
 

@@ -9,17 +9,17 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, as_batch, dataset, distance, model, pristine
+from oracles import Oracle
 from torch import Tensor
 
 from circuitkit.corruptions import counterfactual, mean, mean_by_position, noise, resample, zero
 from circuitkit.data import Batch, Dataset, Example
 from circuitkit.engine.run import answer, record
 from circuitkit.errors import DataError, EvaluationError
-from circuitkit.evaluate import evaluate
+from circuitkit.faithfulness import evaluate
 from circuitkit.metrics import logit_diff
 from circuitkit.model import Activations, Model
-from families import FAMILIES, as_batch, dataset, distance, model, pristine
-from oracles import Oracle
 
 KINDS = ["gpt2", "neox-parallel", "llama", "gemma", "gemma2", "olmo2", "attention-only"]
 every_kind = pytest.mark.parametrize("family", KINDS)

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, as_batch, dataset, distance, double, model, pristine
+from oracles import Oracle
 from scipy.stats import spearmanr
 from torch import Tensor
 
 import circuitkit.engine.attribute as attribute
 from circuitkit.catalogue import names, resolve
-from circuitkit.check import check
 from circuitkit.corruptions import counterfactual, zero
 from circuitkit.data import Batch, Dataset
 from circuitkit.discovery import clean_corrupted, eap, eap_ig
@@ -27,10 +28,9 @@ from circuitkit.engine.run import answer, assemble, record, run
 from circuitkit.errors import UnsupportedModelError
 from circuitkit.metrics import logit_diff
 from circuitkit.model import Activations, Context, Model
+from circuitkit.proof import check
 from circuitkit.scores import Scores
 from circuitkit.transformer import from_module
-from families import FAMILIES, as_batch, dataset, distance, double, model, pristine
-from oracles import Oracle
 
 SAME = 2e-5  # relative, in single precision
 CORRUPTIONS = names("corruptions")

@@ -22,22 +22,23 @@ ROWS = (
     "nodes",
     "wiring",
     "circuit data",
-    "model scores compare fetch surgery norms",
+    "model scores overlap cache surgery norms",
+    "judge",
     "engine.run",
     "engine.attribute engine.sweep",
     "transformer",
     "patching metrics corruptions export tasks references",
-    "check",
-    "load",
-    "discovery evaluate",
+    "proof",
+    "models",
+    "discovery faithfulness",
     "find study",
     "cli",
     "__main__",
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row.split()}
 WITHOUT_TORCH = {
-    "errors", "naming", "progress", "catalogue", "nodes", "wiring", "circuit", "scores", "compare",
-    "fetch", "export",
+    "errors", "naming", "progress", "catalogue", "nodes", "wiring", "circuit", "scores", "overlap",
+    "cache", "export",
 }  # fmt: skip
 
 
@@ -170,7 +171,7 @@ import sys
 import numpy as np
 from circuitkit.catalogue import lookup
 from circuitkit.circuit import prune, read, summary, to_json, write_whole
-from circuitkit.compare import compare
+from circuitkit.overlap import compare
 from circuitkit.scores import Scores
 from circuitkit.wiring import Wiring
 

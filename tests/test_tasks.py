@@ -25,7 +25,7 @@ from circuitkit.catalogue import lookup, names
 from circuitkit.data import Example, Prompt, Task, Words, tokenise
 from circuitkit.errors import DataError, TaskFitError
 from circuitkit.tasks import _names
-from circuitkit.tasks.facts import RELATIONS
+from circuitkit.tasks.recall import RELATIONS
 
 MINI = Path(circuitkit.__path__[0]) / "assets" / "mini"
 TASKS = [name for name in names("tasks") if name != "from_file"]

@@ -23,10 +23,8 @@ def zero(model: Model, data: Dataset) -> Carry:
     wiring = model.wiring
     one = torch.zeros(1, 1, model.d_model, device=model.device, dtype=model.dtype)
     head = one.new_zeros(1, 1, wiring.heads, model.d_head)
-    layers = range(wiring.layers)
-    return _constant(
-        model, _Written(one, [head for _ in layers], [head for _ in layers], [one for _ in layers])
-    )
+    heads = [head] * wiring.layers
+    return _constant(model, _Written(one, heads, heads, [one] * wiring.layers * wiring.mlp))
 
 
 def mean(model: Model, data: Dataset) -> Carry:
@@ -110,6 +108,6 @@ def _constant(model: Model, written: _Written) -> Carry:
             return x[0][at] if known > 1 else x.expand(*batch.mask.shape, *x.shape[2:])
 
         full = written.map(spread)
-        return [assemble(model, full.embed, full.heads, full.raw, full.mlps[: model.wiring.layers])]
+        return [assemble(model, full.embed, full.heads, full.raw, full.mlps)]
 
     return carried

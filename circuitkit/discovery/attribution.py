@@ -6,7 +6,7 @@ methods differ in where the gradient is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,16 +19,16 @@ from circuitkit.data import Batch, Dataset
 from circuitkit.engine.attribute import Gradients, gradients, score
 from circuitkit.engine.run import answer, record
 from circuitkit.errors import MetricError
+from circuitkit.judge import Corruption, Metric, judge
 from circuitkit.model import Activations, Model
 from circuitkit.naming import describe
+from circuitkit.norms import wide
 from circuitkit.progress import track
 from circuitkit.scores import Scores
 
 __all__ = ["clean_corrupted", "eap", "eap_ig"]
 
 FLAT = 1e-6  # a metric's gradient in the logits below this is rounding: kl at the clean run
-Metric = Callable[[Tensor, Tensor, Batch], Tensor]
-Corruption = Callable[[Model, Dataset], Callable[[Batch], list[Activations]]]
 
 
 def eap(model: Model, data: Dataset, metric: Metric, corruption: Corruption) -> Scores:
@@ -110,7 +110,7 @@ def _score_batch(
             live = record(model, context)
             reference = answer(model, batch, live.final)
     value = partial(_value, metric, reference, batch)
-    table = torch.zeros(model.wiring.shape, device=model.device)
+    table = wide(live.embed.new_zeros(model.wiring.shape))
     silent = True
     for carried in draws:
         for alpha in alphas:
@@ -127,12 +127,7 @@ def _value(
     """The metric with all but the logits bound (without a reference, they are it); raises
     MetricError where it has no gradient."""
     reference = logits.detach() if reference is None else reference
-    values = metric(logits, reference, batch)
-    if values.shape != (len(batch),):
-        raise MetricError(
-            f"{describe(metric)} gave the shape {tuple(values.shape)} for {len(batch)} examples; "
-            "a metric returns one value per example"
-        )
+    values = judge(metric, logits, reference, batch)
     if torch.is_grad_enabled() and not values.requires_grad:
         raise MetricError(
             f"{describe(metric)} has no gradient; discover with another metric (logit_diff) and "

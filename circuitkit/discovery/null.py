@@ -15,6 +15,7 @@ __all__ = ["random"]
 
 def random(model: Model, data: Dataset, metric: Any, corruption: Any, *, seed: int = 0) -> Scores:
     """Standard normal scores: the circuits that any method has to beat."""
-    values = np.random.default_rng(seed).standard_normal(model.wiring.shape).astype(np.float32)
+    drawn = np.random.default_rng(seed).standard_normal(model.wiring.shape)
+    values = np.where(model.wiring.legal, drawn, 0).astype(np.float32)
     about = {"model": model.name, "method": "random", "settings": {"seed": seed}}
     return Scores(model.wiring, values, about)

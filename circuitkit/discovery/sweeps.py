@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,15 +10,13 @@ from circuitkit.data import Batch, Dataset
 from circuitkit.engine.run import answer, record
 from circuitkit.engine.sweep import sweep
 from circuitkit.errors import MetricError
+from circuitkit.judge import Corruption, Metric, judge
 from circuitkit.model import Activations, Model
 from circuitkit.naming import describe
 from circuitkit.progress import track
 from circuitkit.scores import Scores
 
 __all__ = ["exact"]
-
-Metric = Callable[[Tensor, Tensor, Batch], Tensor]
-Corruption = Callable[[Model, Dataset], Callable[[Batch], list[Activations]]]
 
 
 def exact(
@@ -65,7 +60,11 @@ def _effects(
     """Each edge's effect, summed over the batch; positive where the edge helps."""
     context = model.start(batch.clean, batch.mask)
     live = record(model, context)
-    value = partial(_value, metric, answer(model, batch, live.final), batch)
+    reference = answer(model, batch, live.final)
+
+    def value(logits: Tensor) -> Tensor:
+        return judge(metric, logits, reference, batch)
+
     base, other = (live, carried) if noise else (carried, live)
     start = value(answer(model, batch, base.final))
     effects = np.zeros(model.wiring.shape)
@@ -74,7 +73,3 @@ def _effects(
         change = (values.double() - start.double()).sum(1).cpu().numpy()
         effects[tuple(np.array(edges).T)] = -change if noise else change
     return effects
-
-
-def _value(metric: Metric, reference: Tensor, batch: Batch, logits: Tensor) -> Tensor:
-    return metric(logits, reference, batch)

@@ -23,6 +23,7 @@ from torch import Tensor
 from circuitkit.data import Batch
 from circuitkit.engine.run import answer, record
 from circuitkit.model import Activations, Context, Model
+from circuitkit.norms import wide
 
 __all__ = ["Gradients", "gradients", "score"]
 
@@ -84,14 +85,17 @@ def gradients(
 def score(
     model: Model, batch: Batch, live: Activations, carried: Activations, at: Gradients
 ) -> Float[Tensor, "writers readers"]:
-    """The score of every edge, summed over the batch, in float32; 0 where there is no edge.
+    """The score of every edge, summed over the batch, in float32 at least; 0 where there is
+    no edge.
 
     ``live − carried`` is what cutting changes, ``at`` the gradients: of the run where they are
     taken, which need not be the live one (EAP-IG).
     """
-    table = torch.zeros(model.wiring.shape, dtype=torch.float32, device=model.device)
+    table = wide(live.embed.new_zeros(model.wiring.shape))
     differ = batch.mask & ~carried.unchanged(live.embed)  # elsewhere every difference is zero
     tokens = differ.flatten().nonzero().squeeze(1)
+    if not len(tokens):
+        return table
     width = len(model.wiring.writers) * model.d_model * 4
     for block in torch.split(tokens, max(1, BLOCK_BYTES // width)):
         deltas = _deltas(model, live, carried, block)
@@ -100,7 +104,7 @@ def score(
     length = batch.mask.shape[1]
     ends = torch.arange(len(batch), device=batch.last.device) * length + batch.last
     final = _deltas(model, live, carried, ends)
-    table[:, -1] = final.flatten(1) @ at.logits.float().flatten()
+    table[:, -1] = final.flatten(1) @ wide(at.logits).flatten()
     return table
 
 
@@ -109,7 +113,8 @@ def _deltas(
 ) -> Float[Tensor, "w t d"]:
     """What each writer writes live, less what it carries, at these tokens."""
     wiring = model.wiring
-    out = torch.empty(len(wiring.writers), len(block), model.d_model, device=model.device)
+    shape = len(wiring.writers), len(block), model.d_model
+    out = wide(live.embed.new_empty(0)).new_empty(shape)
     out[0] = _at(live.embed, block) - _at(carried.embed, block)
     for layer in range(wiring.layers):
         first = wiring.first_head(layer)
@@ -145,5 +150,5 @@ def _score_layer(
     if wiring.mlp:
         column = wiring.mlp_column(layer)
         upstream = int(wiring.upstream[column])
-        grad = _at(at.mlps[layer], block).float()
+        grad = wide(_at(at.mlps[layer], block))
         table[:upstream, column] += deltas[:upstream].flatten(1) @ grad.flatten()

@@ -129,6 +129,8 @@ class _Run:
         self.rows: list[int] = []
         self.blocks: list[Tensor] = []
         self.start = int(carried.unchanged(context.embed).all(0).sum())
+        if self.start == context.embed.shape[1]:  # the two runs are one
+            self.writes = [False] * len(self.writes)
         embed = self._late(context.embed)
         self.buffer = embed.new_empty(0 if self.graded else sum(self.writes), *embed.shape)
         if self.writes[0]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from circuitkit.data import Batch
 from circuitkit.errors import MetricError
+from circuitkit.norms import wide
 
 __all__ = ["accuracy", "log_probability", "logit_diff", "prob_diff", "probability"]
 
@@ -34,7 +35,7 @@ def log_probability(
     logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
 ) -> Float[Tensor, " b"]:
     """Log probability of a correct answer, in nats."""
-    return _pool(logits.float().log_softmax(-1), batch.correct, "correct")
+    return _pool(wide(logits).log_softmax(-1), batch.correct, "correct")
 
 
 def prob_diff(
@@ -44,7 +45,7 @@ def prob_diff(
 
     Source: Hanna et al. 2023. Raises MetricError where an example has no wrong answer.
     """
-    logs = logits.float().log_softmax(-1)
+    logs = wide(logits).log_softmax(-1)
     return _pool(logs, batch.correct, "correct").exp() - _pool(logs, batch.wrong, "wrong").exp()
 
 
@@ -56,10 +57,11 @@ def accuracy(
     It has no gradient.
     """
     best = _masked(logits, batch.correct).amax(-1)
-    if bool((batch.wrong >= 0).any()):
-        rival = _masked(logits, batch.wrong).amax(-1)
-        return (best > rival).to(logits.dtype)
-    return (best >= logits.amax(-1)).to(logits.dtype)
+    top = best >= logits.amax(-1)
+    if not batch.wrong.shape[1]:
+        return top.to(logits.dtype)
+    rival = _masked(logits, batch.wrong).amax(-1)
+    return torch.where((batch.wrong >= 0).any(-1), best > rival, top).to(logits.dtype)
 
 
 def _masked(values: Tensor, answers: Int[Tensor, "b n"]) -> Float[Tensor, "b n"]:
@@ -75,4 +77,4 @@ def _pool(values: Tensor, answers: Int[Tensor, "b n"], kind: str) -> Float[Tenso
             f"an example has no {kind} answer, which this metric needs; give one, or use the "
             "metric log_probability"
         )
-    return _masked(values.float(), answers).logsumexp(-1)
+    return _masked(wide(values), answers).logsumexp(-1)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data import Batch
+from circuitkit.norms import wide
 
 __all__ = ["js", "kl"]
 
@@ -23,14 +24,14 @@ def kl(
 
     Its gradient at the clean run is zero, so ``eap`` cannot use it; ``eap_ig`` can.
     """
-    return -_divergence(reference.float().log_softmax(-1), logits.float().log_softmax(-1))
+    return -_divergence(wide(reference).log_softmax(-1), wide(logits).log_softmax(-1))
 
 
 def js(
     logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
 ) -> Float[Tensor, " b"]:
     """Minus the Jensen-Shannon divergence of the full model and this run (at most ln 2)."""
-    full, this = reference.float().log_softmax(-1), logits.float().log_softmax(-1)
+    full, this = wide(reference).log_softmax(-1), wide(logits).log_softmax(-1)
     middle = torch.logaddexp(full, this) - math.log(2)
     return -(_divergence(full, middle) + _divergence(this, middle)) / 2
 

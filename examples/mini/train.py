@@ -28,15 +28,15 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from circuitkit.data import Batch, Dataset, Example, Prompt, Task, Words, tokenise
 from circuitkit.tasks import _names
-from circuitkit.tasks.docstring import ARGUMENTS, FUNCTIONS, NOTES, docstring, template
-from circuitkit.tasks.facts import RELATIONS, facts
-from circuitkit.tasks.gendered_pronoun import ADJECTIVES, PRONOUNS, ROLES, gendered_pronoun
-from circuitkit.tasks.gendered_pronoun import TEMPLATES as PRONOUN_TEMPLATES
-from circuitkit.tasks.greater_than import CENTURIES, ENDINGS, NOUNS, greater_than
-from circuitkit.tasks.greater_than import TEMPLATE as YEAR_TEMPLATE
-from circuitkit.tasks.induction import COMMON, induction
-from circuitkit.tasks.ioi import OBJECTS, PLACES, ioi
-from circuitkit.tasks.ioi import TEMPLATES as IOI_TEMPLATES
+from circuitkit.tasks.arguments import ARGUMENTS, FUNCTIONS, NOTES, docstring, template
+from circuitkit.tasks.indirect_object import OBJECTS, PLACES, ioi
+from circuitkit.tasks.indirect_object import TEMPLATES as IOI_TEMPLATES
+from circuitkit.tasks.pronouns import ADJECTIVES, PRONOUNS, ROLES, gendered_pronoun
+from circuitkit.tasks.pronouns import TEMPLATES as PRONOUN_TEMPLATES
+from circuitkit.tasks.recall import RELATIONS, facts
+from circuitkit.tasks.repeats import COMMON, induction
+from circuitkit.tasks.years import CENTURIES, ENDINGS, NOUNS, greater_than
+from circuitkit.tasks.years import TEMPLATE as YEAR_TEMPLATE
 
 ROOT = Path(__file__).parents[2]
 MINI = ROOT / "circuitkit" / "assets" / "mini"

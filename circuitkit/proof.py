@@ -18,6 +18,7 @@ from circuitkit.data import Batch
 from circuitkit.engine.attribute import gradients, score
 from circuitkit.engine.run import record, run
 from circuitkit.errors import UnsupportedModelError
+from circuitkit.norms import wide
 from circuitkit.transformer import Native, Transformer
 
 __all__ = ["Proof", "Row", "check"]
@@ -195,14 +196,14 @@ def _slope(
         carried, live = record(model, model.start(corrupt, mask)), record(model, context)
 
     def metric(logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " b"]:
-        return logits[:, 0].float() - logits[:, 1].float()
+        return wide(logits[:, 0]) - wide(logits[:, 1])
 
     found = score(model, batch, live, carried, gradients(model, batch, context, live.embed, metric))
     keep = torch.from_numpy(model.wiring.legal).to(model.device, model.dtype).requires_grad_()
     with torch.enable_grad():
         value = metric(run(model, batch, context, carried, keep)).sum()
         (slope,) = torch.autograd.grad(value, keep)
-    return {"attribution is the slope of the masked run": _error(found, slope.float())}
+    return {"attribution is the slope of the masked run": _error(found, slope.to(found))}
 
 
 def _batch(

@@ -13,9 +13,9 @@ import pytest
 from scipy import stats
 
 from circuitkit.circuit import build, edges, mask
-from circuitkit.compare import Comparison, Overlap, compare
 from circuitkit.errors import CircuitError
 from circuitkit.nodes import parse_edge
+from circuitkit.overlap import Comparison, Overlap, compare
 from circuitkit.wiring import Wiring
 
 WIRING = Wiring(2, 4, 2)

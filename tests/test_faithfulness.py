@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, able, as_batch, dataset, distance, model, pristine
+from oracles import Oracle
 from torch import Tensor
 
 from circuitkit.catalogue import lookup, names
@@ -17,7 +19,7 @@ from circuitkit.corruptions import counterfactual, noise
 from circuitkit.data import Batch, Dataset, Example
 from circuitkit.discovery import clean_corrupted, eap, eap_ig
 from circuitkit.errors import CircuitError, EvaluationError, MetricError
-from circuitkit.evaluate import (
+from circuitkit.faithfulness import (
     Curve,
     Evaluation,
     ability,
@@ -30,8 +32,6 @@ from circuitkit.evaluate import (
 from circuitkit.metrics import accuracy, js, kl, log_probability, logit_diff
 from circuitkit.scores import Scores
 from circuitkit.wiring import Wiring
-from families import FAMILIES, able, as_batch, dataset, distance, model, pristine
-from oracles import Oracle
 
 CORRUPTIONS = names("corruptions")
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -101,7 +101,7 @@ def test_every_value_is_that_of_the_run_done_by_hand(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["gpt2", "neox-parallel", "neox-serial"])
 def test_faithfulness_agrees_with_transformer_lens(family: str) -> None:
-    """Theirs is of one pair, and its edges are of one position: all positions of an edge are kept."""
+    """Theirs is of one pair, and its edges are of one position: all of an edge's are kept."""
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
     from transformer_lens.tools.analysis import attribution_patching as theirs
 
@@ -188,7 +188,7 @@ def test_dead_ends_change_nothing() -> None:
     row, column = m.wiring.writer["a0.h0"], m.wiring.mlp_column(m.wiring.layers - 1)
     keep[:, m.wiring.ports(0)["q"].start] = False
     lonely = keep.copy()
-    lonely[:, [c for c in m.wiring.feeds(row)]] = False
+    lonely[:, list(m.wiring.feeds(row))] = False
     lonely[row, :] = False
     with_dead_end = lonely.copy()
     with_dead_end[row, column] = True  # a head without inputs
@@ -272,7 +272,7 @@ def test_an_interval_of_equal_examples_is_a_point() -> None:
 @pytest.mark.parametrize("gap", [0.0, 1e-9])
 def test_without_a_gap_faithfulness_is_undefined(gap: float) -> None:
     found = evaluation([1 + gap, 3], [3, 1], [2, 2])
-    with pytest.raises(EvaluationError, match="logit_diff is 2 .* under zero, so faithfulness is"):
+    with pytest.raises(EvaluationError, match=r"logit_diff is 2 .* under zero, so faithfulness is"):
         _ = found.faithfulness
 
 
@@ -345,7 +345,7 @@ def test_random_circuits_have_the_same_size_and_hang_together(wiring: Wiring, ed
     assert len(masks) == 4
     for mask in masks:
         assert np.array_equal(wiring.alive(mask), mask)
-        assert 0.9 * edges <= mask.sum() <= edges
+        assert mask.sum() == edges
 
 
 def test_random_circuits_depend_on_the_seed_alone() -> None:
@@ -378,7 +378,7 @@ def test_the_smallest_circuit_is_that_where_faithfulness_grows_with_size(
         asked.append(len(masks))
         return [evaluation([1], [0], [mask.sum() / total]) for mask in masks]
 
-    monkeypatch.setattr(sys.modules["circuitkit.evaluate"], "evaluate", shares)
+    monkeypatch.setattr(sys.modules["circuitkit.faithfulness"], "evaluate", shares)
     found = smallest(m, scores, dataset(), logit_diff, counterfactual, target, rule=rule)
     sizes = [int(scores.mask(n, rule).sum()) for n in range(1, total + 1)]
     first = next(n for n, size in enumerate(sizes, 1) if size / total >= target)

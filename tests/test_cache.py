@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from circuitkit.cache import FETCHED, Source, fetch, place_of
 from circuitkit.errors import ModelError, OutputError
-from circuitkit.fetch import FETCHED, Source, fetch, place_of
 
-fetching = importlib.import_module("circuitkit.fetch")  # circuitkit.fetch can be the function
+fetching = importlib.import_module("circuitkit.cache")  # circuitkit.cache can be the function
 NAME = "smollm2-135m"
 WEIGHTS = b"GGUF and so on"
 
@@ -276,7 +276,7 @@ def test_the_cache_directory_follows_the_environment(
 
 def test_importing_it_does_not_wait_for_torch() -> None:
     heavy = "{'torch', 'transformers', 'gguf', 'numpy'} & set(sys.modules)"
-    code = f"import sys, circuitkit.fetch; sys.exit(bool({heavy}))"
+    code = f"import sys, circuitkit.cache; sys.exit(bool({heavy}))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -290,7 +290,7 @@ def test_the_real_model_is_what_it_should_be() -> None:
     assert (config["model_type"], config["num_hidden_layers"]) == ("llama", 30)
     assert config["dtype"] == "float32"
     assert "quantization_config" not in config
-    if importlib.util.find_spec("circuitkit.load") is not None:
-        from circuitkit.load import load
+    if importlib.util.find_spec("circuitkit.models") is not None:
+        from circuitkit.models import load
 
         assert load(NAME).wiring.layers == 30

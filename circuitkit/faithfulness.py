@@ -10,7 +10,7 @@ weighs examples with a small gap heavily (Miller et al. 2024).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -24,8 +24,9 @@ from torch import Tensor
 from circuitkit import circuit as circuits
 from circuitkit.data import Batch, Dataset
 from circuitkit.engine.run import answer, record, run
-from circuitkit.errors import EvaluationError
-from circuitkit.model import Activations, Model
+from circuitkit.errors import CircuitError, EvaluationError
+from circuitkit.judge import Corruption, Metric, judge
+from circuitkit.model import Model
 from circuitkit.naming import describe
 from circuitkit.progress import track
 from circuitkit.scores import Scores
@@ -43,8 +44,6 @@ __all__ = [
     "smallest",
 ]
 
-Metric = Callable[[Tensor, Tensor, Batch], Tensor]
-Corruption = Callable[[Model, Dataset], Callable[[Batch], list[Activations]]]
 Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
 ADMITTED = 0.75  # the accuracy from which MIB (Mueller et al. 2025) admits a model to a task
 
@@ -92,9 +91,13 @@ class Evaluation:
         return tuple(np.nanquantile(ratios, [tail, 1 - tail]).tolist())
 
     def __repr__(self) -> str:
-        low, high = self.interval()
+        try:
+            low, high = self.interval()
+            value = f"{self.faithfulness:.3f} [{low:.3f}, {high:.3f}]"
+        except EvaluationError:  # printing is no place for an error
+            value = "undefined"
         return (
-            f"faithfulness {self.faithfulness:.3f} [{low:.3f}, {high:.3f}] ({self.edges:,} edges, "
+            f"faithfulness {value} ({self.edges:,} edges, "
             f"{self.metric} under {self.corruption}: {self.circuit.mean():.3f} of "
             f"{self.everything.mean():.3f}, nothing {self.nothing.mean():.3f}, "
             f"{len(self.circuit)} examples)"
@@ -134,7 +137,14 @@ def completeness(
 
 
 def _mask(circuit: nx.DiGraph | Mask, wiring: Wiring) -> Mask:
-    return circuit if isinstance(circuit, np.ndarray) else circuits.mask(circuit, wiring)
+    found = circuit if isinstance(circuit, np.ndarray) else circuits.mask(circuit)
+    theirs = None if isinstance(circuit, np.ndarray) else circuits.wiring_of(circuit)
+    if found.shape != wiring.shape or theirs not in (None, wiring):
+        raise CircuitError(
+            f"the circuit belongs to {theirs or f'a mask of shape {found.shape}'}, and the model "
+            f"to {wiring}; give a circuit of this model"
+        )
+    return found
 
 
 @torch.no_grad()
@@ -153,7 +163,7 @@ def _measure(
         reference = answer(model, batch, record(model, context).final)
 
         def value(logits: Tensor, reference: Tensor = reference, batch: Batch = batch) -> Tensor:
-            return metric(logits, reference, batch).double()
+            return judge(metric, logits, reference, batch).double()
 
         draws = carry(batch)
         rows = [value(reference)]
@@ -208,9 +218,50 @@ def curve(
 
 
 def random_masks(wiring: Wiring, edges: int, n: int = 5, seed: int = 0) -> list[Mask]:
-    """Circuits of the same size whose edges are drawn at random, and hang together."""
+    """Circuits of exactly that many edges (or all), drawn at random, that hang together."""
     rng = np.random.default_rng(seed)
-    return [Scores(wiring, rng.random(wiring.shape)).mask(edges) for _ in range(n)]
+    return [_grown(wiring, min(edges, wiring.n_edges), rng) for _ in range(n)]
+
+
+def _grown(wiring: Wiring, edges: int, rng: np.random.Generator) -> Mask:
+    """Random walks from the logits down to the embedding; where the next is too long, single edges
+    between components that are in already."""
+    keep = np.zeros(wiring.shape, dtype=bool)
+    patience = 100
+    while (left := edges - int(keep.sum())) and patience:
+        walk = np.array(list(_walk(wiring, rng))).T
+        grown = keep.copy()
+        grown[tuple(walk)] = True
+        if grown.sum() <= edges:
+            keep = grown
+        else:
+            patience -= 1
+    fits = wiring.legal & ~keep & _inside(wiring, keep)
+    chosen = rng.permutation(np.flatnonzero(fits))[:left]
+    keep.reshape(-1)[chosen] = True
+    return keep
+
+
+def _walk(wiring: Wiring, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """The edges of a path, each writer drawn evenly from those upstream."""
+    column = wiring.shape[1] - 1
+    while True:
+        row = int(rng.integers(wiring.upstream[column]))
+        yield row, column
+        if row == 0:
+            return
+        column = int(rng.choice(wiring.feeds(row)))
+
+
+def _inside(wiring: Wiring, keep: Mask) -> Mask:
+    """The pairs of a writer that is live and a reader that is heard."""
+    live = np.asarray(keep.any(1))
+    live[0] = True
+    heard = np.zeros(wiring.shape[1], dtype=bool)
+    heard[-1] = True
+    for row in np.flatnonzero(live):
+        heard[wiring.feeds(int(row))] = True
+    return live[:, None] & heard[None, :]
 
 
 def smallest(

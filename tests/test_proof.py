@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from families import FAMILIES, build, model
 from torch import Tensor
 
-from circuitkit.check import Proof, Row, check
 from circuitkit.errors import ModelError, UnsupportedModelError
-from circuitkit.load import load
+from circuitkit.models import load
+from circuitkit.proof import Proof, Row, check
 from circuitkit.transformer import Transformer, from_module
-from families import FAMILIES, build, model
 
 SUMS = "the writers sum to what every reader reads"
 PARTS = "each component alone gives what it gives in the model"
@@ -63,7 +63,7 @@ def test_a_proof_prints_every_statement_with_its_verdict() -> None:
 def test_an_error_that_is_no_number_is_no_proof(error: float) -> None:
     proof = Proof("tiny", (Row("this is so", 0.0, 1e-3), Row("that is so", error, 1e-3)))
     assert not proof.holds
-    with pytest.raises(UnsupportedModelError, match="'tiny' .* it is false that that is so"):
+    with pytest.raises(UnsupportedModelError, match=r"'tiny' .* it is false that that is so"):
         proof.require()
 
 
@@ -149,7 +149,7 @@ def test_a_model_whose_parts_raise_is_refused() -> None:
     def raising(*_: Any) -> Tensor:
         raise TypeError("missing 1 required positional argument: 'residual'")
 
-    with pytest.raises(UnsupportedModelError, match="cannot be called one by one .*'residual'"):
+    with pytest.raises(UnsupportedModelError, match=r"cannot be called one by one .*'residual'"):
         check(broken("gpt2", "mlp", lambda _: raising))
 
 

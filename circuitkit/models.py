@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from circuitkit.check import check
+from circuitkit.cache import FETCHED, place_of
 from circuitkit.errors import ModelError
-from circuitkit.fetch import FETCHED, place_of
+from circuitkit.proof import check
 from circuitkit.transformer import Transformer, from_module, from_pretrained
 
 __all__ = ["load", "open_model"]
