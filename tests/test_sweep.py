@@ -110,3 +110,19 @@ def test_a_direction_that_there_is_not_is_refused() -> None:
     model = from_module(build("gpt2"), name="gpt2")
     with pytest.raises(MetricError, match="denoise"):
         exact(model, pairs(), logit_diff, counterfactual, direction="sideways")
+
+
+@torch.no_grad()
+def test_an_example_that_ends_before_the_others_differ_keeps_its_answer() -> None:
+    """The run begins where the prompts differ: not after a shorter example's answer."""
+    model = from_module(build("gpt2"), name="gpt2")
+    same, long = (1, 2, 3), (1, 2, 3, 4, 5, 6, 7, 8)
+    other = (*long[:6], 9, 8)
+    short = Example(same, same, (5,), (7,), {"end": (2, 3)})
+    batch = next(iter(Dataset((short, Example(long, other, (5,), (7,), {"end": (7, 8)})))))
+    context = model.start(batch.clean, batch.mask)
+    carried = record(model, model.start(batch.corrupt, batch.mask))
+    logits = run(model, batch, context, carried, model.wiring.legal)
+    native = model.native(batch.clean, batch.mask).logits
+    for row, last in enumerate(batch.last):
+        torch.testing.assert_close(logits[row], native[row, last], rtol=1e-4, atol=1e-4)

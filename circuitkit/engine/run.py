@@ -106,7 +106,7 @@ def run(
     ``keep`` may hold fractions, and a tensor that requires a gradient; edges that do not exist are
     ignored. ``context`` is of the clean tokens.
     """
-    return answer(model, batch, _Run(model, context, carried, keep).final())
+    return model.unembed(_Run(model, batch, context, carried, keep).final())
 
 
 class _Run:
@@ -117,8 +117,12 @@ class _Run:
     at which the two runs differ are what they are in the carried run; the masked run begins after.
     """
 
-    def __init__(self, model: Model, context: Context, carried: Activations, keep: Mask) -> None:
+    def __init__(
+        self, model: Model, batch: Batch, context: Context, carried: Activations, keep: Mask
+    ) -> None:
         wiring = model.wiring
+        self.rows_of_batch = torch.arange(len(batch), device=batch.last.device)
+        self.last, self.ended = batch.last, False
         self.model, self.context, self.carried = model, context, carried
         legal = torch.from_numpy(wiring.legal).to(model.device)
         weights = torch.as_tensor(keep).to(model.device, model.dtype)
@@ -128,17 +132,28 @@ class _Run:
         self.writes = [bool(row.any()) for row in wiring.alive(kept)]
         self.rows: list[int] = []
         self.blocks: list[Tensor] = []
-        self.start = int(carried.unchanged(context.embed).all(0).sum())
-        if self.start == context.embed.shape[1]:  # the two runs are one
+        same = carried.unchanged(context.embed)
+        if same.all():  # the two runs are one
             self.writes = [False] * len(self.writes)
+        self.start = min(int(same.all(0).sum()), int(batch.last.min()))
         embed = self._late(context.embed)
         self.buffer = embed.new_empty(0 if self.graded else sum(self.writes), *embed.shape)
         if self.writes[0]:
             self._add([0], (embed - self._late(carried.embed))[None])
 
     def _late(self, x: Float[Tensor, "b p *rest"]) -> Float[Tensor, "b s *rest"]:
-        """The positions that are run."""
-        return x[:, self.start :]
+        """The positions that are run: after the last attention, the answers' alone."""
+        return x[self.rows_of_batch, self.last][:, None] if self.ended else x[:, self.start :]
+
+    def _end(self) -> None:
+        """From here on run the answer positions only: no other is looked at any more."""
+        place = self.last - self.start
+        self.blocks = [self._deltas()[:, self.rows_of_batch, place][:, :, None]]
+        if not self.graded:
+            known = self.blocks[0]
+            self.buffer = known.new_empty(len(self.buffer), *known.shape[1:])
+            self.buffer[: len(self.rows)] = known
+        self.ended = True
 
     def _add(self, rows: Sequence[int], deltas: Float[Tensor, "n b s d"]) -> None:
         if self.graded:
@@ -175,30 +190,32 @@ class _Run:
         for start in range(0, len(columns), size):
             yield columns[start : start + size]
 
-    def final(self) -> Float[Tensor, "b p d"]:
-        """The residual that the logits read."""
+    def final(self) -> Float[Tensor, "b d"]:
+        """The residual that the logits read, at the answer positions."""
         wiring, carried = self.model.wiring, self.carried.final
         if not any(self.writes):
-            return carried
+            return carried[self.rows_of_batch, self.last]
         for layer in range(wiring.layers):
-            self._attention(layer)
+            first = wiring.first_head(layer)
+            heads = [h for h in range(wiring.heads) if self.writes[first + h]]
+            ports = self._ports(layer, heads) if heads else []
+            z = self.model.attend(self.context, layer, *ports) if heads else None
+            if layer + 1 == wiring.layers:
+                self._end()
+            if z is not None:
+                self._write(layer, heads, self._late(z))
             if wiring.mlp and self.writes[wiring.mlp_row(layer)]:
                 self._mlp(layer)
-        late = self.read(self._late(carried), [wiring.shape[1] - 1])[0]
-        return torch.cat([carried[:, : self.start], late], dim=1)
+        return self.read(self._late(carried), [wiring.shape[1] - 1])[0][:, 0]
 
-    def _attention(self, layer: int) -> None:
-        wiring, model, carried = self.model.wiring, self.model, self.carried
-        first = wiring.first_head(layer)
-        heads = [h for h in range(wiring.heads) if self.writes[first + h]]
-        if not heads:
-            return
-        z = self._late(model.attend(self.context, layer, *self._ports(layer, heads)))
+    def _write(self, layer: int, heads: Sequence[int], z: Float[Tensor, "b s h e"]) -> None:
+        model, carried = self.model, self.carried
         index = torch.tensor(heads, device=z.device)
         # in a post-norm model the heads that are not live count in the norm with what they carry
         together = self._late(carried.raw[layer]).index_copy(2, index, z[:, :, heads])
         share = model.share(layer, together)
         delta = (share - self._late(carried.heads[layer]))[:, :, heads]
+        first = model.wiring.first_head(layer)
         self._add([first + h for h in heads], model.write(layer, heads, delta))
 
     def _ports(self, layer: int, heads: Sequence[int]) -> list[Tensor]:
