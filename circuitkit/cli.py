@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.quiet:
         os.environ["TQDM_DISABLE"] = "1"
+    # threads that spin while they wait slow a shared machine down several times
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         options.run(options)
     except CircuitkitError as error:

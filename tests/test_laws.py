@@ -28,6 +28,7 @@ from circuitkit.engine.run import answer, assemble, record, run
 from circuitkit.errors import UnsupportedModelError
 from circuitkit.metrics import logit_diff
 from circuitkit.model import Activations, Context, Model
+from circuitkit.norms import Norm
 from circuitkit.proof import check
 from circuitkit.scores import Scores
 from circuitkit.transformer import from_module
@@ -541,3 +542,45 @@ def test_half_precision_scores_are_single_precision_and_rank_alike(family: str) 
     rounded = torch.from_numpy(found).bfloat16().float().numpy()
     assert (rounded != found).mean() > 0.2, "the scores were summed in half precision"
     assert spearmanr(found[legal], expected[legal]).statistic > 0.8
+
+
+# -- norms -----------------------------------------------------------------------------------------
+def some_norms(scale: float) -> dict[str, torch.nn.Module]:
+    """Norms of every spelling, with random weights of that size."""
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    made: dict[str, torch.nn.Module] = {
+        "layer norm": torch.nn.LayerNorm(32),
+        "layer norm without parameters": torch.nn.LayerNorm(32, elementwise_affine=False),
+        "rms": LlamaRMSNorm(32),
+        "rms of one plus the weight": Gemma2RMSNorm(32),
+    }
+    generator = torch.Generator().manual_seed(1)
+    for name, norm in made.items():
+        for parameter in norm.parameters():
+            noise = torch.randn(32, generator=generator)
+            parameter.data = scale * noise - float("one plus" in name)
+    return made
+
+
+@pytest.mark.parametrize("scale", [3.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("name", some_norms(1.0))
+def test_the_gradient_through_a_norm_is_that_of_autograd(name: str, scale: float) -> None:
+    """Also where what is read is tiny, so that the norm's epsilon counts."""
+    module = some_norms(scale)[name].requires_grad_(False)
+    norm = Norm(module, 32, torch.zeros(1))
+    generator = torch.Generator().manual_seed(2)
+    matrix, grad = (torch.randn(*s, generator=generator) for s in ((2, 32, 8), (2, 5, 8)))
+    for size in (1e-3, 1.0, 100.0):
+        x = (size * torch.randn(5, 32, generator=generator) + size).requires_grad_()
+        found = norm.pull(x.detach(), matrix, grad)
+        for i in range(2):
+            (expected,) = torch.autograd.grad((module(x) @ matrix[i] * grad[i]).sum(), x)
+            unit = 1 / expected.abs().max()
+            assert distance(found[i] * unit, expected * unit) < 1e-3
+
+
+def test_what_is_no_norm_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="neither a LayerNorm nor an RMSNorm"):
+        Norm(torch.nn.Tanh(), 32, torch.zeros(1))
