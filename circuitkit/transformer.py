@@ -9,11 +9,7 @@ is. What this composition does not reproduce is found by ``circuitkit.proof`` an
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import io
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +23,7 @@ from torch import Tensor, nn
 from circuitkit.errors import ModelError, UnsupportedModelError
 from circuitkit.model import Context
 from circuitkit.norms import Norm, wide
+from circuitkit.silence import silence
 from circuitkit.surgery import Given, Last, Silent, Through, copy_with
 from circuitkit.wiring import Wiring
 
@@ -398,25 +395,12 @@ def _logits(output: Any) -> Tensor:
 
 
 # -- making one ----------------------------------------------------------------------------------
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading prints and warns a great deal that is no user's business."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-
-
 def from_module(module: Any, *, tokenizer: Any = None, name: str = "module") -> Transformer:
     """The model of a Hugging Face causal language model, or of a TransformerBridge.
 
     Raises UnsupportedModelError where TransformerLens does not know the architecture.
     """
-    with _quiet():
+    with silence():
         from transformer_lens.model_bridge import TransformerBridge
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
@@ -443,12 +427,9 @@ def from_pretrained(
 ) -> Transformer:
     """The model in a Hugging Face directory or of a hub name; raises ModelError where it cannot be
     loaded."""
-    with _quiet():
+    with silence():
         from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging as hf_logging
 
-        bars = hf_logging.is_progress_bar_enabled()
-        hf_logging.disable_progress_bar()
         try:
             module = AutoModelForCausalLM.from_pretrained(
                 str(place), attn_implementation="eager", dtype=dtype or "auto"
@@ -461,7 +442,4 @@ def from_pretrained(
                 "a hub name that is cached or reachable, 'mini', or 'smollm2-135m' after "
                 "`circuitkit fetch smollm2-135m`"
             ) from error
-        finally:
-            if bars:
-                hf_logging.enable_progress_bar()
     return from_module(module.to(device), tokenizer=tokenizer, name=name)

@@ -17,7 +17,7 @@ ROOT = Path(circuitkit.__path__[0])
 # A module imports only from rows above its own, and a folder's files from each other. A new module
 # gets a place here.
 ROWS = (
-    "errors naming progress",
+    "errors naming progress silence",
     "catalogue",
     "nodes",
     "wiring",
