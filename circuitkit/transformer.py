@@ -4,7 +4,7 @@ The functions of the protocol are TransformerBridge's own modules, called one by
 inside the model's own attention module, in a shallow copy whose projections hand over given q, k
 and v; the embedding, the masks, the rotary angles and the logits come from the model's own forward,
 in a shallow copy whose blocks do nothing. The copies share every weight, and the model stays as it
-is. What this composition does not reproduce is found by ``circuitkit.proof`` and refused.
+is. What this composition does not reproduce ``circuitkit.proof`` finds, and ``load`` refuses.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _twins(part: Any) -> list[Any]:
 
 # -- the model -----------------------------------------------------------------------------------
 class Transformer:
-    """A TransformerBridge as a ``circuitkit.model.Model``; make one with ``circuitkit.models``.
+    """A TransformerBridge as a ``circuitkit.model.Model``; make one with ``circuitkit.load``.
 
     The weights are frozen and the model is set to evaluation; nothing else of it changes.
     """
