@@ -26,6 +26,8 @@ _PLACES = {
     "find_circuit": "find",
     "load": "models",
     "make_task": "find",
+    "patch_path": "patching.paths",
+    "patch_paths": "patching.paths",
     "read": "circuit",
     "resolve": "catalogue",
     "smallest": "faithfulness",

@@ -182,6 +182,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.last)
 
+    def within(self, name: str) -> Bool[Tensor, "batch pos"]:
+        """Which tokens the span of that name holds; raises DataError where an example lacks it."""
+        if name not in self.spans or bool((self.spans[name] < 0).any()):
+            known = ", ".join(self.spans) or "none"
+            raise DataError(f"an example has no span {name!r}; the spans are {known}")
+        at = torch.arange(self.mask.shape[1], device=self.mask.device)
+        start, stop = self.spans[name][:, :1], self.spans[name][:, 1:]
+        return (at >= start) & (at < stop)
+
     def repeat(self, times: int) -> Batch:
         """The batch stacked on itself that many times."""
         again = {k: v.repeat(times, *[1] * (v.ndim - 1)) for k, v in self._tensors().items()}

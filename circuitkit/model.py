@@ -10,7 +10,7 @@ d_head.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -52,11 +52,11 @@ class Activations:
     final: Float[Tensor, "b p d"]
     consistent: bool = True
 
-    def unchanged(self, embed: Float[Tensor, "b p d"]) -> Bool[Tensor, "b p"]:
-        """Where a causal run from this embedding is what this one is: before the first token that
-        differs, if this is a real run; else nowhere."""
-        changed = (embed != self.embed).any(-1)
-        same = changed.long().cumsum(1) == 0
+    def untouched(self, deltas: Iterable[Float[Tensor, "b p d"]]) -> Bool[Tensor, "b p"]:
+        """Where a causal run with these changes is what this one is: before the first token that
+        one of them touches, if this is a real run; else nowhere."""
+        touched = torch.stack([(delta != 0).any(-1) for delta in deltas]).any(0)
+        same = touched.long().cumsum(1) == 0
         return same if self.consistent else torch.zeros_like(same)
 
 

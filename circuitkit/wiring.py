@@ -8,6 +8,7 @@ the model computes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -153,19 +154,19 @@ class Wiring:
         return row, column
 
     def alive(
-        self, keep: Bool[np.ndarray, "writers readers"]
+        self, keep: Bool[np.ndarray, "writers readers"], sources: Iterable[int] = (0,)
     ) -> Bool[np.ndarray, "writers readers"]:
-        """The kept edges that lie on a kept path from the embedding to the logits.
+        """The kept edges that lie on a kept path from a source (the embedding) to the logits.
 
         The others cannot change the output: a component without a kept in-edge writes what the
         carried run writes, and what nobody reads is not heard.
         """
         keep = keep & self.legal
         live = np.zeros(len(self.writers), dtype=bool)
-        live[0] = True
+        live[list(sources)] = True
         feeds = self._feeds
         for row in range(1, len(self.writers)):
-            live[row] = bool((keep[:, feeds[row]] & live[:, None]).any())
+            live[row] |= bool((keep[:, feeds[row]] & live[:, None]).any())
         keep = keep & live[:, None]
         heard = np.zeros(len(self.readers), dtype=bool)
         heard[-1] = True

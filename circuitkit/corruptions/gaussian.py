@@ -11,7 +11,6 @@ from torch import Tensor
 
 from circuitkit.data import Batch, Dataset
 from circuitkit.engine.run import record
-from circuitkit.errors import DataError
 from circuitkit.model import Activations, Model
 
 __all__ = ["noise"]
@@ -59,14 +58,9 @@ def _chosen(batch: Batch, spans: tuple[str, ...]) -> Tensor:
     """Which tokens are disturbed, [b, p]."""
     if not spans:
         return (batch.clean != batch.corrupt) & batch.mask
-    at = torch.arange(batch.mask.shape[1], device=batch.mask.device)
     chosen = torch.zeros_like(batch.mask)
     for name in spans:
-        if name not in batch.spans or bool((batch.spans[name] < 0).any()):
-            known = ", ".join(batch.spans) or "none"
-            raise DataError(f"an example has no span {name!r} to put noise on; it has {known}")
-        start, stop = batch.spans[name][:, :1], batch.spans[name][:, 1:]
-        chosen |= (at >= start) & (at < stop)
+        chosen |= batch.within(name)
     return chosen
 
 

@@ -92,7 +92,8 @@ def score(
     taken, which need not be the live one (EAP-IG).
     """
     table = wide(live.embed.new_zeros(model.wiring.shape))
-    differ = batch.mask & ~carried.unchanged(live.embed)  # elsewhere every difference is zero
+    # before the first token that differs every difference is zero
+    differ = batch.mask & ~carried.untouched([live.embed - carried.embed])
     tokens = differ.flatten().nonzero().squeeze(1)
     if not len(tokens):
         return table

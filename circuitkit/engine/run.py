@@ -11,7 +11,7 @@ follows the circuit. Keeping everything is the clean run, keeping nothing the ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -99,14 +99,21 @@ def answer(model: Model, batch: Batch, final: Float[Tensor, "b p d"]) -> Float[T
 
 
 def run(
-    model: Model, batch: Batch, context: Context, carried: Activations, keep: Mask
+    model: Model,
+    batch: Batch,
+    context: Context,
+    carried: Activations,
+    keep: Mask,
+    given: Mapping[int, Float[Tensor, "b p d"]] | None = None,
 ) -> Float[Tensor, "b vocab"]:
     """The logits at the answer positions, under a mask.
 
     ``keep`` may hold fractions, and a tensor that requires a gradient; edges that do not exist are
-    ignored. ``context`` is of the clean tokens.
+    ignored. ``context`` is of the clean tokens. ``given`` maps writers to live − carried where that
+    is not computed but told (path patching); without it, the embedding is that of the context.
     """
-    return model.unembed(_Run(model, batch, context, carried, keep).final())
+    given = {0: context.embed - carried.embed} if given is None else given
+    return model.unembed(_Run(model, batch, context, carried, keep, given).final())
 
 
 class _Run:
@@ -118,28 +125,33 @@ class _Run:
     """
 
     def __init__(
-        self, model: Model, batch: Batch, context: Context, carried: Activations, keep: Mask
+        self,
+        model: Model,
+        batch: Batch,
+        context: Context,
+        carried: Activations,
+        keep: Mask,
+        given: Mapping[int, Float[Tensor, "b p d"]],
     ) -> None:
         wiring = model.wiring
         self.rows_of_batch = torch.arange(len(batch), device=batch.last.device)
         self.last, self.ended = batch.last, False
-        self.model, self.context, self.carried = model, context, carried
+        self.model, self.context, self.carried, self.given = model, context, carried, given
         legal = torch.from_numpy(wiring.legal).to(model.device)
         weights = torch.as_tensor(keep).to(model.device, model.dtype)
         self.keep = torch.where(legal, weights, weights.new_zeros(()))
         self.graded = self.keep.requires_grad
         kept = wiring.legal if self.graded else (self.keep != 0).cpu().numpy()
-        self.writes = [bool(row.any()) for row in wiring.alive(kept)]
+        self.writes = [bool(row.any()) for row in wiring.alive(kept, given)]
         self.rows: list[int] = []
         self.blocks: list[Tensor] = []
-        same = carried.unchanged(context.embed)
+        same = carried.untouched(given.values())
         if same.all():  # the two runs are one
             self.writes = [False] * len(self.writes)
         self.start = min(int(same.all(0).sum()), int(batch.last.min()))
         embed = self._late(context.embed)
         self.buffer = embed.new_empty(0 if self.graded else sum(self.writes), *embed.shape)
-        if self.writes[0]:
-            self._add([0], (embed - self._late(carried.embed))[None])
+        self._tell(0, 1)
 
     def _late(self, x: Float[Tensor, "b p *rest"]) -> Float[Tensor, "b s *rest"]:
         """The positions that are run: after the last attention, the answers' alone."""
@@ -154,6 +166,12 @@ class _Run:
             self.buffer = known.new_empty(len(self.buffer), *known.shape[1:])
             self.buffer[: len(self.rows)] = known
         self.ended = True
+
+    def _tell(self, first: int, stop: int) -> None:
+        """Add what is given of these writers, where it is heard."""
+        rows = [row for row in range(first, stop) if row in self.given and self.writes[row]]
+        if rows:
+            self._add(rows, torch.stack([self._late(self.given[row]) for row in rows]))
 
     def _add(self, rows: Sequence[int], deltas: Float[Tensor, "n b s d"]) -> None:
         if self.graded:
@@ -197,16 +215,21 @@ class _Run:
             return carried[self.rows_of_batch, self.last]
         for layer in range(wiring.layers):
             first = wiring.first_head(layer)
-            heads = [h for h in range(wiring.heads) if self.writes[first + h]]
+            heads = [h for h in range(wiring.heads) if self._computed(first + h)]
             ports = self._ports(layer, heads) if heads else []
             z = self.model.attend(self.context, layer, *ports) if heads else None
             if layer + 1 == wiring.layers:
                 self._end()
             if z is not None:
                 self._write(layer, heads, self._late(z))
-            if wiring.mlp and self.writes[wiring.mlp_row(layer)]:
+            self._tell(first, first + wiring.heads)
+            if wiring.mlp and self._computed(wiring.mlp_row(layer)):
                 self._mlp(layer)
+            self._tell(first + wiring.heads, first + wiring.heads + wiring.mlp)
         return self.read(self._late(carried), [wiring.shape[1] - 1])[0][:, 0]
+
+    def _computed(self, row: int) -> bool:
+        return self.writes[row] and row not in self.given
 
     def _write(self, layer: int, heads: Sequence[int], z: Float[Tensor, "b s h e"]) -> None:
         model, carried = self.model, self.carried

@@ -1,0 +1,150 @@
+"""A patched path equals the same thing done by hand, component by component."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, build
+from test_sweep import pairs
+
+from circuitkit.data import Batch
+from circuitkit.engine.run import answer, record
+from circuitkit.errors import CircuitError, DataError
+from circuitkit.metrics.answers import logit_diff
+from circuitkit.model import Activations, Context
+from circuitkit.patching.paths import patch_path, patch_paths
+from circuitkit.transformer import Transformer, from_module
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest) -> Transformer:
+    return from_module(build(request.param), name=request.param)
+
+
+class Hand:
+    """The two plain runs of one batch, and patches of the clean one done by hand."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model, self.data = model, pairs()
+        self.batch: Batch = next(iter(self.data))
+        self.context: Context = model.start(self.batch.clean, self.batch.mask)
+        corrupt = model.start(self.batch.corrupt, self.batch.mask)
+        self.clean: Activations = record(model, self.context)
+        self.corrupt: Activations = record(model, corrupt)
+
+    def value(self, final: torch.Tensor) -> np.ndarray:
+        logits = answer(self.model, self.batch, final)
+        return logit_diff(logits, logits, self.batch).double().numpy()
+
+    def sent(self, layer: int, head: int) -> torch.Tensor:
+        """What a head writes in the corrupted run, less what it writes in the clean one."""
+        z = (self.corrupt.heads[layer] - self.clean.heads[layer])[:, :, [head]]
+        return self.model.write(layer, [head], z)[0]
+
+    def query(self, layer: int, head: int, change: torch.Tensor) -> torch.Tensor:
+        """The layer's queries when one head's query input alone is changed."""
+        read = self.clean.attn_in[layer]
+        q = self.model.project(layer, read)[0].clone()
+        q[:, :, head] = self.model.project(layer, read + change)[0][:, :, head]
+        return q
+
+
+@torch.no_grad()
+def test_one_sender_into_the_logits_is_its_direct_effect(model: Transformer) -> None:
+    hand = Hand(model)
+    found = patch_path(model, hand.data, logit_diff, ["a1.h1", "logits"])
+    expected = hand.value(hand.clean.final) - hand.value(hand.clean.final + hand.sent(1, 1))
+    np.testing.assert_allclose(found, expected, atol=2e-4, rtol=1e-3)
+    assert np.abs(expected).max() > 1e-2
+
+
+@torch.no_grad()
+def test_a_path_through_a_query_holds_everything_beside_it(model: Transformer) -> None:
+    hand = Hand(model)
+    path = ["a0.h1", "a2.h2.q", "a2.h2", "logits"]
+    _, k, v = model.project(2, hand.clean.attn_in[2])
+    z = model.attend(hand.context, 2, hand.query(2, 2, hand.sent(0, 1)), k, v)
+    mixed = hand.clean.raw[2].clone()
+    mixed[:, :, 2] = z[:, :, 2]
+    share = model.share(2, mixed) - hand.clean.heads[2]
+    final = hand.clean.final + model.write(2, [2], share[:, :, [2]])[0]
+    expected = hand.value(hand.clean.final) - hand.value(final)
+    found = patch_path(model, hand.data, logit_diff, path)
+    np.testing.assert_allclose(found, expected, atol=2e-4, rtol=1e-3)
+    assert np.abs(expected).max() > 1e-6
+
+
+@torch.no_grad()
+def test_a_path_that_ends_at_a_component_flows_on_through_all_that_follows(
+    model: Transformer,
+) -> None:
+    if model.couples or model.layers[0].ln1_post is not None:
+        pytest.skip("the other heads of the layer are held, which a plain run does not do")
+    hand = Hand(model)
+    q = hand.query(1, 3, hand.sent(0, 2))
+
+    def tap(kind: str, layer: int, x: torch.Tensor) -> torch.Tensor:
+        return q if (kind, layer) == ("q", 1) else x
+
+    final = record(model, hand.context, tap=tap).final
+    expected = hand.value(hand.clean.final) - hand.value(final)
+    found = patch_path(model, hand.data, logit_diff, ["a0.h2", "a1.h3.q"])
+    np.testing.assert_allclose(found, expected, atol=2e-4, rtol=1e-3)
+    assert np.abs(expected).max() > 1e-4
+
+
+@torch.no_grad()
+def test_an_mlp_between_answers_where_the_mlps_are_live() -> None:
+    model = from_module(build("llama"), name="llama")
+    hand = Hand(model)
+    change = hand.sent(0, 1)
+    total = change.clone()
+    for layer in range(3):
+        read = hand.clean.mlp_in[layer] + total
+        total = total + model.mlp(layer, read) - hand.clean.mlps[layer]
+    expected = hand.value(hand.clean.final) - hand.value(hand.clean.final + total)
+    path = ["a0.h1", "logits"]
+    found = patch_path(model, hand.data, logit_diff, path, beside="mlps")
+    np.testing.assert_allclose(found, expected, atol=2e-4, rtol=1e-3)
+    held = patch_path(model, hand.data, logit_diff, path)
+    assert np.abs(found - held).max() > 1e-3
+
+
+def test_many_paths_are_what_each_is_alone_and_directions_differ() -> None:
+    model = from_module(build("qwen2"), name="qwen2")
+    paths = [
+        ["a0.h0", "logits"],
+        ["embed", "a0.g1.v", "a0.h2", "logits"],
+        ["m0", "a2.g1.v", "a2.h3", "logits"],
+    ]
+    data = pairs()
+    together = patch_paths(model, data, logit_diff, paths)
+    alone = [patch_path(model, data, logit_diff, path) for path in paths]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    back = patch_paths(model, data, logit_diff, paths, direction="denoise")
+    assert np.abs(together).max(1).min() > 1e-4
+    assert np.abs(back - together).max() > 1e-4
+
+
+def test_a_sender_is_changed_at_the_chosen_tokens_alone() -> None:
+    model = from_module(build("gpt2"), name="gpt2")
+    data, path = pairs(), ["embed", "a1.h0.v", "a1.h0", "logits"]
+    everywhere = patch_path(model, data, logit_diff, path)
+    at_the_end = patch_path(model, data, logit_diff, path, tokens="end")
+    assert np.abs(everywhere).max() > 1e-3
+    np.testing.assert_allclose(at_the_end, 0, atol=1e-6)  # the prompts end alike
+    with pytest.raises(DataError, match="no span 'S9'"):
+        patch_path(model, data, logit_diff, path, tokens="S9")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [["a0.h0"], ["logits", "a0.h0"], ["a1.h0", "a0.h0.q", "logits"], ["a0.h0", "logits", "m1"],
+     ["m0", "a2.g1.v", "logits"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_is_no_path_is_refused(path: list[str]) -> None:
+    model = from_module(build("qwen2"), name="qwen2")
+    with pytest.raises(CircuitError):
+        patch_path(model, pairs(), logit_diff, path)
