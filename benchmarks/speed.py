@@ -17,6 +17,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,35 +110,34 @@ def _plain(model: Transformer, batch: Batch, repeat: int) -> float:
     return _seconds(forward, repeat)
 
 
-def _memory(work: Callable[[], Any]) -> float:
-    """The peak resident MiB above what was resident before (Linux)."""
+def _resident(key: str) -> float:
+    """A line of Linux's memory account in MiB; nan elsewhere."""
     status = Path("/proc/self/status")
-    clear = Path("/proc/self/clear_refs")
-    if not (status.exists() and clear.exists()):
-        return float("nan")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(x.split()[1]) / 1024 for x in lines if x.startswith(key)), float("nan"))
 
-    def read(key: str) -> int:
-        line = next(x for x in status.read_text().splitlines() if x.startswith(key))
-        return int(line.split()[1])
 
+def _memory(work: Callable[[], Any], loaded: float) -> float:
+    """The peak resident MiB above what the loaded model took (Linux)."""
     try:
-        clear.write_text("5")  # forget the peak so far
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     except OSError:
         return float("nan")
-    before = read("VmRSS")
     work()
-    return (read("VmHWM") - before) / 1024
+    return _resident("VmHWM") - loaded
 
 
 # -- sections --------------------------------------------------------------------------------------
 def _attribution(model: Transformer, options: argparse.Namespace) -> list[Row]:
     data = _data(model, 8)
     batch = next(iter(data))
-    memory = _memory(lambda: eap(model, data, logit_diff, counterfactual))
+    loaded = _resident("VmRSS")
+    memory = _memory(lambda: eap(model, data, logit_diff, counterfactual), loaded)
+    steps = partial(eap_ig, steps=5)
+    more = _memory(lambda: steps(model, data, logit_diff, counterfactual), loaded)
     plain = _plain(model, batch, options.repeat)
     one = _seconds(lambda: eap(model, data, logit_diff, counterfactual), options.repeat)
-    five = _seconds(lambda: eap_ig(model, data, logit_diff, counterfactual, steps=5), 3)
-    more = _memory(lambda: eap_ig(model, data, logit_diff, counterfactual, steps=5))
+    five = _seconds(lambda: steps(model, data, logit_diff, counterfactual), 3)
     edges = model.wiring.n_edges
     return [
         ("one plain forward, 8 × 16 tokens (F)", plain, "CPU s"),

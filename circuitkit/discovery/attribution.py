@@ -72,7 +72,8 @@ def _attribute(
     total = np.zeros(model.wiring.shape)
     flat = True
     for batch in track(data, method):
-        table, silent = _score_batch(model, batch, metric, carry(batch), alphas)
+        draws = [carried.written() for carried in carry(batch)]
+        table, silent = _score_batch(model, batch, metric, draws, alphas)
         total += table.double().cpu().numpy()
         flat &= silent
     if flat:
@@ -107,7 +108,7 @@ def _score_batch(
         live, reference = clean.activations, clean.output
     else:
         with torch.no_grad():
-            live = record(model, context)
+            live = record(model, context).written()
             reference = answer(model, batch, live.final)
     value = partial(_value, metric, reference, batch)
     table = wide(live.embed.new_zeros(model.wiring.shape))
@@ -118,6 +119,7 @@ def _score_batch(
             at = clean if clean and alpha == 1 else gradients(model, batch, context, embed, value)
             silent &= at.steepest < FLAT
             table += score(model, batch, live, carried, at)
+            del at  # its activations, before the next step makes its own
     return table / (len(draws) * len(alphas)), silent
 
 

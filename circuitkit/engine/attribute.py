@@ -27,7 +27,7 @@ from circuitkit.norms import wide
 
 __all__ = ["Gradients", "gradients", "score"]
 
-BLOCK_BYTES = 16 * 2**20  # of one block's writers; larger gains little and costs memory
+BLOCK_BYTES = 12 * 2**20  # of one block's writers; larger gains little and costs memory
 
 Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, " b"]]
 
