@@ -50,7 +50,7 @@ class Activations:
     attn_in: tuple[Float[Tensor, "b p d"], ...]
     mlp_in: tuple[Float[Tensor, "b p d"], ...]
     final: Float[Tensor, "b p d"]
-    consistent: bool = True
+    consistent: bool = False
 
     def written(self) -> Activations:
         """What was written alone: all that attribution needs of a run, in half the memory."""

@@ -51,7 +51,7 @@ def noise(
 def _spread(model: Model, data: Dataset) -> float:
     """The standard deviation of the token embeddings over the data, all entries together."""
     seen = [model.embed_tokens(batch.clean)[batch.mask].double().flatten() for batch in data]
-    return float(torch.cat(seen).std())
+    return float(torch.cat(seen).std(correction=0))
 
 
 def _chosen(batch: Batch, spans: tuple[str, ...]) -> Tensor:

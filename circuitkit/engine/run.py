@@ -64,7 +64,7 @@ def record(
         x = middle
     return Activations(
         start, tuple(heads), tuple(raw), tuple(mlps), tuple(attn_in), tuple(mlp_in),
-        tap("logits", model.wiring.layers, x),
+        tap("logits", model.wiring.layers, x), consistent=True,
     )  # fmt: skip
 
 
@@ -87,8 +87,7 @@ def assemble(
             middle = middle + mlps[layer]
         x = middle
     return Activations(
-        embed, tuple(heads), tuple(raw), tuple(mlps), tuple(attn_in), tuple(mlp_in), x,
-        consistent=False,
+        embed, tuple(heads), tuple(raw), tuple(mlps), tuple(attn_in), tuple(mlp_in), x
     )  # fmt: skip
 
 
