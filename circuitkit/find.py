@@ -207,10 +207,11 @@ def _prompts(task: str, model: Model, n: int, seed: int) -> Task:
 def held_out(task: str, model: Model, n: int, seed: int, seen: int) -> Task:
     """n prompts of the task that a discovery on ``seen`` prompts with this seed did not see."""
     known = {p.clean for p in _prompts(task, model, 2 * seen, seed).prompts[:seen]}
-    fresh = [p for p in _prompts(task, model, n + seen, seed).prompts if p.clean not in known]
+    made = _prompts(task, model, n + seen, seed)
+    fresh = [p for p in made.prompts if p.clean not in known]
     if not fresh:
         raise DataError(f"{task} has no prompts beyond the {seen} of the discovery; give more")
-    return replace(_prompts(task, model, n + seen, seed), prompts=tuple(fresh[:n]))
+    return replace(made, prompts=tuple(fresh[:n]))
 
 
 def _faithfulness(found: Evaluation, null: Sequence[Evaluation]) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -39,9 +41,7 @@ def exact(
     carry = corruption(model, data)
     total = np.zeros(model.wiring.shape)
     for batch in track(data, "exact"):
-        draws = carry(batch)
-        for carried in draws:
-            total += _effects(model, batch, metric, carried, direction == "noise") / len(draws)
+        total += _effects(model, batch, metric, carry(batch), direction == "noise")
     about = {
         "model": model.name,
         "metric": describe(metric),
@@ -55,7 +55,7 @@ def exact(
 
 @torch.no_grad()
 def _effects(
-    model: Model, batch: Batch, metric: Metric, carried: Activations, noise: bool
+    model: Model, batch: Batch, metric: Metric, draws: Sequence[Activations], noise: bool
 ) -> np.ndarray:
     """Each edge's effect, summed over the batch; positive where the edge helps."""
     context = model.start(batch.clean, batch.mask)
@@ -65,11 +65,12 @@ def _effects(
     def value(logits: Tensor) -> Tensor:
         return judge(metric, logits, reference, batch)
 
-    base, other = (live, carried) if noise else (carried, live)
-    start = value(answer(model, batch, base.final))
     effects = np.zeros(model.wiring.shape)
-    blocks = sweep(model, batch, context, base, other, value, model.wiring.legal)
-    for edges, values in blocks:
-        change = (values.double() - start.double()).sum(1).cpu().numpy()
-        effects[tuple(np.array(edges).T)] = -change if noise else change
-    return effects
+    for carried in draws:
+        base, other = (live, carried) if noise else (carried, live)
+        start = value(answer(model, batch, base.final))
+        blocks = sweep(model, batch, context, base, other, value, model.wiring.legal)
+        for edges, values in blocks:
+            change = (values.double() - start.double()).sum(1).cpu().numpy()
+            effects[tuple(np.array(edges).T)] += -change if noise else change
+    return effects / len(draws)

@@ -22,7 +22,7 @@ from torch import Tensor
 from circuitkit.data import Batch
 from circuitkit.model import Activations, Context, Model
 
-__all__ = ["Tap", "assemble", "answer", "record", "run"]
+__all__ = ["Tap", "answer", "assemble", "difference", "record", "run"]
 
 Mask: TypeAlias = Bool[np.ndarray, "writers readers"] | Float[Tensor, "writers readers"]
 Tap: TypeAlias = Callable[[str, int, Tensor], Tensor]
@@ -89,6 +89,20 @@ def assemble(
     return Activations(
         embed, tuple(heads), tuple(raw), tuple(mlps), tuple(attn_in), tuple(mlp_in), x
     )  # fmt: skip
+
+
+def difference(
+    model: Model, other: Activations, base: Activations, row: int
+) -> Float[Tensor, "b p d"]:
+    """What a writer writes in one run, less what it writes in another."""
+    wiring = model.wiring
+    if row == 0:
+        return other.embed - base.embed
+    layer, place = divmod(row - 1, wiring.heads + wiring.mlp)
+    if place == wiring.heads:
+        return other.mlps[layer] - base.mlps[layer]
+    z = (other.heads[layer] - base.heads[layer])[:, :, [place]]
+    return model.write(layer, [place], z)[0]
 
 
 def answer(model: Model, batch: Batch, final: Float[Tensor, "b p d"]) -> Float[Tensor, "b vocab"]:

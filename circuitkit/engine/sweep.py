@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitkit.data import Batch
+from circuitkit.engine.run import difference
 from circuitkit.model import Activations, Context, Model
 
 __all__ = ["sweep"]
@@ -87,19 +88,7 @@ class _Sweep:
     # -- what one edge changes --------------------------------------------------------------------
     def _deltas(self, rows: Sequence[int]) -> Float[Tensor, "n b p d"]:
         """What these writers write in the other run, less what they write in the base run."""
-        wiring, base, other = self.model.wiring, self.base, self.other
-        found = []
-        for row in rows:
-            if row == 0:
-                found.append(other.embed - base.embed)
-                continue
-            layer, place = divmod(row - 1, wiring.heads + wiring.mlp)
-            if place == wiring.heads:
-                found.append(other.mlps[layer] - base.mlps[layer])
-            else:
-                z = (other.heads[layer] - base.heads[layer])[:, :, [place]]
-                found.append(self.model.write(layer, [place], z)[0])
-        return torch.stack(found)
+        return torch.stack([difference(self.model, self.other, self.base, row) for row in rows])
 
     def _attention(self, layer: int, edges: list[Edge]) -> Float[Tensor, "n b d"]:
         """The final residual at the answers, of edges into a layer's ports."""

@@ -102,10 +102,5 @@ def _words(drawn: Drawing) -> str:
     )
 
 
-def _sample(key: _legend.Key) -> str:
-    """The key's line in letters, thick or thin."""
-    return "– –" if key.dashed else "━━" if key.width >= _legend.Key.width else "──"
-
-
 def _font(text: str, colour: str, sample: str) -> str:
     return f'<FONT COLOR="{colour}">{sample}</FONT> {escape(text)}'

@@ -13,14 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Batch, Dataset
-from circuitkit.engine.run import answer, record, run
+from circuitkit.data import Dataset
+from circuitkit.engine.run import answer, difference, record, run
 from circuitkit.errors import CircuitError
 from circuitkit.judge import Corruption, Metric, judge
-from circuitkit.model import Activations, Model
+from circuitkit.model import Model
 from circuitkit.nodes import LOGITS, Node
 from circuitkit.wiring import Wiring
 
@@ -88,35 +87,15 @@ def patch_paths(
             base, other = (live, carried) if direction == "noise" else (carried, live)
             start = judge(metric, answer(model, batch, base.final), reference, batch)
             for i, (mask, sender) in enumerate(zip(masks, senders, strict=True)):
-                given = {sender: _change(model, batch, base, other, sender, tokens)}
+                change = difference(model, other, base, sender)
+                if tokens is not None:
+                    change = change * batch.within(tokens)[..., None]
+                given = {sender: change}
                 logits = run(model, batch, context, base, mask, given)
                 moved = judge(metric, logits, reference, batch) - start
                 effects[i] += (-moved if direction == "noise" else moved).double().cpu()
         columns.append((effects / len(draws)).numpy())
     return np.concatenate(columns, axis=1)
-
-
-def _change(
-    model: Model,
-    batch: Batch,
-    base: Activations,
-    other: Activations,
-    row: int,
-    tokens: str | None,
-) -> Float[Tensor, "b p d"]:
-    """What a writer writes in the other run, less what it writes in the base run."""
-    wiring = model.wiring
-    layer, place = divmod(row - 1, wiring.heads + wiring.mlp)
-    if row == 0:
-        change = other.embed - base.embed
-    elif place == wiring.heads:
-        change = other.mlps[layer] - base.mlps[layer]
-    else:
-        z = (other.heads[layer] - base.heads[layer])[:, :, [place]]
-        change = model.write(layer, [place], z)[0]
-    if tokens is None:
-        return change
-    return torch.where(batch.within(tokens)[..., None], change, change.new_zeros(()))
 
 
 def _mask(wiring: Wiring, path: Sequence[str], mlps: bool) -> Bool[np.ndarray, "writers readers"]:
