@@ -18,6 +18,7 @@ from circuitkit.data import Batch
 from circuitkit.engine.attribute import gradients, score
 from circuitkit.engine.run import record, run
 from circuitkit.errors import UnsupportedModelError
+from circuitkit.model import Activations, Context
 from circuitkit.norms import wide
 from circuitkit.transformer import Native, Transformer
 
@@ -83,18 +84,41 @@ def check(model: Transformer, *, seed: int = 0, length: int = 8) -> Proof:
     mask = torch.ones(shape, dtype=torch.bool, device=model.device)
     try:
         with torch.no_grad():
-            errors = {
-                **_sums(model, clean, mask),
-                **_noise(model, clean, mask, generator),
-                **_ends(model, clean, corrupt, mask),
-            }
-        errors |= _slope(model, clean, corrupt, mask)
+            trial = _Trial.of(model, clean, corrupt, mask)
+            errors = {**_sums(trial), **_noise(trial, generator), **_ends(trial)}
+        errors |= _slope(trial)
     except (TypeError, KeyError, RuntimeError, AttributeError, ValueError) as error:
         raise UnsupportedModelError(
             f"the parts of {model.name!r} cannot be called one by one ({error}); use another model"
         ) from error
     tolerance = TOLERANCE.get(model.dtype, 1e-3)
     return Proof(model.name, tuple(Row(what, e, tolerance) for what, e in errors.items()))
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What every statement is checked on: random prompts, and their runs, each made once."""
+
+    model: Transformer
+    batch: Batch
+    context: Context
+    live: Activations
+    carried: Activations
+    native: Native
+
+    @classmethod
+    def of(
+        cls,
+        model: Transformer,
+        clean: Int[Tensor, "b p"],
+        corrupt: Int[Tensor, "b p"],
+        mask: Bool[Tensor, "b p"],
+    ) -> _Trial:
+        """The runs of these prompts, by the model's own code and by its components."""
+        batch = Batch(clean, corrupt, mask, mask.sum(1) - 1, clean[:, :1], corrupt[:, :1], {})
+        context = model.start(clean, mask)
+        live, carried = record(model, context), record(model, model.start(corrupt, mask))
+        return cls(model, batch, context, live, carried, model.native(clean, mask))
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
@@ -126,13 +150,9 @@ def _reads(native: Native) -> list[Float[Tensor, "b p d"]]:
     return [x for pair in pairs for x in pair] + [native.final]
 
 
-def _sums(
-    model: Transformer, tokens: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"]
-) -> dict[str, float]:
-    native = model.native(tokens, mask)
-    context = model.start(tokens, mask)
-    sums = _written(model, native, context.embed)
-    own = record(model, context)
+def _sums(trial: _Trial) -> dict[str, float]:
+    model, native, own = trial.model, trial.native, trial.live
+    sums = _written(model, native, trial.context.embed)
     parts = [_error(a, b) for a, b in zip(own.raw, native.z, strict=True)]
     parts += [_error(a, b) for a, b in zip(own.mlps, native.mlps, strict=True)]
     pairs = zip(sums, _reads(native), strict=True)
@@ -142,19 +162,13 @@ def _sums(
     }
 
 
-def _noise(
-    model: Transformer,
-    tokens: Int[Tensor, "b p"],
-    mask: Bool[Tensor, "b p"],
-    generator: torch.Generator,
-) -> dict[str, float]:
+def _noise(trial: _Trial, generator: torch.Generator) -> dict[str, float]:
     """Noise on one head: the readers change by it and by what other writers change, no more."""
+    model, plain, embed = trial.model, trial.native, trial.context.embed
     head = model.wiring.heads - 1
-    plain = model.native(tokens, mask)
     size = plain.z[0][..., head, :]
     noise = torch.randn(size.shape, generator=generator).to(size) * size.std()
-    noisy = model.native(tokens, mask, noise=(0, head, noise))
-    embed = model.start(tokens, mask).embed
+    noisy = model.native(trial.batch.clean, trial.batch.mask, noise=(0, head, noise))
     sums = zip(_written(model, noisy, embed), _written(model, plain, embed), strict=True)
     reads = zip(_reads(noisy), _reads(plain), strict=True)
     found = [a - b for a, b in sums]
@@ -165,49 +179,28 @@ def _noise(
     return {statement: worst / moved if moved else float("nan")}
 
 
-def _ends(
-    model: Transformer,
-    clean: Int[Tensor, "b p"],
-    corrupt: Int[Tensor, "b p"],
-    mask: Bool[Tensor, "b p"],
-) -> dict[str, float]:
-    batch = _batch(clean, corrupt, mask)
-    context = model.start(clean, mask)
-    carried = record(model, model.start(corrupt, mask))
-    everything = run(model, batch, context, carried, model.wiring.legal)
-    nothing = run(model, batch, context, carried, np.zeros_like(model.wiring.legal))
-    native = [model.native(tokens, mask).logits[:, -1] for tokens in (clean, corrupt)]
+def _ends(trial: _Trial) -> dict[str, float]:
+    model, legal = trial.model, trial.model.wiring.legal
+    everything = run(model, trial.batch, trial.context, trial.carried, legal)
+    nothing = run(model, trial.batch, trial.context, trial.carried, np.zeros_like(legal))
+    carried = model.native(trial.batch.corrupt, trial.batch.mask)
     return {
-        "keeping every edge gives the clean logits": _error(everything, native[0]),
-        "keeping no edge gives the carried logits": _error(nothing, native[1]),
+        "keeping every edge gives the clean logits": _error(everything, trial.native.logits[:, -1]),
+        "keeping no edge gives the carried logits": _error(nothing, carried.logits[:, -1]),
     }
 
 
-def _slope(
-    model: Transformer,
-    clean: Int[Tensor, "b p"],
-    corrupt: Int[Tensor, "b p"],
-    mask: Bool[Tensor, "b p"],
-) -> dict[str, float]:
+def _slope(trial: _Trial) -> dict[str, float]:
     """Attribution is the gradient of the masked run in its mask: the norms' Jacobians are right."""
-    batch = _batch(clean, corrupt, mask)
-    context = model.start(clean, mask)
-    with torch.no_grad():
-        carried, live = record(model, model.start(corrupt, mask)), record(model, context)
+    model, batch, context = trial.model, trial.batch, trial.context
 
     def metric(logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " b"]:
         return wide(logits[:, 0]) - wide(logits[:, 1])
 
-    found = score(model, batch, live, carried, gradients(model, batch, context, live.embed, metric))
+    at = gradients(model, batch, context, context.embed, metric)
+    found = score(model, batch, trial.live, trial.carried, at)
     keep = torch.from_numpy(model.wiring.legal).to(model.device, model.dtype).requires_grad_()
     with torch.enable_grad():
-        value = metric(run(model, batch, context, carried, keep)).sum()
+        value = metric(run(model, batch, context, trial.carried, keep)).sum()
         (slope,) = torch.autograd.grad(value, keep)
     return {"attribution is the slope of the masked run": _error(found, slope.to(found))}
-
-
-def _batch(
-    clean: Int[Tensor, "b p"], corrupt: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"]
-) -> Batch:
-    last = mask.sum(1) - 1
-    return Batch(clean, corrupt, mask, last, clean[:, :1], corrupt[:, :1], {})
