@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
 
-__all__ = ["track"]
+__all__ = ["Count", "counting", "track"]
 
 T = TypeVar("T")
 
 
+class Count(Protocol):
+    """Counts further items; those that an earlier run has done say nothing about the time left."""
+
+    def __call__(self, n: int, *, earlier: bool = False) -> None: ...
+
+
 def track(items: Iterable[T], label: str, unit: str = "batch") -> Iterable[T]:
     """The items, with a bar and the time left while they are gone through."""
+    bar: Iterable[T] = _bar(items, desc=label, unit=unit)
+    return bar
+
+
+@contextmanager
+def counting(total: int, label: str, unit: str) -> Iterator[Count]:
+    """A bar with the time left, moved by the function that is given."""
+    with _bar(total=total, desc=label, unit=unit) as bar:
+
+        def count(n: int, *, earlier: bool = False) -> None:
+            if earlier and not bar.disable:
+                bar.n, bar.initial, bar.last_print_n = (
+                    at + n for at in (bar.n, bar.initial, bar.last_print_n)
+                )
+                bar.refresh()
+            else:
+                bar.update(n)
+
+        yield count
+
+
+def _bar(*items: Any, **settings: Any) -> Any:
     from tqdm import tqdm
 
     silent = True if os.environ.get("TQDM_DISABLE") else None
-    bar: Iterable[T] = tqdm(items, desc=label, unit=unit, leave=False, disable=silent)
-    return bar
+    return tqdm(*items, leave=False, disable=silent, **settings)

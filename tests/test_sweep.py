@@ -14,7 +14,7 @@ from circuitkit.discovery.sweeps import exact
 from circuitkit.engine import sweep as module
 from circuitkit.engine.run import answer, record, run
 from circuitkit.engine.sweep import sweep
-from circuitkit.errors import MetricError
+from circuitkit.errors import CircuitError
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.transformer import Transformer, from_module
 
@@ -108,7 +108,7 @@ def test_exact_scores_do_not_depend_on_the_batches(corruption: object) -> None:
 
 def test_a_direction_that_there_is_not_is_refused() -> None:
     model = from_module(build("gpt2"), name="gpt2")
-    with pytest.raises(MetricError, match="denoise"):
+    with pytest.raises(CircuitError, match="denoise"):
         exact(model, pairs(), logit_diff, counterfactual, direction="sideways")
 
 
