@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,6 +94,8 @@ def _discover(commands: Any, machine: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--examples", type=_positive, default=64, metavar="N", help="prompts of each half"
     )
+    p.add_argument("--verify", type=_positive, metavar="N", help="measure N edges exactly as well")
+    p.add_argument("--orders", type=_positive, metavar="N", help="repeat acdc in N random orders")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--force", action="store_true", help="even if the model cannot do the task")
     p.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: circuits/TASK-MODEL")
@@ -153,21 +156,27 @@ def discover(options: argparse.Namespace) -> None:
     _known("metrics", options.metric)
     _known("corruptions", options.corruption)
     model = _load(options)
+    from circuitkit.circuit import write_whole
     from circuitkit.export import write
     from circuitkit.find import find_circuit
 
+    place = options.output or _default_place(options)
+    unfinished = place / ".unfinished"
     found = find_circuit(
         model, options.task, method=options.method, metric=options.metric,
         corruption=options.corruption, edges=options.edges, faithfulness=options.faithfulness,
         rule=options.rule, examples=options.examples, seed=options.seed,
-        batch_size=options.batch_size, force=options.force,
+        batch_size=options.batch_size, verify=options.verify, orders=options.orders,
+        resume=unfinished, force=options.force,
     )  # fmt: skip
-    place = options.output or _default_place(options)
     written = [
         write(found.circuit, place / "circuit.json"),
         found.scores.save(place / "scores.safetensors"),
         write(found.circuit, place / "circuit.svg"),
     ]
+    if found.verification:
+        written.append(write_whole(place / "verification.csv", found.verification.to_csv()))
+    shutil.rmtree(unfinished, ignore_errors=True)
     if options.json:
         _print_json({**found.to_dict(), "files": [str(path) for path in written]})
     else:

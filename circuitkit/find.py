@@ -1,27 +1,33 @@
 """The main job: from a model and a task to a measured circuit.
 
-Edges are scored on one half of the prompts, the circuit is chosen on it, and its faithfulness is
-measured on the other half, beside random circuits of the same size.
+Edges are scored on one half of the prompts, the circuit is chosen on it (where asked, again after
+exact effects have been measured), and its faithfulness is measured on the other half, beside random
+circuits of the same size.
 """
 
 from __future__ import annotations
 
 import html
 import importlib.metadata
+import inspect
+import os
 import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import networkx as nx
 import numpy as np
+from jaxtyping import Bool
 
 from circuitkit import circuit as circuits
+from circuitkit import verification
 from circuitkit.catalogue import resolve
 from circuitkit.data import Dataset, Task, Words
-from circuitkit.errors import DataError, ScoresError
+from circuitkit.errors import DataError, ScoresError, UnknownNameError
 from circuitkit.faithfulness import (
     Ability,
     Evaluation,
@@ -30,12 +36,17 @@ from circuitkit.faithfulness import (
     random_masks,
     smallest,
 )
+from circuitkit.judge import Corruption, Metric
 from circuitkit.model import Model
 from circuitkit.naming import describe
+from circuitkit.overlap import Agreement, agreement
 from circuitkit.scores import Scores
+from circuitkit.verification import Verification
 
 __all__ = ["Found", "find_circuit", "held_out", "make_task"]
 
+Inputs: TypeAlias = tuple[Model, Dataset, Metric, Corruption]
+Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
 FAITHFULNESS = 0.85  # the target where neither a size nor a target is asked for
 
 
@@ -63,6 +74,8 @@ class Found:
     null: tuple[Evaluation, ...]
     seconds: float
     mebibytes: float
+    verification: Verification | None = None
+    agreement: Agreement | None = None
 
     @property
     def random(self) -> float:
@@ -103,6 +116,8 @@ class Found:
             "strongest_components": self.heads(),
             "seconds": round(self.seconds, 2),
             "peak_mebibytes": round(self.mebibytes),
+            **({"verification": self.verification.to_dict()} if self.verification else {}),
+            **({"orders": self.agreement.to_dict()} if self.agreement else {}),
         }
 
     def __repr__(self) -> str:
@@ -127,6 +142,10 @@ class Found:
         for (edge, weight), (head, total) in rows:
             right = f"{total:7.3f}  {head}" if head else ""
             lines.append(f"  {weight:+8.3f}  {edge:24s}{right}")
+        if self.verification:
+            lines += ["", repr(self.verification)]
+        if self.agreement:
+            lines += ["", f"In random orders, {self.agreement}"]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -147,42 +166,40 @@ def find_circuit(
     examples: int = 64,
     seed: int = 0,
     batch_size: int = 32,
+    verify: int | None = None,
+    orders: int | None = None,
+    resume: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> Found:
     """The circuit of a task, with its faithfulness on prompts that the discovery did not see.
 
-    ``edges`` is the size of the circuit; else it is the smallest that reaches ``faithfulness``
-    (0.85) on the half of the prompts on which it is discovered. ``examples`` are the prompts of
-    each half; a Task that is given is halved. Names stand for catalogued functions. Raises
-    EvaluationError where the model cannot do the task, unless ``force``.
+    ``edges`` is the size of the circuit; else it is the one that the method chose itself, or the
+    smallest that reaches ``faithfulness`` (0.85) on the half of the prompts on which it is
+    discovered. ``examples`` are the prompts of each half; a Task that is given is halved.
+    ``verify`` edges are measured exactly before the choice is made again; ``orders`` repeats the
+    discovery in random orders; ``resume`` is a directory for finished blocks of exact effects.
+    Names stand for catalogued functions. Raises EvaluationError where the model cannot do the task.
     """
     if edges is not None and faithfulness is not None:
         raise ScoresError("give the number of edges or the faithfulness to reach, not both")
     start = time.perf_counter()
-    task = task if isinstance(task, Task) else _prompts(task, model, 2 * examples, seed)
-    seen, unseen = (
-        Dataset.of(half, model, batch_size=batch_size)
-        for half in task.split(len(task.prompts) // 2)
-    )
     how = resolve("discovery", method) if isinstance(method, str) else method
-    measure = resolve("metrics", metric or task.metric) if not callable(metric) else metric
+    in_orders = _in_orders(how, orders)
+    task = task if isinstance(task, Task) else _prompts(task, model, 2 * examples, seed)
+    halves = task.split(len(task.prompts) // 2)
+    seen, unseen = (Dataset.of(half, model, batch_size=batch_size) for half in halves)
+    measure = metric if callable(metric) else resolve("metrics", metric or task.metric)
     corrupt = resolve("corruptions", corruption) if isinstance(corruption, str) else corruption
     able = ability(model, seen, measure)
     if not force:
         able.require(task.name)
-    scores = how(model, seen, measure, corrupt)
-    if edges is not None:
-        mask = scores.mask(edges, rule)
-    else:
-        goal = FAITHFULNESS if faithfulness is None else faithfulness
-        mask = smallest(model, scores, seen, measure, corrupt, goal, rule=rule)
-    nulls = random_masks(model.wiring, int(mask.sum()), seed=seed)
-    masks = [mask, model.wiring.legal & ~mask, *nulls]
-    found, complement, *null = evaluate(model, masks, unseen, measure, corrupt)
-    about = {
-        **_about(task, describe(how), rule, seed, len(seen)),
-        "faithfulness": _faithfulness(found, null),
-    }
+    inputs = model, seen, measure, corrupt
+    choose = partial(_choose, *inputs, edges=edges, faithfulness=faithfulness, rule=rule)
+    options: dict[str, Any] = {"rule": rule, "seed": seed, "resume": resume}
+    scores, mask, checked = _search(how, inputs, choose, verify, **options)
+    agreed = _repeated(in_orders, inputs, choose)
+    found, complement, *null = _evaluated(model, mask, unseen, measure, corrupt, seed)
+    about = _about(inputs, task, describe(how), rule, seed, _faithfulness(found, null))
     scores = replace(scores, about={**scores.about, **about})
     return Found(
         circuit=scores.circuit(mask),
@@ -193,7 +210,97 @@ def find_circuit(
         null=tuple(null),
         seconds=time.perf_counter() - start,
         mebibytes=_peak(),
+        verification=checked,
+        agreement=agreed,
     )
+
+
+def _search(
+    how: Callable[..., Scores],
+    inputs: Inputs,
+    choose: Callable[..., Mask],
+    verify: int | None,
+    *,
+    resume: str | os.PathLike[str] | None,
+    **options: Any,
+) -> tuple[Scores, Mask, Verification | None]:
+    """The scores, and the circuit chosen from them; once more after some edges are measured."""
+    scores = _resumed(how, resume)(*inputs)
+    mask = choose(scores, scores.chosen)
+    if verify is None:
+        return scores, mask, None
+    checked = verification.verify(*inputs, scores, mask, verify, resume=resume, **options)
+    return checked.scores, choose(checked.scores, scores.chosen), checked
+
+
+def _choose(
+    model: Model,
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+    scores: Scores,
+    chosen: Mask | None,
+    *,
+    edges: int | None,
+    faithfulness: float | None,
+    rule: str,
+) -> Mask:
+    """The circuit of the size or the faithfulness asked for; else what the method chose, or the
+    smallest of the usual faithfulness."""
+    if edges is not None:
+        return scores.mask(edges, rule)
+    if faithfulness is not None or chosen is None:
+        goal = FAITHFULNESS if faithfulness is None else faithfulness
+        return smallest(model, scores, data, metric, corruption, goal, rule=rule)
+    if not chosen.any():
+        raise ScoresError(
+            f"{scores.about.get('method', 'the method')} keeps no edge; loosen its settings, or "
+            "ask for a number of edges or a faithfulness"
+        )
+    return chosen
+
+
+def _evaluated(
+    model: Model, mask: Mask, data: Dataset, metric: Metric, corruption: Corruption, seed: int
+) -> list[Evaluation]:
+    """The evaluations of a circuit, of all other edges, and of random circuits of its size."""
+    nulls = random_masks(model.wiring, int(mask.sum()), seed=seed)
+    masks = [mask, model.wiring.legal & ~mask, *nulls]
+    found: list[Evaluation] = evaluate(model, masks, data, metric, corruption)
+    return found
+
+
+def _resumed(
+    how: Callable[..., Scores], resume: str | os.PathLike[str] | None
+) -> Callable[..., Scores]:
+    """The method with this place for its finished blocks, where it keeps any and has none yet."""
+    place = inspect.signature(how).parameters.get("resume")
+    free = resume is not None and place is not None and place.default is None
+    return partial(how, resume=resume) if free else how
+
+
+def _in_orders(how: Callable[..., Scores], orders: int | None) -> list[Callable[..., Scores]]:
+    """The method in so many random orders; raises UnknownNameError where it knows no order, and
+    ScoresError for fewer than two."""
+    if orders is None:
+        return []
+    if orders < 2:
+        raise ScoresError(f"circuits of {orders} orders cannot agree or differ; give at least 2")
+    if "order" not in inspect.signature(how).parameters:
+        raise UnknownNameError(
+            f"{describe(how)} has no setting 'order', so it gives one circuit only; "
+            "repeat a method that has (acdc)"
+        )
+    return [partial(how, order="random", seed=seed) for seed in range(orders)]
+
+
+def _repeated(
+    methods: Sequence[Callable[..., Scores]], inputs: Inputs, choose: Callable[..., Mask]
+) -> Agreement | None:
+    """How much the circuits of these methods agree; None where there are none."""
+    several = (method(*inputs) for method in methods)
+    found = [scores.circuit(choose(scores, scores.chosen)) for scores in several]
+    return agreement(found) if found else None
 
 
 def _prompts(task: str, model: Model, n: int, seed: int) -> Task:
@@ -221,7 +328,9 @@ def _faithfulness(found: Evaluation, null: Sequence[Evaluation]) -> dict[str, fl
     return {key: round(value, 4) for key, value in numbers.items()}
 
 
-def _about(task: Task, method: str, rule: str, seed: int, examples: int) -> dict[str, Any]:
+def _about(
+    inputs: Inputs, task: Task, method: str, rule: str, seed: int, faithfulness: dict[str, float]
+) -> dict[str, Any]:
     packages = ("circuitkit-graph", "torch", "transformer_lens", "transformers")
     versions = {"python": platform.python_version()}
     for package in packages:
@@ -229,13 +338,18 @@ def _about(task: Task, method: str, rule: str, seed: int, examples: int) -> dict
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "unknown"
+    model, data, metric, corruption = inputs
     return {
+        "model": model.name,
+        "metric": describe(metric),
+        "corruption": describe(corruption),
         "task": task.name,
         "method": method,
         "rule": rule,
         "seed": seed,
-        "examples": examples,
+        "examples": len(data),
         "source": task.source,
+        "faithfulness": faithfulness,
         "versions": versions,
     }
 

@@ -1,8 +1,10 @@
-"""How much two circuits have in common, beside what chance would give."""
+"""How much circuits have in common, beside what chance would give."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from math import isnan, nan
 from typing import Any
 
@@ -12,8 +14,9 @@ from jaxtyping import Float
 
 from circuitkit import circuit as circuits
 from circuitkit.errors import CircuitError
+from circuitkit.wiring import Wiring
 
-__all__ = ["Comparison", "Overlap", "compare"]
+__all__ = ["Agreement", "Comparison", "Overlap", "agreement", "compare", "pearson", "spearman"]
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,7 @@ def compare(left: nx.DiGraph, right: nx.DiGraph) -> Comparison:
 
     Nodes are the components (heads and MLPs). Raises CircuitError where the wirings differ.
     """
-    wiring = circuits.wiring_of(left)
-    if wiring != circuits.wiring_of(right):
-        raise CircuitError(
-            f"the circuits belong to different models ({wiring} and {circuits.wiring_of(right)}); "
-            "compare circuits of one model"
-        )
+    wiring = _shared_wiring([left, right])
     a, b = circuits.mask(left), circuits.mask(right)
     parts = [_components(c) for c in (left, right)]
     n_nodes = wiring.layers * (wiring.heads + wiring.mlp)
@@ -117,9 +115,75 @@ def compare(left: nx.DiGraph, right: nx.DiGraph) -> Comparison:
         nodes=Overlap(len(parts[0]), len(parts[1]), len(parts[0] & parts[1]), n_nodes),
         edges=Overlap(int(a.sum()), int(b.sum()), int(shared.sum()), wiring.n_edges),
         weighted=_ruzicka(np.abs(wa), np.abs(wb)),
-        spearman=_spearman(wa[shared], wb[shared]),
+        spearman=spearman(wa[shared], wb[shared]),
         flipped=int((wa[shared] * wb[shared] < 0).sum()),
     )
+
+
+# -- several ---------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Agreement:
+    """How much several circuits agree: the size of each, the number of edges that all of them hold
+    and that any of them holds, and the overlap of every pair."""
+
+    sizes: tuple[int, ...]
+    in_all: int
+    in_any: int
+    pairs: tuple[Overlap, ...]
+
+    @property
+    def jaccard(self) -> float:
+        """The mean Jaccard index over the pairs."""
+        return float(np.mean([pair.jaccard for pair in self.pairs]))
+
+    @property
+    def expected_jaccard(self) -> float:
+        """That mean for random sets of these sizes."""
+        return float(np.mean([pair.expected_jaccard for pair in self.pairs]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, for machines."""
+        names = ("in_all", "in_any", "jaccard", "expected_jaccard")
+        return {"sizes": list(self.sizes)} | {name: getattr(self, name) for name in names}
+
+    def __repr__(self) -> str:
+        low, high = min(self.sizes), max(self.sizes)
+        size = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        return (
+            f"{len(self.sizes)} circuits of {size} edges: {self.in_all:,} edges in all of them, "
+            f"{self.in_any:,} in any; mean Jaccard of pairs {self.jaccard:.3f} "
+            f"(by chance {self.expected_jaccard:.3f})"
+        )
+
+
+def agreement(several: Sequence[nx.DiGraph]) -> Agreement:
+    """How much the edges of two or more circuits of one model agree.
+
+    Raises CircuitError for fewer than two, and where the wirings differ.
+    """
+    if len(several) < 2:
+        raise CircuitError(f"{len(several)} circuits cannot agree or differ; give at least 2")
+    wiring = _shared_wiring(several)
+    masks = [circuits.mask(circuit) for circuit in several]
+    sizes = tuple(int(mask.sum()) for mask in masks)
+    held = np.sum(masks, axis=0)
+    pairs = tuple(
+        Overlap(sizes[i], sizes[j], int((masks[i] & masks[j]).sum()), wiring.n_edges)
+        for i, j in combinations(range(len(masks)), 2)
+    )
+    return Agreement(sizes, int((held == len(masks)).sum()), int((held > 0).sum()), pairs)
+
+
+# -- helpers ---------------------------------------------------------------------------------------
+def _shared_wiring(several: Sequence[nx.DiGraph]) -> Wiring:
+    wirings = [circuits.wiring_of(circuit) for circuit in several]
+    for other in wirings[1:]:
+        if other != wirings[0]:
+            raise CircuitError(
+                f"the circuits belong to different models ({wirings[0]} and {other}); "
+                "compare circuits of one model"
+            )
+    return wirings[0]
 
 
 def _components(circuit: nx.DiGraph) -> set[str]:
@@ -138,11 +202,16 @@ def _ruzicka(a: Float[np.ndarray, "w r"], b: Float[np.ndarray, "w r"]) -> float:
     return float(np.minimum(a, b).sum() / np.maximum(a, b).sum())
 
 
-def _spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
-    """The correlation of ranks, ties sharing their mean rank."""
+def pearson(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
+    """The correlation; nan for fewer than three pairs, or where one side is constant."""
     if len(a) < 3 or len(set(a)) < 2 or len(set(b)) < 2:
         return nan
-    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
+    """The correlation of ranks, ties sharing their mean rank; nan where ``pearson`` is."""
+    return pearson(_ranks(a), _ranks(b))
 
 
 def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

@@ -33,17 +33,26 @@ RULES = ("abs", "signed", "greedy")
 
 @dataclass(frozen=True)
 class Scores:
-    """The score of every edge; ``about`` says of which model, by which method, and so on."""
+    """The score of every edge; ``about`` says of which model, by which method, and so on.
+
+    ``exact`` says which scores were measured rather than estimated; None where the method does not
+    mix the two. A method that chooses a circuit itself says so by ``about["chosen"] = True``: then
+    a score of exactly 0 means that it dropped the edge.
+    """
 
     wiring: Wiring
     values: Float[np.ndarray, "writers readers"]
     about: Mapping[str, Any] = field(default_factory=dict)
+    exact: Bool[np.ndarray, "writers readers"] | None = None
 
     def __post_init__(self) -> None:
-        if self.values.shape != self.wiring.shape:
-            raise ScoresError(
-                f"the scores have the shape {self.values.shape}, and the wiring {self.wiring.shape}"
-            )
+        for name, table in (("scores have", self.values), ("mask of the exact has", self.exact)):
+            if table is not None and table.shape != self.wiring.shape:
+                raise ScoresError(
+                    f"the {name} the shape {table.shape}, and the wiring {self.wiring.shape}"
+                )
+        if self.exact is not None and self.exact.dtype != bool:
+            raise ScoresError(f"the mask of the exact is of {self.exact.dtype}; give one of bool")
         wrong = ~np.isfinite(self.values) & self.wiring.legal
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
@@ -76,12 +85,21 @@ class Scores:
     def ranking(self, rule: str = "abs") -> Int[np.ndarray, " edges"]:
         """The flat indices of all edges, the best first: by magnitude, or ``signed``; ``greedy`` in
         the order in which edges are reached from the logits, the strongest in-edge of a reached
-        node first (Hanna et al. 2024)."""
+        node first (Hanna et al. 2024). Edges that a choosing method dropped are left out."""
         if rule == "greedy":
-            return self._greedy()
-        keys = _key(rule, RULES)(self.values[self.wiring.legal])
-        flat = np.flatnonzero(self.wiring.legal)
-        return flat[np.argsort(-keys, kind="stable")]
+            ranked = self._greedy()
+        else:
+            keys = _key(rule, RULES)(self.values[self.wiring.legal])
+            flat = np.flatnonzero(self.wiring.legal)
+            ranked = flat[np.argsort(-keys, kind="stable")]
+        return ranked[self.values.flat[ranked] != 0] if self.about.get("chosen") else ranked
+
+    @property
+    def chosen(self) -> Bool[np.ndarray, "writers readers"] | None:
+        """The circuit that the method chose itself, without dead ends; None where it chose none."""
+        if not self.about.get("chosen"):
+            return None
+        return self.wiring.alive((self.values != 0) & self.wiring.legal)
 
     def _greedy(self) -> Int[np.ndarray, " edges"]:
         w, order = self.wiring, []
@@ -120,13 +138,17 @@ class Scores:
         return self.circuit(self.wiring.alive(keep), rule=rule, threshold=threshold)
 
     def circuit(self, keep: Bool[np.ndarray, "writers readers"], **about: Any) -> Circuit:
-        """The circuit of the kept edges, each with its score as ``weight``."""
+        """The circuit of the kept edges, each with its score as ``weight``; where estimated and
+        measured scores are mixed, ``exact`` says of each edge which it is."""
         w = self.wiring
-        weights = {
-            (w.writers[row], w.readers[column]): float(self.values[row, column])
-            for row, column in np.argwhere(keep & w.legal)
-        }
-        built = circuits.build(w, weights)
+        weights: dict[tuple[str, str], float] = {}
+        extra: dict[tuple[str, str], dict[str, bool]] = {}
+        for row, column in np.argwhere(keep & w.legal):
+            edge = w.writers[row], w.readers[column]
+            weights[edge] = float(self.values[row, column])
+            if self.exact is not None:
+                extra[edge] = {"exact": bool(self.exact[row, column])}
+        built = circuits.build(w, weights, edge_attributes=extra)
         built.graph.update({**self.about, **about, "wiring": built.graph["wiring"]})
         return built
 
@@ -148,18 +170,21 @@ class Scores:
             notes["about"] = json.dumps(dict(self.about))
         except (TypeError, ValueError, RecursionError) as error:
             raise ScoresError(f"what is about the scores is no JSON: {error}") from error
-        return circuits.write_whole(path, save({"scores": single.values}, metadata=notes))
+        tables = {"scores": single.values}
+        if self.exact is not None:
+            tables["exact"] = np.ascontiguousarray(self.exact & self.wiring.legal)
+        return circuits.write_whole(path, save(tables, metadata=notes))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
         """The scores in the file; raises ScoresError where there are none."""
         name = repr(os.fspath(path))
         try:
-            notes, values = _contents(path)
+            notes, tables = _contents(path)
             if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
                 raise ScoresError(f"it is no file of {FORMAT}, version {VERSION}")
             wiring, about = (dict(json.loads(notes[key])) for key in ("wiring", "about"))
-            return cls(Wiring(**wiring), values, about)
+            return cls(Wiring(**wiring), tables["scores"], about, tables.get("exact"))
         except FileNotFoundError as error:
             raise ScoresError(f"there is no file {name}") from error
         except (
@@ -168,13 +193,14 @@ class Scores:
             raise ScoresError(f"{name} holds no scores: {error}") from error
 
 
-def _contents(path: str | os.PathLike[str]) -> tuple[dict[str, str], Float[np.ndarray, "w r"]]:
-    """The notes and the table of a safetensors file."""
+def _contents(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The notes and the tables of a safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(os.fspath(path), framework="np") as file:
-            return file.metadata() or {}, file.get_tensor("scores")
+            names = ["scores", *({"exact"} & set(file.keys()))]
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ScoresError(str(error)) from error
 

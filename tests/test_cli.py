@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from circuitkit import circuit as circuits
 from circuitkit.cli import main
+from circuitkit.nodes import edge_name
 from circuitkit.scores import Scores
 
 TINY = ["--examples", "12", "--batch-size", "6", "--quiet"]
@@ -70,6 +72,73 @@ def test_a_target_is_reached_on_the_prompts_that_were_seen(
     assert answer["edges"] < answer["edges_total"]
     assert answer["faithfulness"] > 0.3
     assert answer["faithfulness"] > 2 * max(answer["random_faithfulness"])
+
+
+VERIFIED = ["discover", "ioi", "--verify", "60", "--edges", "20", *TINY]
+EXACT = ["discover", "ioi", "--method", "exact", "--edges", "20", *TINY]
+
+
+def test_verify_measures_edges_and_says_which(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    answer = said(capsys, *VERIFIED, "-o", str(tmp_path))
+    assert [Path(name).name for name in answer["files"]][-1] == "verification.csv"
+    assert answer["verification"]["edges"] == 60
+    with (tmp_path / "verification.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 60
+    weights = {line["edge"]: float(line["exact"]) for line in lines}
+    circuit = circuits.read(tmp_path / "circuit.json")
+    measured = 0
+    for writer, reader, weight in circuits.edges(circuit):
+        name = edge_name(writer, reader)
+        assert circuit[writer][reader]["exact"] == (name in weights)
+        if name in weights:
+            assert weight == pytest.approx(weights[name], rel=1e-5)
+            measured += 1
+    assert measured > 10
+    scores = Scores.load(tmp_path / "scores.safetensors")
+    assert scores.exact is not None
+    assert scores.exact.sum() == 60
+    assert not (tmp_path / ".unfinished").exists()
+
+
+@pytest.mark.parametrize("arguments", [VERIFIED, EXACT], ids=["verify", "exact"])
+def test_an_interrupted_discovery_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    from circuitkit.patching import edges as patching
+
+    whole, parts, calls, sweep = tmp_path / "whole", tmp_path / "parts", [0], patching.sweep
+    arguments = [*arguments, "--examples", "4", "--batch-size", "2"]
+    stop = 10**9
+
+    def counted(*given: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > stop:
+            raise KeyboardInterrupt
+        return sweep(*given)
+
+    monkeypatch.setattr(patching, "sweep", counted)
+    assert main([*arguments, "-o", str(whole)]) == 0
+    needed, stop, calls[0] = calls[0], 1, 0
+    assert main([*arguments, "-o", str(parts)]) == 130
+    assert [p.name for p in parts.iterdir()] == [".unfinished"]
+    stop, calls[0] = 10**9, 0
+    assert main([*arguments, "-o", str(parts)]) == 0
+    assert 0 < calls[0] == needed - 1
+    names = sorted(p.name for p in whole.iterdir())
+    assert sorted(p.name for p in parts.iterdir()) == names
+    for name in set(names) - {"scores.safetensors"}:  # whose notes stand in any order
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_orders_are_refused_where_there_is_none(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["discover", "ioi", "--orders", "3", "-o", str(tmp_path), *TINY]) == 2
+    assert "no setting 'order'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluate_crosses_metrics_with_corruptions(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from circuitkit.circuit import edges, mask, weight_matrix
+from circuitkit.circuit import edges, from_json, mask, to_json, weight_matrix
 from circuitkit.errors import OutputError, ScoresError
 from circuitkit.nodes import edge_name, parse_edge
 from circuitkit.scores import RULES, Scores
@@ -264,6 +264,96 @@ def test_an_unknown_rule_is_refused_with_the_known_ones(rule: str) -> None:
 def test_a_threshold_has_no_greedy_rule_and_does_not_offer_it() -> None:
     with pytest.raises(ScoresError, match=r"'greedy' .*choose from abs, signed$"):
         some_scores().above(0.5, "greedy")
+
+
+# -- estimated or measured -------------------------------------------------------------------------
+def mixed_scores(seed: int = 0) -> Scores:
+    """Random scores of which about half are called exact."""
+    scores = some_scores(seed)
+    drawn = np.random.default_rng(seed).random(scores.wiring.shape) < 0.5
+    return Scores(scores.wiring, scores.values, scores.about, drawn)
+
+
+def flags(circuit: nx.DiGraph) -> dict[tuple[str, str], object]:
+    """The attribute ``exact`` of every weighted edge."""
+    return {(w, r): circuit[w][r].get("exact") for w, r, _ in edges(circuit)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_circuit_says_of_each_edge_whether_it_was_measured(seed: int) -> None:
+    scores = mixed_scores(seed)
+    w, exact = scores.wiring, scores.exact
+    assert exact is not None
+    for circuit in (scores.top(15), scores.above(0.3), scores.graph()):
+        found = flags(circuit)
+        assert set(found.values()) == {True, False}
+        assert all(exact[w.index(*edge)] == flag for edge, flag in found.items())
+    again = from_json(to_json(scores.top(15)))
+    assert flags(again) == flags(scores.top(15))
+
+
+def test_a_circuit_of_plain_scores_says_nothing_of_it() -> None:
+    assert set(flags(some_scores().top(15)).values()) == {None}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_measured_survives_the_file(seed: int, tmp_path: Path) -> None:
+    scores = mixed_scores(seed)
+    legal = scores.wiring.legal
+    again = Scores.load(scores.save(tmp_path / "s"))
+    assert scores.exact is not None
+    assert again.exact is not None
+    np.testing.assert_array_equal(again.exact, scores.exact & legal)
+    np.testing.assert_array_equal(again.values[legal], scores.values[legal])
+    assert 0 < again.exact.sum() < legal.sum()
+    plain = Scores(scores.wiring, scores.values).save(tmp_path / "plain")
+    assert Scores.load(plain).exact is None
+
+
+@pytest.mark.parametrize("exact", [np.zeros((5, 3), bool), np.zeros(SMALL.shape, np.float32)])
+def test_a_mask_of_the_exact_that_does_not_fit_is_refused(exact: Any, tmp_path: Path) -> None:
+    values = np.zeros(SMALL.shape, np.float32)
+    with pytest.raises(ScoresError, match="the mask of the exact"):
+        Scores(SMALL, values, {}, exact)
+    save_file({"scores": values, "exact": exact}, tmp_path / "s", metadata=NOTES)
+    assert "the mask of the exact" in refused(tmp_path / "s")
+
+
+# -- circuits that a method chose itself -----------------------------------------------------------
+def own_choice(seed: int, chosen: bool = True) -> Scores:
+    """Random scores of a method that dropped about two thirds of the edges."""
+    scores = some_scores(seed)
+    dropped = np.random.default_rng(seed + 1).random(scores.wiring.shape) < 0.6
+    return Scores(scores.wiring, np.where(dropped, 0, scores.values), {"chosen": chosen})
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("seed", range(4))
+def test_an_edge_that_the_method_dropped_is_never_selected(seed: int, rule: str) -> None:
+    scores = own_choice(seed)
+    kept = (scores.values != 0) & scores.wiring.legal
+    ranking = scores.ranking(rule)
+    assert set(ranking.tolist()) == set(np.flatnonzero(kept).tolist())
+    np.testing.assert_array_equal(scores.mask(10**6, rule), scores.wiring.alive(kept))
+    assert scores.mask(10**6, rule).any()
+    assert not (scores.mask(9, rule) & ~kept).any()
+    assert len(scores.strongest(10**6)) == kept.sum()
+
+
+def test_the_circuit_that_a_method_chose_is_what_it_kept_without_dead_ends() -> None:
+    for seed in range(4):
+        scores = own_choice(seed)
+        assert scores.chosen is not None
+        np.testing.assert_array_equal(scores.chosen, mask(scores.above(0.0)))
+        assert scores.chosen.any()
+    for about in ({}, {"chosen": False}):
+        assert Scores(scores.wiring, scores.values, about).chosen is None
+
+
+def test_a_choice_survives_the_file(tmp_path: Path) -> None:
+    scores = own_choice(1)
+    again = Scores.load(scores.save(tmp_path / "s"))
+    np.testing.assert_array_equal(again.chosen, scores.chosen)  # type: ignore[arg-type]
 
 
 # -- what scores must be ---------------------------------------------------------------------------

@@ -1,0 +1,67 @@
+"""How much several circuits agree: by hand, by pairs, and by the laws of overlap."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pytest
+from test_overlap import circuit, some_circuit
+
+from circuitkit.errors import CircuitError
+from circuitkit.overlap import Agreement, agreement, compare
+from circuitkit.wiring import Wiring
+
+ONE = {"input->a0.h0<q>": 1.0, "a0.h0->m1": 2.0, "m1->logits": 3.0, "input->logits": 1.0}
+TWO = {"input->a0.h0<q>": 3.0, "a0.h0->m1": -1.0, "m0->logits": 4.0}
+THREE = {"input->a0.h0<q>": 2.0, "m1->logits": 1.0}
+
+
+def test_the_agreement_of_three_small_circuits_is_as_by_hand() -> None:
+    found = agreement([circuit(ONE), circuit(TWO), circuit(THREE)])
+    assert found.sizes == (4, 3, 2)
+    assert found.in_all == 1  # input->a0.h0<q>
+    assert found.in_any == 5  # the four of the first, and m0->logits
+    # Shared of united: 2 of 5, 2 of 4, 1 of 4.
+    assert found.jaccard == pytest.approx((2 / 5 + 2 / 4 + 1 / 4) / 3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_mean_over_the_pairs_is_that_of_the_comparisons(seed: int) -> None:
+    several = [some_circuit(seed * 5 + i, 20 + i) for i in range(4)]
+    found = agreement(several)
+    pairs = [compare(a, b).edges for a, b in combinations(several, 2)]
+    assert found.pairs == tuple(pairs)
+    assert found.jaccard == pytest.approx(np.mean([pair.jaccard for pair in pairs]))
+    assert found.expected_jaccard == pytest.approx(np.mean([p.expected_jaccard for p in pairs]))
+    assert found.in_all <= min(found.sizes) <= max(found.sizes) <= found.in_any
+    assert 0 < found.jaccard < 1
+
+
+def test_equal_circuits_agree_and_random_ones_as_chance_has_it() -> None:
+    same = agreement([some_circuit(1)] * 3)
+    assert same.jaccard == 1
+    assert same.in_all == same.in_any == 30
+    several = agreement([some_circuit(seed, 60) for seed in range(40)])
+    assert several.jaccard == pytest.approx(several.expected_jaccard, rel=0.05)
+
+
+def test_it_prints_itself_and_is_json() -> None:
+    found = agreement([circuit(ONE), circuit(TWO), circuit(THREE)])
+    for word in ("3 circuits of 2 to 4 edges", "1 edges in all", "5 in any", "by chance"):
+        assert word in repr(found)
+    answer = json.loads(json.dumps(found.to_dict()))
+    assert answer["sizes"] == [4, 3, 2]
+    assert answer["jaccard"] == found.jaccard
+    assert isinstance(found, Agreement)
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    for several in ([], [some_circuit(1)]):
+        with pytest.raises(CircuitError, match="at least 2"):
+            agreement(several)
+    other = circuit(TWO, Wiring(3, 4, 2))
+    with pytest.raises(CircuitError, match="different models"):
+        agreement([circuit(ONE), circuit(TWO), other])
+    assert other.graph["wiring"] != circuit(ONE).graph["wiring"]

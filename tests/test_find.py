@@ -1,0 +1,187 @@
+"""The main job: what verification changes of a circuit, and methods that choose one themselves."""
+
+from __future__ import annotations
+
+import json
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from circuitkit import circuit as circuits
+from circuitkit.data import Dataset, Task
+from circuitkit.discovery import eap, exact
+from circuitkit.errors import ScoresError, UnknownNameError
+from circuitkit.find import Found, find_circuit, make_task
+from circuitkit.models import load
+from circuitkit.overlap import agreement
+from circuitkit.scores import Scores
+
+MODEL = load("mini")
+EVERY = MODEL.wiring.n_edges
+
+
+@cache
+def task() -> Task:
+    return make_task("ioi", MODEL, n=12)
+
+
+def find(**options: Any) -> Found:
+    return find_circuit(MODEL, task(), **{"method": "eap", **options})
+
+
+def kept(found: Found) -> np.ndarray:
+    return circuits.mask(found.circuit)
+
+
+def flags(found: Found) -> set[Any]:
+    edges = circuits.edges(found.circuit)
+    return {found.circuit[writer][reader].get("exact") for writer, reader, _ in edges}
+
+
+# -- verified --------------------------------------------------------------------------------------
+def test_verifying_every_edge_chooses_what_exact_scores_choose() -> None:
+    plain, found, truth = find(edges=20), find(edges=20, verify=EVERY), find(edges=20, method=exact)
+    np.testing.assert_array_equal(kept(found), kept(truth))
+    weights = circuits.weight_matrix(truth.circuit)
+    np.testing.assert_allclose(circuits.weight_matrix(found.circuit), weights, rtol=1e-4)
+    assert np.abs(weights).max() > 1
+    assert found.evaluation.faithfulness == pytest.approx(truth.evaluation.faithfulness)
+    assert (kept(plain) != kept(found)).any()
+    assert (flags(plain), flags(found)) == ({None}, {True})
+
+
+def test_a_verified_circuit_is_chosen_from_the_merged_scores() -> None:
+    found = find(edges=25, verify=30)
+    assert found.verification is not None
+    merged = found.verification.scores
+    np.testing.assert_array_equal(kept(found), merged.mask(25))
+    np.testing.assert_array_equal(found.scores.values, merged.values)
+    assert merged.exact is not None
+    assert merged.exact.sum() == 30
+    assert flags(found) == {True, False}
+    np.testing.assert_array_equal(found.scores.exact, merged.exact)  # type: ignore[arg-type]
+    assert found.circuit.graph["verified"] == {"edges": 30, "direction": "noise", "seed": 0}
+
+
+def test_a_target_is_reached_again_by_the_merged_scores() -> None:
+    from circuitkit.faithfulness import evaluate
+    from circuitkit.metrics import logit_diff
+
+    found = find(faithfulness=0.7, verify=40)
+    seen = Dataset.of(task().split(6)[0], MODEL)
+    here = evaluate(MODEL, found.circuit, seen, logit_diff, eap_corruption())
+    assert here.faithfulness >= 0.7 - 1e-6
+    assert here.edges < EVERY
+
+
+def eap_corruption() -> Any:
+    from circuitkit.corruptions import counterfactual
+
+    return counterfactual
+
+
+def test_the_prompts_that_verify_are_those_that_were_seen() -> None:
+    from circuitkit.metrics import logit_diff
+    from circuitkit.patching.edges import patch_edges
+
+    found = find(edges=20, verify=12)
+    assert found.verification is not None
+    seen = Dataset.of(task().split(6)[0], MODEL)
+    effects = patch_edges(MODEL, seen, logit_diff, list(found.verification.edges))
+    np.testing.assert_allclose(found.verification.exact, effects.mean(1), rtol=1e-3, atol=1e-4)
+    assert np.abs(effects).max() > 0.5
+
+
+def test_what_was_verified_is_printed_and_json() -> None:
+    found = find(edges=20, verify=30)
+    assert "30 of 479 edges measured exactly" in repr(found)
+    answer = json.loads(json.dumps(found.to_dict(), default=list))
+    assert answer["verification"]["edges"] == 30
+    plain = find(edges=20)
+    assert "measured exactly" not in repr(plain)
+    assert not {"verification", "orders"} & set(plain.to_dict())
+
+
+def test_finished_blocks_are_kept_where_the_method_keeps_any(tmp_path: Path) -> None:
+    find(edges=20, resume=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    for name, options in {"verify": {"verify": 9}, "exact": {"method": "exact"}}.items():
+        find(edges=20, resume=tmp_path / name, **options)
+        assert list((tmp_path / name).rglob("*.safetensors"))
+    mine = partial(exact, resume=tmp_path / "mine")
+    find(edges=20, method=mine, resume=tmp_path / "other")
+    assert (tmp_path / "mine").exists()
+    assert not (tmp_path / "other").exists()
+
+
+# -- methods that choose ---------------------------------------------------------------------------
+def picky(
+    model: Any, data: Any, metric: Any, corruption: Any, *, size: int = 30, order: str = "reverse",
+    seed: int = 0,
+) -> Scores:  # fmt: skip
+    """A method that keeps a circuit itself; in random order, another one for each seed."""
+    scores = eap(model, data, metric, corruption)
+    keep = scores.mask(size) if size else np.zeros(scores.wiring.shape, dtype=bool)
+    if order == "random":
+        weak = np.random.default_rng(seed).random(keep.shape) < 0.2
+        keep = keep & ~(weak & (np.abs(scores.values) < 0.5))
+    return Scores(scores.wiring, np.where(keep, scores.values, 0), {"chosen": True})
+
+
+def test_the_circuit_that_a_method_chose_is_taken() -> None:
+    found = find(method=picky)
+    np.testing.assert_array_equal(kept(found), find(edges=30).scores.mask(30))
+    assert found.circuit.graph["chosen"]
+
+
+def test_a_size_or_a_target_goes_before_the_choice_of_a_method() -> None:
+    assert (kept(find(method=picky, edges=10)) == find(edges=10).scores.mask(10)).all()
+    large = partial(picky, size=200)
+    found = find(method=large, faithfulness=0.3)
+    assert 0 < kept(found).sum() < kept(find(method=large)).sum()
+
+
+def test_a_chosen_circuit_stays_when_it_is_verified() -> None:
+    plain, found = find(method=picky), find(method=picky, verify=60)
+    np.testing.assert_array_equal(kept(found), kept(plain))
+    assert flags(found) == {True}
+    changed = circuits.weight_matrix(found.circuit) - circuits.weight_matrix(plain.circuit)
+    assert np.abs(changed).max() > 0.1
+
+
+def test_a_method_that_keeps_nothing_is_refused() -> None:
+    with pytest.raises(ScoresError, match="keeps no edge"):
+        find(method=partial(picky, size=0))
+
+
+# -- orders ----------------------------------------------------------------------------------------
+def test_orders_are_as_many_discoveries_in_random_order() -> None:
+    from circuitkit.metrics import logit_diff
+
+    found = find(method=picky, orders=4)
+    seen = Dataset.of(task().split(6)[0], MODEL)
+    several = [
+        picky(MODEL, seen, logit_diff, eap_corruption(), order="random", seed=seed).above(0)
+        for seed in range(4)
+    ]
+    assert found.agreement == agreement(several)
+    assert found.agreement is not None
+    assert found.agreement.in_all < found.agreement.in_any
+    np.testing.assert_array_equal(kept(found), kept(find(method=picky)))
+    assert "4 circuits" in repr(found)
+    assert found.to_dict()["orders"]["sizes"] == list(found.agreement.sizes)
+
+
+@pytest.mark.parametrize("method", ["eap", partial(exact, direction="denoise")])
+def test_a_method_without_an_order_is_refused(method: Any) -> None:
+    with pytest.raises(UnknownNameError, match="no setting 'order'"):
+        find(method=method, orders=3)
+
+
+@pytest.mark.parametrize("orders", [1, 0, -1])
+def test_fewer_than_two_orders_are_refused(orders: int) -> None:
+    with pytest.raises(ScoresError, match="at least 2"):
+        find(method=picky, orders=orders)
