@@ -37,9 +37,11 @@ __all__ = [
     "Curve",
     "Evaluation",
     "ability",
+    "as_mask",
     "completeness",
     "curve",
     "evaluate",
+    "measure",
     "random_masks",
     "smallest",
 ]
@@ -117,8 +119,8 @@ def evaluate(
     fit the model.
     """
     several = isinstance(circuit, (list, tuple))
-    masks = [_mask(c, model.wiring) for c in (circuit if several else [circuit])]
-    values = _measure(model, masks, data, metric, corruption)
+    masks = [as_mask(c, model.wiring) for c in (circuit if several else [circuit])]
+    values = measure(model, masks, data, metric, corruption)
     names = describe(metric), describe(corruption)
     made = [
         Evaluation(values[0], values[1], row, *names, edges=int(mask.sum()))
@@ -131,12 +133,14 @@ def completeness(
     model: Model, circuit: nx.DiGraph | Mask, data: Dataset, metric: Metric, corruption: Corruption
 ) -> Evaluation:
     """The Evaluation of all the other edges: a complete circuit leaves them a faithfulness of 0."""
-    mask = _mask(circuit, model.wiring)
+    mask = as_mask(circuit, model.wiring)
     found: Evaluation = evaluate(model, model.wiring.legal & ~mask, data, metric, corruption)
     return found
 
 
-def _mask(circuit: nx.DiGraph | Mask, wiring: Wiring) -> Mask:
+def as_mask(circuit: nx.DiGraph | Mask, wiring: Wiring) -> Mask:
+    """The mask of a circuit, which may be one already; raises CircuitError where it does not fit
+    the wiring."""
     found = circuit if isinstance(circuit, np.ndarray) else circuits.mask(circuit)
     theirs = None if isinstance(circuit, np.ndarray) else circuits.wiring_of(circuit)
     if found.shape != wiring.shape or theirs not in (None, wiring):
@@ -148,7 +152,7 @@ def _mask(circuit: nx.DiGraph | Mask, wiring: Wiring) -> Mask:
 
 
 @torch.no_grad()
-def _measure(
+def measure(
     model: Model,
     masks: Sequence[Mask],
     data: Dataset,

@@ -21,9 +21,7 @@ from jaxtyping import Bool, Float
 from circuitkit import circuit as circuits
 from circuitkit.data import Dataset
 from circuitkit.errors import CircuitError
-from circuitkit.faithfulness import Evaluation
-from circuitkit.faithfulness import _mask as as_mask
-from circuitkit.faithfulness import _measure as measure
+from circuitkit.faithfulness import Evaluation, as_mask, measure
 from circuitkit.judge import Corruption, Metric
 from circuitkit.model import Model
 from circuitkit.naming import describe
