@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, TypeAlias
 
 import networkx as nx
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from circuitkit import circuit as circuits
 from circuitkit.data import Batch, Dataset
-from circuitkit.engine.run import answer, record, run
+from circuitkit.engine.run import answer, record, runs
 from circuitkit.errors import CircuitError, EvaluationError
 from circuitkit.judge import Corruption, Metric, judge
 from circuitkit.model import Model
@@ -113,7 +114,7 @@ def evaluate(
     metric: Metric,
     corruption: Corruption,
 ) -> Any:
-    """The Evaluation of a circuit (or of each of several, which share the carried run).
+    """The Evaluation of a circuit (or of each of several, which share what they compute alike).
 
     A circuit is a graph, or a mask over the model's wiring. Raises CircuitError where it does not
     fit the model.
@@ -170,12 +171,13 @@ def measure(
             return judge(metric, logits, reference, batch).double()
 
         draws = carry(batch)
-        rows = [value(reference)]
-        rows.append(sum(value(answer(model, batch, c.final)) for c in draws) / len(draws))  # type: ignore[arg-type]
-        for mask in masks:
-            under = [value(run(model, batch, context, c, mask)) for c in draws]
-            rows.append(torch.stack(under).mean(0))
-        columns.append(torch.stack(rows).cpu().numpy())
+        under = []
+        for carried in draws:
+            nothing = answer(model, batch, carried.final)
+            kept = runs(model, batch, context, carried, masks)
+            under.append(torch.stack([value(logits) for logits in chain([nothing], kept)]))
+        rows = torch.cat([value(reference)[None], torch.stack(under).mean(0)])
+        columns.append(rows.cpu().numpy())
     return np.concatenate(columns, axis=1)
 
 

@@ -31,6 +31,22 @@ class Context:
     embed: Float[Tensor, "b p d"]
     calls: tuple[Mapping[str, Any], ...]
 
+    def tile(self, times: int) -> Context:
+        """The context of the batch repeated so many times; the embedding stays as it is."""
+        batch = len(self.embed)
+
+        def again(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.ndim and len(value) == batch > 1:
+                return value.repeat(times, *[1] * (value.ndim - 1))
+            if isinstance(value, (tuple, list)):
+                return type(value)(map(again, value))
+            return value
+
+        if times == 1:
+            return self
+        calls = ({key: again(value) for key, value in call.items()} for call in self.calls)
+        return Context(self.embed, tuple(calls))
+
 
 @dataclass(frozen=True)
 class Activations:
@@ -70,6 +86,7 @@ class Model(Protocol):
 
     ``couples`` says that a head's output depends on the other heads of its layer beyond attention
     (a norm over all heads' queries): then a run must know every head's ports, live or not.
+    ``post_norm`` says that a norm over what a layer's heads write together scales each share.
     """
 
     name: str
@@ -79,6 +96,7 @@ class Model(Protocol):
     d_head: int
     d_vocab: int
     couples: bool
+    post_norm: bool
 
     @property
     def device(self) -> torch.device:

@@ -141,6 +141,7 @@ class Transformer:
         )
         self.d_head = self.layers[0].out.shape[1]
         self.couples = getattr(self.layers[0].attn, "_qk_norm_phase", None) == "pre_reshape"
+        self.post_norm = self.layers[0].ln1_post is not None
         for layer in self.layers:
             post = layer.ln1_post
             if post and (post.module is None or post.centred or post.bias.abs().max() > 0):

@@ -34,6 +34,7 @@ class ByHand:
     tokenizer: Any = None
     d_head: int = 1
     couples: bool = False
+    post_norm: bool = False
 
     @property
     def wiring(self) -> Wiring:

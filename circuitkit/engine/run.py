@@ -12,22 +12,28 @@ follows the circuit. Keeping everything is the clean run, keeping nothing the ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitkit.data import Batch
+from circuitkit.engine.plan import Layer, Plan, Reading, plan
 from circuitkit.model import Activations, Context, Model
 
-__all__ = ["Tap", "answer", "assemble", "difference", "record", "run"]
+__all__ = ["Tap", "answer", "assemble", "difference", "record", "run", "runs"]
 
 Mask: TypeAlias = Bool[np.ndarray, "writers readers"] | Float[Tensor, "writers readers"]
 Tap: TypeAlias = Callable[[str, int, Tensor], Tensor]
-TOGETHER = 8  # readers that are mixed by one matrix product
-FEW = 8  # edges per reader up to which adding them one by one is faster
+TOGETHER = 8  # readings that are mixed by one matrix product
+FEW = 8  # edges per reading up to which adding them one by one is faster
+STACK = 32  # circuits that are run together: more gain nothing
+WRITTEN = 32  # heads that write at once
+POOL_BYTES = 256 * 2**20  # of the values that a stack of circuits keeps
 
 
 def _untouched(_: str, __: int, x: Tensor) -> Tensor:
@@ -123,18 +129,67 @@ def run(
 
     ``keep`` may hold fractions, and a tensor that requires a gradient; edges that do not exist are
     ignored. ``context`` is of the clean tokens. ``given`` maps writers to live − carried where that
-    is not computed but told (path patching); without it, the embedding is that of the context.
+    is not computed but told (path patching): it counts where none of the writer's in-edges is kept.
+    Without it, the embedding is that of the context.
     """
+    return next(runs(model, batch, context, carried, [keep], given))
+
+
+def runs(
+    model: Model,
+    batch: Batch,
+    context: Context,
+    carried: Activations,
+    keeps: Sequence[Mask],
+    given: Mapping[int, Float[Tensor, "b p d"]] | None = None,
+    *,
+    pool_bytes: int = POOL_BYTES,
+) -> Iterator[Float[Tensor, "b vocab"]]:
+    """The logits under each of many masks, in their order; see ``run``. As many run at once as
+    keep no more than ``pool_bytes`` of what their writers write."""
     given = {0: context.embed - carried.embed} if given is None else given
-    return model.unembed(_Run(model, batch, context, carried, keep, given).final())
+    stage = _Stage(model, batch, context, carried, given)
+    for start in range(0, len(keeps), STACK):
+        stack = [_Circuit.of(model, keep, given) for keep in keeps[start : start + STACK]]
+        for part, planned in stage.fitting(stack, pool_bytes):
+            yield from _logits(model, _Run(stage, part, planned).finals())
 
 
-class _Run:
-    """One masked run: the writers that differ from the carried run, as they come.
+def _logits(
+    model: Model, finals: Iterator[Float[Tensor, "b d"]]
+) -> Iterator[Float[Tensor, "b vocab"]]:
+    """The logits of final residuals, as they come; the same residual is looked up once."""
+    for same, group in groupby(finals, key=id):
+        del same
+        residuals = list(group)
+        logits = model.unembed(residuals[0])
+        yield from [logits] * len(residuals)
 
-    ``deltas`` holds live − carried of the live writers, and ``rows`` which writers they are. The
-    buffer is filled in place, unless a gradient flows through it. Positions before the first token
-    at which the two runs differ are what they are in the carried run; the masked run begins after.
+
+@dataclass(frozen=True)
+class _Circuit:
+    """A mask without dead ends: as numbers to plan by, and as the weights to run by, which are
+    another thing where a gradient flows through them."""
+
+    numbers: Float[np.ndarray, "writers readers"]
+    weights: Float[Tensor, "writers readers"]
+
+    @classmethod
+    def of(cls, model: Model, keep: Mask, given: Mapping[int, Tensor]) -> _Circuit:
+        if isinstance(keep, Tensor) and keep.requires_grad:
+            legal = torch.from_numpy(model.wiring.legal).to(keep.device)
+            weights = torch.where(legal, keep, keep.new_zeros(())).to(model.device, model.dtype)
+            return cls(model.wiring.legal, weights)
+        numbers = keep.detach().double().cpu().numpy() if isinstance(keep, Tensor) else keep
+        alive = np.where(model.wiring.alive(numbers != 0, given), numbers, numbers.dtype.type(0))
+        return cls(alive, torch.from_numpy(alive).to(model.device, model.dtype))
+
+
+class _Stage:
+    """What all circuits of a batch share: the carried run, and where theirs begin to differ.
+
+    Positions before the first token at which the given values touch the carried run are what they
+    are there; the masked runs begin after.
     """
 
     def __init__(
@@ -143,161 +198,222 @@ class _Run:
         batch: Batch,
         context: Context,
         carried: Activations,
-        keep: Mask,
         given: Mapping[int, Float[Tensor, "b p d"]],
     ) -> None:
-        wiring = model.wiring
-        self.rows_of_batch = torch.arange(len(batch), device=batch.last.device)
-        self.last, self.ended = batch.last, False
-        self.model, self.context, self.carried, self.given = model, context, carried, given
-        legal = torch.from_numpy(wiring.legal).to(model.device)
-        weights = torch.as_tensor(keep).to(model.device, model.dtype)
-        self.keep = torch.where(legal, weights, weights.new_zeros(()))
-        self.graded = self.keep.requires_grad
-        kept = wiring.legal if self.graded else (self.keep != 0).cpu().numpy()
-        self.writes = [bool(row.any()) for row in wiring.alive(kept, given)]
-        self.rows: list[int] = []
-        self.blocks: list[Tensor] = []
+        self.model, self.batch, self.context = model, batch, context
+        self.carried, self.given = carried, given
         same = carried.untouched(given.values())
-        if same.all():  # the two runs are one
-            self.writes = [False] * len(self.writes)
+        self.silent = bool(same.all())  # the two runs are one
         self.start = min(int(same.all(0).sum()), int(batch.last.min()))
-        embed = self._late(context.embed)
-        self.buffer = embed.new_empty(0 if self.graded else sum(self.writes), *embed.shape)
-        self._tell(0, 1)
+        self.joint = model.couples or model.post_norm
+        self.known: dict[int, Tensor] = {}
 
+    def early(self, layer: int, column: int) -> Float[Tensor, "b f e"]:
+        """The key or value port of the positions that are not run, as in the carried run."""
+        if column not in self.known:
+            first = self.model.wiring.ports(layer)["q"].start
+            base = self.carried.attn_in[layer][None, :, : self.start]
+            self.known[column] = self.model.read(layer, [column - first], base)[0]
+        return self.known[column]
+
+    def fitting(
+        self, stack: list[_Circuit], pool_bytes: int
+    ) -> Iterator[tuple[list[_Circuit], Plan]]:
+        """The circuits in parts whose values fit, each with its plan."""
+        embed = self.carried.embed
+        value = embed[:, self.start :].numel() * embed.element_size()
+        numbers = np.stack([circuit.numbers for circuit in stack])
+        planned = plan(self.model.wiring, numbers * (not self.silent), self.given, self.joint)
+        if len(stack) == 1 or planned.slots * value <= pool_bytes:
+            yield stack, planned
+            return
+        half = len(stack) // 2
+        yield from self.fitting(stack[:half], pool_bytes)
+        yield from self.fitting(stack[half:], pool_bytes)
+
+
+class _Run:
+    """One run of a stack of circuits: the values of their writers, live − carried, as they come.
+
+    The pool is filled slot by slot, in place unless a gradient flows through it.
+    """
+
+    def __init__(self, stage: _Stage, stack: Sequence[_Circuit], planned: Plan) -> None:
+        self.stage, self.model, self.context = stage, stage.model, stage.context
+        self.carried, self.given, self.start = stage.carried, stage.given, stage.start
+        self.plan = planned
+        self.last, self.ended, self.filled = stage.batch.last, False, 0
+        self.examples = torch.arange(len(stage.batch), device=self.last.device)
+        self.stack = stack
+        self.graded = any(circuit.weights.requires_grad for circuit in stack)
+        embed = self._late(self.context.embed)
+        self.blocks: list[Tensor] = []
+        self.pool = embed.new_empty(0 if self.graded else planned.slots, *embed.shape)
+
+    # -- the pool ----------------------------------------------------------------------------------
     def _late(self, x: Float[Tensor, "b p *rest"]) -> Float[Tensor, "b s *rest"]:
         """The positions that are run: after the last attention, the answers' alone."""
-        return x[self.rows_of_batch, self.last][:, None] if self.ended else x[:, self.start :]
+        return x[self.examples, self.last][:, None] if self.ended else x[:, self.start :]
 
     def _end(self) -> None:
         """From here on run the answer positions only: no other is looked at any more."""
-        place = self.last - self.start
-        self.blocks = [self._deltas()[:, self.rows_of_batch, place][:, :, None]]
+        known = self._values()[:, self.examples, self.last - self.start][:, :, None]
+        self.blocks = [known]
         if not self.graded:
-            known = self.blocks[0]
-            self.buffer = known.new_empty(len(self.buffer), *known.shape[1:])
-            self.buffer[: len(self.rows)] = known
+            self.pool = known.new_empty(self.plan.slots, *known.shape[1:])
+            self.pool[: self.filled] = known
         self.ended = True
 
-    def _tell(self, first: int, stop: int) -> None:
-        """Add what is given of these writers, where it is heard."""
-        rows = [row for row in range(first, stop) if row in self.given and self.writes[row]]
-        if rows:
-            self._add(rows, torch.stack([self._late(self.given[row]) for row in rows]))
-
-    def _add(self, rows: Sequence[int], deltas: Float[Tensor, "n b s d"]) -> None:
+    def _add(self, values: Float[Tensor, "n b s d"]) -> None:
         if self.graded:
-            self.blocks.append(deltas)
+            self.blocks.append(values)
         else:
-            self.buffer[len(self.rows) : len(self.rows) + len(rows)] = deltas
-        self.rows += rows
+            self.pool[self.filled : self.filled + len(values)] = values
+        self.filled += len(values)
 
-    def _deltas(self) -> Float[Tensor, "n b s d"]:
+    def _values(self) -> Float[Tensor, "n b s d"]:
         if not self.graded:
-            return self.buffer[: len(self.rows)]
+            return self.pool[: self.filled]
         self.blocks = [torch.cat(self.blocks)]
         return self.blocks[0]
 
-    def read(
-        self, base: Float[Tensor, "b s d"], columns: Sequence[int]
-    ) -> Float[Tensor, "r b s d"]:
-        """What these readers read: the carried residual, and what live writers change of it."""
-        mix = self.keep[self.rows][:, list(columns)].T
-        deltas = self._deltas()
-        if len(columns) > 1 or self.graded:
-            read = torch.addmm(base.reshape(1, -1), mix, deltas.flatten(1))
-            return read.view(len(columns), *base.shape)
+    def _tell(self, first: int, stop: int) -> None:
+        """Add what is given of these writers."""
+        for row in range(first, stop):
+            if row in self.plan.told:
+                self._add(self._late(self.given[row])[None])
+
+    # -- reading -----------------------------------------------------------------------------------
+    def _read(
+        self, base: Float[Tensor, "b s d"], readings: Sequence[Reading]
+    ) -> Float[Tensor, "n b s d"]:
+        """What readers read: the carried residual, and what live writers change of it."""
+        if self._few(readings):
+            return torch.stack([self._sum(base, reading) for reading in readings])
+        slots = np.unique(np.concatenate([reading.slots for reading in readings]))
+        values = self._values()
+        if 2 * len(slots) > len(values):  # rather some for nothing than a copy
+            slots = np.arange(len(values))
+        else:
+            values = values[torch.from_numpy(slots).to(values.device)]
+        mix = torch.stack([self._weights(reading, slots) for reading in readings])
+        read = torch.addmm(base.reshape(1, -1), mix, values.flatten(1))
+        return read.view(len(readings), *base.shape)
+
+    def _few(self, readings: Sequence[Reading]) -> bool:
+        edges = sum(len(reading.rows) for reading in readings)
+        return not self.graded and edges <= FEW * len(readings)
+
+    def _sum(self, base: Float[Tensor, "b s d"], reading: Reading) -> Float[Tensor, "b s d"]:
+        weights = self.stack[reading.circuit].numbers[reading.rows, reading.column]
         read = base
-        for i, weight in enumerate(mix[0].tolist()):
-            read = torch.add(read, deltas[i], alpha=weight) if weight else read
-        return read[None]
+        for slot, weight in zip(reading.slots.tolist(), weights.tolist(), strict=True):
+            read = torch.add(read, self.pool[slot], alpha=float(weight))
+        return read
 
-    def _groups(self, columns: Sequence[int]) -> Iterator[Sequence[int]]:
-        """The columns in groups to be read at once: one by one, which stays in the processor's
+    def _weights(self, reading: Reading, slots: Int[np.ndarray, " n"]) -> Float[Tensor, " n"]:
+        """The weights of these slots in one reading."""
+        weights = self.stack[reading.circuit].weights
+        place = torch.from_numpy(np.searchsorted(slots, reading.slots)).to(weights.device)
+        own = weights[torch.from_numpy(reading.rows).to(weights.device), reading.column]
+        return own.new_zeros(len(slots)).index_put((place,), own)
+
+    def _chunks(self, readings: Sequence[Reading]) -> Iterator[Sequence[Reading]]:
+        """The readings in groups to be read at once: of one port, which stays in the processor's
         cache, where few edges are kept; else together, by one matrix product."""
-        kept = int(self.keep[self.rows][:, list(columns)].count_nonzero())
-        size = 1 if kept <= FEW * len(columns) and not self.graded else TOGETHER
-        for start in range(0, len(columns), size):
-            yield columns[start : start + size]
+        groups = [readings]
+        if self._few(readings):
+            groups = [list(own) for _, own in groupby(readings, key=lambda one: one.column)]
+        for group in groups:
+            for start in range(0, len(group), TOGETHER):
+                yield group[start : start + TOGETHER]
 
-    def final(self) -> Float[Tensor, "b d"]:
-        """The residual that the logits read, at the answer positions."""
-        wiring, carried = self.model.wiring, self.carried.final
-        if not any(self.writes):
-            return carried[self.rows_of_batch, self.last]
-        for layer in range(wiring.layers):
+    # -- the layers --------------------------------------------------------------------------------
+    def finals(self) -> Iterator[Float[Tensor, "b d"]]:
+        """The residual that the logits read at the answer positions, of each circuit; circuits
+        that share it give the same object."""
+        wiring, carried = self.model.wiring, self.carried
+        self._tell(0, 1)
+        for layer, own in enumerate(self.plan.layers):
             first = wiring.first_head(layer)
-            heads = [h for h in range(wiring.heads) if self._computed(first + h)]
-            ports = self._ports(layer, heads) if heads else []
-            z = self.model.attend(self.context, layer, *ports) if heads else None
+            z = self._attention(layer, own) if own.lanes else None
             if layer + 1 == wiring.layers:
                 self._end()
             if z is not None:
-                self._write(layer, heads, self._late(z))
+                self._write(layer, own, z)
             self._tell(first, first + wiring.heads)
-            if wiring.mlp and self._computed(wiring.mlp_row(layer)):
+            if wiring.mlp:
                 self._mlp(layer)
-            self._tell(first + wiring.heads, first + wiring.heads + wiring.mlp)
-        return self.read(self._late(carried), [wiring.shape[1] - 1])[0][:, 0]
+                self._tell(first + wiring.heads, first + wiring.heads + 1)
+        readings = self.plan.readings[wiring.shape[1] - 1]
+        base = self._late(carried.final)
+        ends = [self._read(base, [reading])[0, :, 0] for reading in readings]
+        yield from (ends[i] for i in self.plan.reads[:, -1].tolist())
 
-    def _computed(self, row: int) -> bool:
-        return self.writes[row] and row not in self.given
+    def _attention(self, layer: int, own: Layer) -> Float[Tensor, "lanes b p h e"]:
+        """What the heads' output projections take, in every lane."""
+        model, batch = self.model, len(self.last)
+        ports = self._ports(layer, own)
+        context = self.context.tile(own.lanes)
+        z = model.attend(context, layer, *(port.flatten(0, 1) for port in ports))
+        return z.view(own.lanes, batch, *z.shape[1:])
 
-    def _write(self, layer: int, heads: Sequence[int], z: Float[Tensor, "b s h e"]) -> None:
-        model, carried = self.model, self.carried
-        index = torch.tensor(heads, device=z.device)
-        # in a post-norm model the heads that are not live count in the norm with what they carry
-        together = self._late(carried.raw[layer]).index_copy(2, index, z[:, :, heads])
-        share = model.share(layer, together)
-        delta = (share - self._late(carried.heads[layer]))[:, :, heads]
-        first = model.wiring.first_head(layer)
-        self._add([first + h for h in heads], model.write(layer, heads, delta))
-
-    def _ports(self, layer: int, heads: Sequence[int]) -> list[Tensor]:
+    def _ports(self, layer: int, own: Layer) -> list[Float[Tensor, "lanes b p n e"]]:
         """q, k and v of a layer: of live heads from what each port reads; of the others from the
         carried residual where the heads are coupled, else nothing."""
         wiring, model = self.model.wiring, self.model
         base = self.carried.attn_in[layer]
-        ports = wiring.ports(layer)
+        spans = list(wiring.ports(layer).values())
         if model.couples:
-            out = list(model.project(layer, base))
+            out = [x.expand(own.lanes, *x.shape).clone() for x in model.project(layer, base)]
         else:
-            sizes = [s.stop - s.start for s in ports.values()]
-            out = [base.new_zeros(*base.shape[:2], size, model.d_head) for size in sizes]
-        live = sorted({c for h in heads for c in wiring.feeds(wiring.first_head(layer) + h)})
-        given: dict[int, Tensor] = {}
-        for columns in self._groups(live):
-            index = [c - ports["q"].start for c in columns]
-            read = model.read(layer, index, self.read(self._late(base), columns))
-            given |= dict(zip(columns, read, strict=True))
-        early = self._early(layer, [c for c in live if c >= ports["k"].start])
-        for i, span in enumerate(ports.values()):
-            here = [c for c in live if span.start <= c < span.stop]
-            place = torch.tensor([c - span.start for c in here], device=base.device)
-            full = torch.stack([self._whole(given[c], early.get(c)) for c in here], dim=2)
-            out[i] = out[i].index_copy(2, place, full)
+            sizes = [span.stop - span.start for span in spans]
+            out = [base.new_zeros(own.lanes, *base.shape[:2], n, model.d_head) for n in sizes]
+        late = self._given(layer, own)
+        for i, span in enumerate(spans):
+            for column in (c for c in own.ports if span.start <= c < span.stop):
+                lanes, which = (torch.tensor(x, device=base.device) for x in own.ports[column])
+                place = column - span.start
+                out[i][lanes, :, self.start :, place] = late[column][which]
+                if self.start and i:  # of early queries nobody looks at the heads
+                    out[i][lanes, :, : self.start, place] = self.stage.early(layer, column)
         return out
 
-    def _early(self, layer: int, columns: Sequence[int]) -> dict[int, Tensor]:
-        """The keys and values of the positions that are not run: those of the carried run."""
-        if not self.start:
-            return {}
-        base = self.carried.attn_in[layer][None, :, : self.start]
-        index = [c - self.model.wiring.ports(layer)["q"].start for c in columns]
-        return dict(zip(columns, self.model.read(layer, index, base), strict=True))
+    def _given(self, layer: int, own: Layer) -> dict[int, Float[Tensor, "n b s e"]]:
+        """What each port gives for each of its readings."""
+        base = self._late(self.carried.attn_in[layer])
+        first = self.model.wiring.ports(layer)["q"].start
+        found: dict[int, list[Tensor]] = {column: [] for column in own.ports}
+        for chunk in self._chunks([r for c in own.ports for r in self.plan.readings[c]]):
+            columns = [reading.column for reading in chunk]
+            ports = [column - first for column in columns]
+            for column, x in zip(
+                columns, self.model.read(layer, ports, self._read(base, chunk)), strict=True
+            ):
+                found[column].append(x)
+        return {column: torch.stack(x) for column, x in found.items()}
 
-    def _whole(
-        self, late: Float[Tensor, "b s e"], early: Float[Tensor, "b f e"] | None
-    ) -> Float[Tensor, "b p e"]:
-        """All positions; of queries the early ones are zeros, for nobody looks at their heads."""
-        if early is None:
-            return torch.nn.functional.pad(late, (0, 0, self.start, 0))
-        return torch.cat([early, late], dim=1)
+    def _write(self, layer: int, own: Layer, z: Float[Tensor, "lanes b p h e"]) -> None:
+        """Add what the heads write."""
+        model, carried = self.model, self._late(self.carried.heads[layer])
+        z = z[:, self.examples, self.last][:, :, None] if self.ended else z[:, :, self.start :]
+        heads, lanes = (list(x) for x in zip(*own.heads, strict=True))
+        at = torch.tensor(heads, device=z.device)
+        here = torch.tensor(lanes, device=z.device)
+        if model.post_norm:  # the heads that are not live count in the norm with what they carry
+            raw = self._late(self.carried.raw[layer])
+            whole = raw.expand(len(z), *raw.shape).clone()
+            whole[here, :, :, at] = z[here, :, :, at]
+            z = model.share(layer, whole.flatten(0, 1)).view(z.shape)
+        for start in range(0, len(heads), WRITTEN):
+            part = slice(start, start + WRITTEN)
+            change = z[here[part], :, :, at[part]].movedim(0, 2) - carried[:, :, at[part]]
+            self._add(model.write(layer, heads[part], change))
 
     def _mlp(self, layer: int) -> None:
-        wiring, carried = self.model.wiring, self.carried
-        column = wiring.mlp_column(layer)
-        read = self.read(self._late(carried.mlp_in[layer]), [column])[0]
-        delta = self.model.mlp(layer, read) - self._late(carried.mlps[layer])
-        self._add([wiring.mlp_row(layer)], delta[None])
+        """Add what the MLP writes."""
+        readings = self.plan.readings.get(self.model.wiring.mlp_column(layer), [])
+        base = self._late(self.carried.mlp_in[layer])
+        for chunk in self._chunks(readings):
+            out = self.model.mlp(layer, self._read(base, chunk).flatten(0, 1))
+            self._add(out.view(len(chunk), *base.shape) - self._late(self.carried.mlps[layer]))

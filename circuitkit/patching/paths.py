@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data import Dataset
-from circuitkit.engine.run import answer, difference, record, run
+from circuitkit.engine.run import answer, difference, record, runs
 from circuitkit.errors import CircuitError
 from circuitkit.judge import Corruption, Metric, judge
 from circuitkit.model import Model
@@ -86,12 +86,11 @@ def patch_paths(
         for carried in draws:
             base, other = (live, carried) if direction == "noise" else (carried, live)
             start = judge(metric, answer(model, batch, base.final), reference, batch)
-            for i, (mask, sender) in enumerate(zip(masks, senders, strict=True)):
-                change = difference(model, other, base, sender)
-                if tokens is not None:
-                    change = change * batch.within(tokens)[..., None]
-                given = {sender: change}
-                logits = run(model, batch, context, base, mask, given)
+            given = {row: difference(model, other, base, row) for row in sorted({*senders})}
+            if tokens is not None:
+                within = batch.within(tokens)[..., None]
+                given = {row: change * within for row, change in given.items()}
+            for i, logits in enumerate(runs(model, batch, context, base, masks, given)):
                 moved = judge(metric, logits, reference, batch) - start
                 effects[i] += (-moved if direction == "noise" else moved).double().cpu()
         columns.append((effects / len(draws)).numpy())
@@ -119,7 +118,7 @@ def _mask(wiring: Wiring, path: Sequence[str], mlps: bool) -> Bool[np.ndarray, "
         writer = _writes(wiring, reader, following)
     if writer is not None:
         keep |= _onward(wiring, wiring.writer[writer])
-    return keep
+    return wiring.alive(keep, [wiring.writer[nodes[0]]])  # no other sender than its own
 
 
 def _writes(wiring: Wiring, reader: Node, following: Node | None) -> Node | None:
