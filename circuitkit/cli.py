@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument("--batch-size", type=_positive, default=32, metavar="N")
     _discover(commands, machine)
     _evaluate(commands, machine)
+    _knockout(commands, machine)
     _rest(commands, common, machine)
     return parser
 
@@ -70,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number; 0 skips it")
     return int(text)
 
 
@@ -106,14 +113,51 @@ def _evaluate(commands: Any, machine: argparse.ArgumentParser) -> None:
     p = commands.add_parser(
         "evaluate", parents=[machine], help="measure a saved circuit, under any metric × corruption"
     )
-    p.add_argument("circuit", metavar="CIRCUIT.json")
-    p.add_argument("--model", help="default: the circuit's own; so the next three")
-    p.add_argument("--task")
+    _of_a_circuit(p)
     p.add_argument("--metric", action="append", metavar="M", help="may be given several times")
     p.add_argument("--corruption", action="append", metavar="C", help="may be given several times")
-    p.add_argument("--examples", type=_positive, default=64, metavar="N")
     p.add_argument("--curve", action="store_true", help="over sizes: its strongest edges alone")
     p.set_defaults(run=evaluate)
+
+
+def _knockout(commands: Any, machine: argparse.ArgumentParser) -> None:
+    p = commands.add_parser(
+        "knockout", parents=[machine], help="cut a saved circuit's edges: one, two, many at a time"
+    )
+    _of_a_circuit(p)
+    p.add_argument("--metric", metavar="M")
+    p.add_argument("--corruption", metavar="C")
+    p.add_argument(
+        "--pairs",
+        type=_count,
+        default=12,
+        metavar="N",
+        help="pairs of the strongest N edges (default: 12; 0: no pairs)",
+    )
+    p.add_argument(
+        "--within",
+        default="model",
+        choices=("model", "circuit"),
+        help="what pairs are cut in (default: model)",
+    )
+    p.add_argument(
+        "--subsets",
+        type=_count,
+        default=20,
+        metavar="N",
+        help="random sets cut in circuit and model (default: 20; 0: none)",
+    )
+    p.add_argument("--seed", type=int, default=0, help="of the random subsets")
+    p.set_defaults(run=knockout)
+
+
+def _of_a_circuit(p: argparse.ArgumentParser) -> None:
+    p.add_argument("circuit", metavar="CIRCUIT.json")
+    p.add_argument("--model", help="default: the circuit's own; so task, metric and corruption")
+    p.add_argument("--task")
+    p.add_argument(
+        "--examples", type=_positive, default=64, metavar="N", help="unseen prompts (default: 64)"
+    )
 
 
 def _rest(commands: Any, common: argparse.ArgumentParser, machine: argparse.ArgumentParser) -> None:
@@ -186,33 +230,51 @@ def discover(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Print a circuit's faithfulness under each metric × corruption, on unseen prompts."""
-    from circuitkit.circuit import read
-
-    circuit = read(options.circuit)
-    about = circuit.graph
-    options.model = options.model or _recorded(about, "model")
-    task = options.task or _recorded(about, "task")
-    measures = options.metric or [_recorded(about, "metric")]
-    corruptions = options.corruption or [_recorded(about, "corruption")]
-    for kind, chosen in (("metrics", measures), ("corruptions", corruptions), ("tasks", [task])):
-        for name in chosen:
-            _known(kind, name)
-    model = _load(options)
-    from circuitkit.data import Dataset
-    from circuitkit.find import held_out
-
-    seen = int(about.get("examples", 0)) if task == about.get("task") else 0
-    prompts = held_out(task, model, options.examples, int(about.get("seed", 0)), seen)
-    data = Dataset.of(prompts, model, batch_size=options.batch_size)
-    title = f"{circuit!r}; {len(data)} prompts of {task} on {model.name}"
+    circuit = _read(options)
+    metrics = options.metric or [_recorded(circuit.graph, "metric")]
+    corruptions = options.corruption or [_recorded(circuit.graph, "corruption")]
+    model, data, title = _unseen(options, circuit, metrics, corruptions)
     rows = []
-    for name in measures:
+    for name in metrics:
         for corruption in corruptions:
             how = catalogue.resolve("metrics", name), catalogue.resolve("corruptions", corruption)
             grow = _sizes if options.curve else _beside
             rows += [{"metric": name, "corruption": corruption, **row}
                      for row in grow(model, circuit, data, *how)]  # fmt: skip
     _table(rows, options.json, title)
+
+
+def knockout(options: argparse.Namespace) -> None:
+    """Print what a circuit's edges do inside it, on unseen prompts; each result as it comes."""
+    circuit = _read(options)
+    metric = options.metric or _recorded(circuit.graph, "metric")
+    corruption = options.corruption or _recorded(circuit.graph, "corruption")
+    model, data, title = _unseen(options, circuit, [metric], [corruption])
+    how = catalogue.resolve("metrics", metric), catalogue.resolve("corruptions", corruption)
+    found: dict[str, Any] = {}
+    for name, result in _knocked_out(options, model, circuit, data, *how):
+        if not options.json:
+            heading = "" if found else f"{title}\n{result.evaluation}\n"
+            print(f"{heading}\n{result.table()}")
+        found[name] = result.to_dict()
+    if options.json:
+        _print_json(found)
+
+
+def _knocked_out(options: argparse.Namespace, *given: Any) -> Iterator[tuple[str, Any]]:
+    """What is lost without one edge, two and many of them, each by its function's name."""
+    from circuitkit.knockouts.completeness import incompleteness
+    from circuitkit.knockouts.effects import marginal_effects
+    from circuitkit.knockouts.pairs import interactions
+    from circuitkit.knockouts.redundancy import minimality
+
+    seed = options.seed
+    yield "marginal_effects", marginal_effects(*given)
+    if options.pairs:
+        yield "interactions", interactions(*given, edges=options.pairs, within=options.within)
+    if options.subsets:
+        yield "incompleteness", incompleteness(*given, sets=options.subsets, seed=seed)
+    yield "minimality", minimality(*given, seed=seed)
 
 
 def _beside(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) -> Any:
@@ -340,6 +402,33 @@ def _known(kind: str, name: str | None) -> None:
     from_elsewhere = ":" in plain or plain.endswith((".csv", ".jsonl"))
     if name and not from_elsewhere and plain not in catalogue.names(kind):
         catalogue.lookup(kind, plain)
+
+
+def _read(options: argparse.Namespace) -> Any:
+    from circuitkit.circuit import read
+
+    return read(options.circuit)
+
+
+def _unseen(
+    options: argparse.Namespace, circuit: Any, metrics: Sequence[str], corruptions: Sequence[str]
+) -> tuple[Any, Any, str]:
+    """The model, prompts that the circuit's discovery did not see, and what to call them; raises
+    before anything slow is loaded where a name is not known."""
+    about = circuit.graph
+    task = options.task or _recorded(about, "task")
+    for kind, chosen in (("metrics", metrics), ("corruptions", corruptions), ("tasks", [task])):
+        for name in chosen:
+            _known(kind, name)
+    options.model = options.model or _recorded(about, "model")
+    model = _load(options)
+    from circuitkit.data import Dataset
+    from circuitkit.find import held_out
+
+    seen = int(about.get("examples", 0)) if task == about.get("task") else 0
+    prompts = held_out(task, model, options.examples, int(about.get("seed", 0)), seen)
+    data = Dataset.of(prompts, model, batch_size=options.batch_size)
+    return model, data, f"{circuit!r}; {len(data)} prompts of {task} on {model.name}"
 
 
 def _load(options: argparse.Namespace) -> Any:

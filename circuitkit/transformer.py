@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,8 @@ from circuitkit.surgery import Given, Last, Silent, Through, copy_with
 from circuitkit.wiring import Wiring
 
 __all__ = ["Native", "Transformer", "from_module", "from_pretrained"]
+
+FORKS = ("use_split_qkv_input", "use_attn_in", "use_attn_result")  # a bridge's settings
 
 
 # -- layers --------------------------------------------------------------------------------------
@@ -100,8 +103,20 @@ def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
     return _Layer(
         block, attn, ln1, norm("ln1_post"), ln2, mlp,
         _original(parts["ln2_post"]) if "ln2_post" in parts else None,
-        weights, biases, _by_head(attn.W_O, heads), taps, copy_with(attn, stubs),
+        weights, biases, _by_head(attn.W_O, heads), taps, _attention(attn, stubs),
     )  # fmt: skip
+
+
+def _attention(attn: Any, stubs: Mapping[int, nn.Module]) -> nn.Module:
+    """The attention with stubs for its projections, and a configuration of its own, in which it
+    forks nothing by head: for that it would look for weights in the stubs."""
+    twin = copy_with(attn, stubs)
+    config = copy(attn.config)
+    for flag in FORKS:
+        if hasattr(config, flag):
+            setattr(config, flag, False)
+    twin.config = config
+    return twin
 
 
 def _twins(part: Any) -> list[Any]:
@@ -192,6 +207,8 @@ class Transformer:
                 if name != "attn":
                     stub = Silent() if name == "mlp" else Through()
                     stubs |= {id(twin): stub for twin in _twins(part)}
+            # a copy of the bridge's own block would hang its hooks on the parts of the original
+            stubs[id(layer.block)] = copy_with(_twins(layer.block)[-1], stubs)
         ends = []
         for part, first in ((self.bridge.ln_final, True), (self.bridge.unembed, False)):
             ends.append(Last(part, first=first))
@@ -364,7 +381,7 @@ class Transformer:
         for i, layer in enumerate(self.layers):
             parts = layer.block.submodules
             yield layer.block.register_forward_pre_hook(reads("attn", i), with_kwargs=True)
-            yield layer.attn.o.register_forward_pre_hook(disturb(i))
+            yield layer.attn.o.hook_in.register_forward_pre_hook(disturb(i))
             if layer.mlp is not None:
                 entry = parts.get("ln2") or (parts["mlp"] if "ln2_post" in parts else parts["ln1"])
                 yield entry.register_forward_pre_hook(reads("mlp", i), with_kwargs=True)

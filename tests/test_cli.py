@@ -155,6 +155,89 @@ def test_evaluate_crosses_metrics_with_corruptions(
     assert rows[0]["faithfulness"] == pytest.approx(recorded["value"], abs=1e-3)
 
 
+KNOCKOUT = ["--pairs", "3", "--subsets", "2", *TINY]
+PARTS = ["marginal_effects", "interactions", "incompleteness", "minimality"]
+
+
+@pytest.fixture(scope="module")
+def few(found: Path) -> Path:
+    """The strongest edges of that circuit alone."""
+    circuit = Scores.load(found / "scores.safetensors").top(16)
+    circuit.graph.update(circuits.read(found / "circuit.json").graph)
+    return circuits.write_whole(found.parent / "few.json", circuits.to_json(circuit))
+
+
+def test_knockout_prints_four_results_below_one_faithfulness(
+    capsys: pytest.CaptureFixture[str], few: Path
+) -> None:
+    assert main(["knockout", str(few), *KNOCKOUT]) == 0
+    title, first, *rest = capsys.readouterr().out.splitlines()
+    circuit = circuits.read(few)
+    assert title == f"{circuit!r}; 12 prompts of ioi on mini"
+    assert first.startswith("faithfulness 0.")
+    text = "\n".join(rest)
+    assert "faithfulness" not in text
+    for words in ("the circuit loses without one of its edges", "of 3 pairs show no interaction",
+                  "the worst of 2 random sets", "edges are redundant"):  # fmt: skip
+        assert words in text
+
+
+def test_knockout_for_machines_is_what_the_functions_give(
+    capsys: pytest.CaptureFixture[str], few: Path
+) -> None:
+    from circuitkit.corruptions import zero
+    from circuitkit.data import Dataset
+    from circuitkit.find import held_out
+    from circuitkit.knockouts.completeness import incompleteness
+    from circuitkit.knockouts.effects import marginal_effects
+    from circuitkit.knockouts.pairs import interactions
+    from circuitkit.knockouts.redundancy import minimality
+    from circuitkit.metrics import prob_diff
+    from circuitkit.models import load
+
+    options = [
+        "--metric",
+        "prob_diff",
+        "--corruption",
+        "zero",
+        "--within",
+        "circuit",
+        "--seed",
+        "4",
+    ]
+    answer = said(capsys, "knockout", str(few), *KNOCKOUT, *options)
+    assert list(answer) == PARTS
+    circuit, model = circuits.read(few), load("mini")
+    data = Dataset.of(held_out("ioi", model, 12, circuit.graph["seed"], 12), model, batch_size=6)
+    given = (model, circuit, data, prob_diff, zero)
+    expected = (
+        marginal_effects(*given),
+        interactions(*given, edges=3, within="circuit"),
+        incompleteness(*given, sets=2, seed=4),
+        minimality(*given, seed=4),
+    )
+    assert [answer[part] for part in PARTS] == [result.to_dict() for result in expected]
+    assert answer["interactions"]["within"] == "circuit"
+
+
+def test_knockout_leaves_out_what_is_not_wanted(
+    capsys: pytest.CaptureFixture[str], few: Path
+) -> None:
+    answer = said(capsys, "knockout", str(few), "--pairs", "0", "--subsets", "0", *TINY)
+    assert list(answer) == ["marginal_effects", "minimality"]
+    assert len(answer["marginal_effects"]["edges"]) == answer["minimality"]["circuit_edges"] == 16
+
+
+@pytest.mark.parametrize("value", ["-1", "2.5", "many"])
+def test_a_number_that_counts_nothing_is_refused(
+    capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["knockout", "c.json", f"--pairs={value}"])
+    assert caught.value.code == 2
+    assert f"{value!r} is no whole number" in capsys.readouterr().err
+
+
 def test_compare_of_a_circuit_with_itself_is_one(
     capsys: pytest.CaptureFixture[str], found: Path
 ) -> None:
@@ -222,6 +305,7 @@ BAD = [
     (["discover", "ioi", "--faithfulness", "1e9", *TINY], "no circuit reaches"),
     (["discover", "nowhere.csv"], "nowhere.csv"),
     (["evaluate", "nowhere.json"], "no file"),
+    (["knockout", "nowhere.json"], "no file"),
     (["draw", "nowhere.json", "-o", "x.svg"], "no file"),
     (["compare", "nowhere.json", "nowhere.json"], "no file"),
     (["fetch", "smollm3"], "smollm"),

@@ -22,14 +22,11 @@ from circuitkit.discovery import eap
 from circuitkit.engine.run import record, run
 from circuitkit.errors import CircuitError, EvaluationError
 from circuitkit.faithfulness import evaluate
-from circuitkit.knockouts import (
-    Interactions,
-    Pair,
-    incompleteness,
-    interactions,
-    marginal_effects,
-    minimality,
-)
+from circuitkit.knockouts import _bench
+from circuitkit.knockouts.completeness import incompleteness
+from circuitkit.knockouts.effects import marginal_effects
+from circuitkit.knockouts.pairs import Interactions, Pair, interactions
+from circuitkit.knockouts.redundancy import minimality
 from circuitkit.metrics import logit_diff
 from circuitkit.nodes import edge_name, parse_edge
 from circuitkit.wiring import Wiring
@@ -349,6 +346,26 @@ def test_minimality_is_at_least_what_the_edge_does_beside_every_set_that_was_tri
     assert np.allclose(found.largest[by_chance], least[by_chance], atol=1e-4)
     assert by_chance.any()
     assert least[by_chance].min() > 1e-2
+
+
+# -- the runs --------------------------------------------------------------------------------------
+def test_masks_are_measured_a_few_at_a_time_and_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    circuit, some = gate_circuit([*WHOLE, *IDLE]), (marginal_effects, minimality)
+    whole = [function(GATES, circuit, *ARGUMENTS).to_dict() for function in some]
+    blocks, measure = [], _bench.measure
+
+    def watched(model: Any, masks: list[np.ndarray], *given: Any) -> np.ndarray:
+        blocks.append([mask.tobytes() for mask in masks])
+        return measure(model, masks, *given)
+
+    monkeypatch.setattr(_bench, "TOGETHER", 7)
+    monkeypatch.setattr(_bench, "measure", watched)
+    assert [function(GATES, circuit, *ARGUMENTS).to_dict() for function in some] == whole
+    assert max(map(len, blocks)) == 7
+    blocks.clear()
+    minimality(GATES, circuit, *ARGUMENTS)
+    run_masks = list(chain.from_iterable(blocks))
+    assert len(run_masks) == len({*run_masks}) > 7
 
 
 # -- contracts -------------------------------------------------------------------------------------

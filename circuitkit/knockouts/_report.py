@@ -1,0 +1,55 @@
+"""What the results of all knock-outs share: how they are counted, printed and written down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from circuitkit.faithfulness import Evaluation
+
+__all__ = ["SHOWN", "about", "gap", "more", "or_none", "require_gap", "standard_errors"]
+
+SHOWN = 8  # rows of a printed table
+
+
+def standard_errors(values: Float[np.ndarray, "rows examples"]) -> Float[np.ndarray, " rows"]:
+    """The standard error of each row's mean; nan for a single example."""
+    n = values.shape[1]
+    if n < 2:
+        return np.full(len(values), np.nan)
+    return np.asarray(values.std(1, ddof=1) / np.sqrt(n))
+
+
+def gap(evaluation: Evaluation) -> float:
+    """|F(everything) − F(nothing)|."""
+    return abs(float(evaluation.everything.mean() - evaluation.nothing.mean()))
+
+
+def require_gap(evaluation: Evaluation) -> None:
+    """Raise EvaluationError where the gap is zero, as the faithfulness itself does."""
+    _ = evaluation.faithfulness
+
+
+def about(evaluation: Evaluation) -> dict[str, Any]:
+    """What a result is of, for machines."""
+    means = {name: float(getattr(evaluation, name).mean())
+             for name in ("everything", "nothing", "circuit")}  # fmt: skip
+    return {
+        "metric": evaluation.metric,
+        "corruption": evaluation.corruption,
+        "examples": len(evaluation.circuit),
+        "circuit_edges": evaluation.edges,
+        **means,
+    }
+
+
+def or_none(value: float) -> float | None:
+    """The value; None where it is not defined."""
+    return None if np.isnan(value) else float(value)
+
+
+def more(n: int, what: str) -> list[str]:
+    """The last line of a table that is cut short."""
+    return [f"  ... and {n} {what}"] if n > 0 else []
