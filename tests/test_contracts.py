@@ -151,7 +151,10 @@ def test_a_method_scores_every_edge_and_says_how(family: str, method: str) -> No
     assert found.values.shape == m.wiring.shape
     assert found.values.dtype == np.float32
     assert np.isfinite(found.values).all()
-    assert (found.values[m.wiring.legal] != 0).mean() > 0.5
+    scored = (found.values[m.wiring.legal] != 0).mean()
+    assert scored > (
+        0 if found.about.get("chosen") else 0.5
+    )  # a method may keep few and cut others
     assert not found.values[~m.wiring.legal].any(), "there is no edge"
     assert found.about["model"] == family
     assert found.about["method"] == method

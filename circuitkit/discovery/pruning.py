@@ -1,0 +1,264 @@
+"""Greedy pruning: a circuit is what is left when every edge that costs too little has been cut.
+
+Several edges are tested at once, each as if those before it went: what a run of the model then says
+is what testing them one after the other says, up to the first edge that has to stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitkit.catalogue import unknown
+from circuitkit.data import Batch, Dataset
+from circuitkit.engine.run import answer, difference, record, runs
+from circuitkit.errors import MetricError, UnknownNameError
+from circuitkit.judge import Corruption, Metric, judge
+from circuitkit.model import Activations, Context, Model
+from circuitkit.naming import describe
+from circuitkit.progress import Count, counting
+from circuitkit.scores import Scores
+from circuitkit.wiring import Wiring
+
+__all__ = ["acdc"]
+
+Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
+ORDERS = ("reverse", "forward", "random")
+SHARE = 0.01  # of the gap between clean and corrupted, where no threshold is given
+FLAT = 1e-6  # a smaller gap, relative to the metric, is rounding
+LEAST = float(np.finfo(np.float32).tiny)  # a smaller score of a kept edge would be saved as zero
+CHAIN = 32  # edges that are tested at once, at most
+
+
+@torch.no_grad()
+def acdc(
+    model: Model,
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+    *,
+    threshold: float | None = None,
+    order: str = "reverse",
+    seed: int = 0,
+) -> Scores:
+    """Automatic circuit discovery: cut every edge that costs too little (Conmy et al. 2023).
+
+    Readers are visited from the logits to the first layer (algorithm 1). Each of their in-edges is
+    cut; it stays cut where the metric, in its mean over all examples and draws, falls by less than
+    ``threshold``, else it is restored. With ``kl`` the threshold is the paper's; without one, it is
+    1 % of what the metric loses from the clean to the corrupted run. ``order`` of a reader's
+    in-edges: ``reverse`` (the last writer first, as the authors' program does), ``forward``, or
+    ``random``, where ``seed`` shuffles them and the readers of a layer too.
+
+    The score of a kept edge is what the metric lost when it was tested, in the metric's units, and
+    at least the threshold; of a cut one it is 0: the nonzero edges are the circuit. Holds the
+    activations of all examples. Raises MetricError where the threshold is not positive, and
+    UnknownNameError for another order.
+    """
+    if order not in ORDERS:
+        raise UnknownNameError(unknown("order", order, ORDERS))
+    pruning = _Pruning(model, data, metric, corruption)
+    least = _checked(threshold, pruning, describe(metric))
+    rng = np.random.default_rng(seed) if order == "random" else None
+    with counting(model.wiring.n_edges, "acdc", "edge") as count:
+        for column in _readers(model.wiring, rng):
+            pruning.visit(column, _writers(model.wiring, column, order, rng), least, count)
+    about = {
+        "model": model.name,
+        "metric": describe(metric),
+        "corruption": describe(corruption),
+        "method": "acdc",
+        "settings": {"threshold": least, "order": order, "seed": seed},
+        "examples": len(data),
+        "chosen": True,
+    }
+    return Scores(model.wiring, pruning.losses.astype(np.float32), about)
+
+
+def _checked(threshold: float | None, pruning: _Pruning, metric: str) -> float:
+    """The threshold, or the usual share of the gap; raises MetricError where it is not positive."""
+    if threshold is not None and not LEAST <= threshold < np.inf:
+        raise MetricError(f"acdc takes the threshold {threshold}; give a positive number")
+    if threshold is None and abs(pruning.gap) <= FLAT * max(1.0, abs(pruning.value)):
+        raise MetricError(
+            f"{metric} is {pruning.value:.4g} on the clean run and as much on the corrupted one, "
+            "so that a share of the gap is no threshold; give acdc one, or use another metric or "
+            "corruption"
+        )
+    return SHARE * abs(pruning.gap) if threshold is None else float(threshold)
+
+
+def _readers(wiring: Wiring, rng: np.random.Generator | None) -> Iterator[int]:
+    """The readers in reverse topological order; those of a layer that do not hear each other are
+    shuffled, if they are to be."""
+    yield wiring.shape[1] - 1
+    for layer in reversed(range(wiring.layers)):
+        spans = wiring.ports(layer)
+        ports = list(reversed(range(spans["q"].start, spans["v"].stop)))
+        mlp = [wiring.mlp_column(layer)] * wiring.mlp
+        for equals in [mlp + ports] if wiring.parallel else [mlp, ports]:
+            yield from equals if rng is None else rng.permutation(equals).tolist()
+
+
+def _writers(wiring: Wiring, column: int, order: str, rng: np.random.Generator | None) -> list[int]:
+    """The writers upstream of a reader, in the order in which their edges are tested."""
+    rows = list(range(wiring.upstream[column]))
+    if rng is not None:
+        rng.shuffle(rows)
+    return rows[::-1] if order == "reverse" else rows
+
+
+class _Pruning:
+    """The graph that is pruned: ``keep`` is what is left of it, ``value`` the mean metric in it and
+    ``losses`` what each edge cost that had to stay."""
+
+    def __init__(self, model: Model, data: Dataset, metric: Metric, corruption: Corruption) -> None:
+        self.model, self.examples = model, len(data)
+        self.parts = list(_parts(model, data, metric, corruption))
+        self.keep = model.wiring.legal.copy()
+        self.losses = np.zeros(model.wiring.shape)
+        self.visited = np.zeros(model.wiring.shape[1], dtype=bool)
+        self.value = self._mean([part.value(part.reference) for part in self.parts])
+        self.gap = self.value - self._mean([part.corrupted(model) for part in self.parts])
+        self.chain = CHAIN
+
+    def visit(self, column: int, rows: list[int], threshold: float, count: Count) -> None:
+        """Test the edges from these writers to a reader, in their order."""
+        self.visited[column] = True
+        if not self._heard(column):
+            self.keep[:, column] = False
+            count(len(rows))
+            return
+        while rows:
+            tested = self._test(column, rows[: self.chain], threshold)
+            stayed = self.keep[rows[tested - 1], column]
+            self.chain = min(CHAIN, 2 * (tested if stayed else self.chain))
+            rows = rows[tested:]
+            count(tested)
+
+    def _heard(self, column: int) -> bool:
+        """Whether a kept edge leaves a component that this reader is an input of."""
+        wiring = self.model.wiring
+        if column == wiring.shape[1] - 1:
+            return True
+        rows = [row for row in range(wiring.shape[0]) if column in wiring.feeds(row)]
+        return bool(self.keep[rows].any())
+
+    def _test(self, column: int, rows: Sequence[int], threshold: float) -> int:
+        """Cut these edges, each beside those before it, up to the first that has to stay; returns
+        how many have been decided."""
+        masks = []
+        for n in range(len(rows)):
+            masks.append(self.keep.copy())
+            masks[n][rows[: n + 1], column] = False
+        for row, value in zip(rows, self._measure(masks), strict=True):
+            loss = self.value - value
+            if not loss < threshold:
+                self.losses[row, column] = loss
+                return rows.index(row) + 1
+            self.keep[row, column], self.value = False, value
+        return len(rows)
+
+    def _measure(self, masks: Sequence[Mask]) -> list[float]:
+        """The mean metric under each mask; of a nested series, the last of them the smallest."""
+        told = self._told(masks[-1])
+        free = [mask & ~self._into(told) for mask in masks]
+        sums = [part.under(self.model, free, told) for part in self.parts]
+        means: list[float] = (np.sum(sums, axis=0) / self.examples).tolist()
+        return means
+
+    def _mean(self, values: Sequence[Float[Tensor, ""]]) -> float:
+        return float(sum(values)) / self.examples
+
+    # -- what needs no run ------------------------------------------------------------------------
+    def _told(self, smallest: Mask) -> list[int]:
+        """The writers that write what they do in the clean run, for nothing upstream is cut.
+
+        Where the heads of a layer depend on each other, one that nobody hears counts with what it
+        carries, so that of such a layer nothing is told, nor of what hears it.
+        """
+        wiring, rows = self.model.wiring, [0]
+        live = np.asarray((wiring.legal if self._apart() else wiring.alive(smallest)).any(1))
+        for layer in range(wiring.layers):
+            first, ports = wiring.first_head(layer), wiring.ports(layer)
+            whole = live[first : first + wiring.heads].all()
+            if not whole or self.visited[ports["q"].start : ports["v"].stop].any():
+                return rows
+            rows += range(first, first + wiring.heads)
+            if wiring.mlp and not self.visited[wiring.mlp_column(layer)]:
+                rows.append(wiring.mlp_row(layer))
+        return rows
+
+    def _apart(self) -> bool:
+        """Whether what a head writes depends on no other head of its layer."""
+        return not self.model.couples and self.parts[0].apart
+
+    def _into(self, rows: Sequence[int]) -> Mask:
+        """The edges into these writers' own inputs."""
+        into = np.zeros(self.model.wiring.shape, dtype=bool)
+        for row in rows:
+            into[:, self.model.wiring.feeds(row)] = True
+        return into
+
+
+def _parts(model: Model, data: Dataset, metric: Metric, corruption: Corruption) -> Iterator[_Part]:
+    """The batches, once for each draw of the corruption."""
+    carry = corruption(model, data)
+    for batch in data:
+        context = model.start(batch.clean, batch.mask)
+        live = record(model, context)
+        draws = carry(batch)
+        for carried in draws:
+            yield _Part(model, batch, context, live, carried, metric, 1 / len(draws))
+
+
+class _Part:
+    """A batch under one draw of the corruption, with its clean run; it counts with ``weight``."""
+
+    def __init__(
+        self,
+        model: Model,
+        batch: Batch,
+        context: Context,
+        live: Activations,
+        carried: Activations,
+        metric: Metric,
+        weight: float,
+    ) -> None:
+        self.batch, self.context, self.carried = batch, context, carried
+        self.metric, self.weight = metric, weight
+        self.live = live.written()
+        self.reference = answer(model, batch, live.final)
+        self.apart = model.share(0, live.raw[0]) is live.raw[0]
+        self.deltas: dict[int, Tensor] = {}
+
+    def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, ""]:
+        """The metric, summed over the examples."""
+        return self.weight * judge(self.metric, logits, self.reference, self.batch).double().sum()
+
+    def corrupted(self, model: Model) -> Float[Tensor, ""]:
+        """The same when every edge is cut."""
+        return self.value(answer(model, self.batch, self.carried.final))
+
+    def under(
+        self, model: Model, masks: Sequence[Mask], told: Sequence[int]
+    ) -> Float[np.ndarray, " masks"]:
+        """The same under each mask, when these writers write what they do in the clean run."""
+        given = self._given(model, told)
+        found = runs(model, self.batch, self.context, self.carried, masks, given)
+        sums: np.ndarray = torch.stack([self.value(logits) for logits in found]).cpu().numpy()
+        return sums
+
+    def _given(self, model: Model, told: Sequence[int]) -> Mapping[int, Float[Tensor, "b p d"]]:
+        """Live − carried of these writers; what was found for the last reader is used again."""
+        known = self.deltas
+        self.deltas = {
+            row: known[row] if row in known else difference(model, self.live, self.carried, row)
+            for row in told
+        }
+        return self.deltas
