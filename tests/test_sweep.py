@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,10 @@ from families import FAMILIES, build
 
 from circuitkit.corruptions.constants import mean
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Batch, Dataset, Example
+from circuitkit.data import Dataset, Example
 from circuitkit.discovery.sweeps import exact
 from circuitkit.engine import sweep as module
-from circuitkit.engine.run import answer, record, run
+from circuitkit.engine.run import answer, difference, record, run
 from circuitkit.engine.sweep import sweep
 from circuitkit.errors import CircuitError
 from circuitkit.metrics.answers import logit_diff
@@ -37,46 +39,103 @@ def model(request: pytest.FixtureRequest) -> Transformer:
     return from_module(build(request.param), name=request.param)
 
 
-def one_by_one(
-    model: Transformer, batch: Batch, edge: tuple[int, int], noise: bool
-) -> torch.Tensor:
-    """The metric when one edge alone is cut in the clean run, or alone kept in the carried one."""
-    context = model.start(batch.clean, batch.mask)
-    carried = record(model, model.start(batch.corrupt, batch.mask))
-    keep = model.wiring.legal.copy()
-    keep[edge] = False
-    if noise:
-        logits = run(model, batch, context, carried, keep)
-    else:  # the same, with the two prompts in each other's place
-        live = record(model, context)
-        other = model.start(batch.corrupt, batch.mask)
-        logits = run(model, batch, other, live, keep)
-    return logit_diff(logits, logits, batch)
+both_directions = pytest.mark.parametrize("noise", [True, False], ids=["noise", "denoise"])
 
 
-@pytest.mark.parametrize("noise", [True, False], ids=["noise", "denoise"])
+@pytest.mark.parametrize("padding", ["left", "right"])
+@both_directions
 @torch.no_grad()
 def test_every_edge_of_the_sweep_is_its_own_masked_run(
-    model: Transformer, noise: bool, monkeypatch: pytest.MonkeyPatch
+    model: Transformer, noise: bool, padding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TOKENS", 150)  # several edges a block, several blocks a layer
-    batch = next(iter(pairs()))
-    context = model.start(batch.clean, batch.mask)
-    live, carried = record(model, context), record(model, model.start(batch.corrupt, batch.mask))
-    base, other = (live, carried) if noise else (carried, live)
+    monkeypatch.setattr(module, "TOKENS", 400)  # several edges a block, several blocks a layer
+    batch = next(iter(replace(pairs(), padding=padding)))
+    clean, corrupt = (model.start(x, batch.mask) for x in (batch.clean, batch.corrupt))
+    context = clean if noise else corrupt  # one edge alone is cut in the run on this prompt
+    base, other = record(model, context), record(model, corrupt if noise else clean)
     start = answer(model, batch, base.final)
     plain = logit_diff(start, start, batch)
     seen, moved = [], 0.0
     blocks = sweep(model, batch, context, base, other,
                    lambda x: logit_diff(x, x, batch), model.wiring.legal)  # fmt: skip
     for edges, values in blocks:
+        every = range(len(seen), len(seen) + len(edges))
         seen += edges
-        for edge, found in list(zip(edges, values, strict=True))[::5]:
-            expected = one_by_one(model, batch, edge, noise)
+        for i, edge, found in zip(every, edges, values, strict=True):
+            if i % 11 != (padding == "left"):
+                continue
+            keep = model.wiring.legal.copy()
+            keep[edge] = False
+            logits = run(model, batch, context, other, keep)
+            expected = logit_diff(logits, logits, batch)
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-4)
             moved = max(moved, float((expected - plain).abs().max()))
     assert sorted(seen) == sorted(map(tuple, np.argwhere(model.wiring.legal).tolist()))
     assert moved > 0.05  # what is compared is no sea of zeros
+
+
+@both_directions
+@torch.no_grad()
+def test_an_edge_of_writers_that_are_no_run_of_the_model_is_its_path(
+    model: Transformer, noise: bool
+) -> None:
+    """Means in the place of what each writer writes: in the base run, or in what the edge carries.
+    Everything else carries the base run's values, and all that comes after the edge answers."""
+    if model.couples or model.layers[0].ln1_post is not None:
+        pytest.skip(
+            "the other heads of the layer are held on a path, which a plain run does not do"
+        )
+    data, w = pairs(), model.wiring
+    batch = next(iter(data))
+    context = model.start(batch.clean, batch.mask)
+    live, carried = record(model, context), mean(model, data)(batch)[0]
+    base, other = (live, carried) if noise else (carried, live)
+    start = answer(model, batch, base.final)
+    plain = logit_diff(start, start, batch)
+    moved = 0.0
+    for edges, values in sweep(
+        model, batch, context, base, other, lambda x: logit_diff(x, x, batch), w.legal
+    ):
+        for (row, column), found in list(zip(edges, values, strict=True))[::13]:
+            fed = [writer for writer in range(w.shape[0]) if column in w.feeds(writer)]
+            keep = np.zeros(w.shape, dtype=bool)
+            keep[row, column] = True
+            if fed:
+                layer = w.writers[fed[0]].layer or 0
+                later = [
+                    *fed,
+                    *[w.mlp_row(layer)] * w.mlp,
+                    *range(w.first_head(layer + 1), len(keep)),
+                ]
+                keep[later] = w.legal[later]
+            given = {row: difference(model, other, base, row)}
+            logits = run(model, batch, context, base, keep, given)
+            expected = logit_diff(logits, logits, batch)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-4)
+            moved = max(moved, float((expected - plain).abs().max()))
+    assert moved > 0.05
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "olmo2"])
+@torch.no_grad()
+def test_the_tokens_before_the_first_difference_are_not_run(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = from_module(build(family), name=family)
+    batch = next(iter(pairs()))
+    context = model.start(batch.clean, batch.mask)
+    live, carried = record(model, context), record(model, model.start(batch.corrupt, batch.mask))
+    widths = set()
+    mlp = model.mlp
+
+    def watched(layer: int, x: torch.Tensor) -> torch.Tensor:
+        widths.add(x.shape[1])
+        return mlp(layer, x)
+
+    monkeypatch.setattr(model, "mlp", watched)
+    for _ in sweep(model, batch, context, live, carried, lambda x: x[:, 0], model.wiring.legal):
+        pass
+    assert widths == {batch.clean.shape[1] - 2, 1}  # after the last attention the answers alone
 
 
 def test_only_wanted_edges_are_swept() -> None:
