@@ -60,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     machine.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     machine.add_argument("--dtype", help="float32, bfloat16, ... (default: the checkpoint's)")
     machine.add_argument("--threads", type=_positive, help="processor threads")
-    machine.add_argument("--batch-size", type=_positive, default=32, metavar="N")
+    machine.add_argument("--memory", type=_bytes, help="8GiB, ... (default: what the machine has)")
+    machine.add_argument("--batch-size", type=_positive, metavar="N", help="default: what fits")
     _discover(commands, machine)
     _evaluate(commands, machine)
     _knockout(commands, machine)
@@ -72,6 +73,12 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
     return int(text)
+
+
+def _bytes(text: str) -> int:
+    from circuitkit.units import parse
+
+    return parse(text)
 
 
 def _count(text: str) -> int:
@@ -210,8 +217,8 @@ def discover(options: argparse.Namespace) -> None:
         model, options.task, method=options.method, metric=options.metric,
         corruption=options.corruption, edges=options.edges, faithfulness=options.faithfulness,
         rule=options.rule, examples=options.examples, seed=options.seed,
-        batch_size=options.batch_size, verify=options.verify, orders=options.orders,
-        resume=unfinished, force=options.force,
+        batch_size=options.batch_size, memory=options.memory, verify=options.verify,
+        orders=options.orders, resume=unfinished, force=options.force,
     )  # fmt: skip
     written = [
         write(found.circuit, place / "circuit.json"),
@@ -357,7 +364,7 @@ def task_show(options: argparse.Namespace) -> None:
     from circuitkit.find import make_task
 
     task = make_task(options.task, model, n=options.examples, seed=options.seed)
-    data = Dataset.of(task, model, batch_size=options.batch_size)
+    data = _batched(Dataset.of(task, model, memory=options.memory), model, options)
     able = ability(model, data, catalogue.resolve("metrics", task.metric))
     if options.json:
         _print_json({"task": task.name, "model": model.name, **vars(able),
@@ -427,8 +434,21 @@ def _unseen(
 
     seen = int(about.get("examples", 0)) if task == about.get("task") else 0
     prompts = held_out(task, model, options.examples, int(about.get("seed", 0)), seen)
-    data = Dataset.of(prompts, model, batch_size=options.batch_size)
+    whole = Dataset.of(prompts, model, memory=options.memory)
+    data = _batched(whole, model, options, corruptions)
     return model, data, f"{circuit!r}; {len(data)} prompts of {task} on {model.name}"
+
+
+def _batched(
+    data: Any, model: Any, options: argparse.Namespace, corruptions: Sequence[str] = ()
+) -> Any:
+    """The data in batches that fit under each of the corruptions, or as asked."""
+    from circuitkit.find import batched
+
+    for corruption in corruptions or ["counterfactual"]:
+        how = catalogue.resolve("corruptions", corruption)
+        data = batched(data, model, how, options.batch_size)
+    return data
 
 
 def _load(options: argparse.Namespace) -> Any:

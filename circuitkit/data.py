@@ -203,12 +203,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Examples that are iterated in batches; ``len`` is the number of examples."""
+    """Examples that are iterated in batches; ``len`` is the number of examples.
+
+    ``memory`` are the bytes that the process may take in all while it works through them (on a GPU:
+    its tensors); None: what the machine has.
+    """
 
     examples: tuple[Example, ...]
     batch_size: int = 32
     device: str = "cpu"
     padding: str = "right"
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         if not self.examples:
@@ -226,13 +231,14 @@ class Dataset:
         *,
         batch_size: int = 32,
         padding: str = "right",
+        memory: int | None = None,
     ) -> Dataset:
         """The task's prompts in the model's tokens; raises DataError where they are no pairs."""
         prompts = task.prompts if isinstance(task, Task) else task
         if model.tokenizer is None:
             raise DataError("the model has no tokenizer; give Dataset the token ids as Examples")
         examples = tuple(tokenise(prompts, Words(model.tokenizer)))
-        return cls(examples, batch_size=batch_size, device=str(model.device), padding=padding)
+        return cls(examples, batch_size, str(model.device), padding, memory)
 
     def __len__(self) -> int:
         return len(self.examples)

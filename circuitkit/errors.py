@@ -11,6 +11,7 @@
     │   └── UnsupportedModelError   a model whose graph would be wrong
     ├── MetricError             a metric that cannot be used here
     ├── EvaluationError         a faithfulness that is undefined, or a task the model cannot do
+    ├── BudgetError             work that does not fit the memory it may take
     └── OutputError             a file that cannot be written or drawn
 
 Each message holds the offending value and the remedy, in one sentence: a shell user sees just that
@@ -20,6 +21,7 @@ sentence, with exit code 2.
 from __future__ import annotations
 
 __all__ = [
+    "BudgetError",
     "CircuitError",
     "CircuitkitError",
     "DataError",
@@ -77,6 +79,10 @@ class MetricError(CircuitkitError):
 
 class EvaluationError(CircuitkitError):
     """A faithfulness that is not defined, or a task that the model cannot do."""
+
+
+class BudgetError(CircuitkitError):
+    """Work that does not fit the memory it may take, however small its pieces."""
 
 
 class OutputError(CircuitkitError):

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from circuitkit import circuit as circuits
 from circuitkit.data import Batch, Dataset
-from circuitkit.engine.run import answer, record, runs
+from circuitkit.engine.run import POOL_BYTES, answer, record, runs
 from circuitkit.errors import CircuitError, EvaluationError
 from circuitkit.judge import Corruption, Metric, judge
+from circuitkit.memory import room
 from circuitkit.model import Model
 from circuitkit.naming import describe
 from circuitkit.progress import track
@@ -162,6 +163,7 @@ def measure(
 ) -> Float[np.ndarray, "2+masks examples"]:
     """The metric of everything, of nothing, and under each mask, for every example."""
     carry = corruption(model, data)
+    pool = int(min(POOL_BYTES, max(0, room(model.device, data.memory) / 2)))
     columns = []
     for batch in track(data, "evaluate"):
         context = model.start(batch.clean, batch.mask)
@@ -174,7 +176,7 @@ def measure(
         under = []
         for carried in draws:
             nothing = answer(model, batch, carried.final)
-            kept = runs(model, batch, context, carried, masks)
+            kept = runs(model, batch, context, carried, masks, pool_bytes=pool)
             under.append(torch.stack([value(logits) for logits in chain([nothing], kept)]))
         rows = torch.cat([value(reference)[None], torch.stack(under).mean(0)])
         columns.append(rows.cpu().numpy())

@@ -40,10 +40,11 @@ from circuitkit.judge import Corruption, Metric
 from circuitkit.model import Model
 from circuitkit.naming import describe
 from circuitkit.overlap import Agreement, agreement
+from circuitkit.planning import fitted
 from circuitkit.scores import Scores
 from circuitkit.verification import Verification
 
-__all__ = ["Found", "find_circuit", "held_out", "make_task"]
+__all__ = ["Found", "batched", "find_circuit", "held_out", "make_task"]
 
 Inputs: TypeAlias = tuple[Model, Dataset, Metric, Corruption]
 Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
@@ -165,7 +166,8 @@ def find_circuit(
     rule: str = "abs",
     examples: int = 64,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    memory: int | None = None,
     verify: int | None = None,
     orders: int | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -178,7 +180,9 @@ def find_circuit(
     discovered. ``examples`` are the prompts of each half; a Task that is given is halved.
     ``verify`` edges are measured exactly before the choice is made again; ``orders`` repeats the
     discovery in random orders; ``resume`` is a directory for finished blocks of exact effects.
-    Names stand for catalogued functions. Raises EvaluationError where the model cannot do the task.
+    Without ``batch_size``, batches are as large as ``memory`` (bytes; default: what the machine
+    has) allows, up to 32. Names stand for catalogued functions. Raises EvaluationError where the
+    model cannot do the task, and BudgetError where one prompt does not fit the memory.
     """
     if edges is not None and faithfulness is not None:
         raise ScoresError("give the number of edges or the faithfulness to reach, not both")
@@ -186,10 +190,12 @@ def find_circuit(
     how = resolve("discovery", method) if isinstance(method, str) else method
     in_orders = _in_orders(how, orders)
     task = task if isinstance(task, Task) else _prompts(task, model, 2 * examples, seed)
-    halves = task.split(len(task.prompts) // 2)
-    seen, unseen = (Dataset.of(half, model, batch_size=batch_size) for half in halves)
     measure = metric if callable(metric) else resolve("metrics", metric or task.metric)
     corrupt = resolve("corruptions", corruption) if isinstance(corruption, str) else corruption
+    seen, unseen = (
+        batched(Dataset.of(half, model, memory=memory), model, corrupt, batch_size)
+        for half in task.split(len(task.prompts) // 2)
+    )
     able = ability(model, seen, measure)
     if not force:
         able.require(task.name)
@@ -201,18 +207,19 @@ def find_circuit(
     found, complement, *null = _evaluated(model, mask, unseen, measure, corrupt, seed)
     about = _about(inputs, task, describe(how), rule, seed, _faithfulness(found, null))
     scores = replace(scores, about={**scores.about, **about})
+    cost = time.perf_counter() - start, _peak()
+    circuit = scores.circuit(mask)
     return Found(
-        circuit=scores.circuit(mask),
-        scores=scores,
-        ability=able,
-        evaluation=found,
-        complement=complement,
-        null=tuple(null),
-        seconds=time.perf_counter() - start,
-        mebibytes=_peak(),
-        verification=checked,
-        agreement=agreed,
-    )
+        circuit, scores, able, found, complement, tuple(null), *cost,
+        verification=checked, agreement=agreed,
+    )  # fmt: skip
+
+
+def batched(data: Dataset, model: Model, corruption: Corruption, batch_size: int | None) -> Dataset:
+    """The data in batches of that size, else of one that fits its memory."""
+    if batch_size is None:
+        return fitted(model, data, corruption)
+    return replace(data, batch_size=batch_size)
 
 
 def _search(

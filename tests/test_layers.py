@@ -18,10 +18,11 @@ ROOT = Path(circuitkit.__path__[0])
 # gets a place here.
 ROWS = (
     "errors naming progress silence",
-    "catalogue",
+    "catalogue units",
     "nodes",
     "wiring",
     "circuit data",
+    "memory",
     "model scores overlap cache surgery norms journal",
     "judge",
     "engine.plan",
@@ -34,14 +35,15 @@ ROWS = (
     "patching",
     "discovery faithfulness",
     "knockouts verification",
+    "planning",
     "find study",
     "cli",
     "__main__",
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row.split()}
 WITHOUT_TORCH = {
-    "errors", "naming", "progress", "catalogue", "nodes", "wiring", "circuit", "scores", "overlap",
-    "cache", "export",
+    "errors", "naming", "progress", "catalogue", "units", "nodes", "wiring", "circuit", "scores",
+    "overlap", "cache", "export",
 }  # fmt: skip
 
 

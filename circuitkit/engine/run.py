@@ -33,7 +33,7 @@ TOGETHER = 8  # readings that are mixed by one matrix product
 FEW = 8  # edges per reading up to which adding them one by one is faster
 STACK = 32  # circuits that are run together: more gain nothing
 WRITTEN = 32  # heads that write at once
-POOL_BYTES = 256 * 2**20  # of the values that a stack of circuits keeps
+POOL_BYTES = 512 * 2**20  # that a stack of circuits takes
 
 
 def _untouched(_: str, __: int, x: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def runs(
     pool_bytes: int = POOL_BYTES,
 ) -> Iterator[Float[Tensor, "b vocab"]]:
     """The logits under each of many masks, in their order; see ``run``. As many run at once as
-    keep no more than ``pool_bytes`` of what their writers write."""
+    take no more than ``pool_bytes``."""
     given = {0: context.embed - carried.embed} if given is None else given
     stage = _Stage(model, batch, context, carried, given)
     for start in range(0, len(keeps), STACK):
@@ -216,15 +216,24 @@ class _Stage:
             self.known[column] = self.model.read(layer, [column - first], base)[0]
         return self.known[column]
 
+    def bytes(self, planned: Plan) -> int:
+        """What a stack of circuits takes: its values, and the widest layer's attention."""
+        embed, model, wiring = self.carried.embed, self.model, self.model.wiring
+        batch, length, width = embed.shape
+        value = batch * (length - self.start) * width
+        ports = 2 * (wiring.heads + wiring.groups) * model.d_head  # q, k, v and what comes of them
+        scores = 2 * wiring.heads * length
+        lanes = max(layer.lanes for layer in planned.layers)
+        numbers = planned.slots * value + lanes * batch * length * (ports + scores)
+        return int(numbers * embed.element_size())
+
     def fitting(
         self, stack: list[_Circuit], pool_bytes: int
     ) -> Iterator[tuple[list[_Circuit], Plan]]:
         """The circuits in parts whose values fit, each with its plan."""
-        embed = self.carried.embed
-        value = embed[:, self.start :].numel() * embed.element_size()
         numbers = np.stack([circuit.numbers for circuit in stack])
         planned = plan(self.model.wiring, numbers * (not self.silent), self.given, self.joint)
-        if len(stack) == 1 or planned.slots * value <= pool_bytes:
+        if len(stack) == 1 or self.bytes(planned) <= pool_bytes:
             yield stack, planned
             return
         half = len(stack) // 2

@@ -1,0 +1,156 @@
+"""What work takes is foreseen from small pieces of it, and the work is cut to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import examples, model
+
+from circuitkit.corruptions.gaussian import noise
+from circuitkit.corruptions.replacement import counterfactual
+from circuitkit.data import Dataset
+from circuitkit.discovery.attribution import eap
+from circuitkit.engine import run as engine
+from circuitkit.errors import BudgetError
+from circuitkit.faithfulness import evaluate, random_masks
+from circuitkit.memory import Need, foresee, peak, room
+from circuitkit.metrics.answers import logit_diff
+from circuitkit.planning import fitted, needed
+from circuitkit.transformer import Transformer, from_module
+from circuitkit.units import parse, spell
+
+
+def test_the_peak_is_what_lives_at_once() -> None:
+    def work() -> torch.Tensor:
+        one = torch.zeros(1000)  # 4,000 bytes
+        two = one + 1  # 8,000
+        del one
+        three = two.view(10, 100)  # a view takes nothing
+        three.add_(1)  # nor does what is done in place
+        return three + 1  # 8,000
+
+    assert peak(work) == 8000
+    assert peak(lambda: [torch.zeros(1000) for _ in range(5)]) == 20000
+    assert peak(lambda: [torch.zeros(1000).sum() for _ in range(5)]) < 4100
+
+
+def test_a_need_says_how_many_fit() -> None:
+    need = Need(fixed=100.0, each=50.0)
+    assert need.of(3) == 250
+    assert need.most(250, at_most=32) == 3
+    assert need.most(249, at_most=32) == 2
+    assert need.most(1e9, at_most=32) == 32
+    with pytest.raises(BudgetError, match="150 B"):
+        need.most(149, at_most=32)
+
+
+def test_a_need_is_foreseen_from_two_pieces() -> None:
+    def work(n: int) -> Any:
+        return torch.zeros(500), torch.zeros(n, 100)
+
+    assert foresee(work) == Need(fixed=2000.0, each=400.0)
+
+
+def gpt2(width: int, layers: int, heads: int) -> Transformer:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        n_embd=width, n_layer=layers, n_head=heads, vocab_size=60, n_positions=64,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    return from_module(GPT2LMHeadModel(config), name="gpt2")
+
+
+SHAPES = [(64, 4, 4), (128, 2, 8), (96, 8, 3)]
+JOBS: dict[str, Callable[[Transformer, Dataset], object]] = {
+    "attribution": lambda m, data: eap(m, data, logit_diff, counterfactual),
+    "noise": lambda m, data: eap(m, data, logit_diff, lambda m, d: noise(m, d, draws=3)),
+    "evaluation": lambda m, data: evaluate(m, m.wiring.legal, data, logit_diff, counterfactual),
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_peak_is_foreseen_within_a_fifth(shape: tuple[int, int, int], job: str) -> None:
+    m = gpt2(*shape)
+
+    def work(n: int) -> None:
+        JOBS[job](m, Dataset(examples((16,) * n), batch_size=n))
+
+    need = foresee(work)
+    for n in (8, 24):
+        measured = peak(lambda n=n: work(n))  # type: ignore[misc]
+        assert measured > 2**18
+        assert need.of(n) == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_what_a_stack_of_circuits_takes_is_known_beforehand(shape: tuple[int, int, int]) -> None:
+    m = gpt2(*shape)
+    data = Dataset(examples((16,) * 8), batch_size=8)
+    masks = random_masks(m.wiring, 40, n=30)
+    batch = next(iter(data))
+    context = m.start(batch.clean, batch.mask)
+    with torch.no_grad():
+        carried = engine.record(m, m.start(batch.corrupt, batch.mask))
+        stage = engine._Stage(m, batch, context, carried, {0: context.embed - carried.embed})
+        stack = [engine._Circuit.of(m, mask, {0: context.embed}) for mask in masks]
+        ((_, planned),) = stage.fitting(stack, 2**40)
+        measured = peak(lambda: list(engine.runs(m, batch, context, carried, masks)))
+    assert stage.bytes(planned) == pytest.approx(measured, rel=0.2)
+
+
+def test_batches_are_cut_to_the_memory_and_give_the_same() -> None:
+    m = model("llama")
+    data = Dataset(examples((9,) * 12), batch_size=12)
+    need = needed(m, data, counterfactual)
+    assert fitted(m, data, counterfactual) is data
+    tight = _with_room(m, data, need.of(5) + 1)
+    cut = fitted(m, tight, counterfactual)
+    assert 3 <= cut.batch_size <= 5  # other parts of the process breathe too
+    whole, parts = (eap(m, d, logit_diff, counterfactual).values for d in (data, cut))
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+    assert np.abs(whole).max() > 1e-2
+    with pytest.raises(BudgetError, match="one example at a time"):
+        fitted(m, replace(data, memory=1), counterfactual)
+
+
+def _with_room(m: Transformer, data: Dataset, space: float) -> Dataset:
+    """The data with such a memory that the room is this."""
+    import psutil
+
+    from circuitkit.memory import SPARE
+
+    taken = psutil.Process().memory_info().rss
+    return replace(data, memory=int(taken + space / SPARE))
+
+
+def test_the_room_is_what_is_left_of_the_memory() -> None:
+    cpu = torch.device("cpu")
+    assert room(cpu) > 0
+    assert room(cpu, 1) < 0
+    assert room(cpu, 2**60) == pytest.approx(room(cpu), rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8GiB", 8 * 2**30), ("500M", 500 * 2**20), ("2.5g", 5 * 2**29), ("4096", 4096),
+     ("1 TB", 2**40)],
+)  # fmt: skip
+def test_an_amount_is_read(text: str, size: int) -> None:
+    assert parse(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1G", "0", "8 XB", "nan"])
+def test_what_is_no_amount_is_refused(text: str) -> None:
+    with pytest.raises(BudgetError, match="no amount of memory"):
+        parse(text)
+
+
+def test_an_amount_is_spelled_in_its_unit() -> None:
+    assert [spell(n) for n in (0, 12, 2**20, 3 * 2**29)] == ["0 B", "12 B", "1 MiB", "1.5 GiB"]
