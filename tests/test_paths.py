@@ -13,7 +13,7 @@ from circuitkit.engine.run import answer, record
 from circuitkit.errors import CircuitError, DataError
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.model import Activations, Context
-from circuitkit.patching.paths import patch_path, patch_paths
+from circuitkit.patching.paths import patch_path, patch_paths, patch_senders
 from circuitkit.transformer import Transformer, from_module
 
 
@@ -148,3 +148,31 @@ def test_what_is_no_path_is_refused(path: list[str]) -> None:
     model = from_module(build("qwen2"), name="qwen2")
     with pytest.raises(CircuitError):
         patch_path(model, pairs(), logit_diff, path)
+
+
+@pytest.mark.parametrize("receiver", ["a2.h1.q", "a2.g1.v", "m1", "logits"])
+@pytest.mark.parametrize("beside", ["held", "mlps"])
+def test_all_senders_into_a_receiver_are_each_its_own_path(receiver: str, beside: str) -> None:
+    model = from_module(build("qwen2"), name="qwen2")
+    data = pairs()
+    found = patch_senders(model, data, logit_diff, receiver, beside=beside)
+    upstream = int(model.wiring.upstream[model.wiring.reader[receiver]])  # type: ignore[index]
+    assert found.effects.shape == (upstream, len(data))
+    for row in (0, 2, upstream - 1):
+        sender = model.wiring.writers[row]
+        alone = patch_path(model, data, logit_diff, [sender, receiver], beside=beside)
+        np.testing.assert_allclose(found.effects[row], alone, atol=1e-5)
+    assert np.abs(found.effects).max() > 1e-3
+    means = dict(zip(model.wiring.writers, found.effects.mean(1), strict=False))
+    assert found.heads[0, 2] == means["a0.h2"]  # type: ignore[index]
+    assert found.mlps[0] == means["m0"]  # type: ignore[index]
+    assert np.isnan(found.heads[2]).all() == (receiver != "logits")
+    name, effect = found.strongest(1)[0]
+    assert abs(effect) == np.abs(found.effects.mean(1)).max()
+    assert f"{effect:+10.3f}  {name}" in repr(found)
+
+
+def test_a_receiver_that_reads_nothing_is_refused() -> None:
+    model = from_module(build("qwen2"), name="qwen2")
+    with pytest.raises(CircuitError, match="is no reader"):
+        patch_senders(model, pairs(), logit_diff, "a2.h1")

@@ -8,7 +8,8 @@ through everything downstream, as in Wang et al.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,7 +24,9 @@ from circuitkit.model import Model
 from circuitkit.nodes import LOGITS, Node
 from circuitkit.wiring import Wiring
 
-__all__ = ["patch_path", "patch_paths"]
+__all__ = ["Senders", "patch_path", "patch_paths", "patch_senders"]
+
+TOGETHER = 32  # paths whose senders' changes are held at once
 
 
 def patch_path(
@@ -86,15 +89,93 @@ def patch_paths(
         for carried in draws:
             base, other = (live, carried) if direction == "noise" else (carried, live)
             start = judge(metric, answer(model, batch, base.final), reference, batch)
-            given = {row: difference(model, other, base, row) for row in sorted({*senders})}
-            if tokens is not None:
-                within = batch.within(tokens)[..., None]
-                given = {row: change * within for row, change in given.items()}
-            for i, logits in enumerate(runs(model, batch, context, base, masks, given)):
-                moved = judge(metric, logits, reference, batch) - start
-                effects[i] += (-moved if direction == "noise" else moved).double().cpu()
+            for first in range(0, len(paths), TOGETHER):
+                some = slice(first, first + TOGETHER)
+                given = {row: difference(model, other, base, row) for row in {*senders[some]}}
+                if tokens is not None:
+                    within = batch.within(tokens)[..., None]
+                    given = {row: change * within for row, change in given.items()}
+                for i, logits in enumerate(runs(model, batch, context, base, masks[some], given)):
+                    moved = judge(metric, logits, reference, batch) - start
+                    effects[first + i] += (-moved if direction == "noise" else moved).double().cpu()
         columns.append((effects / len(draws)).numpy())
     return np.concatenate(columns, axis=1)
+
+
+@dataclass(frozen=True)
+class Senders:
+    """The effect of every sender on one receiver, on every example: the heatmap of Wang et al.
+
+    ``effects`` are in metric units and positive where the path helps; their rows are the writers
+    upstream of the receiver, in the wiring's order.
+    """
+
+    wiring: Wiring
+    receiver: str
+    effects: Float[np.ndarray, "senders examples"]
+
+    @property
+    def heads(self) -> Float[np.ndarray, "layers heads"]:
+        """The mean effect of each head; nan where it is not upstream of the receiver."""
+        table = np.full((self.wiring.layers, self.wiring.heads), np.nan)
+        for node, effect in self._means():
+            if node.head is not None:
+                table[node.layer, node.head] = effect
+        return table
+
+    @property
+    def mlps(self) -> Float[np.ndarray, " layers"]:
+        """The mean effect of each MLP; nan where it is not upstream, or there is none."""
+        table = np.full(self.wiring.layers, np.nan)
+        for node, effect in self._means():
+            if node.is_mlp:
+                table[node.layer] = effect
+        return table
+
+    def strongest(self, n: int = 8) -> list[tuple[str, float]]:
+        """The senders of largest mean effect, each with it."""
+        return sorted(((str(node), x) for node, x in self._means()), key=lambda own: -abs(own[1]))[
+            :n
+        ]
+
+    def _means(self) -> Iterator[tuple[Node, float]]:
+        return zip(self.wiring.writers, self.effects.mean(1).tolist(), strict=False)
+
+    def __repr__(self) -> str:
+        lines = [f"into {self.receiver}, {self.effects.shape[1]} examples; the strongest senders:"]
+        lines += [f"{effect:+10.3f}  {name}" for name, effect in self.strongest()]
+        return "\n".join(lines)
+
+
+def patch_senders(
+    model: Model,
+    data: Dataset,
+    metric: Metric,
+    receiver: str,
+    corruption: Corruption = counterfactual,
+    *,
+    direction: str = "noise",
+    beside: str = "held",
+    tokens: str | None = None,
+) -> Senders:
+    """The effect of the path from each writer upstream to one receiver: a port (``a10.h7.q``), an
+    MLP or the logits (Wang et al. 2023, figure 3).
+
+    From the receiver on everything runs live; the settings are those of ``patch_path``. Raises
+    CircuitError where the receiver is no reader of this model.
+    """
+    wiring = model.wiring
+    if receiver not in wiring.reader:
+        raise CircuitError(
+            f"{receiver!r} is no reader of this model; give a port like {wiring.readers[0]!r}, an "
+            "MLP, or 'logits'"
+        )
+    senders = wiring.writers[: int(wiring.upstream[wiring.reader[Node(receiver)]])]
+    effects = patch_paths(
+        model, data, metric, [[sender, receiver] for sender in senders], corruption,
+        direction=direction, beside=beside, tokens=tokens,
+    )  # fmt: skip
+    return Senders(wiring, receiver, effects)
 
 
 def _mask(wiring: Wiring, path: Sequence[str], mlps: bool) -> Bool[np.ndarray, "writers readers"]:
@@ -105,33 +186,34 @@ def _mask(wiring: Wiring, path: Sequence[str], mlps: bool) -> Bool[np.ndarray, "
             f"{' -> '.join(path)} is no path of this model; begin with a writer and name a reader"
         )
     keep = np.zeros(wiring.shape, dtype=bool)
-    writer: Node | None = nodes[0]
+    writers: tuple[Node, ...] = (nodes[0],)
     for reader, following in zip(nodes[1:], [*nodes[2:], None], strict=True):
         if reader.is_head:  # plumbing: it follows its own port
             continue
-        if writer is None:
+        if not writers:
             raise CircuitError(f"{' -> '.join(path)} goes on after the logits")
-        row, column = wiring.index(writer, reader)
+        row, column = wiring.index(writers[0], reader)
         keep[row, column] = True
         if mlps:
             keep |= _through_mlps(wiring, row, column)
-        writer = _writes(wiring, reader, following)
-    if writer is not None:
+        writers = _writes(wiring, reader, following)
+    for writer in writers:
         keep |= _onward(wiring, wiring.writer[writer])
     return wiring.alive(keep, [wiring.writer[nodes[0]]])  # no other sender than its own
 
 
-def _writes(wiring: Wiring, reader: Node, following: Node | None) -> Node | None:
-    """The writer that a reader feeds: itself, its head, or the head of its group that is named."""
+def _writes(wiring: Wiring, reader: Node, following: Node | None) -> tuple[Node, ...]:
+    """The writers that a reader feeds: itself, its head, or of its group the head that is named
+    next; at the end of a path, the whole group."""
     if reader == LOGITS:
-        return None
+        return ()
     if reader.port is None:
-        return reader
+        return (reader,)
     heads = wiring.heads_of(reader)
-    if len(heads) == 1:
-        return heads[0]
     if following in heads:
-        return following
+        return (following,)
+    if len(heads) == 1 or following is None:
+        return heads
     raise CircuitError(f"{reader} feeds {', '.join(heads)}; name the head that the path takes")
 
 
