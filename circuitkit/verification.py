@@ -120,11 +120,12 @@ class Verification:
             yield self.edges[i], self.strata[i], estimated, exact, stderr
 
     def to_csv(self) -> str:
-        """The rows as CSV, under the names of the columns."""
+        """The rows as CSV, under the names of the columns, in six digits."""
         file = io.StringIO()
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(COLUMNS)
-        lines.writerows(self.rows())
+        for edge, stratum, *numbers in self.rows():
+            lines.writerow([edge, stratum, *(f"{number:.6g}" for number in numbers)])
         return file.getvalue()
 
     def by_stratum(self) -> tuple[Stratum, ...]:

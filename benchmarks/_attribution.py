@@ -1,0 +1,98 @@
+"""What attribution costs: all edges from one forward and one backward."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from _inputs import first, pairs
+from _measure import Bench, Cell, Table, largest_difference
+
+from circuitkit.corruptions.replacement import counterfactual
+from circuitkit.data import Example
+from circuitkit.discovery.attribution import eap, eap_ig
+from circuitkit.metrics.answers import logit_diff
+from circuitkit.transformer import Transformer
+
+__all__ = ["attribution"]
+
+
+def attribution(model: Transformer, bench: Bench) -> Table:
+    """EAP and EAP-IG of all edges; TransformerLens's own edge attribution beside them."""
+    rows = list(_ours(model, bench))
+    if bench.transformer_lens:
+        rows += _transformer_lens(model, bench)
+    note = (
+        f"{model.wiring.n_edges:,} edges, 8 × 16 tokens. Memory is above the loaded model; "
+        "TransformerLens takes one example at a time and is timed once, on 2."
+    )
+    return Table("Attribution", note, ("what", "measured", "unit"), rows)
+
+
+def _ours(model: Transformer, bench: Bench) -> Iterator[tuple[Cell, ...]]:
+    data = pairs(model, 8)
+    once = partial(eap, model, data, logit_diff, counterfactual)
+    steps = partial(eap_ig, model, data, logit_diff, counterfactual, steps=5)
+    held = bench.held()
+    memory = bench.memory(once, held), bench.memory(steps, held)
+    plain = bench.plain(model, first(data))
+    yield "one plain forward (F)", plain, bench.unit
+    yield "`eap`", bench.seconds(once) / plain, "F (target ≤ 6)"
+    yield "`eap_ig`, 5 steps", bench.seconds(steps, 3) / plain, "F (target ≤ 20)"
+    yield "`eap`, memory", memory[0], "MiB (target ≤ 300)"
+    yield "`eap_ig`, memory", memory[1], "MiB (target ≤ 300)"
+
+
+def _transformer_lens(model: Transformer, bench: Bench) -> Iterator[tuple[Cell, ...]]:
+    """It takes the gradient at its ``corrupt`` prompt and points to its ``clean`` one: with the two
+    swapped it is minus ours."""
+    from transformer_lens.tools.analysis.attribution_patching import (
+        EdgeAttributionConfig,
+        attribution_patch,
+    )
+
+    n = 2
+    data = pairs(model, n)
+    batch = first(data)
+    summed, peer = np.zeros(model.wiring.shape), 0.0
+    model.bridge.requires_grad_(True)  # it cannot do without
+    for example, clean, corrupt in zip(data.examples, batch.clean, batch.corrupt, strict=True):
+
+        def metric(logits: torch.Tensor, own: Example = example) -> torch.Tensor:
+            last = logits.flatten(0, -2)[-1]
+            return last[own.correct[0]] - last[own.wrong[0]]
+
+        config = EdgeAttributionConfig(granularity="edge")
+        clock = time.process_time if bench.device == "cpu" else time.perf_counter
+        start = clock()
+        theirs = attribution_patch(model.bridge, corrupt[None], clean[None], metric, config)
+        for (writer, reader), value in theirs.edge_scores.items():
+            index = model.wiring.writer[_name(writer)], model.wiring.reader[_name(reader)]
+            summed[index] -= float(value) / n
+        peer += clock() - start
+    model.bridge.requires_grad_(False)
+    ours = bench.seconds(lambda: eap(model, data, logit_diff, counterfactual))
+    error, scale = largest_difference(
+        summed, eap(model, data, logit_diff, counterfactual).values.astype(float)
+    )
+    version = importlib.metadata.version("transformer_lens")
+    yield (f"TransformerLens {version} `attribution_patch`, all edges, {n} examples",
+           peer / ours, "times `eap` on the same (target ≥ 10)")  # fmt: skip
+    yield ("largest difference of the two, of the largest score", error,
+           f"(largest score {scale:.3g})")  # fmt: skip
+
+
+def _name(node: Any) -> str:
+    """Our name of one of TransformerLens's nodes."""
+    if node.kind.startswith("mlp"):
+        return f"m{node.layer}"
+    if node.kind == "attn_head_out":
+        return f"a{node.layer}.h{node.head}"
+    if node.kind.endswith("_input"):
+        return f"a{node.layer}.h{node.head}.{node.kind[0]}"
+    return str(node.kind)  # embed, logits
