@@ -34,10 +34,13 @@ class Context:
     def tile(self, times: int) -> Context:
         """The context of the batch repeated so many times; the embedding stays as it is."""
         batch = len(self.embed)
+        known: dict[int, Tensor] = {}  # most layers get the same tensors
 
         def again(value: Any) -> Any:
             if isinstance(value, Tensor) and value.ndim and len(value) == batch > 1:
-                return value.repeat(times, *[1] * (value.ndim - 1))
+                if id(value) not in known:
+                    known[id(value)] = value.repeat(times, *[1] * (value.ndim - 1))
+                return known[id(value)]
             if isinstance(value, (tuple, list)):
                 return type(value)(map(again, value))
             return value

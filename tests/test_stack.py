@@ -48,6 +48,19 @@ def test_a_stack_of_circuits_is_each_of_them_alone(family: str, padding: str) ->
     assert spread.max() > 1e-2  # the circuits are not all one
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_as_many_examples_as_tokens_are_no_trap(family: str) -> None:
+    """What the layers are given is repeated for each circuit, but not what has one row a token."""
+    m = model(family)
+    batch = as_batch(dataset((6,) * 6))
+    context = m.start(batch.clean, batch.mask)
+    carried = record(m, m.start(batch.corrupt, batch.mask))
+    keeps = random_masks(m.wiring, m.wiring.n_edges // 3, n=3)
+    for found, keep in zip(runs(m, batch, context, carried, keeps), keeps, strict=True):
+        assert distance(found, run(m, batch, context, carried, keep)) < 1e-4
+
+
 @pytest.mark.parametrize("family", ["gpt2", "qwen2", "gemma2", "olmo2", "neox-parallel"])
 @torch.no_grad()
 def test_a_stack_that_does_not_fit_is_run_in_parts(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -209,7 +209,7 @@ class Rest:
         times = len(q) // len(self.batch)
         if times not in self.tiled:
             self.tiled.clear()
-            self.tiled[times] = _tile(self.context, times, len(self.batch))
+            self.tiled[times] = self.context.tile(times)
         return self.model.attend(self.tiled[times], layer, q, k, v)
 
 
@@ -339,20 +339,3 @@ def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 def _split(x: Float[Tensor, "m *rest"], n: int) -> Float[Tensor, "n b *rest"]:
     return x.view(n, -1, *x.shape[1:])
-
-
-def _tile(context: Context, times: int, batch: int) -> Context:
-    """The context of the batch repeated so many times."""
-    known: dict[int, Tensor] = {}  # most layers get the same tensors
-
-    def again(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.ndim and len(value) == batch > 1:
-            if id(value) not in known:
-                known[id(value)] = value.repeat(times, *[1] * (value.ndim - 1))
-            return known[id(value)]
-        if isinstance(value, (tuple, list)):
-            return type(value)(map(again, value))
-        return value
-
-    calls = tuple({key: again(value) for key, value in call.items()} for call in context.calls)
-    return Context(context.embed, calls)
