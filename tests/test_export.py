@@ -207,6 +207,25 @@ def test_legend_and_caption(suffix: str) -> None:
         assert words.replace("'", "&#x27;" if suffix == "dot" else "'") in said
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [((True, True), ", all measured exactly"), ((True, False), ", 1 measured exactly"),
+     ((False, False), ", 0 measured exactly"), ((None, None), "2 edges of the model's 11")],
+)  # fmt: skip
+def test_the_caption_says_how_many_weights_are_exact(
+    flags: tuple[bool | None, bool | None], words: str
+) -> None:
+    wiring = Wiring(1, 2, 2)
+    pairs = [("embed", "logits"), ("m0", "logits")]
+    made = circuits.build(wiring, dict.fromkeys(pairs, 1.0))
+    for (writer, reader), flag in zip(pairs, flags, strict=True):
+        if flag is not None:
+            made[writer][reader]["exact"] = flag
+    said = " ".join(texts(lookup("export", "svg")(made)))
+    assert words.replace("11", str(wiring.n_edges)) in said
+    assert ("exactly" in said) == (flags[0] is not None)
+
+
 @pytest.mark.parametrize("suffix", ["svg", "dot"])
 def test_the_legend_explains_only_what_is_there(suffix: str) -> None:
     made = circuits.build(Wiring(2, 2, 2), {("embed", "logits"): 1.0})

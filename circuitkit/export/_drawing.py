@@ -69,6 +69,7 @@ class Drawing:
     boxes: Mapping[str, Box]
     roles: Mapping[str, str]  # of boxes
     left_out: int
+    exact: int | None  # drawn edges whose weight was measured; None where they do not say
     told: Mapping[str, Any]  # the graph's attributes
     title: str
 
@@ -98,8 +99,13 @@ class Drawing:
         """Where the circuit comes from; how much of it is drawn, and how faithful it is."""
         source = [f"{key}: {_style.plain(self.told[key])}" for key in TOLD if self.told.get(key)]
         faithful = _faithfulness(self.told.get("faithfulness"))
-        parts = (" · ".join(source), self._extent(), faithful)
+        parts = (" · ".join(source), self._extent() + self._measured(), faithful)
         return tuple(part for part in parts if part)
+
+    def _measured(self) -> str:
+        if self.exact is None:
+            return ""
+        return f", {'all' if self.exact == len(self.edges) else f'{self.exact:,}'} measured exactly"
 
     def _extent(self) -> str:
         drawn, model = len(self.edges), f"the model's {self.wiring.n_edges:,}"
@@ -110,6 +116,12 @@ class Drawing:
             f"the {drawn:,} strongest of {total:,} edges that hang together "
             f"({self.left_out:,} left out), of {model}"
         )
+
+
+def _exact(circuit: nx.DiGraph, shown: Iterable[tuple[Node, Node, float]]) -> int | None:
+    """How many of the edges say that their weight is exact; None where none says anything."""
+    said = [circuit[writer][reader].get("exact") for writer, reader, _ in shown]
+    return None if set(said) <= {None} else sum(flag is True for flag in said)
 
 
 def _strongest(
@@ -144,7 +156,8 @@ def drawing(circuit: nx.DiGraph, edges: int, title: str | None) -> Drawing:
         if name in circuit and circuit.nodes[name].get("role")
     }
     left_out, heading = len(found) - len(shown), _style.plain(title or "")
-    return Drawing(wiring, drawn, boxes, roles, left_out, circuit.graph, heading)
+    exact = _exact(circuit, shown)
+    return Drawing(wiring, drawn, boxes, roles, left_out, exact, circuit.graph, heading)
 
 
 def _ends(reader: Node, wiring: Wiring, heads: set[Node]) -> tuple[str, ...]:
