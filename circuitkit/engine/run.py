@@ -273,11 +273,17 @@ class _Run:
             self.pool[: self.filled] = known
         self.ended = True
 
-    def _add(self, values: Float[Tensor, "n b s d"]) -> None:
+    def _add(
+        self, values: Float[Tensor, "n b s d"], less: Float[Tensor, "b s d"] | None = None
+    ) -> None:
+        """Keep these values, less what is carried."""
+        here = slice(self.filled, self.filled + len(values))
         if self.graded:
-            self.blocks.append(values)
+            self.blocks.append(values if less is None else values - less)
+        elif less is None:
+            self.pool[here] = values
         else:
-            self.pool[self.filled : self.filled + len(values)] = values
+            torch.sub(values, less, out=self.pool[here])
         self.filled += len(values)
 
     def _values(self) -> Float[Tensor, "n b s d"]:
@@ -298,7 +304,10 @@ class _Run:
     ) -> Float[Tensor, "n b s d"]:
         """What readers read: the carried residual, and what live writers change of it."""
         if self._few(readings):
-            return torch.stack([self._sum(base, reading) for reading in readings])
+            sums = base.new_empty(len(readings), *base.shape)
+            for into, reading in zip(sums, readings, strict=True):
+                self._sum(base, reading, into)
+            return sums
         slots = np.unique(np.concatenate([reading.slots for reading in readings]))
         values = self._values()
         if 2 * len(slots) > len(values):  # rather some for nothing than a copy
@@ -313,12 +322,13 @@ class _Run:
         edges = sum(len(reading.rows) for reading in readings)
         return not self.graded and edges <= FEW * len(readings)
 
-    def _sum(self, base: Float[Tensor, "b s d"], reading: Reading) -> Float[Tensor, "b s d"]:
+    def _sum(self, base: Float[Tensor, "b s d"], reading: Reading, into: Tensor) -> None:
         weights = self.stack[reading.circuit].numbers[reading.rows, reading.column]
         read = base
         for slot, weight in zip(reading.slots.tolist(), weights.tolist(), strict=True):
-            read = torch.add(read, self.pool[slot], alpha=float(weight))
-        return read
+            read = torch.add(read, self.pool[slot], alpha=float(weight), out=into)
+        if read is base:
+            into.copy_(base)
 
     def _weights(self, reading: Reading, slots: Int[np.ndarray, " n"]) -> Float[Tensor, " n"]:
         """The weights of these slots in one reading."""
@@ -425,4 +435,4 @@ class _Run:
         base = self._late(self.carried.mlp_in[layer])
         for chunk in self._chunks(readings):
             out = self.model.mlp(layer, self._read(base, chunk).flatten(0, 1))
-            self._add(out.view(len(chunk), *base.shape) - self._late(self.carried.mlps[layer]))
+            self._add(out.view(len(chunk), *base.shape), self._late(self.carried.mlps[layer]))

@@ -204,4 +204,6 @@ def _faithfulness(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, int | float) else _style.plain(value)
+    if isinstance(value, int | float):
+        return f"{value + 0.0:.3g}"  # no minus before a zero
+    return _style.plain(value)
