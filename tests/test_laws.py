@@ -406,7 +406,8 @@ def test_on_a_linear_model_the_edges_into_the_logits_sum_to_the_gap() -> None:
 
 
 # -- what scores do not depend on ------------------------------------------------------------------
-METHODS = [name for name in names("discovery") if name != "random"]
+GREEDY = "acdc"  # each of its decisions is a run: under one corruption, with a threshold that cuts
+METHODS = [name for name in names("discovery") if name not in ("random", GREEDY)]
 SETTINGS: dict[str, Callable[[Dataset], Dataset]] = {
     "one by one": lambda data: replace(data, batch_size=1),
     "all at once": lambda data: replace(data, batch_size=100),
@@ -440,6 +441,15 @@ def test_scores_depend_on_the_examples_alone(method: str, corruption: str, setti
     # the spread of doubled embeddings is smaller by a factor of sqrt((n − 1)/(n − 1/2))
     loose = corruption == "noise" and setting == "doubled"
     assert distance(found, expected) < (5e-3 if loose else 2e-5)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_what_a_greedy_method_keeps_depends_on_the_examples_alone(setting: str) -> None:
+    method = f"{GREEDY}(threshold=0.2)"
+    expected = scored_once("gpt2", method, "counterfactual")
+    found = scored("gpt2", method, "counterfactual", SETTINGS[setting](dataset()))
+    assert distance(found, expected) < 2e-5
+    assert 0 < (expected != 0).mean() < 0.2
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
