@@ -1,4 +1,4 @@
-"""A patched head or residual is the same done by hand, by hooks on the plain module."""
+"""A patched node is the same done by hand, by hooks on the plain module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, as_batch, dataset, distance, double, examples, model, pristine
-from oracles import Oracle
+from oracles import Oracle, _State
 from torch import Tensor
 
 from circuitkit.corruptions.constants import mean
@@ -18,15 +18,17 @@ from circuitkit.corruptions.gaussian import noise
 from circuitkit.data import Batch, Dataset
 from circuitkit.engine import sweep as engine
 from circuitkit.engine.run import answer, record, run
-from circuitkit.errors import CircuitError, MetricError
-from circuitkit.metrics.answers import logit_diff
-from circuitkit.patching.nodes import patch_heads, patch_residual
+from circuitkit.errors import CircuitError, DataError, EvaluationError, MetricError
+from circuitkit.metrics.answers import log_probability, logit_diff
+from circuitkit.metrics.divergence import kl
+from circuitkit.patching.nodes import NODES, Effects, patch_heads, patch_nodes, patch_residual
 from circuitkit.transformer import Transformer
 
 SINGLE = ("mixtral",)  # torch multiplies the experts' matrices in single precision only
 PARALLEL = ("neox-parallel",)
 LENGTHS = (7, 5, 7)
 both_directions = pytest.mark.parametrize("direction", ["noise", "denoise"])
+SPANS = ("subject", "end", "all")
 stages = pytest.mark.parametrize("stage", ["pre", "mid", "post"])
 Change = Callable[[Tensor], Tensor]
 
@@ -48,6 +50,7 @@ class Hand:
         self.oracle = Oracle(module, exactly(family).wiring)
         clean, corrupt = self.batch.clean, self.batch.corrupt
         self.tokens, taken = (clean, corrupt) if direction == "noise" else (corrupt, clean)
+        self.taken_tokens = taken
         self.sign = -1 if direction == "noise" else 1
         self.base = self.oracle.plain(self.tokens, self.batch.mask)
         self.other = self.oracle.plain(taken, self.batch.mask)
@@ -80,6 +83,53 @@ class Hand:
         for handle in handles:
             handle.remove()
         return seen
+
+    def mlp(self, layer: int) -> Any:
+        """The module whose output is what a layer's MLP adds to the residual stream."""
+        block = self.oracle.blocks[layer]
+        return block.entry.post_feedforward_layernorm if self.oracle.post_norm else block.mlp
+
+    def port(self, layer: int, letter: str, index: int) -> tuple[Any, slice]:
+        """The module that makes a port, and where in its output the port is."""
+        projections = self.oracle.blocks[layer].projections
+        letters = next(letters for letters in projections if letter in letters)
+        return projections[letters], _State(self.oracle, None, {})._place(letters, letter, index)
+
+    def site(self, name: str) -> Tensor:
+        """The tokens of a span."""
+        return self.batch.mask if name == "all" else self.batch.within(name)
+
+    def given(self, tokens: Tensor, modules: list[Any]) -> list[Tensor]:
+        """What these modules give on these tokens."""
+        seen: dict[int, Tensor] = {}
+
+        def hook(i: int, _: Any, __: Any, out: Any) -> None:
+            seen[i] = (out[0] if isinstance(out, tuple) else out).clone()
+
+        handles = [m.register_forward_hook(partial(hook, i)) for i, m in enumerate(modules)]
+        self.oracle.logits(tokens, self.batch.mask)
+        for handle in handles:
+            handle.remove()
+        return [seen[i] for i in range(len(modules))]
+
+    def overwritten(self, modules: list[Any], site: Tensor, own: slice = slice(None)) -> np.ndarray:
+        """The effect of these modules giving at these tokens what they give in the other run."""
+
+        def hook(new: Tensor, _: Any, __: Any, out: Any) -> Any:
+            plain = out[0] if isinstance(out, tuple) else out
+            mixed = plain.clone()
+            mixed[..., own] = torch.where(site[..., None], new[..., own], plain[..., own])
+            return (mixed, *out[1:]) if isinstance(out, tuple) else mixed
+
+        taken = self.given(self.taken_tokens, modules)
+        handles = [
+            m.register_forward_hook(partial(hook, new))
+            for m, new in zip(modules, taken, strict=True)
+        ]
+        value = self.value()
+        for handle in handles:
+            handle.remove()
+        return self.sign * (value - self.start)
 
     def value(self) -> np.ndarray:
         """The metric of every example, whatever hooks there are."""
@@ -116,17 +166,23 @@ class Hand:
         return np.where(self.batch.mask[:, position].numpy(), found, np.nan)
 
 
+@cache
+def hand(family: str, direction: str) -> Hand:
+    """The runs by hand, made once; no test changes them."""
+    return Hand(family, direction)
+
+
 # -- by hand ---------------------------------------------------------------------------------------
 @both_directions
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_patched_head_is_a_hook_on_the_plain_module(family: str, direction: str) -> None:
-    hand, m = Hand(family, direction), exactly(family)
-    found = patch_heads(m, hand.data, logit_diff, direction=direction)
+    own, m = hand(family, direction), exactly(family)
+    found = patch_heads(m, own.data, logit_diff, direction=direction)
     expected = np.zeros((3, 4, len(LENGTHS)))
     for layer, head in np.ndindex(3, 4):
         name = f"a{layer}.h{head}"
-        delta = hand.other.writers[name] - hand.base.writers[name]
-        expected[layer, head] = hand.effect("mid", layer, delta)
+        delta = own.other.writers[name] - own.base.writers[name]
+        expected[layer, head] = own.effect("mid", layer, delta)
     assert distance(found, expected) < 1e-5
     assert (np.abs(expected) > 1e-6).mean() > 0.8
 
@@ -137,21 +193,111 @@ def test_a_patched_head_is_a_hook_on_the_plain_module(family: str, direction: st
 def test_a_patched_residual_is_a_hook_on_the_plain_module(
     family: str, direction: str, stage: str
 ) -> None:
-    hand, m = Hand(family, direction), exactly(family)
-    patch = partial(patch_residual, m, hand.data, logit_diff, direction=direction, stage=stage)
+    own, m = hand(family, direction), exactly(family)
+    patch = partial(patch_residual, m, own.data, logit_diff, direction=direction, stage=stage)
     if stage == "mid" and family in PARALLEL:
-        with pytest.raises(CircuitError, match=r"'mid' does not exist in 'neox-parallel'"):
+        with pytest.raises(CircuitError, match=r"'resid_mid' does not exist in 'neox-parallel'"):
             patch()
         return
     found = patch()
     assert found.shape == (3, 7, 3)
     cells = [c for c in np.ndindex(3, 7) if (c[0] == 0 and stage == "pre") or sum(c) % 2]
-    expected = np.array([hand.residual(stage, *cell) for cell in cells])
+    expected = np.array([own.residual(stage, *cell) for cell in cells])
     here = ~np.isnan(expected)
-    chosen = found[tuple(np.array(cells).T)]
+    chosen = found.values[tuple(np.array(cells).T)]
     assert np.array_equal(np.isnan(chosen), ~here)
     assert 0 < here.mean() < 1
     assert distance(chosen[here], expected[here]) < 1e-5
+
+
+@both_directions
+@pytest.mark.parametrize("nodes", ["attn_out", "mlp_out"])
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "neox-parallel", "mixtral"])
+def test_a_patched_layer_is_a_hook_on_the_plain_module(
+    family: str, nodes: str, direction: str
+) -> None:
+    own, m = hand(family, direction), exactly(family)
+    found = patch_nodes(m, own.data, logit_diff, nodes, at=SPANS, direction=direction)
+    module = own.mlp if nodes == "mlp_out" else own.attention
+    expected = np.array([[own.overwritten([module(layer)], own.site(name)) for name in SPANS]
+                         for layer in range(3)])  # fmt: skip
+    assert distance(found, expected) < 1e-5
+    assert (np.abs(expected) > 1e-6).mean() > 0.5
+
+
+@pytest.mark.parametrize("nodes", "qkv")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_patched_port_is_a_hook_on_the_plain_module(family: str, nodes: str) -> None:
+    own, m = hand(family, "noise" if nodes == "k" else "denoise"), exactly(family)
+    direction = "noise" if own.sign < 0 else "denoise"
+    found = patch_nodes(m, own.data, logit_diff, nodes, at=SPANS, direction=direction)
+    cells = [cell for cell in np.ndindex(found.shape[:3]) if sum(cell) % 3 == 1]
+    expected = []
+    for layer, index, name in cells:
+        module, place = own.port(layer, nodes, index)
+        expected.append(own.overwritten([module], own.site(SPANS[name]), place))
+    assert list(found.axes)[1] == ("group" if m.wiring.groups < 4 and nodes != "q" else "head")
+    assert distance(found.values[tuple(np.array(cells).T)], np.array(expected)) < 1e-5
+    assert (np.abs(expected) > 1e-6).mean() > 0.3
+
+
+@both_directions
+@pytest.mark.parametrize("family", ["gpt2", "llama", "olmo2"])
+def test_a_patched_pattern_is_that_pattern_over_the_values(family: str, direction: str) -> None:
+    """By the patterns that the plain module says it has, and its own values."""
+    own, m = hand(family, direction), exactly(family)
+    found = patch_nodes(m, own.data, logit_diff, "pattern", at=SPANS, direction=direction)
+    batch, size = own.batch, m.wiring.heads // m.wiring.groups
+    with torch.no_grad():
+        patterns = own.oracle.module(
+            input_ids=own.taken_tokens, attention_mask=batch.mask.long(), output_attentions=True,
+            position_ids=(batch.mask.long().cumsum(-1) - 1).clamp(min=0),
+        ).attentions  # fmt: skip
+    expected = np.zeros((3, 4, len(SPANS), len(batch)))
+    for layer, head, i in np.ndindex(3, 4, len(SPANS)):
+        module, place = own.port(layer, "v", head // size)
+        value = own.given(own.tokens, [module])[0][..., place]
+        z, slot = patterns[layer][:, head] @ value, slice(head * m.d_head, (head + 1) * m.d_head)
+
+        def put(_: Any, args: Any, z: Tensor = z, slot: slice = slot, i: int = i) -> Any:
+            mixed = args[0].clone()
+            site = own.site(SPANS[i])[..., None]
+            mixed[..., slot] = torch.where(site, z, args[0][..., slot])
+            return (mixed, *args[1:])
+
+        handle = own.oracle.blocks[layer].o.register_forward_pre_hook(put)
+        expected[layer, head, i] = own.sign * (own.value() - own.start)
+        handle.remove()
+    assert distance(found, expected) < 1e-5
+    assert (np.abs(expected) > 1e-6).mean() > 0.3
+
+
+@both_directions
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "neox-parallel"])
+def test_heads_and_residuals_are_patched_at_spans(family: str, direction: str) -> None:
+    own, m = hand(family, direction), exactly(family)
+    heads = patch_heads(m, own.data, logit_diff, at=SPANS, direction=direction)
+    stream = patch_residual(m, own.data, logit_diff, at=SPANS, direction=direction)
+    alone = patch_heads(m, own.data, logit_diff, at="subject", direction=direction)
+    assert distance(alone, heads.values[:, :, 0]) < 1e-9
+    for i, name in enumerate(SPANS):
+        site = own.site(name)[..., None]
+        for layer in range(3):
+            delta = own.taken["pre", layer] - own.seen["pre", layer]
+            expected = own.effect("pre", layer, delta * site)
+            assert np.allclose(stream.values[layer, i], expected, rtol=0, atol=1e-6)
+        deltas = [own.other.writers[f"a1.h{h}"] - own.base.writers[f"a1.h{h}"] for h in range(4)]
+        by_hand = np.array([own.effect("mid", 1, delta * site) for delta in deltas])
+        assert distance(heads.values[1, :, i], by_hand) < 1e-5
+
+
+@pytest.mark.parametrize("nodes", ["z", "mlp_out"])
+def test_a_span_of_one_token_is_its_position(nodes: str) -> None:
+    m, data = exactly("llama"), dataset(LENGTHS)
+    each = patch_nodes(m, data, logit_diff, nodes, at="positions").values
+    end = patch_nodes(m, data, logit_diff, nodes, at="end").values
+    last = [len(example.clean) - 1 for example in data.examples]
+    assert distance(end, np.stack([each[..., p, i] for i, p in enumerate(last)], axis=-1)) < 1e-9
 
 
 @both_directions
@@ -164,7 +310,7 @@ def test_a_patched_head_is_a_masked_run_with_all_its_edges_cut(family: str, dire
     with torch.no_grad():
         live, carried = record(m, context), mean(m, data)(batch)[0]
         base, other = (live, carried) if direction == "noise" else (carried, live)
-        found = patch_heads(m, data, logit_diff, mean, direction=direction)
+        found = patch_heads(m, data, logit_diff, mean, direction=direction).values
         expected = np.zeros_like(found)
         for layer, head in np.ndindex(*found.shape[:2]):
             row = m.wiring.first_head(layer) + head
@@ -192,13 +338,13 @@ def test_nothing_is_run_before_the_first_token_that_differs(
     ran: list[tuple[int, int]] = []
     finals = engine.Rest.finals
 
-    def watched(self: engine.Rest, changes: Any) -> Tensor:
-        found = finals(self, changes)
+    def watched(self: engine.Rest, *given: Any) -> Tensor:
+        found = finals(self, *given)
         ran.append((self.start, len(found)))
         return found
 
     monkeypatch.setattr(engine.Rest, "finals", watched)
-    found = patch_residual(m, data, logit_diff)
+    found = patch_residual(m, data, logit_diff).values
     assert {start for start, _ in ran} == {4, 5, 6}
     assert sum(n for _, n in ran) <= 9
     assert not found[:, :4].any()
@@ -212,28 +358,73 @@ def test_nothing_is_run_before_the_first_token_that_differs(
 
 
 # -- laws ------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("patch", [patch_heads, patch_residual])
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "neox-parallel"])
-@pytest.mark.parametrize("corruption", [noise, mean])
+SWEPT = [(nodes, SPANS) for nodes in NODES if nodes not in ("resid_mid", "resid_post")]
+SWEPT += [(nodes, "positions") for nodes in ("resid_pre", "mlp_out", "k")]
+
+
+@pytest.mark.parametrize(("nodes", "at"), SWEPT)
+@pytest.mark.parametrize(
+    ("family", "corruption"),
+    [("llama", mean), ("gemma2", noise), ("neox-parallel", mean)],
+)
 def test_effects_do_not_depend_on_batches_or_padding(
-    family: str, patch: Any, corruption: Any, monkeypatch: pytest.MonkeyPatch
+    family: str, nodes: str, corruption: Any, at: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def patch(m: Any, data: Dataset) -> Any:
+        return patch_nodes(m, data, logit_diff, nodes, corruption, at=at).values
+
     m = model(family)
-    wide = patch(m, dataset((7, 5, 6, 7), batch_size=4), logit_diff, corruption)
+    wide = patch(m, dataset((7, 5, 6, 7), batch_size=4))
     monkeypatch.setattr(engine, "TOKENS", 30)  # one or a few runs at once
-    for padding, size in (("left", 4), ("right", 2), ("left", 1)):
+    for padding, size in (("left", 2), ("right", 1)):
         data = dataset((7, 5, 6, 7), batch_size=size, padding=padding)
-        found = patch(m, data, logit_diff, corruption)
+        found = patch(m, data)
         missing = np.isnan(wide)
         assert np.array_equal(np.isnan(found), missing)
         assert distance(found[~missing], wide[~missing]) < 1e-4
+
+
+@both_directions
+@stages
+@pytest.mark.parametrize("corruption", [noise, None])
+def test_the_whole_residual_stream_is_the_whole_gap(
+    corruption: Any, stage: str, direction: str
+) -> None:
+    m, data = exactly("llama"), dataset(LENGTHS)
+    given = () if corruption is None else (corruption,)
+    found = patch_residual(m, data, logit_diff, *given, stage=stage, at="all", direction=direction)
+    assert found.axes == {"layer": ("0", "1", "2")}
+    assert distance(found, np.broadcast_to(found.gap, (3, 3))) < 1e-9
+    assert np.allclose(found.normalised, 1)
+
+
+def test_several_metrics_are_read_from_the_same_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    m, data, ran = exactly("gpt2"), dataset(LENGTHS), []
+    metrics = [logit_diff, log_probability, kl]
+    alone = [patch_nodes(m, data, metric, "mlp_out", noise, at=SPANS) for metric in metrics]
+    finals = engine.Rest.finals
+
+    def watched(self: engine.Rest, *given: Any) -> Tensor:
+        ran.append(finals(self, *given))
+        return ran[-1]
+
+    monkeypatch.setattr(engine.Rest, "finals", watched)
+    patch_nodes(m, data, logit_diff, "mlp_out", noise, at=SPANS)
+    once = len(ran)
+    together = patch_nodes(m, data, metrics, "mlp_out", noise, at=SPANS)
+    assert len(ran) == 2 * once > 0
+    for one, other in zip(together, alone, strict=True):
+        assert one.metric == other.metric
+        assert distance(one, other) < 1e-9
+        assert distance(one.gap, other.gap) < 1e-9
+    assert [one.metric for one in together] == [metric.__name__ for metric in metrics]
 
 
 def test_the_draws_of_a_corruption_are_averaged() -> None:
     m, data = exactly("llama"), dataset(LENGTHS)
     three = patch_heads(m, data, logit_diff, partial(noise, draws=3))
     draws = noise(m, data, draws=3)(as_batch(data))
-    each = [patch_heads(m, data, logit_diff, lambda *_, d=d: lambda _: [d]) for d in draws]
+    each = [patch_heads(m, data, logit_diff, lambda *_, d=d: lambda _: [d]).values for d in draws]
     assert distance(three, np.mean(each, axis=0)) < 1e-9
     assert distance(each[0], three) > 1e-2
 
@@ -247,3 +438,62 @@ def test_what_does_not_exist_is_refused(patch: Any) -> None:
         patch(m, data, lambda x, _, __: x.mean())
     with pytest.raises(CircuitError, match=r"stage='middle'.*mid"):
         patch_residual(m, data, logit_diff, stage="middle")
+    with pytest.raises(CircuitError, match=r"'neurons'.*mlp_out"):
+        patch_nodes(m, data, logit_diff, "neurons")
+    with pytest.raises(CircuitError, match="has no MLPs"):
+        patch_nodes(model("attention-only"), data, logit_diff, "mlp_out")
+    with pytest.raises(DataError, match=r"'IO'.*subject"):
+        patch(m, data, logit_diff, at=("subject", "IO"))
+    with pytest.raises(DataError, match="names no tokens"):
+        patch(m, data, logit_diff, at=())
+    with pytest.raises(MetricError, match="at least one"):
+        patch(m, data, [])
+
+
+# -- what is said over examples --------------------------------------------------------------------
+def effects(values: Any, gap: Any) -> Effects:
+    """Effects of these values [layers, examples]."""
+    axes = {"layer": tuple(map(str, range(len(values))))}
+    return Effects(np.array(values), axes, np.array(gap), "mlp_out", "m", "c", "denoise")
+
+
+def test_means_and_errors_are_over_the_examples_that_have_the_node() -> None:
+    found = effects([[1.0, 3.0, 5.0], [2.0, np.nan, 6.0], [7.0, np.nan, np.nan]], [2.0, 4.0, 6.0])
+    assert found.mean.tolist() == [3, 4, 7]
+    assert found.standard_error[:2] == pytest.approx([2 / 3**0.5, 2])
+    assert np.isnan(found.standard_error[2])  # one example says nothing of its error
+    assert found.normalised == pytest.approx([3 / 4, 4 / 4, 7 / 2])
+    assert found.strongest(2) == [("layer 2", 7.0), ("layer 1", 4.0)]
+
+
+def test_the_bootstrap_interval_is_that_of_the_mean() -> None:
+    rng = np.random.default_rng(5)
+    values = rng.normal([[1.0], [-2.0]], 1, (2, 400))
+    values[1, ::2] = np.nan
+    found = effects(values, np.ones(400))
+    low, high = found.interval(level=0.95, resamples=4000)
+    width = 2 * 1.96 * found.standard_error
+    assert high - low == pytest.approx(width, rel=0.1)
+    assert (low + high) / 2 == pytest.approx(found.mean, abs=0.02)
+    narrow = np.diff(found.interval(level=0.5), axis=0)[0]
+    assert (narrow < 0.5 * (high - low)).all()
+    assert np.ptp(effects(np.ones((2, 9)), np.ones(9)).interval(), axis=0).tolist() == [0, 0]
+    assert np.array_equal(found.interval(seed=3), found.interval(seed=3))
+
+
+def test_no_share_is_said_of_no_gap() -> None:
+    with pytest.raises(EvaluationError, match=r"m is on average the same.*'mean'"):
+        _ = effects([[1.0, 2.0]], [3.0, -3.0]).normalised
+
+
+def test_effects_say_what_they_are_with_the_largest_first() -> None:
+    found = patch_heads(model("gpt2"), dataset(LENGTHS), logit_diff, at=SPANS)
+    first, *rows = repr(found).splitlines()
+    assert first.startswith("z, denoise, logit_diff under counterfactual: 3 layers × 4 heads × 3 ")
+    assert "3 examples" in first
+    said = [float(row.split()[0]) for row in rows]
+    assert len(rows) == 8
+    assert said == sorted(said, key=abs, reverse=True)
+    best = np.unravel_index(np.abs(found.mean).argmax(), found.shape[:3])
+    assert rows[0].endswith(f"layer {best[0]}, head {best[1]}, span {SPANS[best[2]]}")
+    assert said[0] == pytest.approx(found.mean[best], abs=1e-3)

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitkit.data import Batch
-from circuitkit.engine.run import difference
+from circuitkit.engine.run import Tap, difference
 from circuitkit.model import Activations, Context, Model
 from circuitkit.wiring import Wiring
 
@@ -28,7 +28,7 @@ __all__ = ["Place", "Rest", "Value", "entry", "measure", "residual", "sweep", "u
 
 TOKENS = 1536  # that run at once: what an MLP computes then stays in the processor's cache
 LOGITS = 2**24  # that exist at once
-Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, " b"]]
+Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, "*metrics b"]]
 Edge: TypeAlias = tuple[int, int]
 Key: TypeAlias = tuple[int, int, int | None]
 T = TypeVar("T")
@@ -54,8 +54,11 @@ def sweep(
         yield list(block), measure(model, ends, metric)
 
 
-def measure(model: Model, ends: Float[Tensor, "n b d"], metric: Value) -> Float[Tensor, "n b"]:
-    """The metric of every example in each run, from what the logits read at the answers."""
+def measure(
+    model: Model, ends: Float[Tensor, "n b d"], metric: Value
+) -> Float[Tensor, "n *metrics b"]:
+    """The metric (or several) of every example in each run, from what the logits read at the
+    answers."""
     size = max(1, LOGITS // (ends.shape[1] * model.d_vocab))
     values = []
     for i in range(0, len(ends), size):
@@ -90,6 +93,10 @@ def untouched(base: Activations, other: Activations) -> Bool[Tensor, "b p"]:
 
 
 # -- the rest of a run -----------------------------------------------------------------------------
+def _as_it_is(_: str, __: int, x: Tensor) -> Tensor:
+    return x
+
+
 class Rest:
     """The rest of runs that leave a base run at the position ``start`` or after.
 
@@ -136,13 +143,20 @@ class Rest:
         at = (self.batch.last - self.start).clamp(min=0).repeat(len(late) // len(self.batch))
         return late[torch.arange(len(late), device=late.device), at][:, None]
 
-    def finals(self, changes: Mapping[Place, Float[Tensor, "n b s d"]]) -> Float[Tensor, "m b d"]:
+    def finals(
+        self, changes: Mapping[Place, Float[Tensor, "n b s d"]], tap: Tap = _as_it_is
+    ) -> Float[Tensor, "m b d"]:
         """The final residual at the answers of runs that each add one change to the base run, in
-        the order of their places; a change holds the positions that ``late`` gives there."""
+        the order of their places; a change holds the positions that ``late`` gives there.
+
+        ``tap(kind, layer, x)`` sees what a layer's attention (``attn_out``) or MLP (``mlp_out``)
+        writes in the runs that have begun, and may replace it; it holds the positions that ``late``
+        gives between the two.
+        """
         layers = self.model.wiring.layers
         x = self.base.embed.new_empty(0, 1, self.model.d_model)
         for layer in range(min(changes)[0], layers):
-            x = self._layer(layer, self._join(x, (layer, False), changes), changes)
+            x = self._layer(layer, self._join(x, (layer, False), changes), changes, tap)
         x = self._join(x, (layers, False), changes)
         return _split(x[:, 0], len(x) // len(self.batch))
 
@@ -163,17 +177,19 @@ class Rest:
         layer: int,
         x: Float[Tensor, "m s d"],
         changes: Mapping[Place, Float[Tensor, "n b s d"]],
+        tap: Tap,
     ) -> Float[Tensor, "k s d"]:
         """The runs after a layer, among them those that begin within it."""
         model, between, middle = self.model, (layer, True), x
         if len(x):
             z = self.late(between, self._attend(layer, x))
             x = self._ends(x) if self._ended(between) else x
-            middle = x + model.attention_out(layer, z)[0]
+            middle = x + tap("attn_out", layer, model.attention_out(layer, z)[0])
         middle = self._join(middle, between, changes)
         if not model.wiring.mlp:
             return middle
-        return middle + model.mlp(layer, x if model.wiring.parallel else middle)
+        wrote = model.mlp(layer, x if model.wiring.parallel else middle)
+        return middle + tap("mlp_out", layer, wrote)
 
     def _attend(self, layer: int, x: Float[Tensor, "m s d"]) -> Float[Tensor, "m p h e"]:
         q, k, v = self.model.project(layer, x)

@@ -1,198 +1,449 @@
-"""Activation patching of nodes: what a head's output, or the residual stream at one position, does
-when it alone is taken from the other run, and everything after it answers.
+"""Activation patching of nodes: what the residual stream, the output of a layer's attention or MLP,
+a head's output, or its queries, keys, values or pattern do when they alone are taken from the other
+run, and everything after them answers.
 
-Several nodes run at once, each from its own layer on; positions before the one that is patched, and
-nodes that are the same in both runs, cost nothing.
+Several nodes run at once, each from its own layer on; positions before the first that is patched,
+and nodes that are the same in both runs, cost nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data import Batch, Dataset
 from circuitkit.engine.run import answer, difference, record
 from circuitkit.engine.sweep import Place, Rest, entry, measure, residual, untouched
-from circuitkit.errors import CircuitError
+from circuitkit.errors import CircuitError, DataError, EvaluationError, MetricError
 from circuitkit.judge import Corruption, Metric, judge
 from circuitkit.model import Activations, Model
+from circuitkit.naming import describe
 from circuitkit.progress import track
+from circuitkit.wiring import Wiring
 
-__all__ = ["patch_heads", "patch_residual"]
+__all__ = ["NODES", "Effects", "collect", "patch_heads", "patch_nodes", "patch_residual"]
 
-Cell: TypeAlias = tuple[int, int]
-Ends: TypeAlias = Iterator[tuple[list[Cell], Float[Tensor, "n b d"]]]
+STREAM = ("resid_pre", "resid_mid", "resid_post")
+PORTS = ("q", "k", "v", "pattern")
+NODES = (*STREAM, "attn_out", "mlp_out", "z", *PORTS)
+Unit: TypeAlias = tuple[int, ...]  # a layer, or a layer and a head or group of it
+Site: TypeAlias = Bool[Tensor, "b p"]  # the tokens at which a unit is patched at once
+Ends: TypeAlias = Iterator[tuple[list[Unit], Float[Tensor, "n b d"]]]
+Sweep: TypeAlias = Callable[[Rest, Activations, Site], Ends]
+
+
+# -- what is found ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Effects:
+    """The effect of every patched node on every example, in units of the metric; positive where the
+    node helps the clean behaviour.
+
+    ``axes`` names the axes of ``values`` before the last one (``layer``, ``head``, ``position``,
+    ...), each with its labels. Where an example has no such position its value is nan, and what is
+    said over examples is said over the others. ``gap`` is the metric's difference between the clean
+    and the corrupted run. ``numpy.asarray`` of it are the values.
+    """
+
+    values: Float[np.ndarray, "*axes examples"]
+    axes: Mapping[str, tuple[str, ...]]
+    gap: Float[np.ndarray, " examples"]
+    nodes: str
+    metric: str
+    corruption: str
+    direction: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes, and the number of examples."""
+        return self.values.shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        values: np.ndarray = np.array(self.values, dtype=dtype, copy=copy)
+        return values
+
+    @property
+    def mean(self) -> Float[np.ndarray, "*axes"]:
+        """The mean effect over the examples."""
+        return self._over_examples(np.ones((1, self.shape[-1])))[..., 0]
+
+    @property
+    def standard_error(self) -> Float[np.ndarray, "*axes"]:
+        """The standard error of the mean; nan where it rests on one example."""
+        n = (~np.isnan(self.values)).sum(-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            variance = np.nansum((self.values - self.mean[..., None]) ** 2, axis=-1) / (n - 1)
+            return np.asarray(np.sqrt(variance / n))
+
+    def interval(
+        self, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    ) -> Float[np.ndarray, "low_and_high *axes"]:
+        """The bootstrap interval of the mean effect, over the examples."""
+        n = self.shape[-1]
+        times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) * 1.0
+        tail = (1 - level) / 2
+        return np.asarray(np.nanquantile(self._over_examples(times), [tail, 1 - tail], axis=-1))
+
+    @property
+    def normalised(self) -> Float[np.ndarray, "*axes"]:
+        """The mean effect over the mean gap between the clean and the corrupted run: 1 is all of it
+        (Zhang & Nanda 2024, §2). Raises EvaluationError where that gap is zero."""
+        here = ~np.isnan(self.values)
+        gap = (here * self.gap).sum(-1) / here.sum(-1)
+        if np.any(np.abs(gap) <= 1e-6 * max(1.0, float(np.abs(self.gap).max()))):
+            raise EvaluationError(
+                f"{self.metric} is on average the same on clean and corrupted prompts (under "
+                f"{self.corruption}), so effects are no share of its gap; use another metric or "
+                "corruption, or 'mean'"
+            )
+        return np.asarray(self.mean / gap)
+
+    def strongest(self, n: int = 8) -> list[tuple[str, float]]:
+        """The nodes of largest mean effect, each with it."""
+        mean = self.mean
+        return [(self._label(at), float(mean[at])) for at in self._order()[:n]]
+
+    def _over_examples(
+        self, times: Float[np.ndarray, "draws examples"]
+    ) -> Float[np.ndarray, "*axes draws"]:
+        """The mean effect when each example counts so many times."""
+        here = (~np.isnan(self.values)).astype(float)  # a draw may hold no example that counts
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray((np.where(here, self.values, 0) @ times.T) / (here @ times.T))
+
+    def _order(self) -> list[tuple[int, ...]]:
+        """The nodes, from the largest mean effect on."""
+        order = np.argsort(-np.abs(self.mean), axis=None, kind="stable")
+        return [tuple(map(int, np.unravel_index(i, self.shape[:-1]))) for i in order]
+
+    def _label(self, at: tuple[int, ...]) -> str:
+        places = zip(self.axes.items(), at, strict=True)
+        return ", ".join(f"{name} {labels[i]}" for (name, labels), i in places)
+
+    def __repr__(self) -> str:
+        sizes = " × ".join(f"{len(labels)} {name}s" for name, labels in self.axes.items())
+        lines = [
+            f"{self.nodes}, {self.direction}, {self.metric} under {self.corruption}: {sizes}, "
+            f"{self.shape[-1]} examples; the largest mean effects, ± standard error:"
+        ]
+        mean, error = self.mean, self.standard_error
+        lines += [
+            f"{mean[at]:+10.3f} ± {error[at]:.3f}  {self._label(at)}" for at in self._order()[:8]
+        ]
+        return "\n".join(lines)
+
+
+# -- what is patched -------------------------------------------------------------------------------
+def patch_nodes(
+    model: Model,
+    data: Dataset,
+    metric: Metric | Sequence[Metric],
+    nodes: str,
+    corruption: Corruption = counterfactual,
+    *,
+    at: str | Sequence[str] = "all",
+    direction: str = "denoise",
+) -> Any:
+    """The Effects of all nodes of a kind, each alone (of several metrics a list, from the same
+    runs).
+
+    ``nodes``: the residual stream before a layer (``resid_pre``), between its attention and its MLP
+    (``resid_mid``) or after it (``resid_post``); what its attention or MLP adds to it
+    (``attn_out``, ``mlp_out``); what each head adds (``z``; in a post-norm model its share of the
+    normed sum); each head's ``q``, ``k`` or ``v`` as projected (of a group where heads share them),
+    or its attention ``pattern``, whose positions are the queries'.
+
+    ``at``: all tokens at once (``all``), each position (``positions``), a span (``S2``, ``end``) or
+    several of these names but ``positions``. Positions count from each example's first token,
+    whatever the padding.
+
+    ``denoise``: what the metric gains when the node has in the corrupted run what it has in the
+    clean one; ``noise``: what it loses when it has in the clean run what the corruption carries
+    (Zhang & Nanda 2024, §2; Heimersheim & Nanda 2024); the mean over the corruption's draws. Raises
+    CircuitError for other nodes, those that the model lacks, and another direction; DataError for a
+    span that an example lacks.
+    """
+    wiring = model.wiring
+    if nodes not in NODES:
+        raise CircuitError(f"nodes={nodes!r} is not known; choose from {', '.join(NODES)}")
+    if nodes == "resid_mid" and wiring.parallel:
+        raise CircuitError(
+            f"'resid_mid' does not exist in {model.name!r}, whose attention and MLPs read the same "
+            "residual; choose 'resid_pre' or 'resid_post'"
+        )
+    if nodes == "mlp_out" and not wiring.mlp:
+        raise CircuitError(f"{model.name!r} has no MLPs; choose other nodes than 'mlp_out'")
+    axes = {"layer": _labels(wiring.layers)}
+    if nodes in ("z", *PORTS):
+        grouped = nodes in "kv" and wiring.groups < wiring.heads
+        axes["group" if grouped else "head"] = _labels(wiring.groups if grouped else wiring.heads)
+
+    def sweep(rest: Rest, other: Activations, site: Site) -> Ends:
+        return _together(rest, list(np.ndindex(*map(len, axes.values()))), nodes, other, site)
+
+    return collect(
+        model, data, metric, corruption,
+        nodes=nodes, axes=axes, at=at, direction=direction, sweep=sweep,
+    )  # fmt: skip
 
 
 def patch_heads(
     model: Model,
     data: Dataset,
-    metric: Metric,
+    metric: Metric | Sequence[Metric],
     corruption: Corruption = counterfactual,
     *,
+    at: str | Sequence[str] = "all",
     direction: str = "denoise",
-) -> Float[np.ndarray, "layers heads examples"]:
-    """The effect of each head's output, at all positions at once, on every example, in metric
-    units; positive where the head helps.
-
-    ``denoise``: what the metric gains when the head writes in the corrupted run what it writes in
-    the clean one; ``noise``: what it loses when it writes in the clean run what the corruption
-    carries (Zhang & Nanda 2024, §2; Heimersheim & Nanda 2024); the mean over the corruption's
-    draws. All edges out of the head are patched at once, so in a post-norm model it is the head's
-    share of the normed sum that is taken over. Raises CircuitError for another direction.
-    """
-    shape = (model.wiring.layers, model.wiring.heads)
-    return _patch(model, data, metric, corruption, direction, shape, _heads)
+) -> Any:
+    """The Effects of each head's output: ``patch_nodes`` of ``z``."""
+    return patch_nodes(model, data, metric, "z", corruption, at=at, direction=direction)
 
 
 def patch_residual(
     model: Model,
     data: Dataset,
-    metric: Metric,
+    metric: Metric | Sequence[Metric],
     corruption: Corruption = counterfactual,
     *,
-    direction: str = "denoise",
     stage: str = "pre",
-) -> Float[np.ndarray, "layers positions examples"]:
-    """The effect of the residual stream at each layer and position on every example, in metric
-    units; positive where it helps.
-
-    ``stage`` says where: before a layer (``pre``), between its attention and its MLP (``mid``) or
-    after it (``post``). Positions count from each example's first token, whatever the padding, and
-    are nan where an example has no such token. For ``direction`` see ``patch_heads``. Raises
-    CircuitError for another direction or stage, and for ``mid`` where there is none: where
-    attention and MLP read the same residual.
-    """
-    if stage not in ("pre", "mid", "post"):
+    at: str | Sequence[str] = "positions",
+    direction: str = "denoise",
+) -> Any:
+    """The Effects of the residual stream at each layer and position: ``patch_nodes`` of
+    ``resid_pre``, ``resid_mid`` or ``resid_post``, which ``stage`` says without the ``resid_``."""
+    if f"resid_{stage}" not in STREAM:
         raise CircuitError(f"stage={stage!r} is not known; choose from pre, mid, post")
-    if stage == "mid" and model.wiring.parallel:
-        raise CircuitError(
-            f"stage='mid' does not exist in {model.name!r}, whose attention and MLPs read the same "
-            "residual; choose 'pre' or 'post'"
-        )
-    lengths = np.array([len(example.clean) for example in data.examples])
-    shape = (model.wiring.layers, int(lengths.max()))
-
-    def ends(rest: Rest, other: Activations) -> Ends:
-        return _residual(rest, other, stage)
-
-    effects = _patch(model, data, metric, corruption, direction, shape, ends)
-    effects[:, np.arange(shape[1])[:, None] >= lengths] = np.nan
-    return effects
+    return patch_nodes(
+        model, data, metric, f"resid_{stage}", corruption, at=at, direction=direction
+    )
 
 
+def _labels(n: int) -> tuple[str, ...]:
+    return tuple(map(str, range(n)))
+
+
+# -- every batch, draw and site --------------------------------------------------------------------
 @torch.no_grad()
-def _patch(
+def collect(
     model: Model,
     data: Dataset,
-    metric: Metric,
+    metric: Metric | Sequence[Metric],
     corruption: Corruption,
+    *,
+    nodes: str,
+    axes: Mapping[str, tuple[str, ...]],
+    at: str | Sequence[str],
     direction: str,
-    shape: tuple[int, int],
-    ends: Callable[[Rest, Activations], Ends],
-) -> Float[np.ndarray, "rows columns examples"]:
-    """The effects of all cells, batch by batch; those that ``ends`` leaves out have none."""
+    sweep: Sweep,
+) -> Any:
+    """The Effects (of several metrics a list) of what a sweep patches: for each site the units,
+    counted through ``axes``, and the final residuals of their runs. See ``patch_nodes``."""
     if direction not in ("noise", "denoise"):
         raise CircuitError(f"direction={direction!r} is not known; choose from noise, denoise")
+    several = isinstance(metric, (list, tuple))
+    metrics: Sequence[Any] = metric if isinstance(metric, (list, tuple)) else [metric]
+    if not metrics:
+        raise MetricError("there are no metrics; give at least one")
+    where = _axis(data, at)
+    units = tuple(map(len, axes.values()))
     carry = corruption(model, data)
-    found = []
+    parts = []
     for batch in track(list(data), "patching"):
-        context = model.start(batch.clean, batch.mask)
-        live = record(model, context)
-        reference = answer(model, batch, live.final)
+        patching = _Patching(model, batch, metrics, direction == "noise")
+        sites = _sites(batch, at, *map(len, where.values()))
+        parts.append(patching.effects(carry(batch), sites, units, sweep))
+    values, gaps = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+    every = {**axes, **where}
+    shape = (*map(len, every.values()), len(data))
+    found = [
+        Effects(own.reshape(shape), every, gap, nodes, describe(m), describe(corruption), direction)
+        for own, gap, m in zip(values, gaps, metrics, strict=True)
+    ]
+    return found if several else found[0]
 
-        def value(
-            logits: Float[Tensor, "b vocab"],
-            reference: Tensor = reference,
-            batch: Batch = batch,
-        ) -> Float[Tensor, " b"]:
-            return judge(metric, logits, reference, batch)
 
-        draws = carry(batch)
-        effects = np.zeros((*shape, len(batch)))
+def _axis(data: Dataset, at: str | Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The axis of the sites, if they have one."""
+    if at == "positions":
+        return {"position": _labels(max(len(example.clean) for example in data.examples))}
+    if isinstance(at, str):
+        return {}
+    if not at:
+        raise DataError(f"at={at!r} names no tokens; give 'all', 'positions' or names of spans")
+    return {"span": tuple(at)}
+
+
+def _sites(batch: Batch, at: str | Sequence[str], count: int = 1) -> list[Site]:
+    """The tokens of each site; of positions there are as many as ``count``."""
+    if at == "positions":
+        order = batch.mask.long().cumsum(1) - 1
+        return [batch.mask & (order == position) for position in range(count)]
+    names = [at] if isinstance(at, str) else at
+    return [batch.mask if name == "all" else batch.within(name) for name in names]
+
+
+class _Patching:
+    """One batch, its clean run, and what the metrics say of its runs."""
+
+    def __init__(self, model: Model, batch: Batch, metrics: Sequence[Metric], noise: bool) -> None:
+        self.model, self.batch, self.metrics, self.noise = model, batch, metrics, noise
+        self.context = model.start(batch.clean, batch.mask)
+        self.live = record(model, self.context)
+        self.reference = answer(model, batch, self.live.final)
+
+    def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, "metrics b"]:
+        """What each metric says of every example."""
+        said = (judge(m, logits, self.reference, self.batch) for m in self.metrics)
+        return torch.stack([values.cpu().double() for values in said])
+
+    def effects(
+        self,
+        draws: Sequence[Activations],
+        sites: Sequence[Site],
+        units: tuple[int, ...],
+        sweep: Sweep,
+    ) -> tuple[Float[np.ndarray, "metrics *units sites b"], Float[np.ndarray, "metrics b"]]:
+        """The mean effects over the draws, and the mean gaps; nan where an example has no such
+        site, 0 where its tokens are untouched."""
+        effects = np.zeros((len(self.metrics), *units, len(sites), len(self.batch)))
+        gap = np.zeros((len(self.metrics), len(self.batch)))
         for carried in draws:
-            base, other = (live, carried) if direction == "noise" else (carried, live)
-            plain = value(answer(model, batch, base.final))
-            for cells, finals in ends(Rest.of(model, batch, context, base, other), other):
-                moved = (measure(model, finals, value) - plain).double().cpu().numpy()
-                effects[tuple(np.array(cells).T)] += -moved if direction == "noise" else moved
-        found.append(effects / len(draws))
-    return np.concatenate(found, axis=2)
+            gap += self._gap(carried)
+            base, other = (self.live, carried) if self.noise else (carried, self.live)
+            plain = self.value(answer(self.model, self.batch, base.final))
+            start = Rest(self.model, self.batch, self.context, base)
+            for number, site in enumerate(sites):
+                rest = _narrowed(start, other, site)
+                for some, finals in sweep(rest, other, site) if rest else ():
+                    moved = measure(self.model, finals, self.value) - plain
+                    moved = -moved if self.noise else moved
+                    index = (slice(None), *np.array(some).T, number)
+                    effects[index] += moved.transpose(0, 1).numpy()
+        for number, site in enumerate(sites):
+            effects[..., number, ~site.any(1).cpu().numpy()] = np.nan
+        return effects / len(draws), gap / len(draws)
+
+    def _gap(self, carried: Activations) -> Float[np.ndarray, "metrics b"]:
+        corrupted = answer(self.model, self.batch, carried.final)
+        return np.asarray(self.value(self.reference) - self.value(corrupted))
 
 
-def _heads(rest: Rest, other: Activations) -> Ends:
-    wiring = rest.model.wiring
-    cells = [(layer, head) for layer in range(wiring.layers) for head in range(wiring.heads)]
-
-    def place(cell: Cell) -> Place:
-        return entry(wiring, wiring.first_head(cell[0]))
-
-    def change(cell: Cell) -> Float[Tensor, "b p d"]:
-        row = wiring.first_head(cell[0]) + cell[1]
-        return difference(rest.model, other, rest.base, row)
-
-    return _together(rest, cells, place, change)
+def _narrowed(rest: Rest, other: Activations, site: Site) -> Rest | None:
+    """The rest of runs that are changed at these tokens alone; None where both runs are the same
+    there. An answer before the first change is run too, if its example has the site."""
+    touched = site & ~untouched(rest.base, other)
+    if not touched.any():
+        return None
+    if not rest.base.consistent:
+        return rest
+    first = int(touched.any(0).long().argmax())
+    return rest.since(min(first, int(rest.batch.last[site.any(1)].min())))
 
 
-def _residual(rest: Rest, other: Activations, stage: str) -> Ends:
-    """Position by position, for the runs of one position begin there together."""
-    batch, same = rest.batch, untouched(rest.base, other)
-    first, length = batch.mask.long().argmax(1), batch.mask.sum(1)
-    for position in range(int(length.max())):
-        rows = (length > position).nonzero()[:, 0]
-        at = first[rows] + position
-        differs = ~same[rows, at]
-        if differs.any():
-            start = int(at.min()) if rest.base.consistent else 0
-            spot = position, rows[differs], at[differs]
-            yield from _position(rest.since(start), other, stage, *spot)
-
-
-def _position(
-    rest: Rest,
-    other: Activations,
-    stage: str,
-    position: int,
-    rows: Int[Tensor, " n"],
-    at: Int[Tensor, " n"],
-) -> Ends:
-    """The cells of one position, which these examples have at these places."""
-    wiring = rest.model.wiring
-
-    def place(cell: Cell) -> Place:
-        layer = cell[0]
-        return (layer, True) if stage == "mid" and wiring.mlp else (layer + (stage != "pre"), False)
-
-    def change(cell: Cell) -> Float[Tensor, "b p d"]:
-        base, taken = residual(rest.base, place(cell)), residual(other, place(cell))
-        delta = torch.zeros_like(base)
-        delta[rows, at] = (taken - base)[rows, at]
-        return delta
-
-    cells = [(layer, position) for layer in range(wiring.layers)]
-    return _together(rest, cells, place, change)
-
-
+# -- the nodes of a kind ---------------------------------------------------------------------------
 def _together(
-    rest: Rest,
-    cells: Sequence[Cell],
-    place: Callable[[Cell], Place],
-    change: Callable[[Cell], Float[Tensor, "b p d"]],
+    rest: Rest, units: Sequence[Unit], nodes: str, other: Activations, site: Site
 ) -> Ends:
-    """The final residuals of these cells' runs, as many at once as go well; those of later places
+    """The final residuals of these units' runs, as many at once as go well; those of later places
     join on the way."""
     size = rest.size((0, False))
-    for i in range(0, len(cells), size):
-        block = list(cells[i : i + size])
+    place = partial(_place, rest.model.wiring, nodes)
+    change: Callable[[Unit], Float[Tensor, "b p d"]] = partial(_change, rest, other, nodes, site)
+    if nodes in PORTS:
+        change = _Ports(rest, other, nodes, site)
+    for i in range(0, len(units), size):
+        block = list(units[i : i + size])
         changes = {
-            at: torch.stack([rest.late(at, change(cell)) for cell in own])
+            at: torch.stack([rest.late(at, change(unit)) for unit in own])
             for at, own in groupby(block, key=place)
         }
         yield block, rest.finals(changes)
+
+
+def _place(wiring: Wiring, nodes: str, unit: Unit) -> Place:
+    """Where a change of these nodes enters the residual stream."""
+    layer = unit[0]
+    if nodes in STREAM:
+        if nodes == "resid_mid" and wiring.mlp:
+            return layer, True
+        return layer + (nodes != "resid_pre"), False
+    return entry(wiring, wiring.mlp_row(layer) if nodes == "mlp_out" else wiring.first_head(layer))
+
+
+def _change(
+    rest: Rest, other: Activations, nodes: str, site: Site, unit: Unit
+) -> Float[Tensor, "b p d"]:
+    """What the residual stream gains where these nodes enter it."""
+    model, base, layer = rest.model, rest.base, unit[0]
+    if nodes in STREAM:
+        place = _place(model.wiring, nodes, unit)
+        delta = residual(other, place) - residual(base, place)
+    elif nodes == "attn_out":
+        delta = model.write(layer, None, other.heads[layer] - base.heads[layer]).sum(0)
+    elif nodes == "mlp_out":
+        delta = other.mlps[layer] - base.mlps[layer]
+    else:
+        delta = difference(model, other, base, model.wiring.first_head(layer) + unit[1])
+    return torch.where(site[..., None], delta, 0)
+
+
+class _Ports:
+    """What the residual stream gains when a head attends by something of the other run."""
+
+    def __init__(self, rest: Rest, other: Activations, nodes: str, site: Site) -> None:
+        self.rest, self.model, self.base, self.other = rest, rest.model, rest.base, other
+        self.nodes, self.site = nodes, site[..., None, None]
+        self.known: dict[tuple[int, int], Tensor] = {}
+
+    def __call__(self, unit: Unit) -> Float[Tensor, "b p d"]:
+        layer, index = unit
+        raw = self.base.raw[layer]
+        z, fed = raw.clone(), self._fed(index)
+        z[:, :, fed] = self._attended(layer, index)[:, :, fed]
+        out = (self.model.attention_out(layer, x)[0] for x in (z, raw))
+        return next(out) - next(out)
+
+    def _coupled(self) -> bool:
+        """Whether what one head takes moves the other heads too; a pattern does not."""
+        return self.model.couples and self.nodes != "pattern"
+
+    def _fed(self, index: int) -> slice:
+        """The heads that are moved."""
+        wiring = self.model.wiring
+        if self._coupled():
+            return slice(None)
+        size = wiring.heads // wiring.groups if self.nodes in "kv" else 1
+        return slice(index * size, (index + 1) * size)
+
+    def _attended(self, layer: int, index: int) -> Float[Tensor, "b p h e"]:
+        """What the output projection takes: for all heads of the layer at once, unless one head's
+        port moves the others."""
+        key = layer, index if self._coupled() else 0
+        if key not in self.known:
+            self.known = {key: self._attend(layer, index)}
+        return self.known[key]
+
+    def _attend(self, layer: int, index: int) -> Float[Tensor, "b p h e"]:
+        base, other = (
+            dict(zip("qkv", self.model.project(layer, run.attn_in[layer]), strict=True))
+            for run in (self.base, self.other)
+        )
+        if self.nodes == "pattern":  # which queries and keys make
+            z = self.rest.attend(layer, other["q"], other["k"], base["v"])
+            return torch.where(self.site, z, self.base.raw[layer])
+        taken = torch.where(self.site, other[self.nodes], base[self.nodes])
+        if self._coupled():
+            own = slice(index, index + 1)
+            mixed = base[self.nodes].clone()
+            mixed[:, :, own] = taken[:, :, own]
+            taken = mixed
+        return self.rest.attend(layer, **{**base, self.nodes: taken})
