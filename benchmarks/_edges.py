@@ -134,7 +134,7 @@ class Patching:
             else f"blocks.{reader.layer}.attn.hook_{reader.port}_input"
         )  # fmt: skip
         bridge = self.model.bridge
-        bridge.set_use_split_qkv_input(True)  # an input for each port; our own runs need it off
+        bridge.set_use_split_qkv_input(True)  # an input for each port
         logits = bridge.run_with_hooks(self.batch.clean, fwd_hooks=[(name, patch)])
         bridge.set_use_split_qkv_input(False)
         return self.value(logits)

@@ -46,10 +46,19 @@ __all__ = [
     "measure",
     "random_masks",
     "smallest",
+    "standard_errors",
 ]
 
 Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
 ADMITTED = 0.75  # the accuracy from which MIB (Mueller et al. 2025) admits a model to a task
+
+
+def standard_errors(values: Float[np.ndarray, "rows examples"]) -> Float[np.ndarray, " rows"]:
+    """The standard error of each row's mean; nan for a single example."""
+    n = values.shape[1]
+    if n < 2:
+        return np.full(len(values), np.nan)
+    return np.asarray(values.std(1, ddof=1) / np.sqrt(n))
 
 
 @dataclass(frozen=True)

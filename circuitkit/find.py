@@ -192,10 +192,7 @@ def find_circuit(
     task = task if isinstance(task, Task) else _prompts(task, model, 2 * examples, seed)
     measure = metric if callable(metric) else resolve("metrics", metric or task.metric)
     corrupt = resolve("corruptions", corruption) if isinstance(corruption, str) else corruption
-    seen, unseen = (
-        batched(Dataset.of(half, model, memory=memory), model, corrupt, batch_size)
-        for half in task.split(len(task.prompts) // 2)
-    )
+    seen, unseen = _halves(task, model, corrupt, batch_size, memory)
     able = ability(model, seen, measure)
     if not force:
         able.require(task.name)
@@ -213,6 +210,16 @@ def find_circuit(
         circuit, scores, able, found, complement, tuple(null), *cost,
         verification=checked, agreement=agreed,
     )  # fmt: skip
+
+
+def _halves(
+    task: Task, model: Model, corruption: Corruption, batch_size: int | None, memory: int | None
+) -> tuple[Dataset, Dataset]:
+    """The two halves of the task's prompts, in batches of one size."""
+    cut = len(task.split(len(task.prompts) // 2)[0].prompts)
+    whole = batched(Dataset.of(task, model, memory=memory), model, corruption, batch_size)
+    first, second = whole.examples[:cut], whole.examples[cut:]
+    return replace(whole, examples=first), replace(whole, examples=second)
 
 
 def batched(data: Dataset, model: Model, corruption: Corruption, batch_size: int | None) -> Dataset:

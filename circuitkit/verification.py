@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 
 from circuitkit.data import Dataset
 from circuitkit.errors import ScoresError
+from circuitkit.faithfulness import standard_errors
 from circuitkit.judge import Corruption, Metric
 from circuitkit.model import Model
 from circuitkit.nodes import edge_name
@@ -245,7 +246,7 @@ def verify(
         strata=tuple(labels[measured]),
         estimated=scores.values[measured].astype(np.float64),
         exact=effects.mean(1),
-        stderr=_standard_error(effects),
+        stderr=standard_errors(effects),
         below=below[measured],
         weakest=float(np.abs(scores.values[keep & legal]).min()),
         population=int(below.flat[by_chance].sum()),
@@ -295,13 +296,6 @@ def _merged(
     exact = measured if scores.exact is None else measured | scores.exact
     about = {key: value for key, value in scores.about.items() if key != "chosen"}
     return Scores(scores.wiring, values, {**about, "verified": dict(verified)}, exact)
-
-
-def _standard_error(
-    effects: Float[np.ndarray, "edges examples"],
-) -> Float[np.ndarray, " edges"]:
-    n = effects.shape[1]
-    return effects.std(1, ddof=1) / np.sqrt(n) if n > 1 else np.full(len(effects), np.nan)
 
 
 def _defined(numbers: Mapping[str, Any]) -> dict[str, Any]:

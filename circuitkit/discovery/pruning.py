@@ -196,7 +196,7 @@ class _Pruning:
 
     def _apart(self) -> bool:
         """Whether what a head writes depends on no other head of its layer."""
-        return not self.model.couples and self.parts[0].apart
+        return not (self.model.couples or self.model.post_norm)
 
     def _into(self, rows: Sequence[int]) -> Mask:
         """The edges into these writers' own inputs."""
@@ -234,7 +234,6 @@ class _Part:
         self.metric, self.weight = metric, weight
         self.live = live.written()
         self.reference = answer(model, batch, live.final)
-        self.apart = model.share(0, live.raw[0]) is live.raw[0]
         self.deltas: dict[int, Tensor] = {}
 
     def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, ""]:

@@ -31,7 +31,7 @@ def exact(
 
     ``noise``: what the metric loses when the edge alone carries the corruption in a clean run;
     ``denoise``: what it gains when the edge alone carries its clean value in the corrupted run
-    (Heimersheim & Nanda 2024). Costs about a third of a plain forward per edge. ``edges`` (all, or
+    (Heimersheim & Nanda 2024). Costs about a sixth of a plain forward per edge. ``edges`` (all, or
     those of a circuit, of names or of a mask) are scored, the others are 0; ``resume`` is a
     directory from which a killed run goes on. Raises CircuitError for another direction or an edge
     that there is not, and OutputError where the directory cannot be used.

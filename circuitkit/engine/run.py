@@ -25,7 +25,17 @@ from circuitkit.data import Batch
 from circuitkit.engine.plan import Layer, Plan, Reading, plan
 from circuitkit.model import Activations, Context, Model
 
-__all__ = ["Tap", "answer", "assemble", "difference", "record", "run", "runs"]
+__all__ = [
+    "Tap",
+    "answer",
+    "as_it_is",
+    "assemble",
+    "beginning",
+    "difference",
+    "record",
+    "run",
+    "runs",
+]
 
 Mask: TypeAlias = Bool[np.ndarray, "writers readers"] | Float[Tensor, "writers readers"]
 Tap: TypeAlias = Callable[[str, int, Tensor], Tensor]
@@ -36,7 +46,8 @@ WRITTEN = 32  # heads that write at once
 POOL_BYTES = 512 * 2**20  # that a stack of circuits takes
 
 
-def _untouched(_: str, __: int, x: Tensor) -> Tensor:
+def as_it_is(_: str, __: int, x: Tensor) -> Tensor:
+    """The tap that changes nothing."""
     return x
 
 
@@ -44,7 +55,7 @@ def record(
     model: Model,
     context: Context,
     embed: Float[Tensor, "b p d"] | None = None,
-    tap: Tap = _untouched,
+    tap: Tap = as_it_is,
 ) -> Activations:
     """The activations of a plain run, from the batch's embedding or another one.
 
@@ -115,6 +126,11 @@ def answer(model: Model, batch: Batch, final: Float[Tensor, "b p d"]) -> Float[T
     """The logits at each example's answer position, from the final residual."""
     rows = torch.arange(len(batch), device=batch.last.device)
     return model.unembed(final[rows, batch.last])
+
+
+def beginning(batch: Batch, same: Bool[Tensor, "b p"]) -> int:
+    """The first position to run: where an example is no longer the same, or the first answer."""
+    return min(int(same.all(0).sum()), int(batch.last.min()))
 
 
 def run(
@@ -204,7 +220,7 @@ class _Stage:
         self.carried, self.given = carried, given
         same = carried.untouched(given.values())
         self.silent = bool(same.all())  # the two runs are one
-        self.start = min(int(same.all(0).sum()), int(batch.last.min()))
+        self.start = beginning(batch, same)
         self.joint = model.couples or model.post_norm
         self.known: dict[int, Tensor] = {}
 

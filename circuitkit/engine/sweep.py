@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitkit.data import Batch
-from circuitkit.engine.run import Tap, difference
+from circuitkit.engine.run import Tap, as_it_is, beginning, difference
 from circuitkit.model import Activations, Context, Model
 from circuitkit.wiring import Wiring
 
@@ -93,10 +93,6 @@ def untouched(base: Activations, other: Activations) -> Bool[Tensor, "b p"]:
 
 
 # -- the rest of a run -----------------------------------------------------------------------------
-def _as_it_is(_: str, __: int, x: Tensor) -> Tensor:
-    return x
-
-
 class Rest:
     """The rest of runs that leave a base run at the position ``start`` or after.
 
@@ -117,8 +113,7 @@ class Rest:
     ) -> Rest:
         """The rest of runs that take something from another run: up to the first position at which
         the two differ in any example, and up to the first answer, nothing changes."""
-        start = min(int(untouched(base, other).all(0).sum()), int(batch.last.min()))
-        return cls(model, batch, context, base, start)
+        return cls(model, batch, context, base, beginning(batch, untouched(base, other)))
 
     def since(self, start: int) -> Rest:
         """The same from another position on; what is known of the base run is shared."""
@@ -144,7 +139,7 @@ class Rest:
         return late[torch.arange(len(late), device=late.device), at][:, None]
 
     def finals(
-        self, changes: Mapping[Place, Float[Tensor, "n b s d"]], tap: Tap = _as_it_is
+        self, changes: Mapping[Place, Float[Tensor, "n b s d"]], tap: Tap = as_it_is
     ) -> Float[Tensor, "m b d"]:
         """The final residual at the answers of runs that each add one change to the base run, in
         the order of their places; a change holds the positions that ``late`` gives there.

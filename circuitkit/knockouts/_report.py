@@ -5,21 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from circuitkit.faithfulness import Evaluation
 
-__all__ = ["SHOWN", "about", "gap", "more", "or_none", "require_gap", "standard_errors"]
+__all__ = ["SHOWN", "about", "gap", "more", "or_none", "require_gap"]
 
 SHOWN = 8  # rows of a printed table
-
-
-def standard_errors(values: Float[np.ndarray, "rows examples"]) -> Float[np.ndarray, " rows"]:
-    """The standard error of each row's mean; nan for a single example."""
-    n = values.shape[1]
-    if n < 2:
-        return np.full(len(values), np.nan)
-    return np.asarray(values.std(1, ddof=1) / np.sqrt(n))
 
 
 def gap(evaluation: Evaluation) -> float:

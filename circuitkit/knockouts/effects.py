@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from circuitkit.data import Dataset
-from circuitkit.faithfulness import Evaluation
+from circuitkit.faithfulness import Evaluation, standard_errors
 from circuitkit.judge import Corruption, Metric
 from circuitkit.knockouts._bench import Mask, bench_of, without
-from circuitkit.knockouts._report import SHOWN, about, more, or_none, standard_errors
+from circuitkit.knockouts._report import SHOWN, about, more, or_none
 from circuitkit.model import Model
 
 __all__ = ["MarginalEffects", "marginal_effects"]

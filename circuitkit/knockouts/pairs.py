@@ -13,12 +13,13 @@ from jaxtyping import Float
 from circuitkit import circuit as circuits
 from circuitkit.data import Dataset
 from circuitkit.errors import CircuitError
-from circuitkit.faithfulness import Evaluation
+from circuitkit.faithfulness import Evaluation, standard_errors
 from circuitkit.judge import Corruption, Metric
 from circuitkit.knockouts._bench import Bench, Edge, Mask, bench_of, without
-from circuitkit.knockouts._report import SHOWN, about, gap, more, or_none, standard_errors
+from circuitkit.knockouts._report import SHOWN, about, gap, more, or_none
 from circuitkit.knockouts.effects import marginal_effects
 from circuitkit.model import Model
+from circuitkit.patching._options import require
 
 __all__ = ["Interactions", "Pair", "interactions"]
 
@@ -116,8 +117,7 @@ def interactions(
     cutting pairs finds both. Costs n(n+1)/2 masked runs. Raises CircuitError for fewer than two
     edges, and for another ``within``.
     """
-    if within not in ("model", "circuit"):
-        raise CircuitError(f"within={within!r} is not known; choose from model, circuit")
+    require("within", within, ("model", "circuit"))
     bench = bench_of(model, circuit, data, metric, corruption)
     chosen = bench.edges
     if edges < len(chosen):

@@ -27,6 +27,7 @@ from circuitkit.errors import CircuitError, DataError, EvaluationError, MetricEr
 from circuitkit.judge import Corruption, Metric, judge
 from circuitkit.model import Activations, Model
 from circuitkit.naming import describe
+from circuitkit.patching._options import DIRECTIONS, require
 from circuitkit.progress import track
 from circuitkit.wiring import Wiring
 
@@ -172,8 +173,7 @@ def patch_nodes(
     span that an example lacks.
     """
     wiring = model.wiring
-    if nodes not in NODES:
-        raise CircuitError(f"nodes={nodes!r} is not known; choose from {', '.join(NODES)}")
+    require("nodes", nodes, NODES)
     if nodes == "resid_mid" and wiring.parallel:
         raise CircuitError(
             f"'resid_mid' does not exist in {model.name!r}, whose attention and MLPs read the same "
@@ -220,8 +220,7 @@ def patch_residual(
 ) -> Any:
     """The Effects of the residual stream at each layer and position: ``patch_nodes`` of
     ``resid_pre``, ``resid_mid`` or ``resid_post``, which ``stage`` says without the ``resid_``."""
-    if f"resid_{stage}" not in STREAM:
-        raise CircuitError(f"stage={stage!r} is not known; choose from pre, mid, post")
+    require("stage", stage, ("pre", "mid", "post"))
     return patch_nodes(
         model, data, metric, f"resid_{stage}", corruption, at=at, direction=direction
     )
@@ -247,8 +246,7 @@ def collect(
 ) -> Any:
     """The Effects (of several metrics a list) of what a sweep patches: for each site the units,
     counted through ``axes``, and the final residuals of their runs. See ``patch_nodes``."""
-    if direction not in ("noise", "denoise"):
-        raise CircuitError(f"direction={direction!r} is not known; choose from noise, denoise")
+    require("direction", direction, DIRECTIONS)
     several = isinstance(metric, (list, tuple))
     metrics: Sequence[Any] = metric if isinstance(metric, (list, tuple)) else [metric]
     if not metrics:

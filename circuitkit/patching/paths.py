@@ -22,6 +22,7 @@ from circuitkit.errors import CircuitError
 from circuitkit.judge import Corruption, Metric, judge
 from circuitkit.model import Model
 from circuitkit.nodes import LOGITS, Node
+from circuitkit.patching._options import DIRECTIONS, require
 from circuitkit.wiring import Wiring
 
 __all__ = ["Senders", "patch_path", "patch_paths", "patch_senders"]
@@ -70,12 +71,8 @@ def patch_paths(
     tokens: str | None = None,
 ) -> Float[np.ndarray, "paths examples"]:
     """The effects of many paths, each alone; they share the two plain runs. See ``patch_path``."""
-    for name, value, known in (
-        ("direction", direction, ("noise", "denoise")),
-        ("beside", beside, ("held", "mlps")),
-    ):
-        if value not in known:
-            raise CircuitError(f"{name}={value!r} is not known; choose from {', '.join(known)}")
+    require("direction", direction, DIRECTIONS)
+    require("beside", beside, ("held", "mlps"))
     masks = [_mask(model.wiring, path, beside == "mlps") for path in paths]
     senders = [model.wiring.writer[path[0]] for path in paths]
     carry = corruption(model, data)
