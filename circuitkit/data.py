@@ -28,7 +28,8 @@ class Prompt:
 
     ``correct`` and ``wrong`` are continuations, with their leading space; each is one token.
     ``spans`` names parts of the clean text by their character ranges (``{"S2": (31, 36)}``); the
-    same tokens carry the same name in the corrupted text.
+    same tokens carry the same name in the corrupted text. ``others`` are further corrupted texts of
+    the clean one, by name (``{"S1+IO": ...}``), as long as it.
     """
 
     clean: str
@@ -36,6 +37,7 @@ class Prompt:
     correct: tuple[str, ...]
     wrong: tuple[str, ...] = ()
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ def compose(template: str, words: Mapping[str, str]) -> tuple[str, dict[str, tup
 class Example:
     """One prompt in tokens; ``spans`` are token ranges, and ``end`` is among them.
 
-    Raises DataError where clean and corrupt are not equally long, or a span is outside of them.
+    Raises DataError where the clean and the corrupted texts (``corrupt`` and the ``others``) are
+    not equally long, or a span is outside of them.
     """
 
     clean: tuple[int, ...]
@@ -148,14 +151,16 @@ class Example:
     correct: tuple[int, ...]
     wrong: tuple[int, ...]
     spans: Mapping[str, tuple[int, int]]
+    others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         length = len(self.clean)
-        if not length or len(self.corrupt) != length:
-            raise DataError(
-                f"an example has {length} clean and {len(self.corrupt)} corrupted tokens; "
-                "give as many of both, and at least one"
-            )
+        for corrupt in (self.corrupt, *self.others.values()):
+            if not length or len(corrupt) != length:
+                raise DataError(
+                    f"an example has {length} clean and {len(corrupt)} corrupted tokens; "
+                    "give as many of both, and at least one"
+                )
         for name, (start, stop) in self.spans.items():
             if not 0 <= start < stop <= length:
                 raise DataError(
@@ -168,7 +173,8 @@ class Example:
 class Batch:
     """Examples as tensors, padded to one length; answers are padded with -1.
 
-    ``spans`` are token ranges [start, stop); a row without that span has (-1, -1).
+    ``spans`` are token ranges [start, stop); a row without that span has (-1, -1). ``others`` holds
+    the further corrupted texts that every example has.
     """
 
     clean: Int[Tensor, "batch pos"]
@@ -178,27 +184,63 @@ class Batch:
     correct: Int[Tensor, "batch correct"]
     wrong: Int[Tensor, "batch wrong"]
     spans: Mapping[str, Int[Tensor, "batch 2"]]
+    others: Mapping[str, Int[Tensor, "batch pos"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.last)
 
-    def within(self, name: str) -> Bool[Tensor, "batch pos"]:
-        """Which tokens the span of that name holds; raises DataError where an example lacks it."""
-        if name not in self.spans or bool((self.spans[name] < 0).any()):
-            known = ", ".join(self.spans) or "none"
-            raise DataError(f"an example has no span {name!r}; the spans are {known}")
+    def within(self, *names: str) -> Bool[Tensor, "batch pos"]:
+        """Which tokens the spans of these names hold; raises DataError where an example lacks
+        one."""
         at = torch.arange(self.mask.shape[1], device=self.mask.device)
-        start, stop = self.spans[name][:, :1], self.spans[name][:, 1:]
-        return (at >= start) & (at < stop)
+        held = torch.zeros_like(self.mask)
+        for name in names:
+            if name not in self.spans or bool((self.spans[name] < 0).any()):
+                known = ", ".join(self.spans) or "none"
+                raise DataError(f"an example has no span {name!r}; the spans are {known}")
+            start, stop = self.spans[name][:, :1], self.spans[name][:, 1:]
+            held = held | (at >= start) & (at < stop)
+        return held
+
+    def replaced(
+        self, text: str | None = None, spans: Sequence[str] = ()
+    ) -> Int[Tensor, "batch pos"]:
+        """The corrupted tokens: those of ``corrupt``, or of the other text of that name.
+
+        Where spans are named, only their tokens are the corrupted ones, and all others the clean
+        ones. Raises DataError for a text or a span that an example lacks.
+        """
+        tokens = self._corrupted(text)
+        return torch.where(self.within(*spans), tokens, self.clean) if spans else tokens
+
+    def differing(
+        self, text: str | None = None, spans: Sequence[str] = ()
+    ) -> Bool[Tensor, "batch pos"]:
+        """Which tokens a corruption is to change: those of the spans, or without any those at which
+        the clean text and the corrupted one (of that name) differ. Raises as ``replaced`` does."""
+        tokens = self._corrupted(text)
+        return self.within(*spans) if spans else (tokens != self.clean) & self.mask
+
+    def _corrupted(self, text: str | None) -> Int[Tensor, "batch pos"]:
+        if text is None:
+            return self.corrupt
+        if text not in self.others:
+            known = ", ".join(map(repr, self.others)) or "none"
+            raise DataError(
+                f"not every example has the corrupted text {text!r}; the others that all have are "
+                f"{known}, and without a name it is the prompt's own"
+            )
+        return self.others[text]
 
     def repeat(self, times: int) -> Batch:
         """The batch stacked on itself that many times."""
-        again = {k: v.repeat(times, *[1] * (v.ndim - 1)) for k, v in self._tensors().items()}
-        spans = {k: v.repeat(times, 1) for k, v in self.spans.items()}
-        return Batch(**again, spans=spans)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {k: v for k, v in vars(self).items() if k != "spans"}
+        def again(x: Any) -> Any:
+            if isinstance(x, Tensor):
+                return x.repeat(times, *[1] * (x.ndim - 1))
+            return {name: again(own) for name, own in x.items()}
+
+        return Batch(**{name: again(own) for name, own in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -251,6 +293,17 @@ class Dataset:
         """The examples that satisfy the condition."""
         return replace(self, examples=tuple(filter(keep, self.examples)))
 
+    def both_ways(self) -> Dataset:
+        """Every example, and after it its swap: clean and corrupt, correct and wrong change places.
+
+        For pairs whose corrupted text has the wrong answer for its own, as those of ``facts``
+        (Zhang & Nanda 2024, appendix B) and of ``ioi`` by default; whether they are such pairs is
+        not seen here. Spans stay where they are (S1 of a swap of ``ioi`` is its indirect object).
+        The ``others`` are left out, since they corrupt the one clean text only. Raises DataError
+        where an example has no wrong answer, or not as many as correct ones.
+        """
+        return replace(self, examples=tuple(one for e in self.examples for one in _ways(e)))
+
     def _collate(self, examples: Sequence[Example]) -> Batch:
         length = max(len(e.clean) for e in examples)
         offsets = [length - len(e.clean) if self.padding == "left" else 0 for e in examples]
@@ -265,6 +318,7 @@ class Dataset:
             return table.to(self.device)
 
         names = sorted({name for e in examples for name in e.spans})
+        texts = [name for name in examples[0].others if all(name in e.others for e in examples)]
         return Batch(
             clean=rows((e.clean for e in examples), 0, True),
             corrupt=rows((e.corrupt for e in examples), 0, True),
@@ -283,15 +337,27 @@ class Dataset:
                 ).to(self.device)
                 for name in names
             },
+            others={name: rows((e.others[name] for e in examples), 0, True) for name in texts},
         )
 
 
+def _ways(example: Example) -> tuple[Example, Example]:
+    """The example and its swap, both without other texts."""
+    right, wrong = len(example.correct), len(example.wrong)
+    if not wrong or right != wrong:
+        raise DataError(
+            f"an example has {right} correct and {wrong} wrong answers, so that its corrupted text "
+            "asks for no answer of its own; give as many of both, or leave the swap out"
+        )
+    swap = Example(example.corrupt, example.clean, example.wrong, example.correct, example.spans)
+    return replace(example, others={}), swap
+
+
 def tokenise(prompts: Sequence[Prompt], words: Words) -> Iterator[Example]:
-    """Each prompt in tokens; raises DataError, with the prompt, where clean and corrupt differ in
-    length, a span cuts a token, or an answer is not exactly one token."""
+    """Each prompt in tokens; raises DataError, with the prompt, where the clean and a corrupted
+    text differ in length, a span cuts a token, or an answer is not exactly one token."""
     clean = words.ids([p.clean for p in prompts])
-    corrupt = words.ids([p.corrupt for p in prompts])
-    _check_lengths(prompts, clean, corrupt)
+    corrupt = _corrupted(prompts, clean, words)
     answers = [_answers(prompts, [getattr(p, kind) for p in prompts], clean, words)
                for kind in ("correct", "wrong")]  # fmt: skip
     spans = _spans(prompts, clean, words)
@@ -302,24 +368,32 @@ def tokenise(prompts: Sequence[Prompt], words: Words) -> Iterator[Example]:
             raise DataError(f"{prompt.clean!r} has an answer that is both correct and wrong")
         yield Example(
             clean=tuple(clean[i]),
-            corrupt=tuple(corrupt[i]),
+            corrupt=corrupt[i][0],
             correct=answers[0][i],
             wrong=answers[1][i],
             spans={**spans[i], "end": (len(clean[i]) - 1, len(clean[i]))},
+            others=dict(zip(prompt.others, corrupt[i][1:], strict=True)),
         )
 
 
-def _check_lengths(
-    prompts: Sequence[Prompt], clean: Sequence[list[int]], corrupt: Sequence[list[int]]
-) -> None:
-    for prompt, one, two in zip(prompts, clean, corrupt, strict=True):
+def _corrupted(
+    prompts: Sequence[Prompt], clean: Sequence[list[int]], words: Words
+) -> list[list[tuple[int, ...]]]:
+    """The tokens of each prompt's corrupted text, and after it of the others."""
+    texts = [[p.corrupt, *p.others.values()] for p in prompts]
+    ids = iter(words.ids([text for own in texts for text in own]))
+    found = []
+    for prompt, own, one in zip(prompts, texts, clean, strict=True):
         if not one:
             raise DataError(f"the clean text {prompt.clean!r} has no tokens; write a text")
-        if len(one) != len(two):
-            raise DataError(
-                f"the clean text {prompt.clean!r} has {len(one)} tokens and its corrupted one "
-                f"{prompt.corrupt!r} has {len(two)}; make them equally long"
-            )
+        found.append([tuple(next(ids)) for _ in own])
+        for text, two in zip(own, found[-1], strict=True):
+            if len(one) != len(two):
+                raise DataError(
+                    f"the clean text {prompt.clean!r} has {len(one)} tokens and its corrupted one "
+                    f"{text!r} has {len(two)}; make them equally long"
+                )
+    return found
 
 
 def _answers(

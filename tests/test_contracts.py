@@ -17,11 +17,11 @@ from torch import Tensor
 
 from circuitkit.catalogue import lookup, names
 from circuitkit.corruptions import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data import Dataset, Example
 from circuitkit.engine.run import record
-from circuitkit.errors import CircuitkitError
-from circuitkit.faithfulness import evaluate
-from circuitkit.metrics import logit_diff
+from circuitkit.errors import CircuitkitError, EvaluationError
+from circuitkit.faithfulness import evaluate, known
+from circuitkit.metrics import accuracy, logit_diff, top1
 from circuitkit.model import Activations, Model
 from circuitkit.scores import Scores
 
@@ -190,10 +190,47 @@ def test_a_method_uses_a_metric_or_refuses_it_by_its_name(method: str, metric: s
         found = lookup("discovery", method)(m, able("gpt2"), function, counterfactual)
     except CircuitkitError as error:
         assert metric in str(error)  # noqa: PT017
-        assert metric in ("accuracy", "kl", "js")
+        assert metric in ("accuracy", "top1", "kl", "js")
         return
     assert np.abs(found.values).max() > 1e-3
     assert found.about["metric"] == metric
+
+
+# -- what the model knows --------------------------------------------------------------------------
+@pytest.mark.parametrize("size", [1, 3, 8])
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_known_examples_are_those_that_a_plain_run_of_each_alone_answers(
+    size: int, padding: str
+) -> None:
+    m, data = model("gpt2"), able("gpt2", (7, 5, 7, 9, 7, 5), seed=2)
+    swapped = [replace(e, correct=e.wrong, wrong=e.correct) for e in data.examples[::2]]
+    far = replace(data.examples[1], wrong=(), correct=data.examples[1].wrong)
+    kept = (*data.examples[1::2], *swapped[:2], data.examples[0], far)
+    mixed = replace(data, examples=kept, batch_size=size, padding=padding)
+
+    def first(example: Example) -> bool:
+        ids = torch.tensor([example.clean])
+        best = m.native(ids, torch.ones_like(ids).bool()).logits[0, -1].argmax()
+        return int(best) in example.correct
+
+    expected = tuple(filter(first, kept))
+    assert 0 < len(expected) < len(kept)
+    for metric in (accuracy, top1):
+        found = known(m, mixed, metric)
+        assert found == replace(mixed, examples=expected)
+
+
+def test_what_beats_the_wrong_answer_but_not_all_tokens_is_known_by_accuracy_alone() -> None:
+    m, data = model("gpt2"), able("gpt2")
+    worst = []
+    for example in data.examples:
+        ids = torch.tensor([example.clean])
+        logits = m.native(ids, torch.ones_like(ids).bool()).logits[0, -1]
+        worst.append(replace(example, correct=example.wrong, wrong=(int(logits.argmin()),)))
+    second = replace(data, examples=tuple(worst))
+    assert known(m, second, accuracy) == second
+    with pytest.raises(EvaluationError, match="top1 is above 1/2 on none of 6 prompts"):
+        known(m, second, top1)
 
 
 # -- nothing changes its arguments or the model ----------------------------------------------------

@@ -13,6 +13,7 @@ from families import FAMILIES, as_batch, dataset, distance, model, pristine
 from oracles import Oracle
 from torch import Tensor
 
+from circuitkit.catalogue import lookup, names, resolve
 from circuitkit.corruptions import counterfactual, mean, mean_by_position, noise, resample, zero
 from circuitkit.data import Batch, Dataset, Example
 from circuitkit.engine.run import answer, record
@@ -208,6 +209,134 @@ def test_resampling_depends_on_the_seed_and_not_on_the_order() -> None:
 def test_a_prompt_without_a_partner_is_refused(lengths: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match=f"only one prompt has {lengths[-1]} tokens"):
         resample(model("gpt2"), dataset(lengths))
+
+
+# -- further texts, and spans ----------------------------------------------------------------------
+SPANS = ("subject", "end")
+
+
+def several(padding: str = "right") -> Dataset:
+    """Pairs with a further corrupted text, that of other random pairs."""
+    data, more = dataset(padding=padding), dataset(seed=5)
+    pairs = zip(data.examples, more.examples, strict=True)
+    return replace(data, examples=tuple(replace(e, others={"t": o.clean}) for e, o in pairs))
+
+
+def assert_same(one: Activations, two: Activations, mask: Tensor) -> None:
+    for name in ("embed", "final"):
+        assert torch.allclose(getattr(one, name)[mask], getattr(two, name)[mask], atol=1e-6)
+    for name in ("heads", "raw", "mlps", "attn_in", "mlp_in"):
+        for x, y in zip(getattr(one, name), getattr(two, name), strict=True):
+            assert torch.allclose(x[mask], y[mask], atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+@every_kind
+def test_another_text_is_carried_as_if_it_were_the_prompts_own(family: str, padding: str) -> None:
+    m, data = model(family), several(padding)
+    own = replace(data, examples=tuple(replace(e, corrupt=e.others["t"]) for e in data.examples))
+    for corruption in (counterfactual, noise):
+        (found,) = carried(partial(corruption, text="t"), m, data)
+        (expected,) = carried(corruption, m, own)
+        (default,) = carried(corruption, m, data)
+        assert_same(found, expected, as_batch(data).mask)
+        assert distance(found.final, default.final) > 1e-2
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_outside_the_spans_a_replaced_prompt_has_its_own_tokens(padding: str) -> None:
+    m, data = model("llama"), several(padding)
+    batch = as_batch(data)
+    held = batch.within(*SPANS)
+    clean = m.start(batch.clean, batch.mask).embed
+    other = m.start(batch.others["t"], batch.mask).embed
+    (found,) = carried(partial(counterfactual, text="t", spans=SPANS), m, data)
+    assert torch.equal(found.embed[~held], clean[~held])
+    assert torch.equal(found.embed[held], other[held])
+    assert distance(found.embed, other) > 0.1
+    (whole,), (part,) = (carried(partial(resample, spans=s), m, data) for s in ((), SPANS))
+    assert torch.equal(part.embed[~held], clean[~held])
+    assert torch.equal(part.embed[held], whole.embed[held])
+    assert distance(part.embed, whole.embed) > 0.1
+    assert distance(part.embed, clean) > 0.1
+
+
+def test_noise_of_another_text_is_where_that_text_differs() -> None:
+    data = several()
+    found, batch = disturbances("gpt2", data, text="t", draws=60)
+    differs = batch.others["t"] != batch.clean
+    assert not torch.equal(differs, batch.corrupt != batch.clean)
+    assert torch.equal(found[0].any(-1), differs)
+    tokens = torch.tensor([t for e in data.examples for t in e.clean])
+    sigma = 3 * float(token_table("gpt2")[tokens].std())
+    assert float(torch.stack(found)[:, differs].std()) == pytest.approx(sigma, rel=0.02)
+
+
+@pytest.mark.parametrize("corruption", [zero, mean, mean_by_position])
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "attention-only"])
+def test_constants_at_spans_are_those_of_all_tokens_there_and_the_clean_run_elsewhere(
+    family: str, corruption: Callable[..., object]
+) -> None:
+    m, data = model(family), dataset(padding="left")
+    batch = as_batch(data)
+    held, mask = batch.within(*SPANS), batch.mask
+    clean = contributions(m, record(m, m.start(batch.clean, mask)))
+    (whole,), (part,) = (carried(partial(corruption, spans=s), m, data) for s in ((), SPANS))
+    assert not part.consistent
+    everywhere = contributions(m, whole)
+    for name, value in contributions(m, part).items():
+        assert torch.allclose(value[held], everywhere[name][held], atol=1e-6)
+        rest = mask & ~held
+        assert torch.allclose(value[rest], clean[name][rest], atol=1e-5)
+        assert (clean[name][held] - value[held]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("corruption", [zero, mean, mean_by_position])
+def test_constants_at_spans_that_hold_every_token_are_those_without_spans(
+    corruption: Callable[..., object],
+) -> None:
+    m, data = model("gemma2"), dataset()
+    whole = [replace(e, spans={"a": (0, 2), "b": (1, len(e.clean))}) for e in data.examples]
+    data = replace(data, examples=tuple(whole))
+    (found,) = carried(partial(corruption, spans=("a", "b")), m, data)
+    (expected,) = carried(corruption, m, data)
+    assert_same(found, expected, as_batch(data).mask)
+    (clean,) = carried(partial(corruption, spans=("a",)), m, data)
+    assert distance(clean.embed, as_clean(m, data)) > 1e-2
+
+
+def as_clean(m: Model, data: Dataset) -> Tensor:
+    batch = as_batch(data)
+    return m.start(batch.clean, batch.mask).embed
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "counterfactual(text='t', spans=('subject',))", "noise(text='t', draws=2)",
+        "resample(spans=('subject',))", "zero(spans=('end',))", "mean(spans=('end', 'subject'))",
+        "mean_by_position(spans=('subject',))",
+    ],
+)  # fmt: skip
+def test_texts_and_spans_can_be_written_as_settings(written: str) -> None:
+    m, data = model("gpt2"), several()
+    plain = carried(resolve("corruptions", written.partition("(")[0]), m, data)[0]
+    found = carried(resolve("corruptions", written), m, data)
+    assert len(found) == 1 + ("draws=2" in written)
+    assert distance(found[0].final, plain.final) > 1e-2
+
+
+@pytest.mark.parametrize("corruption", [counterfactual, noise])
+def test_an_unknown_text_is_refused_with_the_known_ones(corruption: Callable[..., object]) -> None:
+    with pytest.raises(DataError, match="corrupted text 'S1'; the others that all have are 't'"):
+        carried(partial(corruption, text="S1"), model("gpt2"), several())
+
+
+@pytest.mark.parametrize("name", names("corruptions"))
+def test_an_unknown_span_is_refused_by_every_corruption(name: str) -> None:
+    corruption = partial(lookup("corruptions", name), spans=("verb",))
+    with pytest.raises(DataError, match="no span 'verb'; the spans are end, subject"):
+        carried(corruption, model("gpt2"), several())
 
 
 # -- noise -----------------------------------------------------------------------------------------

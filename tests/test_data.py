@@ -65,7 +65,14 @@ def pair(one: str = "Mary", two: str = "John", more: str = "", **changes: Any) -
     return replace(Prompt(clean, corrupt, (f" {two}",), (f" {one}",), spans), **changes)
 
 
+def several(prompt: Prompt) -> Prompt:
+    """The prompt with two further corrupted texts."""
+    words = prompt.clean.replace(" went", " gave"), prompt.clean.replace(" shop", " Tom")
+    return replace(prompt, others=dict(zip(("verb", "noun"), words, strict=True)))
+
+
 PROMPTS = (pair(), pair("Anna", "Tom", " again"), pair("Tom", "Mary", " and the shop"))
+SEVERAL = tuple(map(several, PROMPTS))
 
 
 def rows(batch: Batch) -> Iterator[tuple[int, torch.Tensor]]:
@@ -187,6 +194,7 @@ def test_required_words_are_those_that_fit_or_the_task_is_refused() -> None:
         ({"spans": {"S": (9, 4)}}, "the span 'S' of 9 to 4 holds no token"),
         ({"spans": {"S": (0, 999)}}, "the span 'S' of 0 to 999 holds no token"),
         ({"spans": {"S": (-5, 4)}}, "the span 'S'|ends inside a token"),
+        ({"others": {"S": "When Mary"}}, "'When Mary' has 2; make them equally long"),
     ],
     ids=str,
 )
@@ -228,6 +236,7 @@ def test_a_model_without_a_tokenizer_is_asked_for_examples() -> None:
     [
         {"clean": (), "corrupt": ()}, {"corrupt": (1, 2)}, {"corrupt": (1, 2, 3, 4)},
         {"spans": {"S": (0, 4)}}, {"spans": {"S": (-1, 2)}}, {"spans": {"S": (2, 2)}},
+        {"others": {"S": (1, 2)}}, {"others": {"S": (1, 2, 3), "T": ()}},
     ],
     ids=str,
 )  # fmt: skip
@@ -324,15 +333,17 @@ def test_a_batch_is_no_longer_than_its_longest_example() -> None:
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_a_repeated_batch_is_the_batch_stacked_on_itself(times: int) -> None:
-    (batch,) = Dataset.of(PROMPTS, model_of(word_level()))
+    (batch,) = Dataset.of(SEVERAL, model_of(word_level()))
     again = batch.repeat(times)
     assert len(again) == times * len(batch)
     for name, table in vars(batch).items():
-        if name != "spans":
+        if name not in ("spans", "others"):
             assert torch.equal(getattr(again, name), torch.cat([table] * times))
-    assert again.spans.keys() == batch.spans.keys()
-    for name, table in batch.spans.items():
-        assert torch.equal(again.spans[name], torch.cat([table] * times))
+    for own, more in ((batch.spans, again.spans), (batch.others, again.others)):
+        assert own
+        assert more.keys() == own.keys()
+        for name, table in own.items():
+            assert torch.equal(more[name], torch.cat([table] * times))
 
 
 def test_examples_can_be_filtered_but_not_away() -> None:
@@ -344,6 +355,84 @@ def test_examples_can_be_filtered_but_not_away() -> None:
     assert len(data) == 3
     with pytest.raises(DataError, match="there are no examples"):
         data.where(lambda example: False)
+
+
+# -- several corrupted texts -----------------------------------------------------------------------
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("opening", [False, True])
+def test_further_corrupted_texts_stand_beside_the_clean_one(padding: str, opening: bool) -> None:
+    words = word_level(opening, bos_token="<s>")
+    (batch,) = Dataset.of(SEVERAL, model_of(words), padding=padding)
+    assert list(batch.others) == ["verb", "noun"]
+    for name, tokens in batch.others.items():
+        assert tokens.shape == batch.clean.shape
+        assert torch.equal(tokens[~batch.mask], batch.clean[~batch.mask])
+        for row, mask in rows(batch):
+            assert decoded(words, tokens[row][mask].tolist()) == SEVERAL[row].others[name]
+
+
+def test_a_batch_offers_just_the_texts_that_all_its_examples_have() -> None:
+    fewer = replace(SEVERAL[1], others={"noun": SEVERAL[1].others["noun"]})
+    one, two = Dataset.of([SEVERAL[0], fewer, PROMPTS[2]], model_of(word_level()), batch_size=2)
+    assert list(one.others) == ["noun"]
+    assert not two.others
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_replaced_tokens_are_the_corrupted_ones_in_the_spans_and_the_clean_ones_outside(
+    padding: str,
+) -> None:
+    (batch,) = Dataset.of(SEVERAL, model_of(word_level()), padding=padding)
+    for text, tokens in {None: batch.corrupt, **batch.others}.items():
+        assert torch.equal(batch.replaced(text), tokens)
+        assert torch.equal(batch.differing(text), tokens != batch.clean)
+        assert batch.differing(text).any()
+    for spans in (("A",), ("S2", "A"), ["end"]):
+        held = torch.stack([batch.within(name) for name in spans]).any(0)
+        assert 0 < held.sum() < batch.mask.sum()
+        found = batch.replaced(None, spans)
+        assert torch.equal(found[held], batch.corrupt[held])
+        assert torch.equal(found[~held], batch.clean[~held])
+        assert torch.equal(batch.differing("verb", spans), held)
+    assert not torch.equal(batch.replaced(None, ["A"]), batch.corrupt)
+    assert not torch.equal(batch.replaced(None, ["A"]), batch.clean)
+
+
+@pytest.mark.parametrize("ask", [Batch.replaced, Batch.differing])
+def test_an_unknown_text_or_span_is_refused_with_the_known_ones(ask: Any) -> None:
+    (batch,) = Dataset.of(SEVERAL, model_of(word_level()))
+    for spans in ((), ("A",)):
+        with pytest.raises(DataError, match=r"the corrupted text 'no'; .* are 'verb', 'noun', and"):
+            ask(batch, "no", spans)
+    with pytest.raises(DataError, match="no span 'no'; the spans are A, B, S2, end"):
+        ask(batch, "verb", ("A", "no"))
+    (plain,) = Dataset.of(PROMPTS, model_of(word_level()))
+    with pytest.raises(DataError, match=r"the corrupted text 'verb'; .* are none, and"):
+        ask(plain, "verb")
+
+
+# -- both ways -------------------------------------------------------------------------------------
+def test_both_ways_each_example_is_followed_by_its_swap() -> None:
+    data = Dataset.of(SEVERAL, model_of(word_level()), batch_size=2, padding="left")
+    both = data.both_ways()
+    assert (len(both), both.batch_size, both.padding) == (6, 2, "left")
+    assert both.examples[::2] == tuple(replace(e, others={}) for e in data.examples)
+    for one, swap in zip(both.examples[::2], both.examples[1::2], strict=True):
+        assert (swap.clean, swap.corrupt) == (one.corrupt, one.clean)
+        assert (swap.correct, swap.wrong) == (one.wrong, one.correct)
+        assert swap.spans == one.spans
+        assert not swap.others
+        assert one != swap
+    assert data.examples[0].others
+
+
+@pytest.mark.parametrize("wrong", [(), (" Anna", " Mary")])
+def test_a_pair_whose_answers_cannot_swap_is_refused(wrong: tuple[str, ...]) -> None:
+    data = Dataset.of([pair(), pair(wrong=wrong)], model_of(word_level()))
+    with pytest.raises(DataError, match=f"has 1 correct and {len(wrong)} wrong answers"):
+        data.both_ways()
+    with pytest.raises(DataError, match="has 0 correct and 0 wrong answers"):
+        Dataset((Example((1, 2), (1, 3), (), (), {}),)).both_ways()
 
 
 # -- tasks -----------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from circuitkit.metrics import (
     logit_diff,
     prob_diff,
     probability,
+    top1,
 )
 
 METRICS = names("metrics")
@@ -76,6 +77,10 @@ LOGITS = torch.tensor([[3 * LN2, 2 * LN2, LN2, LN2]]) + 5
         (accuracy, [3, 2], [1], 0.0),
         (accuracy, [0], [], 1.0),
         (accuracy, [1], [], 0.0),
+        (top1, [0], [1], 1.0),
+        (top1, [1], [2], 0.0),  # beats the wrong one, and not token 0
+        (top1, [1, 0], [2], 1.0),
+        (top1, [1], [], 0.0),
     ],
 )
 def test_a_metric_of_the_answers_is_as_worked_by_hand(
@@ -89,6 +94,12 @@ def test_a_metric_of_the_answers_is_as_worked_by_hand(
 def test_a_tie_with_a_wrong_answer_is_no_success() -> None:
     tied = torch.tensor([[1.0, 1.0, 0.0]])
     assert float(accuracy(tied, tied, batch_of([[0]], [[1]]))) == 0.0
+
+
+def test_ties_among_all_tokens_count_alike_in_both_measures_of_success() -> None:
+    tied = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 2.0]])
+    batch = batch_of([[0], [0]], [[], []])
+    assert top1(tied, tied, batch).tolist() == accuracy(tied, tied, batch).tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("vocab", [4, 1000])
@@ -127,7 +138,9 @@ ANSWERS = ([[1], [2, 3], [4, 5, 6]], [[7, 8], [9], [10, 0, 2]])
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_gives_one_finite_value_per_example(name: str) -> None:
-    found = lookup("metrics", name)(some_logits(3), some_logits(3, seed=1), batch_of(*ANSWERS))
+    logits = some_logits(3)
+    logits[0, 1] = 9.0  # one success at least
+    found = lookup("metrics", name)(logits, some_logits(3, seed=1), batch_of(*ANSWERS))
     assert found.shape == (3,)
     assert torch.isfinite(found).all()
     assert found.abs().max() > 0
@@ -148,7 +161,7 @@ def test_the_value_of_an_example_depends_on_no_other(name: str) -> None:
             assert torch.allclose(alone, together[i : i + 1], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["accuracy", "log_probability", "probability", "kl", "js"])
+@pytest.mark.parametrize("name", ["accuracy", "top1", "log_probability", "probability", "kl", "js"])
 def test_an_example_without_wrong_answers_is_judged_the_same_beside_one_with_some(
     name: str,
 ) -> None:
@@ -193,7 +206,7 @@ def test_a_metric_is_the_same_when_all_logits_rise(name: str) -> None:
     assert torch.allclose(risen, metric(logits, full, batch), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in METRICS if n != "accuracy"])
+@pytest.mark.parametrize("name", [n for n in METRICS if n not in ("accuracy", "top1")])
 def test_a_metric_has_the_gradient_of_its_finite_differences(name: str) -> None:
     metric, batch = lookup("metrics", name), batch_of(*ANSWERS)
     full = some_logits(3, seed=1)
@@ -208,9 +221,10 @@ def test_a_metric_has_the_gradient_of_its_finite_differences(name: str) -> None:
     assert slope > 1e-2
 
 
-def test_accuracy_has_no_gradient() -> None:
+@pytest.mark.parametrize("metric", [accuracy, top1])
+def test_success_has_no_gradient(metric: Any) -> None:
     logits = some_logits(3).requires_grad_()
-    assert not accuracy(logits, logits, batch_of(*ANSWERS)).requires_grad
+    assert not metric(logits, logits, batch_of(*ANSWERS)).requires_grad
 
 
 @pytest.mark.parametrize("metric", [logit_diff, prob_diff])

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import operator
+import re
 from collections import Counter
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import (
+    Regex,
     Tokenizer,
     decoders,
     models,
@@ -24,11 +28,12 @@ import circuitkit
 from circuitkit.catalogue import lookup, names
 from circuitkit.data import Example, Prompt, Task, Words, tokenise
 from circuitkit.errors import DataError, TaskFitError
-from circuitkit.tasks import _names
+from circuitkit.tasks import _names, calculation
 from circuitkit.tasks.recall import RELATIONS
 
 MINI = Path(circuitkit.__path__[0]) / "assets" / "mini"
 TASKS = [name for name in names("tasks") if name != "from_file"]
+OF_WORDS = [name for name in TASKS if name != "arithmetic"]  # which digits alone suffice for
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +122,8 @@ def test_prompts_are_pairs_that_differ_and_are_answered_by_single_tokens(
     assert task.source
     assert task.metric in names("metrics")
     assert len({prompt.clean for prompt in task.prompts}) == 40
-    for example in examples:
+    for prompt, example in zip(task.prompts, examples, strict=True):
+        assert list(example.others) == list(prompt.others)
         assert len(example.clean) == len(example.corrupt)
         assert example.clean != example.corrupt
         assert example.correct
@@ -142,7 +148,7 @@ def test_the_seed_decides_and_more_prompts_begin_as_fewer(mini: Words, name: str
     assert make(name, mini, 30, 6).prompts != prompts
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", OF_WORDS)
 def test_a_tokenizer_of_letters_does_not_fit(name: str) -> None:
     with pytest.raises(TaskFitError, match=rf"^{name} .*use another task or another model$"):
         make(name, letters())
@@ -189,6 +195,32 @@ def test_ioi_can_replace_all_names_by_new_ones(words: Words) -> None:
         new = {in_corrupt(words, example, span) for span in ("IO", "S1", "S2")}
         assert len(new) == 3
         assert not new & {*prompt.correct, *prompt.wrong}
+
+
+NEW = {"S2": (), "S1+IO": ("IO", "S1"), "names": ("IO", "S1", "S2")}
+
+
+@pytest.mark.parametrize("corrupt", ["io", "names"])
+def test_ioi_has_three_corrupted_texts_of_the_same_clean_one(words: Words, corrupt: str) -> None:
+    prompts = make("ioi", words, corrupt=corrupt).prompts
+    assert [p.clean for p in prompts] == [p.clean for p in make("ioi", words).prompts]
+    for prompt, example in zip(prompts, tokenise(prompts, words), strict=True):
+        assert list(prompt.others) == list(NEW)
+        assert prompt.corrupt == prompt.others["S2" if corrupt == "io" else "names"]
+        there = {*prompt.correct, *prompt.wrong}
+        for name, tokens in example.others.items():
+            at = {span: words.tokenizer.decode(tokens[slice(*example.spans[span])])
+                  for span in ("IO", "S1", "S2")}  # fmt: skip
+            new = {span: word for span, word in at.items() if word not in there}
+            assert tuple(new) == NEW[name]
+            assert len(set(new.values())) == len(new)
+            kept = [i for span in at for i in range(*example.spans[span])]
+            assert all(a == b for i, (a, b) in enumerate(zip(tokens, example.clean, strict=True))
+                       if i not in kept)  # fmt: skip
+            if name == "S2":
+                assert at["S2"] == at["IO"] == text(prompt, "IO")
+            if name == "S1+IO":
+                assert at["S2"] == text(prompt, "S2")
 
 
 def test_ioi_refuses_another_corruption(mini: Words) -> None:
@@ -304,15 +336,102 @@ def test_facts_ask_in_both_directions(mini: Words) -> None:
     assert any((wrong, correct) in asked for correct, wrong in asked)
 
 
+def test_the_file_of_facts_says_of_each_what_kind_of_fact_it_is() -> None:
+    with (files("circuitkit") / "assets" / "facts.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len({(row["relation"], row["subject"]) for row in rows}) == len(rows)
+    for row in rows:
+        assert RELATIONS[row["relation"]].answers[row["subject"]] == row["answer"]
+        assert all(value == value.strip() != "" for value in row.values())
+    assert len(rows) == sum(len(relation.answers) for relation in RELATIONS.values())
+    assert {row["relation"]: row["source"] for row in rows} == {
+        row["relation"]: row["source"] for row in reversed(rows)
+    }
+
+
 def test_facts_are_many() -> None:
     assert len(RELATIONS) >= 3
     assert sum(len(relation.answers) for relation in RELATIONS.values()) >= 60
 
 
+SIGNS = {"plus": operator.add, "+": operator.add, "minus": operator.sub, "-": operator.sub,
+         "times": operator.mul, "*": operator.mul}  # fmt: skip
+SUM = re.compile(r"(?<=[ :])(\d+) (plus|minus|times|[+*-]) (\d+)\b")
+
+
+def calculated(text: str) -> int:
+    """The answer to the one sum of a text."""
+    (found,) = SUM.findall(text)
+    first, sign, second = found
+    return int(SIGNS[sign](int(first), int(second)))
+
+
+def test_arithmetic_is_right_and_its_corrupted_text_has_the_wrong_answer(words: Words) -> None:
+    for prompt, example in pairs("arithmetic", words):
+        assert [*map(int, prompt.correct)] == [calculated(prompt.clean)]
+        assert [*map(int, prompt.wrong)] == [calculated(prompt.corrupt)]
+        assert text(prompt, "operator") == in_corrupt(words, example, "operator")
+        for span in ("first", "second"):
+            assert text(prompt, span).startswith(" ")
+            assert text(prompt, span) != in_corrupt(words, example, span)
+        spans = [range(*example.spans[span]) for span in ("first", "second")]
+        for i, (one, other) in enumerate(zip(example.clean, example.corrupt, strict=True)):
+            assert one == other or any(i in span for span in spans)
+
+
+def test_arithmetic_has_every_operator_in_several_templates(mini: Words) -> None:
+    prompts = make("arithmetic", mini, 100).prompts
+    seen = Counter(SIGNS[text(prompt, "operator").strip()] for prompt in prompts)
+    assert min(seen[sign] for sign in SIGNS.values()) > 10
+    assert len({SUM.sub("", prompt.clean) for prompt in prompts}) >= 4
+    for name in ("plus", "minus", "times"):
+        some = make("arithmetic", mini, operators=(name,)).prompts
+        assert {SIGNS[text(prompt, "operator").strip()] for prompt in some} == {SIGNS[name]}
+
+
+def with_numbers(largest: int, space: str) -> Words:
+    """A tokenizer of words and signs, with one token for each of these numbers; the space before a
+    number belongs to it, or is a token of its own."""
+    piece = f"{space}[0-9]+| ?[A-Za-z]+| ?[^A-Za-z0-9 ]| "
+    text = " ".join(calculation.TEMPLATES) + " plus minus times - a"
+    level = pre_tokenizers.Split(Regex(piece), "isolated")
+    tokens = {piece for piece, _ in level.pre_tokenize_str(re.sub(r"[{}]", "", text))}
+    tokens |= {"a", " ", "Q", " +", " *", *(f"{space}{i}" for i in range(largest + 1))}
+    vocabulary = {token: i for i, token in enumerate(["[UNK]", *sorted(tokens)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, "[UNK]"))
+    tokenizer.pre_tokenizer = level
+    tokenizer.decoder = decoders.Fuse()
+    return Words(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]"))
+
+
+@pytest.mark.parametrize("space", [" ", ""])
+@pytest.mark.parametrize("largest", [9, 99])
+def test_arithmetic_takes_the_numbers_and_the_form_that_the_tokenizer_has(
+    largest: int, space: str
+) -> None:
+    """With the space before a number in its token, or as the last token of the text."""
+    words, seen = with_numbers(largest, space), set()
+    for prompt, example in pairs("arithmetic", words):
+        assert prompt.correct[0].startswith(" ") == (space == " ") != prompt.clean.endswith(" ")
+        assert len(example.clean) == len(words.ids([prompt.clean + prompt.correct[0]])[0]) - 1
+        seen |= {int(n) for n in re.findall(r"\d+", prompt.clean + prompt.correct[0])}
+    assert max(seen) <= largest
+    assert max(seen) > 0.6 * largest
+
+
+def test_arithmetic_needs_ten_numbers(mini: Words) -> None:
+    with pytest.raises(TaskFitError, match=r"of 0 to 99 only 9 are .* or another model$"):
+        make("arithmetic", with_numbers(8, " "))
+    make("arithmetic", letters())
+    for operators in ((), ("plus", "over"), "plus"):
+        with pytest.raises(DataError, match=r"has no operators .*; choose from"):
+            make("arithmetic", mini, operators=operators)
+
+
 # --- the model that the package carries
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", OF_WORDS)
 def test_mini_does_every_task_and_flips_where_the_corrupted_text_has_an_answer(
     mini: Words, name: str
 ) -> None:
@@ -348,7 +467,7 @@ def test_mini_is_small() -> None:
 
 ROWS = (
     Prompt("The cat is", "The dog is", (" small", " here"), (" old",), {"who": (3, 7)}),
-    Prompt('A "cup, then', 'A "hat, then', (" red",), (" blue", " white")),
+    Prompt('A "cup, then', 'A "hat, then', (" red",), (" blue", " white"), {}, {"b": 'A "b, then'}),
     Prompt("My ear", "My eye", (" is",)),
 )
 
@@ -372,9 +491,12 @@ def test_a_jsonl_file_gives_its_prompts(mini: Words, tmp_path: Path) -> None:
     assert (task.name, task.metric) == ("mine", "logit_diff")
 
 
-def test_a_csv_file_gives_the_same_without_spans(mini: Words, tmp_path: Path) -> None:
+def test_a_csv_file_gives_the_same_without_spans_and_other_texts(
+    mini: Words, tmp_path: Path
+) -> None:
     found = lookup("tasks", "from_file")(mini, path=str(write_csv(tmp_path / "mine.csv")))
-    assert [vars(p) | {"spans": {}} for p in ROWS] == [vars(p) for p in found.prompts]
+    none: dict[str, object] = {"spans": {}, "others": {}}
+    assert [vars(p) | none for p in ROWS] == [vars(p) for p in found.prompts]
 
 
 def test_one_answer_of_a_jsonl_line_needs_no_list(mini: Words, tmp_path: Path) -> None:
@@ -413,6 +535,8 @@ BAD = {
     "number.jsonl": (GOOD.replace('" c"', "7"), "line 1 has 7 for 'correct'"),
     "spans.jsonl": (GOOD.replace("[]", '[], "spans": [1]'), "line 1 has the spans"),
     "far.jsonl": (GOOD.replace("[]", '[], "spans": {"x": [0, 2]}'), "has 1 characters"),
+    "others.jsonl": (GOOD.replace("[]", '[], "others": ["x"]'), r"line 1 has the others \['x'\]"),
+    "text.jsonl": (GOOD.replace("[]", '[], "others": {"x": 3}'), "line 1 has 3 for 'x'"),
     "other.txt": (GOOD, "neither .csv nor .jsonl"),
 }
 

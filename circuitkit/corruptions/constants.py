@@ -1,11 +1,15 @@
-"""Corruptions that carry the same values for every example: zeros and means."""
+"""Corruptions that carry the same values for every example: zeros and means.
+
+Where ``spans`` names tokens, they do so at these, and carry what the clean run writes elsewhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from circuitkit.data import Batch, Dataset
@@ -18,27 +22,37 @@ __all__ = ["mean", "mean_by_position", "zero"]
 Carry = Callable[[Batch], list[Activations]]
 
 
-def zero(model: Model, data: Dataset) -> Carry:
-    """Nothing: every writer writes zeros (biases that belong to no writer stay)."""
+def zero(model: Model, data: Dataset, *, spans: Sequence[str] = ()) -> Carry:
+    """Nothing: every writer writes zeros (biases that belong to no writer stay).
+
+    At the tokens of ``spans`` only, where any are named; raises DataError, when used, for one that
+    an example lacks.
+    """
     wiring = model.wiring
     one = torch.zeros(1, 1, model.d_model, device=model.device, dtype=model.dtype)
     head = one.new_zeros(1, 1, wiring.heads, model.d_head)
     heads = [head] * wiring.layers
-    return _constant(model, _Written(one, heads, heads, [one] * wiring.layers * wiring.mlp))
+    written = _Written(one, heads, heads, [one] * wiring.layers * wiring.mlp)
+    return _constant(model, written, spans)
 
 
-def mean(model: Model, data: Dataset) -> Carry:
-    """What each writer writes on average over all tokens of the data's clean prompts."""
-    return _constant(model, _average(model, data, by_position=False))
+def mean(model: Model, data: Dataset, *, spans: Sequence[str] = ()) -> Carry:
+    """What each writer writes on average over all tokens of the data's clean prompts.
+
+    At the tokens of ``spans`` only, where any are named; raises DataError, when used, for one that
+    an example lacks.
+    """
+    return _constant(model, _average(model, data, by_position=False), spans)
 
 
-def mean_by_position(model: Model, data: Dataset) -> Carry:
+def mean_by_position(model: Model, data: Dataset, *, spans: Sequence[str] = ()) -> Carry:
     """What each writer writes on average at each position of the data's clean prompts.
 
-    Positions count from the first token. Raises DataError, when used, for a prompt longer than any
+    Positions count from the first token. At the tokens of ``spans`` only, where any are named.
+    Raises DataError, when used, for a span that an example lacks, and for a prompt longer than any
     of the data.
     """
-    return _constant(model, _average(model, data, by_position=True))
+    return _constant(model, _average(model, data, by_position=True), spans)
 
 
 @dataclass
@@ -66,6 +80,13 @@ class _Written:
             *([change(x) for x in xs] for xs in (self.heads, self.raw, self.mlps)),
         )
 
+    def where(self, chosen: Bool[Tensor, "b p"], other: _Written) -> _Written:
+        """This at the chosen tokens, and the other at the rest."""
+        theirs = other.parts()  # in the order in which map goes
+        return self.map(
+            lambda x: torch.where(chosen.view(*chosen.shape, *[1] * (x.ndim - 2)), x, next(theirs))
+        )
+
 
 def _average(model: Model, data: Dataset, *, by_position: bool) -> _Written:
     """The mean over tokens that are not padding, accumulated in float32."""
@@ -73,8 +94,7 @@ def _average(model: Model, data: Dataset, *, by_position: bool) -> _Written:
     total: _Written | None = None
     count = torch.zeros(length, device=model.device)
     for batch in data:
-        with torch.no_grad():
-            run = _Written.of(record(model, model.start(batch.clean, batch.mask)))
+        run = _clean(model, batch)
         at = (batch.mask.long().cumsum(-1) - 1).clamp(min=0) if by_position else 0 * batch.clean
         places = at[batch.mask]
         count.index_add_(0, places, torch.ones_like(places, dtype=count.dtype))
@@ -89,12 +109,19 @@ def _average(model: Model, data: Dataset, *, by_position: bool) -> _Written:
     return total.map(lambda x: (x / count.view(-1, *[1] * (x.ndim - 1)))[None].to(model.dtype))
 
 
+def _clean(model: Model, batch: Batch) -> _Written:
+    with torch.no_grad():
+        return _Written.of(record(model, model.start(batch.clean, batch.mask)))
+
+
 def _sum(x: Tensor, mask: Tensor, places: Tensor, length: int) -> Tensor:
     out = torch.zeros(length, *x.shape[2:], device=x.device)
     return out.index_add_(0, places, x[mask].float())
 
 
-def _constant(model: Model, written: _Written) -> Carry:
+def _constant(model: Model, written: _Written, spans: Sequence[str]) -> Carry:
+    """What was written, at every token or at those of the spans."""
+
     def carried(batch: Batch) -> list[Activations]:
         at = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)
         known = written.embed.shape[1]
@@ -108,6 +135,8 @@ def _constant(model: Model, written: _Written) -> Carry:
             return x[0][at] if known > 1 else x.expand(*batch.mask.shape, *x.shape[2:])
 
         full = written.map(spread)
+        if spans:
+            full = full.where(batch.within(*spans), _clean(model, batch))
         return [assemble(model, full.embed, full.heads, full.raw, full.mlps)]
 
     return carried

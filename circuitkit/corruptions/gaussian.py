@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,8 @@ def noise(
     model: Model,
     data: Dataset,
     *,
-    spans: tuple[str, ...] = (),
+    text: str | None = None,
+    spans: Sequence[str] = (),
     multiple: float = 3.0,
     draws: int = 1,
     seed: int = 0,
@@ -29,14 +30,15 @@ def noise(
 
     The standard deviation is ``multiple`` times that of the token embeddings over the data (3:
     Meng et al. 2022; Zhang & Nanda 2024, §2). ``spans`` names the tokens (``S2``, ``subject``);
-    without any, those at which the clean and the corrupted prompt differ. The noise of an example
-    depends on the seed, the draw and its tokens only. Raises DataError for a span that an example
-    lacks.
+    without any, those at which the clean and the corrupted prompt differ, or another corrupted text
+    of the prompt, ``text``: those that ``counterfactual`` of the same settings replaces. The noise
+    of an example depends on the seed, the draw and its tokens only. Raises DataError for a text or
+    a span that an example lacks.
     """
     sigma = multiple * _spread(model, data)
 
     def carried(batch: Batch) -> list[Activations]:
-        chosen = _chosen(batch, spans)
+        chosen = batch.differing(text, spans)
         context = model.start(batch.clean, batch.mask)
         runs = []
         for draw in range(draws):
@@ -52,16 +54,6 @@ def _spread(model: Model, data: Dataset) -> float:
     """The standard deviation of the token embeddings over the data, all entries together."""
     seen = [model.embed_tokens(batch.clean)[batch.mask].double().flatten() for batch in data]
     return float(torch.cat(seen).std(correction=0))
-
-
-def _chosen(batch: Batch, spans: tuple[str, ...]) -> Tensor:
-    """Which tokens are disturbed, [b, p]."""
-    if not spans:
-        return (batch.clean != batch.corrupt) & batch.mask
-    chosen = torch.zeros_like(batch.mask)
-    for name in spans:
-        chosen |= batch.within(name)
-    return chosen
 
 
 def _normal(

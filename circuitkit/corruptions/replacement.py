@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,20 +16,30 @@ from circuitkit.model import Activations, Model
 __all__ = ["counterfactual", "resample"]
 
 
-def counterfactual(model: Model, data: Dataset) -> Callable[[Batch], list[Activations]]:
-    """The run on the corrupted prompt: symmetric token replacement (Zhang & Nanda 2024, §2)."""
+def counterfactual(
+    model: Model, data: Dataset, *, text: str | None = None, spans: Sequence[str] = ()
+) -> Callable[[Batch], list[Activations]]:
+    """The run on the corrupted prompt: symmetric token replacement (Zhang & Nanda 2024, §2).
+
+    ``text`` names another corrupted text of the prompt (``S1+IO`` of ``ioi``). Where ``spans``
+    names tokens, only these are replaced. Raises DataError, when used, for a text or a span that an
+    example lacks.
+    """
 
     def carried(batch: Batch) -> list[Activations]:
-        return [_plain(model, batch.corrupt, batch.mask)]
+        return [_plain(model, batch.replaced(text, spans), batch.mask)]
 
     return carried
 
 
-def resample(model: Model, data: Dataset, *, seed: int = 0) -> Callable[[Batch], list[Activations]]:
+def resample(
+    model: Model, data: Dataset, *, seed: int = 0, spans: Sequence[str] = ()
+) -> Callable[[Batch], list[Activations]]:
     """The run on another example's clean prompt, of the same length.
 
-    Which one depends on the seed and on the two prompts only, not on the order of the data. Raises
-    DataError where an example is the only one of its length.
+    Which one depends on the seed and on the two prompts only, not on the order of the data. Where
+    ``spans`` names tokens, only these are the other prompt's. Raises DataError where an example is
+    the only one of its length, and, when used, for a span that an example lacks.
     """
     partner = _partners([e.clean for e in data.examples], seed)
 
@@ -37,7 +47,8 @@ def resample(model: Model, data: Dataset, *, seed: int = 0) -> Callable[[Batch],
         tokens = batch.clean.clone()
         for row, mask in zip(tokens, batch.mask, strict=True):
             row[mask] = row.new_tensor(partner[tuple(row[mask].tolist())])
-        return [_plain(model, tokens, batch.mask)]
+        chosen = batch.within(*spans) if spans else batch.mask
+        return [_plain(model, torch.where(chosen, tokens, batch.clean), batch.mask)]
 
     return carried
 

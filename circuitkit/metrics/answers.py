@@ -10,7 +10,7 @@ from circuitkit.data import Batch
 from circuitkit.errors import MetricError
 from circuitkit.norms import wide
 
-__all__ = ["accuracy", "log_probability", "logit_diff", "prob_diff", "probability"]
+__all__ = ["logit_diff", "probability", "log_probability", "prob_diff", "accuracy", "top1"]
 
 
 def logit_diff(
@@ -56,12 +56,22 @@ def accuracy(
 
     It has no gradient.
     """
-    best = _masked(logits, batch.correct).amax(-1)
-    top = best >= logits.amax(-1)
+    top = top1(logits, reference, batch)
     if not batch.wrong.shape[1]:
-        return top.to(logits.dtype)
-    rival = _masked(logits, batch.wrong).amax(-1)
-    return torch.where((batch.wrong >= 0).any(-1), best > rival, top).to(logits.dtype)
+        return top
+    best, rival = (_masked(logits, answers).amax(-1) for answers in (batch.correct, batch.wrong))
+    return torch.where((batch.wrong >= 0).any(-1), (best > rival).to(top), top)
+
+
+def top1(
+    logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
+) -> Float[Tensor, " b"]:
+    """1 where a correct answer is the most probable of all tokens, or as probable as another one.
+
+    It has no gradient.
+    """
+    best = _masked(logits, batch.correct).amax(-1)
+    return (best >= logits.amax(-1)).to(logits.dtype)
 
 
 def _masked(values: Tensor, answers: Int[Tensor, "b n"]) -> Float[Tensor, "b n"]:

@@ -31,8 +31,9 @@ def from_file(
 
     Returns all prompts in the order of the file, or ``n`` of them drawn by the seed. Several
     answers are parted by ``|`` in CSV, and are a list in JSONL, where an object ``spans`` may name
-    character ranges of the clean text: ``{"subject": [15, 22]}``. ``wrong`` may be empty. The task
-    is called as the file is. Whether the pairs fit the tokenizer shows when they are tokenised.
+    character ranges of the clean text, ``{"subject": [15, 22]}``, and an object ``others`` further
+    corrupted texts, ``{"verb": "The cat eats"}``. ``wrong`` may be empty. The task is called as the
+    file is. Whether the pairs fit the tokenizer shows when they are tokenised.
 
     Raises DataError, with the line, where the file cannot be read as such or is empty, and where it
     holds fewer than ``n`` prompts.
@@ -88,7 +89,8 @@ def _prompt(fields: Mapping[str, Any], place: str) -> Prompt:
         raise DataError(f"{place} lacks {missing[0]!r}; give each of {', '.join(_FIELDS)}")
     clean, corrupt = (_text(fields[name], name, place) for name in _FIELDS[:2])
     correct, wrong = (_texts(fields[name], name, place) for name in _FIELDS[2:])
-    return Prompt(clean, corrupt, correct, wrong, _spans(fields.get("spans", {}), clean, place))
+    spans = _spans(fields.get("spans", {}), clean, place)
+    return Prompt(clean, corrupt, correct, wrong, spans, _others(fields.get("others", {}), place))
 
 
 def _text(value: Any, name: str, place: str) -> str:
@@ -116,3 +118,11 @@ def _spans(spans: Any, clean: str, place: str) -> dict[str, tuple[int, int]]:
                 f"{len(clean)} characters; choose a range inside it"
             )
     return found
+
+
+def _others(others: Any, place: str) -> dict[str, str]:
+    if not isinstance(others, dict):
+        raise DataError(
+            f'{place} has the others {others!r}; write an object such as {{"verb": "The cat eats"}}'
+        )
+    return {name: _text(text, name, place) for name, text in others.items()}

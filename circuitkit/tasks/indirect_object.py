@@ -30,6 +30,7 @@ TEMPLATES = (
     "Yesterday {A} and {B} met at the {place}, where {S2} sold a {object} to",
     "Because {A} and {B} were late at the {place}, {S2} sent a {object} to",
 )
+_TEXTS = {"io": "S2", "names": "names"}
 _NEXT = re.compile(r" ?(?:\w+|[^\w\s])")
 
 
@@ -38,12 +39,15 @@ def ioi(words: Words, n: int = 100, seed: int = 0, *, corrupt: str = "io") -> Ta
 
     Returns prompts in the orders ABBA and BABA alike. ``corrupt="io"`` puts the indirect object in
     the second subject's place, so that the answer flips; ``corrupt="names"`` puts three new names
-    in place of the three (the paper's p_ABC). Source: Wang et al. 2023, §2 and appendix E.
+    in place of the three (the paper's p_ABC). Every prompt has both texts, and a third, by name:
+    ``S2``, ``names``, and ``S1+IO``, with two new names in place of the first subject and the
+    indirect object (Zhang & Nanda 2024, appendix F). The wrong answer is always the subject.
+    Source: Wang et al. 2023, §2 and appendix E.
 
     Raises TaskFitError where too few names, places or objects are single tokens, and DataError
     where ``corrupt`` is neither of these.
     """
-    if corrupt not in ("io", "names"):
+    if corrupt not in _TEXTS:
         raise DataError(f"ioi cannot corrupt by {corrupt!r}; choose 'io' or 'names'")
     names = single(words, "ioi", "names", NAMES, 20)
     places = single(words, "ioi", "places", PLACES, 5)
@@ -62,12 +66,15 @@ def ioi(words: Words, n: int = 100, seed: int = 0, *, corrupt: str = "io") -> Ta
 
 
 def _prompt(template: str, setting: dict[str, str], people: list[str], corrupt: str) -> Prompt:
-    io, s, *others = people
+    io, s, *new = people
     clean, spans = compose(template, setting | {"IO": io, "S1": s, "S2": s})
-    replaced = {"IO": io, "S1": s, "S2": io}
-    if corrupt == "names":
-        replaced = dict(zip(replaced, others, strict=True))
+    replaced = {"S2": (io, s, io), "S1+IO": (new[0], new[1], s), "names": new}
+    others = {
+        name: compose(template, setting | dict(zip(("IO", "S1", "S2"), own, strict=True)))[0]
+        for name, own in replaced.items()
+    }
     after = _NEXT.match(clean, spans["S1"][1])
     if after is not None:
         spans["S1+1"] = after.span()
-    return Prompt(clean, compose(template, setting | replaced)[0], (f" {io}",), (f" {s}",), spans)
+    own = others[_TEXTS[corrupt]]
+    return Prompt(clean, own, (f" {io}",), (f" {s}",), spans, others)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import random
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 
 from circuitkit.data import Prompt, Task, Words, compose
 from circuitkit.errors import TaskFitError
 from circuitkit.tasks._draw import distinct, single
 
 __all__ = ["facts"]
-
-
-def _table(lines: str) -> dict[str, str]:
-    """The answers by subject, of lines such as ``Paris: Eiffel Tower, Louvre``."""
-    rows = (line.split(":") for line in lines.strip().splitlines())
-    return {subject.strip(): answer.strip() for answer, own in rows for subject in own.split(",")}
 
 
 @dataclass(frozen=True)
@@ -28,149 +24,40 @@ class Relation:
     answers: Mapping[str, str]
 
 
-RELATIONS = {
-    "capital": Relation(
-        (
-            "The capital of {subject} is",
-            "The capital city of {subject} is called",
-            "The government of {subject} sits in the city of",
-        ),
-        _table(
-            """
-            Paris: France
-            Rome: Italy
-            Berlin: Germany
-            Madrid: Spain
-            London: England
-            Tokyo: Japan
-            Moscow: Russia
-            Vienna: Austria
-            Athens: Greece
-            Cairo: Egypt
-            Dublin: Ireland
-            Oslo: Norway
-            Stockholm: Sweden
-            Copenhagen: Denmark
-            Helsinki: Finland
-            Warsaw: Poland
-            Prague: Czechia
-            Budapest: Hungary
-            Ottawa: Canada
-            Canberra: Australia
-            Beijing: China
-            Bangkok: Thailand
-            Hanoi: Vietnam
-            Manila: the Philippines
-            Jakarta: Indonesia
-            Tehran: Iran
-            Baghdad: Iraq
-            Damascus: Syria
-            Beirut: Lebanon
-            Kabul: Afghanistan
-            Nairobi: Kenya
-            Lima: Peru
-            Santiago: Chile
-            Havana: Cuba
-            Lisbon: Portugal
-            Brussels: Belgium
-            Ankara: Turkey
-            Tripoli: Libya
-            """
-        ),
+TEMPLATES = {
+    "capital": (
+        "The capital of {subject} is",
+        "The capital city of {subject} is called",
+        "The government of {subject} sits in the city of",
     ),
-    "city": Relation(
-        (
-            "The {subject} is in the city of",
-            "If you want to see the {subject}, you must travel to",
-            "Many people know that the {subject} stands in",
-        ),
-        _table(
-            """
-            Paris: Eiffel Tower, Louvre, Arc de Triomphe
-            Rome: Colosseum, Trevi Fountain, Spanish Steps
-            London: Tower Bridge, Buckingham Palace, British Museum
-            Berlin: Brandenburg Gate, Reichstag, Pergamon Museum
-            Moscow: Kremlin, Red Square, Bolshoi Theatre
-            Athens: Acropolis, Parthenon
-            Madrid: Prado Museum
-            Barcelona: Park Guell
-            Chicago: Willis Tower, Navy Pier
-            Seattle: Space Needle
-            Boston: Freedom Trail, Fenway Park
-            Philadelphia: Liberty Bell
-            Toronto: Royal Ontario Museum
-            Prague: Charles Bridge
-            Vienna: Belvedere Palace
-            Beijing: Forbidden City
-            Dubai: Burj Khalifa
-            Istanbul: Blue Mosque, Grand Bazaar
-            Venice: Rialto Bridge
-            Florence: Uffizi Gallery
-            Jerusalem: Western Wall
-            Stockholm: Vasa Museum
-            Copenhagen: Little Mermaid
-            """
-        ),
+    "city": (
+        "The {subject} is in the city of",
+        "If you want to see the {subject}, you must travel to",
+        "Many people know that the {subject} stands in",
     ),
-    "country": Relation(
-        (
-            "The company {subject} comes from",
-            "The company {subject} has its home in",
-            "The founders of {subject} lived in",
-        ),
-        _table(
-            """
-            Japan: Toyota, Honda, Sony, Nintendo, Nissan, Mitsubishi
-            Finland: Nokia
-            Sweden: Volvo, Ericsson, Spotify
-            Germany: Siemens, Volkswagen, Porsche, Mercedes, Bayer
-            France: Renault, Peugeot, Michelin
-            Italy: Ferrari, Fiat, Lamborghini
-            Switzerland: Nestle, Rolex
-            Denmark: Lego, Carlsberg
-            China: Huawei, Alibaba, Lenovo
-            India: Tata, Infosys
-            Canada: Shopify, BlackBerry
-            Russia: Gazprom
-            Brazil: Embraer
-            """
-        ),
+    "country": (
+        "The company {subject} comes from",
+        "The company {subject} has its home in",
+        "The founders of {subject} lived in",
     ),
-    "language": Relation(
-        (
-            "The official language of {subject} is",
-            "Most people in {subject} speak",
-            "The newspapers of {subject} are written in",
-        ),
-        _table(
-            """
-            French: France
-            German: Germany, Austria
-            Spanish: Spain, Mexico, Argentina, Chile, Cuba, Peru
-            Italian: Italy
-            Japanese: Japan
-            Chinese: China
-            Russian: Russia
-            Polish: Poland
-            Portuguese: Portugal, Brazil
-            Greek: Greece
-            Turkish: Turkey
-            Swedish: Sweden
-            Norwegian: Norway
-            Danish: Denmark
-            Finnish: Finland
-            Hungarian: Hungary
-            Arabic: Egypt, Iraq, Syria, Lebanon, Libya
-            Persian: Iran
-            Hebrew: Israel
-            Thai: Thailand
-            Vietnamese: Vietnam
-            English: England, Australia
-            Dutch: the Netherlands
-            """
-        ),
+    "language": (
+        "The official language of {subject} is",
+        "Most people in {subject} speak",
+        "The newspapers of {subject} are written in",
     ),
 }
+
+
+def _relations() -> dict[str, Relation]:
+    """The facts of the data file, by relation and in its order, with their templates."""
+    answers: dict[str, dict[str, str]] = {name: {} for name in TEMPLATES}
+    with (files("circuitkit") / "assets" / "facts.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            answers[row["relation"]][row["subject"]] = row["answer"]
+    return {name: Relation(TEMPLATES[name], own) for name, own in answers.items()}
+
+
+RELATIONS = _relations()
 Fact = tuple[str, str]
 
 
