@@ -11,9 +11,12 @@ import subprocess
 import sys
 
 from circuitkit.errors import OutputError
+from circuitkit.export._shapes import Scene
+from circuitkit.export._xdot import INCH, placed
 
-__all__ = ["check_engine", "graphviz_drawn"]
+__all__ = ["check_engine", "graphviz_drawn", "rendered"]
 
+DPI = 200  # of a picture in pixels
 PATIENCE = 15.0  # seconds
 ENGINES = ("builtin", "dot")
 PLACED = ("-Kneato", "-n2")  # for dot: the places of nodes and edges are given, only draw
@@ -48,6 +51,13 @@ def graphviz_drawn(source: str, suffix: str, engine: str) -> bytes:
         said = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         raise OutputError(f"Graphviz cannot draw the .{suffix} picture ({said}); write .svg")
     return done.stdout
+
+
+def rendered(picture: Scene, suffix: str) -> bytes:
+    """The picture as ``png`` or ``pdf``, with everything where it stands. Raises OutputError as
+    ``graphviz_drawn`` does."""
+    source = placed(picture, DPI if suffix == "png" else INCH)
+    return graphviz_drawn(source, suffix, "builtin")
 
 
 def _command(suffix: str, placed: bool) -> list[str]:

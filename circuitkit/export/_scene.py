@@ -1,76 +1,22 @@
-"""The finished picture as rectangles, curves and texts, whatever file it goes into.
-
-Places are in points from the top left corner.
-"""
+"""A circuit as a finished picture: its bands, edges and boxes, the legend and the caption."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import networkx as nx
 
 from circuitkit.export import _legend, _style
 from circuitkit.export._drawing import Box, Drawing, drawing
-from circuitkit.export._layout import Layout, Point, lay_out
+from circuitkit.export._layout import Layout, lay_out
+from circuitkit.export._shapes import Curve, Rect, Scene, Shape, Text, moved
 
 SAMPLE, SPACE, ROW = 26.0, 6.0, 17.0  # the legend: width of a sample; space after it; row height
 LAYER_NAMES = 46.0  # room at the left
 LEAST_WIDTH = 368.0
-
-
-@dataclass(frozen=True)
-class Rect:
-    """A rectangle, by its middle."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    fill: str
-    stroke: str = ""
-    radius: float = 0.0
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A cubic spline: a point, then two controls and a point for each piece."""
-
-    points: tuple[Point, ...]
-    colour: str
-    width: float
-    dashed: bool = False
-    opacity: float = 0.9
-    title: str = ""
-    arrow: float = 0.0  # the length of its head, beyond the last point: edges arrive straight up
-
-
-@dataclass(frozen=True)
-class Text:
-    """One line of text; ``x`` is its middle, or its left end."""
-
-    x: float
-    y: float
-    text: str
-    size: float = _style.SMALL
-    colour: str = _style.INK
-    centred: bool = False
-    bold: bool = False
-
-
-Shape = Rect | Curve | Text
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A picture: what is drawn, the lowest first."""
-
-    width: float
-    height: float
-    shapes: tuple[Shape, ...]
 
 
 def scene(circuit: nx.DiGraph, edges: int, title: str | None) -> Scene:
@@ -148,7 +94,7 @@ def _boxes(drawn: Drawing, layout: Layout) -> Iterator[Shape]:
         fill, title = drawn.fill(box), f"{name}: {role}" if role else name
         yield Rect(x, y, layout.widths[name], _style.HEIGHT, fill, _style.INK, _radius(box), title)
         bold = box.kind in ("embed", "logits")
-        yield Text(x, y, box.label, _style.LABEL, drawn.ink(box), centred=True, bold=bold)
+        yield Text(x, y, box.label, _style.LABEL, drawn.ink(box), anchor="middle", bold=bold)
 
 
 def _radius(box: Box) -> float:
@@ -162,7 +108,7 @@ def _heading(drawn: Drawing, width: float) -> Iterator[Text]:
     room = (width - 2 * _style.MARGIN) / _style.text_width("m", size)
     if drawn.title:
         text, y = _style.plain(drawn.title, int(room)), _style.MARGIN + size / 2
-        yield Text(width / 2, y, text, size, centred=True, bold=True)
+        yield Text(width / 2, y, text, size, anchor="middle", bold=True)
 
 
 def _entries(drawn: Drawing) -> list[list[tuple[Shape, str]]]:
@@ -194,16 +140,10 @@ def _legend_rows(drawn: Drawing, width: float, top: float) -> tuple[list[Shape],
             wide = SAMPLE + SPACE + _style.text_width(text, _style.SMALL)
             if x > _style.MARGIN and x + wide > width - _style.MARGIN:
                 x, y = _style.MARGIN, y + ROW
-            shapes += [_moved(sample, x, y), Text(x + SAMPLE + SPACE, y, text)]
+            shapes += [moved(sample, x, y), Text(x + SAMPLE + SPACE, y, text)]
             x += wide + 2 * SPACE
         y += ROW
     return shapes, y - ROW / 2
-
-
-def _moved(shape: Shape, x: float, y: float) -> Shape:
-    if isinstance(shape, Curve):
-        return replace(shape, points=tuple((px + x, py + y) for px, py in shape.points))
-    return replace(shape, x=shape.x + x, y=shape.y + y)
 
 
 def _caption(drawn: Drawing, width: float, top: float) -> tuple[list[Shape], float]:
