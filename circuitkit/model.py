@@ -4,8 +4,8 @@ A decoder's residual stream is a sum. Every writer adds to it; every reader read
 was written before. The protocol below is that decomposition, as functions: nothing is hooked, so a
 verb computes just the components that it needs.
 
-Letters of the shapes: w(riter), r(eader), b(atch), p(osition), t(oken), h(ead), g(roup), and e for
-d_head.
+Letters of the shapes: w(riter), r(eader), b(atch), p(osition), t(oken), h(ead), g(roup), e for
+d_head, and f(eature): a neuron of an MLP.
 """
 
 from __future__ import annotations
@@ -161,6 +161,13 @@ class Model(Protocol):
 
     def mlp(self, layer: int, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
         """What the MLP writes when it reads this residual."""
+
+    def neurons(self, layer: int, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p f"]:
+        """The MLP's neurons when it reads this residual: what its down projection takes. Raises
+        CircuitError where it has none."""
+
+    def mlp_out(self, layer: int, neurons: Float[Tensor, "b p f"]) -> Float[Tensor, "b p d"]:
+        """What the MLP writes from these neurons: ``mlp`` is this of ``neurons``."""
 
     def unembed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:
         """The logits of these final residuals."""

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from circuitkit.errors import ModelError, UnsupportedModelError
+from circuitkit.errors import CircuitError, ModelError, UnsupportedModelError
 from circuitkit.model import Context
 from circuitkit.norms import Norm, wide
 from circuitkit.silence import silence
@@ -44,6 +44,8 @@ class _Layer:
     ln1_post: Norm | None
     ln2: Norm
     mlp: Any
+    stem: Any
+    down: Any
     ln2_post: Any
     weights: dict[str, Float[Tensor, "n d e"]]
     biases: dict[str, Float[Tensor, "n e"] | None]
@@ -90,7 +92,7 @@ def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
         bias = getattr(attn, f"b_{port.upper()}", None)
         biases[port] = None if bias is None else bias.detach().reshape(weight.shape[0], -1)
     like = weights["q"]
-    mlp = _original(parts["mlp"]) if "mlp" in parts else None
+    mlp, stem, down = _mlp(parts.get("mlp"))
 
     def norm(name: str) -> Norm | None:
         return Norm(_original(parts[name]), width, like) if name in parts else None
@@ -101,7 +103,7 @@ def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
     taps = {port: Given() for port in "qkvo"}
     stubs = {id(part): taps[p] for p in "qkvo" for part in _twins(getattr(attn, p))}
     return _Layer(
-        block, attn, ln1, norm("ln1_post"), ln2, mlp,
+        block, attn, ln1, norm("ln1_post"), ln2, mlp, stem, down,
         _original(parts["ln2_post"]) if "ln2_post" in parts else None,
         weights, biases, _by_head(attn.W_O, heads), taps, _attention(attn, stubs),
     )  # fmt: skip
@@ -117,6 +119,16 @@ def _attention(attn: Any, stubs: Mapping[int, nn.Module]) -> nn.Module:
             setattr(config, flag, False)
     twin.config = config
     return twin
+
+
+def _mlp(part: Any) -> tuple[Any, Any, Any]:
+    """The MLP; it without its down projection, and that, where there is one."""
+    mlp, down = _original(part), getattr(part, "submodules", {}).get("out")
+    if mlp is None or down is None:
+        return mlp, None, None
+    through = Given()
+    stem = copy_with(mlp, {id(twin): through for twin in _twins(down)})
+    return (mlp, None, None) if stem is mlp else (mlp, stem, _original(down))
 
 
 def _twins(part: Any) -> list[Any]:
@@ -322,9 +334,28 @@ class Transformer:
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """What the MLP writes when it reads this residual."""
         parts = self.layers[layer]
-        out = parts.mlp(parts.ln2(x))
+        return self._after_mlp(layer, parts.mlp(parts.ln2(x)))
+
+    def _after_mlp(self, layer: int, out: Any) -> Tensor:
+        """What arrives in the residual stream of an MLP's output."""
         written: Tensor = out[0] if isinstance(out, tuple) else out
-        return written if parts.ln2_post is None else parts.ln2_post(written)
+        post = self.layers[layer].ln2_post
+        return written if post is None else post(written)
+
+    def neurons(self, layer: int, x: Tensor) -> Tensor:
+        """What the MLP's down projection takes when the MLP reads this residual."""
+        parts = self.layers[layer]
+        if parts.stem is None:
+            raise CircuitError(
+                f"the MLP of layer {layer} of {self.name!r} has no single down projection (a "
+                "mixture of experts has one for each expert), and so no neurons; choose 'mlp_out'"
+            )
+        neurons: Tensor = parts.stem(parts.ln2(x))
+        return neurons
+
+    def mlp_out(self, layer: int, neurons: Tensor) -> Tensor:
+        """What the MLP writes from what its down projection takes."""
+        return self._after_mlp(layer, self.layers[layer].down(neurons))
 
     # -- the model as it is, for the check and as the oracle ---------------------------------------
     def native(

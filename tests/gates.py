@@ -93,6 +93,12 @@ class ByHand:
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         return self.mlp_writes(x)
 
+    def neurons(self, layer: int, x: Tensor) -> Tensor:
+        return self.mlp(layer, x)
+
+    def mlp_out(self, layer: int, neurons: Tensor) -> Tensor:
+        return neurons
+
     def unembed(self, x: Tensor) -> Tensor:
         return x @ self.readout
 

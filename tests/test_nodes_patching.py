@@ -21,7 +21,8 @@ from circuitkit.engine.run import answer, record, run
 from circuitkit.errors import CircuitError, DataError, EvaluationError, MetricError
 from circuitkit.metrics.answers import log_probability, logit_diff
 from circuitkit.metrics.divergence import kl
-from circuitkit.patching.nodes import NODES, Effects, patch_heads, patch_nodes, patch_residual
+from circuitkit.patching.effects import Effects
+from circuitkit.patching.nodes import NODES, patch_heads, patch_nodes, patch_residual
 from circuitkit.transformer import Transformer
 
 SINGLE = ("mixtral",)  # torch multiplies the experts' matrices in single precision only
@@ -358,7 +359,7 @@ def test_nothing_is_run_before_the_first_token_that_differs(
 
 
 # -- laws ------------------------------------------------------------------------------------------
-SWEPT = [(nodes, SPANS) for nodes in NODES if nodes not in ("resid_mid", "resid_post")]
+SWEPT = [(n, SPANS) for n in NODES if n not in ("resid_mid", "resid_post", "neurons")]
 SWEPT += [(nodes, "positions") for nodes in ("resid_pre", "mlp_out", "k")]
 
 
@@ -438,10 +439,14 @@ def test_what_does_not_exist_is_refused(patch: Any) -> None:
         patch(m, data, lambda x, _, __: x.mean())
     with pytest.raises(CircuitError, match=r"stage='middle'.*mid"):
         patch_residual(m, data, logit_diff, stage="middle")
-    with pytest.raises(CircuitError, match=r"'neurons'.*mlp_out"):
-        patch_nodes(m, data, logit_diff, "neurons")
-    with pytest.raises(CircuitError, match="has no MLPs"):
-        patch_nodes(model("attention-only"), data, logit_diff, "mlp_out")
+    with pytest.raises(CircuitError, match=r"'neuron'.*mlp_out"):
+        patch_nodes(m, data, logit_diff, "neuron")
+    for nodes in ("mlp_out", "neurons"):
+        with pytest.raises(CircuitError, match=f"has no MLPs.*'{nodes}'"):
+            patch_nodes(model("attention-only"), data, logit_diff, nodes)
+    for layers in ((3,), (-1,), ()):
+        with pytest.raises(CircuitError, match="not layers of 'gpt2'; give some of 0 to 2"):
+            patch_nodes(m, data, logit_diff, "z", layers=layers)
     with pytest.raises(DataError, match=r"'IO'.*subject"):
         patch(m, data, logit_diff, at=("subject", "IO"))
     with pytest.raises(DataError, match="names no tokens"):
@@ -497,3 +502,45 @@ def test_effects_say_what_they_are_with_the_largest_first() -> None:
     best = np.unravel_index(np.abs(found.mean).argmax(), found.shape[:3])
     assert rows[0].endswith(f"layer {best[0]}, head {best[1]}, span {SPANS[best[2]]}")
     assert said[0] == pytest.approx(found.mean[best], abs=1e-3)
+
+
+# -- what nodes are called -------------------------------------------------------------------------
+CALLED = {
+    "z": ("gpt2", "a2.h1"), "q": ("llama", "a2.h1.q"), "k": ("llama", "a2.g1.k"),
+    "v": ("gpt2", "a2.h1.v"), "pattern": ("llama", "a2.h1.pattern"), "mlp_out": ("gpt2", "m2"),
+    "attn_out": ("gpt2", "a2"), "resid_pre": ("gpt2", "resid_pre2"),
+    "resid_post": ("gpt2", "resid_post2"), "neurons": ("llama", "m2.n1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("nodes", "family", "name"), [(n, *called) for n, called in CALLED.items()]
+)
+def test_every_node_has_its_name_in_the_order_of_the_values(
+    nodes: str, family: str, name: str
+) -> None:
+    layers = [1, 2]
+    found = patch_nodes(model(family), dataset(LENGTHS), logit_diff, nodes, layers=layers)
+    assert found.names[-1 if len(found.axes) == 1 else found.shape[1] + 1] == name
+    assert len({*found.names}) == len(found.names) == found.mean.size
+    if nodes in ("z", "mlp_out", "q", "k", "v"):
+        wiring = model(family).wiring
+        assert {*found.names} < {*(wiring.writer if nodes in ("z", "mlp_out") else wiring.reader)}
+
+
+def test_the_effects_of_one_site_are_those_without_the_axis() -> None:
+    m, data = model("gpt2"), dataset(LENGTHS)
+    found = patch_heads(m, data, logit_diff, at=SPANS)
+    assert found.names[:4] == ("a0.h0@subject", "a0.h0@end", "a0.h0@all", "a0.h1@subject")
+    alone = found.at("end")
+    assert list(alone.axes) == ["layer", "head"]
+    assert alone.names == tuple(name[:-4] for name in found.names[1::3])
+    assert distance(alone, patch_heads(m, data, logit_diff, at="end")) < 1e-5
+    each = patch_residual(m, data, logit_diff)
+    assert each.names[-1] == "resid_pre2@6"
+    assert np.array_equal(each.at("6").values, each.values[:, 6], equal_nan=True)
+    with pytest.raises(DataError, match="'S2'; the sites are subject, end, all"):
+        found.at("S2")
+    with pytest.raises(DataError, match=r"'end'.*all tokens"):
+        alone.at("end")
+    assert found.axes["span"] == SPANS

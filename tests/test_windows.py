@@ -192,3 +192,10 @@ def test_what_does_not_exist_is_refused() -> None:
         patch_windows(model("attention-only"), data, logit_diff)
     with pytest.raises(CircuitError, match=r"'sideways'.*denoise"):
         patch_windows(m, data, logit_diff, direction="sideways")
+
+
+def test_windows_are_called_by_their_layers() -> None:
+    for nodes, letter in (("mlp_out", "m"), ("attn_out", "a")):
+        found = patch_windows(model("gpt2"), dataset(LENGTHS), logit_diff, nodes, at=SPANS)
+        assert found.joint[3].names == tuple(f"{letter}0-2@{span}" for span in SPANS)
+        assert found.summed[1].at("end").names == tuple(f"{letter}{i}" for i in range(3))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, TypeAlias
 
 import networkx as nx
@@ -23,7 +22,7 @@ from circuitkit.data import Batch, Dataset
 from circuitkit.engine.run import answer, record
 from circuitkit.engine.sweep import sweep
 from circuitkit.errors import CircuitError, OutputError
-from circuitkit.journal import Journal, digest
+from circuitkit.journal import Journal, digest, identity
 from circuitkit.judge import Corruption, Metric, judge
 from circuitkit.model import Activations, Model
 from circuitkit.naming import describe
@@ -139,19 +138,13 @@ def _about(
     wanted: Int[np.ndarray, "edges 2"],
 ) -> dict[str, Any]:
     """All that tells one run's blocks from another's, but for the weights."""
-    examples = [(e.clean, e.corrupt, e.correct, e.wrong, sorted(e.spans.items()))
-                for e in data.examples]  # fmt: skip
     return {
+        **identity(model, data),
         "format": "circuitkit.patch_edges",
         "version": VERSION,
-        "model": model.name,
-        "wiring": asdict(model.wiring),
-        "dtype": str(model.dtype),
         "metric": describe(metric),
         "corruption": describe(corruption),
         "direction": direction,
-        "data": digest([examples, data.batch_size, data.padding]),
-        "examples": len(data),
         "wanted": digest(wanted.tolist()),
         "edges": len(wanted),
     }

@@ -1,6 +1,6 @@
 """Activation patching of nodes: what the residual stream, the output of a layer's attention or MLP,
-a head's output, or its queries, keys, values or pattern do when they alone are taken from the other
-run, and everything after them answers.
+a head's output, its queries, keys, values or pattern, or a neuron do when they alone are taken from
+the other run, and everything after them answers.
 
 Several nodes run at once, each from its own layer on; positions before the first that is patched,
 and nodes that are the same in both runs, cost nothing.
@@ -9,7 +9,6 @@ and nodes that are the same in both runs, cost nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any, TypeAlias
@@ -23,123 +22,23 @@ from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data import Batch, Dataset
 from circuitkit.engine.run import answer, difference, record
 from circuitkit.engine.sweep import Place, Rest, entry, measure, residual, untouched
-from circuitkit.errors import CircuitError, DataError, EvaluationError, MetricError
+from circuitkit.errors import CircuitError, DataError, MetricError
 from circuitkit.judge import Corruption, Metric, judge
 from circuitkit.model import Activations, Model
 from circuitkit.naming import describe
 from circuitkit.patching._options import DIRECTIONS, require
+from circuitkit.patching.effects import PORTS, Effects
 from circuitkit.progress import track
 from circuitkit.wiring import Wiring
 
-__all__ = ["NODES", "Effects", "collect", "patch_heads", "patch_nodes", "patch_residual"]
+__all__ = ["NODES", "Site", "Ends", "patch_nodes", "patch_heads", "patch_residual", "collect"]
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
-PORTS = ("q", "k", "v", "pattern")
-NODES = (*STREAM, "attn_out", "mlp_out", "z", *PORTS)
-Unit: TypeAlias = tuple[int, ...]  # a layer, or a layer and a head or group of it
+NODES = (*STREAM, "attn_out", "mlp_out", "z", *PORTS, "neurons")
+Unit: TypeAlias = tuple[int, ...]  # a layer, or a layer and a head, group or neuron of it
 Site: TypeAlias = Bool[Tensor, "b p"]  # the tokens at which a unit is patched at once
 Ends: TypeAlias = Iterator[tuple[list[Unit], Float[Tensor, "n b d"]]]
 Sweep: TypeAlias = Callable[[Rest, Activations, Site], Ends]
-
-
-# -- what is found ---------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Effects:
-    """The effect of every patched node on every example, in units of the metric; positive where the
-    node helps the clean behaviour.
-
-    ``axes`` names the axes of ``values`` before the last one (``layer``, ``head``, ``position``,
-    ...), each with its labels. Where an example has no such position its value is nan, and what is
-    said over examples is said over the others. ``gap`` is the metric's difference between the clean
-    and the corrupted run. ``numpy.asarray`` of it are the values.
-    """
-
-    values: Float[np.ndarray, "*axes examples"]
-    axes: Mapping[str, tuple[str, ...]]
-    gap: Float[np.ndarray, " examples"]
-    nodes: str
-    metric: str
-    corruption: str
-    direction: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The lengths of the axes, and the number of examples."""
-        return self.values.shape
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        values: np.ndarray = np.array(self.values, dtype=dtype, copy=copy)
-        return values
-
-    @property
-    def mean(self) -> Float[np.ndarray, "*axes"]:
-        """The mean effect over the examples."""
-        return self._over_examples(np.ones((1, self.shape[-1])))[..., 0]
-
-    @property
-    def standard_error(self) -> Float[np.ndarray, "*axes"]:
-        """The standard error of the mean; nan where it rests on one example."""
-        n = (~np.isnan(self.values)).sum(-1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            variance = np.nansum((self.values - self.mean[..., None]) ** 2, axis=-1) / (n - 1)
-            return np.asarray(np.sqrt(variance / n))
-
-    def interval(
-        self, level: float = 0.95, resamples: int = 1000, seed: int = 0
-    ) -> Float[np.ndarray, "low_and_high *axes"]:
-        """The bootstrap interval of the mean effect, over the examples."""
-        n = self.shape[-1]
-        times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) * 1.0
-        tail = (1 - level) / 2
-        return np.asarray(np.nanquantile(self._over_examples(times), [tail, 1 - tail], axis=-1))
-
-    @property
-    def normalised(self) -> Float[np.ndarray, "*axes"]:
-        """The mean effect over the mean gap between the clean and the corrupted run: 1 is all of it
-        (Zhang & Nanda 2024, §2). Raises EvaluationError where that gap is zero."""
-        here = ~np.isnan(self.values)
-        gap = (here * self.gap).sum(-1) / here.sum(-1)
-        if np.any(np.abs(gap) <= 1e-6 * max(1.0, float(np.abs(self.gap).max()))):
-            raise EvaluationError(
-                f"{self.metric} is on average the same on clean and corrupted prompts (under "
-                f"{self.corruption}), so effects are no share of its gap; use another metric or "
-                "corruption, or 'mean'"
-            )
-        return np.asarray(self.mean / gap)
-
-    def strongest(self, n: int = 8) -> list[tuple[str, float]]:
-        """The nodes of largest mean effect, each with it."""
-        mean = self.mean
-        return [(self._label(at), float(mean[at])) for at in self._order()[:n]]
-
-    def _over_examples(
-        self, times: Float[np.ndarray, "draws examples"]
-    ) -> Float[np.ndarray, "*axes draws"]:
-        """The mean effect when each example counts so many times."""
-        here = (~np.isnan(self.values)).astype(float)  # a draw may hold no example that counts
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray((np.where(here, self.values, 0) @ times.T) / (here @ times.T))
-
-    def _order(self) -> list[tuple[int, ...]]:
-        """The nodes, from the largest mean effect on."""
-        order = np.argsort(-np.abs(self.mean), axis=None, kind="stable")
-        return [tuple(map(int, np.unravel_index(i, self.shape[:-1]))) for i in order]
-
-    def _label(self, at: tuple[int, ...]) -> str:
-        places = zip(self.axes.items(), at, strict=True)
-        return ", ".join(f"{name} {labels[i]}" for (name, labels), i in places)
-
-    def __repr__(self) -> str:
-        sizes = " × ".join(f"{len(labels)} {name}s" for name, labels in self.axes.items())
-        lines = [
-            f"{self.nodes}, {self.direction}, {self.metric} under {self.corruption}: {sizes}, "
-            f"{self.shape[-1]} examples; the largest mean effects, ± standard error:"
-        ]
-        mean, error = self.mean, self.standard_error
-        lines += [
-            f"{mean[at]:+10.3f} ± {error[at]:.3f}  {self._label(at)}" for at in self._order()[:8]
-        ]
-        return "\n".join(lines)
 
 
 # -- what is patched -------------------------------------------------------------------------------
@@ -151,6 +50,7 @@ def patch_nodes(
     corruption: Corruption = counterfactual,
     *,
     at: str | Sequence[str] = "all",
+    layers: Sequence[int] | None = None,
     direction: str = "denoise",
 ) -> Any:
     """The Effects of all nodes of a kind, each alone (of several metrics a list, from the same
@@ -160,7 +60,8 @@ def patch_nodes(
     (``resid_mid``) or after it (``resid_post``); what its attention or MLP adds to it
     (``attn_out``, ``mlp_out``); what each head adds (``z``; in a post-norm model its share of the
     normed sum); each head's ``q``, ``k`` or ``v`` as projected (of a group where heads share them),
-    or its attention ``pattern``, whose positions are the queries'.
+    or its attention ``pattern``, whose positions are the queries'; or each of an MLP's ``neurons``,
+    which are what its down projection takes. ``layers``: those whose nodes are patched; None: all.
 
     ``at``: all tokens at once (``all``), each position (``positions``), a span (``S2``, ``end``) or
     several of these names but ``positions``. Positions count from each example's first token,
@@ -169,25 +70,17 @@ def patch_nodes(
     ``denoise``: what the metric gains when the node has in the corrupted run what it has in the
     clean one; ``noise``: what it loses when it has in the clean run what the corruption carries
     (Zhang & Nanda 2024, §2; Heimersheim & Nanda 2024); the mean over the corruption's draws. Raises
-    CircuitError for other nodes, those that the model lacks, and another direction; DataError for a
-    span that an example lacks.
+    CircuitError for other nodes or layers, those that the model lacks, and another direction;
+    DataError for a span that an example lacks.
     """
-    wiring = model.wiring
-    require("nodes", nodes, NODES)
-    if nodes == "resid_mid" and wiring.parallel:
-        raise CircuitError(
-            f"'resid_mid' does not exist in {model.name!r}, whose attention and MLPs read the same "
-            "residual; choose 'resid_pre' or 'resid_post'"
-        )
-    if nodes == "mlp_out" and not wiring.mlp:
-        raise CircuitError(f"{model.name!r} has no MLPs; choose other nodes than 'mlp_out'")
-    axes = {"layer": _labels(wiring.layers)}
-    if nodes in ("z", *PORTS):
-        grouped = nodes in "kv" and wiring.groups < wiring.heads
-        axes["group" if grouped else "head"] = _labels(wiring.groups if grouped else wiring.heads)
+    _require(model, nodes)
+    chosen = _chosen(model, layers)
+    axes = {"layer": tuple(map(str, chosen)), **_inner(model, nodes, chosen)}
 
     def sweep(rest: Rest, other: Activations, site: Site) -> Ends:
-        return _together(rest, list(np.ndindex(*map(len, axes.values()))), nodes, other, site)
+        units = [(chosen[i], *inner) for i, *inner in np.ndindex(*map(len, axes.values()))]
+        for some, finals in _together(rest, units, nodes, other, site):
+            yield [(chosen.index(layer), *inner) for layer, *inner in some], finals
 
     return collect(
         model, data, metric, corruption,
@@ -224,6 +117,47 @@ def patch_residual(
     return patch_nodes(
         model, data, metric, f"resid_{stage}", corruption, at=at, direction=direction
     )
+
+
+def _require(model: Model, nodes: str) -> None:
+    """Raise CircuitError where the model has no such nodes."""
+    require("nodes", nodes, NODES)
+    if nodes == "resid_mid" and model.wiring.parallel:
+        raise CircuitError(
+            f"'resid_mid' does not exist in {model.name!r}, whose attention and MLPs read the same "
+            "residual; choose 'resid_pre' or 'resid_post'"
+        )
+    if nodes in ("mlp_out", "neurons") and not model.wiring.mlp:
+        raise CircuitError(f"{model.name!r} has no MLPs; choose other nodes than {nodes!r}")
+
+
+def _chosen(model: Model, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """The layers in their order."""
+    every = range(model.wiring.layers)
+    chosen = sorted(every if layers is None else {*layers})
+    if not chosen or not {*chosen} <= {*every}:
+        raise CircuitError(
+            f"layers={layers!r} are not layers of {model.name!r}; give some of 0 to {every[-1]}"
+        )
+    return tuple(chosen)
+
+
+def _inner(model: Model, nodes: str, layers: Sequence[int]) -> dict[str, tuple[str, ...]]:
+    """The axis of the nodes within a layer, if there are several."""
+    wiring = model.wiring
+    if nodes == "neurons":
+        probe = torch.zeros(1, 1, model.d_model, device=model.device, dtype=model.dtype)
+        widths = {model.neurons(layer, probe).shape[-1] for layer in layers}
+        if len(widths) > 1:
+            raise CircuitError(
+                f"the MLPs of the layers {layers} of {model.name!r} have different numbers of "
+                "neurons; patch layers of one width at a time"
+            )
+        return {"neuron": _labels(*widths)}
+    if nodes not in ("z", *PORTS):
+        return {}
+    grouped = nodes in "kv" and wiring.groups < wiring.heads
+    return {"group": _labels(wiring.groups)} if grouped else {"head": _labels(wiring.heads)}
 
 
 def _labels(n: int) -> tuple[str, ...]:
@@ -355,14 +289,15 @@ def _together(
     join on the way."""
     size = rest.size((0, False))
     place = partial(_place, rest.model.wiring, nodes)
-    change: Callable[[Unit], Float[Tensor, "b p d"]] = partial(_change, rest, other, nodes, site)
+    change: Callable[[Unit], Float[Tensor, "b s d"]] = partial(_change, rest, other, nodes, site)
     if nodes in PORTS:
         change = _Ports(rest, other, nodes, site)
+    elif nodes == "neurons":
+        change = _Neurons(rest, other, site)
     for i in range(0, len(units), size):
         block = list(units[i : i + size])
         changes = {
-            at: torch.stack([rest.late(at, change(unit)) for unit in own])
-            for at, own in groupby(block, key=place)
+            at: torch.stack([change(unit) for unit in own]) for at, own in groupby(block, key=place)
         }
         yield block, rest.finals(changes)
 
@@ -374,16 +309,17 @@ def _place(wiring: Wiring, nodes: str, unit: Unit) -> Place:
         if nodes == "resid_mid" and wiring.mlp:
             return layer, True
         return layer + (nodes != "resid_pre"), False
-    return entry(wiring, wiring.mlp_row(layer) if nodes == "mlp_out" else wiring.first_head(layer))
+    mlp = nodes in ("mlp_out", "neurons")
+    return entry(wiring, wiring.mlp_row(layer) if mlp else wiring.first_head(layer))
 
 
 def _change(
     rest: Rest, other: Activations, nodes: str, site: Site, unit: Unit
-) -> Float[Tensor, "b p d"]:
+) -> Float[Tensor, "b s d"]:
     """What the residual stream gains where these nodes enter it."""
     model, base, layer = rest.model, rest.base, unit[0]
+    place = _place(model.wiring, nodes, unit)
     if nodes in STREAM:
-        place = _place(model.wiring, nodes, unit)
         delta = residual(other, place) - residual(base, place)
     elif nodes == "attn_out":
         delta = model.write(layer, None, other.heads[layer] - base.heads[layer]).sum(0)
@@ -391,7 +327,7 @@ def _change(
         delta = other.mlps[layer] - base.mlps[layer]
     else:
         delta = difference(model, other, base, model.wiring.first_head(layer) + unit[1])
-    return torch.where(site[..., None], delta, 0)
+    return rest.late(place, torch.where(site[..., None], delta, 0))
 
 
 class _Ports:
@@ -402,13 +338,13 @@ class _Ports:
         self.nodes, self.site = nodes, site[..., None, None]
         self.known: dict[tuple[int, int], Tensor] = {}
 
-    def __call__(self, unit: Unit) -> Float[Tensor, "b p d"]:
+    def __call__(self, unit: Unit) -> Float[Tensor, "b s d"]:
         layer, index = unit
         raw = self.base.raw[layer]
         z, fed = raw.clone(), self._fed(index)
         z[:, :, fed] = self._attended(layer, index)[:, :, fed]
         out = (self.model.attention_out(layer, x)[0] for x in (z, raw))
-        return next(out) - next(out)
+        return self.rest.late(_place(self.model.wiring, self.nodes, unit), next(out) - next(out))
 
     def _coupled(self) -> bool:
         """Whether what one head takes moves the other heads too; a pattern does not."""
@@ -445,3 +381,31 @@ class _Ports:
             mixed[:, :, own] = taken[:, :, own]
             taken = mixed
         return self.rest.attend(layer, **{**base, self.nodes: taken})
+
+
+class _Neurons:
+    """What the residual stream gains when one neuron of an MLP is what it is in the other run."""
+
+    def __init__(self, rest: Rest, other: Activations, site: Site) -> None:
+        self.rest, self.model, self.other, self.site = rest, rest.model, other, site
+        self.known: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def __call__(self, unit: Unit) -> Float[Tensor, "b s d"]:
+        layer, index = unit
+        base, taken, wrote = self._layer(layer)
+        mixed = base.clone()
+        mixed[..., index] = taken[..., index]
+        return self.model.mlp_out(layer, mixed) - wrote
+
+    def _layer(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A layer's neurons in the base run, those that it is given, and what the base run's write;
+        those of the layer at work are kept."""
+        if layer not in self.known:
+            place = _place(self.model.wiring, "neurons", (layer,))
+            base, other = (
+                self.model.neurons(layer, self.rest.late(place, run.mlp_in[layer]))
+                for run in (self.rest.base, self.other)
+            )
+            taken = torch.where(self.rest.late(place, self.site)[..., None], other, base)
+            self.known = {layer: (base, taken, self.model.mlp_out(layer, base))}
+        return self.known[layer]

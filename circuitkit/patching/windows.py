@@ -23,7 +23,8 @@ from circuitkit.engine.sweep import Rest, entry
 from circuitkit.errors import CircuitError
 from circuitkit.judge import Corruption, Metric
 from circuitkit.model import Activations, Model
-from circuitkit.patching.nodes import Effects, Ends, Site, collect
+from circuitkit.patching.effects import Effects
+from circuitkit.patching.nodes import Ends, Site, collect
 
 __all__ = ["Windows", "patch_windows"]
 

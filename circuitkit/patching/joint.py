@@ -1,0 +1,146 @@
+"""Activation patching of several nodes at once: what groups of heads and MLPs do together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitkit.corruptions.replacement import counterfactual
+from circuitkit.data import Dataset
+from circuitkit.engine.run import difference
+from circuitkit.engine.sweep import Place, Rest, entry
+from circuitkit.errors import CircuitError
+from circuitkit.judge import Corruption, Metric
+from circuitkit.model import Activations, Model
+from circuitkit.patching.nodes import Ends, Site, collect
+from circuitkit.wiring import Wiring
+
+__all__ = ["patch_together"]
+
+Rows: TypeAlias = list[int]  # of writers, in the order of writing
+
+
+def patch_together(
+    model: Model,
+    data: Dataset,
+    metric: Metric | Sequence[Metric],
+    groups: Mapping[str, Sequence[str]],
+    corruption: Corruption = counterfactual,
+    *,
+    direction: str = "denoise",
+) -> Any:
+    """The Effects of groups of writers, each group patched at once and at all tokens (of several
+    metrics a list, from the same runs).
+
+    ``groups`` gives each group's heads and MLPs by its name: ``{"movers": ["a9.h9", "m10"]}``. What
+    lies between the nodes of a group answers; the nodes themselves write what they wrote in the
+    other run (a head of a post-norm model: its share of the normed sum), so a group of one head is
+    ``patch_nodes`` of ``z``, whose ``direction`` this is. Raises CircuitError where there is no
+    group, for an empty one, for a node that is no writer of the model, and another direction.
+    """
+    if not groups:
+        raise CircuitError("there are no groups; give the nodes of at least one by its name")
+    rows = [_rows(model.wiring, name, nodes) for name, nodes in groups.items()]
+    order = sorted(range(len(rows)), key=lambda i: entry(model.wiring, rows[i][0]))
+
+    def sweep(rest: Rest, other: Activations, site: Site) -> Ends:
+        size = rest.size((0, False))
+        for i in range(0, len(order), size):
+            some = order[i : i + size]
+            block = _Block(rest, other, site, [rows[j] for j in some])
+            yield [(j,) for j in some], block.finals()
+
+    return collect(
+        model, data, metric, corruption, nodes="groups", axes={"group": tuple(groups)},
+        at="all", direction=direction, sweep=sweep,
+    )  # fmt: skip
+
+
+def _rows(wiring: Wiring, name: str, nodes: Sequence[str]) -> Rows:
+    """The rows of a group's nodes."""
+    for node in nodes:
+        if node not in wiring.writer:
+            known = f"{wiring.writers[1]} to {wiring.writers[-1]}"
+            raise CircuitError(
+                f"{node!r} in the group {name!r} writes nothing in this model; give names of its "
+                f"heads and MLPs, {known}"
+            )
+    if not nodes:
+        raise CircuitError(f"the group {name!r} is empty; give it at least one node")
+    return sorted({wiring.writer[node] for node in nodes})
+
+
+# -- joint runs ------------------------------------------------------------------------------------
+class _Seeing(Rest):
+    """The rest of runs, with what the heads of the layer at work gave."""
+
+    z: Float[Tensor, "m p h e"]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "m p h e"]:
+        """The attention of many runs at once, kept until the next layer's."""
+        self.z = super().attend(layer, q, k, v)
+        return self.z
+
+
+class _Block:
+    """Groups that run at once, in the order in which they begin."""
+
+    def __init__(self, rest: Rest, other: Activations, site: Site, groups: Sequence[Rows]) -> None:
+        self.rest = _Seeing(rest.model, rest.batch, rest.context, rest.base, rest.start)
+        self.model, self.wiring, self.other, self.site = (
+            rest.model, rest.model.wiring, other, site[..., None]
+        )  # fmt: skip
+        self.groups = groups
+
+    def finals(self) -> Float[Tensor, "groups b d"]:
+        """The final residual at the answers under each group."""
+        changes = {
+            at: torch.stack([self._first(at, group) for group in own])
+            for at, own in groupby(self.groups, key=self._begin)
+        }
+        return self.rest.finals(changes, self._hold)
+
+    def _begin(self, group: Rows) -> Place:
+        return entry(self.wiring, group[0])
+
+    def _first(self, at: Place, group: Rows) -> Float[Tensor, "b s d"]:
+        """What those nodes change with which a run begins."""
+        rows = (row for row in group if entry(self.wiring, row) == at)
+        change = sum(difference(self.model, self.other, self.rest.base, row) for row in rows)
+        return self.rest.late(at, torch.where(self.site, change, 0))
+
+    def _held(self, group: Rows, rows: range) -> Rows:
+        """Those of the rows that a group patches in a run that has begun before."""
+        begin = self._begin(group)
+        return [row for row in group if row in rows and entry(self.wiring, row) > begin]
+
+    def _hold(self, kind: str, layer: int, x: Float[Tensor, "m s d"]) -> Float[Tensor, "m s d"]:
+        """What is written by the runs so far, with the other run's where it is patched."""
+        first, mlp = self.wiring.first_head(layer), self.wiring.mlp_row(layer)
+        rows = range(first, mlp) if kind == "attn_out" else range(mlp, mlp + 1)
+        held = {i: self._held(group, rows) for i, group in enumerate(self.groups)}
+        if not any(held.values()):
+            return x
+        between = (layer, True)
+        runs = x.clone().view(-1, len(self.site), *x.shape[1:])
+        here = self.rest.late(between, self.site)
+        for i, own in held.items():
+            if own and kind == "mlp_out":
+                taken = self.rest.late(between, self.other.mlps[layer])
+                runs[i] = torch.where(here, taken, runs[i])
+            elif own:
+                runs[i] += torch.where(here, self._moved(layer, i, [r - first for r in own]), 0)
+        return runs.flatten(0, 1)
+
+    def _moved(self, layer: int, run: int, heads: list[int]) -> Float[Tensor, "b s d"]:
+        """What these heads wrote in the other run, less what they write in one of these."""
+        between = (layer, True)
+        z = self.rest.z.view(-1, len(self.site), *self.rest.z.shape[1:])[run]
+        live = self.model.share(layer, self.rest.late(between, z))
+        taken = self.rest.late(between, self.other.heads[layer])
+        return self.model.write(layer, heads, (taken - live)[:, :, heads]).sum(0)
