@@ -10,8 +10,8 @@ weighs examples with a small gap heavily (Miller et al. 2024).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any, TypeAlias
@@ -19,13 +19,14 @@ from typing import Any, TypeAlias
 import networkx as nx
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitkit import circuit as circuits
 from circuitkit.data import Batch, Dataset
 from circuitkit.engine.run import POOL_BYTES, answer, record, runs
-from circuitkit.errors import CircuitError, EvaluationError
+from circuitkit.errors import CircuitError, EvaluationError, MetricError
+from circuitkit.figures import Lines
 from circuitkit.judge import Corruption, Metric, judge
 from circuitkit.memory import room
 from circuitkit.model import Model
@@ -42,8 +43,12 @@ __all__ = [
     "as_mask",
     "completeness",
     "curve",
+    "draw_curves",
     "evaluate",
+    "evaluations",
+    "known",
     "measure",
+    "node_level",
     "random_masks",
     "smallest",
     "standard_errors",
@@ -121,23 +126,36 @@ def evaluate(
     model: Model,
     circuit: nx.DiGraph | Mask | Sequence[nx.DiGraph | Mask],
     data: Dataset,
-    metric: Metric,
+    metric: Metric | Sequence[Metric],
     corruption: Corruption,
 ) -> Any:
-    """The Evaluation of a circuit (or of each of several, which share what they compute alike).
+    """The Evaluation of a circuit (or of each of several, which share what they compute alike); of
+    several metrics a list of that, one for each, from the same runs.
 
     A circuit is a graph, or a mask over the model's wiring. Raises CircuitError where it does not
-    fit the model.
+    fit the model, and MetricError where there is no metric.
     """
-    several = isinstance(circuit, (list, tuple))
-    masks = [as_mask(c, model.wiring) for c in (circuit if several else [circuit])]
-    values = measure(model, masks, data, metric, corruption)
+    many, several = (isinstance(given, (list, tuple)) for given in (circuit, metric))
+    masks = [as_mask(c, model.wiring) for c in (circuit if many else [circuit])]
+    metrics: Sequence[Any] = metric if isinstance(metric, (list, tuple)) else [metric]
+    tables = measure(model, masks, data, metrics, corruption)
+    each = (evaluations(*of, corruption, masks) for of in zip(tables, metrics, strict=True))
+    found = [made if many else made[0] for made in each]
+    return found if several else found[0]
+
+
+def evaluations(
+    values: Float[np.ndarray, "2+masks examples"],
+    metric: Metric,
+    corruption: Corruption,
+    masks: Sequence[Mask],
+) -> list[Evaluation]:
+    """The Evaluation of each mask, of what ``measure`` gives for them and one metric."""
     names = describe(metric), describe(corruption)
-    made = [
+    return [
         Evaluation(values[0], values[1], row, *names, edges=int(mask.sum()))
         for row, mask in zip(values[2:], masks, strict=True)
     ]
-    return made if several else made[0]
 
 
 def completeness(
@@ -162,15 +180,36 @@ def as_mask(circuit: nx.DiGraph | Mask, wiring: Wiring) -> Mask:
     return found
 
 
+def node_level(circuit: nx.DiGraph | Mask, wiring: Wiring) -> Mask:
+    """The mask of a circuit's nodes: every edge out of every one of them, so that in its run each
+    other node is ablated as a whole, and not edge by edge (Miller et al. 2024).
+
+    A node belongs to the circuit if it writes or reads in it; by a port that heads share, none of
+    them reads alone. Raises CircuitError where the circuit does not fit the wiring.
+    """
+    keep = as_mask(circuit, wiring) & wiring.legal
+    held = keep.any(1)
+    for reader, read in zip(wiring.readers, keep.any(0), strict=True):
+        if reader.component in wiring.writer:
+            held[wiring.writer[reader.component]] |= read
+    whole: Mask = wiring.legal & held[:, None]
+    return whole
+
+
 @torch.no_grad()
 def measure(
     model: Model,
     masks: Sequence[Mask],
     data: Dataset,
-    metric: Metric,
+    metric: Metric | Sequence[Metric],
     corruption: Corruption,
-) -> Float[np.ndarray, "2+masks examples"]:
-    """The metric of everything, of nothing, and under each mask, for every example."""
+) -> Float[np.ndarray, "*metrics 2+masks examples"]:
+    """The metric of everything, of nothing, and under each mask, for every example; of several
+    metrics a table each, from the same runs. Raises MetricError where there is none."""
+    several = isinstance(metric, (list, tuple))
+    metrics: Sequence[Any] = metric if isinstance(metric, (list, tuple)) else [metric]
+    if not metrics:
+        raise MetricError("there are no metrics; give at least one")
     carry = corruption(model, data)
     pool = int(min(POOL_BYTES, max(0, room(model.device, data.memory) / 2)))
     columns = []
@@ -179,17 +218,19 @@ def measure(
         reference = answer(model, batch, record(model, context).final)
 
         def value(logits: Tensor, reference: Tensor = reference, batch: Batch = batch) -> Tensor:
-            return judge(metric, logits, reference, batch).double()
+            said = (judge(one, logits, reference, batch) for one in metrics)
+            return torch.stack([values.double() for values in said])
 
         draws = carry(batch)
         under = []
         for carried in draws:
             nothing = answer(model, batch, carried.final)
             kept = runs(model, batch, context, carried, masks, pool_bytes=pool)
-            under.append(torch.stack([value(logits) for logits in chain([nothing], kept)]))
-        rows = torch.cat([value(reference)[None], torch.stack(under).mean(0)])
+            under.append(torch.stack([value(logits) for logits in chain([nothing], kept)], dim=1))
+        rows = torch.cat([value(reference)[:, None], torch.stack(under).mean(0)], dim=1)
         columns.append(rows.cpu().numpy())
-    return np.concatenate(columns, axis=1)
+    tables = np.concatenate(columns, axis=-1)
+    return tables if several else np.asarray(tables[0])
 
 
 # -- curves and sizes ------------------------------------------------------------------------------
@@ -213,6 +254,27 @@ class Curve:
         if len(x) < 2 or x[-1] == x[0]:
             return self.faithfulness[-1]
         return float(np.trapezoid(self.faithfulness, x) / (x[-1] - x[0]))
+
+    def _repr_svg_(self) -> str:
+        return draw_curves({"": self}).svg()
+
+
+def draw_curves(curves: Mapping[str, Curve]) -> Lines:
+    """The figure of some curves, by name: faithfulness against size, each with its bootstrap
+    interval."""
+    sizes = sorted({size for one in curves.values() for size in one.edges})
+    series, bands = {}, {}
+    for name, one in curves.items():
+        known = dict(zip(one.edges, one.evaluations, strict=True))
+        here = [known.get(size) for size in sizes]
+        gap = (float("nan"), float("nan"))
+        series[name] = [e.faithfulness if e else gap[0] for e in here]
+        low, high = zip(*(e.interval() if e else gap for e in here), strict=True)
+        bands[name] = (low, high)
+    return Lines(
+        sizes, series, bands, title="Faithfulness against size", x_name="edges",
+        y_name="faithfulness", log_x=True,
+    )  # fmt: skip
 
 
 def curve(
@@ -355,9 +417,32 @@ def ability(model: Model, data: Dataset, metric: Metric) -> Ability:
 
     rows = []
     for batch in data:
-        clean = answer(model, batch, record(model, model.start(batch.clean, batch.mask)).final)
-        corrupt = answer(model, batch, record(model, model.start(batch.corrupt, batch.mask)).final)
+        clean, corrupt = (_logits(model, batch, x) for x in (batch.clean, batch.corrupt))
         values = (accuracy(clean, clean, batch), metric(clean, clean, batch))
         rows.append(torch.stack([*values, metric(corrupt, clean, batch)]).double())
     correct, clean_value, corrupt_value = torch.cat(rows, dim=1).mean(1).tolist()
     return Ability(correct, clean_value, corrupt_value, describe(metric), len(data))
+
+
+@torch.no_grad()
+def known(model: Model, data: Dataset, metric: Metric) -> Dataset:
+    """The examples that the model answers: those on whose clean prompt the metric, ``accuracy`` or
+    ``top1``, is above 1/2. Raises EvaluationError where it answers none."""
+    values: list[float] = []
+    for batch in data:
+        logits = _logits(model, batch, batch.clean)
+        values += judge(metric, logits, logits, batch).tolist()
+    kept = tuple(e for e, value in zip(data.examples, values, strict=True) if value > 1 / 2)
+    if not kept:
+        raise EvaluationError(
+            f"{describe(metric)} is above 1/2 on none of {len(data)} prompts, so there is nothing "
+            "that the model knows; use another model or task, or a metric that asks for less"
+        )
+    return replace(data, examples=kept)
+
+
+def _logits(
+    model: Model, batch: Batch, tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch vocab"]:
+    """The logits at the answer positions of a plain run on these tokens."""
+    return answer(model, batch, record(model, model.start(tokens, batch.mask)).final)

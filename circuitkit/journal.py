@@ -11,14 +11,17 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from circuitkit.circuit import write_whole
+from circuitkit.data import Dataset
+from circuitkit.model import Model
 
-__all__ = ["Journal", "digest"]
+__all__ = ["Journal", "digest", "identity"]
 
 
 def digest(value: Any) -> str:
@@ -26,6 +29,18 @@ def digest(value: Any) -> str:
     their keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=int)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def identity(model: Model, data: Dataset) -> dict[str, Any]:
+    """What tells work on one model and data from work on others, but for the weights."""
+    examples = [vars(example) for example in data.examples]
+    return {
+        "model": model.name,
+        "wiring": asdict(model.wiring),
+        "dtype": str(model.dtype),
+        "data": digest([examples, data.batch_size, data.padding]),
+        "examples": len(data),
+    }
 
 
 class Journal:

@@ -14,6 +14,7 @@ from families import FAMILIES, able, as_batch, dataset, distance, model, pristin
 from oracles import Oracle
 from torch import Tensor
 
+from circuitkit import circuit as graphs
 from circuitkit.catalogue import lookup, names
 from circuitkit.corruptions import counterfactual, noise
 from circuitkit.data import Batch, Dataset, Example
@@ -25,11 +26,15 @@ from circuitkit.faithfulness import (
     ability,
     completeness,
     curve,
+    draw_curves,
     evaluate,
+    measure,
+    node_level,
     random_masks,
     smallest,
 )
 from circuitkit.metrics import accuracy, js, kl, log_probability, logit_diff
+from circuitkit.nodes import parse_edge
 from circuitkit.scores import Scores
 from circuitkit.wiring import Wiring
 
@@ -182,6 +187,52 @@ def test_a_graph_is_evaluated_as_the_mask_of_its_edges() -> None:
     assert graph.edges == mask.edges == scores.mask(50).sum()
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("carry", [counterfactual, partial(noise, draws=3)], ids=["one", "three"])
+def test_several_metrics_are_each_as_alone(carry: Any, kind: Any) -> None:
+    m, data, metrics = model("llama"), able("llama"), kind([logit_diff, kl, log_probability])
+    masks = [scores_of("llama").mask(n) for n in (30, 60)]
+    together = evaluate(m, masks, data, metrics, carry)
+    assert [len(each) for each in together] == [2, 2, 2]
+    tables = measure(m, masks, data, metrics, carry)
+    assert tables.shape == (3, 4, len(data))
+    for metric, found, table in zip(metrics, together, tables, strict=True):
+        alone = evaluate(m, masks, data, metric, carry)
+        assert np.array_equal(table, measure(m, masks, data, metric, carry))
+        assert [e.metric for e in found] == [metric.__name__] * 2
+        for one, other in zip(found, alone, strict=True):
+            assert np.array_equal(rows(one), rows(other))
+            assert (one.edges, one.corruption) == (other.edges, other.corruption)
+    assert distance(tables[0], tables[1]) > 1e-2
+    assert distance(tables[1], tables[2]) > 1e-2
+
+
+def test_several_metrics_of_one_circuit_are_a_list_and_share_their_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    m, data, seen = model("gpt2"), able("gpt2"), []
+    module = sys.modules["circuitkit.faithfulness"]
+    inner = module.runs
+
+    def counted(*given: Any, **options: Any) -> Any:
+        seen.append(given)
+        return inner(*given, **options)
+
+    monkeypatch.setattr(module, "runs", counted)
+    found = evaluate(m, scores_of("gpt2").mask(60), data, [logit_diff, kl], counterfactual)
+    assert len(seen) == len(list(data))
+    assert [e.metric for e in found] == ["logit_diff", "kl"]
+    (only,) = evaluate(m, scores_of("gpt2").mask(60), data, [kl], counterfactual)
+    assert np.array_equal(only.circuit, found[1].circuit)
+    assert evaluate(m, [], data, [logit_diff, kl], counterfactual) == [[], []]
+
+
+def test_without_a_metric_nothing_is_measured() -> None:
+    for function, masks in ((evaluate, model("gpt2").wiring.legal), (measure, [])):
+        with pytest.raises(MetricError, match="no metrics; give at least one"):
+            function(model("gpt2"), masks, dataset(), [], counterfactual)
+
+
 def test_dead_ends_change_nothing() -> None:
     m, data = model("gpt2"), able("gpt2")
     keep = scores_of("gpt2").mask(40)
@@ -213,6 +264,92 @@ def test_draws_of_a_corruption_are_averaged() -> None:
         each = [getattr(e, name) for e in singles]
         assert distance(getattr(found, name), np.mean(each, axis=0)) < 1e-5
         assert distance(each[0], each[1]) > 1e-2
+
+
+# -- whole nodes -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("size", [6, 15])
+@every_family
+def test_a_circuit_of_whole_nodes_holds_all_edges_out_of_the_nodes_of_its_graph(
+    family: str, size: int
+) -> None:
+    wiring, circuit = model(family).wiring, scores_of(family).top(size)
+    whole = node_level(circuit, wiring)
+    for writer, out, legal in zip(wiring.writers, whole, wiring.legal, strict=True):
+        assert np.array_equal(out, legal if writer in circuit else 0 & legal)
+    assert not (graphs.mask(circuit) & ~whole).any()
+    assert graphs.mask(circuit).sum() < whole.sum() < wiring.n_edges
+    assert np.array_equal(whole, node_level(graphs.mask(circuit), wiring))
+
+
+def test_the_ends_are_the_same_by_nodes_as_by_edges() -> None:
+    wiring = model("llama").wiring
+    assert np.array_equal(node_level(wiring.legal, wiring), wiring.legal)
+    assert not node_level(np.zeros_like(wiring.legal), wiring).any()
+
+
+@pytest.mark.parametrize(
+    ("edge", "held"),
+    [
+        ("input->a1.h2<q>", {"embed", "a1.h2"}),
+        ("a0.h1->m1", {"a0.h1", "m1"}),
+        ("m0->logits", {"m0"}),
+        ("input->a1.g0<k>", {"embed"}),  # heads 0 and 1 share it
+    ],
+)
+def test_a_node_is_held_that_writes_or_reads_by_itself(edge: str, held: set[str]) -> None:
+    wiring = model("llama").wiring
+    keep = np.zeros(wiring.shape, dtype=bool)
+    keep[wiring.index(*parse_edge(edge))] = True
+    live = node_level(keep, wiring).any(1)
+    assert {w for w, there in zip(wiring.writers, live, strict=True) if there} == held
+
+
+def test_other_nodes_are_ablated_as_hooks_on_their_outputs_do_it() -> None:
+    """On a plain module: what heads and MLPs outside write is put in from the corrupted run."""
+    module, m, data = pristine("gpt2"), model("gpt2"), able("gpt2", (7, 7, 7))
+    batch, circuit = as_batch(data), scores_of("gpt2").top(12)
+    assert "embed" in circuit
+    heads, width = m.wiring.heads, m.d_head
+    corrupted: dict[str, Tensor] = {}
+
+    def put(layer: int, replace_it: bool) -> Any:
+        def before(_: Any, args: Any) -> Any:
+            z = args[0].unflatten(-1, (heads, width)).clone()
+            for head in range(heads):
+                name = f"a{layer}.h{head}"
+                if not replace_it:
+                    corrupted[name] = z[:, :, head].clone()
+                elif name not in circuit:
+                    z[:, :, head] = corrupted[name]
+            return (z.flatten(-2),)
+
+        def after(_: Any, __: Any, out: Tensor) -> Tensor:
+            if not replace_it:
+                corrupted[f"m{layer}"] = out.clone()
+            return out if f"m{layer}" in circuit else corrupted[f"m{layer}"]
+
+        return before, after
+
+    def logits(tokens: Tensor, replace_it: bool) -> Tensor:
+        handles = []
+        for layer, block in enumerate(module.transformer.h):
+            before, after = put(layer, replace_it)
+            handles.append(block.attn.c_proj.register_forward_pre_hook(before))
+            handles.append(block.mlp.register_forward_hook(after))
+        with torch.no_grad():
+            found = module(input_ids=tokens).logits[:, -1]
+        for handle in handles:
+            handle.remove()
+        return found
+
+    logits(batch.corrupt, False)
+    expected = logit_diff(logits(batch.clean, True), torch.empty(0), batch).double().numpy()
+    by_nodes = node_level(circuit, m.wiring)
+    found, edges = evaluate(m, [by_nodes, circuit], data, logit_diff, counterfactual)
+    assert distance(found.circuit, expected) < 1e-4
+    assert distance(edges.circuit, expected) > 1e-2
+    assert distance(found.everything, expected) > 1e-2
+    assert distance(found.nothing, expected) > 1e-2
 
 
 # -- the numbers of an evaluation ------------------------------------------------------------------
@@ -326,6 +463,20 @@ def made_curve(edges: list[int], faithfulness: list[float]) -> Curve:
     """A curve through these points."""
     points = [evaluation([1, 1], [0, 0], [f, f]) for f in faithfulness]
     return Curve(tuple(edges), tuple(points), edges[-1])
+
+
+def test_curves_are_drawn_with_their_intervals() -> None:
+    one, two = made_curve([1, 10, 100], [0.0, 0.5, 1.0]), made_curve([10, 50], [0.2, 0.9])
+    figure = draw_curves({"one": one, "two": two})
+    assert list(figure.x) == [1, 10, 50, 100]
+    np.testing.assert_allclose(figure.series["one"], [0, 0.5, np.nan, 1])
+    np.testing.assert_allclose(figure.series["two"], [np.nan, 0.2, 0.9, np.nan])
+    for name, curved in (("one", one), ("two", two)):
+        low, high = (np.array(edge)[[0, 1, 3] if name == "one" else [1, 2]]
+                     for edge in figure.bands[name])  # fmt: skip
+        intervals = [e.interval() for e in curved.evaluations]
+        np.testing.assert_allclose(np.stack([low, high], 1), intervals)
+    assert "<svg" in one._repr_svg_()
 
 
 def test_the_area_under_a_curve_is_as_worked_by_hand() -> None:
