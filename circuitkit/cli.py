@@ -12,11 +12,13 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import product
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from circuitkit import catalogue
-from circuitkit.errors import CircuitkitError, ScoresError
+from circuitkit.errors import CircuitkitError, OutputError, ScoresError
 
 __all__ = ["main"]
 
@@ -65,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _discover(commands, machine)
     _evaluate(commands, machine)
     _knockout(commands, machine)
+    _study(commands, machine)
     _rest(commands, common, machine)
     return parser
 
@@ -124,6 +127,9 @@ def _evaluate(commands: Any, machine: argparse.ArgumentParser) -> None:
     p.add_argument("--metric", action="append", metavar="M", help="may be given several times")
     p.add_argument("--corruption", action="append", metavar="C", help="may be given several times")
     p.add_argument("--curve", action="store_true", help="over sizes: its strongest edges alone")
+    p.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the curves as svg, pdf or png"
+    )
     p.set_defaults(run=evaluate)
 
 
@@ -156,6 +162,53 @@ def _knockout(commands: Any, machine: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--seed", type=int, default=0, help="of the random subsets")
     p.set_defaults(run=knockout)
+
+
+def _study(commands: Any, machine: argparse.ArgumentParser) -> None:
+    p = commands.add_parser(
+        "study",
+        parents=[machine],
+        help="activation patching under every corruption × metric, and what depends on the choice",
+    )
+    p.add_argument("task", metavar="TASK", help="ioi, facts, ... or a CSV or JSONL file")
+    p.add_argument("--model", default="mini", help="mini, smollm2-135m, a directory or a hub name")
+    several = "may be given several times; default: "
+    p.add_argument("--metric", action="append", metavar="M", help=several + "three")
+    p.add_argument(
+        "--corruption", action="append", metavar="C", help=several + "tokens replaced, and noise"
+    )
+    p.add_argument(
+        "--windows", type=_sizes_of_windows, metavar="N,N", help="layers (1,3,5,10; 0: none)"
+    )
+    p.add_argument("--reference", metavar="R", help="ioi:wang2022, or a circuit's file")
+    p.add_argument("--group", action="append", default=[], type=_group, metavar="NAME=a9.h9,a9.h6")
+    p.add_argument(
+        "--circuits", action="append", metavar="C",
+        help=several + "as --corruption; 'none': no circuits",
+    )  # fmt: skip
+    p.add_argument("--direction", default="denoise", choices=("denoise", "noise"))
+    p.add_argument("--threshold", type=float, default=2.0, metavar="SD", help="default: 2")
+    p.add_argument("--examples", type=_positive, default=64, metavar="N", help="prompts")
+    p.add_argument(
+        "--only", default="accuracy", metavar="M",
+        help="study prompts with this metric above 1/2 (accuracy, top1; 'none': all)",
+    )  # fmt: skip
+    p.add_argument("--both-ways", action="store_true", help="each pair's swap as well")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: studies/TASK-MODEL")
+    p.set_defaults(run=study)
+
+
+def _sizes_of_windows(text: str) -> tuple[int, ...]:
+    sizes = tuple(_count(part) for part in text.split(","))
+    return tuple(size for size in sizes if size)
+
+
+def _group(text: str) -> tuple[str, tuple[str, ...]]:
+    name, equals, nodes = text.partition("=")
+    if not (name and equals and nodes):
+        raise argparse.ArgumentTypeError(f"{text!r} is no group; write NAME=a9.h9,a9.h6")
+    return name, tuple(nodes.split(","))
 
 
 def _of_a_circuit(p: argparse.ArgumentParser) -> None:
@@ -240,15 +293,24 @@ def evaluate(options: argparse.Namespace) -> None:
     circuit = _read(options)
     metrics = options.metric or [_recorded(circuit.graph, "metric")]
     corruptions = options.corruption or [_recorded(circuit.graph, "corruption")]
+    if options.output and not options.curve:
+        raise OutputError(f"{str(options.output)!r} would hold a curve; give --curve as well")
     model, data, title = _unseen(options, circuit, metrics, corruptions)
-    rows = []
-    for name in metrics:
-        for corruption in corruptions:
-            how = catalogue.resolve("metrics", name), catalogue.resolve("corruptions", corruption)
-            grow = _sizes if options.curve else _beside
-            rows += [{"metric": name, "corruption": corruption, **row}
-                     for row in grow(model, circuit, data, *how)]  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    curves = {}
+    for name, corruption in product(metrics, corruptions):
+        how = catalogue.resolve("metrics", name), catalogue.resolve("corruptions", corruption)
+        labels = {"metric": name, "corruption": corruption}
+        if options.curve:
+            found = curves[f"{name}, {corruption}"] = _sizes(model, circuit, data, *how)
+            rows += [{**labels, **row} for row in _points(found)]
+        else:
+            rows.append({**labels, **_beside(model, circuit, data, *how)})
     _table(rows, options.json, title)
+    if options.output:
+        from circuitkit.faithfulness import draw_curves
+
+        draw_curves(curves).save(options.output)
 
 
 def knockout(options: argparse.Namespace) -> None:
@@ -284,6 +346,53 @@ def _knocked_out(options: argparse.Namespace, *given: Any) -> Iterator[tuple[str
     yield "minimality", minimality(*given, seed=seed)
 
 
+def study(options: argparse.Namespace) -> None:
+    """Run the study of a task, write its page, tables and figures, print its summary."""
+    _known("tasks", options.task)
+    for kind, given in (("metrics", options.metric), ("corruptions", options.corruption)):
+        for name in given or ():
+            _known(kind, name)
+    roles = _reference(options.reference)
+    model = _load(options)
+    from circuitkit.studies import running
+
+    chosen: dict[str, Any] = {"metrics": options.metric} if options.metric else {}
+    place = options.output or _default_place(options, "studies")
+    unfinished = place / ".unfinished"
+    found = running.study(
+        model, options.task, **chosen, corruptions=options.corruption, windows=options.windows,
+        groups=dict(options.group) or None, roles=roles,
+        circuits=() if options.circuits == ["none"] else options.circuits,
+        direction=options.direction, threshold=options.threshold, examples=options.examples,
+        only=None if options.only == "none" else options.only, both_ways=options.both_ways,
+        seed=options.seed, batch_size=options.batch_size, memory=options.memory,
+        resume=unfinished,
+    )  # fmt: skip
+    written = found.save(place)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    if options.json:
+        _print_json({"about": dict(found.about), "tables": found.tables(),
+                     "verdicts": [vars(verdict) for verdict in found.verdicts()],
+                     "files": [str(path) for path in written]})  # fmt: skip
+    else:
+        print(found)
+        print(f"\nwritten: {written[0]}, and {len(written) - 1} tables and figures beside it")
+
+
+def _reference(name: str | None) -> dict[str, str] | None:
+    """Each component's role in a published circuit, or in a circuit's file."""
+    if name is None:
+        return None
+    if name.endswith(".json"):
+        from circuitkit.circuit import read
+        from circuitkit.detection import roles_of
+
+        return roles_of(read(name))
+    from circuitkit.references.published import named
+
+    return dict(named(name).roles)
+
+
 def _beside(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) -> Any:
     """The circuit's faithfulness, beside that of all other edges and of random circuits."""
     from circuitkit.circuit import mask
@@ -293,7 +402,7 @@ def _beside(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) -
     masks = [keep, model.wiring.legal & ~keep, *random_masks(model.wiring, int(keep.sum()), 3)]
     found, complement, *null = evaluate(model, masks, data, metric, corruption)
     low, high = found.interval()
-    yield {
+    return {
         "faithfulness": found.faithfulness, "low": low, "high": high,
         "mean_of_ratios": found.mean_of_ratios,
         "without_it": complement.faithfulness,
@@ -313,7 +422,11 @@ def _sizes(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) ->
     total = len(list(edges(circuit)))
     sizes = sorted({max(1, round(total / 2**k)) for k in range(8)})
     scores = Scores(model.wiring, weight_matrix(circuit))
-    found = curve(model, scores, data, metric, corruption, sizes=sizes)
+    return curve(model, scores, data, metric, corruption, sizes=sizes)
+
+
+def _points(found: Any) -> Iterator[dict[str, Any]]:
+    """A row for every size of a curve."""
     for size, point in zip(found.edges, found.evaluations, strict=True):
         low, high = point.interval()
         yield {"edges": size, "faithfulness": point.faithfulness, "low": low, "high": high}
@@ -465,9 +578,9 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _default_place(options: argparse.Namespace) -> Path:
+def _default_place(options: argparse.Namespace, folder: str = "circuits") -> Path:
     task = Path(options.task.partition("(")[0]).stem
-    return Path("circuits") / f"{task}-{Path(options.model).name}"
+    return Path(folder) / f"{task}-{Path(options.model).name}"
 
 
 def _recorded(about: dict[str, Any], key: str) -> str:
@@ -482,7 +595,16 @@ def _range(span: tuple[int, int]) -> str:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=list))
+    print(json.dumps(_defined(value), indent=1, ensure_ascii=False, default=list))
+
+
+def _defined(value: Any) -> Any:
+    """The value with None for every nan, which JSON lacks."""
+    if isinstance(value, dict):
+        return {key: _defined(own) for key, own in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_defined(own) for own in value]
+    return None if isinstance(value, float) and isnan(value) else value
 
 
 def _table(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:

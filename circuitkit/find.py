@@ -44,7 +44,7 @@ from circuitkit.planning import fitted
 from circuitkit.scores import Scores
 from circuitkit.verification import Verification
 
-__all__ = ["Found", "batched", "find_circuit", "held_out", "make_task"]
+__all__ = ["Found", "batched", "find_circuit", "held_out", "make_task", "versions"]
 
 Inputs: TypeAlias = tuple[Model, Dataset, Metric, Corruption]
 Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
@@ -345,13 +345,6 @@ def _faithfulness(found: Evaluation, null: Sequence[Evaluation]) -> dict[str, fl
 def _about(
     inputs: Inputs, task: Task, method: str, rule: str, seed: int, faithfulness: dict[str, float]
 ) -> dict[str, Any]:
-    packages = ("circuitkit-graph", "torch", "transformer_lens", "transformers")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "unknown"
     model, data, metric, corruption = inputs
     return {
         "model": model.name,
@@ -364,8 +357,19 @@ def _about(
         "examples": len(data),
         "source": task.source,
         "faithfulness": faithfulness,
-        "versions": versions,
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of what computes."""
+    found = {"python": platform.python_version()}
+    for package in ("circuitkit-graph", "torch", "transformer_lens", "transformers"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
 
 
 def _peak() -> float:

@@ -167,6 +167,57 @@ def few(found: Path) -> Path:
     return circuits.write_whole(found.parent / "few.json", circuits.to_json(circuit))
 
 
+def test_curves_are_drawn_into_a_file(
+    found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    circuit, picture = str(found / "circuit.json"), str(tmp_path / "curve.svg")
+    rows = said(capsys, "evaluate", circuit, "--curve", "-o", picture, *TINY)
+    assert [row["edges"] for row in rows] == sorted(row["edges"] for row in rows)
+    text = Path(picture).read_text()
+    assert all(f"{row['faithfulness']:.4g}" in text for row in rows)
+    assert main(["evaluate", circuit, "-o", picture, *TINY]) == 2
+    assert "--curve" in capsys.readouterr().err
+
+
+STUDY = ["--windows", "0", "--circuits", "none", *TINY]
+
+
+def test_study_writes_its_page_its_tables_and_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = said(capsys, "study", "ioi", "-o", str(tmp_path), "--metric", "logit_diff",
+                "--corruption", "counterfactual(text='names')", *STUDY)  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == {Path(f).name for f in told["files"]}
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    (row,) = (r for r in told["tables"]["detected"] if r["nodes"] == "z")
+    assert row["corruption"] == "counterfactual(text='names')"
+    assert row["help"]
+    assert told["about"]["examples"] <= 12
+    assert {"question", "text", "depends", "advice"} == set(told["verdicts"][0])
+
+
+def test_a_study_counts_against_a_reference(
+    found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = said(capsys, "study", "ioi", "-o", str(tmp_path), "--metric", "logit_diff",
+                "--corruption", "counterfactual", "--group", "pair=a0.h2,a2.h2",
+                "--reference", str(found / "circuit.json"), *STUDY)  # fmt: skip
+    (row,) = (r for r in told["tables"]["detected"] if r["nodes"] == "z")
+    assert 0 < row["recall"] <= 1
+    assert row["member"].split("/")[0] != "0"
+    assert {r["group"] for r in told["tables"]["restored"]} == {"pair"}
+
+
+def test_a_task_that_the_model_gets_wrong_is_not_studied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["study", "arithmetic", "--only", "top1", "-o", str(tmp_path), *STUDY]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("circuitkit: ")
+    assert error.count("\n") == 1
+
+
 def test_knockout_prints_four_results_below_one_faithfulness(
     capsys: pytest.CaptureFixture[str], few: Path
 ) -> None:

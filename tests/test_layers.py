@@ -23,27 +23,29 @@ ROWS = (
     "wiring",
     "circuit data",
     "memory",
-    "model scores overlap cache surgery norms journal",
-    "judge",
+    "model scores overlap cache surgery norms",
+    "judge journal",
     "engine.plan",
     "engine.run",
     "engine.attribute engine.sweep",
     "transformer",
     "metrics corruptions export tasks references",
+    "figures",
     "proof",
     "models",
-    "patching",
-    "discovery faithfulness",
-    "knockouts verification",
+    "patching attention",
+    "discovery faithfulness detection",
+    "knockouts verification robustness",
     "planning",
-    "find study",
+    "find",
+    "studies",
     "cli",
     "__main__",
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row.split()}
 WITHOUT_TORCH = {
     "errors", "naming", "progress", "catalogue", "units", "nodes", "wiring", "circuit", "scores",
-    "overlap", "cache", "export",
+    "overlap", "cache", "export", "figures",
 }  # fmt: skip
 
 

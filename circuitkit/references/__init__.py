@@ -1,0 +1,1 @@
+"""Published circuits, with the roles of their components and their sources."""
