@@ -112,7 +112,7 @@ def page(study: Records) -> str:
         f'<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
         f"<style>{STYLE}</style></head><body>",
         f"<h1>{html.escape(title)}: what activation patching finds</h1>",
-        f'<p class="told">{html.escape(_told(study))}</p>',
+        f'<p class="told">{html.escape(_told(study))}<br>{html.escape(_versions(study))}</p>',
         "<h2>What depends on the choice</h2>",
         *_verdicts(study),
         "<h2>The two runs</h2>",
@@ -127,19 +127,22 @@ def page(study: Records) -> str:
 
 
 def _told(study: Records) -> str:
+    """What was studied."""
     about = study.about
+    direction = {"denoise": "clean into corrupted runs", "noise": "corrupted into clean runs"}
     parts = [
-        f"{about['examples']} of {about.get('prompts', about['examples'])} prompts",
-        f"those with {about['only']} above 1/2" if about.get("only") else "all",
-        "each pair in both directions" if about.get("both_ways") else "",
-        {"denoise": "clean into corrupted runs", "noise": "corrupted into clean runs"}[
-            about["direction"]
-        ],
+        f"{about['examples']} of {about['prompts']} prompts",
+        f"those with {about['only']} above 1/2" if about["only"] else "all",
+        "each pair in both directions" if about["both_ways"] else "",
+        direction[about["direction"]],
         f"seed {about['seed']}",
-        ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
         "positive effects help the clean behaviour",
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _versions(study: Records) -> str:
+    return ", ".join(f"{name} {version}" for name, version in study.about["versions"].items())
 
 
 def _plain(study: Records) -> list[dict[str, Any]]:
@@ -226,7 +229,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def summary(study: Records) -> str:
     """The runs, what each choice finds, and what depends on it."""
     title = f"{study.about['task']} on {study.about['model']}"
-    lines = [f"{title}: what activation patching finds ({_told(study)})", ""]
+    lines = [f"{title}: what activation patching finds", *textwrap.wrap(_told(study), WIDTH), ""]
     lines += _columns(_plain(study))
     for kind in study.kinds:
         own = [row for row in tables(study)["detected"] if row["nodes"] == kind]

@@ -157,13 +157,14 @@ def _negatives(study: Records) -> Iterator[Row]:
 def _windows(study: Records) -> Iterator[Row]:
     """The peak of each size; no ratio where the MLPs carry next to nothing of the gap."""
     for (corruption, metric), windows in study.windows.items():
-        gap = abs(float((study.clean[metric] - study.corrupted[corruption, metric]).mean()))
+        gap = float((study.clean[metric] - study.corrupted[corruption, metric]).mean())
         for size, joint in windows.joint.items():
             (at, peak), (alone, summed) = (_peak(e) for e in (joint, windows.summed[size]))
-            tells = max(peak, summed) >= NEGLIGIBLE * gap
+            tells = max(peak, summed) >= NEGLIGIBLE * abs(gap)
             yield {
                 "corruption": corruption, "metric": metric, "size": size,
-                "peak": peak, "layers": at, "peak of sums": summed, "layers of sums": alone,
+                "peak": peak, "share": peak / gap if gap else np.nan, "layers": at,
+                "peak of sums": summed, "layers of sums": alone,
                 "ratio": float(windows.peak_ratio(size)) if tells else np.nan,
             }  # fmt: skip
 

@@ -21,6 +21,7 @@ __all__ = ["Verdict", "twins", "verdicts"]
 
 ALIKE = 0.75  # the Jaccard index of what two choices find, below which they disagree
 INFLATED = 1.2  # times the sum of single layers: what the paper saw in every combination
+PEAKED = 2.0  # times the peak under the other corruption: the least that the paper saw
 BROKEN = 0.1  # of attention or of the gap: by how much two corruptions differ in the mechanism
 ROBUST = 0.15  # of faithfulness, between two ways to measure one circuit
 
@@ -61,7 +62,7 @@ def verdicts(study: Records) -> list[Verdict]:
     """The verdicts, question by question."""
     return [
         *_gaps(study), *_noise(study), *_metrics(study), *_tokens(study), *_flips(study),
-        *_negatives(study), *_windows(study), *_attention(study), *_restored(study),
+        *_negatives(study), *_windows(study), *_peaks(study), *_attention(study), *_restored(study),
         *_circuits(study),
     ]  # fmt: skip
 
@@ -194,6 +195,31 @@ def _windows(study: Records) -> Iterator[Verdict]:
         f"{most['corruption']}."
     )
     yield Verdict("Do windows inflate the peak?", text, bool(inflated), SINGLE if inflated else "")
+
+
+def _peaks(study: Records) -> Iterator[Verdict]:
+    """How much higher MLPs peak under noise than under replacement (§3.1, figure 2): the share of
+    the logit difference, the plain effect on other metrics."""
+    heights = {
+        (row["corruption"], row["metric"], row["size"]): (
+            row["share" if row["metric"] == "logit_diff" else "peak"]
+        )
+        for row in tables(study).get("windows", [])
+    }
+    ratios = [
+        height / heights[replaced, metric, size]
+        for replaced, noised in twins(study)
+        for (corruption, metric, size), height in heights.items()
+        if corruption == noised and heights[replaced, metric, size] > 0
+    ]
+    if ratios:
+        text = (
+            f"The peak over MLPs and windows of them is {min(ratios):.2f} to {max(ratios):.2f} "
+            "times as high under noise as under replacement of the same tokens; it is higher in "
+            f"{sum(ratio > 1 for ratio in ratios)} of {len(ratios)} combinations."
+        )
+        apart = max(ratios) >= PEAKED or min(ratios) <= 1 / PEAKED
+        yield Verdict("Does noise sharpen the peak?", text, apart, TOKENS if apart else "")
 
 
 def _attention(study: Records) -> Iterator[Verdict]:
