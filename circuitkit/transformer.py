@@ -63,6 +63,14 @@ class _Layer:
         raise IndexError(index)
 
 
+def _single(value: Any) -> Any:
+    """A mask's values such that single precision holds them: many models compute attention weights
+    in it whatever their type, where the least double is −∞, and a row of these gives nan."""
+    if isinstance(value, Tensor) and value.dtype == torch.float64:
+        return value.clamp(min=torch.finfo(torch.float32).min)
+    return value
+
+
 def _original(module: Any) -> Any:
     """The Hugging Face module that a bridge component wraps."""
     return getattr(module, "original_component", None) if module is not None else None
@@ -235,7 +243,10 @@ class Transformer:
         root, attentions, entry, *_ = self._hollow
         with torch.no_grad():
             root(**self._arguments(tokens, mask))
-        calls = tuple(attention.call for attention in attentions)
+        calls = tuple(
+            {name: _single(value) for name, value in attention.call.items()}
+            for attention in attentions
+        )
         embed: Tensor = entry.read  # type: ignore[assignment]
         return Context(embed=embed, calls=calls)
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from families import able, build, dataset, distance, model
+from families import FAMILIES, able, as_batch, build, dataset, distance, double, model
 from torch import Tensor
 
 from circuitkit.corruptions import counterfactual
 from circuitkit.discovery import eap, exact
+from circuitkit.engine.run import record
 from circuitkit.faithfulness import evaluate
 from circuitkit.metrics import logit_diff
 from circuitkit.models import load
@@ -122,3 +123,16 @@ def test_a_residual_that_is_forked_by_head_changes_nothing(
     assert check(m).holds
     assert getattr(bridge.cfg, flag)
     assert fired(bridge, "blocks.0.attn.hook_z") == 1
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "mixtral"])
+def test_padding_is_nothing_in_double_precision_either(family: str) -> None:
+    """A row of padding attends to nothing: the least double is infinite in the single precision in
+    which many models compute attention weights."""
+    m, finals = double(family), []
+    for padding in ("left", "right"):
+        batch = as_batch(dataset(padding=padding))
+        final = record(m, m.start(batch.clean, batch.mask)).final
+        finals.append(final[batch.mask])
+    assert not finals[0].isnan().any()
+    assert distance(*finals) < 1e-5  # rotary angles and weights may be in single precision

@@ -23,7 +23,7 @@ from circuitkit.overlap import Overlap, spearman
 from circuitkit.patching.effects import Effects
 from circuitkit.studies.records import Records
 
-__all__ = ["Row", "compared", "shares", "signs", "tables"]
+__all__ = ["NEGLIGIBLE", "Row", "compared", "shares", "signs", "tables"]
 
 Row: TypeAlias = dict[str, Any]
 NEGLIGIBLE = 0.05  # of the gap: peaks below it have no telling ratio

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from circuitkit.studies.records import Records
-from circuitkit.studies.tables import compared, shares, tables
+from circuitkit.studies.tables import NEGLIGIBLE, compared, shares, tables
 
 __all__ = ["Verdict", "twins", "verdicts"]
 
@@ -118,9 +118,13 @@ def _disagreement(
         (left, right), row = found[worst], rows[worst]
         text = (
             f"{who} find other {_kind(part)} in {apart} of {len(pairs)} comparisons (Jaccard index "
-            f"{min(jaccards):.2f} to {max(jaccards):.2f}). Furthest apart: {_told(pairs[worst])}, "
-            f"with {len(left.found)} and {len(right.found)} found, {row['both']} of them shared."
+            f"{min(jaccards):.2f} to {max(jaccards):.2f})."
         )
+        if apart:
+            text += (
+                f" Furthest apart: {_told(pairs[worst])}, with {len(left.found)} and "
+                f"{len(right.found)} found, {row['both']} of them shared."
+            )
         yield Verdict(question, text, bool(apart), advice if apart else "")
 
 
@@ -198,20 +202,20 @@ def _windows(study: Records) -> Iterator[Verdict]:
 
 
 def _peaks(study: Records) -> Iterator[Verdict]:
-    """How much higher MLPs peak under noise than under replacement (§3.1, figure 2): the share of
-    the logit difference, the plain effect on other metrics."""
-    heights = {
-        (row["corruption"], row["metric"], row["size"]): (
-            row["share" if row["metric"] == "logit_diff" else "peak"]
-        )
+    """How much higher MLPs peak under noise than under replacement (§3.1, figure 2), where both
+    carry something: the share of the logit difference, the plain effect on other metrics."""
+    rows = {
+        (row["corruption"], row["metric"], row["size"]): row
         for row in tables(study).get("windows", [])
+        if row["share"] >= NEGLIGIBLE
     }
-    ratios = [
-        height / heights[replaced, metric, size]
-        for replaced, noised in twins(study)
-        for (corruption, metric, size), height in heights.items()
-        if corruption == noised and heights[replaced, metric, size] > 0
-    ]
+    ratios = []
+    for replaced, noised in twins(study):
+        for corruption, metric, size in rows:
+            if corruption == noised and (replaced, metric, size) in rows:
+                of = "share" if metric == "logit_diff" else "peak"
+                pair = [rows[c, metric, size][of] for c in (noised, replaced)]
+                ratios.append(pair[0] / pair[1])
     if ratios:
         text = (
             f"The peak over MLPs and windows of them is {min(ratios):.2f} to {max(ratios):.2f} "
