@@ -85,9 +85,11 @@ def study(
     sets = _groups(model, groups, roles, effects)
     heads = tuple(dict.fromkeys(n for own in sets.values() for n in own if Node(n).is_head))
     stream, tokens = desk.prompt()
+    site = "subject_last" if "subject_last" in spans else "all"
+    told["windows_at"] = site
     return Study(
         told, desk.metric_names, desk.names, chosen, clean, corrupted, effects,
-        windows=desk.windows(windows, "subject_last" if "subject_last" in spans else "all"),
+        windows=desk.windows(windows, site),
         prompt=stream, tokens=tokens, watched=heads, spans=spans,
         attention=desk.attention(heads, spans), groups=sets, restored=desk.restored(sets),
         circuits=_circuits(desk, circuits, resume), roles=dict(roles or {}), threshold=threshold,

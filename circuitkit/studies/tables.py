@@ -162,7 +162,8 @@ def _windows(study: Records) -> Iterator[Row]:
             (at, peak), (alone, summed) = (_peak(e) for e in (joint, windows.summed[size]))
             tells = max(peak, summed) >= NEGLIGIBLE * abs(gap)
             yield {
-                "corruption": corruption, "metric": metric, "size": size,
+                "corruption": corruption, "metric": metric, "at": study.about["windows_at"],
+                "size": size,
                 "peak": peak, "share": peak / gap if gap else np.nan, "layers": at,
                 "peak of sums": summed, "layers of sums": alone,
                 "ratio": float(windows.peak_ratio(size)) if tells else np.nan,
