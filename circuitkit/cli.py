@@ -22,6 +22,9 @@ from circuitkit.errors import CircuitkitError, OutputError, ScoresError
 
 __all__ = ["main"]
 
+DATA = (".json", ".graphml", ".csv")  # file formats that hold every edge, and draw none
+MOST_DRAWN = 300  # edges: above, a picture of equal lines says nothing
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
@@ -221,19 +224,19 @@ def _of_a_circuit(p: argparse.ArgumentParser) -> None:
 
 
 def _rest(commands: Any, common: argparse.ArgumentParser, machine: argparse.ArgumentParser) -> None:
-    p = commands.add_parser("compare", parents=[common], help="the overlap of two saved circuits")
-    p.add_argument("left", metavar="A.json")
-    p.add_argument("right", metavar="B.json")
+    p = commands.add_parser("compare", parents=[common], help="the overlap of two circuits")
+    p.add_argument("left", metavar="A", help="a saved circuit, or a published one: ioi:acdc")
+    p.add_argument("right", metavar="B", help="the same; precision is of A against B")
     p.set_defaults(run=compare)
-    p = commands.add_parser("draw", parents=[common], help="a saved circuit as a picture or a file")
-    p.add_argument("circuit", metavar="CIRCUIT.json")
+    p = commands.add_parser("draw", parents=[common], help="a circuit as a picture or a file")
+    p.add_argument("circuit", metavar="CIRCUIT", help="a saved circuit, or a published one")
     suffixes = ", ".join(catalogue.names("export"))
     p.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=suffixes)
     p.add_argument("--edges", type=_positive, metavar="N", help="draw the strongest N (200)")
     p.add_argument("--title")
     p.set_defaults(run=draw)
     p = commands.add_parser("list", parents=[common], help="what there is by name")
-    p.add_argument("kind", nargs="?", choices=catalogue.KINDS)
+    p.add_argument("kind", nargs="?", choices=(*catalogue.KINDS, "references"))
     p.set_defaults(run=list_names)
     p = commands.add_parser(
         "task", help="look at a task's prompts, and at how well a model does it"
@@ -393,6 +396,15 @@ def _reference(name: str | None) -> dict[str, str] | None:
     return dict(named(name).roles)
 
 
+def _opened(name: str) -> Any:
+    """The circuit of that file, or the published one of that name."""
+    from circuitkit.circuit import read
+    from circuitkit.references.published import named
+
+    published = ":" in name and not name.endswith(".json")
+    return named(name).circuit if published else read(name)
+
+
 def _beside(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) -> Any:
     """The circuit's faithfulness, beside that of all other edges and of random circuits."""
     from circuitkit.circuit import mask
@@ -433,39 +445,73 @@ def _points(found: Any) -> Iterator[dict[str, Any]]:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Print the overlap of two circuits."""
-    from circuitkit.circuit import read
-    from circuitkit.overlap import compare
+    """Print the overlap of two circuits, and of the roles of the right one."""
+    from circuitkit.overlap import compare, compare_members, lists_members
 
-    found = compare(read(options.left), read(options.right))
+    left, right = _opened(options.left), _opened(options.right)
+    members = compare_members(left, right)
+    if lists_members(left) or lists_members(right):
+        _print_json(members.to_dict()) if options.json else print(members)
+        return
+    found = compare(left, right)
     if options.json:
-        _print_json(found.to_dict())
+        _print_json({**found.to_dict(), "roles": members.shares()})
     else:
-        print(found)
+        print(*filter(None, (repr(found), members.table())), sep="\n")
 
 
 def draw(options: argparse.Namespace) -> None:
     """Write a circuit as a picture or a file."""
-    from circuitkit.circuit import read
     from circuitkit.export import write
 
     asked = {"edges": options.edges, "title": options.title}
     style = {name: value for name, value in asked.items() if value is not None}
-    path = write(read(options.circuit), options.output, **style)
+    circuit = _opened(options.circuit)
+    if circuit.graph.get("unweighted") and options.output.suffix.lower() not in DATA:
+        circuit, style = _pictured(circuit, style)
+    path = write(circuit, options.output, **style)
     _print_json({"file": str(path)}) if options.json else print(path)
+
+
+def _pictured(circuit: Any, style: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """What to draw of a circuit without weights, and how: whole if so many edges are asked for,
+    else those between components with roles, and none of them left out, for they have no order."""
+    from circuitkit.circuit import edges
+    from circuitkit.references.published import skeleton
+
+    name, asked = circuit.graph.get("reference", "the circuit"), style.get("edges", 0)
+    total, small = len(list(edges(circuit))), skeleton(circuit)
+    if not total:
+        raise OutputError(f"{name} has components and no edges to draw; write it as .json")
+    if asked >= total:
+        return circuit, {"title": name, **style}
+    shown = len(list(edges(small)))
+    if shown > (asked or MOST_DRAWN):
+        raise OutputError(
+            f"{name} has {shown:,} edges between components with roles, none of them stronger than "
+            f"another; give --edges {shown} to draw them"
+        )
+    part = "" if shown == total else f": {shown:,} of {total:,} edges, those between roles"
+    return small, {"title": f"{name}{part}", **style, "edges": max(1, shown)}
 
 
 def list_names(options: argparse.Namespace) -> None:
     """Print what there is by name."""
-    kinds = [options.kind] if options.kind else catalogue.KINDS
-    listed = {kind: catalogue.describe(kind) for kind in kinds}
+    from circuitkit.references import published
+
+    kinds = [options.kind] if options.kind else (*catalogue.KINDS, "references")
+    listed = {
+        kind: published.describe() if kind == "references" else catalogue.describe(kind)
+        for kind in kinds
+    }
     if options.json:
         _print_json(listed)
         return
     for kind, functions in listed.items():
         print(kind)
+        width = max(18, *map(len, functions))
         for name, line in functions.items():
-            print(f"  {name:18s} {line}")
+            print(f"  {name:{width}s} {line}")
 
 
 def task_show(options: argparse.Namespace) -> None:

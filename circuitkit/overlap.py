@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import isnan, nan
@@ -14,9 +14,21 @@ from jaxtyping import Float
 
 from circuitkit import circuit as circuits
 from circuitkit.errors import CircuitError
+from circuitkit.nodes import Node
 from circuitkit.wiring import Wiring
 
-__all__ = ["Agreement", "Comparison", "Overlap", "agreement", "compare", "pearson", "spearman"]
+__all__ = [
+    "Agreement",
+    "Comparison",
+    "Members",
+    "Overlap",
+    "agreement",
+    "compare",
+    "compare_members",
+    "lists_members",
+    "pearson",
+    "spearman",
+]
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,8 @@ class Comparison:
 
     ``weighted`` is Σ min(|a|, |b|) / Σ max(|a|, |b|) over all edges, each circuit's weights scaled
     to sum to one; ``spearman`` the rank correlation of the signed weights of the shared edges (nan
-    for fewer than three); ``flipped`` how many of them differ in sign.
+    for fewer than three); ``flipped`` how many of them differ in sign. Where one of the two says
+    that it is ``unweighted``, there is nothing to agree: the first two are nan, ``flipped`` is 0.
     """
 
     nodes: Overlap
@@ -73,27 +86,37 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers, for machines; what is undefined is None."""
-        names = ("left", "right", "both", "universe", "jaccard", "expected_jaccard", "precision",
-                 "recall")  # fmt: skip
-        out: dict[str, Any] = {
-            kind: {name: _or_none(getattr(overlap, name)) for name in names}
-            for kind, overlap in (("nodes", self.nodes), ("edges", self.edges))
-        }
-        spearman = _or_none(self.spearman)
-        return out | {"weighted": self.weighted, "spearman": spearman, "flipped": self.flipped}
+        return {
+            "nodes": _plain(self.nodes), "edges": _plain(self.edges),
+            "weighted": _or_none(self.weighted), "spearman": _or_none(self.spearman),
+            "flipped": None if isnan(self.weighted) else self.flipped,
+        }  # fmt: skip
 
     def __repr__(self) -> str:
-        lines = ["            shared    left   right  Jaccard  by chance  precision  recall"]
-        for name, o in (("nodes", self.nodes), ("edges", self.edges)):
-            lines.append(
-                f"{name:8s} {o.both:9,d} {o.left:7,d} {o.right:7,d} {o.jaccard:8.3f} "
-                f"{o.expected_jaccard:10.3f} {o.precision:10.3f} {o.recall:7.3f}"
-            )
+        lines = [_HEADING, _line("nodes", self.nodes), _line("edges", self.edges)]
+        if isnan(self.weighted):
+            return "\n".join(lines)
         lines.append(
             f"weighted overlap {self.weighted:.3f}; rank correlation of the shared edges' weights "
             f"{self.spearman:.3f}; {self.flipped} of them differ in sign"
         )
         return "\n".join(lines)
+
+
+_HEADING = "            shared    left   right  Jaccard  by chance  precision  recall"
+
+
+def _line(name: str, o: Overlap) -> str:
+    return (
+        f"{name:8s} {o.both:9,d} {o.left:7,d} {o.right:7,d} {o.jaccard:8.3f} "
+        f"{o.expected_jaccard:10.3f} {o.precision:10.3f} {o.recall:7.3f}"
+    )
+
+
+def _plain(overlap: Overlap) -> dict[str, float | None]:
+    names = ("left", "right", "both", "universe", "jaccard", "expected_jaccard", "precision",
+             "recall")  # fmt: skip
+    return {name: _or_none(getattr(overlap, name)) for name in names}
 
 
 def _or_none(value: float) -> float | None:
@@ -111,13 +134,70 @@ def compare(left: nx.DiGraph, right: nx.DiGraph) -> Comparison:
     n_nodes = wiring.layers * (wiring.heads + wiring.mlp)
     wa, wb = circuits.weight_matrix(left), circuits.weight_matrix(right)
     shared = a & b
+    unweighted = any(circuit.graph.get("unweighted") for circuit in (left, right))
     return Comparison(
         nodes=Overlap(len(parts[0]), len(parts[1]), len(parts[0] & parts[1]), n_nodes),
         edges=Overlap(int(a.sum()), int(b.sum()), int(shared.sum()), wiring.n_edges),
-        weighted=_ruzicka(np.abs(wa), np.abs(wb)),
-        spearman=spearman(wa[shared], wb[shared]),
-        flipped=int((wa[shared] * wb[shared] < 0).sum()),
+        weighted=nan if unweighted else _ruzicka(np.abs(wa), np.abs(wb)),
+        spearman=nan if unweighted else spearman(wa[shared], wb[shared]),
+        flipped=0 if unweighted else int((wa[shared] * wb[shared] < 0).sum()),
     )
+
+
+# -- components ------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Members:
+    """The overlap of two circuits' components; of each role of the right one, how many of its
+    components the left one holds, and how many there are."""
+
+    nodes: Overlap
+    roles: Mapping[str, tuple[int, int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, for machines; what is undefined is None."""
+        return {"nodes": _plain(self.nodes), "roles": self.shares()}
+
+    def shares(self) -> dict[str, dict[str, int]]:
+        """Of each role how many are held, and how many there are, by name."""
+        return {role: {"held": held, "of": of} for role, (held, of) in self.roles.items()}
+
+    def table(self) -> str:
+        """A line for each role."""
+        width = max(map(len, self.roles), default=0)
+        return "\n".join(f"{role:{width}s}  {h} of {n}" for role, (h, n) in self.roles.items())
+
+    def __repr__(self) -> str:
+        lines = [_HEADING, _line("nodes", self.nodes), self.table()]
+        return "\n".join(line for line in lines if line)
+
+
+def compare_members(left: nx.DiGraph, right: nx.DiGraph) -> Members:
+    """The comparison of two circuits' components alone, by the roles of the right one's.
+
+    Components are heads and MLPs. Where a circuit only lists its members and no MLP is among them,
+    it does not speak of MLPs, and heads alone are compared. Raises CircuitError where the wirings
+    differ.
+    """
+    wiring = _shared_wiring([left, right])
+    parts = [_components(circuit) for circuit in (left, right)]
+    heads_alone = any(
+        lists_members(circuit) and not any(Node(name).is_mlp for name in found)
+        for circuit, found in zip((left, right), parts, strict=True)
+    )
+    spoken = {w for w in wiring.writers[1:] if w.is_head or not heads_alone}
+    one, two = (found & spoken for found in parts)
+    held: dict[str, list[bool]] = {}
+    for name, role in right.nodes(data="role"):
+        if role and name in two:
+            held.setdefault(str(role), []).append(name in one)
+    roles = {role: (sum(found), len(found)) for role, found in held.items()}
+    return Members(Overlap(len(one), len(two), len(one & two), len(spoken)), roles)
+
+
+def lists_members(circuit: nx.DiGraph) -> bool:
+    """Whether the circuit names components by their roles and no edge between them."""
+    named = any(role for _, role in circuit.nodes(data="role"))
+    return named and next(circuits.edges(circuit), None) is None
 
 
 # -- several ---------------------------------------------------------------------------------------
@@ -188,7 +268,7 @@ def _shared_wiring(several: Sequence[nx.DiGraph]) -> Wiring:
 
 def _components(circuit: nx.DiGraph) -> set[str]:
     wiring = circuits.wiring_of(circuit)
-    found: set[str] = set()
+    found = {name for name, role in circuit.nodes(data="role") if role}
     for writer, reader, _ in circuits.edges(circuit):
         found.add(writer)
         found |= set(wiring.heads_of(reader)) if reader.head is not None else {reader}

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from circuitkit.catalogue import lookup, names
 from circuitkit.errors import CircuitError, OutputError
 from circuitkit.export import _render, _style, write
 from circuitkit.nodes import edge_name
+from circuitkit.references.published import named
 from circuitkit.wiring import Wiring
 
 TEXTS = ("csv", "dot", "graphml", "json", "svg")
@@ -561,3 +563,14 @@ def test_exporting_imports_neither_torch_nor_transformer_lens() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_lines_without_weights_are_alike_and_no_weight_is_explained() -> None:
+    circuit = named("docstring:acdc").circuit
+    weighted = circuit.copy()
+    weighted.graph.pop("unweighted")
+    plain, thick = (lookup("export", "svg")(one) for one in (circuit, weighted))
+    assert "|weight|" in thick
+    assert "|weight|" not in plain
+    widths = [set(re.findall(r'stroke-width="([^"]+)"', one)) for one in (plain, thick)]
+    assert widths[0] != widths[1]

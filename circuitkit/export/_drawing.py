@@ -73,10 +73,16 @@ class Drawing:
     told: Mapping[str, Any]  # the graph's attributes
     title: str
 
+    @property
+    def weighted(self) -> bool:
+        """Whether the edges have weights of their own."""
+        return not self.told.get("unweighted")
+
     @cached_property
     def largest(self) -> float:
-        """The largest |weight|."""
-        return max((abs(edge.weight) for edge in self.edges), default=0.0)
+        """The |weight| of the thickest line: the largest one; lines without weights are thin."""
+        largest = max((abs(edge.weight) for edge in self.edges), default=0.0)
+        return largest if self.weighted else 4 * largest
 
     @cached_property
     def tints(self) -> dict[str, str]:

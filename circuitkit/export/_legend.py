@@ -34,7 +34,8 @@ def lines(drawn: Drawing) -> Iterator[Key]:
         yield Key("negative weight", width=1.6, dashed=True)
     if any(len(edge.ends) > 1 for edge in drawn.edges):
         yield Key("to every head of a K/V group", opacity=_style.opacity(2))
-    for weight in dict.fromkeys(abs(edge.weight) for edge in (*drawn.edges[-1:], *drawn.edges[:1])):
+    ends = (*drawn.edges[-1:], *drawn.edges[:1]) if drawn.weighted else ()
+    for weight in dict.fromkeys(abs(edge.weight) for edge in ends):
         yield Key(f"|weight| {weight:.3g}", width=_style.line_width(weight, drawn.largest))
 
 

@@ -1,48 +1,63 @@
-"""Published circuits by name: ``ioi:wang2022``; one JSON file a task, one entry a source."""
+"""Published circuits by name, ``ioi:wang2022``: one file a task, whose ``circuits`` lists them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import importlib
 from pathlib import Path
-from typing import Any
+
+import networkx as nx
 
 from circuitkit.catalogue import unknown
+from circuitkit.circuit import Circuit, build, edges, wiring_of
 from circuitkit.errors import UnknownNameError
+from circuitkit.nodes import EMBED, LOGITS
+from circuitkit.references._rules import Published
 
-__all__ = ["Published", "named", "names"]
+__all__ = ["Published", "describe", "named", "names", "skeleton"]
 
 _ROOT = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class Published:
-    """A published circuit: the model it was found in, its source, and each component's role."""
-
-    name: str
-    model: str
-    source: str
-    roles: Mapping[str, str]
-
-
 def names() -> tuple[str, ...]:
     """All names, as ``task:source``."""
-    return tuple(
-        f"{file.stem}:{entry}" for file in sorted(_ROOT.glob("*.json")) for entry in _entries(file)
-    )
+    return tuple(published.name for published in _all())
+
+
+def describe() -> dict[str, str]:
+    """All names, each with its model, its size of how much, and its source."""
+    return {published.name: repr(published) for published in _all()}
 
 
 def named(name: str) -> Published:
     """The published circuit of that name; raises UnknownNameError where there is none."""
-    task, _, entry = name.partition(":")
-    if name not in names():
-        raise UnknownNameError(unknown("published circuit", name, names()))
-    found = _entries(_ROOT / f"{task}.json")[entry]
-    roles = {node: role for role, own in found["roles"].items() for node in own}
-    return Published(name, found["model"], found["source"], roles)
+    for published in _all():
+        if published.name == name:
+            return published
+    raise UnknownNameError(unknown("published circuit", name, names()))
 
 
-def _entries(file: Path) -> dict[str, dict[str, Any]]:
-    entries: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-    return entries
+def skeleton(circuit: nx.DiGraph) -> Circuit:
+    """A copy without the edges of components that have no role, such as the MLPs that only carry
+    what heads write: small enough to be drawn. Raises CircuitError where the graph is no circuit.
+    """
+    roles = {name: data for name, data in circuit.nodes(data=True) if data.get("role")}
+    known = {*roles, EMBED, LOGITS}
+    kept: dict[tuple[str, str], float] = {
+        (writer, reader): weight
+        for writer, reader, weight in edges(circuit)
+        if {writer, reader.component} <= known
+    }
+    small = build(wiring_of(circuit), kept)
+    small.graph.update(circuit.graph)
+    small.add_nodes_from(roles.items())
+    return small
+
+
+def _all() -> tuple[Published, ...]:
+    files = sorted(f for f in _ROOT.glob("*.py") if not f.name.startswith("_"))
+    modules = [
+        importlib.import_module(f"circuitkit.references.{file.stem}")
+        for file in files
+        if file != Path(__file__)
+    ]
+    return tuple(published for module in modules for published in module.circuits())

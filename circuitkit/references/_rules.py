@@ -1,0 +1,114 @@
+"""A published circuit as a record, and the notation in which its rules are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from circuitkit.circuit import Circuit, build
+from circuitkit.nodes import EMBED, LOGITS, Node
+from circuitkit.wiring import Wiring
+
+__all__ = ["GPT2", "Edges", "Published", "Rule", "heads", "joined", "legal", "roles_of"]
+
+GPT2 = Wiring(layers=12, heads=12, groups=12)
+
+Edges = frozenset[tuple[str, str]]
+Rule = tuple[str, str, str]  # from one group to another, at these ports of its heads
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published circuit: the role of each component it names, and its edges where it has any.
+
+    ``convention`` says how its source counts edges, ``note`` how it differs from other sources.
+    ``positions`` are the token spans at which a component's output belongs to the circuit; one that
+    is missing belongs to it everywhere, or its source does not say. ``direct`` is True where the
+    source also counts one edge for every port that the circuit reads (ACDC's ``q_input -> q``),
+    which is no edge of the residual stream, and none of ours.
+    """
+
+    name: str
+    model: str
+    wiring: Wiring
+    source: str
+    convention: str
+    note: str
+    roles: Mapping[str, str]
+    positions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    edges: Edges = frozenset()
+    direct: bool = False
+
+    @property
+    def task(self) -> str:
+        """The name's first half."""
+        return self.name.partition(":")[0]
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """How many edges it has, of how many, as its source counts; components without edges."""
+        wiring = self.wiring
+        if not self.edges:
+            mlps = any(Node(name).is_mlp for name in self.roles)
+            return len(self.roles), wiring.layers * (wiring.heads + mlps)
+        if not self.direct:
+            return len(self.edges), wiring.n_edges
+        ports = {reader for _, reader in self.edges if Node(reader).port}
+        return len(self.edges) + len(ports), wiring.n_edges + 3 * wiring.layers * wiring.heads
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit, built anew: every edge weighs 1 (``unweighted`` says so), every component
+        that has a role carries it as ``role``, with its ``positions``."""
+        circuit = build(
+            self.wiring, dict.fromkeys(sorted(self.edges), 1.0), unweighted=True,
+            model=self.model, task=self.task, method=f"by hand, {self.source}",
+            reference=self.name, convention=self.convention, note=self.note,
+        )  # fmt: skip
+        for name, role in self.roles.items():
+            circuit.add_node(name, role=role)
+            if name in self.positions:
+                circuit.nodes[name]["positions"] = list(self.positions[name])
+        return circuit
+
+    def __repr__(self) -> str:
+        found, total = self.counted
+        what = "edges" if self.edges else "components"
+        beside = f" ({len(self.edges):,} without the direct ones)" if self.direct else ""
+        return f"{self.model}: {found:,} of {total:,} {what}{beside}; {self.source}"
+
+
+# -- notation --------------------------------------------------------------------------------------
+def heads(text: str) -> tuple[str, ...]:
+    """The heads of "9.9 10.0": ``a9.h9`` and ``a10.h0``."""
+    return tuple("a{}.h{}".format(*pair.split(".")) for pair in text.split())
+
+
+def roles_of(groups: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """The role of each component, of the components of each role."""
+    return {name: role for role, names in groups.items() for name in names}
+
+
+def joined(wiring: Wiring, groups: Mapping[str, Iterable[str]], rules: Iterable[Rule]) -> Edges:
+    """Every legal edge from one group's writers into another's readers, for each of the rules.
+
+    ``input`` is the embedding, ``output`` the logits; the letters are the ports at which a head is
+    entered, and mean nothing to an MLP.
+    """
+    known = {"input": (EMBED,), "output": (LOGITS,), **groups}
+    return frozenset().union(
+        *(legal(wiring, known[a], known[b], letters) for a, b, letters in rules)
+    )
+
+
+def legal(
+    wiring: Wiring, writers: Iterable[str], components: Iterable[str], letters: str = "qkv"
+) -> Edges:
+    """Every edge of the model from these writers into these components, at these ports of heads."""
+    readers = [
+        reader
+        for name in components
+        for reader in ([f"{name}.{port}" for port in letters] if Node(name).is_head else [name])
+    ]
+    pairs = ((str(w), str(r)) for w in writers for r in readers)
+    return frozenset((w, r) for w, r in pairs if wiring.legal[wiring.writer[w], wiring.reader[r]])

@@ -1,0 +1,96 @@
+"""The next argument of a docstring in a four-layer attention-only model: Heimersheim and Janiak's
+circuit."""
+
+from __future__ import annotations
+
+from circuitkit.nodes import EMBED, LOGITS
+from circuitkit.references._rules import Edges, Published, Rule, heads, joined, legal, roles_of
+from circuitkit.wiring import Wiring
+
+__all__ = ["circuits"]
+
+_POST = "Heimersheim & Janiak 2023"
+_ACDC = "Conmy et al. 2023, arXiv:2304.14997"
+_AUTOCIRCUIT = "Miller et al. 2024, arXiv:2407.08734"
+_MODEL, _WIRING = "attn-only-4l", Wiring(layers=4, heads=8, groups=8, mlp=False)
+
+_CLASSES = {
+    "argument mover": heads("3.0 3.6"),
+    "previous token": heads("2.0"),
+    "induction and fuzzy previous token": heads("1.4"),
+    "duplicate token": heads("1.2"),
+    "token transformation": heads("0.5"),
+}
+_EIGHT = _CLASSES | {"previous token": heads("0.2 2.0"), "positional information": heads("0.4")}
+_HELPING = _EIGHT | {"helps, role unknown": heads("0.1 1.0 2.3")}
+_POSITIONS = {
+    "a0.h2": ("B_doc",),
+    "a0.h4": ("end",),
+    "a0.h5": ("B_def", "C_def", "B_doc"),
+    "a1.h2": ("A_doc", "B_doc"),
+    "a1.h4": ("B_def+1",),
+    "a2.h0": ("C_def",),
+    "a3.h0": ("end",),
+    "a3.h6": ("end",),
+}
+
+_RULES: tuple[Rule, ...] = (
+    ("input", "token transformation", "v"),
+    ("input", "duplicate token", "qk"),
+    ("input", "induction and fuzzy previous token", "v"),
+    ("input", "previous token", "qk"),
+    ("input", "argument mover", "v"),
+    ("token transformation", "duplicate token", "qk"),
+    ("token transformation", "induction and fuzzy previous token", "v"),
+    ("token transformation", "previous token", "qk"),
+    ("token transformation", "argument mover", "v"),
+    ("induction and fuzzy previous token", "previous token", "v"),
+    ("induction and fuzzy previous token", "argument mover", "q"),
+    ("duplicate token", "argument mover", "k"),
+    ("previous token", "argument mover", "k"),
+    ("argument mover", "output", ""),
+)
+
+
+def circuits() -> tuple[Published, ...]:
+    """Every published circuit of the task, the heads alone first."""
+    edges, known = joined(_WIRING, _CLASSES, _RULES), roles_of(_CLASSES)
+    return (
+        Published(
+            "docstring:heimersheim2023", _MODEL, _WIRING, _POST,
+            "heads, each at one or more token positions",
+            "the original: six heads that patching finds, 0.2 and 0.4, which it cannot find, and "
+            "three that help by means unknown, at no position in particular; B_def+1 is the comma "
+            "after B",
+            roles_of(_HELPING), _POSITIONS,
+        ),
+        Published(
+            "docstring:acdc", _MODEL, _WIRING, _ACDC,
+            "residual edges, and one direct edge for every port that they enter",
+            "the six heads that patching finds, joined by the authors of the post; lacks 0.2 and "
+            "0.4 of docstring:heimersheim2023",
+            known, _of(known), edges, direct=True,
+        ),
+        Published(
+            "docstring:autocircuit", _MODEL, _WIRING, _AUTOCIRCUIT,
+            "residual edges",
+            "the edges of docstring:acdc, counted without direct ones",
+            known, _of(known), edges,
+        ),
+        Published(
+            "docstring:autocircuit-heads", _MODEL, _WIRING, _AUTOCIRCUIT,
+            "residual edges, whatever the position",
+            "every edge save those that leave a head outside docstring:heimersheim2023: what "
+            "patching the other heads keeps",
+            roles_of(_HELPING), _POSITIONS, _without_other_heads(),
+        ),
+    )  # fmt: skip
+
+
+def _of(known: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    return {name: _POSITIONS[name] for name in known}
+
+
+def _without_other_heads() -> Edges:
+    parts = [writer for writer in _WIRING.writers if writer != EMBED]
+    return legal(_WIRING, (EMBED, *roles_of(_HELPING)), (*parts, LOGITS))

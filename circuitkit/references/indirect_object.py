@@ -1,0 +1,173 @@
+"""Indirect object identification in GPT-2 small: Wang et al.'s heads, and three readings of the
+edges between them."""
+
+from __future__ import annotations
+
+from circuitkit.nodes import EMBED, LOGITS, Node
+from circuitkit.references._rules import (
+    GPT2,
+    Edges,
+    Published,
+    Rule,
+    heads,
+    joined,
+    legal,
+    roles_of,
+)
+
+__all__ = ["circuits"]
+
+_WANG = "Wang et al. 2023, arXiv:2211.00593"
+_ACDC = "Conmy et al. 2023, arXiv:2304.14997"
+_AUTOCIRCUIT = "Miller et al. 2024, arXiv:2407.08734"
+_EAP_IG = "Hanna et al. 2024, arXiv:2403.17806"
+
+# The heads of each class, by importance where the paper ranks them, and where their output counts.
+_CLASSES = {
+    "name mover": heads("9.9 10.0 9.6"),
+    "backup name mover": heads("10.10 10.6 10.2 10.1 11.2 9.7 9.0 11.9"),
+    "negative name mover": heads("10.7 11.10"),
+    "S-inhibition": heads("7.3 7.9 8.6 8.10"),
+    "induction": heads("5.5 5.8 5.9 6.9"),
+    "duplicate token": heads("0.1 0.10 3.0"),
+    "previous token": heads("2.2 4.11"),
+}
+_SPANS = {
+    "name mover": "end", "backup name mover": "end", "negative name mover": "end",
+    "S-inhibition": "end", "induction": "S2", "duplicate token": "S2", "previous token": "S1+1",
+}  # fmt: skip
+_NAIVE = {
+    "name mover": heads("9.9 10.0 9.6"),
+    "S-inhibition": heads("7.3 7.9 8.6 8.10"),
+    "induction": heads("5.5 5.9"),
+    "duplicate token": heads("0.10 3.0"),
+    "previous token": heads("2.2 4.11"),
+}
+_ROLES = roles_of(_CLASSES)
+_POSITIONS = {name: (_SPANS[role],) for name, role in _ROLES.items()}
+_MLPS = tuple(f"m{layer}" for layer in range(GPT2.layers))
+
+# What ACDC and AutoCircuit both join.
+_RULES: tuple[Rule, ...] = (
+    ("input", "previous token", "qkv"),
+    ("input", "duplicate token", "qkv"),
+    ("input", "S-inhibition", "q"),
+    ("input", "negative name mover", "kv"),
+    ("input", "name mover", "kv"),
+    ("input", "backup name mover", "kv"),
+    ("previous token", "induction", "kv"),
+    ("induction", "S-inhibition", "kv"),
+    ("duplicate token", "S-inhibition", "kv"),
+    ("S-inhibition", "negative name mover", "q"),
+    ("S-inhibition", "name mover", "q"),
+    ("S-inhibition", "backup name mover", "q"),
+    ("negative name mover", "output", ""),
+    ("name mover", "output", ""),
+    ("backup name mover", "output", ""),
+)
+_EAP_IG_RULES: tuple[Rule, ...] = (
+    ("input", "previous token", "qkv"),
+    ("previous token", "induction", "q"),
+    ("input", "duplicate token", "qkv"),
+    ("duplicate token", "induction", "kv"),
+    ("first induction", "last induction", "q"),
+    ("first movers", "later movers", "q"),
+    ("input", "S-inhibition", "qkv"),
+    ("induction", "S-inhibition", "kv"),
+    ("S-inhibition", "all movers", "q"),
+    ("input", "all movers", "kv"),
+    ("all movers", "output", ""),
+    ("mover into the last MLP", "last MLP", ""),
+    ("last MLP", "output", ""),
+)
+
+
+def circuits() -> tuple[Published, ...]:
+    """Every published circuit of the task, the heads alone first."""
+    return (
+        Published(
+            "ioi:wang2022", "gpt2", GPT2, _WANG,
+            "heads, each at one token position; MLPs and the embedding are left untouched",
+            "the original: a set of heads, no edges; the paper's code merges name movers and "
+            "backup name movers into one class",
+            _ROLES, _POSITIONS,
+        ),
+        Published(
+            "ioi:wang2022-naive", "gpt2", GPT2, _WANG,
+            "heads, each at one token position; MLPs and the embedding are left untouched",
+            "the paper's control: no backup or negative name movers, half the induction heads; "
+            "it is faithful and far from complete",
+            roles_of(_NAIVE), {name: _POSITIONS[name] for name in roles_of(_NAIVE)},
+        ),
+        Published(
+            "ioi:acdc", "gpt2", GPT2, _ACDC,
+            "residual edges, and one direct edge for every port of the 26 heads",
+            "every edge of an MLP with a head of the circuit, with an MLP, with the embedding or "
+            "with the logits is kept; ioi:autocircuit keeps only MLPs between joined classes",
+            _ROLES, _POSITIONS, _acdc(), direct=True,
+        ),
+        Published(
+            "ioi:autocircuit", "gpt2", GPT2, _AUTOCIRCUIT,
+            "residual edges",
+            "the classes of ioi:acdc, joined through the MLPs from the first layer of the one to "
+            "the layer before the last of the other; without token positions the bound for the "
+            "logits falls to 0, so that no MLP stands between a mover and the logits",
+            _ROLES, _POSITIONS, _autocircuit(),
+        ),
+        Published(
+            "ioi:autocircuit-heads", "gpt2", GPT2, _AUTOCIRCUIT,
+            "residual edges, whatever the position",
+            "every edge save those that leave a head outside ioi:wang2022: what ablating the "
+            "other heads keeps",
+            _ROLES, _POSITIONS, _without_other_heads(),
+        ),
+        Published(
+            "ioi:eap-ig", "gpt2", GPT2, _EAP_IG,
+            "residual edges; the source's precision and recall leave MLPs out",
+            "unlike ioi:acdc: previous-token heads enter induction heads at q, duplicate-token "
+            "heads feed induction heads, movers of layer 9 feed the later ones, one MLP",
+            _ROLES, _POSITIONS, _eap_ig(),
+        ),
+    )  # fmt: skip
+
+
+def _acdc() -> Edges:
+    """The classes as they are joined, and every edge of an MLP or from end to end."""
+    parts = (*_ROLES, *_MLPS)
+    through = legal(GPT2, (EMBED, *parts), _MLPS) | legal(GPT2, _MLPS, (*parts, LOGITS))
+    return joined(GPT2, _CLASSES, _RULES) | through | {(str(EMBED), str(LOGITS))}
+
+
+def _autocircuit() -> Edges:
+    """The classes as they are joined, directly and through the MLPs between them."""
+    found: Edges = frozenset()
+    for first, second, letters in _RULES:
+        writers, readers = _CLASSES.get(first, (EMBED,)), _CLASSES.get(second, (LOGITS,))
+        start = min((_layer(name) for name in _CLASSES.get(first, ())), default=0)
+        stop = max((_layer(name) for name in _CLASSES.get(second, ())), default=0)
+        between = _MLPS[start:stop]
+        found |= legal(GPT2, (*writers, *between), (*readers, *between), letters)
+    return found
+
+
+def _layer(name: str) -> int:
+    return Node(name).layer or 0
+
+
+def _without_other_heads() -> Edges:
+    parts = [writer for writer in GPT2.writers if writer != EMBED]
+    kept = [writer for writer in GPT2.writers if not writer.is_head or writer in _ROLES]
+    return legal(GPT2, kept, (*parts, LOGITS))
+
+
+def _eap_ig() -> Edges:
+    groups = _CLASSES | {
+        "first induction": heads("5.5 5.8 5.9"),
+        "last induction": heads("6.9"),
+        "first movers": heads("9.6 9.9 9.0 9.7"),
+        "later movers": heads("10.0 10.10 10.6 10.2 10.1 11.2 11.9"),
+        "all movers": tuple(name for name, role in _ROLES.items() if "mover" in role),
+        "mover into the last MLP": heads("9.7"),
+        "last MLP": ("m11",),
+    }
+    return joined(GPT2, groups, _EAP_IG_RULES)

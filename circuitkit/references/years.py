@@ -1,0 +1,95 @@
+"""Comparing years in GPT-2 small: Hanna et al.'s components, and three readings of the edges
+between them."""
+
+from __future__ import annotations
+
+from circuitkit.references._rules import GPT2, Edges, Published, Rule, heads, joined, roles_of
+
+__all__ = ["circuits"]
+
+_HANNA = "Hanna et al. 2023, arXiv:2305.00586"
+_ACDC = "Conmy et al. 2023, arXiv:2304.14997"
+_AUTOCIRCUIT = "Miller et al. 2024, arXiv:2407.08734"
+_EAP_IG = "Hanna et al. 2024, arXiv:2403.17806"
+
+
+def _mlps(first: int, last: int) -> tuple[str, ...]:
+    return tuple(f"m{layer}" for layer in range(first, last + 1))
+
+
+_LOW = {
+    "early head": heads("0.3 0.5"),
+    "early head into MLPs": heads("0.1"),
+    "early MLP": _mlps(0, 3),
+}
+_ORIGINAL = _LOW | {
+    "mid head": heads("5.1 5.5 6.9 7.10 8.8 8.11 9.1"),
+    "late MLP": _mlps(8, 11),
+}
+_GROUPS = _LOW | {"mid head": heads("5.5 6.1 6.9 7.10 8.11 9.1"), "late MLP": _mlps(8, 11)}
+_EAP_IG_GROUPS = _LOW | {
+    "mid head": heads("5.1 5.5 6.1 6.9 7.10 8.8 8.11 9.1"),
+    "late MLP": _mlps(8, 11),
+}
+
+_RULES: tuple[Rule, ...] = (
+    ("input", "early head", "qkv"),
+    ("input", "early head into MLPs", "qkv"),
+    ("input", "early MLP", ""),
+    ("mid head", "output", ""),
+    ("late MLP", "output", ""),
+    ("early MLP", "early MLP", ""),
+    ("late MLP", "late MLP", ""),
+    ("early head into MLPs", "early MLP", ""),
+    ("early head into MLPs", "mid head", "qkv"),
+    ("early head", "mid head", "qkv"),
+    ("early MLP", "mid head", "qkv"),
+    ("mid head", "late MLP", ""),
+)
+# Hanna et al. leave the queries of the mid heads clean: every MLP may reach them.
+_QUERIES: tuple[Rule, ...] = (
+    ("MLP below the mid heads", "MLP below the mid heads", ""),
+    ("MLP below the mid heads", "mid head", "q"),
+)
+
+
+def circuits() -> tuple[Published, ...]:
+    """Every published circuit of the task, the components alone first."""
+    return (
+        Published(
+            "greater_than:hanna2023", "gpt2", GPT2, _HANNA,
+            "components, each at one token position",
+            "the original: paths between these components; queries of the mid heads stay clean",
+            roles_of(_ORIGINAL), _positions(),
+        ),
+        Published(
+            "greater_than:acdc", "gpt2", GPT2, _ACDC,
+            "residual edges, and one direct edge for every port of the 9 heads",
+            "has head 6.1 and lacks 5.1 and 8.8 of greater_than:hanna2023; the MLPs below the mid "
+            "heads, and their edges into the queries, stand for the queries left clean",
+            roles_of(_GROUPS), {}, _acdc(), direct=True,
+        ),
+        Published(
+            "greater_than:autocircuit", "gpt2", GPT2, _AUTOCIRCUIT,
+            "residual edges",
+            "the edges of greater_than:acdc, counted without direct ones",
+            roles_of(_GROUPS), {}, _acdc(),
+        ),
+        Published(
+            "greater_than:eap-ig", "gpt2", GPT2, _EAP_IG,
+            "residual edges",
+            "has all the mid heads of greater_than:hanna2023 and 6.1; joined as in "
+            "greater_than:acdc, but nothing stands for the queries left clean",
+            roles_of(_EAP_IG_GROUPS), {}, joined(GPT2, _EAP_IG_GROUPS, _RULES),
+        ),
+    )  # fmt: skip
+
+
+def _acdc() -> Edges:
+    return joined(GPT2, _GROUPS | {"MLP below the mid heads": _mlps(0, 8)}, _RULES + _QUERIES)
+
+
+def _positions() -> dict[str, tuple[str, ...]]:
+    """The low components work at the year's ending, the others at the last token."""
+    low = roles_of(_LOW)
+    return {name: (("YY",) if name in low else ("end",)) for name in roles_of(_ORIGINAL)}
