@@ -54,7 +54,7 @@ _PLACES = {
     "verify": "verification",
     "write": "export",
 }
-_FOLDERS = ("corruptions", "discovery", "export", "figures", "metrics", "tasks")
+_FOLDERS = ("corruptions", "discovery", "export", "figures", "metrics", "rasp", "tasks")
 
 __all__ = ["__version__", *sorted(_PLACES), *_FOLDERS]
 

@@ -11,6 +11,7 @@ import torch
 from circuitkit.cache import FETCHED, place_of
 from circuitkit.errors import ModelError
 from circuitkit.proof import check
+from circuitkit.rasp.decoder import SUFFIX, Decoder
 from circuitkit.transformer import Transformer, from_module, from_pretrained
 
 __all__ = ["load", "open_model"]
@@ -24,17 +25,21 @@ def load(
     tokenizer: Any = None,
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
-) -> Transformer:
+) -> Transformer | Decoder:
     """The model, proved to be the graph that we take it for.
 
     ``name`` is ``mini`` (embedded), a model that ``circuitkit fetch`` stores, a Hugging Face
-    directory, or a hub name; or a Hugging Face module or TransformerBridge that is already there.
+    directory, or a hub name; or a Hugging Face module or TransformerBridge that is already there;
+    or the file of a compiled program (``.decoder``), whose graph is known.
     Weights are used as they are, unprocessed. Without a ``device`` it is the processor; without a
     ``dtype`` the one of the checkpoint. Raises ModelError where there is no such model, and
     UnsupportedModelError, with the reason, where its graph would be wrong.
     """
     if isinstance(name, torch.nn.Module):
         model = from_module(name, tokenizer=tokenizer, name=type(name).__name__)
+    elif str(name).endswith(SUFFIX):
+        compiled = Decoder.open(name)
+        return compiled.to(_device(device), _dtype(dtype) or compiled.dtype)
     else:
         model = open_model(name, device=device, dtype=dtype)
     check(model).require()
@@ -45,11 +50,15 @@ def open_model(
     name: str | Path, *, device: str | None = None, dtype: str | torch.dtype | None = None
 ) -> Transformer:
     """The model, not yet proved; raises as ``load`` does."""
+    kind, place, device = _dtype(dtype), _place(str(name)), _device(device)
+    return from_pretrained(place, name=str(name), device=device, dtype=kind)
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not isinstance(kind, torch.dtype):
         raise ModelError(f"{dtype!r} is no dtype; choose float32, float64, bfloat16 or float16")
-    place, device = _place(str(name)), _device(device)
-    return from_pretrained(place, name=str(name), device=device, dtype=kind)
+    return kind
 
 
 def _device(device: str | None) -> str:
