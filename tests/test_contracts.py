@@ -16,12 +16,12 @@ from families import FAMILIES, able, as_batch, dataset, distance, model
 from torch import Tensor
 
 from circuitkit.catalogue import lookup, names
-from circuitkit.corruptions import counterfactual
+from circuitkit.corruptions import counterfactual, zero
 from circuitkit.data import Dataset, Example
 from circuitkit.engine.run import record
 from circuitkit.errors import CircuitkitError, EvaluationError
 from circuitkit.faithfulness import evaluate, known
-from circuitkit.metrics import accuracy, logit_diff, top1
+from circuitkit.metrics import accuracy, logit_diff, probability, top1
 from circuitkit.model import Activations, Model
 from circuitkit.scores import Scores
 
@@ -179,7 +179,8 @@ def test_identical_prompts_score_zero_or_are_refused(family: str, method: str) -
         found = discover(method, m, data)
     except CircuitkitError:
         return
-    assert np.abs(found.values).max() < 1e-5  # an exact effect is a difference of two runs
+    if "corruption" in found.about:  # what it carries is then what is there
+        assert np.abs(found.values).max() < 1e-5  # an exact effect is a difference of two runs
 
 
 @pytest.mark.parametrize("method", [n for n in names("discovery") if n != "random"])
@@ -193,7 +194,21 @@ def test_a_method_uses_a_metric_or_refuses_it_by_its_name(method: str, metric: s
         assert metric in ("accuracy", "top1", "kl", "js")
         return
     assert np.abs(found.values).max() > 1e-3
-    assert found.about["metric"] == metric
+    assert found.about.get("metric", metric) == metric
+
+
+@every_method
+def test_what_a_method_does_not_name_it_does_not_use(method: str) -> None:
+    """A baseline may look at the clean run alone, or at no gradient; it says so."""
+    m, data, function = model("gpt2"), able("gpt2"), lookup("discovery", method)
+    found = discover(method, m, data)
+    other = {
+        "metric": function(m, data, probability, counterfactual),
+        "corruption": function(m, data, logit_diff, zero),
+    }
+    for choice, scores in other.items():
+        same = np.array_equal(scores.values, found.values)
+        assert same == (choice not in found.about)
 
 
 # -- what the model knows --------------------------------------------------------------------------
@@ -308,7 +323,7 @@ def test_a_method_that_fails_leaves_the_model_as_it_was() -> None:
         raise ZeroDivisionError
 
     for method in names("discovery"):
-        if method != "random":
+        if "metric" in discover(method, m, data).about:
             with pytest.raises(ZeroDivisionError):
                 lookup("discovery", method)(m, data, failing, counterfactual)
     assert unchanged(before, state(m))

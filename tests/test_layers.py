@@ -24,7 +24,7 @@ ROWS = (
     "circuit data",
     "memory",
     "model scores overlap cache surgery norms",
-    "judge journal",
+    "judge journal ranking",
     "engine.plan",
     "engine.run",
     "engine.attribute engine.sweep",
@@ -35,7 +35,7 @@ ROWS = (
     "models",
     "patching attention",
     "discovery faithfulness detection",
-    "knockouts verification robustness",
+    "knockouts verification robustness sparsity",
     "planning",
     "find",
     "studies",
@@ -46,7 +46,7 @@ ROWS = (
 ROW = {name: number for number, row in enumerate(ROWS) for name in row.split()}
 WITHOUT_TORCH = {
     "errors", "naming", "progress", "catalogue", "units", "nodes", "wiring", "circuit", "scores",
-    "overlap", "cache", "export", "figures", "references",
+    "overlap", "cache", "export", "figures", "references", "ranking",
 }  # fmt: skip
 
 

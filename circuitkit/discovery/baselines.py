@@ -1,0 +1,243 @@
+"""Baselines that a method has to beat: how much a writer changes, how steep the metric is at a
+reader, what its nodes are worth, and how information flows.
+
+Each costs a few forwards and at most one backward. A baseline that uses no metric or no corruption
+ignores it, and ``about`` does not name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitkit.data import Batch, Dataset
+from circuitkit.discovery.attribution import FLAT, eap
+from circuitkit.engine.attribute import BLOCK_BYTES, Gradients, gradients
+from circuitkit.engine.run import record
+from circuitkit.errors import MetricError
+from circuitkit.judge import Corruption, Metric, judge
+from circuitkit.model import Activations, Model
+from circuitkit.naming import describe
+from circuitkit.norms import wide
+from circuitkit.progress import track
+from circuitkit.scores import Scores
+from circuitkit.wiring import Wiring
+
+__all__ = ["activation_magnitude", "gradient_norm", "node_attribution", "information_flow"]
+
+
+# -- one end of an edge ----------------------------------------------------------------------------
+@torch.no_grad()
+def activation_magnitude(
+    model: Model, data: Dataset, metric: Any, corruption: Corruption
+) -> Scores:
+    """How much an edge's writer changes, whatever becomes of it.
+
+    The score of every edge of a writer is ‖live − carried output‖₂ over an example's tokens and
+    dimensions, in the mean over examples and draws: never negative, in units of the residual
+    stream. The metric is not used.
+    """
+    carry = corruption(model, data)
+    total = np.zeros(len(model.wiring.writers))
+    for batch in track(data, "activation_magnitude"):
+        live = record(model, model.start(batch.clean, batch.mask)).written()
+        draws = [carried.written() for carried in carry(batch)]
+        for carried in draws:
+            total += _array(_changes(model, batch, live, carried).sum(0)) / len(draws)
+    table = np.broadcast_to(total[:, None], model.wiring.shape)
+    return _scores(model, data, table, "activation_magnitude", corruption=describe(corruption))
+
+
+def _changes(
+    model: Model, batch: Batch, live: Activations, carried: Activations
+) -> Float[Tensor, "b w"]:
+    """The norm of what each writer changes in each example."""
+    squares = wide(live.embed.new_zeros(0)).new_zeros(len(batch), len(model.wiring.writers))
+    for block, example in _blocks(model, batch):
+        change = _written(model, live, block) - _written(model, carried, block)
+        squares.index_add_(0, example, change.square().sum(-1).T)
+    return squares.sqrt()
+
+
+@torch.no_grad()
+def gradient_norm(model: Model, data: Dataset, metric: Metric, corruption: Any) -> Scores:
+    """How steep the metric is in what an edge's reader reads, whatever is written there.
+
+    The score of every edge of a reader is ‖∂metric / ∂input‖₂ at the clean run, over an example's
+    tokens and dimensions, in the mean over examples: never negative, in the metric's units per unit
+    of the residual stream. The corruption is not used. Raises MetricError where the metric has no
+    gradient there.
+    """
+    total, steepest = np.zeros(len(model.wiring.readers)), 0.0
+    for batch in track(data, "gradient_norm"):
+        at = _gradients(model, batch, metric)
+        total += _array(_steepness(model, batch, at).sum(0))
+        steepest = max(steepest, at.steepest)
+    if steepest < FLAT:
+        raise MetricError(
+            f"the gradient of {describe(metric)} is zero at the clean run, so every score would be "
+            "zero; use another metric (logit_diff)"
+        )
+    table = np.broadcast_to(total, model.wiring.shape)
+    return _scores(model, data, table, "gradient_norm", metric=describe(metric))
+
+
+def _gradients(model: Model, batch: Batch, metric: Metric) -> Gradients:
+    """The metric's gradients at the clean run, which is its own reference."""
+
+    def value(logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " b"]:
+        values = judge(metric, logits, logits.detach(), batch)
+        if not values.requires_grad:
+            raise MetricError(
+                f"{describe(metric)} has no gradient; use another metric (logit_diff)"
+            )
+        return values
+
+    context = model.start(batch.clean, batch.mask)
+    return gradients(model, batch, context, context.embed, value)
+
+
+def _steepness(model: Model, batch: Batch, at: Gradients) -> Float[Tensor, "b r"]:
+    """The norm of the gradient at each reader, in each example."""
+    wiring, run = model.wiring, at.activations
+    squares = wide(at.logits.new_zeros(0)).new_zeros(len(batch), len(wiring.readers))
+    for block, example in _blocks(model, batch):
+        for layer in range(wiring.layers):
+            ports = wiring.ports(layer)
+            columns = slice(ports["q"].start, ports["v"].stop)
+            grads = {port: _at(grad, block) for port, grad in at.ports[layer].items()}
+            pulled = wide(model.pull(layer, _at(run.attn_in[layer], block), grads))
+            squares[:, columns].index_add_(0, example, pulled.square().sum(-1).T)
+            if wiring.mlp:
+                steep = wide(_at(at.mlps[layer], block)).square().sum(-1)
+                squares[:, wiring.mlp_column(layer)].index_add_(0, example, steep)
+    squares[:, -1] = wide(at.logits).square().sum(-1)
+    return squares.sqrt()
+
+
+# -- both ends of an edge --------------------------------------------------------------------------
+def node_attribution(model: Model, data: Dataset, metric: Metric, corruption: Corruption) -> Scores:
+    """Node attribution patching, spread on the edges: an edge is worth its weaker end.
+
+    A node's attribution is (clean − carried output) · (gradient of the metric there) at the clean
+    run, in the mean over examples (Nanda 2022): the sum of EAP over its out-edges. An edge scores
+    the smaller magnitude of its ends', negative where one of them is; one into the logits scores
+    its writer's, and a port that heads share counts with the strongest of them. So the edges above
+    a threshold are those between the nodes above it, which is how MIB (Mueller et al. 2025) makes
+    circuits of nodes (NAP). Raises MetricError where ``eap`` does.
+    """
+    edges = eap(model, data, metric, corruption)
+    nodes = edges.values.sum(1, dtype=np.float64)
+    values = np.where(model.wiring.legal, _weaker_end(model.wiring, nodes), 0)
+    about = {**edges.about, "method": "node_attribution"}
+    return Scores(model.wiring, values.astype(np.float32), about)
+
+
+def _weaker_end(
+    wiring: Wiring, nodes: Float[np.ndarray, " writers"]
+) -> Float[np.ndarray, "writers readers"]:
+    """The smaller magnitude of a writer's attribution and that of the node which the reader feeds,
+    negative where one of the two is."""
+    fed = np.zeros(wiring.shape[1])
+    fed[-1] = np.inf
+    for row in range(1, len(nodes)):
+        columns = wiring.feeds(row)
+        fed[columns] = np.where(np.abs(fed[columns]) < abs(nodes[row]), nodes[row], fed[columns])
+    magnitude = np.minimum(np.abs(nodes)[:, None], np.abs(fed))
+    return np.asarray(np.where((nodes[:, None] < 0) | (fed < 0), -magnitude, magnitude))
+
+
+# -- what flows ------------------------------------------------------------------------------------
+@torch.no_grad()
+def information_flow(model: Model, data: Dataset, metric: Any, corruption: Any) -> Scores:
+    """Information-flow routes: how much of what a reader reads comes from a writer (Ferrando &
+    Voita 2024).
+
+    Where a reader reads y and a writer wrote x of it, the writer's importance is
+    max(0, ‖y‖₁ − ‖y − x‖₁), divided by the sum over the reader's writers. The score is its mean
+    over an example's tokens (into the logits: at the answer), and then over examples, in the clean
+    run: between 0 and 1, and the same for all ports of a layer, which read the same. Neither metric
+    nor corruption is used. MIB selects ``greedy`` from these scores.
+    """
+    table = np.zeros(model.wiring.shape)
+    for batch in track(data, "information_flow"):
+        run = record(model, model.start(batch.clean, batch.mask))
+        table += _array(_flows(model, batch, run))
+    return _scores(model, data, table, "information_flow")
+
+
+def _flows(model: Model, batch: Batch, run: Activations) -> Float[Tensor, "w r"]:
+    """The shares of every edge, summed over the examples."""
+    wiring = model.wiring
+    table = wide(run.embed.new_zeros(0)).new_zeros(wiring.shape)
+    weight = 1 / batch.mask.sum(1).to(table)
+    for block, example in _blocks(model, batch):
+        wrote = _written(model, run, block)
+        for layer in range(wiring.layers):
+            ports = wiring.ports(layer)
+            columns = [slice(ports["q"].start, ports["v"].stop)]
+            reads = [run.attn_in[layer]]
+            if wiring.mlp:
+                columns.append(slice(wiring.mlp_column(layer), wiring.mlp_column(layer) + 1))
+                reads.append(run.mlp_in[layer])
+            for own, read in zip(columns, reads, strict=True):
+                seen = int(wiring.upstream[own.start])
+                share = _shares(_at(read, block), wrote[:seen]) @ weight[example]
+                table[:seen, own] += share[:, None]
+    length, rows = batch.mask.shape[1], torch.arange(len(batch), device=batch.last.device)
+    ends = rows * length + batch.last
+    table[:, -1] = _shares(_at(run.final, ends), _written(model, run, ends)).sum(1)
+    return table
+
+
+def _shares(read: Float[Tensor, "t d"], wrote: Float[Tensor, "w t d"]) -> Float[Tensor, "w t"]:
+    """The importance of each writer's part of what is read, as shares of one (of none: 0)."""
+    read = wide(read)
+    importance = (read.abs().sum(-1) - (read - wrote).abs().sum(-1)).clamp(min=0)
+    return importance / importance.sum(0).clamp(min=torch.finfo(read.dtype).tiny)
+
+
+# -- tokens ----------------------------------------------------------------------------------------
+def _blocks(model: Model, batch: Batch) -> Iterator[tuple[Int[Tensor, " t"], Int[Tensor, " t"]]]:
+    """The tokens that are no padding, in blocks that fit the processor's cache: where each stands
+    in the flattened batch, and the example that it belongs to."""
+    tokens = batch.mask.flatten().nonzero().squeeze(1)
+    width = max(model.wiring.shape) * model.d_model * 4
+    for block in torch.split(tokens, max(1, BLOCK_BYTES // width)):
+        yield block, block // batch.mask.shape[1]
+
+
+def _at(x: Float[Tensor, "b p *rest"], block: Int[Tensor, " t"]) -> Float[Tensor, "t *rest"]:
+    return x.flatten(0, 1)[block]
+
+
+def _written(model: Model, run: Activations, block: Int[Tensor, " t"]) -> Float[Tensor, "w t d"]:
+    """What each writer wrote at these tokens, in the order of the writers."""
+    parts = [_at(run.embed, block)[None]]
+    for layer in range(model.wiring.layers):
+        parts.append(model.write(layer, None, _at(run.heads[layer], block)))
+        if model.wiring.mlp:
+            parts.append(_at(run.mlps[layer], block)[None])
+    return wide(torch.cat(parts))
+
+
+def _array(x: Tensor) -> Float[np.ndarray, "..."]:
+    return np.asarray(x.double().cpu())
+
+
+def _scores(
+    model: Model,
+    data: Dataset,
+    totals: Float[np.ndarray, "writers readers"],
+    method: str,
+    **used: str,
+) -> Scores:
+    """The means over the examples of these sums, as scores that say what they were made of."""
+    values = np.where(model.wiring.legal, totals / len(data), 0).astype(np.float32)
+    about = {"model": model.name, **used, "method": method, "settings": {}, "examples": len(data)}
+    return Scores(model.wiring, values, about)
