@@ -130,6 +130,15 @@ def test_prompts_that_the_model_gets_wrong_are_left_out() -> None:
         study(model("llama"), replace(data, examples=data.examples[:2]), **settings)
 
 
+@pytest.mark.parametrize("family", ["attention-only", "mixtral", "neox-parallel", "olmo2"])
+def test_a_study_runs_by_its_defaults_on_other_architectures(family: str) -> None:
+    found = study(model(family), able(family), only=None, circuits=())
+    assert found.corruptions == ("counterfactual", "noise")
+    assert bool(found.windows) == model(family).wiring.mlp
+    assert all(np.isfinite(e.mean).all() for e in found.effects.values())
+    assert "<svg" in found.report()
+
+
 # -- resuming --------------------------------------------------------------------------------------
 def brief(resume: Path, **settings: Any) -> Study:
     given: dict[str, Any] = {"metrics": [logit_diff], "windows": (1,), "circuits": (), "only": None}
