@@ -15,7 +15,7 @@ from circuitkit.export._xdot import INCH
 
 DASHES = {"solid": "-", "dashed": "--", "dotted": ":"}
 SIDES = {"start": "left", "middle": "center", "end": "right"}
-REMEDY = "pip install 'circuitkit-graph[plot]'"
+REMEDY = "pip install matplotlib"
 
 
 def blank(width: float, height: float, rows: int, columns: int) -> tuple[Any, list[Any]]:
