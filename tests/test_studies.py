@@ -190,9 +190,10 @@ def test_other_work_has_cells_of_its_own(tmp_path: Path) -> None:
     one = brief(tmp_path)
     two = brief(tmp_path, data=able("gpt2", seed=1))
     three = brief(tmp_path, corruptions=[partial(noise, seed=3)])
-    values = [next(iter(s.effects.values())).values for s in (one, two, three)]
-    assert not np.array_equal(values[0], values[1])
-    assert not np.array_equal(values[0], values[2])
+    four = brief(tmp_path, direction="noise")
+    values = [next(iter(s.effects.values())).values for s in (one, two, three, four)]
+    for other in values[1:]:
+        assert not np.array_equal(values[0], other)
 
 
 def test_cells_of_another_model_of_the_same_name_are_refused(tmp_path: Path) -> None:

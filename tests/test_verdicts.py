@@ -1,0 +1,262 @@
+"""Tables, verdicts and figures of a study made by hand, whose every number is on paper."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from circuitkit.circuit import build
+from circuitkit.faithfulness import Evaluation
+from circuitkit.patching.effects import Effects
+from circuitkit.patching.windows import Windows
+from circuitkit.robustness import Robustness
+from circuitkit.studies.records import Part
+from circuitkit.studies.results import Study
+from circuitkit.wiring import Wiring
+
+METRICS, CORRUPTIONS = ("logit_diff", "probability"), ("counterfactual", "noise")
+GAP = 10.0
+LAYERS, HEADS = 4, 4
+# the one head that does something, by corruption and metric
+FOUND = {
+    ("counterfactual", "logit_diff"): ("a0.h0", 9.0),
+    ("counterfactual", "probability"): ("a0.h0", 9.0),
+    ("noise", "logit_diff"): ("a0.h1", 9.0),
+    ("noise", "probability"): ("a0.h0", -9.0),
+}
+
+
+def effects(values: Any, nodes: str, by: tuple[str, str], **axes: Any) -> Effects:
+    """Effects of these means, the same on two examples."""
+    both = np.repeat(np.asarray(values, float)[..., None], 2, axis=-1)
+    named = {name: tuple(map(str, labels)) for name, labels in axes.items()}
+    return Effects(both, named, np.full(2, GAP), nodes, by[1], by[0], "denoise")
+
+
+def heads(by: tuple[str, str]) -> Effects:
+    values = np.zeros((LAYERS, HEADS))
+    name, effect = FOUND[by]
+    values[int(name[1]), int(name[4])] = effect
+    return effects(values, "z", by, layer=range(LAYERS), head=range(HEADS))
+
+
+def windows(by: tuple[str, str]) -> Windows:
+    """Single layers do 1, 1, 0, 0; of three together 4 and 1, under noise 2 and 1."""
+    joint = [4.0, 1.0] if by[0] == "counterfactual" else [2.0, 1.0]
+    single = effects([1, 1, 0, 0], "mlp_out", by, window=range(4))
+    wide = ["0-2", "1-3"]
+    return Windows(
+        {1: single, 3: effects(joint, "mlp_out", by, window=wide)},
+        {1: single, 3: effects([2, 1], "mlp_out", by, window=wide)},
+    )
+
+
+def evaluation(faithfulness: float, metric: str) -> Evaluation:
+    return Evaluation(np.ones(3), np.zeros(3), np.full(3, faithfulness), metric, "noise", 1)
+
+
+def circuits() -> Robustness:
+    """One circuit that is as faithful by both metrics, and one that is not."""
+    wiring = Wiring(LAYERS, HEADS, HEADS, mlp=True, parallel=False)
+    one, two = (build(wiring, {(writer, "logits"): 1.0}) for writer in ("m0", "m1"))
+    cells = {("one", "logit_diff"): 0.9, ("one", "probability"): 0.9,
+             ("two", "logit_diff"): 0.9, ("two", "probability"): 0.5}  # fmt: skip
+    found = {(name, "noise", metric, "edge"): evaluation(value, metric)
+             for (name, metric), value in cells.items()}  # fmt: skip
+    return Robustness({"one": one, "two": two}, found)
+
+
+@cache
+def made() -> Study:
+    pairs = [(c, m) for c in CORRUPTIONS for m in METRICS]
+    stream = np.array([[10, 0], [6, 4], [0, 9], [0, 8]])
+    seen = {"clean": 0.6, "counterfactual": 0.55, "noise": 0.25}
+    spans = {"layer": range(LAYERS), "span": ("S", "end")}
+    return Study(
+        about={"task": "by hand", "model": "paper", "windows_at": "S", "examples": 2, "prompts": 3,
+               "only": None, "both_ways": False, "direction": "denoise", "seed": 0,
+               "versions": {"python": "3"}},
+        metrics=METRICS, corruptions=CORRUPTIONS,
+        parts=(Part("z"), Part("resid_pre", ("S", "end"))),
+        clean={m: np.full(2, 12.0) for m in METRICS},
+        corrupted={by: np.full(2, 2.0) for by in pairs},
+        effects={("z", *by): heads(by) for by in pairs}
+        | {("resid_pre@S,end", *by): effects(stream, "resid_pre", by, **spans) for by in pairs},
+        windows={by: windows(by) for by in pairs},
+        watched=("a0.h0", "a0.h1"), spans=("S", "end"),
+        attention={run: np.array([[[most] * 2, [0.1] * 2], [[0.0] * 2] * 2])
+                   for run, most in seen.items()},
+        groups={"movers": ("a0.h0",)},
+        restored={by: effects([5.0 if by[0] == "counterfactual" else 2.0], "groups", by,
+                              group=["movers"]) for by in pairs},
+        circuits=circuits(),
+    )  # fmt: skip
+
+
+def row(table: str, **wanted: Any) -> dict[str, Any]:
+    (found,) = (r for r in made().tables()[table] if all(r[k] == v for k, v in wanted.items()))
+    return found
+
+
+def said(question: str) -> list[Any]:
+    return [verdict for verdict in made().verdicts() if verdict.question == question]
+
+
+# -- tables ----------------------------------------------------------------------------------------
+def test_detections_name_the_one_head_with_its_sign() -> None:
+    for (corruption, metric), (name, effect) in FOUND.items():
+        found = row("detected", corruption=corruption, metric=metric)
+        assert found["help"] == (name if effect > 0 else "")
+        assert found["hurt"] == (name if effect < 0 else "")
+
+
+def test_disagreement_is_counted_from_the_left() -> None:
+    found = row("corruptions", metric="logit_diff")
+    assert (found["left"], found["right"]) == CORRUPTIONS
+    assert (found["both"], found["left_only"], found["right_only"]) == (0, 1, 1)
+    assert found["jaccard"] == 0
+    assert row("corruptions", metric="probability")["flipped"] == "a0.h0"
+
+
+def test_windows_tell_their_peak_its_share_and_the_ratio() -> None:
+    found = row("windows", corruption="counterfactual", metric="logit_diff", size=3)
+    assert (found["peak"], found["layers"], found["at"]) == (4, "0-2", "S")
+    assert (found["peak of sums"], found["layers of sums"]) == (2, "0-2")
+    assert found["share"] == pytest.approx(0.4)
+    assert found["ratio"] == pytest.approx(2)
+
+
+def test_peaks_that_carry_next_to_nothing_have_no_ratio() -> None:
+    small = {by: windows(by) for by in made().windows}
+    for by, kind in small.items():
+        parts = [{n: replace(e, values=e.values / 100) for n, e in own.items()}
+                 for own in (kind.joint, kind.summed)]  # fmt: skip
+        small[by] = Windows(*parts)
+    rows = replace(made(), windows=small).tables()["windows"]
+    assert np.isnan([r["ratio"] for r in rows]).all()
+
+
+def test_tokens_tell_where_the_difference_stands_and_until_when() -> None:
+    by = {"corruption": "noise", "metric": "logit_diff"}
+    first = row("tokens", span="S", **by)
+    assert (first["largest share"], first["before layer"]) == (1, "0")
+    assert (first["half from"], first["half until"]) == ("0", "1")
+    last = row("tokens", span="end", **by)
+    assert (last["largest share"], last["before layer"]) == (0.9, "2")
+    assert (last["half from"], last["half until"]) == ("2", "3")
+
+
+def test_attention_is_of_the_group_alone() -> None:
+    assert row("attention", run="clean")["S"] == pytest.approx(0.6)
+    assert row("attention", run="noise")["end"] == pytest.approx(0.1)
+
+
+def test_what_is_restored_is_told_as_share_and_as_the_metric_reached() -> None:
+    found = row("restored", corruption="counterfactual", metric="logit_diff")
+    assert (found["effect"], found["share"], found["metric reached"]) == (5, 0.5, 7)
+
+
+# -- verdicts --------------------------------------------------------------------------------------
+def test_noise_and_replacement_are_told_apart_where_they_are() -> None:
+    (verdict,) = said("Does noise find what replacement finds?")
+    assert verdict.depends
+    assert verdict.advice
+    assert "other heads in 1 of 2 comparisons (Jaccard index 0.00 to 1.00)" in verdict.text
+    assert "counterfactual and noise by logit_diff, with 1 and 1 found, 0" in verdict.text
+
+
+def test_metrics_are_told_apart_where_they_are() -> None:
+    (verdict,) = said("Do the metrics find the same?")
+    assert "other heads in 1 of 2 comparisons" in verdict.text
+    assert "logit_diff and probability under noise" in verdict.text
+
+
+def test_choices_that_agree_need_no_advice() -> None:
+    alike = {key: made().effects["z", "counterfactual", "logit_diff"] if key[0] == "z" else e
+             for key, e in made().effects.items()}  # fmt: skip
+    verdicts = replace(made(), effects=alike).verdicts()
+    found = [v for v in verdicts if v.question == "Does noise find what replacement finds?"]
+    assert [(v.depends, v.advice) for v in found] == [(False, "")]
+    assert "Furthest" not in found[0].text
+
+
+def test_a_head_that_changes_its_sign_is_named() -> None:
+    (verdict,) = said("Does the sign hold?")
+    assert verdict.depends
+    assert "another: a0.h0." in verdict.text
+    assert "hurts by probability under noise" in verdict.text
+
+
+def test_windows_inflate_where_the_ratio_is_large() -> None:
+    (verdict,) = said("Do windows inflate the peak?")
+    assert verdict.depends
+    assert "1.00 to 2.00 times" in verdict.text
+    assert "in 2 of 4 combinations" in verdict.text
+    assert verdict.text.endswith("3 layers by logit_diff under counterfactual.")
+
+
+def test_peaks_under_noise_are_compared_with_those_under_replacement() -> None:
+    (verdict,) = said("Does noise sharpen the peak?")
+    assert "0.50 to 1.00 times" in verdict.text
+    assert "higher in 0 of 4" in verdict.text
+    assert verdict.depends
+
+
+def test_blurred_attention_and_a_mechanism_that_breaks_are_told() -> None:
+    attention, restored = said("Is noise off-distribution?")
+    assert attention.depends
+    assert restored.depends
+    told = "S (0.60) on clean prompts, S (0.55) under counterfactual, S (0.25) under noise"
+    assert told in attention.text
+    assert "gives back 0.50 of logit_diff under counterfactual, and 0.20 under" in restored.text
+
+
+def test_circuits_whose_faithfulness_depends_on_the_measure_are_counted() -> None:
+    (verdict,) = said("Are circuits robust?")
+    assert verdict.depends
+    assert verdict.text.startswith("The faithfulness of 1 of 2 circuits")
+    assert verdict.text.endswith("found by two: 0.50 to 0.90.")
+
+
+# -- the summary and the figures -------------------------------------------------------------------
+def test_the_summary_parts_what_depends_from_what_does_not() -> None:
+    few = replace(made(), effects={**made().effects, **{
+        ("mlp_out", *by): effects([1, 0, 0, 0], "mlp_out", by, layer=range(4))
+        for by in made().windows
+    }}, parts=(*made().parts, Part("mlp_out")))  # fmt: skip
+    text = " ".join(repr(few).split())
+    _, _, rest = text.partition("What depends on the choice")
+    depends, _, other = rest.partition("What does not")
+    other = other.partition("What applies")[0]
+    for verdict in few.verdicts():
+        told = " ".join(verdict.text.split())
+        assert (told in depends, told in other) == (verdict.depends, not verdict.depends)
+    assert "too few" in other
+
+
+def test_windows_are_drawn_at_their_middle_layer() -> None:
+    panel = made().figures()["windows"].figures[0]
+    np.testing.assert_allclose(panel.series["3 joint"], [np.nan, 0.4, 0.1, np.nan])
+    np.testing.assert_allclose(panel.series["3 summed"], [np.nan, 0.2, 0.1, np.nan])
+    np.testing.assert_allclose(panel.series["single"], [0.1, 0.1, 0, 0])
+
+
+def test_heads_are_drawn_as_shares_and_the_found_ones_are_marked() -> None:
+    panels = made().figures()["heads"].figures
+    for panel, (name, effect) in zip(panels, FOUND.values(), strict=True):
+        at = int(name[1]), int(name[4])
+        scale = GAP if panel.unit == "share of the gap" else 1
+        assert panel.values[at] == pytest.approx(effect / scale)
+        assert np.argwhere(panel.marks).tolist() == [list(at)]
+
+
+def test_agreement_is_one_with_itself_and_drawn_for_every_choice() -> None:
+    found, ranks = made().figures()["agreement"].figures
+    assert found.values.shape == ranks.values.shape == (4, 4)
+    assert found.values.diagonal().tolist() == [1] * 4
+    assert found.values[0, 2] == 0
+    assert ranks.values[1, 3] < 0 < ranks.values[0, 1]
