@@ -45,8 +45,9 @@ def heads(by: tuple[str, str]) -> Effects:
 
 
 def windows(by: tuple[str, str]) -> Windows:
-    """Single layers do 1, 1, 0, 0; of three together 4 and 1, under noise 2 and 1."""
-    joint = [4.0, 1.0] if by[0] == "counterfactual" else [2.0, 1.0]
+    """Single layers do 1, 1, 0, 0; three together 4 and 1, but by the logit difference under noise
+    2 and 1."""
+    joint = [2.0, 1.0] if by == ("noise", "logit_diff") else [4.0, 1.0]
     single = effects([1, 1, 0, 0], "mlp_out", by, window=range(4))
     wide = ["0-2", "1-3"]
     return Windows(
@@ -60,14 +61,15 @@ def evaluation(faithfulness: float, metric: str) -> Evaluation:
 
 
 def circuits() -> Robustness:
-    """One circuit that is as faithful by both metrics, and one that is not."""
+    """Two circuits that are as faithful by both metrics, and one that is not."""
     wiring = Wiring(LAYERS, HEADS, HEADS, mlp=True, parallel=False)
-    one, two = (build(wiring, {(writer, "logits"): 1.0}) for writer in ("m0", "m1"))
-    cells = {("one", "logit_diff"): 0.9, ("one", "probability"): 0.9,
-             ("two", "logit_diff"): 0.9, ("two", "probability"): 0.5}  # fmt: skip
+    own = {name: build(wiring, {(writer, "logits"): 1.0})
+           for name, writer in (("one", "m0"), ("two", "m1"), ("three", "m2"))}  # fmt: skip
+    cells = {(name, metric): 0.9 for name in own for metric in METRICS}
+    cells["two", "probability"] = 0.5
     found = {(name, "noise", metric, "edge"): evaluation(value, metric)
              for (name, metric), value in cells.items()}  # fmt: skip
-    return Robustness({"one": one, "two": two}, found)
+    return Robustness(own, found)
 
 
 @cache
@@ -188,6 +190,7 @@ def test_a_head_that_changes_its_sign_is_named() -> None:
     (verdict,) = said("Does the sign hold?")
     assert verdict.depends
     assert "another: a0.h0." in verdict.text
+    assert "helps by probability under counterfactual" in verdict.text
     assert "hurts by probability under noise" in verdict.text
 
 
@@ -195,7 +198,7 @@ def test_windows_inflate_where_the_ratio_is_large() -> None:
     (verdict,) = said("Do windows inflate the peak?")
     assert verdict.depends
     assert "1.00 to 2.00 times" in verdict.text
-    assert "in 2 of 4 combinations" in verdict.text
+    assert "in 3 of 4 combinations" in verdict.text
     assert verdict.text.endswith("3 layers by logit_diff under counterfactual.")
 
 
@@ -218,7 +221,7 @@ def test_blurred_attention_and_a_mechanism_that_breaks_are_told() -> None:
 def test_circuits_whose_faithfulness_depends_on_the_measure_are_counted() -> None:
     (verdict,) = said("Are circuits robust?")
     assert verdict.depends
-    assert verdict.text.startswith("The faithfulness of 1 of 2 circuits")
+    assert verdict.text.startswith("The faithfulness of 1 of 3 circuits")
     assert verdict.text.endswith("found by two: 0.50 to 0.90.")
 
 
