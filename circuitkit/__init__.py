@@ -19,6 +19,7 @@ _PLACES = {
     "ability": "faithfulness",
     "agreement": "overlap",
     "attention_to": "attention",
+    "bench": "benching.running",
     "check": "proof",
     "compare": "overlap",
     "completeness": "faithfulness",
@@ -47,6 +48,9 @@ _PLACES = {
     "patch_together": "patching.joint",
     "patch_windows": "patching.windows",
     "read": "circuit",
+    "read_eap_circuit": "interchange.eap_ig",
+    "read_eap_scores": "interchange.eap_ig",
+    "read_mib": "interchange.mib",
     "recovery": "ranking",
     "resolve": "catalogue",
     "size_curves": "sparsity",
@@ -56,6 +60,8 @@ _PLACES = {
     "vary": "robustness",
     "verify": "verification",
     "write": "export",
+    "write_eap": "interchange.eap_ig",
+    "write_mib": "interchange.mib",
 }
 _FOLDERS = ("corruptions", "discovery", "export", "figures", "metrics", "rasp", "tasks")
 

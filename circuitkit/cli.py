@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from circuitkit import __version__
 from circuitkit.commands import (
+    benching,
     checking,
     comparing,
     cutting,
@@ -29,8 +30,8 @@ from circuitkit.errors import CircuitkitError
 __all__ = ["main"]
 
 COMMANDS = (  # in the order of --help
-    discovering, evaluating, cutting, studying, comparing, drawing, listing, prompting, checking,
-    fetching,
+    discovering, evaluating, cutting, studying, benching, comparing, drawing, listing, prompting,
+    checking, fetching,
 )  # fmt: skip
 
 

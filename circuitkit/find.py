@@ -327,7 +327,7 @@ def _prompts(task: str, model: Model, n: int, seed: int) -> Task:
 
 def held_out(task: str, model: Model, n: int, seed: int, seen: int) -> Task:
     """n prompts of the task that a discovery on ``seen`` prompts with this seed did not see."""
-    known = {p.clean for p in _prompts(task, model, 2 * seen, seed).prompts[:seen]}
+    known = {p.clean for p in _prompts(task, model, max(1, 2 * seen), seed).prompts[:seen]}
     made = _prompts(task, model, n + seen, seed)
     fresh = [p for p in made.prompts if p.clean not in known]
     if not fresh:

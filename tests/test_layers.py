@@ -24,7 +24,7 @@ ROWS = (
     "circuit data",
     "memory",
     "model scores overlap cache surgery norms",
-    "judge journal ranking",
+    "judge journal ranking interchange",
     "engine.plan",
     "engine.run",
     "engine.attribute engine.sweep",
@@ -38,7 +38,7 @@ ROWS = (
     "knockouts verification robustness sparsity",
     "planning",
     "find",
-    "studies",
+    "studies benching",
     "commands",
     "cli",
     "__main__",
@@ -47,6 +47,7 @@ ROW = {name: number for number, row in enumerate(ROWS) for name in row.split()}
 WITHOUT_TORCH = {
     "errors", "naming", "progress", "catalogue", "units", "nodes", "wiring", "circuit", "scores",
     "overlap", "cache", "export", "figures", "references", "ranking",
+    "interchange",
 }  # fmt: skip
 
 

@@ -57,12 +57,14 @@ def load_model(name: str, options: argparse.Namespace) -> Any:
 
 
 def open_circuit(name: str) -> Any:
-    """The circuit of that file, or the published one of that name."""
+    """The circuit of that file, be it EAP-IG's or ours, or the published one of that name."""
     from circuitkit.circuit import read
+    from circuitkit.interchange.eap_ig import is_eap, read_eap_circuit
     from circuitkit.references.published import named
 
-    published = ":" in name and not name.endswith(".json")
-    return named(name).circuit if published else read(name)
+    if ":" in name and not name.endswith((".json", ".pt")):
+        return named(name).circuit
+    return read_eap_circuit(name) if is_eap(name) else read(name)
 
 
 def recorded(circuit: Any, key: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitkit import catalogue
-from circuitkit.commands._opening import recorded, unseen
+from circuitkit.commands._opening import open_circuit, recorded, unseen
 from circuitkit.commands._options import Commands, add_circuit, machine
 from circuitkit.commands._printing import print_table
 from circuitkit.errors import OutputError
@@ -36,9 +36,7 @@ def add(commands: Commands) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Print a circuit's faithfulness under each metric × corruption, on unseen prompts."""
-    from circuitkit.circuit import read
-
-    circuit = read(options.circuit)
+    circuit = open_circuit(options.circuit)
     metrics = options.metric or [recorded(circuit, "metric")]
     corruptions = options.corruption or [recorded(circuit, "corruption")]
     if options.output and not options.curve:

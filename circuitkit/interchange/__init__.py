@@ -1,0 +1,3 @@
+"""The files of other tools, read and written: EAP-IG's graphs and MIB's submissions."""
+
+from __future__ import annotations
