@@ -22,6 +22,7 @@ from circuitkit.export._shapes import Line, Polygon, Rect, Scene, Shape, Text
 from circuitkit.export._xdot import placed
 from circuitkit.figures import Heatmap, Lines, Panels, _axes
 from circuitkit.figures._figure import Figure
+from circuitkit.figures.curves import COLOURS
 
 __all__ = ["no_graphviz"]
 
@@ -475,6 +476,23 @@ def test_panels_stand_in_rows_and_show_all_of_each() -> None:
     assert three.y > max(one.y, two.y)
 
 
+def test_plain_series_have_no_markers_and_single_places_no_line_in_the_legend() -> None:
+    figure = Lines([1, 2, 3], {"line": [1, 2, 3], "point": [np.nan, 2, np.nan]})
+    plain = replace(figure, plain=["line"])
+
+    def drawn(one: Lines, colour: str) -> list[type]:
+        own = [s for s in one.scene().shapes if isinstance(s, Line | Polygon)]
+        return [
+            type(s) for s in own if colour in (getattr(s, "colour", ""), getattr(s, "fill", ""))
+        ]
+
+    blue, red = (COLOURS[number] for number in (0, 1))
+    assert drawn(figure, blue).count(Polygon) == 4  # three places, and the legend
+    assert drawn(plain, blue).count(Polygon) == 0
+    assert drawn(plain, blue).count(Line) == 2
+    assert drawn(figure, red) == [Polygon, Polygon]
+
+
 def test_curves_of_the_same_series_share_one_legend() -> None:
     names = list(curves().series)
     for panels, times in (
@@ -551,9 +569,9 @@ def test_without_graphviz_or_matplotlib_the_remedy_is_named(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(OutputError, match="install graphviz"):
         heads().save(tmp_path / "x.png")
-    with pytest.raises(OutputError, match=r"pip install 'circuitkit-graph\[plot\]'"):
+    with pytest.raises(OutputError, match="pip install matplotlib"):
         FIGURES["tokens"].save(tmp_path / "x.pdf")
-    with pytest.raises(OutputError, match=r"pip install 'circuitkit-graph\[plot\]'"):
+    with pytest.raises(OutputError, match="pip install matplotlib"):
         heads().matplotlib()
     assert not list(tmp_path.iterdir())
 

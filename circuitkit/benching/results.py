@@ -32,17 +32,14 @@ class Benchmark(Records):
         places = [*steps[:1], *(step for step in steps[1:] for _ in range(2))]  # a staircase
         bought = [*steps[:1], *(step for pair in pairwise(steps) for step in pair)]
         best, lower = (min, True) if measure in LOWER else (max, False)
-        series = {
-            f"{'least' if lower else 'best'} for the cost": [
-                best(worth[m] for m in methods if spent[m] <= step) for step in bought
-            ]
-        }
+        front = f"{'least' if lower else 'best'} for the cost"
+        series = {front: [best(worth[m] for m in methods if spent[m] <= step) for step in bought]}
         for m in methods:
             series[m] = [worth[m] if spent[m] in (0, place) else nan for place in places]
         return Lines(
             places, series, title=title, x_name="sequence-backwards of one discovery",
             y_name=f"{pages.TITLES[measure]} ({'lower' if lower else 'higher'} is better)",
-            log_x=True, zero=False,
+            log_x=True, zero=False, plain=[front, *(m for m in methods if not spent[m])],
         )  # fmt: skip
 
     def figures(self) -> dict[str, Lines]:

@@ -46,6 +46,8 @@ class Lines(Figure):
     the axis of the values reaches to zero. Raises OutputError where there is no series, or no
     value, where lengths differ, for a band of no series, and for places that are not finite, or
     with ``log_x`` not positive.
+
+    Series named in ``plain`` have no markers; one that has a single place has no line.
     """
 
     x: Sequence[float] | Sequence[str]
@@ -56,6 +58,7 @@ class Lines(Figure):
     y_name: str = ""
     log_x: bool = False
     zero: bool = True
+    plain: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.series:
@@ -142,15 +145,22 @@ class Lines(Figure):
             colour, dash, marker = _style_of(number)
             ends = ((0.0, 0.0), (_parts.SAMPLE, 0.0))
             corners = shifted(_marker(marker), _parts.SAMPLE / 2, 0.0)
-            sample = (Line(ends, colour, WIDTH, dash), Polygon(corners, colour))
+            line, mark = (Line(ends, colour, WIDTH, dash),), (Polygon(corners, colour),)
+            sample = line if name in self.plain else mark if self._single(name) else line + mark
             found.append(_parts.entry(sample, _axes.readable(name, 60)))
         return found
+
+    def _single(self, name: str) -> bool:
+        """Whether the series has values at one place only."""
+        values = self.curves[name]
+        return len({x for x, y in zip(self.places, values, strict=True) if not isnan(y)}) == 1
 
     # -- as matplotlib -----------------------------------------------------------------------------
     def paint(self, axes: Any) -> None:
         """Draw the figure into matplotlib's axes."""
         for number, (name, values) in enumerate(self.curves.items()):
             colour, dash, marker = _style_of(number)
+            marker = "" if name in self.plain else marker
             axes.plot(self.places, values, color=colour, linestyle=_plots.DASHES[dash],
                       marker=marker, markersize=2 * SIZE, linewidth=WIDTH, label=name)  # fmt: skip
             if name in self.bands:
@@ -317,7 +327,7 @@ class _Axes:
                     yield Line(points, colour, WIDTH, dash)
                 for i, (x, y) in zip(run, points, strict=True):
                     tip = self.figure.tip(name, i)
-                    if i % every == 0 or len(points) == 1:
+                    if name not in self.figure.plain and (i % every == 0 or len(points) == 1):
                         yield Polygon(shifted(_marker(marker), x, y), colour, title=tip)
                     else:
                         yield Rect(x, y, 2 * DOT, 2 * DOT, colour, radius=DOT, title=tip)
