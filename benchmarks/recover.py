@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -32,7 +31,7 @@ def main() -> None:
     found = bench(options.methods or METHODS, **(QUICK if options.quick else {}),
                   resume=options.cells)  # fmt: skip
     output = options.output
-    lines = [_heading(found, options.threads)]
+    lines = [_heading(found, options)]
     for name, figure in found.figures().items():
         picture = figure.save(output.with_name(f"{output.stem}-{name}.svg"))
         lines.append(f"![{ALTS[name]}]({picture.name})\n")
@@ -50,7 +49,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _heading(found: Benchmark, threads: int) -> str:
+def _heading(found: Benchmark, options: argparse.Namespace) -> str:
     about = found.about
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     corruptions = found.options("corruption")
@@ -60,21 +59,21 @@ def _heading(found: Benchmark, threads: int) -> str:
         f"corruptions ({', '.join(corruptions)}) × {len(about['seeds'])} seeds "
         f"({', '.join(map(str, about['seeds']))}), by {about['metric']}, on {about['examples']} "
         "prompts; ± is half of the 95 % interval over seeds (Student's t).",
-        f"{about['cpu_seconds'] / 60:.1f} CPU minutes in {threads} thread(s) on a machine of "
+        f"{about['cpu_seconds'] / 60:.1f} CPU minutes in {options.threads} thread(s) on a machine of "
         f"{os.cpu_count()} cores, {about['earlier']} of {len(found.rows)} cells taken from an "
         f"earlier run; the methods alone take {alone:.1f} CPU minutes. "
         f"{platform.machine()}, {versions}.",
     ]
     return (
-        "\n\n".join(["# Which methods find known circuits", f"`{_command(sys.argv)}`", *told])
-        + "\n"
+        "\n\n".join(["# Which methods find known circuits", f"`{_command(options)}`", *told]) + "\n"
     )
 
 
-def _command(given: list[str]) -> str:
-    """What was typed, but for the place of finished cells."""
-    at = given.index("--cells") if "--cells" in given else len(given)
-    return " ".join(["python", *given[:at], *given[at + 2 :]])
+def _command(options: argparse.Namespace) -> str:
+    """What makes these tables, wherever they and the finished cells were put."""
+    quick = " --quick" if options.quick else ""
+    methods = f" --methods {' '.join(options.methods)}" if options.methods else ""
+    return f"python benchmarks/recover.py{quick}{methods} -o benchmarks/{options.output.name}"
 
 
 if __name__ == "__main__":
