@@ -59,8 +59,8 @@ def _heading(found: Benchmark, options: argparse.Namespace) -> str:
         f"corruptions ({', '.join(corruptions)}) × {len(about['seeds'])} seeds "
         f"({', '.join(map(str, about['seeds']))}), by {about['metric']}, on {about['examples']} "
         "prompts; ± is half of the 95 % interval over seeds (Student's t).",
-        f"{about['cpu_seconds'] / 60:.1f} CPU minutes in {options.threads} thread(s) on a machine of "
-        f"{os.cpu_count()} cores, {about['earlier']} of {len(found.rows)} cells taken from an "
+        f"{about['cpu_seconds'] / 60:.1f} CPU minutes in {options.threads} thread(s) on a machine "
+        f"of {os.cpu_count()} cores, {about['earlier']} of {len(found.rows)} cells taken from an "
         f"earlier run; the methods alone take {alone:.1f} CPU minutes. "
         f"{platform.machine()}, {versions}.",
     ]
