@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from circuitkit.circuit import write_whole
 from circuitkit.data import Dataset
+from circuitkit.errors import OutputError
 from circuitkit.model import Model
 
 __all__ = ["Journal", "digest", "identity"]
@@ -80,6 +82,25 @@ class Journal:
         whole = {name: np.asarray(values, order="C") for name, values in arrays.items()}
         notes = {"checksum": self._checksum(key, whole)}
         write_whole(self._path(self.place, key), save(whole, metadata=notes))
+
+    def recognise(
+        self, model: Model, kept: np.ndarray, now: np.ndarray, least: float = 0.0
+    ) -> None:
+        """Raise OutputError where what plain runs gave when a block was kept is not what they give
+        now, but for rounding: then the blocks are another model's of the same name. Values that are
+        all below ``least`` are compared as if they were that large."""
+        scale = max(least, float(np.abs(now).max()))
+        tolerance = torch.finfo(model.dtype).eps ** 0.5 * scale
+        same = kept.shape == now.shape and np.allclose(
+            kept, now, rtol=0, atol=tolerance, equal_nan=True
+        )
+        if not same:
+            raise OutputError(
+                f"{str(self.place)!r} holds blocks of another model that is called {model.name!r} "
+                "too (or of another metric or corruption of the same name): what its plain runs "
+                f"gave was {kept.mean():.6g} on average and is {now.mean():.6g}; give 'resume' "
+                "another directory, or delete this one"
+            )
 
     @staticmethod
     def _path(place: Path, key: str) -> Path:

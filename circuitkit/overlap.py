@@ -15,6 +15,7 @@ from jaxtyping import Float
 from circuitkit import circuit as circuits
 from circuitkit.errors import CircuitError
 from circuitkit.nodes import Node
+from circuitkit.undefined import defined
 from circuitkit.wiring import Wiring
 
 __all__ = [
@@ -88,7 +89,7 @@ class Comparison:
         """All numbers, for machines; what is undefined is None."""
         return {
             "nodes": _plain(self.nodes), "edges": _plain(self.edges),
-            "weighted": _or_none(self.weighted), "spearman": _or_none(self.spearman),
+            "weighted": defined(self.weighted), "spearman": defined(self.spearman),
             "flipped": None if isnan(self.weighted) else self.flipped,
         }  # fmt: skip
 
@@ -116,11 +117,7 @@ def _line(name: str, o: Overlap) -> str:
 def _plain(overlap: Overlap) -> dict[str, float | None]:
     names = ("left", "right", "both", "universe", "jaccard", "expected_jaccard", "precision",
              "recall")  # fmt: skip
-    return {name: _or_none(getattr(overlap, name)) for name in names}
-
-
-def _or_none(value: float) -> float | None:
-    return None if isnan(value) else value
+    return {name: defined(getattr(overlap, name)) for name in names}
 
 
 def compare(left: nx.DiGraph, right: nx.DiGraph) -> Comparison:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isnan, nan
+from math import nan
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from circuitkit.errors import CircuitError, ScoresError
 from circuitkit.overlap import Agreement, agreement
 from circuitkit.scores import RULES, Scores
+from circuitkit.undefined import defined
 from circuitkit.wiring import Wiring
 
 __all__ = [
@@ -58,8 +59,8 @@ class Recovery:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers, for machines; what is undefined is None."""
-        plain = {name: _or_none(value) for name, value in vars(self).items() if name != "recalls"}
-        return {**plain, "recalls": {name: _or_none(r) for name, r in self.recalls.items()}}
+        plain: dict[str, Any] = defined({**vars(self), "recalls": dict(self.recalls)})
+        return plain
 
     def __repr__(self) -> str:
         recalls = {"true": self.recall, **self.recalls}
@@ -223,10 +224,6 @@ def _checked(mask: Mask, wiring: Wiring) -> Mask:
             "give a mask of legal edges"
         )
     return mask
-
-
-def _or_none(value: float) -> float | None:
-    return None if isnan(value) else value
 
 
 # -- over other data -------------------------------------------------------------------------------

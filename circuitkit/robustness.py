@@ -25,7 +25,7 @@ from circuitkit.circuit import Circuit
 from circuitkit.data import Dataset
 from circuitkit.discovery.attribution import eap_ig
 from circuitkit.engine.run import answer, record
-from circuitkit.errors import CircuitError, EvaluationError, OutputError
+from circuitkit.errors import CircuitError, EvaluationError
 from circuitkit.faithfulness import (
     Evaluation,
     as_mask,
@@ -40,6 +40,7 @@ from circuitkit.model import Model
 from circuitkit.naming import describe
 from circuitkit.overlap import agreement, compare
 from circuitkit.scores import Scores
+from circuitkit.undefined import defined
 
 __all__ = ["Robustness", "cross_evaluate", "discover_each", "vary"]
 
@@ -152,7 +153,7 @@ class Robustness:
     def to_dict(self) -> dict[str, Any]:
         """All numbers, for machines; what is undefined is None."""
         parts = ("rows", "spread", "choices", "overlap")
-        listed = {part: [_defined(row) for row in getattr(self, part)()] for part in parts}
+        listed = {part: [defined(row) for row in getattr(self, part)()] for part in parts}
         return {**listed, "notes": list(self.notes)}
 
     def __repr__(self) -> str:
@@ -219,10 +220,6 @@ def _undefined(evaluation: Evaluation) -> str | None:
     except EvaluationError as error:
         return str(error)
     return None
-
-
-def _defined(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and isnan(v) else v for k, v in row.items()}
 
 
 def _short(value: float) -> str:
@@ -392,12 +389,7 @@ def _journal(
         return journal
     logits = _plain(model, data)
     known = _finished(journal, "model", lambda: {"logits": logits})["logits"]
-    tolerance = torch.finfo(model.dtype).eps ** 0.5 * float(np.abs(logits).max())
-    if not np.allclose(known, logits, rtol=0, atol=tolerance):
-        raise OutputError(
-            f"{str(journal.place)!r} holds blocks of another model that is called {model.name!r} "
-            "too; give 'resume' another directory, or delete this one"
-        )
+    journal.recognise(model, known, logits)
     return journal
 
 

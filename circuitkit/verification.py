@@ -13,7 +13,7 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from math import exp, isnan, lgamma
+from math import exp, lgamma
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from circuitkit.nodes import edge_name
 from circuitkit.overlap import pearson, spearman
 from circuitkit.patching.edges import patch_edges
 from circuitkit.scores import Scores
+from circuitkit.undefined import defined
 
 __all__ = ["COLUMNS", "Missed", "Stratum", "Verification", "at_most", "verify"]
 
@@ -168,7 +169,7 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers but the single edges', for machines; what is undefined is None."""
-        strata = [_defined(asdict(stratum)) for stratum in self.by_stratum()]
+        strata = [defined(asdict(stratum)) for stratum in self.by_stratum()]
         return {
             **self.scores.about["verified"],
             "strata": strata,
@@ -296,10 +297,6 @@ def _merged(
     exact = measured if scores.exact is None else measured | scores.exact
     about = {key: value for key, value in scores.about.items() if key != "chosen"}
     return Scores(scores.wiring, values, {**about, "verified": dict(verified)}, exact)
-
-
-def _defined(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and isnan(v) else v for k, v in numbers.items()}
 
 
 # -- what a sample says of the rest ----------------------------------------------------------------

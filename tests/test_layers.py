@@ -17,7 +17,7 @@ ROOT = Path(circuitkit.__path__[0])
 # A module imports only from rows above its own, and a folder's files from each other. A new module
 # gets a place here.
 ROWS = (
-    "errors naming progress silence",
+    "errors naming progress silence undefined",
     "catalogue units",
     "nodes",
     "wiring",
@@ -47,7 +47,7 @@ ROW = {name: number for number, row in enumerate(ROWS) for name in row.split()}
 WITHOUT_TORCH = {
     "errors", "naming", "progress", "catalogue", "units", "nodes", "wiring", "circuit", "scores",
     "overlap", "cache", "export", "figures", "references", "ranking",
-    "interchange",
+    "interchange", "undefined",
 }  # fmt: skip
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from math import isnan
 from typing import Any
+
+from circuitkit.undefined import defined
 
 __all__ = ["print_json", "print_table"]
 
 
 def print_json(value: Any) -> None:
     """Print the value, None for every nan."""
-    print(json.dumps(_defined(value), indent=1, ensure_ascii=False, default=list))
+    print(json.dumps(defined(value), indent=1, ensure_ascii=False, default=list))
 
 
 def print_table(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
@@ -29,12 +30,3 @@ def print_table(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
             for i, (text, w) in enumerate(zip(line, widths, strict=True))
         )
         print("  ".join(padded))
-
-
-def _defined(value: Any) -> Any:
-    """The value with None for every nan, which JSON lacks."""
-    if isinstance(value, dict):
-        return {key: _defined(own) for key, own in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_defined(own) for own in value]
-    return None if isinstance(value, float) and isnan(value) else value

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from circuitkit.faithfulness import Evaluation
 
-__all__ = ["SHOWN", "about", "gap", "more", "or_none", "require_gap"]
+__all__ = ["SHOWN", "about", "gap", "more", "require_gap"]
 
 SHOWN = 8  # rows of a printed table
 
@@ -34,11 +32,6 @@ def about(evaluation: Evaluation) -> dict[str, Any]:
         "circuit_edges": evaluation.edges,
         **means,
     }
-
-
-def or_none(value: float) -> float | None:
-    """The value; None where it is not defined."""
-    return None if np.isnan(value) else float(value)
 
 
 def more(n: int, what: str) -> list[str]:

@@ -13,8 +13,9 @@ from circuitkit.data import Dataset
 from circuitkit.faithfulness import Evaluation
 from circuitkit.judge import Corruption, Metric
 from circuitkit.knockouts._bench import Bench, Edge, Mask, bench_of, drawn_sets, without
-from circuitkit.knockouts._report import SHOWN, about, gap, more, or_none, require_gap
+from circuitkit.knockouts._report import SHOWN, about, gap, more, require_gap
 from circuitkit.model import Model
+from circuitkit.undefined import defined
 
 __all__ = ["Incompleteness", "Knockout", "incompleteness"]
 
@@ -66,7 +67,7 @@ class Incompleteness:
         return {
             **about(self.evaluation),
             "worst": self.worst.score, "worst_share": self.share(self.worst.score),
-            "mean": or_none(self.mean), "mean_share": or_none(self.share(self.mean)),
+            "mean": defined(float(self.mean)), "mean_share": defined(float(self.share(self.mean))),
             "knockouts": rows,
         }  # fmt: skip
 

@@ -13,8 +13,9 @@ from circuitkit.data import Dataset
 from circuitkit.faithfulness import Evaluation, standard_errors
 from circuitkit.judge import Corruption, Metric
 from circuitkit.knockouts._bench import Mask, bench_of, without
-from circuitkit.knockouts._report import SHOWN, about, more, or_none
+from circuitkit.knockouts._report import SHOWN, about, more
 from circuitkit.model import Model
+from circuitkit.undefined import defined
 
 __all__ = ["MarginalEffects", "marginal_effects"]
 
@@ -41,7 +42,7 @@ class MarginalEffects:
         """All numbers but the examples' own, for machines; the strongest edge first."""
         return {**about(self.evaluation), "edges": [
             {"edge": self.edges[i], "effect": float(self.means[i]),
-             "error": or_none(self.errors[i])}
+             "error": defined(float(self.errors[i]))}
             for i in self._order()
         ]}  # fmt: skip
 

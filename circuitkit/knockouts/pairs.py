@@ -16,10 +16,11 @@ from circuitkit.errors import CircuitError
 from circuitkit.faithfulness import Evaluation, standard_errors
 from circuitkit.judge import Corruption, Metric
 from circuitkit.knockouts._bench import Bench, Edge, Mask, bench_of, without
-from circuitkit.knockouts._report import SHOWN, about, gap, more, or_none
+from circuitkit.knockouts._report import SHOWN, about, gap, more
 from circuitkit.knockouts.effects import marginal_effects
 from circuitkit.model import Model
 from circuitkit.patching._options import require
+from circuitkit.undefined import defined
 
 __all__ = ["Interactions", "Pair", "interactions"]
 
@@ -71,7 +72,7 @@ class Interactions:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers, for machines; what is undefined is None."""
-        pairs = [{**vars(p), "singles": list(p.singles), "error": or_none(p.error)}
+        pairs = [{**vars(p), "singles": list(p.singles), "error": defined(float(p.error))}
                  for p in self.pairs]  # fmt: skip
         return {**about(self.evaluation), "within": self.within, "pairs": pairs}
 

@@ -21,7 +21,7 @@ from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data import Batch, Dataset
 from circuitkit.engine.run import answer, record
 from circuitkit.engine.sweep import sweep
-from circuitkit.errors import CircuitError, OutputError
+from circuitkit.errors import CircuitError
 from circuitkit.journal import Journal, digest, identity
 from circuitkit.judge import Corruption, Metric, judge
 from circuitkit.model import Activations, Model
@@ -167,7 +167,7 @@ def _effects(
             block = {"effects": patching.effects(edges, count), "plain": patching.plain}
             journal.put(key, block)
         else:
-            patching.recognise(block["plain"], journal)
+            journal.recognise(patching.model, block["plain"], patching.plain, SMALL)
             count(len(edges), earlier=True)
         effects.append(block["effects"])
     return np.concatenate(effects)
@@ -216,21 +216,6 @@ class _Patching:
                 if draw + 1 == len(self.runs):
                     count(len(swept))
         return (total / len(self.runs)).astype(np.float32)
-
-    def recognise(self, plain: Float[np.ndarray, "draws 2 b"], journal: Journal) -> None:
-        """Raise OutputError where a block's plain runs were not these ones, but for rounding."""
-        tolerance = torch.finfo(self.model.dtype).eps ** 0.5
-        scale = max(SMALL, float(np.abs(self.plain).max()))
-        same = plain.shape == self.plain.shape and np.allclose(
-            plain, self.plain, rtol=0, atol=tolerance * scale, equal_nan=True
-        )
-        if not same:
-            raise OutputError(
-                f"{str(journal.place)!r} holds blocks of another model that is called "
-                f"{self.model.name!r} too (or of another metric or corruption of the same name): "
-                f"on the plain runs the metric was {plain.mean():.6g} on average and is "
-                f"{self.plain.mean():.6g}; give 'resume' another directory, or delete this one"
-            )
 
 
 def _numbers(values: Float[Tensor, "*shape"]) -> Float[np.ndarray, "*shape"]:

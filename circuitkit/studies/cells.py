@@ -9,12 +9,10 @@ from functools import partial
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from circuitkit.attention import attention_to
 from circuitkit.data import Batch, Dataset
-from circuitkit.errors import OutputError
 from circuitkit.faithfulness import measure
 from circuitkit.journal import Journal, digest
 from circuitkit.judge import Corruption, Metric
@@ -70,15 +68,8 @@ class Desk:
         kept = self.journal.get(key)
         if kept is None:
             self.journal.put(key, {"values": now})
-            return
-        tolerance = torch.finfo(self.model.dtype).eps ** 0.5 * max(1.0, float(np.abs(now).max()))
-        before = kept["values"]
-        if before.shape != now.shape or not np.allclose(before, now, rtol=0, atol=tolerance):
-            raise OutputError(
-                f"{str(self.journal.place)!r} holds cells of another model that is called "
-                f"{self.model.name!r} too: the metrics of its plain runs are others; give 'resume' "
-                "another directory, or delete this one"
-            )
+        else:
+            self.journal.recognise(self.model, kept["values"], now, least=1.0)
 
     def effects(self, parts: Sequence[Part]) -> dict[tuple[str, str, str], Effects]:
         """The effects of every part, by corruption and metric."""

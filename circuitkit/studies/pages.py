@@ -14,7 +14,7 @@ from typing import Any
 from circuitkit.circuit import write_whole
 from circuitkit.studies.pictures import figures
 from circuitkit.studies.records import Records
-from circuitkit.studies.tables import tables
+from circuitkit.studies.tables import Row, detected, tables
 from circuitkit.studies.verdicts import Verdict, verdicts
 
 __all__ = ["as_text", "page", "save", "summary"]
@@ -104,8 +104,14 @@ summary{cursor:pointer;color:#0072b2}
 # -- the page --------------------------------------------------------------------------------------
 def page(study: Records) -> str:
     """One HTML page: the verdicts first, then each question with its tables and figures."""
-    rows = tables(study)
-    drawn = {name: figure.svg() for name, figure in figures(study).items()}
+    return _page(study, tables(study), _drawn(study))
+
+
+def _drawn(study: Records) -> dict[str, str]:
+    return {name: figure.svg() for name, figure in figures(study).items()}
+
+
+def _page(study: Records, rows: Mapping[str, list[Row]], drawn: Mapping[str, str]) -> str:
     title = f"{study.about['task']} on {study.about['model']}"
     parts = [
         "<!doctype html>",
@@ -206,12 +212,11 @@ def as_text(value: Any) -> str:
 # -- files -----------------------------------------------------------------------------------------
 def save(study: Records, directory: Path) -> list[Path]:
     """The page as ``report.html``, each table as CSV, each figure as SVG; returns the files."""
-    written = [write_whole(directory / "report.html", page(study))]
-    for name, rows in tables(study).items():
-        written.append(write_whole(directory / f"{name}.csv", _csv(rows)))
-    for name, figure in figures(study).items():
-        written.append(write_whole(directory / f"{name}.svg", figure.svg()))
-    return written
+    rows, drawn = tables(study), _drawn(study)
+    texts = {"report.html": _page(study, rows, drawn)}
+    texts |= {f"{name}.csv": _csv(own) for name, own in rows.items()}
+    texts |= {f"{name}.svg": picture for name, picture in drawn.items()}
+    return [write_whole(directory / name, text) for name, text in texts.items()]
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -232,7 +237,7 @@ def summary(study: Records) -> str:
     lines = [f"{title}: what activation patching finds", *textwrap.wrap(_told(study), WIDTH), ""]
     lines += _columns(_plain(study))
     for kind in study.kinds:
-        own = [row for row in tables(study)["detected"] if row["nodes"] == kind]
+        own = [row for row in detected(study) if row["nodes"] == kind]
         shown = [{k: row[k] for k in ("corruption", "metric", "help", "hurt")} for row in own]
         lines += ["", f"{ {'z': 'heads', 'mlp_out': 'MLPs'}[kind] } found", *_columns(shown)]
     found = verdicts(study)

@@ -12,7 +12,7 @@ from circuitkit.figures import Heatmap, Lines, Panels
 from circuitkit.overlap import Overlap, spearman
 from circuitkit.patching.effects import Effects
 from circuitkit.studies.records import Records
-from circuitkit.studies.tables import shares, tables
+from circuitkit.studies.tables import shares, thresholds
 
 __all__ = ["Figure", "figures"]
 
@@ -122,7 +122,7 @@ def _thresholds(study: Records) -> Panels | None:
     """How many components are found, by the threshold; a panel for each metric."""
     if not study.kinds:
         return None
-    rows = [row for row in tables(study)["thresholds"] if row["nodes"] == study.kinds[0]]
+    rows = [row for row in thresholds(study) if row["nodes"] == study.kinds[0]]
     panels = []
     for metric in study.metrics:
         own = [row for row in rows if row["metric"] == metric]

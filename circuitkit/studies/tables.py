@@ -23,7 +23,18 @@ from circuitkit.overlap import Overlap, spearman
 from circuitkit.patching.effects import Effects
 from circuitkit.studies.records import Records
 
-__all__ = ["NEGLIGIBLE", "Row", "compared", "shares", "signs", "tables"]
+__all__ = [
+    "NEGLIGIBLE",
+    "Row",
+    "tables",
+    "detected",
+    "thresholds",
+    "shares",
+    "compared",
+    "signs",
+    "negatives",
+    "windows",
+]
 
 Row: TypeAlias = dict[str, Any]
 NEGLIGIBLE = 0.05  # of the gap: peaks below it have no telling ratio
@@ -33,12 +44,12 @@ HALF = 0.5  # of the gap: from there on a site is said to carry the difference
 def tables(study: Records) -> dict[str, list[Row]]:
     """Every table that has rows, by its name."""
     made: Mapping[str, Iterable[Row]] = {
-        "detected": _detected(study),
-        "thresholds": _thresholds(study),
+        "detected": detected(study),
+        "thresholds": thresholds(study),
         "corruptions": _pairs(study, "corruption"),
         "metrics": _pairs(study, "metric"),
-        "negatives": _negatives(study),
-        "windows": _windows(study),
+        "negatives": negatives(study),
+        "windows": windows(study),
         "tokens": _tokens(study),
         "attention": _attention(study),
         "restored": _restored(study),
@@ -52,7 +63,8 @@ def tables(study: Records) -> dict[str, list[Row]]:
 
 
 # -- what is found ---------------------------------------------------------------------------------
-def _detected(study: Records) -> Iterator[Row]:
+def detected(study: Records) -> Iterator[Row]:
+    """What each corruption and metric finds of each kind, by role where a reference names any."""
     for (part, corruption, metric), found in study.detections.items():
         row: Row = {"nodes": part, "corruption": corruption, "metric": metric}
         row |= {"help": ", ".join(found.helping), "hurt": ", ".join(found.hurting)}
@@ -63,7 +75,8 @@ def _detected(study: Records) -> Iterator[Row]:
         yield row
 
 
-def _thresholds(study: Records) -> Iterator[Row]:
+def thresholds(study: Records) -> Iterator[Row]:
+    """How what is found changes with the threshold."""
     for key in study.detections:
         part, corruption, metric = key
         for row in detected_by_threshold(study.effects[key], study.roles):
@@ -134,7 +147,7 @@ def signs(left: Detection, right: Detection) -> list[str]:
     return [name for name in either if one[name] * two[name] < 0]
 
 
-def _negatives(study: Records) -> Iterator[Row]:
+def negatives(study: Records) -> Iterator[Row]:
     """The components that the logit difference finds to hurt, and what probability says of them;
     its effects cannot fall below −P_corrupt(r), the bound."""
     if not {"probability", "logit_diff"} <= set(study.metrics):
@@ -154,7 +167,7 @@ def _negatives(study: Records) -> Iterator[Row]:
 
 
 # -- windows and tokens ----------------------------------------------------------------------------
-def _windows(study: Records) -> Iterator[Row]:
+def windows(study: Records) -> Iterator[Row]:
     """The peak of each size; no ratio where the MLPs carry next to nothing of the gap."""
     for (corruption, metric), windows in study.windows.items():
         gap = float((study.clean[metric] - study.corrupted[corruption, metric]).mean())

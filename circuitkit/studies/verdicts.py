@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from circuitkit.studies.records import Records
-from circuitkit.studies.tables import NEGLIGIBLE, compared, shares, tables
+from circuitkit.studies.tables import NEGLIGIBLE, compared, negatives, shares, windows
 
 __all__ = ["Verdict", "twins", "verdicts"]
 
@@ -165,7 +165,7 @@ def _negatives(study: Records) -> Iterator[Verdict]:
     """What probability misses, where it misses most."""
     question = "Does probability miss components that hurt?"
     for part in study.kinds:
-        rows = [r for r in tables(study).get("negatives", []) if r["nodes"] == part]
+        rows = [r for r in negatives(study) if r["nodes"] == part]
         missing = [row for row in rows if row["missed by probability"]]
         if not any(row["hurt by logit_diff"] for row in rows):
             continue
@@ -185,7 +185,7 @@ def _negatives(study: Records) -> Iterator[Verdict]:
 
 # -- windows and the mechanism ---------------------------------------------------------------------
 def _windows(study: Records) -> Iterator[Verdict]:
-    rows = [row for row in tables(study).get("windows", []) if row["size"] > 1]
+    rows = [row for row in windows(study) if row["size"] > 1]
     ratios = [row["ratio"] for row in rows]
     if not rows or np.isnan(ratios).all():
         return
@@ -206,7 +206,7 @@ def _peaks(study: Records) -> Iterator[Verdict]:
     carry something: the share of the logit difference, the plain effect on other metrics."""
     rows = {
         (row["corruption"], row["metric"], row["size"]): row
-        for row in tables(study).get("windows", [])
+        for row in windows(study)
         if row["share"] >= NEGLIGIBLE
     }
     ratios = []
