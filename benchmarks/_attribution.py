@@ -14,10 +14,10 @@ from _inputs import first, pairs
 from _measure import Bench, Cell, Table, largest_difference
 
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Example
+from circuitkit.data.examples import Example
 from circuitkit.discovery.attribution import eap, eap_ig
 from circuitkit.metrics.answers import logit_diff
-from circuitkit.transformer import Transformer
+from circuitkit.models.transformer_lens import Transformer
 
 __all__ = ["attribution"]
 

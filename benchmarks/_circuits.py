@@ -11,14 +11,14 @@ from _inputs import difference_of_logits, first, pairs
 from _measure import Bench, Cell, Table, largest_difference
 
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Batch
+from circuitkit.data.batches import Batch
 from circuitkit.discovery.attribution import eap
+from circuitkit.engine.model import Activations, Context
 from circuitkit.engine.run import answer, record, run, runs
-from circuitkit.faithfulness import evaluate, random_masks
+from circuitkit.evaluation.faithfulness import evaluate, random_masks
+from circuitkit.graph.scores import Scores
 from circuitkit.metrics.answers import logit_diff
-from circuitkit.model import Activations, Context
-from circuitkit.scores import Scores
-from circuitkit.transformer import Transformer
+from circuitkit.models.transformer_lens import Transformer
 
 __all__ = ["bulk", "circuits"]
 

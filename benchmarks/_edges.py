@@ -13,11 +13,11 @@ from _inputs import SMALL, difference_of_logits, first, gpt2, pairs
 from _measure import Bench, Cell, Table
 from torch import Tensor
 
-from circuitkit.data import Batch
+from circuitkit.data.batches import Batch
+from circuitkit.engine.model import Activations, Context
 from circuitkit.engine.run import answer, difference, record, run
 from circuitkit.engine.sweep import TOKENS, sweep
-from circuitkit.model import Activations, Context
-from circuitkit.transformer import Transformer
+from circuitkit.models.transformer_lens import Transformer
 
 __all__ = ["edges", "growth", "one_by_one"]
 

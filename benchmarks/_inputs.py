@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from _measure import Bench
 
-from circuitkit.data import Batch, Dataset, Example
+from circuitkit.data.batches import Batch, Dataset
+from circuitkit.data.examples import Example
 from circuitkit.metrics.answers import logit_diff
-from circuitkit.transformer import Transformer, from_module
+from circuitkit.models.transformer_lens import Transformer, from_module
 
 __all__ = ["GPT2_SMALL", "SMALL", "difference_of_logits", "first", "gpt2", "pairs"]
 

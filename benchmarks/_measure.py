@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from circuitkit.data import Batch
-from circuitkit.transformer import Transformer
+from circuitkit.data.batches import Batch
+from circuitkit.models.transformer_lens import Transformer
 
 __all__ = ["Bench", "Cell", "Table", "largest_difference"]
 

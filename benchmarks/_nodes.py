@@ -13,10 +13,10 @@ from _inputs import difference_of_logits, first, pairs
 from _measure import Bench, Cell, Table, largest_difference
 
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Batch
+from circuitkit.data.batches import Batch
 from circuitkit.engine.run import answer, record
 from circuitkit.metrics.answers import logit_diff
-from circuitkit.transformer import Transformer
+from circuitkit.models.transformer_lens import Transformer
 
 __all__ = ["nodes"]
 

@@ -23,12 +23,12 @@ from _inputs import GPT2_SMALL, SMALL, difference_of_logits, first, gpt2, pairs
 from _measure import Bench, Cell, Table, largest_difference
 
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine.run import record, run
-from circuitkit.faithfulness import random_masks
+from circuitkit.evaluation.faithfulness import random_masks
 from circuitkit.metrics.answers import logit_diff
-from circuitkit.transformer import Transformer
+from circuitkit.models.transformer_lens import Transformer
 
 __all__ = ["PEERS", "auto_circuit", "default_cache"]
 

@@ -21,8 +21,8 @@ import numpy as np
 import circuitkit as ck
 from circuitkit.errors import CircuitkitError
 from circuitkit.references.published import named
-from circuitkit.studies.records import Part
-from circuitkit.studies.results import Study
+from circuitkit.workflows.study.records import Part
+from circuitkit.workflows.study.results import Study
 
 Row = tuple[str, str, str, str]  # target, what, the paper's value, ours
 REPLACED, NOISED = "counterfactual(text={!r})", "noise(text={!r})"

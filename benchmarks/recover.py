@@ -19,8 +19,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch
 
-from circuitkit.benching.results import Benchmark
-from circuitkit.benching.running import METHODS, QUICK, bench
+from circuitkit.workflows.benchmark.results import Benchmark
+from circuitkit.workflows.benchmark.running import METHODS, QUICK, bench
 
 ALTS = {"auroc": "AUROC against sequence-backwards", "cmd": "CMD against sequence-backwards"}
 

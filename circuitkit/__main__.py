@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from circuitkit.cli import main
+from circuitkit.cli.main import main
 
 __all__ = ["main"]
 

@@ -7,7 +7,7 @@ circuitkit bench eap_ig --model examples/own_program.py:double
 from __future__ import annotations
 
 import circuitkit as ck
-from circuitkit.rasp import (
+from circuitkit.truth.rasp import (
     Aggregate,
     Program,
     Select,

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuitkit.data import Batch, Dataset, Example
-from circuitkit.transformer import Transformer, from_module
+from circuitkit.data.batches import Batch, Dataset
+from circuitkit.data.examples import Example
+from circuitkit.models.transformer_lens import Transformer, from_module
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,

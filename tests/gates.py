@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuitkit.data import Dataset, Example
-from circuitkit.model import Context
-from circuitkit.wiring import Wiring
+from circuitkit.data.batches import Dataset
+from circuitkit.data.examples import Example
+from circuitkit.engine.model import Context
+from circuitkit.graph.wiring import Wiring
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from circuitkit.data import Batch
-from circuitkit.wiring import Wiring
+from circuitkit.data.batches import Batch
+from circuitkit.graph.wiring import Wiring
 
 Keep = Mapping[tuple[str, str], float]
 

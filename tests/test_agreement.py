@@ -10,8 +10,8 @@ import pytest
 from test_overlap import circuit, some_circuit
 
 from circuitkit.errors import CircuitError
-from circuitkit.overlap import Agreement, agreement, compare
-from circuitkit.wiring import Wiring
+from circuitkit.graph.compare import Agreement, agreement, compare
+from circuitkit.graph.wiring import Wiring
 
 ONE = {"input->a0.h0<q>": 1.0, "a0.h0->m1": 2.0, "m1->logits": 3.0, "input->logits": 1.0}
 TWO = {"input->a0.h0<q>": 3.0, "a0.h0->m1": -1.0, "m0->logits": 4.0}

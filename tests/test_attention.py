@@ -12,12 +12,12 @@ import torch
 from families import FAMILIES, as_batch, dataset, distance, model, pristine
 from test_nodes_patching import LENGTHS, exactly
 
-from circuitkit.attention import attention_to
 from circuitkit.corruptions.constants import mean
 from circuitkit.corruptions.gaussian import noise
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
 from circuitkit.errors import CircuitError, DataError
+from circuitkit.patching.attention import attention_to
 
 PARTS = ("first", "subject", "rest")  # which hold every token once
 

@@ -26,9 +26,9 @@ from circuitkit.discovery import (
 )
 from circuitkit.engine.run import record, run
 from circuitkit.errors import MetricError
+from circuitkit.graph.nodes import Node
+from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics import accuracy, kl, logit_diff
-from circuitkit.nodes import Node
-from circuitkit.wiring import Wiring
 
 KINDS = ["gpt2", "neox-parallel", "llama", "gemma2", "olmo2", "mixtral", "attention-only"]
 every_kind = pytest.mark.parametrize("family", KINDS)

@@ -15,30 +15,37 @@ import torch
 from scipy.stats import t
 
 import circuitkit
-from circuitkit import catalogue
-from circuitkit.benching import running
-from circuitkit.benching.cells import NUMBERS, Cell
-from circuitkit.benching.counting import Cost, cost, counted
-from circuitkit.benching.records import COLUMNS, STUDENT, Interval
-from circuitkit.benching.results import Benchmark
-from circuitkit.benching.running import CORRUPTIONS, HARDER, METHODS, MODELS, QUICK, bench
-from circuitkit.benching.subjects import source
-from circuitkit.cli import main
+from circuitkit import registry
+from circuitkit.cli.main import main
 from circuitkit.corruptions.constants import zero
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
+from circuitkit.data.tasks import make_task
 from circuitkit.discovery.attribution import eap, eap_ig
 from circuitkit.discovery.baselines import activation_magnitude
 from circuitkit.discovery.pruning import acdc
+from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitkitError, EvaluationError, UnknownNameError
-from circuitkit.find import make_task
+from circuitkit.evaluation.recovery import recovery
+from circuitkit.evaluation.size_curves import size_curves
+from circuitkit.graph.scores import Scores
+from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
-from circuitkit.model import Model
-from circuitkit.ranking import recovery
-from circuitkit.rasp import compile_program, named, programs, true_edges
-from circuitkit.scores import Scores
-from circuitkit.sparsity import size_curves
-from circuitkit.wiring import Wiring
+from circuitkit.truth.rasp import compile_program, named, programs, true_edges
+from circuitkit.workflows.benchmark import running
+from circuitkit.workflows.benchmark.cells import NUMBERS, Cell
+from circuitkit.workflows.benchmark.counting import Cost, cost, counted
+from circuitkit.workflows.benchmark.records import COLUMNS, STUDENT, Interval
+from circuitkit.workflows.benchmark.results import Benchmark
+from circuitkit.workflows.benchmark.running import (
+    CORRUPTIONS,
+    HARDER,
+    METHODS,
+    MODELS,
+    QUICK,
+    bench,
+)
+from circuitkit.workflows.benchmark.subjects import source
 
 MINE = '''
 """A method of one's own, which says when it is asked."""
@@ -206,8 +213,8 @@ def test_there_is_something_to_do_and_each_once(wrong: dict[str, Any]) -> None:
 
 
 def test_everything_that_is_asked_for_by_default_is_there() -> None:
-    assert set(METHODS) == set(catalogue.names("discovery"))
-    assert set(CORRUPTIONS) < set(catalogue.names("corruptions"))
+    assert set(METHODS) == set(registry.names("discovery"))
+    assert set(CORRUPTIONS) < set(registry.names("corruptions"))
     assert set(programs()) < set(MODELS)
     for name in (*MODELS, *QUICK["models"]):
         source(name)
@@ -334,7 +341,8 @@ def test_harder_models_still_answer_and_have_a_truth_that_is_not_all() -> None:
 
 def test_a_program_of_ones_own_is_a_model(tmp_path: Path) -> None:
     place = tmp_path / "own.py"
-    place.write_text("from circuitkit.rasp import named\n\ndef own():\n    return named('shift')\n"
+    place.write_text("from circuitkit.truth.rasp import named\n\n"
+                     "def own():\n    return named('shift')\n"
                      "def other():\n    return 3\n")  # fmt: skip
     found = bench(("exact",), (f"{place}:own+rotate",), ("counterfactual",), seeds=1, examples=6)
     assert found.rows[0]["auroc"] == 1

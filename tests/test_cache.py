@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from circuitkit.cache import FETCHED, Source, fetch, place_of
 from circuitkit.errors import ModelError, OutputError
+from circuitkit.models.fetching import FETCHED, Source, fetch, place_of
 
-fetching = importlib.import_module("circuitkit.cache")  # circuitkit.cache can be the function
+fetching = importlib.import_module("circuitkit.models.fetching")
 NAME = "smollm2-135m"
 WEIGHTS = b"GGUF and so on"
 
@@ -276,7 +276,7 @@ def test_the_cache_directory_follows_the_environment(
 
 def test_importing_it_does_not_wait_for_torch() -> None:
     heavy = "{'torch', 'transformers', 'gguf', 'numpy'} & set(sys.modules)"
-    code = f"import sys, circuitkit.cache; sys.exit(bool({heavy}))"
+    code = f"import sys, circuitkit.models.fetching; sys.exit(bool({heavy}))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -291,6 +291,6 @@ def test_the_real_model_is_what_it_should_be() -> None:
     assert config["dtype"] == "float32"
     assert "quantization_config" not in config
     if importlib.util.find_spec("circuitkit.models") is not None:
-        from circuitkit.models import load
+        from circuitkit.models.loading import load
 
         assert load(NAME).wiring.layers == 30

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from circuitkit import naming
-from circuitkit.catalogue import KINDS, describe, lookup, names, resolve, serve, unknown
+from circuitkit import registry
 from circuitkit.errors import UnknownNameError
+from circuitkit.registry import KINDS, describe, lookup, names, resolve, serve, unknown
 
 EVERY = [(kind, name) for kind in KINDS for name in names(kind)]
 
@@ -28,7 +28,7 @@ def one_sentence(message: str) -> bool:
 def test_listing_every_kind_does_not_wait_for_torch() -> None:
     script = (
         "import sys\n"
-        "from circuitkit.catalogue import KINDS, describe\n"
+        "from circuitkit.registry import KINDS, describe\n"
         "counts = [len(describe(kind)) for kind in KINDS]\n"
         "print(min(counts) >= 1, len(counts), 'torch' in sys.modules)\n"
     )
@@ -40,7 +40,8 @@ def test_listing_every_kind_does_not_wait_for_torch() -> None:
 def test_every_name_is_found_and_says_in_a_line_what_it_does(kind: str, name: str) -> None:
     function = lookup(kind, name)
     assert function.__name__ == name
-    assert function.__module__.startswith(f"circuitkit.{kind}.")
+    folders = (kind, "viz.pictures") if kind == "formats" else (kind,)
+    assert function.__module__.startswith(tuple(f"circuitkit.{folder}." for folder in folders))
     assert describe(kind)[name] == inspect.getdoc(function).split("\n")[0]  # type: ignore[union-attr]
     assert describe(kind)[name]
 
@@ -50,7 +51,9 @@ def test_no_two_files_of_a_kind_offer_the_same_name(kind: str) -> None:
     import circuitkit
 
     offered: list[str] = []
-    for file in (Path(circuitkit.__path__[0]) / kind).glob("[!_]*.py"):
+    root = Path(circuitkit.__path__[0])
+    folders = [root / kind, *[root / "viz" / "pictures"] * (kind == "formats")]
+    for file in (file for folder in folders for file in folder.glob("[!_]*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
                 offered += ast.literal_eval(node.value)
@@ -114,9 +117,9 @@ def literal_settings(function: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_what_results_say_of_a_function_resolves_to_it(kind: str, name: str) -> None:
     function = lookup(kind, name)
-    assert resolve(kind, naming.describe(function)) is function
+    assert resolve(kind, registry.name_of(function)) is function
     settings = literal_settings(function)
-    found: Any = resolve(kind, naming.describe(partial(function, **settings)))
+    found: Any = resolve(kind, registry.name_of(partial(function, **settings)))
     assert (found.func, found.keywords) == (function, settings)
 
 
@@ -128,11 +131,11 @@ def test_a_partial_is_named_with_all_that_is_bound() -> None:
     def noise() -> None: ...
 
     bound = partial(noise, spans=("S2",), draws=4)
-    assert naming.describe(noise) == "noise"
-    assert naming.describe(bound) == "noise(draws=4, spans=('S2',))"
-    assert naming.describe(partial(noise, 3, draws=4)) == "noise(3, draws=4)"
-    assert naming.describe(partial(partial(noise, a=1), b=2)) == "noise(a=1, b=2)"
-    assert naming.describe(type("Probe", (), {"__call__": lambda self: None})()) == "Probe"
+    assert registry.name_of(noise) == "noise"
+    assert registry.name_of(bound) == "noise(draws=4, spans=('S2',))"
+    assert registry.name_of(partial(noise, 3, draws=4)) == "noise(3, draws=4)"
+    assert registry.name_of(partial(partial(noise, a=1), b=2)) == "noise(a=1, b=2)"
+    assert registry.name_of(type("Probe", (), {"__call__": lambda self: None})()) == "Probe"
 
 
 MINE = '''

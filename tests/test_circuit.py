@@ -19,7 +19,8 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from circuitkit.circuit import (
+from circuitkit.errors import CircuitError, OutputError
+from circuitkit.graph.circuit import (
     build,
     edges,
     from_json,
@@ -30,11 +31,10 @@ from circuitkit.circuit import (
     to_json,
     weight_matrix,
     wiring_of,
-    write_whole,
 )
-from circuitkit.errors import CircuitError, OutputError
-from circuitkit.nodes import Node
-from circuitkit.wiring import Wiring
+from circuitkit.graph.nodes import Node
+from circuitkit.graph.wiring import Wiring
+from circuitkit.util.atomic import write_whole
 
 WIRINGS = [
     Wiring(2, 3, 3),

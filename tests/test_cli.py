@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from circuitkit import circuit as circuits
-from circuitkit.cli import main
-from circuitkit.nodes import edge_name
-from circuitkit.scores import Scores
+from circuitkit.cli.main import main
+from circuitkit.graph import circuit as circuits
+from circuitkit.graph.nodes import edge_name
+from circuitkit.graph.scores import Scores
 
 TINY = ["--examples", "12", "--batch-size", "6", "--quiet"]
 
@@ -107,7 +107,7 @@ def test_verify_measures_edges_and_says_which(
 def test_an_interrupted_discovery_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
-    from circuitkit.patching import edges as patching
+    from circuitkit.engine import edges as patching
 
     whole, parts, calls, sweep = tmp_path / "whole", tmp_path / "parts", [0], patching.sweep
     arguments = [*arguments, "--examples", "4", "--batch-size", "2"]
@@ -237,14 +237,14 @@ def test_knockout_for_machines_is_what_the_functions_give(
     capsys: pytest.CaptureFixture[str], few: Path
 ) -> None:
     from circuitkit.corruptions import zero
-    from circuitkit.data import Dataset
-    from circuitkit.find import held_out
-    from circuitkit.knockouts.completeness import incompleteness
-    from circuitkit.knockouts.effects import marginal_effects
-    from circuitkit.knockouts.pairs import interactions
-    from circuitkit.knockouts.redundancy import minimality
+    from circuitkit.data.batches import Dataset
+    from circuitkit.data.tasks import held_out
+    from circuitkit.evaluation.knockouts.completeness import incompleteness
+    from circuitkit.evaluation.knockouts.effects import marginal_effects
+    from circuitkit.evaluation.knockouts.pairs import interactions
+    from circuitkit.evaluation.knockouts.redundancy import minimality
     from circuitkit.metrics import prob_diff
-    from circuitkit.models import load
+    from circuitkit.models.loading import load
 
     options = [
         "--metric",
@@ -326,11 +326,11 @@ def test_check_proves_the_embedded_model(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_prompts_of_a_file_become_a_circuit(tmp_path: Path) -> None:
-    from circuitkit.data import Words
-    from circuitkit.models import load
+    from circuitkit.data.tokens import TokenizerView
+    from circuitkit.models.loading import load
     from circuitkit.tasks import ioi
 
-    task = ioi(Words(load("mini").tokenizer), n=16, seed=5)
+    task = ioi(TokenizerView(load("mini").tokenizer), n=16, seed=5)
     rows = [
         {"clean": p.clean, "corrupt": p.corrupt, "correct": list(p.correct), "wrong": list(p.wrong)}
         for p in task.prompts
@@ -396,11 +396,11 @@ def test_an_unwritable_output_leaves_nothing(
 def test_a_task_that_the_model_cannot_do_is_refused_unless_forced(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from circuitkit.data import Words
-    from circuitkit.models import load
+    from circuitkit.data.tokens import TokenizerView
+    from circuitkit.models.loading import load
     from circuitkit.tasks import ioi
 
-    prompts = ioi(Words(load("mini").tokenizer), n=16, seed=5).prompts
+    prompts = ioi(TokenizerView(load("mini").tokenizer), n=16, seed=5).prompts
     rows = [{"clean": p.clean, "corrupt": p.corrupt, "correct": p.wrong, "wrong": p.correct}
             for p in prompts]  # fmt: skip
     pairs = tmp_path / "backwards.jsonl"
@@ -429,7 +429,7 @@ def test_what_needs_no_model_never_imports_torch(
     real = {"CIRCUIT": str(found / "circuit.json"), "OUT.svg": str(tmp_path / "o.svg")}
     given = [real.get(a, a) for a in arguments]
     code = (
-        "import sys\nfrom circuitkit.cli import main\n"
+        "import sys\nfrom circuitkit.cli.main import main\n"
         f"try:\n    main({given!r})\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'transformers', 'transformer_lens'} & set(sys.modules)\n"
         "sys.exit(3 if heavy else 0)"

@@ -15,15 +15,16 @@ import torch
 from families import FAMILIES, able, as_batch, dataset, distance, model
 from torch import Tensor
 
-from circuitkit.catalogue import lookup, names
 from circuitkit.corruptions import counterfactual, zero
-from circuitkit.data import Dataset, Example
+from circuitkit.data.batches import Dataset
+from circuitkit.data.examples import Example
+from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.run import record
 from circuitkit.errors import CircuitkitError, EvaluationError
-from circuitkit.faithfulness import evaluate, known
+from circuitkit.evaluation.faithfulness import evaluate, known
+from circuitkit.graph.scores import Scores
 from circuitkit.metrics import accuracy, logit_diff, probability, top1
-from circuitkit.model import Activations, Model
-from circuitkit.scores import Scores
+from circuitkit.registry import lookup, names
 
 KINDS = ["gpt2", "neox-parallel", "llama", "gemma2", "olmo2", "mixtral", "attention-only"]
 every_kind = pytest.mark.parametrize("family", KINDS)

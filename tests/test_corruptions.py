@@ -13,14 +13,15 @@ from families import FAMILIES, as_batch, dataset, distance, model, pristine
 from oracles import Oracle
 from torch import Tensor
 
-from circuitkit.catalogue import lookup, names, resolve
 from circuitkit.corruptions import counterfactual, mean, mean_by_position, noise, resample, zero
-from circuitkit.data import Batch, Dataset, Example
+from circuitkit.data.batches import Batch, Dataset
+from circuitkit.data.examples import Example
+from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.run import answer, record
 from circuitkit.errors import DataError, EvaluationError
-from circuitkit.faithfulness import evaluate
+from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.metrics import logit_diff
-from circuitkit.model import Activations, Model
+from circuitkit.registry import lookup, names, resolve
 
 KINDS = ["gpt2", "neox-parallel", "llama", "gemma", "gemma2", "olmo2", "attention-only"]
 every_kind = pytest.mark.parametrize("family", KINDS)

@@ -12,7 +12,10 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from circuitkit.data import Batch, Dataset, Example, Prompt, Task, Words, compose, tokenise
+from circuitkit.data.batches import Batch, Dataset
+from circuitkit.data.examples import Example
+from circuitkit.data.prompts import Prompt, Task, compose
+from circuitkit.data.tokens import TokenizerView, tokenise
 from circuitkit.errors import CircuitkitError, DataError, TaskFitError
 
 NAMES = ["Mary", "John", "Anna", "Tom"]
@@ -20,7 +23,7 @@ VOCABULARY = ["a", "When", " and", " went", ".", " gave", " to", " the", " shop"
 VOCABULARY += NAMES + [f" {name}" for name in NAMES]
 
 
-def dressed(tokenizer: Tokenizer, opening: bool, closing: bool, **special: str) -> Words:
+def dressed(tokenizer: Tokenizer, opening: bool, closing: bool, **special: str) -> TokenizerView:
     """The tokenizer as Hugging Face gives it, with special tokens around every text."""
     around = [("<s>", 1)] * opening + [("</s>", 2)] * closing
     single = " ".join([*["<s>"] * opening, "$A", *["</s>"] * closing])
@@ -28,10 +31,10 @@ def dressed(tokenizer: Tokenizer, opening: bool, closing: bool, **special: str) 
         tokenizer.post_processor = processors.TemplateProcessing(
             single=single, special_tokens=around
         )
-    return Words(PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special))
+    return TokenizerView(PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special))
 
 
-def word_level(opening: bool = False, closing: bool = False, **special: str) -> Words:
+def word_level(opening: bool = False, closing: bool = False, **special: str) -> TokenizerView:
     """One token a word with the space before it; parts of words are unknown."""
     tokens = ["[UNK]", "<s>", "</s>", *VOCABULARY]
     tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, "[UNK]"))
@@ -39,20 +42,20 @@ def word_level(opening: bool = False, closing: bool = False, **special: str) -> 
     return dressed(tokenizer, opening, closing, **{"unk_token": "[UNK]", **special})
 
 
-def characters(*merges: tuple[str, str], opening: bool = False, **special: str) -> Words:
+def characters(*merges: tuple[str, str], opening: bool = False, **special: str) -> TokenizerView:
     """Byte-pair encoding of lower-case text with just these merges; other letters are dropped."""
     tokens = ["[UNK]", "<s>", "</s>", *"bcdefghijklmnopqrstuvwxyz ", *map("".join, merges)]
     model = models.BPE({t: i for i, t in enumerate(tokens)}, [*merges])
     return dressed(Tokenizer(model), opening, False, **special)
 
 
-def decoded(words: Words, ids: Sequence[int]) -> str:
+def decoded(words: TokenizerView, ids: Sequence[int]) -> str:
     """The text of these tokens, special tokens left out."""
     tokens = words.tokenizer.convert_ids_to_tokens(list(ids))  # type: ignore[attr-defined]
     return "".join(token for token in tokens if token not in ("<s>", "</s>"))
 
 
-def model_of(words: Words | None) -> Any:
+def model_of(words: TokenizerView | None) -> Any:
     """What Dataset.of asks of a model."""
     return SimpleNamespace(tokenizer=words and words.tokenizer, device=torch.device("cpu"))
 
@@ -137,7 +140,7 @@ def test_a_span_holds_all_its_tokens_and_no_special_one(opening: bool, start: in
     ids=["adds", "both", "has", "end", "none", "class", "other", "drops-a", "drops-a-adds"],
 )  # fmt: skip
 def test_a_beginning_is_added_just_where_the_tokenizer_adds_it(
-    words: Words, added: list[int]
+    words: TokenizerView, added: list[int]
 ) -> None:
     plain = words.tokenizer(["the shop", ""], add_special_tokens=False)["input_ids"]
     assert words.ids(["the shop", ""]) == [added + ids for ids in plain]

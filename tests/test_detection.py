@@ -6,12 +6,12 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from circuitkit.circuit import build
-from circuitkit.detection import detect, detected_by_threshold, roles_of
 from circuitkit.errors import EvaluationError, UnknownNameError
+from circuitkit.graph.circuit import build
+from circuitkit.graph.wiring import Wiring
+from circuitkit.patching.detection import detect, detected_by_threshold, roles_of
 from circuitkit.patching.effects import Effects
 from circuitkit.references.published import named, names
-from circuitkit.wiring import Wiring
 
 PLANTED = {"a1.h3": 4.0, "a2.h0": -5.0}
 ROLES = {"a1.h3": "mover", "a2.h0": "negative", "a2.h7": "mover", "a9.h9": "elsewhere"}

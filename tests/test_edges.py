@@ -22,21 +22,21 @@ import pytest
 import torch
 from families import FAMILIES, build, dataset, distance, double, model
 
-from circuitkit import circuit as circuits
 from circuitkit.corruptions.constants import mean, zero
 from circuitkit.corruptions.gaussian import noise
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
 from circuitkit.discovery.sweeps import exact
+from circuitkit.engine import edges as module
+from circuitkit.engine.model import Context, Model
 from circuitkit.engine.run import answer, record, run
 from circuitkit.errors import CircuitError, NodeNameError, OutputError
+from circuitkit.graph import circuit as circuits
+from circuitkit.graph.nodes import edge_name
 from circuitkit.metrics.answers import logit_diff, prob_diff
-from circuitkit.model import Context, Model
-from circuitkit.nodes import edge_name
-from circuitkit.patching import edges as module
+from circuitkit.models.transformer_lens import Transformer, from_module
 from circuitkit.patching.edges import patch_edges
-from circuitkit.progress import Count, counting
-from circuitkit.transformer import Transformer, from_module
+from circuitkit.util.progress import Count, counting
 
 SINGLE = ("mixtral",)  # torch multiplies the experts' matrices in single precision only
 both_directions = pytest.mark.parametrize("direction", ["noise", "denoise"])

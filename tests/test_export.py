@@ -18,13 +18,14 @@ from xml.etree import ElementTree
 import networkx as nx
 import pytest
 
-from circuitkit import circuit as circuits
-from circuitkit.catalogue import lookup, names
 from circuitkit.errors import CircuitError, OutputError
-from circuitkit.export import _render, _style, write
-from circuitkit.nodes import edge_name
+from circuitkit.graph import circuit as circuits
+from circuitkit.graph.circuit import write
+from circuitkit.graph.nodes import edge_name
+from circuitkit.graph.wiring import Wiring
 from circuitkit.references.published import named
-from circuitkit.wiring import Wiring
+from circuitkit.registry import lookup, names
+from circuitkit.viz import render, style
 
 TEXTS = ("csv", "dot", "graphml", "json", "svg")
 BYTES = {"png": b"\x89PNG", "pdf": b"%PDF"}
@@ -120,17 +121,17 @@ def no_graphviz(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # -- every exporter --------------------------------------------------------------------------------
 def test_the_catalogue_lists_these_formats() -> None:
-    assert sorted(names("export")) == sorted([*TEXTS, *BYTES])
+    assert sorted(names("formats")) == sorted([*TEXTS, *BYTES])
 
 
 @pytest.mark.parametrize("suffix", TEXTS)
 def test_texts_are_the_same_every_time(suffix: str) -> None:
     made = name_movers()
     before = circuits.to_json(made)
-    first = lookup("export", suffix)(made)
+    first = lookup("formats", suffix)(made)
     assert isinstance(first, str)
     assert "logits" in first
-    assert lookup("export", suffix)(name_movers()) == first
+    assert lookup("formats", suffix)(name_movers()) == first
     assert circuits.to_json(made) == before
 
 
@@ -138,15 +139,15 @@ def test_texts_are_the_same_every_time(suffix: str) -> None:
 @pytest.mark.parametrize("engine", ["builtin", "dot"])
 @pytest.mark.parametrize("suffix", BYTES)
 def test_png_and_pdf_are_drawn(suffix: str, engine: str) -> None:
-    content = lookup("export", suffix)(name_movers(), engine=engine, title="a title")
+    content = lookup("formats", suffix)(name_movers(), engine=engine, title="a title")
     assert content.startswith(BYTES[suffix])
 
 
 @needs_graphviz
 def test_png_has_the_size_of_the_svg() -> None:
     made = name_movers()
-    root = ElementTree.fromstring(lookup("export", "svg")(made))
-    head = lookup("export", "png")(made)[16:24]
+    root = ElementTree.fromstring(lookup("formats", "svg")(made))
+    head = lookup("formats", "png")(made)[16:24]
     for number, side in enumerate(("width", "height")):
         pixels = int.from_bytes(head[4 * number : 4 * number + 4], "big")
         assert pixels == pytest.approx(float(root.get(side, "")) * 200 / 72, abs=4)
@@ -155,13 +156,13 @@ def test_png_has_the_size_of_the_svg() -> None:
 @pytest.mark.parametrize("suffix", ["dot", "json", "pdf", "png", "svg"])
 def test_a_graph_that_is_no_circuit_is_refused(suffix: str) -> None:
     with pytest.raises(CircuitError, match="wiring"):
-        lookup("export", suffix)(nx.DiGraph())
+        lookup("formats", suffix)(nx.DiGraph())
 
 
 # -- what a picture shows --------------------------------------------------------------------------
 @pytest.mark.parametrize("suffix", ["svg", "dot"])
 def test_every_edge_and_every_node_is_drawn(suffix: str) -> None:
-    picture = lookup("export", suffix)(name_movers())
+    picture = lookup("formats", suffix)(name_movers())
     for writer, reader, weight in circuits.edges(name_movers()):
         name = edge_name(writer, reader)
         title = f"{name}  {weight:+.3g}"
@@ -173,34 +174,34 @@ def test_every_edge_and_every_node_is_drawn(suffix: str) -> None:
 
 def test_colour_says_the_port_dashes_the_sign_and_width_the_weight() -> None:
     paths = {
-        name: found[0] for name, found in drawn(lookup("export", "svg")(name_movers())).items()
+        name: found[0] for name, found in drawn(lookup("formats", "svg")(name_movers())).items()
     }
     weights = {edge_name(w, r): weight for w, r, weight in circuits.edges(name_movers())}
     for name, path in paths.items():
         port = name[-2] if name.endswith(">") else None
-        assert path.get("stroke") == (_style.PORTS[port] if port else _style.PLAIN)
+        assert path.get("stroke") == (style.PORTS[port] if port else style.PLAIN)
         assert (path.get("stroke-dasharray") is not None) == (weights[name] < 0)
     ordered = sorted(paths, key=lambda name: abs(weights[name]))
     widths = [float(paths[name].get("stroke-width", "")) for name in ordered]
     assert widths == sorted(widths)
-    assert 0 < widths[0] < widths[-1] == _style.LINE[1]
+    assert 0 < widths[0] < widths[-1] == style.LINE[1]
 
 
 def test_dot_says_the_same() -> None:
-    lines = [line for line in lookup("export", "dot")(name_movers()).splitlines() if "->" in line]
+    lines = [line for line in lookup("formats", "dot")(name_movers()).splitlines() if "->" in line]
     line = next(line for line in lines if '"a10.h7" -> logits' in line)
     assert "style=dashed" in line
-    assert _style.PLAIN in line
+    assert style.PLAIN in line
     assert sum("style=dashed" in line for line in lines) == 1
     line = next(line for line in lines if '"a8.h6" -> "a9.h9"' in line)
-    assert _style.PORTS["q"] in line
+    assert style.PORTS["q"] in line
     line = next(line for line in lines if '"a9.h9" -> logits' in line)
-    assert f"penwidth={_style.LINE[1]:g}" in line
+    assert f"penwidth={style.LINE[1]:g}" in line
 
 
 @pytest.mark.parametrize("suffix", ["svg", "dot"])
 def test_legend_and_caption(suffix: str) -> None:
-    picture = lookup("export", suffix)(name_movers(), title="Who gave it?")
+    picture = lookup("formats", suffix)(name_movers(), title="Who gave it?")
     said = "\n".join(texts(picture)) if suffix == "svg" else picture
     for words in ("into Q", "into K", "into V", "into an MLP or the logits", "negative weight",
                   "|weight| 1", "name mover", "negative name mover", "model: gpt2", "task: ioi",
@@ -223,7 +224,7 @@ def test_the_caption_says_how_many_weights_are_exact(
     for (writer, reader), flag in zip(pairs, flags, strict=True):
         if flag is not None:
             made[writer][reader]["exact"] = flag
-    said = " ".join(texts(lookup("export", "svg")(made)))
+    said = " ".join(texts(lookup("formats", "svg")(made)))
     assert words.replace("11", str(wiring.n_edges)) in said
     assert ("exactly" in said) == (flags[0] is not None)
 
@@ -231,7 +232,7 @@ def test_the_caption_says_how_many_weights_are_exact(
 @pytest.mark.parametrize("suffix", ["svg", "dot"])
 def test_the_legend_explains_only_what_is_there(suffix: str) -> None:
     made = circuits.build(Wiring(2, 2, 2), {("embed", "logits"): 1.0})
-    picture = lookup("export", suffix)(made)
+    picture = lookup("formats", suffix)(made)
     for words in ("into Q", "negative weight", "K/V group", "left out", "model:", "faithfulness"):
         assert words not in picture
 
@@ -246,20 +247,20 @@ def test_the_legend_explains_only_what_is_there(suffix: str) -> None:
 )
 def test_faithfulness_may_be_a_number_or_a_mapping(value: Any, words: str) -> None:
     made = circuits.build(Wiring(2, 2, 2), {("embed", "logits"): 1.0}, faithfulness=value)
-    assert words in texts(lookup("export", "svg")(made))
+    assert words in texts(lookup("formats", "svg")(made))
 
 
 def test_roles_tint_their_nodes() -> None:
-    root = ElementTree.fromstring(lookup("export", "svg")(name_movers()))
+    root = ElementTree.fromstring(lookup("formats", "svg")(name_movers()))
     fills = {
         rect.findtext(f"{SVG}title"): rect.get("fill")
         for rect in root.iter(f"{SVG}rect")
         if rect.find(f"{SVG}title") is not None
     }
-    assert fills["a9.h9: name mover"] in _style.ROLES
-    assert fills["a10.h7: negative name mover"] in _style.ROLES
+    assert fills["a9.h9: name mover"] in style.ROLES
+    assert fills["a10.h7: negative name mover"] in style.ROLES
     assert fills["a9.h9: name mover"] != fills["a10.h7: negative name mover"]
-    assert fills["a8.h6"] == _style.PAPER
+    assert fills["a8.h6"] == style.PAPER
 
 
 def test_more_roles_than_colours_are_counted() -> None:
@@ -268,7 +269,7 @@ def test_more_roles_than_colours_are_counted() -> None:
     made = circuits.build(wiring, {(head, "logits"): 1.0 for head in heads})
     for head in heads:
         made.nodes[head]["role"] = f"role of {head}"
-    assert f"{12 - len(_style.ROLES)} more roles" in texts(lookup("export", "svg")(made))
+    assert f"{12 - len(style.ROLES)} more roles" in texts(lookup("formats", "svg")(made))
 
 
 @pytest.mark.parametrize("suffix", ["svg", "dot"])
@@ -278,7 +279,7 @@ def test_only_the_strongest_edges_that_hang_together_are_drawn_and_the_caption_s
     wiring = Wiring(2, 2, 2)
     strong = {("embed", "m0"): 3.0, ("m0", "m1"): 2.0, ("m1", "logits"): 4.0}
     weak = {("embed", "a0.h1.q"): 5.0, ("a0.h1", "logits"): 0.5}
-    picture = lookup("export", suffix)(circuits.build(wiring, {**strong, **weak}), edges=4)
+    picture = lookup("formats", suffix)(circuits.build(wiring, {**strong, **weak}), edges=4)
     assert "the 3 strongest of 5 edges that hang together" in picture
     assert "(2 left out)" in picture
     drawn = {label: f"{label}<" in picture or f'"{label}"' in picture or f"label={label}" in picture
@@ -290,26 +291,26 @@ def test_only_the_strongest_edges_that_hang_together_are_drawn_and_the_caption_s
 def test_a_number_of_edges_that_is_none_is_refused(edges: Any) -> None:
     for suffix in ("svg", "dot", "png"):
         with pytest.raises(OutputError, match="edges="):
-            lookup("export", suffix)(name_movers(), edges=edges)
+            lookup("formats", suffix)(name_movers(), edges=edges)
 
 
 def test_a_circuit_without_edges_is_embedding_and_logits() -> None:
-    said = texts(lookup("export", "svg")(circuits.build(Wiring(2, 4, 4), {})))
+    said = texts(lookup("formats", "svg")(circuits.build(Wiring(2, 4, 4), {})))
     assert {"embed", "logits"} <= set(said)
     assert any(line.startswith("no edges of") for line in said)
 
 
 def test_an_edge_into_a_group_leads_to_its_heads_that_are_drawn() -> None:
     weights = {("embed", "a1.g1.k"): 1.0, ("a1.h3", "logits"): 1.0, ("a1.h5", "logits"): 1.0}
-    picture = lookup("export", "svg")(circuits.build(Wiring(3, 9, 3), weights))
+    picture = lookup("formats", "svg")(circuits.build(Wiring(3, 9, 3), weights))
     assert len(drawn(picture)["input->a1.g1<k>"]) == 2
     assert "to every head of a K/V group" in texts(picture)
-    assert lookup("export", "dot")(circuits.build(Wiring(3, 9, 3), weights)).count("g1<k>") == 2
+    assert lookup("formats", "dot")(circuits.build(Wiring(3, 9, 3), weights)).count("g1<k>") == 2
 
 
 def test_an_edge_into_a_group_without_heads_leads_to_the_group() -> None:
     made = circuits.build(Wiring(3, 9, 3), {("embed", "a1.g1.k"): 1.0})
-    assert "1.g1" in texts(lookup("export", "svg")(made))
+    assert "1.g1" in texts(lookup("formats", "svg")(made))
 
 
 # -- how it shows it -------------------------------------------------------------------------------
@@ -324,7 +325,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_boxes_and_letters_stand_clear_inside_the_sheet(case: str) -> None:
-    picture = lookup("export", "svg")(CASES[case])
+    picture = lookup("formats", "svg")(CASES[case])
     for one, other in combinations(boxes(picture), 2):
         apart = one[2] < other[0] or other[2] < one[0] or one[3] < other[1] or other[3] < one[1]
         assert apart, (one, other)
@@ -339,7 +340,7 @@ def test_boxes_and_letters_stand_clear_inside_the_sheet(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_edges_run_upwards_and_under_no_box(case: str) -> None:
-    picture = lookup("export", "svg")(CASES[case])
+    picture = lookup("formats", "svg")(CASES[case])
     solid = [(x0 + 1, y0 + 1, x1 - 1, y1 - 1) for x0, y0, x1, y1 in boxes(picture)]
     for name, paths in drawn(picture).items():
         for path in paths:
@@ -352,7 +353,7 @@ def test_edges_run_upwards_and_under_no_box(case: str) -> None:
 
 
 def test_rows_stand_in_the_order_of_the_layers() -> None:
-    root = ElementTree.fromstring(lookup("export", "svg")(name_movers()))
+    root = ElementTree.fromstring(lookup("formats", "svg")(name_movers()))
     heights = {text.text: float(text.get("y", "")) for text in root.iter(f"{SVG}text")}
     rows = ["embed", "m0", "3.0", "5.5", "8.6", "9.9", "10.7", "logits"]
     found = [heights[label] for label in rows]
@@ -361,11 +362,11 @@ def test_rows_stand_in_the_order_of_the_layers() -> None:
 
 
 def test_the_svg_needs_nothing_from_elsewhere() -> None:
-    picture = lookup("export", "svg")(name_movers())
+    picture = lookup("formats", "svg")(name_movers())
     assert picture.count("http") == 1  # the namespace
     assert "href" not in picture
     assert "url(" not in picture
-    assert f'fill="{_style.PAPER}"' in picture.splitlines()[1]
+    assert f'fill="{style.PAPER}"' in picture.splitlines()[1]
 
 
 @pytest.mark.parametrize("suffix", ["svg", "graphml"])
@@ -374,7 +375,7 @@ def test_hostile_words_break_no_xml(suffix: str) -> None:
     made.graph.update(model=HOSTILE, faithfulness=HOSTILE, note={"a": [HOSTILE]})
     made.nodes["a9.h9"]["role"] = HOSTILE
     style = {"title": HOSTILE} if suffix == "svg" else {}
-    picture = lookup("export", suffix)(made, **style)
+    picture = lookup("formats", suffix)(made, **style)
     root = ElementTree.fromstring(picture)
     assert not list(root.iter("script"))
     assert not list(root.iter(f"{SVG}script"))
@@ -389,7 +390,7 @@ def test_hostile_words_break_no_dot(words: str, engine: str) -> None:
     made.graph.update(model=words)
     made.nodes["a9.h9"]["role"] = words
     for suffix, start in BYTES.items():
-        content = lookup("export", suffix)(made, title=words, engine=engine)
+        content = lookup("formats", suffix)(made, title=words, engine=engine)
         assert content.startswith(start)
 
 
@@ -397,14 +398,14 @@ def test_long_words_are_cut() -> None:
     made = name_movers()
     made.graph["model"] = "x" * 10_000
     made.nodes["a9.h9"]["role"] = "y" * 10_000
-    picture = lookup("export", "svg")(made, title="z" * 10_000)
+    picture = lookup("formats", "svg")(made, title="z" * 10_000)
     assert "…" in picture
     assert not any(letter * 200 in picture for letter in "xyz")
 
 
 def test_a_large_circuit_shows_its_two_hundred_strongest_edges() -> None:
     made = dense(2_000, Wiring(12, 12, 12))
-    picture = lookup("export", "svg")(made)
+    picture = lookup("formats", "svg")(made)
     strongest = sorted(circuits.edges(made), key=lambda edge: -abs(edge[2]))[:200]
     assert set(drawn(picture)) == {edge_name(w, r) for w, r, _ in strongest}
     assert "(1,800 left out)" in picture
@@ -412,14 +413,14 @@ def test_a_large_circuit_shows_its_two_hundred_strongest_edges() -> None:
 
 def test_dot_is_told_to_hurry_only_above_some_hundred_edges() -> None:
     made = dense(400, Wiring(12, 12, 12))
-    assert "splines=line" not in lookup("export", "dot")(made)
-    assert "splines=line" in lookup("export", "dot")(made, edges=400)
+    assert "splines=line" not in lookup("formats", "dot")(made)
+    assert "splines=line" in lookup("formats", "dot")(made, edges=400)
 
 
 # -- Graphviz, there or not ------------------------------------------------------------------------
 def test_svg_and_dot_need_no_graphviz(no_graphviz: None) -> None:
     for suffix in TEXTS:
-        assert "logits" in lookup("export", suffix)(name_movers())
+        assert "logits" in lookup("formats", suffix)(name_movers())
 
 
 @pytest.mark.parametrize(
@@ -429,12 +430,12 @@ def test_without_graphviz_the_remedy_is_named(
     suffix: str, style: dict[str, str], no_graphviz: None
 ) -> None:
     with pytest.raises(OutputError, match=r"pip install pygraphviz.*\.svg"):
-        lookup("export", suffix)(name_movers(), **style)
+        lookup("formats", suffix)(name_movers(), **style)
 
 
 @needs_graphviz
 def test_graphviz_lays_out_on_request() -> None:
-    picture = lookup("export", "svg")(name_movers(), engine="dot")
+    picture = lookup("formats", "svg")(name_movers(), engine="dot")
     root = ElementTree.fromstring(picture)
     assert "Graphviz" in picture or "graphviz" in picture
     assert {"9.9", "logits"} <= set(texts(picture))
@@ -446,13 +447,13 @@ def test_graphviz_lays_out_on_request() -> None:
 def test_pygraphviz_stands_in_for_dot(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     for suffix, start in BYTES.items():
-        assert lookup("export", suffix)(name_movers(), engine=engine).startswith(start)
+        assert lookup("formats", suffix)(name_movers(), engine=engine).startswith(start)
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
 def test_an_unknown_engine_is_refused(suffix: str) -> None:
     with pytest.raises(OutputError, match=r"'magic'.*builtin, dot"):
-        lookup("export", suffix)(name_movers(), engine="magic")
+        lookup("formats", suffix)(name_movers(), engine="magic")
 
 
 @pytest.mark.parametrize(
@@ -467,15 +468,15 @@ def test_an_unknown_engine_is_refused(suffix: str) -> None:
 def test_a_graphviz_that_hangs_or_breaks_is_reported(
     child: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_render, "PATIENCE", 5.0 if words != "within" else 0.1)
-    monkeypatch.setattr(_render, "_command", lambda *_: [sys.executable, "-c", child])
+    monkeypatch.setattr(render, "PATIENCE", 5.0 if words != "within" else 0.1)
+    monkeypatch.setattr(render, "_command", lambda *_: [sys.executable, "-c", child])
     with pytest.raises(OutputError, match=words):
-        lookup("export", "png")(name_movers())
+        lookup("formats", "png")(name_movers())
 
 
 # -- tables ----------------------------------------------------------------------------------------
 def test_csv_lists_every_edge_the_strongest_first() -> None:
-    rows = list(csv.reader(io.StringIO(lookup("export", "csv")(name_movers()))))
+    rows = list(csv.reader(io.StringIO(lookup("formats", "csv")(name_movers()))))
     assert rows[0] == ["writer", "reader", "edge", "weight"]
     expected = {(w, r, edge_name(w, r), x) for w, r, x in circuits.edges(name_movers())}
     assert {(w, r, name, float(x)) for w, r, name, x in rows[1:]} == expected
@@ -485,7 +486,7 @@ def test_csv_lists_every_edge_the_strongest_first() -> None:
 
 
 def test_json_reads_back() -> None:
-    text = lookup("export", "json")(name_movers())
+    text = lookup("formats", "json")(name_movers())
     assert circuits.to_json(circuits.from_json(text)) == text
 
 
@@ -493,7 +494,7 @@ def test_graphml_reads_back_with_what_it_has_no_type_for_as_json() -> None:
     made = name_movers()
     made.graph["settings"] = {"steps": 5, "of": [1, None, Path("x")]}
     made["a9.h9"]["logits"]["extra"] = None
-    read = nx.parse_graphml(lookup("export", "graphml")(made))
+    read = nx.parse_graphml(lookup("formats", "graphml")(made))
     assert set(read.edges) == {(str(a), str(b)) for a, b in made.edges}
     assert read.edges["a9.h9", "logits"]["weight"] == 1.0
     assert read.nodes["a9.h9"]["role"] == "name mover"
@@ -504,13 +505,13 @@ def test_graphml_reads_back_with_what_it_has_no_type_for_as_json() -> None:
 @pytest.mark.parametrize("suffix", TEXTS)
 def test_write_goes_by_the_suffix(suffix: str, tmp_path: Path) -> None:
     path = write(name_movers(), tmp_path / "deep" / f"circuit.{suffix.upper()}")
-    assert path.read_text(encoding="utf-8") == lookup("export", suffix)(name_movers())
+    assert path.read_text(encoding="utf-8") == lookup("formats", suffix)(name_movers())
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_write_hands_the_style_on(tmp_path: Path) -> None:
     path = write(name_movers(), str(tmp_path / "circuit.svg"), edges=2, title="two")
-    assert path.read_text(encoding="utf-8") == lookup("export", "svg")(
+    assert path.read_text(encoding="utf-8") == lookup("formats", "svg")(
         name_movers(), edges=2, title="two"
     )
 
@@ -556,7 +557,7 @@ def test_a_picture_that_fails_leaves_the_old_file(no_graphviz: None, tmp_path: P
 
 
 def test_exporting_imports_neither_torch_nor_transformer_lens() -> None:
-    modules = sorted({lookup("export", name).__module__ for name in names("export")})
+    modules = sorted({lookup("formats", name).__module__ for name in names("formats")})
     code = (
         f"import sys, {', '.join(modules)}\n"
         "print(*[name for name in ('torch', 'transformer_lens') if name in sys.modules])"
@@ -569,7 +570,7 @@ def test_lines_without_weights_are_alike_and_no_weight_is_explained() -> None:
     circuit = named("docstring:acdc").circuit
     weighted = circuit.copy()
     weighted.graph.pop("unweighted")
-    plain, thick = (lookup("export", "svg")(one) for one in (circuit, weighted))
+    plain, thick = (lookup("formats", "svg")(one) for one in (circuit, weighted))
     assert "|weight|" in thick
     assert "|weight|" not in plain
     widths = [set(re.findall(r'stroke-width="([^"]+)"', one)) for one in (plain, thick)]

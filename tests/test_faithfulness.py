@@ -14,13 +14,12 @@ from families import FAMILIES, able, as_batch, dataset, distance, model, pristin
 from oracles import Oracle
 from torch import Tensor
 
-from circuitkit import circuit as graphs
-from circuitkit.catalogue import lookup, names
 from circuitkit.corruptions import counterfactual, noise
-from circuitkit.data import Batch, Dataset, Example
+from circuitkit.data.batches import Batch, Dataset
+from circuitkit.data.examples import Example
 from circuitkit.discovery import clean_corrupted, eap, eap_ig
 from circuitkit.errors import CircuitError, EvaluationError, MetricError
-from circuitkit.faithfulness import (
+from circuitkit.evaluation.faithfulness import (
     Curve,
     Evaluation,
     ability,
@@ -33,10 +32,12 @@ from circuitkit.faithfulness import (
     random_masks,
     smallest,
 )
+from circuitkit.graph import circuit as graphs
+from circuitkit.graph.nodes import parse_edge
+from circuitkit.graph.scores import Scores
+from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics import accuracy, js, kl, log_probability, logit_diff
-from circuitkit.nodes import parse_edge
-from circuitkit.scores import Scores
-from circuitkit.wiring import Wiring
+from circuitkit.registry import lookup, names
 
 CORRUPTIONS = names("corruptions")
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -211,7 +212,7 @@ def test_several_metrics_of_one_circuit_are_a_list_and_share_their_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     m, data, seen = model("gpt2"), able("gpt2"), []
-    module = sys.modules["circuitkit.faithfulness"]
+    module = sys.modules["circuitkit.evaluation.faithfulness"]
     inner = module.runs
 
     def counted(*given: Any, **options: Any) -> Any:
@@ -529,7 +530,7 @@ def test_the_smallest_circuit_is_that_where_faithfulness_grows_with_size(
         asked.append(len(masks))
         return [evaluation([1], [0], [mask.sum() / total]) for mask in masks]
 
-    monkeypatch.setattr(sys.modules["circuitkit.faithfulness"], "evaluate", shares)
+    monkeypatch.setattr(sys.modules["circuitkit.evaluation.faithfulness"], "evaluate", shares)
     found = smallest(m, scores, dataset(), logit_diff, counterfactual, target, rule=rule)
     sizes = [int(scores.mask(n, rule).sum()) for n in range(1, total + 1)]
     first = next(n for n, size in enumerate(sizes, 1) if size / total >= target)

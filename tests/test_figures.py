@@ -16,13 +16,13 @@ from test_export import BYTES, HOSTILE, SVG, needs_graphviz, no_graphviz, texts
 
 import circuitkit
 from circuitkit.errors import OutputError
-from circuitkit.export import _style
-from circuitkit.export._render import graphviz_drawn
-from circuitkit.export._shapes import Line, Polygon, Rect, Scene, Shape, Text
-from circuitkit.export._xdot import placed
-from circuitkit.figures import Heatmap, Lines, Panels, _axes
-from circuitkit.figures._figure import Figure
-from circuitkit.figures.curves import COLOURS
+from circuitkit.viz import style
+from circuitkit.viz.figures import Heatmap, Lines, Panels, _axes
+from circuitkit.viz.figures._figure import Figure
+from circuitkit.viz.figures.curves import COLOURS
+from circuitkit.viz.render import graphviz_drawn
+from circuitkit.viz.shapes import Line, Polygon, Rect, Scene, Shape, Text
+from circuitkit.viz.xdot import placed
 
 __all__ = ["no_graphviz"]
 
@@ -111,7 +111,7 @@ def fills(figure: Figure) -> dict[str, str]:
 def extent(shape: Shape) -> tuple[float, float, float, float]:
     """Left, top, right and bottom."""
     if isinstance(shape, Text):
-        width, height = _style.text_width(shape.text, shape.size), shape.size
+        width, height = style.text_width(shape.text, shape.size), shape.size
         start = {"start": 0.0, "middle": 0.5, "end": 1.0}[shape.anchor] * width
         if shape.turned:  # it starts below
             left, bottom = shape.x - height / 2, shape.y + start
@@ -276,7 +276,7 @@ def test_marked_cells_are_outlined_and_the_legend_says_why() -> None:
 
     def outlines(figure: Figure) -> list[Rect]:
         rects = [shape for shape in figure.scene().shapes if isinstance(shape, Rect)]
-        return [rect for rect in rects if rect.stroke == _style.INK and not rect.fill]
+        return [rect for rect in rects if rect.stroke == style.INK and not rect.fill]
 
     assert not outlines(plain)
     assert "detected" not in texts(plain.svg())
@@ -294,8 +294,8 @@ def test_numbers_stand_in_their_cells_in_ink_that_shows() -> None:
     shapes = figure.scene().shapes
     said = {s.text: s for s in shapes if isinstance(s, Text) and s.size == 9.0}
     assert set(said) == {"1.00", "0.00", "0.50", "−1.00"}
-    assert said["1.00"].colour == _style.PAPER
-    assert said["0.00"].colour == _style.INK
+    assert said["1.00"].colour == style.PAPER
+    assert said["0.00"].colour == style.INK
     cells = [s for s in shapes if isinstance(s, Rect) and s.title]
     for text in said.values():
         box = extent(text)
@@ -585,7 +585,7 @@ def test_another_suffix_is_refused(name: str, tmp_path: Path) -> None:
 def test_figures_are_served_and_need_neither_torch_nor_matplotlib() -> None:
     assert circuitkit.figures.Heatmap is Heatmap
     code = (
-        "import sys\nfrom circuitkit.figures import Heatmap\nHeatmap([[1.0]]).svg()\n"
+        "import sys\nfrom circuitkit.viz.figures import Heatmap\nHeatmap([[1.0]]).svg()\n"
         "print(*[name for name in ('torch', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuitkit import circuit as circuits
-from circuitkit.data import Dataset, Task
+from circuitkit.data.batches import Dataset
+from circuitkit.data.prompts import Task
+from circuitkit.data.tasks import make_task
 from circuitkit.discovery import eap, exact
 from circuitkit.errors import ScoresError, UnknownNameError
-from circuitkit.find import Found, find_circuit, make_task
-from circuitkit.models import load
-from circuitkit.overlap import agreement
-from circuitkit.scores import Scores
+from circuitkit.graph import circuit as circuits
+from circuitkit.graph.compare import agreement
+from circuitkit.graph.scores import Scores
+from circuitkit.models.loading import load
+from circuitkit.workflows.discover import Discovery, find_circuit
 
 MODEL = load("mini")
 EVERY = MODEL.wiring.n_edges
@@ -28,15 +30,15 @@ def task() -> Task:
     return make_task("ioi", MODEL, n=12)
 
 
-def find(**options: Any) -> Found:
+def find(**options: Any) -> Discovery:
     return find_circuit(MODEL, task(), **{"method": "eap", **options})
 
 
-def kept(found: Found) -> np.ndarray:
+def kept(found: Discovery) -> np.ndarray:
     return circuits.mask(found.circuit)
 
 
-def flags(found: Found) -> set[Any]:
+def flags(found: Discovery) -> set[Any]:
     edges = circuits.edges(found.circuit)
     return {found.circuit[writer][reader].get("exact") for writer, reader, _ in edges}
 
@@ -67,7 +69,7 @@ def test_a_verified_circuit_is_chosen_from_the_merged_scores() -> None:
 
 
 def test_a_target_is_reached_again_by_the_merged_scores() -> None:
-    from circuitkit.faithfulness import evaluate
+    from circuitkit.evaluation.faithfulness import evaluate
     from circuitkit.metrics import logit_diff
 
     found = find(faithfulness=0.7, verify=40)

@@ -13,28 +13,28 @@ import numpy as np
 import pytest
 import torch
 
-from circuitkit import circuit as circuits
-from circuitkit.circuit import build, edges, mask, weight_matrix
-from circuitkit.cli import main
+from circuitkit.cli.main import main
 from circuitkit.corruptions import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
+from circuitkit.data.tasks import make_task
 from circuitkit.errors import CircuitError, CircuitkitError, OutputError, ScoresError
-from circuitkit.faithfulness import evaluate
-from circuitkit.find import make_task
-from circuitkit.interchange.eap_ig import (
+from circuitkit.evaluation.faithfulness import evaluate
+from circuitkit.evaluation.size_curves import SHARES
+from circuitkit.formats.interchange.eap_ig import (
     SUFFIXES,
     is_eap,
     read_eap_circuit,
     read_eap_scores,
     write_eap,
 )
-from circuitkit.interchange.mib import LIMITS, read_mib, write_mib
+from circuitkit.formats.interchange.mib import LIMITS, read_mib, write_mib
+from circuitkit.graph import circuit as circuits
+from circuitkit.graph.circuit import build, edges, mask, weight_matrix
+from circuitkit.graph.nodes import parse_edge
+from circuitkit.graph.scores import Scores
+from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics import logit_diff
-from circuitkit.models import load
-from circuitkit.nodes import parse_edge
-from circuitkit.scores import Scores
-from circuitkit.sparsity import SHARES
-from circuitkit.wiring import Wiring
+from circuitkit.models.loading import load
 
 SMALL = Wiring(1, 1, 1)
 # A graph of that wiring, written by hand: which edges there are, in what units, and which are kept.

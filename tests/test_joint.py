@@ -18,8 +18,8 @@ from circuitkit.corruptions.constants import mean
 from circuitkit.corruptions.gaussian import noise
 from circuitkit.engine import sweep as engine
 from circuitkit.errors import CircuitError
+from circuitkit.graph.nodes import Node
 from circuitkit.metrics.answers import log_probability, logit_diff
-from circuitkit.nodes import Node
 from circuitkit.patching.joint import patch_together
 from circuitkit.patching.nodes import patch_nodes
 

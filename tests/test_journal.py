@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from circuitkit import circuit
+from circuitkit.engine.checkpoints import Journal, digest
 from circuitkit.errors import OutputError
-from circuitkit.journal import Journal, digest
+from circuitkit.graph import circuit
 
 ABOUT = {"model": "gpt2", "metric": "logit_diff", "sizes": [1, 2]}
 BLOCK = {

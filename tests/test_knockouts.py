@@ -15,21 +15,21 @@ import torch
 from families import able, distance, model
 from gates import gate_prompts, gates
 
-from circuitkit.circuit import build, edges
 from circuitkit.corruptions import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
 from circuitkit.discovery import eap
 from circuitkit.engine.run import record, run
 from circuitkit.errors import CircuitError, EvaluationError
-from circuitkit.faithfulness import evaluate
-from circuitkit.knockouts import _bench
-from circuitkit.knockouts.completeness import incompleteness
-from circuitkit.knockouts.effects import marginal_effects
-from circuitkit.knockouts.pairs import Interactions, Pair, interactions
-from circuitkit.knockouts.redundancy import minimality
+from circuitkit.evaluation.faithfulness import evaluate
+from circuitkit.evaluation.knockouts import _runs
+from circuitkit.evaluation.knockouts.completeness import incompleteness
+from circuitkit.evaluation.knockouts.effects import marginal_effects
+from circuitkit.evaluation.knockouts.pairs import Interactions, Pair, interactions
+from circuitkit.evaluation.knockouts.redundancy import minimality
+from circuitkit.graph.circuit import build, edges
+from circuitkit.graph.nodes import edge_name, parse_edge
+from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics import logit_diff
-from circuitkit.nodes import edge_name, parse_edge
-from circuitkit.wiring import Wiring
 
 GATES, DATA = gates(), gate_prompts()
 ARGUMENTS = (DATA, logit_diff, counterfactual)
@@ -352,14 +352,14 @@ def test_minimality_is_at_least_what_the_edge_does_beside_every_set_that_was_tri
 def test_masks_are_measured_a_few_at_a_time_and_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     circuit, some = gate_circuit([*WHOLE, *IDLE]), (marginal_effects, minimality)
     whole = [function(GATES, circuit, *ARGUMENTS).to_dict() for function in some]
-    blocks, measure = [], _bench.measure
+    blocks, measure = [], _runs.measure
 
     def watched(model: Any, masks: list[np.ndarray], *given: Any) -> np.ndarray:
         blocks.append([mask.tobytes() for mask in masks])
         return measure(model, masks, *given)
 
-    monkeypatch.setattr(_bench, "TOGETHER", 7)
-    monkeypatch.setattr(_bench, "measure", watched)
+    monkeypatch.setattr(_runs, "TOGETHER", 7)
+    monkeypatch.setattr(_runs, "measure", watched)
     assert [function(GATES, circuit, *ARGUMENTS).to_dict() for function in some] == whole
     assert max(map(len, blocks)) == 7
     blocks.clear()

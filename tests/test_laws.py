@@ -20,18 +20,18 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 import circuitkit.engine.attribute as attribute
-from circuitkit.catalogue import names, resolve
 from circuitkit.corruptions import counterfactual, zero
-from circuitkit.data import Batch, Dataset
+from circuitkit.data.batches import Batch, Dataset
 from circuitkit.discovery import clean_corrupted, eap, eap_ig
+from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.run import answer, assemble, record, run
 from circuitkit.errors import UnsupportedModelError
+from circuitkit.graph.scores import Scores
 from circuitkit.metrics import logit_diff
-from circuitkit.model import Activations, Context, Model
-from circuitkit.norms import Norm
-from circuitkit.proof import check
-from circuitkit.scores import Scores
-from circuitkit.transformer import from_module
+from circuitkit.models.checking import check
+from circuitkit.models.norms import Norm
+from circuitkit.models.transformer_lens import from_module
+from circuitkit.registry import names, resolve
 
 SAME = 2e-5  # relative, in single precision
 CORRUPTIONS = names("corruptions")

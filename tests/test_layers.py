@@ -1,4 +1,5 @@
-"""The shape of the code: who may import whom, and what no file holds."""
+"""The shape of the code: who may import whom, and what no file holds. One test a rule: each names
+every place that breaks it."""
 
 from __future__ import annotations
 
@@ -8,47 +9,33 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import circuitkit
 
 ROOT = Path(circuitkit.__path__[0])
 
-# A module imports only from rows above its own, and a folder's files from each other. A new module
-# gets a place here.
-ROWS = (
-    "errors naming progress silence undefined",
-    "catalogue units",
-    "nodes",
-    "wiring",
-    "circuit data",
-    "memory",
-    "model scores overlap cache surgery norms",
-    "judge journal ranking interchange",
-    "engine.plan",
-    "engine.run",
-    "engine.attribute engine.sweep",
-    "transformer",
-    "metrics corruptions export tasks references",
-    "figures",
-    "proof rasp",
+# The rooms, from the top down: a room imports only from lines above its own, and rooms on one line
+# do not import each other. A new room gets a place here.
+LINES = (
+    "errors",
+    "registry util",
+    "graph",
+    "viz formats",
+    "data",
+    "engine",
     "models",
-    "patching attention",
-    "discovery faithfulness detection",
-    "knockouts verification robustness sparsity",
-    "planning",
-    "find",
-    "studies benching",
-    "commands",
+    "metrics corruptions tasks references",
+    "discovery",
+    "patching",
+    "evaluation",
+    "truth",
+    "workflows",
     "cli",
     "__main__",
 )
-ROW = {name: number for number, row in enumerate(ROWS) for name in row.split()}
-WITHOUT_TORCH = {
-    "errors", "naming", "progress", "catalogue", "units", "nodes", "wiring", "circuit", "scores",
-    "overlap", "cache", "export", "figures", "references", "ranking",
-    "interchange", "undefined",
-}  # fmt: skip
+LINE = {name: number for number, line in enumerate(LINES) for name in line.split()}
+MOST_MODULES, MOST_FOLDERS = 5, 19  # at the first level
+# What draws, compares and converts saved circuits does without torch.
+WITHOUT_TORCH = {"errors", "registry", "util", "graph", "viz", "formats", "references"}
 
 
 def modules() -> dict[str, Path]:
@@ -64,20 +51,12 @@ def modules() -> dict[str, Path]:
 
 MODULES = modules()
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
-every_module = pytest.mark.parametrize("name", TREES)
-FILES = [ROOT / "__init__.py", *MODULES.values()]
-every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+FACE = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+FILES = {"__init__": FACE, **TREES}
 
 
-def folder(name: str) -> str:
+def room(name: str) -> str:
     return name.split(".")[0]
-
-
-def row(name: str) -> int | None:
-    """The row of a module, or of its folder; None for a folder that only holds modules of rows."""
-    if name == "engine":
-        return None
-    return ROW.get(name, ROW.get(folder(name)))
 
 
 def imports(tree: ast.AST, name: str) -> Iterator[str]:
@@ -113,33 +92,50 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
             yield node
 
 
-# -- rows ------------------------------------------------------------------------------------------
-@every_module
-def test_a_module_has_a_row(name: str) -> None:
-    assert name == "engine" or row(name) is not None, f"write {name} into ROWS"
+# -- rooms -----------------------------------------------------------------------------------------
+def test_the_listing_is_the_architecture() -> None:
+    rooms = {room(name) for name in MODULES}
+    assert rooms == set(LINE), "write a new room into LINES"
+    files = [path for path in ROOT.iterdir() if path.suffix == ".py"]
+    listed = [path for path in ROOT.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    folders = {path.relative_to(ROOT).parts[0] for path in listed if path.parent != ROOT}
+    assert len(files) <= MOST_MODULES
+    assert len(folders) <= MOST_FOLDERS
 
 
-@every_module
-def test_a_module_imports_only_from_rows_above_its_own(name: str) -> None:
-    mine = row(name)
-    for other in imports(TREES[name], name):
-        theirs = row(other)
-        if mine is None or theirs is None:
-            continue
-        if folder(name) == folder(other) != "engine":
-            continue
-        assert theirs < mine, f"{name} imports {other}"
+def test_a_room_imports_only_from_rooms_above_its_own() -> None:
+    wrong = [
+        f"{name} imports {other}"
+        for name, tree in TREES.items()
+        for other in imports(tree, name)
+        if room(name) != room(other) and LINE[room(other)] >= LINE[room(name)]
+    ]
+    assert not wrong
 
 
-def test_the_imports_that_the_rows_judge_are_found() -> None:
-    assert "wiring" in set(imports(TREES["circuit"], "circuit"))
-    assert "circuit" in set(imports(TREES["scores"], "scores"))
+def test_a_private_name_stays_in_its_room() -> None:
+    wrong = [
+        f"{name} imports {node.module}:{alias.name}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("circuitkit.")
+        for alias in node.names
+        if room((node.module or "").removeprefix("circuitkit.")) != room(name)
+        and any(p.startswith("_") for p in f"{node.module}.{alias.name}".split("."))
+    ]
+    assert not wrong
+
+
+def test_the_imports_that_the_rule_judges_are_found() -> None:
+    assert "graph.wiring" in set(imports(TREES["graph.circuit"], "graph.circuit"))
     assert "engine.run" in set(imports(TREES["engine.attribute"], "engine.attribute"))
-    inside = ast.parse("def f():\n    from circuitkit import wiring\n    import circuitkit.nodes\n")
-    assert set(imports(inside, "circuit")) == {"wiring", "nodes"}
+    inside = ast.parse(
+        "def f():\n    from circuitkit.graph import wiring\n    import circuitkit.errors\n"
+    )
+    assert set(imports(inside, "graph.circuit")) == {"graph", "graph.wiring", "errors"}
 
 
-def test_folder_mates_do_not_import_each_other_in_a_circle() -> None:
+def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = {name: set(imports(TREES[name], name)) for name in TREES}
     done: set[str] = set()
     while graph:
@@ -149,21 +145,24 @@ def test_folder_mates_do_not_import_each_other_in_a_circle() -> None:
         graph = {name: needed for name, needed in graph.items() if name not in free}
 
 
-def test_only_the_adapter_knows_transformer_lens() -> None:
+def test_only_one_module_knows_transformer_lens() -> None:
     knowing = {name for name, tree in TREES.items() if "transformer_lens" in outer_imports(tree)}
-    assert knowing == {"transformer"}
+    assert knowing == {"models.transformer_lens"}
 
 
-@every_file
-def test_nothing_is_imported_relatively_or_wholesale(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            assert all(alias.name != "*" for alias in node.names)
+def test_nothing_is_imported_relatively_or_wholesale() -> None:
+    wrong = [
+        f"{name}:{node.lineno}"
+        for name, tree in FILES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and (node.level or any(alias.name == "*" for alias in node.names))
+    ]
+    assert not wrong
 
 
 def test_what_draws_and_compares_saved_circuits_never_imports_torch() -> None:
-    names = [name for name in MODULES if folder(name) in WITHOUT_TORCH]
+    names = [name for name in MODULES if room(name) in WITHOUT_TORCH]
     assert len(names) > len(WITHOUT_TORCH)
     script = "import importlib, sys\n" + "".join(
         f"importlib.import_module('circuitkit.{name}')\n"
@@ -178,18 +177,19 @@ def test_a_saved_circuit_is_read_drawn_and_compared_without_torch(tmp_path: Path
     script = """
 import sys
 import numpy as np
-from circuitkit.catalogue import lookup
-from circuitkit.circuit import prune, read, summary, to_json, write_whole
-from circuitkit.overlap import compare
-from circuitkit.scores import Scores
-from circuitkit.wiring import Wiring
+from circuitkit.registry import lookup
+from circuitkit.graph.circuit import read, summary, to_json
+from circuitkit.graph.compare import compare
+from circuitkit.graph.scores import Scores
+from circuitkit.graph.wiring import Wiring
+from circuitkit.util.atomic import write_whole
 
 wiring = Wiring(2, 4, 2)
 scores = Scores(wiring, np.random.default_rng(0).standard_normal(wiring.shape))
 scores.save("s")
 write_whole("c.json", to_json(Scores.load("s").top(20)))
-circuit = prune(read("c.json"))
-lookup("export", "svg")(circuit), summary(circuit), repr(compare(circuit, circuit))
+circuit = read("c.json")
+lookup("formats", "svg")(circuit), summary(circuit), repr(compare(circuit, circuit))
 sys.exit("torch is imported" if "torch" in sys.modules else 0)
 """
     done = subprocess.run(
@@ -200,62 +200,72 @@ sys.exit("torch is imported" if "torch" in sys.modules else 0)
 
 
 # -- what no file holds ----------------------------------------------------------------------------
-@every_file
-def test_every_module_says_what_it_is_for(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+def test_every_module_says_what_it_is_for() -> None:
+    assert not [name for name, tree in FILES.items() if not ast.get_docstring(tree)]
 
 
-@every_module
-def test_every_public_name_is_there_and_says_what_it_is(name: str) -> None:
-    tree = TREES[name]
+def defined(tree: ast.Module) -> tuple[list[str], dict[str, ast.stmt]]:
+    """The names in ``__all__``, and every name that a module defines, with where."""
     public: list[str] = []
-    defined: dict[str, ast.stmt] = {}
+    found: dict[str, ast.stmt] = {}
     for node in tree.body:
         if isinstance(node, ast.Assign):
             for target in node.targets:
                 if isinstance(target, ast.Name):
-                    defined[target.id] = node
+                    found[target.id] = node
                     if target.id == "__all__":
                         public = ast.literal_eval(node.value)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            defined[node.target.id] = node
+            found[node.target.id] = node
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            defined[node.name] = node
+            found[node.name] = node
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            defined |= {(alias.asname or alias.name): node for alias in node.names}
-    assert len(public) == len(set(public))
-    for one in public:
-        assert one in defined, f"{one} is in __all__ only"
-        node = defined[one]
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            assert ast.get_docstring(node), f"{one} has no docstring"
-    if not MODULES[name].name.startswith("_"):
-        assert public, "there is no __all__"
+            found |= {(alias.asname or alias.name): node for alias in node.names}
+    return public, found
 
 
-@every_file
-def test_nothing_is_asserted_and_only_the_command_line_prints(path: Path) -> None:
-    command_line = path.relative_to(ROOT).parts[0] in ("cli.py", "commands")
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        assert not isinstance(node, ast.Assert), f"an assert in line {node.lineno}"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            printed = node.func.id == "print" and not command_line
-            assert not printed, f"a print in line {node.lineno}"
+def test_every_public_name_is_there_and_says_what_it_is() -> None:
+    wrong = []
+    for name, tree in TREES.items():
+        public, found = defined(tree)
+        if not public and MODULES[name].name[0] != "_":
+            wrong.append(f"{name} has no __all__")
+        if len(public) != len(set(public)):
+            wrong.append(f"{name} names one twice")
+        for one in public:
+            node = found.get(one)
+            if node is None:
+                wrong.append(f"{name}: {one} is in __all__ only")
+            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not ast.get_docstring(node):
+                wrong.append(f"{name}: {one} has no docstring")
+    assert not wrong
 
 
-@every_file
-def test_no_function_is_longer_than_a_screen(path: Path) -> None:
-    for node in functions(ast.parse(path.read_text(encoding="utf-8"))):
-        length = (node.end_lineno or 0) - node.lineno + 1
-        assert length <= 60, f"{node.name} has {length} lines"
+def test_nothing_is_asserted_and_only_the_command_line_prints() -> None:
+    wrong = []
+    for name, tree in FILES.items():
+        for node in ast.walk(tree):
+            printed = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+            if isinstance(node, ast.Assert) or (printed and room(name) != "cli"):
+                wrong.append(f"{name}:{node.lineno}")
+    assert not wrong
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    wrong = [
+        f"{name}: {node.name}"
+        for name, tree in FILES.items()
+        for node in functions(tree)
+        if (node.end_lineno or 0) - node.lineno >= 60
+    ]
+    assert not wrong
 
 
 MUTATORS = {"append", "add", "update", "extend", "setdefault", "insert", "pop", "clear", "remove"}
 
 
-@every_file
-def test_no_function_changes_what_belongs_to_its_module(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def changes(tree: ast.Module) -> Iterator[int]:
+    """The lines in which a function changes what belongs to its module."""
     shared = {
         target.id
         for node in tree.body
@@ -268,23 +278,31 @@ def test_no_function_changes_what_belongs_to_its_module(path: Path) -> None:
                if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}  # fmt: skip
         own |= {arg.arg for arg in ast.walk(function) if isinstance(arg, ast.arg)}
         for node in ast.walk(function):
-            assert not isinstance(node, ast.Global), f"a global in line {node.lineno}"
             changed: ast.expr | None = None
-            if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            if isinstance(node, ast.Global):
+                yield node.lineno
+            elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
                 changed = node.value
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 changed = node.func.value if node.func.attr in MUTATORS else None
-            if isinstance(changed, ast.Name):
-                assert changed.id not in shared - own, f"line {node.lineno} changes {changed.id}"
+            if isinstance(changed, ast.Name) and changed.id in shared - own:
+                yield node.lineno
 
 
-@every_file
-def test_every_function_is_annotated(path: Path) -> None:
-    for node in functions(ast.parse(path.read_text(encoding="utf-8"))):
-        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-        bare = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
-        assert not bare, f"{node.name} leaves {bare} unannotated"
-        assert node.returns is not None, f"{node.name} does not say what it returns"
+def test_no_function_changes_what_belongs_to_its_module() -> None:
+    assert not [f"{name}:{line}" for name, tree in FILES.items() for line in changes(tree)]
+    assert list(changes(ast.parse("A = []\ndef f():\n    A.append(1)\n"))) == [3]
+
+
+def test_every_function_is_annotated() -> None:
+    wrong = []
+    for name, tree in FILES.items():
+        for node in functions(tree):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            bare = [a for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
+            if bare or node.returns is None:
+                wrong.append(f"{name}: {node.name}")
+    assert not wrong
 
 
 def test_every_error_descends_from_one_and_says_what_it_is() -> None:

@@ -13,16 +13,16 @@ from families import examples, model
 
 from circuitkit.corruptions.gaussian import noise
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine import run as engine
+from circuitkit.engine.memory import Need, foresee, peak, room
 from circuitkit.errors import BudgetError
-from circuitkit.faithfulness import evaluate, random_masks
-from circuitkit.memory import Need, foresee, peak, room
+from circuitkit.evaluation.faithfulness import evaluate, random_masks
 from circuitkit.metrics.answers import logit_diff
-from circuitkit.planning import fitted, needed
-from circuitkit.transformer import Transformer, from_module
-from circuitkit.units import parse, spell
+from circuitkit.models.transformer_lens import Transformer, from_module
+from circuitkit.util.bytesize import parse, spell
+from circuitkit.workflows.batching import fitted, needed
 
 
 def test_the_peak_is_what_lives_at_once() -> None:
@@ -124,7 +124,7 @@ def _with_room(m: Transformer, data: Dataset, space: float) -> Dataset:
     """The data with such a memory that the room is this."""
     import psutil
 
-    from circuitkit.memory import SPARE
+    from circuitkit.engine.memory import SPARE
 
     taken = psutil.Process().memory_info().rss
     return replace(data, memory=int(taken + space / SPARE))

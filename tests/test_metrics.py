@@ -14,8 +14,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from torch import Tensor
 
-from circuitkit.catalogue import lookup, names
-from circuitkit.data import Batch
+from circuitkit.data.batches import Batch
 from circuitkit.errors import MetricError
 from circuitkit.metrics import (
     accuracy,
@@ -27,6 +26,7 @@ from circuitkit.metrics import (
     probability,
     top1,
 )
+from circuitkit.registry import lookup, names
 
 METRICS = names("metrics")
 LN2 = math.log(2)

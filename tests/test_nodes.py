@@ -9,7 +9,7 @@ import random
 import pytest
 
 from circuitkit.errors import NodeNameError
-from circuitkit.nodes import EMBED, LOGITS, Node, edge_name, parse_edge
+from circuitkit.graph.nodes import EMBED, LOGITS, Node, edge_name, parse_edge
 
 WELL_FORMED = {
     "embed": (None, None, None, None),

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from circuitkit.corruptions.constants import mean
 from circuitkit.corruptions.gaussian import noise
-from circuitkit.data import Batch, Dataset
+from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine import sweep as engine
 from circuitkit.engine.run import answer, record, run
 from circuitkit.errors import CircuitError, DataError, EvaluationError, MetricError
 from circuitkit.metrics.answers import log_probability, logit_diff
 from circuitkit.metrics.divergence import kl
+from circuitkit.models.transformer_lens import Transformer
 from circuitkit.patching.effects import Effects
 from circuitkit.patching.nodes import NODES, patch_heads, patch_nodes, patch_residual
-from circuitkit.transformer import Transformer
 
 SINGLE = ("mixtral",)  # torch multiplies the experts' matrices in single precision only
 PARALLEL = ("neox-parallel",)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from circuitkit.circuit import build, edges, mask
 from circuitkit.errors import CircuitError
-from circuitkit.nodes import parse_edge
-from circuitkit.overlap import Comparison, Overlap, compare
-from circuitkit.wiring import Wiring
+from circuitkit.graph.circuit import build, edges, mask
+from circuitkit.graph.compare import Comparison, Overlap, compare
+from circuitkit.graph.nodes import parse_edge
+from circuitkit.graph.wiring import Wiring
 
 WIRING = Wiring(2, 4, 2)
 

@@ -8,13 +8,13 @@ import torch
 from families import FAMILIES, build
 from test_sweep import pairs
 
-from circuitkit.data import Batch
+from circuitkit.data.batches import Batch
+from circuitkit.engine.model import Activations, Context
 from circuitkit.engine.run import answer, record
 from circuitkit.errors import CircuitError, DataError
 from circuitkit.metrics.answers import logit_diff
-from circuitkit.model import Activations, Context
+from circuitkit.models.transformer_lens import Transformer, from_module
 from circuitkit.patching.paths import patch_path, patch_paths, patch_senders
-from circuitkit.transformer import Transformer, from_module
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -12,9 +12,9 @@ from families import FAMILIES, build, model
 from torch import Tensor
 
 from circuitkit.errors import ModelError, UnsupportedModelError
-from circuitkit.models import load
-from circuitkit.proof import Proof, Row, check
-from circuitkit.transformer import Transformer, from_module
+from circuitkit.models.checking import Proof, Row, check
+from circuitkit.models.loading import load
+from circuitkit.models.transformer_lens import Transformer, from_module
 
 SUMS = "the writers sum to what every reader reads"
 PARTS = "each component alone gives what it gives in the model"

@@ -17,22 +17,22 @@ from test_sweep import pairs
 from circuitkit.corruptions.constants import mean
 from circuitkit.corruptions.gaussian import noise
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
 from circuitkit.discovery import pruning
 from circuitkit.discovery.pruning import acdc
 from circuitkit.discovery.sweeps import exact
+from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.model import Model
 from circuitkit.engine.run import answer, record, run
 from circuitkit.errors import MetricError, UnknownNameError
-from circuitkit.faithfulness import evaluate, measure
-from circuitkit.find import find_circuit
-from circuitkit.judge import Corruption, Metric
+from circuitkit.evaluation.faithfulness import evaluate, measure
+from circuitkit.graph.scores import Scores
+from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.metrics.divergence import kl
-from circuitkit.model import Model
-from circuitkit.models import load
-from circuitkit.scores import Scores
-from circuitkit.transformer import from_module
-from circuitkit.wiring import Wiring
+from circuitkit.models.loading import load
+from circuitkit.models.transformer_lens import from_module
+from circuitkit.workflows.discover import find_circuit
 
 DRAWS = partial(noise, draws=2)
 PAIR: dict[str, Any] = {**SMALL, "num_attention_heads": 2, "num_key_value_heads": 1}

@@ -9,8 +9,8 @@ import networkx as nx
 import pytest
 
 import circuitkit
-from circuitkit import catalogue
-from circuitkit.cli import _parser
+from circuitkit import registry
+from circuitkit.cli.main import _parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,12 +28,12 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         circuitkit.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("kind", catalogue.KINDS)
+@pytest.mark.parametrize("kind", registry.KINDS)
 def test_a_folder_serves_functions_and_not_modules(kind: str) -> None:
     """A file may not be called as its function is, or the module would stand in its way."""
     folder = getattr(circuitkit, kind)
-    for name in catalogue.names(kind):
-        function = catalogue.lookup(kind, name)
+    for name in registry.names(kind):
+        function = registry.lookup(kind, name)
         assert getattr(folder, name) is function
         assert function.__module__.rsplit(".", 1)[1] != name
 

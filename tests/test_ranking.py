@@ -15,12 +15,11 @@ from families import able, distance, model
 
 import circuitkit
 from circuitkit.corruptions import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
 from circuitkit.discovery import acdc, eap, random
 from circuitkit.errors import CircuitError, EvaluationError, ScoresError
-from circuitkit.faithfulness import Evaluation, evaluate
-from circuitkit.metrics import accuracy, logit_diff
-from circuitkit.ranking import (
+from circuitkit.evaluation.faithfulness import Evaluation, evaluate
+from circuitkit.evaluation.recovery import (
     Recovery,
     acdc_auroc,
     auroc,
@@ -32,9 +31,10 @@ from circuitkit.ranking import (
     stability,
     staircase,
 )
-from circuitkit.scores import Scores
-from circuitkit.sparsity import SHARES, SizeCurve, area, best, cmd, cpr, size_curves
-from circuitkit.wiring import Wiring
+from circuitkit.evaluation.size_curves import SHARES, SizeCurve, area, best, cmd, cpr, size_curves
+from circuitkit.graph.scores import Scores
+from circuitkit.graph.wiring import Wiring
+from circuitkit.metrics import accuracy, logit_diff
 
 FIVE = Wiring(1, 1, 1, mlp=False)  # embed -> q, k, v, logits; a0.h0 -> logits
 MANY = Wiring(2, 2, 1)

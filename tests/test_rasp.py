@@ -16,19 +16,20 @@ from families import as_batch, distance
 from torch import Tensor
 
 import circuitkit
-from circuitkit import circuit as circuits
 from circuitkit.corruptions.constants import mean_by_position, zero
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Dataset, Example
+from circuitkit.data.batches import Dataset
+from circuitkit.data.examples import Example
 from circuitkit.discovery.attribution import eap
 from circuitkit.discovery.sweeps import exact
+from circuitkit.engine.model import Model
 from circuitkit.engine.run import answer, record
 from circuitkit.errors import CircuitError, DataError, ModelError, UnknownNameError
+from circuitkit.graph import circuit as circuits
+from circuitkit.graph.nodes import edge_name
 from circuitkit.metrics.answers import accuracy, logit_diff
-from circuitkit.model import Model
-from circuitkit.nodes import edge_name
-from circuitkit.proof import check
-from circuitkit.rasp import (
+from circuitkit.models.checking import check
+from circuitkit.truth.rasp import (
     Aggregate,
     Decoder,
     Map,
@@ -444,7 +445,7 @@ def test_compression_keeps_the_function_until_it_does_not() -> None:
 
 # -- a program of one's own ------------------------------------------------------------------------
 def test_a_program_of_ones_own_takes_ten_lines() -> None:
-    from circuitkit import rasp
+    from circuitkit.truth import rasp
 
     same = rasp.Select(rasp.tokens, rasp.tokens, lambda key, query: key == query)
     twice = rasp.Map(lambda count: count == 2, rasp.SelectorWidth(same))

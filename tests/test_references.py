@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuitkit import circuit as circuits
-from circuitkit.circuit import edges, from_json, mask, read, to_json
-from circuitkit.cli import main
-from circuitkit.data import Words
+from circuitkit.cli.main import main
+from circuitkit.data.tokens import TokenizerView
 from circuitkit.errors import UnknownNameError
-from circuitkit.models import load
-from circuitkit.nodes import EMBED, LOGITS, Node, edge_name
-from circuitkit.overlap import compare, compare_members, lists_members
+from circuitkit.graph import circuit as circuits
+from circuitkit.graph.circuit import edges, from_json, mask, read, to_json
+from circuitkit.graph.compare import compare, compare_members, lists_members
+from circuitkit.graph.nodes import EMBED, LOGITS, Node, edge_name
+from circuitkit.graph.wiring import Wiring
+from circuitkit.models.loading import load
 from circuitkit.references.compiled import PROPORTION, REVERSE
 from circuitkit.references.published import Published, describe, named, names, skeleton
 from circuitkit.tasks.arguments import docstring
 from circuitkit.tasks.indirect_object import ioi
 from circuitkit.tasks.years import greater_than
-from circuitkit.wiring import Wiring
 
 # name: edges without direct ones; what the source counts, and of how many
 COUNTS = {
@@ -390,7 +390,7 @@ def test_the_skeleton_of_acdc_has_no_mlp() -> None:
 
 
 def test_positions_are_spans_of_the_tasks() -> None:
-    words = Words(load("mini").tokenizer)
+    words = TokenizerView(load("mini").tokenizer)
     tasks = {"ioi": ioi, "greater_than": greater_than, "docstring": docstring}
     for name in names():
         published = named(name)
@@ -578,7 +578,7 @@ def test_what_makes_no_picture_is_refused(
 def test_references_are_listed_compared_and_drawn_without_torch(tmp_path: Path) -> None:
     script = f"""
 import sys
-from circuitkit.cli import main
+from circuitkit.cli.main import main
 codes = [main(["list", "references"]), main(["compare", "ioi:eap-ig", "ioi:wang2022"]),
          main(["draw", "docstring:acdc", "-o", {str(tmp_path / "c.svg")!r}])]
 sys.exit(3 if "torch" in sys.modules or any(codes) else 0)

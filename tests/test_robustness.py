@@ -18,19 +18,19 @@ import torch
 from families import able, build, distance, model
 
 import circuitkit
-from circuitkit import circuit as graphs
-from circuitkit import robustness
 from circuitkit.corruptions import counterfactual, mean, noise, zero
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
 from circuitkit.discovery import eap_ig
+from circuitkit.engine.checkpoints import identity
 from circuitkit.errors import CircuitError, EvaluationError, MetricError, OutputError, ScoresError
-from circuitkit.faithfulness import Evaluation, evaluate, node_level
-from circuitkit.journal import identity
+from circuitkit.evaluation import robustness
+from circuitkit.evaluation.faithfulness import Evaluation, evaluate, node_level
+from circuitkit.evaluation.robustness import Robustness, cross_evaluate, discover_each, vary
+from circuitkit.graph import circuit as graphs
+from circuitkit.graph.compare import compare
+from circuitkit.graph.scores import Scores
 from circuitkit.metrics import accuracy, kl, logit_diff, probability
-from circuitkit.overlap import compare
-from circuitkit.robustness import Robustness, cross_evaluate, discover_each, vary
-from circuitkit.scores import Scores
-from circuitkit.transformer import Transformer, from_module
+from circuitkit.models.transformer_lens import Transformer, from_module
 
 METRICS = (logit_diff, kl)
 CORRUPTIONS = (counterfactual, partial(noise, draws=2), zero)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from circuitkit.circuit import edges, from_json, mask, to_json, weight_matrix
 from circuitkit.errors import OutputError, ScoresError
-from circuitkit.nodes import edge_name, parse_edge
-from circuitkit.scores import RULES, Scores
-from circuitkit.wiring import Wiring
+from circuitkit.graph.circuit import edges, from_json, mask, to_json, weight_matrix
+from circuitkit.graph.nodes import edge_name, parse_edge
+from circuitkit.graph.scores import RULES, Scores
+from circuitkit.graph.wiring import Wiring
 
 WIRINGS = [
     Wiring(2, 3, 3),

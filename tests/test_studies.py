@@ -19,25 +19,25 @@ from families import able, build, model
 from gates import ByHand, prompts
 
 import circuitkit as ck
-from circuitkit.attention import attention_to
 from circuitkit.corruptions.constants import mean
 from circuitkit.corruptions.gaussian import noise
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
 from circuitkit.errors import EvaluationError, OutputError
 from circuitkit.metrics.answers import logit_diff, probability
 from circuitkit.metrics.divergence import kl
-from circuitkit.naming import describe
+from circuitkit.models.transformer_lens import from_module
+from circuitkit.patching.attention import attention_to
 from circuitkit.patching.joint import patch_together
 from circuitkit.patching.nodes import patch_nodes
 from circuitkit.patching.windows import patch_windows
-from circuitkit.studies import cells
-from circuitkit.studies.records import Part
-from circuitkit.studies.results import Study
-from circuitkit.studies.running import study
-from circuitkit.studies.tables import compared
-from circuitkit.studies.verdicts import twins
-from circuitkit.transformer import from_module
+from circuitkit.registry import name_of
+from circuitkit.workflows.study import cells
+from circuitkit.workflows.study.records import Part
+from circuitkit.workflows.study.results import Study
+from circuitkit.workflows.study.running import study
+from circuitkit.workflows.study.tables import compared
+from circuitkit.workflows.study.verdicts import twins
 
 METRICS = (logit_diff, probability, kl)
 CORRUPTIONS = (counterfactual, partial(noise, seed=1), mean)
@@ -54,7 +54,7 @@ def made() -> Study:
 
 
 # -- the cells -------------------------------------------------------------------------------------
-@pytest.mark.parametrize("corruption", CORRUPTIONS, ids=describe)
+@pytest.mark.parametrize("corruption", CORRUPTIONS, ids=name_of)
 def test_its_effects_are_those_of_the_single_experiments(corruption: Any) -> None:
     whole = made()
     for part in PARTS:
@@ -62,7 +62,7 @@ def test_its_effects_are_those_of_the_single_experiments(corruption: Any) -> Non
             model("llama"), able("llama"), METRICS, part.nodes, corruption, at=part.at
         )
         for effects in alone:
-            found = whole.effects[part.name, describe(corruption), effects.metric]
+            found = whole.effects[part.name, name_of(corruption), effects.metric]
             np.testing.assert_array_equal(found.values, effects.values)
             assert found.axes == effects.axes
             assert np.abs(effects.values).max() > 1e-3
@@ -94,7 +94,7 @@ def test_noising_is_noising_throughout() -> None:
 def test_its_windows_groups_and_attention_are_those_of_the_single_experiments() -> None:
     whole, m, data = made(), model("llama"), able("llama")
     for corruption in CORRUPTIONS:
-        name = describe(corruption)
+        name = name_of(corruption)
         alone = patch_windows(m, data, logit_diff, "mlp_out", corruption, sizes=(1, 2), at="all")
         found = whole.windows[name, "logit_diff"]
         for size in (1, 2):

@@ -11,14 +11,15 @@ from families import FAMILIES, build
 
 from circuitkit.corruptions.constants import mean
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Dataset, Example
+from circuitkit.data.batches import Dataset
+from circuitkit.data.examples import Example
 from circuitkit.discovery.sweeps import exact
 from circuitkit.engine import sweep as module
 from circuitkit.engine.run import answer, difference, record, run
 from circuitkit.engine.sweep import sweep
 from circuitkit.errors import CircuitError
 from circuitkit.metrics.answers import logit_diff
-from circuitkit.transformer import Transformer, from_module
+from circuitkit.models.transformer_lens import Transformer, from_module
 
 
 def pairs(n: int = 3, seed: int = 3) -> Dataset:

@@ -25,9 +25,11 @@ from tokenizers import (
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import circuitkit
-from circuitkit.catalogue import lookup, names
-from circuitkit.data import Example, Prompt, Task, Words, tokenise
+from circuitkit.data.examples import Example
+from circuitkit.data.prompts import Prompt, Task
+from circuitkit.data.tokens import TokenizerView, tokenise
 from circuitkit.errors import DataError, TaskFitError
+from circuitkit.registry import lookup, names
 from circuitkit.tasks import _names, calculation
 from circuitkit.tasks.recall import RELATIONS
 
@@ -37,8 +39,8 @@ OF_WORDS = [name for name in TASKS if name != "arithmetic"]  # which digits alon
 
 
 @pytest.fixture(scope="module")
-def mini() -> Words:
-    return Words(AutoTokenizer.from_pretrained(MINI))
+def mini() -> TokenizerView:
+    return TokenizerView(AutoTokenizer.from_pretrained(MINI))
 
 
 def byte_level(model: models.Model, *first: pre_tokenizers.PreTokenizer) -> Tokenizer:
@@ -50,7 +52,7 @@ def byte_level(model: models.Model, *first: pre_tokenizers.PreTokenizer) -> Toke
     return tokenizer
 
 
-def like_gpt2(mini: Words, *first: pre_tokenizers.PreTokenizer) -> Tokenizer:
+def like_gpt2(mini: TokenizerView, *first: pre_tokenizers.PreTokenizer) -> Tokenizer:
     """Byte-level BPE whose merges are learnt of the words that the tasks write."""
     tokenizer = byte_level(models.BPE(), *first)
     trainer = trainers.BpeTrainer(
@@ -74,27 +76,27 @@ def with_bos(tokenizer: Tokenizer) -> Tokenizer:
 
 
 @pytest.fixture(scope="module", params=["mini", "like_gpt2", "with_bos"])
-def words(request: pytest.FixtureRequest, mini: Words) -> Words:
+def words(request: pytest.FixtureRequest, mini: TokenizerView) -> TokenizerView:
     if request.param == "mini":
         return mini
     tokenizer = like_gpt2(mini)
     if request.param == "with_bos":
         tokenizer = with_bos(tokenizer)
-    return Words(PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>"))
+    return TokenizerView(PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>"))
 
 
-def letters() -> Words:
+def letters() -> TokenizerView:
     """A tokenizer to which every byte is a token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     model = models.BPE({letter: i for i, letter in enumerate(alphabet)}, [])
-    return Words(PreTrainedTokenizerFast(tokenizer_object=byte_level(model)))
+    return TokenizerView(PreTrainedTokenizerFast(tokenizer_object=byte_level(model)))
 
 
-def make(name: str, words: Words, n: int = 40, seed: int = 3, **settings: object) -> Task:
+def make(name: str, words: TokenizerView, n: int = 40, seed: int = 3, **settings: object) -> Task:
     return lookup("tasks", name)(words, n, seed, **settings)
 
 
-def pairs(name: str, words: Words, **settings: object) -> list[tuple[Prompt, Example]]:
+def pairs(name: str, words: TokenizerView, **settings: object) -> list[tuple[Prompt, Example]]:
     prompts = make(name, words, **settings).prompts
     return list(zip(prompts, tokenise(prompts, words), strict=True))
 
@@ -104,7 +106,7 @@ def text(prompt: Prompt, span: str) -> str:
     return prompt.clean[start:stop]
 
 
-def in_corrupt(words: Words, example: Example, span: str) -> str:
+def in_corrupt(words: TokenizerView, example: Example, span: str) -> str:
     start, stop = example.spans[span]
     return words.tokenizer.decode(example.corrupt[start:stop])
 
@@ -114,7 +116,7 @@ def in_corrupt(words: Words, example: Example, span: str) -> str:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_prompts_are_pairs_that_differ_and_are_answered_by_single_tokens(
-    words: Words, name: str
+    words: TokenizerView, name: str
 ) -> None:
     task = make(name, words)
     examples = list(tokenise(task.prompts, words))  # raises where an answer is no single token
@@ -132,7 +134,7 @@ def test_prompts_are_pairs_that_differ_and_are_answered_by_single_tokens(
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_spans_name_whole_tokens(words: Words, name: str) -> None:
+def test_spans_name_whole_tokens(words: TokenizerView, name: str) -> None:
     for prompt, example in pairs(name, words):
         assert set(example.spans) == {*prompt.spans, "end"}
         for span in prompt.spans:
@@ -141,7 +143,7 @@ def test_spans_name_whole_tokens(words: Words, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_seed_decides_and_more_prompts_begin_as_fewer(mini: Words, name: str) -> None:
+def test_the_seed_decides_and_more_prompts_begin_as_fewer(mini: TokenizerView, name: str) -> None:
     prompts = make(name, mini, 30, 5).prompts
     assert make(name, mini, 30, 5).prompts == prompts
     assert make(name, mini, 60, 5).prompts[:30] == prompts
@@ -156,12 +158,12 @@ def test_a_tokenizer_of_letters_does_not_fit(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("n", [0, -1])
-def test_no_prompts_cannot_be_asked_for(mini: Words, name: str, n: int) -> None:
+def test_no_prompts_cannot_be_asked_for(mini: TokenizerView, name: str, n: int) -> None:
     with pytest.raises(DataError, match="ask for at least 1"):
         make(name, mini, n)
 
 
-def test_more_prompts_than_there_are_cannot_be_made(mini: Words) -> None:
+def test_more_prompts_than_there_are_cannot_be_made(mini: TokenizerView) -> None:
     with pytest.raises(DataError, match=r"makes only \d+ different prompts .* ask for fewer"):
         make("facts", mini, 5000)
 
@@ -169,7 +171,7 @@ def test_more_prompts_than_there_are_cannot_be_made(mini: Words) -> None:
 # --- what holds of one task
 
 
-def test_ioi_repeats_the_subject_and_flips_the_answer(words: Words) -> None:
+def test_ioi_repeats_the_subject_and_flips_the_answer(words: TokenizerView) -> None:
     for prompt, example in pairs("ioi", words):
         assert prompt.wrong == (text(prompt, "S1"),) == (text(prompt, "S2"),)
         assert prompt.correct == (text(prompt, "IO"),) == (in_corrupt(words, example, "S2"),)
@@ -177,20 +179,20 @@ def test_ioi_repeats_the_subject_and_flips_the_answer(words: Words) -> None:
             assert in_corrupt(words, example, span) == text(prompt, span)
 
 
-def test_ioi_marks_the_token_after_the_first_subject(words: Words) -> None:
+def test_ioi_marks_the_token_after_the_first_subject(words: TokenizerView) -> None:
     for _, example in pairs("ioi", words):
         stop = example.spans["S1"][1]
         assert example.spans["S1+1"] == (stop, stop + 1)
 
 
-def test_ioi_has_both_orders_in_several_templates(mini: Words) -> None:
+def test_ioi_has_both_orders_in_several_templates(mini: TokenizerView) -> None:
     prompts = make("ioi", mini, 200).prompts
     first = Counter(prompt.spans["IO"] < prompt.spans["S1"] for prompt in prompts)
     assert min(first[True], first[False]) > 50
     assert len({prompt.clean.split(" and ")[1].split()[1] for prompt in prompts}) >= 4
 
 
-def test_ioi_can_replace_all_names_by_new_ones(words: Words) -> None:
+def test_ioi_can_replace_all_names_by_new_ones(words: TokenizerView) -> None:
     for prompt, example in pairs("ioi", words, corrupt="names"):
         new = {in_corrupt(words, example, span) for span in ("IO", "S1", "S2")}
         assert len(new) == 3
@@ -201,7 +203,9 @@ NEW = {"S2": (), "S1+IO": ("IO", "S1"), "names": ("IO", "S1", "S2")}
 
 
 @pytest.mark.parametrize("corrupt", ["io", "names"])
-def test_ioi_has_three_corrupted_texts_of_the_same_clean_one(words: Words, corrupt: str) -> None:
+def test_ioi_has_three_corrupted_texts_of_the_same_clean_one(
+    words: TokenizerView, corrupt: str
+) -> None:
     prompts = make("ioi", words, corrupt=corrupt).prompts
     assert [p.clean for p in prompts] == [p.clean for p in make("ioi", words).prompts]
     for prompt, example in zip(prompts, tokenise(prompts, words), strict=True):
@@ -223,12 +227,12 @@ def test_ioi_has_three_corrupted_texts_of_the_same_clean_one(words: Words, corru
                 assert at["S2"] == text(prompt, "S2")
 
 
-def test_ioi_refuses_another_corruption(mini: Words) -> None:
+def test_ioi_refuses_another_corruption(mini: TokenizerView) -> None:
     with pytest.raises(DataError, match="'noise'; choose 'io' or 'names'"):
         make("ioi", mini, corrupt="noise")
 
 
-def test_greater_than_parts_the_endings_at_the_year(words: Words) -> None:
+def test_greater_than_parts_the_endings_at_the_year(words: TokenizerView) -> None:
     for prompt, example in pairs("greater_than", words):
         year = text(prompt, "YY")
         assert text(prompt, "XX") + year in prompt.clean
@@ -238,9 +242,9 @@ def test_greater_than_parts_the_endings_at_the_year(words: Words) -> None:
         assert in_corrupt(words, example, "YY") == "01"
 
 
-def test_greater_than_says_that_digits_are_parted(mini: Words) -> None:
+def test_greater_than_says_that_digits_are_parted(mini: TokenizerView) -> None:
     tokenizer = like_gpt2(mini, pre_tokenizers.Digits(individual_digits=True))
-    parted = Words(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+    parted = TokenizerView(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
     make("ioi", parted)
     with pytest.raises(TaskFitError, match="this tokenizer makes 5 of ' 1732'; use another"):
         make("greater_than", parted)
@@ -254,7 +258,7 @@ def following(text: str) -> str:
 
 
 @pytest.mark.parametrize("length", [5, 12, 30])
-def test_induction_is_answered_by_what_followed_before(words: Words, length: int) -> None:
+def test_induction_is_answered_by_what_followed_before(words: TokenizerView, length: int) -> None:
     for prompt, example in pairs("induction", words, length=length):
         assert prompt.correct == (following(prompt.clean),) == (text(prompt, "next"),)
         assert prompt.wrong == (following(prompt.corrupt),)
@@ -265,12 +269,12 @@ def test_induction_is_answered_by_what_followed_before(words: Words, length: int
 
 
 @pytest.mark.parametrize("length", [4, 10_000])
-def test_induction_refuses_lengths_that_it_cannot_make(mini: Words, length: int) -> None:
+def test_induction_refuses_lengths_that_it_cannot_make(mini: TokenizerView, length: int) -> None:
     with pytest.raises(DataError, match=f"texts of {length} words; choose 5 to"):
         make("induction", mini, length=length)
 
 
-def test_gendered_pronoun_goes_with_the_name(words: Words) -> None:
+def test_gendered_pronoun_goes_with_the_name(words: TokenizerView) -> None:
     pronoun = {**dict.fromkeys(_names.MEN, " he"), **dict.fromkeys(_names.WOMEN, " she")}
     seen = set()
     for prompt, example in pairs("gendered_pronoun", words):
@@ -289,7 +293,7 @@ def arguments(prompt: str) -> list[str]:
     return prompt.split("(self, ")[1].split(")")[0].split(", ")
 
 
-def test_docstring_asks_for_the_argument_after_those_described(words: Words) -> None:
+def test_docstring_asks_for_the_argument_after_those_described(words: TokenizerView) -> None:
     for prompt, example in pairs("docstring", words):
         defined = [f" {name}" for name in arguments(prompt.clean)]
         at = defined.index(text(prompt, "A_doc"))
@@ -302,14 +306,14 @@ def test_docstring_asks_for_the_argument_after_those_described(words: Words) -> 
         assert not others & {*defined}
 
 
-def test_docstring_has_its_arguments_anywhere(mini: Words) -> None:
+def test_docstring_has_its_arguments_anywhere(mini: TokenizerView) -> None:
     prompts = make("docstring", mini, 200).prompts
     places = [arguments(p.clean).index(p.correct[0].strip()) for p in prompts]
     ends = [len(arguments(p.clean)) - place for p, place in zip(prompts, places, strict=True)]
     assert len(set(places)) == len(set(ends)) == 3
 
 
-def test_facts_pair_two_subjects_of_one_relation(words: Words) -> None:
+def test_facts_pair_two_subjects_of_one_relation(words: TokenizerView) -> None:
     for prompt, example in pairs("facts", words):
         other = in_corrupt(words, example, "subject").strip()
         subject = text(prompt, "subject").strip()
@@ -321,7 +325,7 @@ def test_facts_pair_two_subjects_of_one_relation(words: Words) -> None:
         )
 
 
-def test_facts_mark_the_last_token_of_the_subject(words: Words) -> None:
+def test_facts_mark_the_last_token_of_the_subject(words: TokenizerView) -> None:
     lengths = set()
     for _, example in pairs("facts", words, n=150):
         start, stop = example.spans["subject"]
@@ -330,7 +334,7 @@ def test_facts_mark_the_last_token_of_the_subject(words: Words) -> None:
     assert len(lengths) > 1
 
 
-def test_facts_ask_in_both_directions(mini: Words) -> None:
+def test_facts_ask_in_both_directions(mini: TokenizerView) -> None:
     prompts = make("facts", mini, 200).prompts
     asked = {(*prompt.correct, *prompt.wrong) for prompt in prompts}
     assert any((wrong, correct) in asked for correct, wrong in asked)
@@ -366,7 +370,9 @@ def calculated(text: str) -> int:
     return int(SIGNS[sign](int(first), int(second)))
 
 
-def test_arithmetic_is_right_and_its_corrupted_text_has_the_wrong_answer(words: Words) -> None:
+def test_arithmetic_is_right_and_its_corrupted_text_has_the_wrong_answer(
+    words: TokenizerView,
+) -> None:
     for prompt, example in pairs("arithmetic", words):
         assert [*map(int, prompt.correct)] == [calculated(prompt.clean)]
         assert [*map(int, prompt.wrong)] == [calculated(prompt.corrupt)]
@@ -379,7 +385,7 @@ def test_arithmetic_is_right_and_its_corrupted_text_has_the_wrong_answer(words: 
             assert one == other or any(i in span for span in spans)
 
 
-def test_arithmetic_has_every_operator_in_several_templates(mini: Words) -> None:
+def test_arithmetic_has_every_operator_in_several_templates(mini: TokenizerView) -> None:
     prompts = make("arithmetic", mini, 100).prompts
     seen = Counter(SIGNS[text(prompt, "operator").strip()] for prompt in prompts)
     assert min(seen[sign] for sign in SIGNS.values()) > 10
@@ -389,7 +395,7 @@ def test_arithmetic_has_every_operator_in_several_templates(mini: Words) -> None
         assert {SIGNS[text(prompt, "operator").strip()] for prompt in some} == {SIGNS[name]}
 
 
-def with_numbers(largest: int, space: str) -> Words:
+def with_numbers(largest: int, space: str) -> TokenizerView:
     """A tokenizer of words and signs, with one token for each of these numbers; the space before a
     number belongs to it, or is a token of its own."""
     piece = f"{space}[0-9]+| ?[A-Za-z]+| ?[^A-Za-z0-9 ]| "
@@ -401,7 +407,7 @@ def with_numbers(largest: int, space: str) -> Words:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, "[UNK]"))
     tokenizer.pre_tokenizer = level
     tokenizer.decoder = decoders.Fuse()
-    return Words(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]"))
+    return TokenizerView(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]"))
 
 
 @pytest.mark.parametrize("space", [" ", ""])
@@ -419,7 +425,7 @@ def test_arithmetic_takes_the_numbers_and_the_form_that_the_tokenizer_has(
     assert max(seen) > 0.6 * largest
 
 
-def test_arithmetic_needs_ten_numbers(mini: Words) -> None:
+def test_arithmetic_needs_ten_numbers(mini: TokenizerView) -> None:
     with pytest.raises(TaskFitError, match=r"of 0 to 99 only 9 are .* or another model$"):
         make("arithmetic", with_numbers(8, " "))
     make("arithmetic", letters())
@@ -433,7 +439,7 @@ def test_arithmetic_needs_ten_numbers(mini: Words) -> None:
 
 @pytest.mark.parametrize("name", OF_WORDS)
 def test_mini_does_every_task_and_flips_where_the_corrupted_text_has_an_answer(
-    mini: Words, name: str
+    mini: TokenizerView, name: str
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(MINI)
     clean, corrupt, mass = [], [], 0.0
@@ -450,7 +456,7 @@ def test_mini_does_every_task_and_flips_where_the_corrupted_text_has_an_answer(
         assert sum(corrupt) <= 2
 
 
-def test_the_tokenizer_of_mini_loses_nothing_and_adds_nothing(mini: Words) -> None:
+def test_the_tokenizer_of_mini_loses_nothing_and_adds_nothing(mini: TokenizerView) -> None:
     text = 'Then, Mary paid 1732 for "x" ...\n\n    :param y'
     assert mini.tokenizer.decode(mini.tokenizer(text)["input_ids"]) == text
     assert mini.ids([" Mary", " 1732"]) == [
@@ -485,21 +491,21 @@ def write_jsonl(path: Path, rows: tuple[Prompt, ...] = ROWS) -> Path:
     return path
 
 
-def test_a_jsonl_file_gives_its_prompts(mini: Words, tmp_path: Path) -> None:
+def test_a_jsonl_file_gives_its_prompts(mini: TokenizerView, tmp_path: Path) -> None:
     task = lookup("tasks", "from_file")(mini, path=write_jsonl(tmp_path / "mine.jsonl"))
     assert task.prompts == ROWS
     assert (task.name, task.metric) == ("mine", "logit_diff")
 
 
 def test_a_csv_file_gives_the_same_without_spans_and_other_texts(
-    mini: Words, tmp_path: Path
+    mini: TokenizerView, tmp_path: Path
 ) -> None:
     found = lookup("tasks", "from_file")(mini, path=str(write_csv(tmp_path / "mine.csv")))
     none: dict[str, object] = {"spans": {}, "others": {}}
     assert [vars(p) | none for p in ROWS] == [vars(p) for p in found.prompts]
 
 
-def test_one_answer_of_a_jsonl_line_needs_no_list(mini: Words, tmp_path: Path) -> None:
+def test_one_answer_of_a_jsonl_line_needs_no_list(mini: TokenizerView, tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"clean": "a", "corrupt": "b", "correct": " c", "wrong": " d"}\n\n')
     assert lookup("tasks", "from_file")(mini, path=path).prompts == (
@@ -507,12 +513,12 @@ def test_one_answer_of_a_jsonl_line_needs_no_list(mini: Words, tmp_path: Path) -
     )
 
 
-def test_the_metric_of_a_file_can_be_chosen(mini: Words, tmp_path: Path) -> None:
+def test_the_metric_of_a_file_can_be_chosen(mini: TokenizerView, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "mine.jsonl")
     assert lookup("tasks", "from_file")(mini, path=path, metric="kl").metric == "kl"
 
 
-def test_some_prompts_of_a_file_are_drawn_by_the_seed(mini: Words, tmp_path: Path) -> None:
+def test_some_prompts_of_a_file_are_drawn_by_the_seed(mini: TokenizerView, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "mine.jsonl")
     drawn = {seed: make("from_file", mini, 2, seed, path=path).prompts for seed in range(20)}
     assert drawn[0] == make("from_file", mini, 2, 0, path=path).prompts
@@ -542,7 +548,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_named_with_what_is_wrong(mini: Words, tmp_path: Path, name: str) -> None:
+def test_a_bad_file_is_named_with_what_is_wrong(
+    mini: TokenizerView, tmp_path: Path, name: str
+) -> None:
     content, message = BAD[name]
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message) as caught:
@@ -550,7 +558,9 @@ def test_a_bad_file_is_named_with_what_is_wrong(mini: Words, tmp_path: Path, nam
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_a_file_that_is_missing_or_no_text_cannot_be_read(mini: Words, tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_no_text_cannot_be_read(
+    mini: TokenizerView, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         make("from_file", mini, None, path=tmp_path / "none.csv")
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\xfa")
@@ -558,7 +568,7 @@ def test_a_file_that_is_missing_or_no_text_cannot_be_read(mini: Words, tmp_path:
         make("from_file", mini, None, path=tmp_path / "bytes.csv")
 
 
-def test_a_file_holds_no_more_prompts_than_it_has(mini: Words, tmp_path: Path) -> None:
+def test_a_file_holds_no_more_prompts_than_it_has(mini: TokenizerView, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "mine.jsonl")
     with pytest.raises(DataError, match="holds 3 prompts, not 4"):
         make("from_file", mini, 4, path=path)

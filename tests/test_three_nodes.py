@@ -20,13 +20,13 @@ import torch
 from gates import ByHand, prompts
 from torch import Tensor
 
-from circuitkit.circuit import build
 from circuitkit.corruptions import counterfactual
 from circuitkit.discovery.attribution import eap
 from circuitkit.discovery.sweeps import exact
-from circuitkit.faithfulness import completeness, evaluate
+from circuitkit.engine.model import Model
+from circuitkit.evaluation.faithfulness import completeness, evaluate
+from circuitkit.graph.circuit import build
 from circuitkit.metrics import logit_diff
-from circuitkit.model import Model
 from circuitkit.patching.paths import patch_path
 
 Q, K, V = (("embed", f"a0.h0.{port}") for port in "qkv")

@@ -13,12 +13,12 @@ from torch import Tensor
 from circuitkit.corruptions import counterfactual
 from circuitkit.discovery import eap, exact
 from circuitkit.engine.run import record
-from circuitkit.faithfulness import evaluate
+from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.metrics import logit_diff
-from circuitkit.models import load
-from circuitkit.proof import check
-from circuitkit.silence import silence
-from circuitkit.transformer import Transformer, from_module
+from circuitkit.models.checking import check
+from circuitkit.models.loading import load
+from circuitkit.models.transformer_lens import Transformer, from_module
+from circuitkit.util.quiet import quiet
 
 KINDS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 FORKS = ["use_split_qkv_input", "use_attn_in", "use_attn_result"]
@@ -34,7 +34,7 @@ def bridge_of(family: str) -> Any:
         return module
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
-    with silence():
+    with quiet():
         return build_bridge_from_module(
             module, architecture=type(module).__name__, hf_config=module.config, tokenizer=None
         )

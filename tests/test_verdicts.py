@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from circuitkit.circuit import build
-from circuitkit.faithfulness import Evaluation
+from circuitkit.evaluation.faithfulness import Evaluation
+from circuitkit.evaluation.robustness import Robustness
+from circuitkit.graph.circuit import build
+from circuitkit.graph.wiring import Wiring
 from circuitkit.patching.effects import Effects
 from circuitkit.patching.windows import Windows
-from circuitkit.robustness import Robustness
-from circuitkit.studies.records import Part
-from circuitkit.studies.results import Study
-from circuitkit.wiring import Wiring
+from circuitkit.workflows.study.records import Part
+from circuitkit.workflows.study.results import Study
 
 METRICS, CORRUPTIONS = ("logit_diff", "probability"), ("counterfactual", "noise")
 GAP = 10.0

@@ -14,18 +14,18 @@ import pytest
 from families import able, model
 from scipy import stats
 
-from circuitkit import verification
-from circuitkit.circuit import mask
 from circuitkit.corruptions import counterfactual
 from circuitkit.discovery import eap, exact
+from circuitkit.engine import edges as patching
 from circuitkit.errors import CircuitError, ScoresError
+from circuitkit.evaluation import verification
+from circuitkit.evaluation.verification import Verification, at_most, verify
+from circuitkit.graph.circuit import mask
+from circuitkit.graph.nodes import parse_edge
+from circuitkit.graph.scores import RULES, Scores
+from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics import logit_diff
-from circuitkit.nodes import parse_edge
-from circuitkit.patching import edges as patching
 from circuitkit.patching.edges import patch_edges
-from circuitkit.scores import RULES, Scores
-from circuitkit.verification import Verification, at_most, verify
-from circuitkit.wiring import Wiring
 
 WIRING = Wiring(3, 4, 4)  # 262 edges
 EXAMPLES = 5

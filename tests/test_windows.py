@@ -15,14 +15,14 @@ from torch import Tensor
 
 from circuitkit.corruptions.constants import mean
 from circuitkit.corruptions.gaussian import noise
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
 from circuitkit.engine import sweep as engine
+from circuitkit.engine.model import Context
 from circuitkit.errors import CircuitError
+from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import log_probability, logit_diff
-from circuitkit.model import Context
 from circuitkit.patching.nodes import patch_nodes
 from circuitkit.patching.windows import patch_windows
-from circuitkit.wiring import Wiring
 
 outputs = pytest.mark.parametrize("nodes", ["mlp_out", "attn_out"])
 LAYERS = {1: [[0], [1], [2]], 2: [[0, 1], [1, 2]], 3: [[0, 1, 2]]}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from circuitkit.errors import CircuitError, CircuitkitError
-from circuitkit.nodes import EMBED, LOGITS, Node, parse_edge
-from circuitkit.wiring import Wiring
+from circuitkit.graph.nodes import EMBED, LOGITS, Node, parse_edge
+from circuitkit.graph.wiring import Wiring
 
 SHAPES = [
     Wiring(layers, heads, groups, mlp, parallel)

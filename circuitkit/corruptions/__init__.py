@@ -6,6 +6,6 @@ which every value is averaged. Real runs come from ``engine.run.record``; values
 are put together by ``engine.run.assemble``, so that nobody takes them for one.
 """
 
-from circuitkit.catalogue import serve
+from circuitkit.registry import serve
 
 __getattr__, __dir__ = serve("corruptions")

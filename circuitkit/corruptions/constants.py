@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from circuitkit.data import Batch, Dataset
+from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.run import assemble, record
 from circuitkit.errors import DataError
-from circuitkit.model import Activations, Model
 
 __all__ = ["mean", "mean_by_position", "zero"]
 

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitkit.data import Batch, Dataset
+from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.run import record
-from circuitkit.model import Activations, Model
 
 __all__ = ["noise"]
 

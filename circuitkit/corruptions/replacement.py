@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from circuitkit.data import Batch, Dataset
+from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.run import record
 from circuitkit.errors import DataError
-from circuitkit.model import Activations, Model
 
 __all__ = ["counterfactual", "resample"]
 

@@ -4,6 +4,6 @@ A method is a function ``(model, data, metric, corruption, *, ...) -> Scores``. 
 over the examples, in the metric's units, and positive where an edge helps the clean behaviour.
 """
 
-from circuitkit.catalogue import serve
+from circuitkit.registry import serve
 
 __getattr__, __dir__ = serve("discovery")

@@ -15,16 +15,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitkit.data import Batch, Dataset
+from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.attribute import Gradients, gradients, score
+from circuitkit.engine.metric import Corruption, Metric, check_metric
+from circuitkit.engine.model import Activations, Model
+from circuitkit.engine.numerics import wide
 from circuitkit.engine.run import answer, record
 from circuitkit.errors import MetricError
-from circuitkit.judge import Corruption, Metric, judge
-from circuitkit.model import Activations, Model
-from circuitkit.naming import describe
-from circuitkit.norms import wide
-from circuitkit.progress import track
-from circuitkit.scores import Scores
+from circuitkit.graph.scores import Scores
+from circuitkit.registry import name_of
+from circuitkit.util.progress import track
 
 __all__ = ["clean_corrupted", "eap", "eap_ig"]
 
@@ -78,13 +78,13 @@ def _attribute(
         flat &= silent
     if flat:
         raise MetricError(
-            f"the gradient of {describe(metric)} is zero wherever {method} looks, so every score "
+            f"the gradient of {name_of(metric)} is zero wherever {method} looks, so every score "
             "would be zero; use eap_ig, or another metric (logit_diff)"
         )
     about = {
         "model": model.name,
-        "metric": describe(metric),
-        "corruption": describe(corruption),
+        "metric": name_of(metric),
+        "corruption": name_of(corruption),
         "method": method,
         "settings": settings,
         "examples": len(data),
@@ -129,10 +129,10 @@ def _value(
     """The metric with all but the logits bound (without a reference, they are it); raises
     MetricError where it has no gradient."""
     reference = logits.detach() if reference is None else reference
-    values = judge(metric, logits, reference, batch)
+    values = check_metric(metric, logits, reference, batch)
     if torch.is_grad_enabled() and not values.requires_grad:
         raise MetricError(
-            f"{describe(metric)} has no gradient; discover with another metric (logit_diff) and "
-            f"evaluate with {describe(metric)}"
+            f"{name_of(metric)} has no gradient; discover with another metric (logit_diff) and "
+            f"evaluate with {name_of(metric)}"
         )
     return values

@@ -15,18 +15,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuitkit.data import Batch, Dataset
+from circuitkit.data.batches import Batch, Dataset
 from circuitkit.discovery.attribution import FLAT, eap
 from circuitkit.engine.attribute import BLOCK_BYTES, Gradients, gradients
+from circuitkit.engine.metric import Corruption, Metric, check_metric
+from circuitkit.engine.model import Activations, Model
+from circuitkit.engine.numerics import wide
 from circuitkit.engine.run import record
 from circuitkit.errors import MetricError
-from circuitkit.judge import Corruption, Metric, judge
-from circuitkit.model import Activations, Model
-from circuitkit.naming import describe
-from circuitkit.norms import wide
-from circuitkit.progress import track
-from circuitkit.scores import Scores
-from circuitkit.wiring import Wiring
+from circuitkit.graph.scores import Scores
+from circuitkit.graph.wiring import Wiring
+from circuitkit.registry import name_of
+from circuitkit.util.progress import track
 
 __all__ = ["activation_magnitude", "gradient_norm", "node_attribution", "information_flow"]
 
@@ -50,7 +50,7 @@ def activation_magnitude(
         for carried in draws:
             total += _array(_changes(model, batch, live, carried).sum(0)) / len(draws)
     table = np.broadcast_to(total[:, None], model.wiring.shape)
-    return _scores(model, data, table, "activation_magnitude", corruption=describe(corruption))
+    return _scores(model, data, table, "activation_magnitude", corruption=name_of(corruption))
 
 
 def _changes(
@@ -80,22 +80,20 @@ def gradient_norm(model: Model, data: Dataset, metric: Metric, corruption: Any) 
         steepest = max(steepest, at.steepest)
     if steepest < FLAT:
         raise MetricError(
-            f"the gradient of {describe(metric)} is zero at the clean run, so every score would be "
+            f"the gradient of {name_of(metric)} is zero at the clean run, so every score would be "
             "zero; use another metric (logit_diff)"
         )
     table = np.broadcast_to(total, model.wiring.shape)
-    return _scores(model, data, table, "gradient_norm", metric=describe(metric))
+    return _scores(model, data, table, "gradient_norm", metric=name_of(metric))
 
 
 def _gradients(model: Model, batch: Batch, metric: Metric) -> Gradients:
     """The metric's gradients at the clean run, which is its own reference."""
 
     def value(logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " b"]:
-        values = judge(metric, logits, logits.detach(), batch)
+        values = check_metric(metric, logits, logits.detach(), batch)
         if not values.requires_grad:
-            raise MetricError(
-                f"{describe(metric)} has no gradient; use another metric (logit_diff)"
-            )
+            raise MetricError(f"{name_of(metric)} has no gradient; use another metric (logit_diff)")
         return values
 
     context = model.start(batch.clean, batch.mask)

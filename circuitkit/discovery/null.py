@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from circuitkit.data import Dataset
-from circuitkit.model import Model
-from circuitkit.scores import Scores
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.model import Model
+from circuitkit.graph.scores import Scores
 
 __all__ = ["random"]
 

@@ -14,16 +14,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitkit.catalogue import unknown
-from circuitkit.data import Batch, Dataset
+from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.metric import Corruption, Metric, check_metric
+from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.run import answer, difference, record, runs
 from circuitkit.errors import MetricError, UnknownNameError
-from circuitkit.judge import Corruption, Metric, judge
-from circuitkit.model import Activations, Context, Model
-from circuitkit.naming import describe
-from circuitkit.progress import Count, counting
-from circuitkit.scores import Scores
-from circuitkit.wiring import Wiring
+from circuitkit.graph.scores import Scores
+from circuitkit.graph.wiring import Wiring
+from circuitkit.registry import name_of, unknown
+from circuitkit.util.progress import Count, counting
 
 __all__ = ["acdc"]
 
@@ -63,15 +62,15 @@ def acdc(
     if order not in ORDERS:
         raise UnknownNameError(unknown("order", order, ORDERS))
     pruning = _Pruning(model, data, metric, corruption)
-    least = _checked(threshold, pruning, describe(metric))
+    least = _checked(threshold, pruning, name_of(metric))
     rng = np.random.default_rng(seed) if order == "random" else None
     with counting(model.wiring.n_edges, "acdc", "edge") as count:
         for column in _readers(model.wiring, rng):
             pruning.visit(column, _writers(model.wiring, column, order, rng), least, count)
     about = {
         "model": model.name,
-        "metric": describe(metric),
-        "corruption": describe(corruption),
+        "metric": name_of(metric),
+        "corruption": name_of(corruption),
         "method": "acdc",
         "settings": {"threshold": least, "order": order, "seed": seed},
         "examples": len(data),
@@ -238,7 +237,10 @@ class _Part:
 
     def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, ""]:
         """The metric, summed over the examples."""
-        return self.weight * judge(self.metric, logits, self.reference, self.batch).double().sum()
+        return (
+            self.weight
+            * check_metric(self.metric, logits, self.reference, self.batch).double().sum()
+        )
 
     def corrupted(self, model: Model) -> Float[Tensor, ""]:
         """The same when every edge is cut."""

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from circuitkit.data import Dataset
-from circuitkit.judge import Corruption, Metric
-from circuitkit.model import Model
-from circuitkit.naming import describe
-from circuitkit.patching.edges import Edges, indices, patch_edges
-from circuitkit.scores import Scores
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.edges import edge_effects
+from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.model import Model
+from circuitkit.graph.edges import Edges, indices
+from circuitkit.graph.scores import Scores
+from circuitkit.registry import name_of
 
 __all__ = ["exact"]
 
@@ -36,7 +37,7 @@ def exact(
     directory from which a killed run goes on. Raises CircuitError for another direction or an edge
     that there is not, and OutputError where the directory cannot be used.
     """
-    effects = patch_edges(
+    effects = edge_effects(
         model, data, metric, edges, corruption, direction=direction, resume=resume
     )
     places = indices(model.wiring, edges)
@@ -47,8 +48,8 @@ def exact(
         settings["edges"] = len(set(zip(*places, strict=True)))
     about = {
         "model": model.name,
-        "metric": describe(metric),
-        "corruption": describe(corruption),
+        "metric": name_of(metric),
+        "corruption": name_of(corruption),
         "method": "exact",
         "settings": settings,
         "examples": len(data),

@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuitkit.data import Batch
+from circuitkit.data.batches import Batch
+from circuitkit.engine.model import Activations, Context, Model
+from circuitkit.engine.numerics import wide
 from circuitkit.engine.run import answer, record
-from circuitkit.model import Activations, Context, Model
-from circuitkit.norms import wide
 
 __all__ = ["Gradients", "gradients", "score"]
 

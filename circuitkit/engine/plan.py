@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from circuitkit.wiring import Wiring
+from circuitkit.graph.wiring import Wiring
 
 __all__ = ["Layer", "Plan", "Reading", "plan"]
 

@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitkit.data import Batch
+from circuitkit.data.batches import Batch
+from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.plan import Layer, Plan, Reading, plan
-from circuitkit.model import Activations, Context, Model
 
 __all__ = [
     "Tap",

@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitkit.data import Batch
+from circuitkit.data.batches import Batch
+from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.run import Tap, as_it_is, beginning, difference
-from circuitkit.model import Activations, Context, Model
-from circuitkit.wiring import Wiring
+from circuitkit.graph.wiring import Wiring
 
 __all__ = ["Place", "Rest", "Value", "entry", "measure", "residual", "sweep", "untouched"]
 

@@ -5,6 +5,6 @@ those of the full model on the clean prompt, and the batch; one value per exampl
 It never reduces over examples.
 """
 
-from circuitkit.catalogue import serve
+from circuitkit.registry import serve
 
 __getattr__, __dir__ = serve("metrics")

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuitkit.data import Batch
+from circuitkit.data.batches import Batch
+from circuitkit.engine.numerics import wide
 from circuitkit.errors import MetricError
-from circuitkit.norms import wide
 
 __all__ = ["logit_diff", "probability", "log_probability", "prob_diff", "accuracy", "top1"]
 

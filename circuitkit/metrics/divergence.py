@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitkit.data import Batch
-from circuitkit.norms import wide
+from circuitkit.data.batches import Batch
+from circuitkit.engine.numerics import wide
 
 __all__ = ["js", "kl"]
 

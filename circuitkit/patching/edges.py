@@ -1,48 +1,22 @@
-"""Edge patching: the exact effect of single edges, each alone, on every example.
-
-It is the truth that attribution estimates. The work is cut into blocks of edges that depend on
-nothing but what is asked, so that a run that was killed and resumed gives the same numbers.
-"""
+"""Edge patching: the exact effect of single edges, each alone, on every example."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any, TypeAlias
 
-import networkx as nx
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from jaxtyping import Float
 
-from circuitkit import circuit as circuits
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Batch, Dataset
-from circuitkit.engine.run import answer, record
-from circuitkit.engine.sweep import sweep
-from circuitkit.errors import CircuitError
-from circuitkit.journal import Journal, digest, identity
-from circuitkit.judge import Corruption, Metric, judge
-from circuitkit.model import Activations, Model
-from circuitkit.naming import describe
-from circuitkit.nodes import LOGITS, parse_edge
-from circuitkit.patching._options import DIRECTIONS, require
-from circuitkit.progress import Count, counting
-from circuitkit.wiring import Wiring
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.edges import edge_effects
+from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.model import Model
+from circuitkit.graph.edges import Edges
 
-__all__ = ["Edges", "indices", "patch_edges"]
-
-VERSION = 1  # of the blocks on disk
-TOKENS = 2**15  # of a block's runs together: for GPT-2 small 256 edges of 8 × 16 tokens, 20 s
-SMALL = 1e-2  # metrics whose values are all below this are compared as if they were this large
-
-Edges: TypeAlias = (
-    nx.DiGraph | Sequence[str | tuple[str, str]] | Bool[np.ndarray, "writers readers"] | None
-)
+__all__ = ["patch_edges"]
 
 
-@torch.no_grad()
 def patch_edges(
     model: Model,
     data: Dataset,
@@ -66,159 +40,4 @@ def patch_edges(
     Raises CircuitError for an edge or a direction that there is not, NodeNameError for what is no
     edge's name, and OutputError where the blocks cannot be written or are another model's.
     """
-    require("direction", direction, DIRECTIONS)
-    wanted, place = _in_order(model.wiring, *indices(model.wiring, edges))
-    journal = Journal(resume, _about(model, data, metric, corruption, direction, wanted))
-    carry = corruption(model, data)
-    batches = -(-len(data) // data.batch_size)
-    effects = []
-    with counting(len(wanted) * batches, "exact", "edge") as count:
-        for number, batch in enumerate(data):
-            patching = _Patching(model, batch, metric, carry(batch), direction == "noise")
-            effects.append(_effects(patching, wanted, journal, f"batch-{number:04}", count))
-    asked: np.ndarray = np.concatenate(effects, axis=1)[place]
-    return asked
-
-
-def indices(
-    wiring: Wiring, edges: Edges
-) -> tuple[Int[np.ndarray, " edges"], Int[np.ndarray, " edges"]]:
-    """Row and column of every edge, in the order asked; what ``edges`` may be, ``patch_edges``
-    says. Raises CircuitError for an edge that the wiring lacks, or a mask of another shape."""
-    if edges is None:
-        places = np.argwhere(wiring.legal)
-    elif isinstance(edges, np.ndarray) and edges.dtype == bool:
-        places = _of_mask(wiring, edges)
-    else:
-        places = np.array([wiring.index(*pair) for pair in _pairs(edges)], dtype=np.int64)
-    rows, columns = places.reshape(-1, 2).T
-    return rows, columns
-
-
-def _of_mask(
-    wiring: Wiring, mask: Bool[np.ndarray, "writers readers"]
-) -> Int[np.ndarray, "edges 2"]:
-    if mask.shape != wiring.shape:
-        raise CircuitError(
-            f"the mask has the shape {mask.shape}, and the wiring {wiring.shape}; "
-            "give a mask over this model's writers and readers"
-        )
-    for row, column in np.argwhere(mask & ~wiring.legal):
-        wiring.index(wiring.writers[row], wiring.readers[column])  # which raises
-    return np.argwhere(mask)
-
-
-def _pairs(edges: nx.DiGraph | Sequence[str | tuple[str, str]]) -> list[tuple[str, str]]:
-    if isinstance(edges, nx.DiGraph):
-        return [(writer, reader) for writer, reader, _ in circuits.edges(edges)]
-    listed = [edges] if isinstance(edges, str) else edges
-    return [parse_edge(edge) if isinstance(edge, str) else (edge[0], edge[1]) for edge in listed]
-
-
-def _in_order(
-    wiring: Wiring, rows: Int[np.ndarray, " asked"], columns: Int[np.ndarray, " asked"]
-) -> tuple[Int[np.ndarray, "edges 2"], Int[np.ndarray, " asked"]]:
-    """The edges, each once, in the order in which a sweep takes them: layer by layer, and within
-    one writer by writer, whose projections they share; and where each edge asked for is there."""
-    steps = [
-        2 * wiring.layers if reader == LOGITS else 2 * (reader.layer or 0) + reader.is_mlp
-        for reader in wiring.readers
-    ]
-    keys = np.stack([np.array(steps)[columns], rows, columns], axis=1)
-    found, place = np.unique(keys, axis=0, return_inverse=True)
-    return found[:, 1:], place.reshape(-1)
-
-
-def _about(
-    model: Model,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
-    direction: str,
-    wanted: Int[np.ndarray, "edges 2"],
-) -> dict[str, Any]:
-    """All that tells one run's blocks from another's, but for the weights."""
-    return {
-        **identity(model, data),
-        "format": "circuitkit.patch_edges",
-        "version": VERSION,
-        "metric": describe(metric),
-        "corruption": describe(corruption),
-        "direction": direction,
-        "wanted": digest(wanted.tolist()),
-        "edges": len(wanted),
-    }
-
-
-def _effects(
-    patching: _Patching,
-    wanted: Int[np.ndarray, "edges 2"],
-    journal: Journal,
-    name: str,
-    count: Count,
-) -> Float[np.ndarray, "edges b"]:
-    """The effects of all edges on one batch, block by block; the finished blocks are taken up."""
-    effects = [np.zeros((0, len(patching.batch)), np.float32)]
-    for start in range(0, len(wanted), patching.size):
-        edges = wanted[start : start + patching.size]
-        key = f"{name}/edges-{start:08}-{start + len(edges):08}"
-        block = journal.get(key)
-        if block is None:
-            block = {"effects": patching.effects(edges, count), "plain": patching.plain}
-            journal.put(key, block)
-        else:
-            journal.recognise(patching.model, block["plain"], patching.plain, SMALL)
-            count(len(edges), earlier=True)
-        effects.append(block["effects"])
-    return np.concatenate(effects)
-
-
-class _Patching:
-    """One batch: its plain runs, the metric in each, and how many edges make a block."""
-
-    plain: Float[np.ndarray, "draws base_and_other b"]
-
-    def __init__(
-        self,
-        model: Model,
-        batch: Batch,
-        metric: Metric,
-        draws: Sequence[Activations],
-        noise: bool,
-    ) -> None:
-        self.model, self.batch, self.noise = model, batch, noise
-        self.metric = metric
-        self.context = model.start(batch.clean, batch.mask)
-        live = record(model, self.context)
-        self.reference = answer(model, batch, live.final)
-        self.runs = [(live, carried) if noise else (carried, live) for carried in draws]
-        ends = [[answer(model, batch, run.final) for run in pair] for pair in self.runs]
-        self.plain = np.array([[_numbers(self.value(end)) for end in pair] for pair in ends])
-        self.size = max(1, TOKENS // (batch.clean.numel() * len(draws)))
-
-    def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " b"]:
-        """The metric of every example."""
-        return judge(self.metric, logits, self.reference, self.batch)
-
-    def effects(
-        self, edges: Int[np.ndarray, "edges 2"], count: Count
-    ) -> Float[np.ndarray, "edges b"]:
-        """The mean effects of these edges over the draws, in one sweep a draw."""
-        place = {(row, column): i for i, (row, column) in enumerate(edges.tolist())}
-        mask = np.zeros(self.model.wiring.shape, dtype=bool)
-        mask[tuple(edges.T)] = True
-        total = np.zeros((len(edges), len(self.batch)))
-        for draw, (base, other) in enumerate(self.runs):
-            blocks = sweep(self.model, self.batch, self.context, base, other, self.value, mask)
-            for swept, values in blocks:
-                change = _numbers(values) - self.plain[draw, 0]
-                total[[place[edge] for edge in swept]] += -change if self.noise else change
-                if draw + 1 == len(self.runs):
-                    count(len(swept))
-        return (total / len(self.runs)).astype(np.float32)
-
-
-def _numbers(values: Float[Tensor, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """As numpy's doubles, which every type of the model becomes without loss."""
-    numbers: np.ndarray = values.cpu().double().numpy()
-    return numbers
+    return edge_effects(model, data, metric, edges, corruption, direction=direction, resume=resume)

@@ -11,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.run import difference
 from circuitkit.engine.sweep import Place, Rest, entry
 from circuitkit.errors import CircuitError
-from circuitkit.judge import Corruption, Metric
-from circuitkit.model import Activations, Model
+from circuitkit.graph.wiring import Wiring
 from circuitkit.patching.nodes import Ends, Site, collect
-from circuitkit.wiring import Wiring
 
 __all__ = ["patch_together"]
 

@@ -19,17 +19,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Batch, Dataset
+from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.metric import Corruption, Metric, check_metric
+from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.run import answer, difference, record
 from circuitkit.engine.sweep import Place, Rest, entry, measure, residual, untouched
 from circuitkit.errors import CircuitError, DataError, MetricError
-from circuitkit.judge import Corruption, Metric, judge
-from circuitkit.model import Activations, Model
-from circuitkit.naming import describe
-from circuitkit.patching._options import DIRECTIONS, require
+from circuitkit.graph.wiring import Wiring
 from circuitkit.patching.effects import PORTS, Effects
-from circuitkit.progress import track
-from circuitkit.wiring import Wiring
+from circuitkit.registry import name_of
+from circuitkit.util.options import DIRECTIONS, require
+from circuitkit.util.progress import track
 
 __all__ = ["NODES", "Site", "Ends", "patch_nodes", "patch_heads", "patch_residual", "collect"]
 
@@ -197,7 +197,7 @@ def collect(
     every = {**axes, **where}
     shape = (*map(len, every.values()), len(data))
     found = [
-        Effects(own.reshape(shape), every, gap, nodes, describe(m), describe(corruption), direction)
+        Effects(own.reshape(shape), every, gap, nodes, name_of(m), name_of(corruption), direction)
         for own, gap, m in zip(values, gaps, metrics, strict=True)
     ]
     return found if several else found[0]
@@ -234,7 +234,7 @@ class _Patching:
 
     def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, "metrics b"]:
         """What each metric says of every example."""
-        said = (judge(m, logits, self.reference, self.batch) for m in self.metrics)
+        said = (check_metric(m, logits, self.reference, self.batch) for m in self.metrics)
         return torch.stack([values.cpu().double() for values in said])
 
     def effects(

@@ -16,14 +16,14 @@ import torch
 from jaxtyping import Bool, Float
 
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.metric import Corruption, Metric, check_metric
+from circuitkit.engine.model import Model
 from circuitkit.engine.run import answer, difference, record, runs
 from circuitkit.errors import CircuitError
-from circuitkit.judge import Corruption, Metric, judge
-from circuitkit.model import Model
-from circuitkit.nodes import LOGITS, Node
-from circuitkit.patching._options import DIRECTIONS, require
-from circuitkit.wiring import Wiring
+from circuitkit.graph.nodes import LOGITS, Node
+from circuitkit.graph.wiring import Wiring
+from circuitkit.util.options import DIRECTIONS, require
 
 __all__ = ["Senders", "patch_path", "patch_paths", "patch_senders"]
 
@@ -85,7 +85,7 @@ def patch_paths(
         draws = carry(batch)
         for carried in draws:
             base, other = (live, carried) if direction == "noise" else (carried, live)
-            start = judge(metric, answer(model, batch, base.final), reference, batch)
+            start = check_metric(metric, answer(model, batch, base.final), reference, batch)
             for first in range(0, len(paths), TOGETHER):
                 some = slice(first, first + TOGETHER)
                 given = {row: difference(model, other, base, row) for row in {*senders[some]}}
@@ -93,7 +93,7 @@ def patch_paths(
                     within = batch.within(tokens)[..., None]
                     given = {row: change * within for row, change in given.items()}
                 for i, logits in enumerate(runs(model, batch, context, base, masks[some], given)):
-                    moved = judge(metric, logits, reference, batch) - start
+                    moved = check_metric(metric, logits, reference, batch) - start
                     effects[first + i] += (-moved if direction == "noise" else moved).double().cpu()
         columns.append((effects / len(draws)).numpy())
     return np.concatenate(columns, axis=1)

@@ -18,11 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data import Dataset
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.sweep import Rest, entry
 from circuitkit.errors import CircuitError
-from circuitkit.judge import Corruption, Metric
-from circuitkit.model import Activations, Model
 from circuitkit.patching.effects import Effects
 from circuitkit.patching.nodes import Ends, Site, collect
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from circuitkit.circuit import Circuit, build
-from circuitkit.nodes import EMBED, LOGITS, Node
-from circuitkit.wiring import Wiring
+from circuitkit.graph.circuit import Circuit, build
+from circuitkit.graph.nodes import EMBED, LOGITS, Node
+from circuitkit.graph.wiring import Wiring
 
 __all__ = ["GPT2", "Edges", "Published", "Rule", "heads", "joined", "legal", "roles_of"]
 

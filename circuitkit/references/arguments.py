@@ -3,9 +3,9 @@ circuit."""
 
 from __future__ import annotations
 
-from circuitkit.nodes import EMBED, LOGITS
+from circuitkit.graph.nodes import EMBED, LOGITS
+from circuitkit.graph.wiring import Wiring
 from circuitkit.references._rules import Edges, Published, Rule, heads, joined, legal, roles_of
-from circuitkit.wiring import Wiring
 
 __all__ = ["circuits"]
 

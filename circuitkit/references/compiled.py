@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from circuitkit.nodes import parse_edge
+from circuitkit.graph.nodes import parse_edge
+from circuitkit.graph.wiring import Wiring
 from circuitkit.references._rules import Edges, Published
-from circuitkit.wiring import Wiring
 
 __all__ = ["PROPORTION", "REVERSE", "circuits"]
 

@@ -3,7 +3,7 @@ edges between them."""
 
 from __future__ import annotations
 
-from circuitkit.nodes import EMBED, LOGITS, Node
+from circuitkit.graph.nodes import EMBED, LOGITS, Node
 from circuitkit.references._rules import (
     GPT2,
     Edges,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import networkx as nx
 
-from circuitkit.catalogue import unknown
-from circuitkit.circuit import Circuit, build, edges, wiring_of
 from circuitkit.errors import UnknownNameError
-from circuitkit.nodes import EMBED, LOGITS
+from circuitkit.graph.circuit import Circuit, build, edges, wiring_of
+from circuitkit.graph.nodes import EMBED, LOGITS
 from circuitkit.references._rules import Published
+from circuitkit.registry import unknown
 
 __all__ = ["Published", "describe", "named", "names", "skeleton"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from circuitkit.graph.wiring import Wiring
 from circuitkit.references._rules import Published, Rule, heads, joined, roles_of
-from circuitkit.wiring import Wiring
 
 __all__ = ["circuits"]
 

@@ -4,6 +4,6 @@ A task is a function ``(words, n, seed, **settings) -> Task``: it asks ``words``
 tokenizer holds as single tokens, makes ``n`` different prompts, and is the same for the same seed.
 """
 
-from circuitkit.catalogue import serve
+from circuitkit.registry import serve
 
 __getattr__, __dir__ = serve("tasks")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from circuitkit.data import Prompt, Words
+from circuitkit.data.prompts import Prompt
+from circuitkit.data.tokens import TokenizerView
 from circuitkit.errors import DataError
 
 __all__ = ["distinct", "pool", "single"]
@@ -37,7 +38,9 @@ def distinct(
     return tuple(found.values())
 
 
-def single(words: Words, task: str, kind: str, among: Sequence[str], at_least: int) -> list[str]:
+def single(
+    words: TokenizerView, task: str, kind: str, among: Sequence[str], at_least: int
+) -> list[str]:
     """Those of the words, given without a space, that are one token after a space.
 
     Raises TaskFitError where they are fewer than ``at_least``.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from circuitkit.data import Prompt, Task, Words, compose
+from circuitkit.data.prompts import Prompt, Task, compose
+from circuitkit.data.tokens import TokenizerView
 from circuitkit.tasks._draw import distinct, pool, single
 
 __all__ = ["docstring"]
@@ -32,7 +33,7 @@ _DEFINED = ["A_def", "B_def", "C_def"]
 _DESCRIBED = ["A_doc", "B_doc"]
 
 
-def docstring(words: Words, n: int = 100, seed: int = 0) -> Task:
+def docstring(words: TokenizerView, n: int = 100, seed: int = 0) -> Task:
     """Docstrings: "def run(self, size, file): ... :param size: sea paper :param" -> " file".
 
     Returns prompts in which a function's arguments A, B, C stand among others, and its docstring

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-from circuitkit.data import Prompt, Task, Words, compose
+from circuitkit.data.prompts import Prompt, Task, compose
+from circuitkit.data.tokens import TokenizerView
 from circuitkit.errors import DataError, TaskFitError
 from circuitkit.tasks._draw import distinct
 
@@ -31,7 +32,7 @@ Sum: TypeAlias = tuple[int, int, int]  # the operands and the answer
 
 
 def arithmetic(
-    words: Words,
+    words: TokenizerView,
     n: int = 100,
     seed: int = 0,
     *,
@@ -68,7 +69,7 @@ def arithmetic(
     return Task("arithmetic", prompts, "logit_diff", source, settings)
 
 
-def _numbers(words: Words) -> tuple[str, list[int]]:
+def _numbers(words: TokenizerView) -> tuple[str, list[int]]:
     """What the text ends in so that one token more is the answer (nothing, or a space), and the
     numbers that are such a token."""
     every = [f" {number}" for number in range(LARGEST + 1)]
@@ -86,7 +87,7 @@ def _numbers(words: Words) -> tuple[str, list[int]]:
     return gap, [int(number) for number in fits[gap]]
 
 
-def _pool(words: Words, numbers: Sequence[int], name: str) -> list[tuple[Sum, list[Sum]]]:
+def _pool(words: TokenizerView, numbers: Sequence[int], name: str) -> list[tuple[Sum, list[Sum]]]:
     """Each sum of these numbers that has one to be corrupted by, with all whose operands have as
     many tokens."""
     texts = words.ids([f"a {number}" for number in numbers])

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from circuitkit.data import Prompt, Task, Words
+from circuitkit.data.prompts import Prompt, Task
+from circuitkit.data.tokens import TokenizerView
 from circuitkit.errors import DataError
 
 __all__ = ["from_file"]
@@ -20,7 +21,7 @@ Rows = Iterator[tuple[int, Mapping[str, Any]]]
 
 
 def from_file(
-    words: Words,
+    words: TokenizerView,
     n: int | None = None,
     seed: int = 0,
     *,

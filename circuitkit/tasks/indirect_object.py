@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import re
 
-from circuitkit.data import Prompt, Task, Words, compose
+from circuitkit.data.prompts import Prompt, Task, compose
+from circuitkit.data.tokens import TokenizerView
 from circuitkit.errors import DataError
 from circuitkit.tasks._draw import distinct, pool, single
 from circuitkit.tasks._names import NAMES
@@ -34,7 +35,7 @@ _TEXTS = {"io": "S2", "names": "names"}
 _NEXT = re.compile(r" ?(?:\w+|[^\w\s])")
 
 
-def ioi(words: Words, n: int = 100, seed: int = 0, *, corrupt: str = "io") -> Task:
+def ioi(words: TokenizerView, n: int = 100, seed: int = 0, *, corrupt: str = "io") -> Task:
     """Indirect objects: "When Mary and John went to the store, John gave a drink to" -> " Mary".
 
     Returns prompts in the orders ABBA and BABA alike. ``corrupt="io"`` puts the indirect object in

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from circuitkit.data import Prompt, Task, Words, compose
+from circuitkit.data.prompts import Prompt, Task, compose
+from circuitkit.data.tokens import TokenizerView
 from circuitkit.tasks._draw import distinct, single
 from circuitkit.tasks._names import MEN, WOMEN
 
@@ -20,7 +21,7 @@ TEMPLATES = (
 )
 
 
-def gendered_pronoun(words: Words, n: int = 100, seed: int = 0) -> Task:
+def gendered_pronoun(words: TokenizerView, n: int = 100, seed: int = 0) -> Task:
     """Pronouns: "So Mary is a really great friend, isn't" -> " she".
 
     Returns prompts of men's and women's names alike; the corrupted name is one of the other gender,

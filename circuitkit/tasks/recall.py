@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
-from circuitkit.data import Prompt, Task, Words, compose
+from circuitkit.data.prompts import Prompt, Task, compose
+from circuitkit.data.tokens import TokenizerView
 from circuitkit.errors import TaskFitError
 from circuitkit.tasks._draw import distinct, single
 
@@ -61,7 +62,7 @@ RELATIONS = _relations()
 Fact = tuple[str, str]
 
 
-def facts(words: Words, n: int = 100, seed: int = 0) -> Task:
+def facts(words: TokenizerView, n: int = 100, seed: int = 0) -> Task:
     """Facts: "The capital of France is" -> " Paris".
 
     Returns prompts whose corrupted text asks the same of another subject, of as many tokens and of
@@ -88,7 +89,7 @@ def facts(words: Words, n: int = 100, seed: int = 0) -> Task:
     return Task("facts", prompts, "logit_diff", source, {"n": n, "seed": seed})
 
 
-def _pools(words: Words) -> list[tuple[str, list[Fact]]]:
+def _pools(words: TokenizerView) -> list[tuple[str, list[Fact]]]:
     """The facts of a relation whose subjects have as many tokens, where their answers differ."""
     every = sorted({answer for own in RELATIONS.values() for answer in own.answers.values()})
     fit = set(single(words, "facts", "answers", every, 10))
@@ -107,7 +108,7 @@ def _pools(words: Words) -> list[tuple[str, list[Fact]]]:
     return found
 
 
-def _last_token(words: Words, text: str, subject: tuple[int, int]) -> tuple[int, int]:
+def _last_token(words: TokenizerView, text: str, subject: tuple[int, int]) -> tuple[int, int]:
     """The range of the subject's last token: what the text before it lacks is just that token."""
     start, stop = subject
     (whole,) = words.ids([text[:stop]])

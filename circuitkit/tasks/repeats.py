@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from circuitkit.data import Prompt, Task, Words, compose
+from circuitkit.data.prompts import Prompt, Task, compose
+from circuitkit.data.tokens import TokenizerView
 from circuitkit.errors import DataError
 from circuitkit.tasks._draw import distinct, pool, single
 
@@ -25,7 +26,7 @@ COMMON = pool(
 )
 
 
-def induction(words: Words, n: int = 100, seed: int = 0, *, length: int = 12) -> Task:
+def induction(words: TokenizerView, n: int = 100, seed: int = 0, *, length: int = 12) -> Task:
     """Repeats: random words "... A B ... C D ... A" -> B, which followed A before.
 
     Returns texts of ``length`` words, all different save the last, which repeats the first A. In

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from circuitkit.data import Prompt, Task, Words, compose
+from circuitkit.data.prompts import Prompt, Task, compose
+from circuitkit.data.tokens import TokenizerView
 from circuitkit.errors import TaskFitError
 from circuitkit.tasks._draw import distinct, pool
 
@@ -25,7 +26,7 @@ TEMPLATE = "The {noun} lasted from the year {XX}{YY} to the year {XX2:XX}"
 _LOWEST = "01"
 
 
-def greater_than(words: Words, n: int = 100, seed: int = 0) -> Task:
+def greater_than(words: TokenizerView, n: int = 100, seed: int = 0) -> Task:
     """Later years: "The war lasted from the year 1732 to the year 17" -> "33" and above.
 
     Returns prompts whose correct answers are all the two-digit endings above that of the first
@@ -52,7 +53,7 @@ def greater_than(words: Words, n: int = 100, seed: int = 0) -> Task:
     return Task("greater_than", prompts, "prob_diff", source, {"n": n, "seed": seed})
 
 
-def _endings(words: Words) -> dict[str, list[str]]:
+def _endings(words: TokenizerView) -> dict[str, list[str]]:
     """The endings that are one token after each century, where those are nearly all endings."""
     found = {
         century: words.fitting(ENDINGS, after=f"a{century}") for century in words.fitting(CENTURIES)

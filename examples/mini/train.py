@@ -26,7 +26,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from circuitkit.data import Batch, Dataset, Example, Prompt, Task, Words, tokenise
+from circuitkit.data.batches import Batch, Dataset
+from circuitkit.data.examples import Example
+from circuitkit.data.prompts import Prompt, Task
+from circuitkit.data.tokens import TokenizerView, tokenise
 from circuitkit.tasks import _names
 from circuitkit.tasks.arguments import ARGUMENTS, FUNCTIONS, NOTES, docstring, template
 from circuitkit.tasks.indirect_object import OBJECTS, PLACES, ioi
@@ -129,7 +132,7 @@ _TURNS: dict[str, tuple[Callable[[Prompt], Prompt], ...]] = {
 }
 
 
-def tasks(words: Words, n: int, seed: int) -> dict[str, Task]:
+def tasks(words: TokenizerView, n: int, seed: int) -> dict[str, Task]:
     """Each task with n prompts, or with all that there are where these are few."""
     return {
         "ioi": ioi(words, n, seed),
@@ -142,7 +145,9 @@ def tasks(words: Words, n: int, seed: int) -> dict[str, Task]:
     }
 
 
-def training(words: Words, n: int, seed: int, held_out: dict[str, Task]) -> list[list[Example]]:
+def training(
+    words: TokenizerView, n: int, seed: int, held_out: dict[str, Task]
+) -> list[list[Example]]:
     """Pools of examples: one a task, and for induction one a length of text."""
     made = tasks(words, n, seed)
     del made["induction"]
@@ -247,7 +252,7 @@ def train(
     model: GPT2LMHeadModel,
     pools: list[list[Example]],
     test: dict[str, list[Example]],
-    words: Words,
+    words: TokenizerView,
     args: argparse.Namespace,
 ) -> None:
     """Minimise the sum of the tasks' losses, with a warm-up and a cosine decay."""
@@ -304,7 +309,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     return model
 
 
-def save(model: GPT2LMHeadModel, words: Words, folder: Path) -> None:
+def save(model: GPT2LMHeadModel, words: TokenizerView, folder: Path) -> None:
     """Write the model and its tokenizer."""
     model.save_pretrained(folder)
     words.tokenizer.save_pretrained(folder)
@@ -339,7 +344,7 @@ def main() -> None:
     open_log(args.log)
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    words = Words(make_tokenizer())
+    words = TokenizerView(make_tokenizer())
     model = new_model(words.tokenizer)
     modules = (torch, transformers, tokenizers)
     versions = ", ".join(f"{module.__name__} {module.__version__}" for module in modules)

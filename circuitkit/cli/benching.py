@@ -1,0 +1,66 @@
+"""``circuitkit bench``: how well methods find known circuits, and at what cost."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from circuitkit.cli._opening import known, set_threads
+from circuitkit.cli._options import Commands, common, positive
+from circuitkit.cli._printing import print_json
+
+__all__ = ["add", "bench"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command ``bench`` and its options."""
+    p = commands.add_parser(
+        "bench",
+        parents=[common()],
+        help="discovery methods × models with known circuits × corruptions, in one table",
+    )
+    p.add_argument("methods", nargs="*", metavar="METHOD", help="eap, mine.py:name (default: ten)")
+    several = "may be given several times; default: "
+    p.add_argument(
+        "--model", action="append", metavar="M",
+        help=f"a compiled program (reverse), a variant (reverse+rotate+distract) or MODEL:TASK "
+        f"(mini:ioi); {several}45",
+    )  # fmt: skip
+    p.add_argument("--corruption", action="append", metavar="C", help=several + "three")
+    p.add_argument("--metric", default="logit_diff")
+    p.add_argument("--seeds", type=positive, metavar="N", help="default: 5")
+    p.add_argument(
+        "--examples", type=positive, metavar="N", help="prompts of a discovery (default: 32)"
+    )
+    p.add_argument("--quick", action="store_true", help="eight models, two seeds, 16 prompts")
+    p.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    p.add_argument("--threads", type=positive, help="processor threads")
+    p.add_argument("-o", "--output", type=Path, metavar="DIR", default=Path("bench"),
+                   help="where tables, figures and finished cells go (default: bench)")  # fmt: skip
+    p.set_defaults(run=bench)
+
+
+def bench(options: argparse.Namespace) -> None:
+    """Run the benchmark, write its tables and figures, print its summary."""
+    for kind, given in (("discovery", options.methods), ("corruptions", options.corruption),
+                        ("metrics", [options.metric])):  # fmt: skip
+        for name in given or ():
+            known(kind, name)
+    set_threads(options.threads)
+    from circuitkit.workflows.benchmark import running
+
+    asked = {
+        "methods": options.methods, "models": options.model, "corruptions": options.corruption,
+        "seeds": options.seeds, "examples": options.examples,
+    }  # fmt: skip
+    chosen = (running.QUICK if options.quick else {}) | {k: v for k, v in asked.items() if v}
+    found = running.bench(
+        **chosen, metric=options.metric, device=options.device, resume=options.output / "cells"
+    )
+    written = found.save(options.output)
+    if options.json:
+        print_json({"about": dict(found.about), "summary": found.summary(),
+                    "files": [str(path) for path in written]})  # fmt: skip
+    else:
+        print(found)
+        print(f"\nwritten: {written[0]}, and {len(written) - 1} tables and figures beside it")

@@ -1,0 +1,34 @@
+"""``circuitkit check``: the proof that a model is its graph."""
+
+from __future__ import annotations
+
+import argparse
+
+from circuitkit.cli._opening import set_threads
+from circuitkit.cli._options import Commands, machine
+from circuitkit.cli._printing import print_json
+
+__all__ = ["add", "check"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command ``check`` and its options."""
+    p = commands.add_parser("check", parents=[machine()], help="prove that a model is its graph")
+    p.add_argument("model", metavar="MODEL")
+    p.set_defaults(run=check)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Print the proof that a model is its graph; raises where it is not."""
+    from circuitkit.models import checking as proof
+    from circuitkit.models import loading as models
+
+    set_threads(options.threads)
+    model = models.open_model(options.model, device=options.device, dtype=options.dtype)
+    found = proof.check(model)
+    if options.json:
+        rows = [{**vars(row), "holds": row.holds} for row in found.rows]
+        print_json({"model": found.model, "holds": found.holds, "statements": rows})
+    else:
+        print(found)
+    found.require()

@@ -1,0 +1,35 @@
+"""``circuitkit compare``: the overlap of two circuits."""
+
+from __future__ import annotations
+
+import argparse
+
+from circuitkit.cli._opening import open_circuit
+from circuitkit.cli._options import Commands, common
+from circuitkit.cli._printing import print_json
+
+__all__ = ["add", "compare"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command ``compare`` and its options."""
+    p = commands.add_parser("compare", parents=[common()], help="the overlap of two circuits")
+    p.add_argument("left", metavar="A", help="a saved circuit, or a published one: ioi:acdc")
+    p.add_argument("right", metavar="B", help="the same; precision is of A against B")
+    p.set_defaults(run=compare)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Print the overlap of two circuits, and of the roles of the right one."""
+    from circuitkit.graph import compare as overlap
+
+    left, right = open_circuit(options.left), open_circuit(options.right)
+    members = overlap.compare_members(left, right)
+    if overlap.lists_members(left) or overlap.lists_members(right):
+        print_json(members.to_dict()) if options.json else print(members)
+        return
+    found = overlap.compare(left, right)
+    if options.json:
+        print_json({**found.to_dict(), "roles": members.shares()})
+    else:
+        print(*filter(None, (repr(found), members.table())), sep="\n")

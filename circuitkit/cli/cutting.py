@@ -1,0 +1,83 @@
+"""``circuitkit knockout``: what the edges of a saved circuit do inside it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from circuitkit import registry
+from circuitkit.cli._opening import recorded, unseen
+from circuitkit.cli._options import Commands, add_circuit, count, machine
+from circuitkit.cli._printing import print_json
+
+__all__ = ["add", "knockout"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command ``knockout`` and its options."""
+    p = commands.add_parser(
+        "knockout",
+        parents=[machine()],
+        help="cut a saved circuit's edges: one, two, many at a time",
+    )
+    add_circuit(p)
+    p.add_argument("--metric", metavar="M")
+    p.add_argument("--corruption", metavar="C")
+    p.add_argument(
+        "--pairs",
+        type=count,
+        default=12,
+        metavar="N",
+        help="pairs of the strongest N edges (default: 12; 0: no pairs)",
+    )
+    p.add_argument(
+        "--within",
+        default="model",
+        choices=("model", "circuit"),
+        help="what pairs are cut in (default: model)",
+    )
+    p.add_argument(
+        "--subsets",
+        type=count,
+        default=20,
+        metavar="N",
+        help="random sets cut in circuit and model (default: 20; 0: none)",
+    )
+    p.add_argument("--seed", type=int, default=0, help="of the random subsets")
+    p.set_defaults(run=knockout)
+
+
+def knockout(options: argparse.Namespace) -> None:
+    """Print what a circuit's edges do inside it, on unseen prompts; each result as it comes."""
+    from circuitkit.graph.circuit import read
+
+    circuit = read(options.circuit)
+    metric = options.metric or recorded(circuit, "metric")
+    corruption = options.corruption or recorded(circuit, "corruption")
+    model, data, title = unseen(options, circuit, [metric], [corruption])
+    how = registry.resolve("metrics", metric), registry.resolve("corruptions", corruption)
+    found: dict[str, Any] = {}
+    for name, result in _knocked_out(options, model, circuit, data, *how):
+        if not options.json:
+            heading = "" if found else f"{title}\n{result.evaluation}\n"
+            print(f"{heading}\n{result.table()}")
+        found[name] = result.to_dict()
+    if options.json:
+        print_json(found)
+
+
+def _knocked_out(options: argparse.Namespace, *given: Any) -> Iterator[tuple[str, Any]]:
+    """What is lost without one edge, two and many of them, each by its function's name."""
+    from circuitkit.evaluation.knockouts.completeness import incompleteness
+    from circuitkit.evaluation.knockouts.effects import marginal_effects
+    from circuitkit.evaluation.knockouts.pairs import interactions
+    from circuitkit.evaluation.knockouts.redundancy import minimality
+
+    seed = options.seed
+    yield "marginal_effects", marginal_effects(*given)
+    if options.pairs:
+        yield "interactions", interactions(*given, edges=options.pairs, within=options.within)
+    if options.subsets:
+        yield "incompleteness", incompleteness(*given, sets=options.subsets, seed=seed)
+    yield "minimality", minimality(*given, seed=seed)

@@ -1,0 +1,78 @@
+"""``circuitkit discover``: the circuit of a task, its faithfulness, its files."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from circuitkit.cli._opening import default_place, known, load_model
+from circuitkit.cli._options import Commands, machine, positive
+from circuitkit.cli._printing import print_json
+
+__all__ = ["add", "discover"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command ``discover`` and its options."""
+    p = commands.add_parser(
+        "discover", parents=[machine()], help="find the circuit of a task, measure it and draw it"
+    )
+    p.add_argument("task", metavar="TASK", help="ioi, greater_than, ... or a CSV or JSONL file")
+    p.add_argument("--model", default="mini", help="mini, smollm2-135m, a directory or a hub name")
+    p.add_argument("--method", default="eap_ig", help="how edges are scored (default: eap_ig)")
+    p.add_argument("--metric", help="what a run is judged by (default: the task's)")
+    p.add_argument("--corruption", default="counterfactual", help="what a cut edge carries")
+    size = p.add_mutually_exclusive_group()
+    size.add_argument("--edges", type=positive, metavar="N", help="the size of the circuit")
+    size.add_argument(
+        "--faithfulness",
+        type=float,
+        metavar="F",
+        help="the smallest circuit that reaches this (default: 0.85)",
+    )
+    p.add_argument("--rule", default="abs", choices=("abs", "signed", "greedy"))
+    p.add_argument(
+        "--examples", type=positive, default=64, metavar="N", help="prompts of each half"
+    )
+    p.add_argument("--verify", type=positive, metavar="N", help="measure N edges exactly as well")
+    p.add_argument("--orders", type=positive, metavar="N", help="repeat acdc in N random orders")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--force", action="store_true", help="even if the model cannot do the task")
+    p.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: circuits/TASK-MODEL")
+    p.set_defaults(run=discover)
+
+
+def discover(options: argparse.Namespace) -> None:
+    """Find a circuit, write its files, print its summary."""
+    known("tasks", options.task)
+    known("discovery", options.method)
+    known("metrics", options.metric)
+    known("corruptions", options.corruption)
+    model = load_model(options.model, options)
+    from circuitkit.graph.circuit import write
+    from circuitkit.util.atomic import write_whole
+    from circuitkit.workflows.discover import find_circuit
+
+    place = options.output or default_place(options, "circuits")
+    unfinished = place / ".unfinished"
+    found = find_circuit(
+        model, options.task, method=options.method, metric=options.metric,
+        corruption=options.corruption, edges=options.edges, faithfulness=options.faithfulness,
+        rule=options.rule, examples=options.examples, seed=options.seed,
+        batch_size=options.batch_size, memory=options.memory, verify=options.verify,
+        orders=options.orders, resume=unfinished, force=options.force,
+    )  # fmt: skip
+    written = [
+        write(found.circuit, place / "circuit.json"),
+        found.scores.save(place / "scores.safetensors"),
+        write(found.circuit, place / "circuit.svg"),
+    ]
+    if found.verification:
+        written.append(write_whole(place / "verification.csv", found.verification.to_csv()))
+    shutil.rmtree(unfinished, ignore_errors=True)
+    if options.json:
+        print_json({**found.to_dict(), "files": [str(path) for path in written]})
+    else:
+        print(found)
+        print("\nwritten:", *written)

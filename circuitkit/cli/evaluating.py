@@ -1,0 +1,99 @@
+"""``circuitkit evaluate``: how much of a model's behaviour a saved circuit keeps."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from circuitkit import registry
+from circuitkit.cli._opening import open_circuit, recorded, unseen
+from circuitkit.cli._options import Commands, add_circuit, machine
+from circuitkit.cli._printing import print_table
+from circuitkit.errors import OutputError
+
+__all__ = ["add", "evaluate"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command ``evaluate`` and its options."""
+    p = commands.add_parser(
+        "evaluate",
+        parents=[machine()],
+        help="measure a saved circuit, under any metric × corruption",
+    )
+    add_circuit(p)
+    p.add_argument("--metric", action="append", metavar="M", help="may be given several times")
+    p.add_argument("--corruption", action="append", metavar="C", help="may be given several times")
+    p.add_argument("--curve", action="store_true", help="over sizes: its strongest edges alone")
+    p.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the curves as svg, pdf or png"
+    )
+    p.set_defaults(run=evaluate)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Print a circuit's faithfulness under each metric × corruption, on unseen prompts."""
+    circuit = open_circuit(options.circuit)
+    metrics = options.metric or [recorded(circuit, "metric")]
+    corruptions = options.corruption or [recorded(circuit, "corruption")]
+    if options.output and not options.curve:
+        raise OutputError(f"{str(options.output)!r} would hold a curve; give --curve as well")
+    model, data, title = unseen(options, circuit, metrics, corruptions)
+    rows: list[dict[str, Any]] = []
+    curves = {}
+    for name, corruption in product(metrics, corruptions):
+        how = registry.resolve("metrics", name), registry.resolve("corruptions", corruption)
+        labels = {"metric": name, "corruption": corruption}
+        if options.curve:
+            found = curves[f"{name}, {corruption}"] = _by_size(model, circuit, data, *how)
+            rows += [{**labels, **row} for row in _points(found)]
+        else:
+            rows.append({**labels, **_beside(model, circuit, data, *how)})
+    print_table(rows, options.json, title)
+    if options.output:
+        from circuitkit.evaluation.faithfulness import draw_curves
+
+        draw_curves(curves).save(options.output)
+
+
+def _beside(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) -> Any:
+    """The circuit's faithfulness, beside that of all other edges and of random circuits."""
+    from circuitkit.evaluation import faithfulness
+    from circuitkit.graph.circuit import mask
+
+    keep = mask(circuit, model.wiring)
+    others = faithfulness.random_masks(model.wiring, int(keep.sum()), 3)
+    masks = [keep, model.wiring.legal & ~keep, *others]
+    found, complement, *null = faithfulness.evaluate(model, masks, data, metric, corruption)
+    low, high = found.interval()
+    return {
+        "faithfulness": found.faithfulness, "low": low, "high": high,
+        "mean_of_ratios": found.mean_of_ratios,
+        "without_it": complement.faithfulness,
+        "random": sum(e.faithfulness for e in null) / len(null),
+        "circuit": float(found.circuit.mean()),
+        "everything": float(found.everything.mean()),
+        "nothing": float(found.nothing.mean()),
+    }  # fmt: skip
+
+
+def _by_size(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) -> Any:
+    """The faithfulness of the circuit's strongest edges, more and more of them."""
+    from circuitkit.evaluation.faithfulness import curve
+    from circuitkit.graph.circuit import edges, weight_matrix
+    from circuitkit.graph.scores import Scores
+
+    total = len(list(edges(circuit)))
+    sizes = sorted({max(1, round(total / 2**k)) for k in range(8)})
+    scores = Scores(model.wiring, weight_matrix(circuit))
+    return curve(model, scores, data, metric, corruption, sizes=sizes)
+
+
+def _points(found: Any) -> Iterator[dict[str, Any]]:
+    """A row for every size of a curve."""
+    for size, point in zip(found.edges, found.evaluations, strict=True):
+        low, high = point.interval()
+        yield {"edges": size, "faithfulness": point.faithfulness, "low": low, "high": high}

@@ -1,0 +1,111 @@
+"""``circuitkit study``: what activation patching finds, and what depends on the choice."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from circuitkit.cli._opening import default_place, known, load_model
+from circuitkit.cli._options import Commands, count, machine, positive
+from circuitkit.cli._printing import print_json
+
+__all__ = ["add", "study"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command ``study`` and its options."""
+    p = commands.add_parser(
+        "study",
+        parents=[machine()],
+        help="activation patching under every corruption × metric, and what depends on the choice",
+    )
+    p.add_argument("task", metavar="TASK", help="ioi, facts, ... or a CSV or JSONL file")
+    p.add_argument("--model", default="mini", help="mini, smollm2-135m, a directory or a hub name")
+    several = "may be given several times; default: "
+    p.add_argument("--metric", action="append", metavar="M", help=several + "three")
+    p.add_argument(
+        "--corruption", action="append", metavar="C", help=several + "tokens replaced, and noise"
+    )
+    p.add_argument(
+        "--windows", type=_sizes_of_windows, metavar="N,N", help="layers (1,3,5,10; 0: none)"
+    )
+    p.add_argument("--reference", metavar="R", help="ioi:wang2022, or a circuit's file")
+    p.add_argument("--group", action="append", default=[], type=_group, metavar="NAME=a9.h9,a9.h6")
+    p.add_argument(
+        "--circuits", action="append", metavar="C",
+        help=several + "as --corruption; 'none': no circuits",
+    )  # fmt: skip
+    p.add_argument("--direction", default="denoise", choices=("denoise", "noise"))
+    p.add_argument("--threshold", type=float, default=2.0, metavar="SD", help="default: 2")
+    p.add_argument("--examples", type=positive, default=64, metavar="N", help="prompts")
+    p.add_argument(
+        "--only", default="accuracy", metavar="M",
+        help="study prompts with this metric above 1/2 (accuracy, top1; 'none': all)",
+    )  # fmt: skip
+    p.add_argument("--both-ways", action="store_true", help="each pair's swap as well")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: studies/TASK-MODEL")
+    p.set_defaults(run=study)
+
+
+def study(options: argparse.Namespace) -> None:
+    """Run the study of a task, write its page, tables and figures, print its summary."""
+    known("tasks", options.task)
+    for kind, given in (("metrics", options.metric), ("corruptions", options.corruption)):
+        for name in given or ():
+            known(kind, name)
+    roles = _reference(options.reference)
+    model = load_model(options.model, options)
+    from circuitkit.workflows.study import running
+
+    chosen: dict[str, Any] = {"metrics": options.metric} if options.metric else {}
+    place = options.output or default_place(options, "studies")
+    unfinished = place / ".unfinished"
+    found = running.study(
+        model, options.task, **chosen, corruptions=options.corruption, windows=options.windows,
+        groups=dict(options.group) or None, roles=roles,
+        circuits=() if options.circuits == ["none"] else options.circuits,
+        direction=options.direction, threshold=options.threshold, examples=options.examples,
+        only=None if options.only == "none" else options.only, both_ways=options.both_ways,
+        seed=options.seed, batch_size=options.batch_size, memory=options.memory,
+        resume=unfinished,
+    )  # fmt: skip
+    written = found.save(place)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    if options.json:
+        print_json({"about": dict(found.about), "tables": found.tables(),
+                    "verdicts": [vars(verdict) for verdict in found.verdicts()],
+                    "files": [str(path) for path in written]})  # fmt: skip
+    else:
+        print(found)
+        print(f"\nwritten: {written[0]}, and {len(written) - 1} tables and figures beside it")
+
+
+def _reference(name: str | None) -> dict[str, str] | None:
+    """Each component's role in a published circuit, or in a circuit's file."""
+    if name is None:
+        return None
+    if name.endswith(".json"):
+        from circuitkit.graph.circuit import read
+        from circuitkit.patching.detection import roles_of
+
+        return roles_of(read(name))
+    from circuitkit.references.published import named
+
+    return dict(named(name).roles)
+
+
+def _sizes_of_windows(text: str) -> tuple[int, ...]:
+    """The sizes of ``1,3,5``, without a 0."""
+    sizes = tuple(count(part) for part in text.split(","))
+    return tuple(size for size in sizes if size)
+
+
+def _group(text: str) -> tuple[str, tuple[str, ...]]:
+    """The name and the nodes of ``NAME=a9.h9,a9.h6``."""
+    name, equals, nodes = text.partition("=")
+    if not (name and equals and nodes):
+        raise argparse.ArgumentTypeError(f"{text!r} is no group; write NAME=a9.h9,a9.h6")
+    return name, tuple(nodes.split(","))

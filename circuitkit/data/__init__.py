@@ -1,0 +1,1 @@
+"""Prompts, tokens, batches and the spans of words in them."""

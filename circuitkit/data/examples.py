@@ -1,0 +1,53 @@
+"""One prompt in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from circuitkit.errors import DataError
+
+__all__ = ["Example", "swapped"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt in tokens; ``spans`` are token ranges, and ``end`` is among them.
+
+    Raises DataError where the clean and the corrupted texts (``corrupt`` and the ``others``) are
+    not equally long, or a span is outside of them.
+    """
+
+    clean: tuple[int, ...]
+    corrupt: tuple[int, ...]
+    correct: tuple[int, ...]
+    wrong: tuple[int, ...]
+    spans: Mapping[str, tuple[int, int]]
+    others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        length = len(self.clean)
+        for corrupt in (self.corrupt, *self.others.values()):
+            if not length or len(corrupt) != length:
+                raise DataError(
+                    f"an example has {length} clean and {len(corrupt)} corrupted tokens; "
+                    "give as many of both, and at least one"
+                )
+        for name, (start, stop) in self.spans.items():
+            if not 0 <= start < stop <= length:
+                raise DataError(
+                    f"the span {name!r} goes from token {start} to {stop} of {length}; "
+                    "let it hold at least one token of the text"
+                )
+
+
+def swapped(example: Example) -> tuple[Example, Example]:
+    """The example and its swap, both without other texts."""
+    right, wrong = len(example.correct), len(example.wrong)
+    if not wrong or right != wrong:
+        raise DataError(
+            f"an example has {right} correct and {wrong} wrong answers, so that its corrupted text "
+            "asks for no answer of its own; give as many of both, or leave the swap out"
+        )
+    swap = Example(example.corrupt, example.clean, example.wrong, example.correct, example.spans)
+    return replace(example, others={}), swap

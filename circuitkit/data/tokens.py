@@ -1,0 +1,176 @@
+"""Prompts in the tokens of a model: what a tokenizer makes of words, and where spans fall.
+
+Nothing is truncated or reordered, and special tokens are what the model's own tokenizer adds: no
+BOS is prepended silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from circuitkit.data.examples import Example
+from circuitkit.data.prompts import Prompt
+from circuitkit.errors import DataError, TaskFitError
+
+__all__ = ["TokenizerView", "tokenise"]
+
+
+class Tokenizer(Protocol):
+    """What we ask of a Hugging Face tokenizer."""
+
+    bos_token_id: int | None
+
+    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class TokenizerView:
+    """What a tokenizer makes of words: a task asks it what fits."""
+
+    tokenizer: Tokenizer
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, with the BOS token where the tokenizer adds one."""
+        if not texts:
+            return []
+        plain = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        opening = self._opening()
+        return [opening + list(ids) for ids in plain]
+
+    def _opening(self) -> list[int]:
+        bos = self.tokenizer.bos_token_id
+        first = list(self.tokenizer(["a"], add_special_tokens=True)["input_ids"][0][:1])
+        return first if bos is not None and first == [bos] else []
+
+    def fitting(self, words: Iterable[str], after: str = "a") -> list[str]:
+        """Those of the words (given with their leading space, if any) that are one token after
+        ``after``."""
+        words = list(words)
+        head = self.ids([after])[0]
+        return [
+            word
+            for word, ids in zip(words, self.ids([after + word for word in words]), strict=True)
+            if self.continues(head, ids)
+        ]
+
+    def continues(self, head: list[int], ids: list[int]) -> bool:
+        """Whether the tokens go on by exactly one, which the tokenizer knows."""
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        return len(ids) == len(head) + 1 and ids[:-1] == head and ids[-1] != unknown
+
+    def require(
+        self, task: str, kind: str, words: Iterable[str], at_least: int, after: str = "a"
+    ) -> list[str]:
+        """The words that fit; raises TaskFitError where they are fewer than the task needs."""
+        words = list(words)
+        fit = self.fitting(words, after)
+        if len(fit) < at_least:
+            misfit = next((w for w in words if w not in fit), "")
+            raise TaskFitError(
+                f"{task} needs {at_least} {kind} that are one token each, but of {len(words)} "
+                f"only {len(fit)} are with this tokenizer ({misfit!r} is not); "
+                "use another task or another model"
+            )
+        return fit
+
+
+def tokenise(prompts: Sequence[Prompt], words: TokenizerView) -> Iterator[Example]:
+    """Each prompt in tokens; raises DataError, with the prompt, where the clean and a corrupted
+    text differ in length, a span cuts a token, or an answer is not exactly one token."""
+    clean = words.ids([p.clean for p in prompts])
+    corrupt = _corrupted(prompts, clean, words)
+    answers = [_answers(prompts, [getattr(p, kind) for p in prompts], clean, words)
+               for kind in ("correct", "wrong")]  # fmt: skip
+    spans = _spans(prompts, clean, words)
+    for i, prompt in enumerate(prompts):
+        if not prompt.correct:
+            raise DataError(f"{prompt.clean!r} has no correct answer; give at least one")
+        if not set(answers[0][i]).isdisjoint(answers[1][i]):
+            raise DataError(f"{prompt.clean!r} has an answer that is both correct and wrong")
+        yield Example(
+            clean=tuple(clean[i]),
+            corrupt=corrupt[i][0],
+            correct=answers[0][i],
+            wrong=answers[1][i],
+            spans={**spans[i], "end": (len(clean[i]) - 1, len(clean[i]))},
+            others=dict(zip(prompt.others, corrupt[i][1:], strict=True)),
+        )
+
+
+def _corrupted(
+    prompts: Sequence[Prompt], clean: Sequence[list[int]], words: TokenizerView
+) -> list[list[tuple[int, ...]]]:
+    """The tokens of each prompt's corrupted text, and after it of the others."""
+    texts = [[p.corrupt, *p.others.values()] for p in prompts]
+    ids = iter(words.ids([text for own in texts for text in own]))
+    found = []
+    for prompt, own, one in zip(prompts, texts, clean, strict=True):
+        if not one:
+            raise DataError(f"the clean text {prompt.clean!r} has no tokens; write a text")
+        found.append([tuple(next(ids)) for _ in own])
+        for text, two in zip(own, found[-1], strict=True):
+            if len(one) != len(two):
+                raise DataError(
+                    f"the clean text {prompt.clean!r} has {len(one)} tokens and its corrupted one "
+                    f"{text!r} has {len(two)}; make them equally long"
+                )
+    return found
+
+
+def _answers(
+    prompts: Sequence[Prompt],
+    answers: Sequence[tuple[str, ...]],
+    clean: Sequence[list[int]],
+    words: TokenizerView,
+) -> list[tuple[int, ...]]:
+    """The one token by which each answer continues its prompt."""
+    texts = [p.clean + a for p, own in zip(prompts, answers, strict=True) for a in own]
+    continued = iter(words.ids(texts))
+    found = []
+    for prompt, own, ids in zip(prompts, answers, clean, strict=True):
+        tokens = []
+        for answer in own:
+            both = next(continued)
+            if not words.continues(ids, both):
+                raise DataError(
+                    f"the answer {answer!r} is not one token after {prompt.clean!r}; "
+                    "choose an answer that is a single token with its leading space"
+                )
+            tokens.append(both[-1])
+        if len(set(tokens)) < len(tokens):
+            raise DataError(f"{prompt.clean!r} has the same answer twice: {own}")
+        found.append(tuple(tokens))
+    return found
+
+
+def _spans(
+    prompts: Sequence[Prompt], clean: Sequence[list[int]], words: TokenizerView
+) -> list[dict[str, tuple[int, int]]]:
+    """The token range of each named character range."""
+    cuts = [sorted({cut for span in p.spans.values() for cut in span} | {0}) for p in prompts]
+    texts = [p.clean[:cut] for p, own in zip(prompts, cuts, strict=True) for cut in own if cut]
+    heads = iter(words.ids(texts))
+    opening = len(words.ids([""])[0])
+    found = []
+    for prompt, own, ids in zip(prompts, cuts, clean, strict=True):
+        at = {0: opening}
+        for cut in own:
+            if not cut:
+                continue
+            head = next(heads)
+            if ids[: len(head)] != head:
+                raise DataError(
+                    f"{prompt.clean[:cut]!r} ends inside a token of {prompt.clean!r}; "
+                    "let spans start at the space before a word and end with the word"
+                )
+            at[cut] = len(head)
+        for name, (a, b) in prompt.spans.items():
+            if not 0 <= a < b <= len(prompt.clean) or at[a] == at[b]:
+                raise DataError(
+                    f"the span {name!r} of {a} to {b} holds no token of {prompt.clean!r}; "
+                    "give the characters from the space before a word to its end"
+                )
+        found.append({name: (at[a], at[b]) for name, (a, b) in prompt.spans.items()})
+    return found

@@ -1,0 +1,115 @@
+"""Finished blocks of long work on disk, so that a run that is killed loses no more than one block.
+
+``directory/<hash of what the work is about>/`` holds ``about.json``, and each block as one
+safetensors file. Work about anything else has a directory of its own, so that runs can share one
+``directory``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.model import Model
+from circuitkit.errors import OutputError
+from circuitkit.util.atomic import write_whole
+
+__all__ = ["Journal", "digest", "identity"]
+
+
+def digest(value: Any) -> str:
+    """A short hash of anything that JSON can hold; equal for equal values, whatever the order of
+    their keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=int)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def identity(model: Model, data: Dataset) -> dict[str, Any]:
+    """What tells work on one model and data from work on others, but for the weights."""
+    examples = [vars(example) for example in data.examples]
+    return {
+        "model": model.name,
+        "wiring": asdict(model.wiring),
+        "dtype": str(model.dtype),
+        "data": digest([examples, data.batch_size, data.padding]),
+        "examples": len(data),
+    }
+
+
+class Journal:
+    """The blocks of one piece of work; without a directory nothing is kept, and nothing found.
+
+    Raises OutputError where the directory cannot be written: at once, not after the first block.
+    """
+
+    place: Path | None
+
+    def __init__(self, directory: str | os.PathLike[str] | None, about: Mapping[str, Any]) -> None:
+        self.place = None if directory is None else Path(directory) / digest(about)
+        if self.place is not None:
+            write_whole(self.place / "about.json", json.dumps(about, indent=1, sort_keys=True))
+
+    def get(self, key: str) -> dict[str, np.ndarray] | None:
+        """The arrays of a finished block; None where there is none, or its file is damaged or is
+        another block's: such a block is to be done again."""
+        from safetensors import SafetensorError, safe_open
+
+        if self.place is None:
+            return None
+        try:
+            with safe_open(self._path(self.place, key), framework="np") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                checksum = (file.metadata() or {}).get("checksum")
+        except (OSError, SafetensorError):
+            return None
+        return arrays if checksum == self._checksum(key, arrays) else None
+
+    def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep a finished block; raises OutputError where it cannot be written."""
+        from safetensors.numpy import save
+
+        if self.place is None:
+            return
+        whole = {name: np.asarray(values, order="C") for name, values in arrays.items()}
+        notes = {"checksum": self._checksum(key, whole)}
+        write_whole(self._path(self.place, key), save(whole, metadata=notes))
+
+    def recognise(
+        self, model: Model, kept: np.ndarray, now: np.ndarray, least: float = 0.0
+    ) -> None:
+        """Raise OutputError where what plain runs gave when a block was kept is not what they give
+        now, but for rounding: then the blocks are another model's of the same name. Values that are
+        all below ``least`` are compared as if they were that large."""
+        scale = max(least, float(np.abs(now).max()))
+        tolerance = torch.finfo(model.dtype).eps ** 0.5 * scale
+        same = kept.shape == now.shape and np.allclose(
+            kept, now, rtol=0, atol=tolerance, equal_nan=True
+        )
+        if not same:
+            raise OutputError(
+                f"{str(self.place)!r} holds blocks of another model that is called {model.name!r} "
+                "too (or of another metric or corruption of the same name): what its plain runs "
+                f"gave was {kept.mean():.6g} on average and is {now.mean():.6g}; give 'resume' "
+                "another directory, or delete this one"
+            )
+
+    @staticmethod
+    def _path(place: Path, key: str) -> Path:
+        return place / f"{key}.safetensors"
+
+    def _checksum(self, key: str, arrays: Mapping[str, np.ndarray]) -> str:
+        """Of the arrays, and of whose block they are."""
+        found = hashlib.sha256(f"{self.place.name if self.place else ''}/{key}".encode())
+        for name, values in sorted(arrays.items()):
+            found.update(f"|{name}|{values.dtype.str}|{values.shape}|".encode())
+            found.update(values.tobytes())
+        return found.hexdigest()

@@ -1,0 +1,185 @@
+"""What the numerical verbs ask of a model: its component functions, and what they give.
+
+A decoder's residual stream is a sum. Every writer adds to it; every reader reads the sum of what
+was written before. The protocol below is that decomposition, as functions: nothing is hooked, so a
+verb computes just the components that it needs.
+
+Letters of the shapes: w(riter), r(eader), b(atch), p(osition), t(oken), h(ead), g(roup), e for
+d_head, and f(eature): a neuron of an MLP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitkit.graph.wiring import Wiring
+
+__all__ = ["Activations", "Context", "Model", "Native"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a batch fixes for every run on its tokens: the embedding, and the further arguments
+    (mask, rotary angles, ...) that each layer's attention gets from the model itself."""
+
+    embed: Float[Tensor, "b p d"]
+    calls: tuple[Mapping[str, Any], ...]
+
+    def tile(self, times: int) -> Context:
+        """The context of the batch repeated so many times; the embedding stays as it is."""
+        batch = len(self.embed)
+        known: dict[int, Tensor] = {}  # most layers get the same tensors
+
+        def again(value: Any) -> Any:
+            if isinstance(value, Tensor) and value.ndim and len(value) == batch > 1:
+                if id(value) not in known:
+                    known[id(value)] = value.repeat(times, *[1] * (value.ndim - 1))
+                return known[id(value)]
+            if isinstance(value, (tuple, list)):
+                return type(value)(map(again, value))
+            return value
+
+        if times == 1:
+            return self
+        calls = ({key: again(value) for key, value in call.items()} for call in self.calls)
+        return Context(self.embed, tuple(calls))
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What every writer wrote, and every reader read, in one run.
+
+    A head is kept as the vector that its output projection takes, so that ``Model.write`` of it is
+    the head's contribution; in a post-norm model that vector is scaled by the norm, and ``raw``
+    holds it unscaled. ``attn_in`` and ``mlp_in`` are the residual that each layer's ports and MLP
+    read; ``final`` is the residual that the logits read. ``consistent`` says that they are one real
+    run: where its embedding is the clean one's up to a position, so is everything.
+    """
+
+    embed: Float[Tensor, "b p d"]
+    heads: tuple[Float[Tensor, "b p h e"], ...]
+    raw: tuple[Float[Tensor, "b p h e"], ...]
+    mlps: tuple[Float[Tensor, "b p d"], ...]
+    attn_in: tuple[Float[Tensor, "b p d"], ...]
+    mlp_in: tuple[Float[Tensor, "b p d"], ...]
+    final: Float[Tensor, "b p d"]
+    consistent: bool = False
+
+    def written(self) -> Activations:
+        """What was written alone: all that attribution needs of a run, in half the memory."""
+        return replace(self, raw=(), attn_in=(), mlp_in=())
+
+    def untouched(self, deltas: Iterable[Float[Tensor, "b p d"]]) -> Bool[Tensor, "b p"]:
+        """Where a causal run with these changes is what this one is: before the first token that
+        one of them touches, if this is a real run; else nowhere."""
+        touched = torch.stack([(delta != 0).any(-1) for delta in deltas]).any(0)
+        same = touched.long().cumsum(1) == 0
+        return same if self.consistent else torch.zeros_like(same)
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A decoder as component functions; ``circuitkit.load`` gives one for TransformerLens.
+
+    ``couples`` says that a head's output depends on the other heads of its layer beyond attention
+    (a norm over all heads' queries): then a run must know every head's ports, live or not.
+    ``post_norm`` says that a norm over what a layer's heads write together scales each share.
+    """
+
+    name: str
+    wiring: Wiring
+    tokenizer: Any
+    d_model: int
+    d_head: int
+    d_vocab: int
+    couples: bool
+    post_norm: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+
+    def start(self, tokens: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"]) -> Context:
+        """The embedding and the layers' further arguments."""
+
+    def embed_tokens(self, tokens: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
+        """The token embedding alone, without positions."""
+
+    def project(
+        self, layer: int, x: Float[Tensor, "b p d"]
+    ) -> tuple[Float[Tensor, "b p h e"], Float[Tensor, "b p g e"], Float[Tensor, "b p g e"]]:
+        """q, k and v of every port of a layer, all reading the same residual."""
+
+    def read(
+        self, layer: int, ports: Sequence[int], x: Float[Tensor, "n b p d"]
+    ) -> Float[Tensor, "n b p e"]:
+        """q, k or v of some ports of a layer (counted through q, then k, then v), each reading a
+        residual of its own, or all the one that is given."""
+
+    def pull(
+        self, layer: int, x: Float[Tensor, "t d"], grads: Mapping[str, Float[Tensor, "t n e"]]
+    ) -> Float[Tensor, "r t d"]:
+        """The gradient in the residual that each port of a layer reads (q, then k, then v), from
+        the gradients in q, k and v: back through the projection and the norm."""
+
+    def attend(
+        self,
+        context: Context,
+        layer: int,
+        q: Float[Tensor, "b p h e"],
+        k: Float[Tensor, "b p g e"],
+        v: Float[Tensor, "b p g e"],
+    ) -> Float[Tensor, "b p h e"]:
+        """What each head's output projection takes, by the model's own attention."""
+
+    def attention_out(
+        self, layer: int, z: Float[Tensor, "b p h e"]
+    ) -> tuple[Float[Tensor, "b p d"], Float[Tensor, "b p h e"]]:
+        """What all heads of a layer write together, with the bias; and ``z`` scaled such that
+        ``write`` of it is each head's share (z itself, but for post-norm models)."""
+
+    def share(self, layer: int, z: Float[Tensor, "b p h e"]) -> Float[Tensor, "b p h e"]:
+        """The second value of ``attention_out`` alone: free, but in post-norm models."""
+
+    def write(
+        self, layer: int, index: Sequence[int] | None, z: Float[Tensor, "*t n e"]
+    ) -> Float[Tensor, "n *t d"]:
+        """The contributions of some heads (None: all), without the bias."""
+
+    def constant(self, layer: int) -> Float[Tensor, " d"] | None:
+        """What a layer's attention writes whatever its heads do: the output bias."""
+
+    def mlp(self, layer: int, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
+        """What the MLP writes when it reads this residual."""
+
+    def neurons(self, layer: int, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p f"]:
+        """The MLP's neurons when it reads this residual: what its down projection takes. Raises
+        CircuitError where it has none."""
+
+    def mlp_out(self, layer: int, neurons: Float[Tensor, "b p f"]) -> Float[Tensor, "b p d"]:
+        """What the MLP writes from these neurons: ``mlp`` is this of ``neurons``."""
+
+    def unembed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:
+        """The logits of these final residuals."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """What a plain forward showed: its logits, what was read where, and what each part wrote."""
+
+    logits: Float[Tensor, "b p vocab"]
+    attn_in: tuple[Float[Tensor, "b p d"], ...]
+    mlp_in: tuple[Float[Tensor, "b p d"], ...]
+    final: Float[Tensor, "b p d"]
+    z: tuple[Float[Tensor, "b p h e"], ...]
+    mlps: tuple[Float[Tensor, "b p d"], ...]

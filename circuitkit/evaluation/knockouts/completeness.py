@@ -1,0 +1,166 @@
+"""Whether a circuit is complete: it loses what the model loses, whichever of its edges are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.model import Model
+from circuitkit.evaluation.faithfulness import Evaluation
+from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more, require_gap
+from circuitkit.evaluation.knockouts._runs import (
+    Edge,
+    Knockouts,
+    Mask,
+    drawn_sets,
+    knockouts_of,
+    without,
+)
+from circuitkit.util.json_values import nan_to_none
+
+__all__ = ["Incompleteness", "Knockout", "incompleteness"]
+
+
+@dataclass(frozen=True)
+class Knockout:
+    """A set K that is cut, and what is left: F(C∖K) and F(M∖K). ``found`` says where K comes from:
+    nothing is cut, everything, a random set, or one of the greedy search."""
+
+    edges: tuple[str, ...]
+    circuit: float
+    model: float
+    found: str
+
+    @property
+    def score(self) -> float:
+        """|F(C∖K) − F(M∖K)|: how far the circuit is from behaving as the model does."""
+        return abs(self.circuit - self.model)
+
+
+@dataclass(frozen=True)
+class Incompleteness:
+    """How differently circuit and model behave without the same edges: 0 for a complete circuit."""
+
+    evaluation: Evaluation
+    knockouts: tuple[Knockout, ...]
+
+    @property
+    def worst(self) -> Knockout:
+        """The set with the largest score; of equal ones the smallest."""
+        return max(self.knockouts, key=lambda knockout: (knockout.score, -len(knockout.edges)))
+
+    @property
+    def mean(self) -> float:
+        """The mean score of the random sets, in metric units; nan without them."""
+        scores = [knockout.score for knockout in self._of("random")]
+        return float(np.mean(scores)) if scores else float("nan")
+
+    def share(self, score: float) -> float:
+        """A score as a share of |F(everything) − F(nothing)|."""
+        return score / gap(self.evaluation)
+
+    def _of(self, found: str) -> list[Knockout]:
+        return [knockout for knockout in self.knockouts if knockout.found == found]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, for machines; what is undefined is None."""
+        rows = [{**vars(k), "edges": list(k.edges), "score": k.score} for k in self.knockouts]
+        return {
+            **about(self.evaluation),
+            "worst": self.worst.score, "worst_share": self.share(self.worst.score),
+            "mean": nan_to_none(float(self.mean)),
+            "mean_share": nan_to_none(float(self.share(self.mean))),
+            "knockouts": rows,
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"{self.evaluation}\n{self.table()}"
+
+    def table(self) -> str:
+        """What is printed below the circuit's faithfulness."""
+        lines = [
+            f"without the same edges K, circuit and model differ ({self.evaluation.metric}):",
+            "     |C∖K − M∖K|    share     C∖K      M∖K",
+        ]
+        for found, what in (("nothing", "K is empty"), ("everything", "K is the circuit"),
+                            ("random", "the worst of {n} random sets"),
+                            ("greedy", "the worst of {n} greedy steps")):  # fmt: skip
+            if own := self._of(found):
+                lines.append(self._line(max(own, key=lambda k: k.score), what.format(n=len(own))))
+        edges = self.worst.edges
+        if self._of("random"):
+            lines.append(
+                f"  the random sets' mean is {self.mean:.3f} ({self.share(self.mean):.1%})"
+            )
+        lines += ["  the worst K:"] if edges else []
+        lines += [f"    {edge}" for edge in edges[:SHOWN]]
+        return "\n".join([*lines, *more(len(edges) - SHOWN, "edges")])
+
+    def _line(self, k: Knockout, what: str) -> str:
+        left = f"{k.circuit:+8.3f} {k.model:+8.3f}"
+        return f"  {k.score:14.3f} {self.share(k.score):8.1%} {left}  {what}"
+
+
+def incompleteness(
+    model: Model,
+    circuit: nx.DiGraph | Mask,
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+    *,
+    sets: int = 20,
+    sizes: Sequence[int] | None = None,
+    rounds: int = 5,
+    candidates: int = 10,
+    seed: int = 0,
+) -> Incompleteness:
+    """How far F(C∖K) is from F(M∖K), for random and for greedily chosen K (Wang et al. 2023, §4.1).
+
+    Random sets take their size from ``sizes`` (by default evenly from 1 to the whole circuit). The
+    greedy search begins with nothing; each round adds to K the one of ``candidates`` random edges
+    that leaves the largest score, and every round counts, as in the paper. F(C) = F(M) with a large
+    score says that the model has other edges for the same work (backups). Both find lower bounds.
+    Costs 2 · (sets + rounds · candidates) masked runs. Raises EvaluationError where everything and
+    nothing give the same, and CircuitError where a size exceeds the circuit.
+    """
+    bench = knockouts_of(model, circuit, data, metric, corruption)
+    rng = np.random.default_rng(seed)
+    own = bench.edges
+    drawn = drawn_sets(own, sets, sizes, rng)
+    kinds = ["nothing", "everything", *["random"] * len(drawn)]
+    evaluation, knockouts = _knock_out(bench, [[], own, *drawn], kinds)
+    require_gap(evaluation)
+    knockouts += _greedy(bench, rounds, candidates, rng)
+    return Incompleteness(evaluation, tuple(knockouts))
+
+
+def _knock_out(
+    bench: Knockouts, sets: Sequence[Sequence[Edge]], kinds: Sequence[str]
+) -> tuple[Evaluation, list[Knockout]]:
+    """What is left without each of these sets."""
+    bases = bench.keep, bench.model.wiring.legal
+    evaluation, values = bench.measure(without(base, cut) for base in bases for cut in sets)
+    inside, whole = values.mean(1).reshape(2, len(sets)).tolist()
+    rows = zip(map(bench.names, sets), inside, whole, kinds, strict=True)
+    return evaluation, [Knockout(*row) for row in rows]
+
+
+def _greedy(
+    bench: Knockouts, rounds: int, candidates: int, rng: np.random.Generator
+) -> Iterator[Knockout]:
+    """The best set of each round. K grows even where that lowers the score, for the next edge may
+    raise it above all that was."""
+    cut: list[Edge] = []
+    for _ in range(min(rounds, len(bench.edges))):
+        rest = [edge for edge in bench.edges if edge not in cut]
+        tried = [[*cut, rest[i]] for i in rng.permutation(len(rest))[: max(1, candidates)]]
+        found = _knock_out(bench, tried, ["greedy"] * len(tried))[1]
+        best = max(range(len(found)), key=lambda i: found[i].score)
+        cut = tried[best]
+        yield found[best]

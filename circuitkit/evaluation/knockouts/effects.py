@@ -1,0 +1,74 @@
+"""What each edge of a circuit does inside it: what is lost when it alone is cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+import numpy as np
+from jaxtyping import Float
+
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.model import Model
+from circuitkit.evaluation.faithfulness import Evaluation, standard_errors
+from circuitkit.evaluation.knockouts._report import SHOWN, about, more
+from circuitkit.evaluation.knockouts._runs import Mask, knockouts_of, without
+from circuitkit.util.json_values import nan_to_none
+
+__all__ = ["MarginalEffects", "marginal_effects"]
+
+
+@dataclass(frozen=True)
+class MarginalEffects:
+    """m(C) − m(C∖e) of each edge e on every example, in metric units; positive where it helps."""
+
+    evaluation: Evaluation
+    edges: tuple[str, ...]
+    effects: Float[np.ndarray, "edges examples"]
+
+    @property
+    def means(self) -> Float[np.ndarray, " edges"]:
+        """The mean effect of each edge over the examples."""
+        return np.asarray(self.effects.mean(1))
+
+    @property
+    def errors(self) -> Float[np.ndarray, " edges"]:
+        """The standard error of each mean; nan for a single example."""
+        return standard_errors(self.effects)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers but the examples' own, for machines; the strongest edge first."""
+        return {**about(self.evaluation), "edges": [
+            {"edge": self.edges[i], "effect": float(self.means[i]),
+             "error": nan_to_none(float(self.errors[i]))}
+            for i in self._order()
+        ]}  # fmt: skip
+
+    def _order(self) -> list[int]:
+        return [int(i) for i in np.argsort(-np.abs(self.means), kind="stable")]
+
+    def __repr__(self) -> str:
+        return f"{self.evaluation}\n{self.table()}"
+
+    def table(self) -> str:
+        """What is printed below the circuit's faithfulness."""
+        metric = self.evaluation.metric
+        lines = [f"what the circuit loses without one of its edges ({metric}):"]
+        for i in self._order()[:SHOWN]:
+            lines.append(f"  {self.means[i]:+8.3f} ± {self.errors[i]:.3f}  {self.edges[i]}")
+        return "\n".join([*lines, *more(len(self.edges) - SHOWN, "edges do less")])
+
+
+def marginal_effects(
+    model: Model, circuit: nx.DiGraph | Mask, data: Dataset, metric: Metric, corruption: Corruption
+) -> MarginalEffects:
+    """What each edge of a circuit does inside it: one masked run per edge.
+
+    An edge whose work another one does as well has the effect 0 (see ``interactions``). Raises
+    CircuitError where the circuit has no edge, or does not fit the model.
+    """
+    bench = knockouts_of(model, circuit, data, metric, corruption)
+    evaluation, values = bench.measure(without(bench.keep, [e]) for e in bench.edges)
+    return MarginalEffects(evaluation, bench.names(bench.edges), evaluation.circuit - values)

@@ -1,0 +1,175 @@
+"""What two edges of a circuit do for each other: what is lost without one, the other, both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import networkx as nx
+import numpy as np
+from jaxtyping import Float
+
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.model import Model
+from circuitkit.errors import CircuitError
+from circuitkit.evaluation.faithfulness import Evaluation, standard_errors
+from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more
+from circuitkit.evaluation.knockouts._runs import Edge, Knockouts, Mask, knockouts_of, without
+from circuitkit.evaluation.knockouts.effects import marginal_effects
+from circuitkit.graph import circuit as circuits
+from circuitkit.util.json_values import nan_to_none
+from circuitkit.util.options import require
+
+__all__ = ["Interactions", "Pair", "interactions"]
+
+ERRORS = 2  # standard errors beyond which an interaction is taken for one
+PART = 0.1  # of the pair's effect that an interaction must be
+ROUNDING = 1e-3  # of the gap: what is smaller may be rounding
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is lost without one edge, without the other, and without both, in metric units.
+
+    ``interaction`` is ``joint`` less the two single effects, and ``error`` its standard error.
+    ``label`` is OR where the pair matters more than the sum of the two (each backs the other up),
+    AND where it matters less (either alone breaks what needs both), else empty. ``series``: both
+    lie on one path of the circuit, so that an AND says no more than that.
+    """
+
+    one: str
+    two: str
+    singles: tuple[float, float]
+    joint: float
+    interaction: float
+    error: float
+    label: str
+    series: bool
+
+    def __repr__(self) -> str:
+        name = f"{self.one} and {self.two}{' (in series)' if self.series else ''}"
+        return (
+            f"{self.label:4s}{self.singles[0]:+8.3f} {self.singles[1]:+8.3f} {self.joint:+8.3f} "
+            f"{self.interaction:+8.3f} ± {self.error:.3f}  {name}"
+        )
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """The pairs among some edges of a circuit, the largest interaction first; ``within`` says what
+    they were cut in."""
+
+    evaluation: Evaluation
+    within: str
+    pairs: tuple[Pair, ...]
+
+    def labelled(self, label: str) -> tuple[Pair, ...]:
+        """The pairs of that label (OR, AND), the clearest first; those of one path at the end."""
+        found = (pair for pair in self.pairs if pair.label == label)
+        return tuple(sorted(found, key=lambda pair: pair.series))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, for machines; what is undefined is None."""
+        pairs = [{**vars(p), "singles": list(p.singles), "error": nan_to_none(float(p.error))}
+                 for p in self.pairs]  # fmt: skip
+        return {**about(self.evaluation), "within": self.within, "pairs": pairs}
+
+    def __repr__(self) -> str:
+        return f"{self.evaluation}\n{self.table()}"
+
+    def table(self) -> str:
+        """What is printed below the circuit's faithfulness."""
+        lines = [
+            f"what the {self.within} loses without one edge, the other, and both "
+            f"({self.evaluation.metric}; interaction = both − one − other):",
+            "           one    other     both  interaction",
+        ]
+        for label in ("OR", "AND"):
+            found = self.labelled(label)
+            lines += [f"  {pair}" for pair in found[:SHOWN]]
+            lines += more(len(found) - SHOWN, f"more {label}")
+        plain = len(self.labelled(""))
+        lines.append(f"  {plain} of {len(self.pairs)} pairs show no interaction")
+        if plain < len(self.pairs):
+            lines.append("  OR: each backs the other up; AND: either alone breaks what needs both")
+        return "\n".join(lines)
+
+
+def interactions(
+    model: Model,
+    circuit: nx.DiGraph | Mask,
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+    *,
+    edges: int = 12,
+    within: str = "model",
+) -> Interactions:
+    """What the strongest edges of a circuit do for each other: each pair is cut alone and together.
+
+    Strongest by |weight|, or by marginal effect where a mask is given. ``within="model"`` cuts them
+    in the whole model, where backups outside of the circuit answer; ``"circuit"`` in the circuit.
+    A pair is labelled OR or AND where its interaction exceeds two standard errors over the
+    examples, a tenth of what the pair does (the larger of the joint effect and of the sum of the
+    single ones), and a thousandth of m(everything) − m(nothing); of one example, nothing is
+    labelled. Noising finds every edge of an AND and none of an OR (Heimersheim & Nanda 2024);
+    cutting pairs finds both. Costs n(n+1)/2 masked runs. Raises CircuitError for fewer than two
+    edges, and for another ``within``.
+    """
+    require("within", within, ("model", "circuit"))
+    bench = knockouts_of(model, circuit, data, metric, corruption)
+    chosen = bench.edges
+    if edges < len(chosen):
+        strength = np.abs(_strength(bench, circuit))
+        chosen = [chosen[i] for i in np.argsort(-strength, kind="stable")[: max(edges, 0)]]
+    if len(chosen) < 2:
+        raise CircuitError(
+            f"{len(chosen)} of {len(bench.edges)} edges make no pair; ask for at least 2, in a "
+            "circuit of as many"
+        )
+    base = model.wiring.legal if within == "model" else bench.keep
+    pairs = list(combinations(range(len(chosen)), 2))
+    cuts = [[], *([edge] for edge in chosen), *([chosen[i], chosen[j]] for i, j in pairs)]
+    evaluation, values = bench.measure(without(base, cut) for cut in cuts)
+    effects = values[0] - values[1:]
+    made = [
+        _pair(bench, (chosen[i], chosen[j]), effects[[i, j]], joint, evaluation)
+        for (i, j), joint in zip(pairs, effects[len(chosen) :], strict=True)
+    ]
+    made.sort(key=lambda pair: -abs(pair.interaction))
+    return Interactions(evaluation, within, tuple(made))
+
+
+def _strength(bench: Knockouts, circuit: nx.DiGraph | Mask) -> Float[np.ndarray, " edges"]:
+    """By what edges are chosen: their weights, or else their marginal effects."""
+    if isinstance(circuit, np.ndarray):
+        effects = marginal_effects(
+            bench.model, bench.keep, bench.data, bench.metric, bench.corruption
+        )
+        return effects.means
+    return np.asarray(circuits.weight_matrix(circuit)[bench.keep])
+
+
+def _pair(
+    bench: Knockouts,
+    edges: tuple[Edge, Edge],
+    singles: Float[np.ndarray, "2 examples"],
+    joint: Float[np.ndarray, " examples"],
+    evaluation: Evaluation,
+) -> Pair:
+    interaction = joint - singles.sum(0)
+    error = float(standard_errors(interaction[None])[0])
+    mean, both, apart = (float(x.mean()) for x in (interaction, joint, singles.sum(0)))
+    effect = both if abs(both) >= abs(apart) else apart
+    floor = max(ERRORS * error, PART * abs(effect), ROUNDING * gap(evaluation))
+    label = ("OR" if mean * effect > 0 else "AND") if abs(mean) > floor else ""
+    one, two = bench.names(edges)
+    alone = float(singles[0].mean()), float(singles[1].mean())
+    return Pair(one, two, alone, both, mean, error, label, _in_series(bench, *edges))
+
+
+def _in_series(bench: Knockouts, one: Edge, two: Edge) -> bool:
+    """Whether both edges lie on one path of the circuit."""
+    return two in bench.through(one)

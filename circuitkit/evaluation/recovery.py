@@ -1,0 +1,234 @@
+"""How good a ranking of edges is: whether the true edges come first, and whether other data rank
+alike.
+
+Edges rank by the magnitude of their score (``abs``), by the score itself (``signed``) or in the
+order in which they are reached from the logits (``greedy``). All legal edges count; those of equal
+score share their place, and those that a choosing method dropped share the last. What is not
+defined is nan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import nan
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from circuitkit.errors import CircuitError, ScoresError
+from circuitkit.graph.compare import Agreement, agreement
+from circuitkit.graph.scores import RULES, Scores
+from circuitkit.graph.wiring import Wiring
+from circuitkit.util.json_values import nan_to_none
+
+__all__ = [
+    "Recovery",
+    "recovery",
+    "auroc",
+    "acdc_auroc",
+    "roc_point",
+    "staircase",
+    "average_precision",
+    "hamming",
+    "recall",
+    "stability",
+]
+
+Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
+
+
+# -- against the true edges ------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Recovery:
+    """How well a ranking finds the true edges: each number as the function of its name defines it.
+
+    ``recalls`` are those of labelled members of the truth, by label. ``true`` and ``edges`` count
+    the true and all edges.
+    """
+
+    auroc: float
+    acdc_auroc: float
+    average_precision: float
+    hamming: float
+    recall: float
+    recalls: Mapping[str, float] = field(default_factory=dict)
+    true: int = 0
+    edges: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, for machines; what is undefined is None."""
+        plain: dict[str, Any] = nan_to_none({**vars(self), "recalls": dict(self.recalls)})
+        return plain
+
+    def __repr__(self) -> str:
+        recalls = {"true": self.recall, **self.recalls}
+        found = ", ".join(f"{value:.3f} of the {name}" for name, value in recalls.items())
+        return (
+            f"{self.true:,} true of {self.edges:,} edges: AUROC {self.auroc:.3f} (ACDC's "
+            f"{self.acdc_auroc:.3f}), average precision {self.average_precision:.3f}; the best "
+            f"{self.true:,} hold {found} edges, Hamming distance {self.hamming:.4g}"
+        )
+
+
+def recovery(
+    scores: Scores, true: Mask, members: Mapping[str, Mask] | None = None, rule: str = "abs"
+) -> Recovery:
+    """All numbers of a ranking against the true edges, and the recall of each labelled set of them
+    (``{"OR": mask}``). Raises as ``auroc`` does."""
+    return Recovery(
+        auroc=auroc(scores, true, rule),
+        acdc_auroc=acdc_auroc(scores, true, rule),
+        average_precision=average_precision(scores, true, rule),
+        hamming=hamming(scores, true, rule),
+        recall=recall(scores, true, rule=rule),
+        recalls={name: recall(scores, true, own, rule) for name, own in (members or {}).items()},
+        true=int(true.sum()),
+        edges=scores.wiring.n_edges,
+    )
+
+
+def auroc(scores: Scores, true: Mask, rule: str = "abs") -> float:
+    """The area under the ROC curve: how likely a true edge ranks before another one, a tie counting
+    one half (Mann & Whitney's U). 1/2 by chance; nan where no edge, or every edge, is true.
+
+    Raises CircuitError where the mask is not one of legal edges of the scores' wiring, and
+    ScoresError for a rule that there is not.
+    """
+    hits, others = _blocks(scores, true, rule)
+    if not hits.sum() or not others.sum():
+        return nan
+    later = others.sum() - np.cumsum(others)  # than each block of ties
+    return float((hits * (later + others / 2)).sum() / (hits.sum() * others.sum()))
+
+
+def acdc_auroc(scores: Scores, true: Mask, rule: str = "abs") -> float:
+    """The area under the ROC curve as Conmy et al. (2023) measure it: the ``staircase`` through the
+    points of the circuits above every threshold.
+
+    It is ``auroc`` with every tie decided against the ranking: where many edges share a score it is
+    far lower. Raises as ``auroc`` does.
+    """
+    hits, others = _blocks(scores, true, rule)
+    if not hits.sum() or not others.sum():
+        return nan
+    false, found = np.cumsum(others) / others.sum(), np.cumsum(hits) / hits.sum()
+    return staircase(zip(false.tolist(), found.tolist(), strict=True))
+
+
+def roc_point(kept: Mask, true: Mask, wiring: Wiring) -> tuple[float, float]:
+    """The false and the true positive rate of a circuit: the share that it keeps of the legal edges
+    that are not true, and of those that are; nan where there are none. Raises CircuitError where a
+    mask is not one of legal edges of the wiring."""
+    kept, true = _checked(kept, wiring), _checked(true, wiring)
+    hits, positive = int((kept & true).sum()), int(true.sum())
+    others, negative = int((kept & ~true).sum()), wiring.n_edges - positive
+    return (others / negative if negative else nan, hits / positive if positive else nan)
+
+
+def staircase(points: Iterable[tuple[float, float]]) -> float:
+    """The area under the lower staircase through points of a ROC curve (false, then true positive
+    rate), (0, 0) and (1, 1) added: between two points only the lower one's rate is granted.
+
+    For circuits of several runs (ACDC at several thresholds), which need not hold each other, a
+    point counts with the best rate of those to its left. nan where a point is.
+    """
+    x, y = np.array(sorted([(0.0, 0.0), *points, (1.0, 1.0)])).T
+    if np.isnan(x).any() or np.isnan(y).any():
+        return nan
+    return float((np.diff(x) * np.maximum.accumulate(y)[:-1]).sum())
+
+
+def average_precision(scores: Scores, true: Mask, rule: str = "abs") -> float:
+    """Σ (recall gained) · precision over the circuits above every threshold, without interpolation.
+
+    By chance about the share of true edges; nan where no edge is true. Raises as ``auroc`` does.
+    """
+    hits, others = _blocks(scores, true, rule)
+    if not hits.sum():
+        return nan
+    found = np.cumsum(hits)
+    return float((hits / found[-1] * found / (found + np.cumsum(others))).sum())
+
+
+def hamming(scores: Scores, true: Mask, rule: str = "abs") -> float:
+    """The structural Hamming distance of the best circuit of the true size: how many edges have to
+    be added or removed to make it the true one.
+
+    The circuit holds as many of the best edges as are true, dead ends too; of those that share the
+    last place an even share, which is the mean over the ways to choose them. A method that chose a
+    smaller circuit is measured by that. 0 at best. Raises as ``auroc`` does.
+    """
+    kept = _best(scores, true, rule)
+    return float(kept.sum() + true.sum() - 2 * kept[true[scores.wiring.legal]].sum())
+
+
+def recall(scores: Scores, true: Mask, members: Mask | None = None, rule: str = "abs") -> float:
+    """The share of the true edges, or of some labelled members of them (the legs of an OR, backup
+    or negative heads' edges), in the best circuit of the true size, as in ``hamming``; nan where
+    there are no members. Raises as ``auroc`` does."""
+    kept = _best(scores, true, rule)
+    own = _checked(true if members is None else members, scores.wiring)[scores.wiring.legal]
+    return float(kept[own].mean()) if own.any() else nan
+
+
+def _blocks(
+    scores: Scores, true: Mask, rule: str
+) -> tuple[Int[np.ndarray, " blocks"], Int[np.ndarray, " blocks"]]:
+    """Of each block of edges that share a place, the best first, how many are true and how many
+    are not."""
+    place = _places(scores, rule)
+    own = _checked(true, scores.wiring)[scores.wiring.legal]
+    size = int(place.max()) + 1
+    return np.bincount(place[own], minlength=size), np.bincount(place[~own], minlength=size)
+
+
+def _best(scores: Scores, true: Mask, rule: str) -> Float[np.ndarray, " edges"]:
+    """How much of each legal edge is in the best circuit of the true size."""
+    place, size = _places(scores, rule), int(_checked(true, scores.wiring).sum())
+    counts = np.bincount(place)
+    before = np.cumsum(counts) - counts
+    share: np.ndarray = np.clip((size - before) / counts, 0, 1)[place]
+    if scores.about.get("chosen"):
+        share = share * (scores.values[scores.wiring.legal] != 0)
+    return share
+
+
+def _places(scores: Scores, rule: str) -> Int[np.ndarray, " edges"]:
+    """The place of each legal edge, from 0 for the best; ties share theirs."""
+    if rule not in RULES:
+        raise ScoresError(f"the rule {rule!r} is not known; choose from {', '.join(RULES)}")
+    legal, values = scores.wiring.legal, scores.values
+    if rule == "greedy":
+        order = scores.ranking(rule)
+        values = np.zeros(legal.shape)
+        values.flat[order] = np.arange(len(order), 0, -1)
+    keys = values[legal] if rule == "signed" else np.abs(values[legal])
+    if scores.about.get("chosen"):
+        keys = np.where(scores.values[legal] == 0, -np.inf, keys)
+    place: np.ndarray = np.unique(-keys, return_inverse=True)[1]
+    return place
+
+
+def _checked(mask: Mask, wiring: Wiring) -> Mask:
+    """The mask; raises CircuitError where it is not one of legal edges of the wiring."""
+    if mask.shape != wiring.shape or mask.dtype != bool:
+        raise CircuitError(
+            f"the edges are of the shape {mask.shape} and of {mask.dtype}, and the wiring has "
+            f"{wiring.shape}; give a mask of bool over it"
+        )
+    if (mask & ~wiring.legal).any():
+        raise CircuitError(
+            f"{int((mask & ~wiring.legal).sum())} of the edges do not exist in {wiring}; "
+            "give a mask of legal edges"
+        )
+    return mask
+
+
+# -- over other data -------------------------------------------------------------------------------
+def stability(several: Sequence[Scores], n: int, rule: str = "abs") -> Agreement:
+    """How much the best circuits of n edges agree between rankings of the same edges, as from
+    resampled data: ``jaccard`` is the mean over the pairs. Raises ScoresError where n < 1, and
+    CircuitError for fewer than two rankings or different wirings."""
+    return agreement([scores.top(n, rule) for scores in several])

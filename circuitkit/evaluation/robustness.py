@@ -1,0 +1,416 @@
+"""How far what is said of a circuit rests on how it was found and measured.
+
+Faithfulness depends on choices that say nothing about the model: the metric, the corruption,
+whether edges or whole nodes are ablated, and how examples are averaged (Miller et al. 2024,
+"Transformer circuit faithfulness metrics are not robust"). Here circuits are found under every
+corruption × metric, and each is measured under all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import chain, combinations, product
+from math import isnan, nan
+from typing import Any, TypeAlias
+
+import networkx as nx
+import numpy as np
+import torch
+
+from circuitkit.data.batches import Dataset
+from circuitkit.discovery.attribution import eap_ig
+from circuitkit.engine.checkpoints import Journal, digest, identity
+from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.model import Model
+from circuitkit.engine.run import answer, record
+from circuitkit.errors import CircuitError, EvaluationError
+from circuitkit.evaluation.faithfulness import (
+    Evaluation,
+    as_mask,
+    evaluations,
+    measure,
+    node_level,
+    smallest,
+)
+from circuitkit.graph import circuit as graphs
+from circuitkit.graph.circuit import Circuit
+from circuitkit.graph.compare import agreement, compare
+from circuitkit.graph.scores import Scores
+from circuitkit.registry import name_of
+from circuitkit.util.json_values import nan_to_none
+
+__all__ = ["Robustness", "cross_evaluate", "discover_each", "vary"]
+
+VERSION = 1  # of the blocks on disk
+FAITHFULNESS = 0.85  # that sets the size of the circuits where none is asked for
+GRANULARITIES = {"edge": as_mask, "node": node_level}
+AXES = ("circuit", "corruption", "metric", "granularity", "aggregation")
+Block: TypeAlias = dict[str, np.ndarray]
+
+
+# -- what is found ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Robustness:
+    """Circuits by name, and the Evaluation of each by (circuit, corruption, metric, granularity).
+
+    Where the metric's gap is zero the numbers are nan, and ``notes`` say so.
+    """
+
+    circuits: Mapping[str, nx.DiGraph]
+    evaluations: Mapping[tuple[str, str, str, str], Evaluation]
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[str, str, str, str], dict[str, float]]:
+        return {cell: _numbers(found) for cell, found in self.evaluations.items()}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why numbers are not defined, a sentence for each metric × corruption where they are
+        not."""
+        said = (_undefined(evaluation) for evaluation in self.evaluations.values())
+        return tuple(dict.fromkeys(sentence for sentence in said if sentence))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for every evaluation: the circuit, the corruption and metric under which it was
+        found (None where it does not say) and its edges; the corruption, metric and granularity of
+        the evaluation and the edges kept in it; faithfulness (the ratio of means), its bootstrap
+        interval, and the mean of ratios."""
+        sizes = {name: sum(1 for _ in graphs.edges(c)) for name, c in self.circuits.items()}
+        return [
+            {
+                "circuit": cell[0],
+                "found_corruption": self.circuits[cell[0]].graph.get("corruption"),
+                "found_metric": self.circuits[cell[0]].graph.get("metric"),
+                "edges": sizes[cell[0]],
+                "corruption": cell[1],
+                "metric": cell[2],
+                "granularity": cell[3],
+                "kept": self.evaluations[cell].edges,
+                **numbers,
+            }
+            for cell, numbers in self._numbers.items()
+        ]
+
+    def spread(self) -> list[dict[str, Any]]:
+        """Of each circuit the lowest and the highest faithfulness of all its evaluations, and the
+        corruption, metric and granularity of each; nan and None where none is defined."""
+        found = []
+        for circuit in self.circuits:
+            own = {cell[1:]: n["faithfulness"] for cell, n in self._numbers.items()
+                   if cell[0] == circuit and not isnan(n["faithfulness"])}  # fmt: skip
+            ends = {"lowest": min(own, key=own.__getitem__, default=None),
+                    "highest": max(own, key=own.__getitem__, default=None)}  # fmt: skip
+            row: dict[str, Any] = {"circuit": circuit}
+            for end, where in ends.items():
+                row |= {end: own[where] if where else nan, f"{end}_at": where}
+            found.append(row)
+        return found
+
+    def choices(self) -> list[dict[str, Any]]:
+        """What each choice alone does to the number, all others held: the mean and the largest
+        range over its options; a choice without options is left out.
+
+        The choices are which circuit, corruption, metric, granularity, and aggregation (ratio of
+        means or mean of ratios).
+        """
+        values = {(*cell, name): numbers[name] for cell, numbers in self._numbers.items()
+                  for name in ("faithfulness", "mean_of_ratios")}  # fmt: skip
+        found = []
+        for axis, choice in enumerate(AXES):
+            groups: dict[tuple[str, ...], list[float]] = {}
+            for cell, value in values.items():
+                if not isnan(value):
+                    groups.setdefault((*cell[:axis], *cell[axis + 1 :]), []).append(value)
+            ranges = [max(group) - min(group) for group in groups.values() if len(group) > 1]
+            if ranges:
+                row = {"choice": choice, "mean": float(np.mean(ranges)), "largest": max(ranges)}
+                found.append(row)
+        return found
+
+    def overlap(self) -> list[dict[str, Any]]:
+        """How much the edges of every pair of circuits overlap: Jaccard index, the one expected of
+        random circuits of these sizes, weighted overlap, rank correlation of the shared edges'
+        weights, and how many of them differ in sign (see ``compare``)."""
+        found = []
+        for left, right in combinations(self.circuits, 2):
+            both = compare(self.circuits[left], self.circuits[right])
+            found.append(
+                {
+                    "left": left,
+                    "right": right,
+                    "jaccard": both.edges.jaccard,
+                    "expected": both.edges.expected_jaccard,
+                    "weighted": both.weighted,
+                    "spearman": both.spearman,
+                    "flipped": both.flipped,
+                }
+            )
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, for machines; what is undefined is None."""
+        parts = ("rows", "spread", "choices", "overlap")
+        listed = {part: [nan_to_none(row) for row in getattr(self, part)()] for part in parts}
+        return {**listed, "notes": list(self.notes)}
+
+    def __repr__(self) -> str:
+        return "\n".join(chain(self._heading(), self._table(), self._summary(), self.notes))
+
+    def _options(self, axis: str) -> list[str]:
+        return list(dict.fromkeys(cell[AXES.index(axis)] for cell in self.evaluations))
+
+    def _heading(self) -> Iterator[str]:
+        examples = len(next(iter(self.evaluations.values())).circuit)
+        metrics, corruptions = self._options("metric"), self._options("corruption")
+        yield (
+            f"faithfulness (ratio of means) of {_counted(len(self.circuits), 'circuit')} under "
+            f"{_counted(len(corruptions), 'corruption')} × {_counted(len(metrics), 'metric')}, "
+            f"{_counted(examples, 'example')}"
+        )
+
+    def _table(self) -> Iterator[str]:
+        """A block for each corruption, a line for each circuit, and a column for each metric at
+        each granularity."""
+        metrics, levels = self._options("metric"), self._options("granularity")
+        titles = {c: f"evaluated under {c}" for c in self._options("corruption")}
+        label = max(map(len, chain(self.circuits, titles.values())))
+        widths = {metric: max(len(metric), 6) + 2 for metric in metrics}
+        above = "".join(f"{f'{level} ablation':>{sum(widths.values())}}" for level in levels)
+        names = "".join(f"{metric:>{width}}" for metric, width in widths.items())
+        for corruption, title in titles.items():
+            yield f"\n{'':{label}}{above}"
+            yield f"{title:{label}}{names * len(levels)}"
+            for circuit in self.circuits:
+                cells = ((circuit, corruption, m, level) for level, m in product(levels, metrics))
+                numbers = ((c[2], self._numbers[c]["faithfulness"]) for c in cells)
+                yield f"{circuit:{label}}" + "".join(
+                    f"{_short(n):>{widths[m]}}" for m, n in numbers
+                )
+
+    def _summary(self) -> Iterator[str]:
+        choices = self.choices()
+        if choices:
+            yield "\nthe choice of    moves it on average    at most"
+        for row in choices:
+            yield f"{row['choice']:14s}{_short(row['mean']):>21s}{_short(row['largest']):>11s}"
+        if len(self.circuits) > 1:
+            yield f"\n{agreement(list(self.circuits.values()))!r}"
+
+
+def _numbers(evaluation: Evaluation) -> dict[str, float]:
+    """Both aggregations and the interval; nan where there is no gap."""
+    if _undefined(evaluation):
+        return dict.fromkeys(("faithfulness", "low", "high", "mean_of_ratios"), nan)
+    low, high = evaluation.interval()
+    return {
+        "faithfulness": evaluation.faithfulness,
+        "low": low,
+        "high": high,
+        "mean_of_ratios": evaluation.mean_of_ratios,
+    }
+
+
+def _undefined(evaluation: Evaluation) -> str | None:
+    """Why the faithfulness is not defined; None where it is."""
+    try:
+        _ = evaluation.faithfulness
+    except EvaluationError as error:
+        return str(error)
+    return None
+
+
+def _short(value: float) -> str:
+    return "–" if isnan(value) else f"{round(value, 2) + 0:.2f}"  # never -0.00
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
+# -- finding and measuring -------------------------------------------------------------------------
+def vary(
+    model: Model,
+    seen: Dataset,
+    unseen: Dataset,
+    metrics: Sequence[Metric],
+    corruptions: Sequence[Corruption],
+    *,
+    method: Callable[..., Scores] = eap_ig,
+    edges: int | None = None,
+    granularities: Sequence[str] = ("edge", "node"),
+    resume: str | os.PathLike[str] | None = None,
+) -> Robustness:
+    """The Robustness of the circuits that a method finds on ``seen`` under each corruption ×
+    metric, measured on ``unseen`` under all of them: ``discover_each``, then ``cross_evaluate``."""
+    circuits = discover_each(
+        model, seen, metrics, corruptions, method=method, edges=edges, resume=resume
+    )
+    return cross_evaluate(
+        model, circuits, unseen, metrics, corruptions, granularities=granularities, resume=resume
+    )
+
+
+def discover_each(
+    model: Model,
+    data: Dataset,
+    metrics: Sequence[Metric],
+    corruptions: Sequence[Corruption],
+    *,
+    method: Callable[..., Scores] = eap_ig,
+    edges: int | None = None,
+    resume: str | os.PathLike[str] | None = None,
+) -> dict[str, Circuit]:
+    """The circuit that the method finds under each corruption × metric, named ``logit_diff under
+    counterfactual``; all are of one size, so that they compare.
+
+    ``edges`` is that size; else it is that of the smallest circuit which reaches a faithfulness of
+    0.85 on the data under the first metric and corruption. ``resume`` is a directory for finished
+    discoveries, which a later run of the same work takes up. Raises EvaluationError where there is
+    no metric or corruption or two have one name, and OutputError where the directory cannot be
+    written or is another model's; what the method cannot use raises its own error.
+    """
+    _require_names(metrics, corruptions)
+    about = {**identity(model, data), "format": "circuitkit.discover_each", "version": VERSION}
+    journal = _journal(resume, {**about, "method": name_of(method)}, model, data)
+    inputs = [(model, data, m, c) for c, m in product(corruptions, metrics)]
+    found = [_scores(journal, method, *given) for given in inputs]
+    if edges is None:
+        size = partial(_size, found[0], *inputs[0])
+        edges = int(_finished(journal, f"size-{_key(*inputs[0][2:])}", size)["edges"])
+    names = (f"{name_of(m)} under {name_of(c)}" for _, _, m, c in inputs)
+    return {name: scores.top(edges) for name, scores in zip(names, found, strict=True)}
+
+
+def cross_evaluate(
+    model: Model,
+    circuits: Mapping[str, nx.DiGraph],
+    data: Dataset,
+    metrics: Sequence[Metric],
+    corruptions: Sequence[Corruption],
+    *,
+    granularities: Sequence[str] = ("edge", "node"),
+    resume: str | os.PathLike[str] | None = None,
+) -> Robustness:
+    """The Robustness of given circuits: each measured under every corruption × metric, with its
+    ``edge``s kept, or all edges out of its ``node``s (see ``node_level``).
+
+    ``resume`` is a directory for finished corruptions, which a later run of the same work takes up.
+    Raises CircuitError where there is no circuit, one does not fit the model, or a granularity is
+    not known; otherwise as ``discover_each``.
+    """
+    _require_names(metrics, corruptions)
+    if not circuits or not granularities or not {*granularities} <= {*GRANULARITIES}:
+        raise CircuitError(
+            f"{len(circuits)} circuits cannot be evaluated at the granularities "
+            f"{tuple(granularities)}; give at least one of each, and choose from "
+            f"{', '.join(GRANULARITIES)}"
+        )
+    runs = list(product(circuits, granularities))
+    masks = [GRANULARITIES[level](circuits[name], model.wiring) for name, level in runs]
+    about = {
+        **identity(model, data),
+        "format": "circuitkit.cross_evaluate",
+        "version": VERSION,
+        "metrics": [name_of(metric) for metric in metrics],
+        "masks": [digest(np.packbits(mask).tobytes().hex()) for mask in masks],
+    }
+    journal = _journal(resume, about, model, data)
+    cells = {}
+    for corruption in corruptions:
+        work = partial(_tables, model, masks, data, metrics, corruption)
+        tables = _finished(journal, f"values-{_key(corruption)}", work)["values"]
+        for metric, table in zip(metrics, tables, strict=True):
+            each = evaluations(table, metric, corruption, masks)
+            for (name, level), evaluation in zip(runs, each, strict=True):
+                cells[name, name_of(corruption), name_of(metric), level] = evaluation
+    return Robustness(dict(circuits), cells)
+
+
+def _scores(
+    journal: Journal,
+    method: Callable[..., Scores],
+    model: Model,
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+) -> Scores:
+    """The method's scores; those of a finished discovery are taken up."""
+
+    def work() -> Block:
+        scores = method(model, data, metric, corruption)
+        return {"values": scores.values, "chosen": np.array(bool(scores.about.get("chosen")))}
+
+    block = _finished(journal, f"scores-{_key(metric, corruption)}", work)
+    about = {
+        "model": model.name,
+        "metric": name_of(metric),
+        "corruption": name_of(corruption),
+        "method": name_of(method),
+        "examples": len(data),
+    }
+    chosen = {"chosen": True} if block["chosen"] else {}
+    return Scores(model.wiring, block["values"], {**about, **chosen})
+
+
+def _size(scores: Scores, *inputs: Any) -> Block:
+    """The number of edges that reach the usual faithfulness."""
+    model, data, metric, corruption = inputs
+    mask = smallest(model, scores, data, metric, corruption, FAITHFULNESS)
+    return {"edges": np.array(mask.sum())}
+
+
+def _tables(*inputs: Any) -> Block:
+    """Every metric of every run under one corruption."""
+    return {"values": measure(*inputs)}
+
+
+def _require_names(metrics: Sequence[Metric], corruptions: Sequence[Corruption]) -> None:
+    """Raise EvaluationError where there are none, or two could not be told apart."""
+    for kind, given in (("metrics", metrics), ("corruptions", corruptions)):
+        names = [name_of(function) for function in given]
+        if not names or len(set(names)) < len(names):
+            raise EvaluationError(
+                f"the {kind} are {', '.join(names) or 'none'}; give at least one, each of another "
+                "name"
+            )
+
+
+# -- finished blocks -------------------------------------------------------------------------------
+def _journal(
+    resume: str | os.PathLike[str] | None, about: Mapping[str, Any], model: Model, data: Dataset
+) -> Journal:
+    """The journal of this work; raises OutputError where its blocks are of another model of the
+    same name, by the logits of one example."""
+    journal = Journal(resume, about)
+    if journal.place is None:
+        return journal
+    logits = _plain(model, data)
+    known = _finished(journal, "model", lambda: {"logits": logits})["logits"]
+    journal.recognise(model, known, logits)
+    return journal
+
+
+@torch.no_grad()
+def _plain(model: Model, data: Dataset) -> np.ndarray:
+    """The model's answer to the first example."""
+    batch = next(iter(replace(data, examples=data.examples[:1])))
+    logits = answer(model, batch, record(model, model.start(batch.clean, batch.mask)).final)
+    numbers: np.ndarray = logits.cpu().double().numpy()
+    return numbers
+
+
+def _finished(journal: Journal, key: str, work: Callable[[], Block]) -> Block:
+    """The block, from an earlier run or done now."""
+    block = journal.get(key)
+    if block is None:
+        block = work()
+        journal.put(key, block)
+    return block
+
+
+def _key(*functions: Callable[..., Any]) -> str:
+    """A file's name for work under these."""
+    return digest([name_of(function) for function in functions])

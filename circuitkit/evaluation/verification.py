@@ -1,0 +1,332 @@
+"""How far estimated scores are off, by measuring the exact effect of some edges.
+
+Attribution scores every edge and measures none. Here the strongest edges, those around the cut
+between a circuit and the rest, and a random sample of all others are patched one by one: the first
+two correct the choice of the circuit, and the third bounds what attribution missed altogether.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from math import exp, lgamma
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.model import Model
+from circuitkit.errors import ScoresError
+from circuitkit.evaluation.faithfulness import standard_errors
+from circuitkit.graph.compare import pearson, spearman
+from circuitkit.graph.nodes import edge_name
+from circuitkit.graph.scores import Scores
+from circuitkit.patching.edges import patch_edges
+from circuitkit.util.json_values import nan_to_none
+
+__all__ = ["COLUMNS", "Missed", "Stratum", "Verification", "at_most", "verify"]
+
+COLUMNS = ("edge", "stratum", "estimated", "exact", "stderr")
+LEVEL = 0.95  # of the confidence bounds
+NEGLIGIBLE = 0.01  # of the largest effect measured: below it a sign says nothing
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """How the estimates of some edges agree with their exact effects.
+
+    ``pearson`` and ``spearman`` are nan for fewer than three edges, or where one side is constant;
+    ``flipped`` counts the edges whose estimate and effect differ in sign while both are at least a
+    hundredth of the largest effect measured in any stratum; ``largest`` is the largest |effect| and
+    ``error`` the mean |estimate − effect|, in metric units.
+    """
+
+    name: str
+    edges: int
+    pearson: float
+    spearman: float
+    flipped: int
+    largest: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Missed:
+    """What a random sample says of the edges that attribution ranked below the circuit.
+
+    Of ``population`` such edges, those around the cut left aside, ``sampled`` were measured;
+    ``stronger`` of these have an effect above ``weakest``, the smallest |score| in the circuit, and
+    so have ``at_most`` of the population. ``largest`` is the largest effect found, that of
+    ``edge``, and ``larger_at_most`` of the population have one that is larger still. Both bounds
+    are one-sided, at 95 % confidence, for magnitudes of the mean effect on these prompts.
+    """
+
+    population: int
+    sampled: int
+    weakest: float
+    stronger: int
+    at_most: int
+    edge: str | None
+    largest: float
+    larger_at_most: int
+
+    def __repr__(self) -> str:
+        below = f"{self.population:,} edges ranked below the circuit and left to chance"
+        if not self.sampled:
+            return f"Of the {below}, none was measured, so nothing is known of what was missed."
+        share = self.at_most / self.population
+        return (
+            f"Of the {below}, {self.sampled:,} were measured: {self.stronger:,} of them with an "
+            f"effect above the weakest score kept ({self.weakest:.4g}), so at most "
+            f"{self.at_most:,} of all ({share:.2%}) with {LEVEL:.0%} confidence; the largest is "
+            f"{self.largest:+.4g} ({self.edge}), which at most {self.larger_at_most:,} exceed."
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Measured edges, each with its estimate and its exact effect; prints itself as a table.
+
+    ``scores`` holds the effects where they were measured and the estimates elsewhere. The other
+    arrays have one entry per measured edge: ``below`` whether it ranked below the circuit's last
+    edge, ``stderr`` the effect's standard error over the examples (nan for a single one).
+    ``weakest`` is the smallest |score| in the circuit, and ``population`` the number of edges below
+    it that were left to chance, those in the random sample included.
+    """
+
+    scores: Scores
+    edges: tuple[str, ...]
+    strata: tuple[str, ...]
+    estimated: Float[np.ndarray, " measured"]
+    exact: Float[np.ndarray, " measured"]
+    stderr: Float[np.ndarray, " measured"]
+    below: Bool[np.ndarray, " measured"]
+    weakest: float
+    population: int
+
+    def rows(self) -> Iterator[tuple[str, str, float, float, float]]:
+        """Edge, stratum, estimate, effect and its standard error of every measured edge, by
+        stratum, the largest effect first."""
+        order = sorted(
+            range(len(self.edges)), key=lambda i: (_ORDER[self.strata[i]], -abs(self.exact[i]))
+        )
+        columns = (self.estimated, self.exact, self.stderr)
+        for i in order:
+            estimated, exact, stderr = (float(column[i]) for column in columns)
+            yield self.edges[i], self.strata[i], estimated, exact, stderr
+
+    def to_csv(self) -> str:
+        """The rows as CSV, under the names of the columns, in six digits."""
+        file = io.StringIO()
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(COLUMNS)
+        for edge, stratum, *numbers in self.rows():
+            lines.writerow([edge, stratum, *(f"{number:.6g}" for number in numbers)])
+        return file.getvalue()
+
+    def by_stratum(self) -> tuple[Stratum, ...]:
+        """How the estimates agree with the effects, in each stratum that holds an edge."""
+        labels = np.array(self.strata)
+        return tuple(self._stratum(name, labels == name) for name in _ORDER if name in self.strata)
+
+    def _stratum(self, name: str, here: Bool[np.ndarray, " measured"]) -> Stratum:
+        small = NEGLIGIBLE * np.abs(self.exact).max()
+        estimated, exact = self.estimated[here], self.exact[here]
+        telling = np.minimum(np.abs(estimated), np.abs(exact)) >= small
+        return Stratum(
+            name=name,
+            edges=len(exact),
+            pearson=pearson(estimated, exact),
+            spearman=spearman(estimated, exact),
+            flipped=int((telling & (estimated * exact < 0)).sum()),
+            largest=float(np.abs(exact).max()),
+            error=float(np.abs(estimated - exact).mean()),
+        )
+
+    @property
+    def missed(self) -> Missed:
+        """What the random sample says of the edges that ranked below the circuit."""
+        places = np.flatnonzero(np.isin(self.strata, (RANDOM, ALL)) & self.below)
+        effects = np.abs(self.exact[places])
+        stronger = int((effects > self.weakest).sum())
+        top = int(places[effects.argmax()]) if len(places) else None
+        return Missed(
+            population=self.population,
+            sampled=len(places),
+            weakest=self.weakest,
+            stronger=stronger,
+            at_most=at_most(self.population, len(places), stronger),
+            edge=None if top is None else self.edges[top],
+            largest=0.0 if top is None else float(self.exact[top]),
+            larger_at_most=at_most(self.population, len(places), 0),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers but the single edges', for machines; what is undefined is None."""
+        strata = [nan_to_none(asdict(stratum)) for stratum in self.by_stratum()]
+        return {
+            **self.scores.about["verified"],
+            "strata": strata,
+            "missed": {**asdict(self.missed), "confidence": LEVEL},
+        }
+
+    def __repr__(self) -> str:
+        total, about = self.scores.wiring.n_edges, self.scores.about
+        direction = about["verified"]["direction"]
+        lines = [
+            f"{len(self.edges):,} of {total:,} edges measured exactly ({direction}), against "
+            f"{about.get('method', 'the estimates')}:",
+            "                  edges  Pearson  Spearman  flipped  largest |effect|  mean |error|",
+        ]
+        for s in self.by_stratum():
+            lines.append(
+                f"{s.name:15s} {s.edges:7,d} {s.pearson:8.3f} {s.spearman:9.3f} {s.flipped:8,d} "
+                f"{s.largest:17.4g} {s.error:13.4g}"
+            )
+        return "\n".join([*lines, *textwrap.wrap(repr(self.missed), 100)])
+
+
+STRONGEST, CUT, RANDOM, ALL = "strongest", "around the cut", "random sample", "all edges"
+_ORDER = {name: place for place, name in enumerate((STRONGEST, CUT, RANDOM, ALL))}
+
+
+def verify(
+    model: Model,
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+    scores: Scores,
+    keep: Bool[np.ndarray, "writers readers"],
+    n: int = 500,
+    *,
+    direction: str = "noise",
+    rule: str = "abs",
+    seed: int = 0,
+    resume: str | os.PathLike[str] | None = None,
+) -> Verification:
+    """How far the scores are off: the exact effects of n edges, and what the others may hide.
+
+    ``keep`` is the circuit that was chosen from the scores by this rule. Half of the n edges are
+    the strongest by |score|, a quarter those nearest in the ranking to the circuit's last edge, the
+    rest is drawn evenly from all others; where n reaches the number of edges, all are measured.
+    ``direction`` and ``resume`` are those of ``patch_edges``. Raises ScoresError where n < 1, or
+    where the circuit is empty or does not fit the scores.
+    """
+    legal = scores.wiring.legal
+    if n < 1:
+        raise ScoresError(f"{n} edges cannot verify anything; give at least 1")
+    if keep.shape != legal.shape or not (keep & legal).any():
+        raise ScoresError(
+            f"a mask of shape {keep.shape} with {int(keep.sum())} edges is no circuit of these "
+            f"scores, of shape {legal.shape}; give scores.mask(n)"
+        )
+    head = _head(scores, keep & legal, rule)
+    below = legal.copy()
+    below.flat[head] = False
+    parts = _strata(scores, len(head), n, rule, seed)
+    measured = np.zeros_like(legal)
+    labels = np.full(legal.shape, "", dtype=object)
+    for name, flat in parts.items():
+        measured.flat[flat] = True
+        labels.flat[flat] = name
+    effects = patch_edges(
+        model, data, metric, measured, corruption, direction=direction, resume=resume
+    ).astype(np.float64)
+    by_chance = parts[ALL] if ALL in parts else _others(scores, [parts[STRONGEST], parts[CUT]])
+    names = ((scores.wiring.writers[w], scores.wiring.readers[r]) for w, r in np.argwhere(measured))
+    about = {"edges": int(measured.sum()), "direction": direction, "seed": seed}
+    return Verification(
+        scores=_merged(scores, measured, effects.mean(1), about),
+        edges=tuple(edge_name(*pair) for pair in names),
+        strata=tuple(labels[measured]),
+        estimated=scores.values[measured].astype(np.float64),
+        exact=effects.mean(1),
+        stderr=standard_errors(effects),
+        below=below[measured],
+        weakest=float(np.abs(scores.values[keep & legal]).min()),
+        population=int(below.flat[by_chance].sum()),
+    )
+
+
+def _head(
+    scores: Scores, keep: Bool[np.ndarray, "writers readers"], rule: str
+) -> Int[np.ndarray, " edges"]:
+    """The ranking up to the circuit's last edge: its edges, and dead ends that it left out."""
+    ranking = scores.ranking(rule)
+    return ranking[: 1 + max(np.flatnonzero(keep.flat[ranking]), default=-1)]
+
+
+def _strata(
+    scores: Scores, cut: int, n: int, rule: str, seed: int
+) -> dict[str, Int[np.ndarray, " edges"]]:
+    """The flat indices of the edges to be measured, by stratum; no edge stands in two. The cut is
+    the number of edges before it in the ranking."""
+    if n >= scores.wiring.n_edges:
+        return {ALL: np.flatnonzero(scores.wiring.legal)}
+    strongest = scores.ranking()[: n // 2]
+    ranking = scores.ranking(rule)
+    distance = np.abs(np.arange(len(ranking)) + 0.5 - cut)
+    nearest = ranking[np.argsort(distance, kind="stable")]
+    around = nearest[~np.isin(nearest, strongest)][: n // 4]
+    others = _others(scores, [strongest, around])
+    left = n - len(strongest) - len(around)
+    drawn = np.random.default_rng(seed).choice(others, left, replace=False)
+    return {STRONGEST: strongest, CUT: around, RANDOM: drawn}
+
+
+def _others(scores: Scores, taken: list[Int[np.ndarray, " edges"]]) -> Int[np.ndarray, " edges"]:
+    """The flat indices of the edges that are in none of these."""
+    return np.setdiff1d(np.flatnonzero(scores.wiring.legal), np.concatenate(taken))
+
+
+def _merged(
+    scores: Scores,
+    measured: Bool[np.ndarray, "writers readers"],
+    effects: Float[np.ndarray, " measured"],
+    verified: Mapping[str, Any],
+) -> Scores:
+    """The effects where they were measured, the estimates elsewhere."""
+    values = scores.values.copy()
+    values[measured] = effects
+    exact = measured if scores.exact is None else measured | scores.exact
+    about = {key: value for key, value in scores.about.items() if key != "chosen"}
+    return Scores(scores.wiring, values, {**about, "verified": dict(verified)}, exact)
+
+
+# -- what a sample says of the rest ----------------------------------------------------------------
+def at_most(population: int, sampled: int, found: int, level: float = LEVEL) -> int:
+    """How many of a population have a property at most, where ``found`` of ``sampled`` that were
+    drawn from it without replacement have it.
+
+    The exact one-sided confidence bound of the hypergeometric distribution: the largest number with
+    which as few as ``found`` turn up with a chance of more than 1 − level (Buonaccorsi 1987). With
+    ``found`` = 0 it also bounds how many exceed the largest of the sample.
+    """
+    low, high = found, population - (sampled - found)
+    while low < high:  # the more have it, the less likely are so few
+        middle = (low + high + 1) // 2
+        rare = _chance(population, middle, sampled, found) <= 1 - level
+        low, high = (low, middle - 1) if rare else (middle, high)
+    return low
+
+
+def _chance(population: int, marked: int, sampled: int, found: int) -> float:
+    """The chance of at most ``found`` marked ones among those sampled."""
+    plain = population - marked
+    total = _log_choices(population, sampled)
+    fewest = max(0, sampled - plain)
+    return sum(
+        exp(_log_choices(marked, k) + _log_choices(plain, sampled - k) - total)
+        for k in range(fewest, min(found, marked) + 1)
+    )
+
+
+def _log_choices(n: int, k: int) -> float:
+    """The logarithm of the number of ways to choose k of n."""
+    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)

@@ -1,0 +1,249 @@
+"""What an EAP-IG graph says, as tables over our wiring; from its JSON and from its tensors."""
+
+from __future__ import annotations
+
+import reprlib
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from circuitkit.errors import CircuitError
+from circuitkit.graph.nodes import EMBED, LOGITS, edge_name
+from circuitkit.graph.wiring import Wiring
+
+__all__ = [
+    "Tables",
+    "edge_names",
+    "from_plain",
+    "from_tensors",
+    "reader_names",
+    "require_same",
+    "require_ungrouped",
+    "writer_names",
+]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The scores and the flags ``in_graph`` of all edges, None where the file gives none; and the
+    kept nodes of which it keeps only some neurons."""
+
+    wiring: Wiring
+    scores: Float[np.ndarray, "writers readers"] | None
+    keep: Bool[np.ndarray, "writers readers"] | None
+    split: tuple[str, ...] = ()
+
+
+# -- names -----------------------------------------------------------------------------------------
+def edge_names(wiring: Wiring) -> list[str]:
+    """The names of all edges, row by row."""
+    pairs = np.argwhere(wiring.legal)
+    return [edge_name(wiring.writers[row], wiring.readers[column]) for row, column in pairs]
+
+
+def writer_names(wiring: Wiring) -> list[str]:
+    """EAP-IG's names of the writers, in its order, which is ours."""
+    return [edge_name(writer, LOGITS).partition("->")[0] for writer in wiring.writers]
+
+
+def reader_names(wiring: Wiring) -> list[str]:
+    """EAP-IG's names of the readers, in its order, which is ours."""
+    return [edge_name(EMBED, reader).partition("->")[2] for reader in wiring.readers]
+
+
+def _size(wiring: Wiring) -> str:
+    shape = ", parallel" if wiring.parallel else ""
+    return f"{wiring.layers} layers × {wiring.heads} heads{shape}"
+
+
+# -- which models ----------------------------------------------------------------------------------
+def require_ungrouped(wiring: Wiring) -> None:
+    """Raise CircuitError for a model that EAP-IG's graphs cannot describe."""
+    if wiring.groups != wiring.heads:
+        raise CircuitError(
+            f"{wiring.heads} heads share {wiring.groups} key/value groups, and an EAP-IG graph "
+            "gives each head keys and values of its own; use circuitkit's own files"
+        )
+    if not wiring.mlp:
+        raise CircuitError(
+            "the model has no MLPs, which EAP-IG's graphs always have; use circuitkit's own files"
+        )
+
+
+def require_same(found: Wiring, wiring: Wiring | None) -> None:
+    """Raise CircuitError where the graph is not one of the model with that wiring."""
+    if wiring is not None:
+        require_ungrouped(wiring)
+        if found != wiring:
+            raise CircuitError(
+                f"it is of a model with {_size(found)}, and this one has {_size(wiring)}; "
+                "give the graph of this model"
+            )
+
+
+def _wiring(cfg: Any) -> Wiring:
+    keys = ("n_layers", "n_heads", "parallel_attn_mlp")
+    known = _mapping(cfg, "its 'cfg'")
+    lacking = [key for key in keys if key not in known]
+    if lacking:
+        raise CircuitError(f"its 'cfg' has no {lacking[0]!r}; give {', '.join(keys)}")
+    layers, heads, parallel = (known[key] for key in keys)
+    return Wiring(layers, heads, heads, parallel=parallel)
+
+
+# -- the two forms ---------------------------------------------------------------------------------
+def from_plain(data: Mapping[str, Any]) -> Tables:
+    """What a graph in JSON says, of either version: its nodes are flags, or objects that hold one.
+
+    Raises CircuitError for another model's nodes or edges, missing ones, scores that are no finite
+    numbers and flags that are none.
+    """
+    wiring = _wiring(data.get("cfg"))
+    nodes = _mapping(data.get("nodes"), "its 'nodes'")
+    edges = _mapping(data.get("edges"), "its 'edges'")
+    _require_all("nodes", nodes, [*writer_names(wiring), LOGITS], wiring)
+    names = edge_names(wiring)
+    _require_all("edges", edges, names, wiring)
+    for name, entry in edges.items():
+        _mapping(entry, name)
+    scores = _column(edges, names, "score", _is_finite, "a finite number")
+    flags = _column(edges, names, "in_graph", _is_flag, "true or false")
+    return Tables(
+        wiring, _table(wiring, scores, float), _table(wiring, flags, bool), _split(data, nodes)
+    )
+
+
+def from_tensors(data: Mapping[str, Any]) -> Tables:
+    """What a graph in a ``.pt`` file says; older files call the scores ``edges``. What stands at
+    pairs that are no edges is dropped: EAP-IG leaves arbitrary numbers there.
+
+    Raises CircuitError for other nodes than the model's, or another order or shape.
+    """
+    wiring = _wiring(data.get("cfg"))
+    listed = {"src_nodes": writer_names(wiring), "dst_nodes": reader_names(wiring)}
+    for key, expected in listed.items():
+        found = _names(data.get(key), key)
+        _require_all(f"'{key}'", found, expected, wiring)
+        if found != expected:
+            raise CircuitError(f"its {key!r} stand in another order than EAP-IG's")
+    scores = _matrix(data, "edges_scores" if "edges_scores" in data else "edges", wiring)
+    flags = _matrix(data, "edges_in_graph", wiring)
+    keep = None if flags is None else flags != 0
+    return Tables(wiring, scores, keep, _split_rows(data, listed["src_nodes"]))
+
+
+# -- the parts of JSON -----------------------------------------------------------------------------
+def _mapping(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise CircuitError(f"{what} is {reprlib.repr(value)} instead of an object")
+    return value
+
+
+def _require_all(kind: str, found: Iterable[str], expected: Sequence[str], wiring: Wiring) -> None:
+    """Raise CircuitError where a name is unknown, or one is missing."""
+    names, known = dict.fromkeys(found), set(expected)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise CircuitError(
+            f"{len(unknown):,} of its {kind} are not those of a model with {_size(wiring)}, "
+            f"the first {reprlib.repr(unknown[0])}"
+        )
+    missing = [name for name in expected if name not in names]
+    if missing:
+        raise CircuitError(
+            f"{len(missing):,} of {len(expected):,} {kind} are missing, the first {missing[0]}; "
+            "list them all"
+        )
+
+
+def _column(
+    edges: Mapping[str, Any], names: Sequence[str], key: str, fits: Callable[[Any], bool], what: str
+) -> list[Any] | None:
+    """What each edge holds under the key; None where no edge has it."""
+    values = [edges[name].get(key) for name in names]
+    if not any(key in edges[name] for name in names):
+        return None
+    wrong = [i for i, value in enumerate(values) if not fits(value)]
+    if wrong:
+        raise CircuitError(
+            f"{len(wrong):,} edges have a {key!r} that is not {what}, the first "
+            f"{names[wrong[0]]} with {reprlib.repr(values[wrong[0]])}"
+        )
+    return values
+
+
+def _is_finite(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and bool(abs(value) <= sys.float_info.max)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _table(wiring: Wiring, values: list[Any] | None, kind: type) -> Any:
+    if values is None:
+        return None
+    table: Any = np.zeros(wiring.shape, dtype=kind)
+    table[wiring.legal] = values
+    return table
+
+
+def _split(data: Mapping[str, Any], nodes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The kept nodes that keep only some neurons; older files list neurons beside the nodes."""
+    beside = _mapping(data.get("neurons", {}), "its 'neurons'")
+    split = []
+    for name, entry in nodes.items():
+        inside = entry if isinstance(entry, dict) else {"in_graph": entry}
+        if not _is_flag(inside.get("in_graph")):
+            raise CircuitError(
+                f"its node {name} has {reprlib.repr(inside.get('in_graph'))} as 'in_graph'; "
+                "give true or false"
+            )
+        neurons = inside.get("neurons", beside.get(name, []))
+        if inside["in_graph"] and not (isinstance(neurons, list) and all(neurons)):
+            split.append(name)
+    return tuple(split)
+
+
+# -- the parts of a .pt file -----------------------------------------------------------------------
+def _names(value: Any, key: str) -> list[str]:
+    if not isinstance(value, (list, tuple, dict)) or not all(isinstance(n, str) for n in value):
+        raise CircuitError(f"its {key!r} is {reprlib.repr(value)} instead of a list of names")
+    return list(value)
+
+
+def _matrix(data: Mapping[str, Any], key: str, wiring: Wiring) -> Any:
+    """The table under the key, in double precision; None where there is none."""
+    if key not in data:
+        return None
+    found = _numbers(data[key])
+    if found is None or found.shape != wiring.shape:
+        shape = reprlib.repr(data[key]) if found is None else f"of shape {found.shape}"
+        raise CircuitError(
+            f"its {key!r} is {shape}, and a model with {_size(wiring)} needs a tensor of shape "
+            f"{wiring.shape}"
+        )
+    return np.where(wiring.legal, found, 0)
+
+
+def _split_rows(data: Mapping[str, Any], writers: Sequence[str]) -> tuple[str, ...]:
+    """The kept writers that keep only some neurons."""
+    kept, neurons = (_numbers(data.get(key)) for key in ("nodes_in_graph", "neurons_in_graph"))
+    if neurons is None:
+        return ()
+    if kept is None or kept.shape != (len(writers),) or neurons.shape[:-1] != kept.shape:
+        raise CircuitError(
+            f"its 'nodes_in_graph' and 'neurons_in_graph' are not of {len(writers)} writers"
+        )
+    whole = (neurons != 0).all(axis=-1)
+    return tuple(name for name, k, w in zip(writers, kept, whole, strict=True) if k and not w)
+
+
+def _numbers(value: Any) -> Any:
+    """A tensor as an array in double precision; None of anything else."""
+    return value.double().numpy() if hasattr(value, "double") else None

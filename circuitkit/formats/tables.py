@@ -1,0 +1,65 @@
+"""The whole circuit as data: JSON, GraphML and CSV. They take no style."""
+
+from __future__ import annotations
+
+import csv as _csv
+import io
+import json as _json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import networkx as nx
+
+from circuitkit.graph.circuit import edges, to_json
+from circuitkit.graph.nodes import edge_name
+
+__all__ = ["csv", "graphml", "json"]
+
+# What XML 1.0 forbids in a text.
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def json(circuit: nx.DiGraph) -> str:
+    """The circuit in its own file format, which ``circuitkit.graph.circuit.read`` reads back.
+
+    Raises CircuitError where the graph is no circuit, or holds what JSON cannot.
+    """
+    return to_json(circuit)
+
+
+def graphml(circuit: nx.DiGraph) -> str:
+    """The graph with its ports as GraphML, for Gephi, Cytoscape, yEd and their kind; what GraphML
+    has no type for stands there as JSON."""
+    flat = nx.DiGraph(**_flat(circuit.graph))
+    flat.add_nodes_from((str(n), _flat(data)) for n, data in sorted(circuit.nodes(data=True)))
+    pairs = sorted(circuit.edges(data=True), key=lambda edge: edge[:2])
+    flat.add_edges_from((str(a), str(b), _flat(data)) for a, b, data in pairs)
+    return "\n".join(nx.generate_graphml(flat)) + "\n"
+
+
+def csv(circuit: nx.DiGraph) -> str:
+    """One line an edge: writer, reader, name and weight; the strongest first.
+
+    Raises NodeNameError where a node's name does not follow the grammar.
+    """
+    file = io.StringIO()
+    lines = _csv.writer(file, lineterminator="\n")
+    lines.writerow(("writer", "reader", "edge", "weight"))
+    for writer, reader, weight in sorted(edges(circuit), key=lambda e: (-abs(e[2]), e[0], e[1])):
+        lines.writerow((writer, reader, edge_name(writer, reader), weight))
+    return file.getvalue()
+
+
+def _flat(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    return {_text(str(key)): _value(value) for key, value in attributes.items()}
+
+
+def _value(value: Any) -> str | int | float | bool:
+    if isinstance(value, bool | int | float):
+        return value
+    return _text(value if isinstance(value, str) else _json.dumps(value, default=str))
+
+
+def _text(text: str) -> str:
+    return _FORBIDDEN.sub("�", text)

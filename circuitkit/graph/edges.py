@@ -1,0 +1,56 @@
+"""Edges as they are asked for: a circuit, names, pairs or a mask, as rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import networkx as nx
+import numpy as np
+from jaxtyping import Bool, Int
+
+from circuitkit.errors import CircuitError
+from circuitkit.graph import circuit as circuits
+from circuitkit.graph.nodes import parse_edge
+from circuitkit.graph.wiring import Wiring
+
+__all__ = ["Edges", "indices"]
+
+Edges: TypeAlias = (
+    nx.DiGraph | Sequence[str | tuple[str, str]] | Bool[np.ndarray, "writers readers"] | None
+)
+
+
+def indices(
+    wiring: Wiring, edges: Edges
+) -> tuple[Int[np.ndarray, " edges"], Int[np.ndarray, " edges"]]:
+    """Row and column of every edge, in the order asked; what ``edges`` may be, ``patch_edges``
+    says. Raises CircuitError for an edge that the wiring lacks, or a mask of another shape."""
+    if edges is None:
+        places = np.argwhere(wiring.legal)
+    elif isinstance(edges, np.ndarray) and edges.dtype == bool:
+        places = _of_mask(wiring, edges)
+    else:
+        places = np.array([wiring.index(*pair) for pair in _pairs(edges)], dtype=np.int64)
+    rows, columns = places.reshape(-1, 2).T
+    return rows, columns
+
+
+def _of_mask(
+    wiring: Wiring, mask: Bool[np.ndarray, "writers readers"]
+) -> Int[np.ndarray, "edges 2"]:
+    if mask.shape != wiring.shape:
+        raise CircuitError(
+            f"the mask has the shape {mask.shape}, and the wiring {wiring.shape}; "
+            "give a mask over this model's writers and readers"
+        )
+    for row, column in np.argwhere(mask & ~wiring.legal):
+        wiring.index(wiring.writers[row], wiring.readers[column])  # which raises
+    return np.argwhere(mask)
+
+
+def _pairs(edges: nx.DiGraph | Sequence[str | tuple[str, str]]) -> list[tuple[str, str]]:
+    if isinstance(edges, nx.DiGraph):
+        return [(writer, reader) for writer, reader, _ in circuits.edges(edges)]
+    listed = [edges] if isinstance(edges, str) else edges
+    return [parse_edge(edge) if isinstance(edge, str) else (edge[0], edge[1]) for edge in listed]

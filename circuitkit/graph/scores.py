@@ -1,0 +1,213 @@
+"""One number per edge, and the circuits that can be selected from them.
+
+A score is in metric units per example, and positive when the edge helps the clean behaviour. A full
+graph stays an array; only what is selected becomes a graph. Dead ends never count: a selected edge
+lies on a kept path from the embedding to the logits.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from circuitkit.errors import CircuitkitError, ScoresError
+from circuitkit.graph import circuit as circuits
+from circuitkit.graph.circuit import Circuit
+from circuitkit.graph.nodes import edge_name
+from circuitkit.graph.wiring import Wiring
+from circuitkit.util.atomic import write_whole
+
+__all__ = ["RULES", "Scores"]
+
+FORMAT = "circuitkit.scores"
+VERSION = "1"
+RULES = ("abs", "signed", "greedy")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The score of every edge; ``about`` says of which model, by which method, and so on.
+
+    ``exact`` says which scores were measured rather than estimated; None where the method does not
+    mix the two. A method that chooses a circuit itself says so by ``about["chosen"] = True``: then
+    a score of exactly 0 means that it dropped the edge.
+    """
+
+    wiring: Wiring
+    values: Float[np.ndarray, "writers readers"]
+    about: Mapping[str, Any] = field(default_factory=dict)
+    exact: Bool[np.ndarray, "writers readers"] | None = None
+
+    def __post_init__(self) -> None:
+        for name, table in (("scores have", self.values), ("mask of the exact has", self.exact)):
+            if table is not None and table.shape != self.wiring.shape:
+                raise ScoresError(
+                    f"the {name} the shape {table.shape}, and the wiring {self.wiring.shape}"
+                )
+        if self.exact is not None and self.exact.dtype != bool:
+            raise ScoresError(f"the mask of the exact is of {self.exact.dtype}; give one of bool")
+        wrong = ~np.isfinite(self.values) & self.wiring.legal
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            name = edge_name(self.wiring.writers[row], self.wiring.readers[column])
+            raise ScoresError(
+                f"{int(wrong.sum()):,} scores are not finite, the first that of {name}; "
+                "check the metric, or use float32"
+            )
+
+    def __repr__(self) -> str:
+        lines = [f"{self.wiring.n_edges:,} scores{self._origin()}; the strongest:"]
+        lines += [f"{value:+12.4g}  {name}" for name, value in self.strongest(8)]
+        return "\n".join(lines)
+
+    def _origin(self) -> str:
+        known = [str(self.about[k]) for k in ("method", "task", "model") if k in self.about]
+        return f" ({', '.join(known)})" if known else ""
+
+    def strongest(self, n: int) -> list[tuple[str, float]]:
+        """The edges of largest magnitude, each with its score."""
+        w = self.wiring
+        found = []
+        for flat in self.ranking()[:n]:
+            row, column = divmod(int(flat), w.shape[1])
+            name = edge_name(w.writers[row], w.readers[column])
+            found.append((name, float(self.values[row, column])))
+        return found
+
+    # -- selection -------------------------------------------------------------------------------
+    def ranking(self, rule: str = "abs") -> Int[np.ndarray, " edges"]:
+        """The flat indices of all edges, the best first: by magnitude, or ``signed``; ``greedy`` in
+        the order in which edges are reached from the logits, the strongest in-edge of a reached
+        node first (Hanna et al. 2024). Edges that a choosing method dropped are left out."""
+        if rule == "greedy":
+            ranked = self._greedy()
+        else:
+            keys = _key(rule, RULES)(self.values[self.wiring.legal])
+            flat = np.flatnonzero(self.wiring.legal)
+            ranked = flat[np.argsort(-keys, kind="stable")]
+        return ranked[self.values.flat[ranked] != 0] if self.about.get("chosen") else ranked
+
+    @property
+    def chosen(self) -> Bool[np.ndarray, "writers readers"] | None:
+        """The circuit that the method chose itself, without dead ends; None where it chose none."""
+        if not self.about.get("chosen"):
+            return None
+        return self.wiring.alive((self.values != 0) & self.wiring.legal)
+
+    def _greedy(self) -> Int[np.ndarray, " edges"]:
+        w, order = self.wiring, []
+        heap: list[tuple[float, int]] = []
+        reached: set[int] = set()
+
+        def reach(column: int) -> None:
+            if column not in reached:
+                reached.add(column)
+                for row in range(int(w.upstream[column])):
+                    key = -abs(float(self.values[row, column]))
+                    heapq.heappush(heap, (key, row * w.shape[1] + column))
+
+        reach(w.shape[1] - 1)
+        while heap:
+            flat = heapq.heappop(heap)[1]
+            order.append(flat)
+            for column in w.feeds(flat // w.shape[1]):
+                reach(column)
+        return np.array(order)
+
+    def mask(self, n: int, rule: str = "abs") -> Bool[np.ndarray, "writers readers"]:
+        """The best n edges that hang together: the longest head of the ranking of which no more
+        than n edges are left when dead ends are dropped. Raises ScoresError where n < 1."""
+        if n < 1:
+            raise ScoresError(f"{n} edges are no circuit; ask for at least 1")
+        return self.wiring.best(self.ranking(rule), n)
+
+    def top(self, n: int, rule: str = "abs") -> Circuit:
+        """The circuit of the best n edges that hang together."""
+        return self.circuit(self.mask(n, rule), rule=rule)
+
+    def above(self, threshold: float, rule: str = "abs") -> Circuit:
+        """The circuit of the edges whose score (by ``abs``: its magnitude) exceeds a threshold."""
+        keep = (_key(rule, RULES[:2])(self.values) > threshold) & self.wiring.legal
+        return self.circuit(self.wiring.alive(keep), rule=rule, threshold=threshold)
+
+    def circuit(self, keep: Bool[np.ndarray, "writers readers"], **about: Any) -> Circuit:
+        """The circuit of the kept edges, each with its score as ``weight``; where estimated and
+        measured scores are mixed, ``exact`` says of each edge which it is."""
+        w = self.wiring
+        weights: dict[tuple[str, str], float] = {}
+        extra: dict[tuple[str, str], dict[str, bool]] = {}
+        for row, column in np.argwhere(keep & w.legal):
+            edge = w.writers[row], w.readers[column]
+            weights[edge] = float(self.values[row, column])
+            if self.exact is not None:
+                extra[edge] = {"exact": bool(self.exact[row, column])}
+        built = circuits.build(w, weights, edge_attributes=extra)
+        built.graph.update({**self.about, **about, "wiring": built.graph["wiring"]})
+        return built
+
+    def graph(self) -> Circuit:
+        """All edges as a graph: large (1.6 million edges for an 8B model); rather select."""
+        return self.circuit(self.wiring.legal)
+
+    # -- files -----------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a safetensors file, whole or not at all; raises OutputError, and ScoresError where
+        it could not be read again."""
+        from safetensors.numpy import save
+
+        values = np.where(self.wiring.legal, self.values, 0)
+        with np.errstate(over="ignore"):  # the check below names the edge
+            single = Scores(self.wiring, np.ascontiguousarray(values, np.float32))
+        notes = {"format": FORMAT, "version": VERSION, "wiring": json.dumps(asdict(self.wiring))}
+        try:
+            notes["about"] = json.dumps(dict(self.about))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ScoresError(f"what is about the scores is no JSON: {error}") from error
+        tables = {"scores": single.values}
+        if self.exact is not None:
+            tables["exact"] = np.ascontiguousarray(self.exact & self.wiring.legal)
+        return write_whole(path, save(tables, metadata=notes))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Scores:
+        """The scores in the file; raises ScoresError where there are none."""
+        name = repr(os.fspath(path))
+        try:
+            notes, tables = _contents(path)
+            if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
+                raise ScoresError(f"it is no file of {FORMAT}, version {VERSION}")
+            wiring, about = (dict(json.loads(notes[key])) for key in ("wiring", "about"))
+            return cls(Wiring(**wiring), tables["scores"], about, tables.get("exact"))
+        except FileNotFoundError as error:
+            raise ScoresError(f"there is no file {name}") from error
+        except (
+            CircuitkitError, OSError, KeyError, TypeError, ValueError, RecursionError
+        ) as error:  # fmt: skip
+            raise ScoresError(f"{name} holds no scores: {error}") from error
+
+
+def _contents(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The notes and the tables of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="np") as file:
+            names = ["scores", *({"exact"} & set(file.keys()))]
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ScoresError(str(error)) from error
+
+
+def _key(rule: str, known: tuple[str, ...]) -> Callable[[Any], Any]:
+    """How a rule turns scores into keys; raises ScoresError for a rule that is not known."""
+    if rule not in ("abs", "signed"):
+        raise ScoresError(f"the rule {rule!r} is not known here; choose from {', '.join(known)}")
+    return np.abs if rule == "abs" else np.asarray

@@ -1,0 +1,1 @@
+"""Models behind the protocol: TransformerLens, compiled decoders, their checks and their files."""

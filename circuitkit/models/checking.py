@@ -1,0 +1,206 @@
+"""The proof, on the spot, that a model is the graph that we take it for.
+
+Two plain forwards of the model's own code are watched, the second with noise added to one head; and
+the masked runs at both ends are compared with plain forwards. An error is relative to the largest
+value that it is compared with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitkit.data.batches import Batch
+from circuitkit.engine.attribute import gradients, score
+from circuitkit.engine.model import Activations, Context, Native
+from circuitkit.engine.numerics import wide
+from circuitkit.engine.run import record, run
+from circuitkit.errors import UnsupportedModelError
+from circuitkit.models.transformer_lens import Transformer
+
+__all__ = ["Proof", "Row", "check"]
+
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One statement with its relative error."""
+
+    statement: str
+    error: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.error <= self.tolerance  # False for nan
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was checked of a model."""
+
+    model: str
+    rows: tuple[Row, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every statement holds."""
+        return all(row.holds for row in self.rows)
+
+    def require(self) -> None:
+        """Raise UnsupportedModelError, with the first statement that fails, where one does."""
+        for row in self.rows:
+            if not row.holds:
+                raise UnsupportedModelError(
+                    f"{self.model!r} is not the sum of its parts as circuitkit reads them: "
+                    f"it is false that {row.statement} (relative error {row.error:.1e}); "
+                    "its circuits would be wrong, so use another model"
+                )
+
+    def __repr__(self) -> str:
+        lines = [f"{self.model}"]
+        for row in self.rows:
+            verdict = "ok  " if row.holds else "FAIL"
+            lines.append(f"  {verdict}  {row.error:8.1e} of {row.tolerance:.0e}  {row.statement}")
+        return "\n".join(lines)
+
+
+def check(model: Transformer, *, seed: int = 0, length: int = 8) -> Proof:
+    """The proof for a model, on random tokens.
+
+    Raises UnsupportedModelError where the model's parts cannot be called one by one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shape = (2, length)
+    clean, corrupt = (
+        torch.randint(model.d_vocab, shape, generator=generator).to(model.device) for _ in range(2)
+    )
+    mask = torch.ones(shape, dtype=torch.bool, device=model.device)
+    try:
+        with torch.no_grad():
+            trial = _Trial.of(model, clean, corrupt, mask)
+            errors = {**_sums(trial), **_noise(trial, generator), **_ends(trial)}
+        errors |= _slope(trial)
+    except (TypeError, KeyError, RuntimeError, AttributeError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"the parts of {model.name!r} cannot be called one by one ({error}); use another model"
+        ) from error
+    tolerance = TOLERANCE.get(model.dtype, 1e-3)
+    return Proof(model.name, tuple(Row(what, e, tolerance) for what, e in errors.items()))
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What every statement is checked on: random prompts, and their runs, each made once."""
+
+    model: Transformer
+    batch: Batch
+    context: Context
+    live: Activations
+    carried: Activations
+    native: Native
+
+    @classmethod
+    def of(
+        cls,
+        model: Transformer,
+        clean: Int[Tensor, "b p"],
+        corrupt: Int[Tensor, "b p"],
+        mask: Bool[Tensor, "b p"],
+    ) -> _Trial:
+        """The runs of these prompts, by the model's own code and by its components."""
+        batch = Batch(clean, corrupt, mask, mask.sum(1) - 1, clean[:, :1], corrupt[:, :1], {})
+        context = model.start(clean, mask)
+        live, carried = record(model, context), record(model, model.start(corrupt, mask))
+        return cls(model, batch, context, live, carried, model.native(clean, mask))
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    scale = expected.abs().max().clamp(min=1e-30)
+    return float((found - expected).abs().max() / scale)
+
+
+def _written(model: Transformer, native: Native, embed: Tensor) -> list[Float[Tensor, "b p d"]]:
+    """The running sum of what the writers wrote, at each reader: the ports of layer 0, its MLP, the
+    ports of layer 1, ..., the logits."""
+    x, sums = embed, []
+    for layer, z in enumerate(native.z):
+        sums.append(x)
+        middle = x + model.write(layer, None, model.share(layer, z)).sum(0)
+        constant = model.constant(layer)
+        middle = middle if constant is None else middle + constant
+        if native.mlps:
+            sums.append(x if model.wiring.parallel else middle)
+            middle = middle + native.mlps[layer]
+        x = middle
+    return [*sums, x]
+
+
+def _reads(native: Native) -> list[Float[Tensor, "b p d"]]:
+    """What the same readers really read."""
+    if not native.mlps:
+        return [*native.attn_in, native.final]
+    pairs = zip(native.attn_in, native.mlp_in, strict=True)
+    return [x for pair in pairs for x in pair] + [native.final]
+
+
+def _sums(trial: _Trial) -> dict[str, float]:
+    model, native, own = trial.model, trial.native, trial.live
+    sums = _written(model, native, trial.context.embed)
+    parts = [_error(a, b) for a, b in zip(own.raw, native.z, strict=True)]
+    parts += [_error(a, b) for a, b in zip(own.mlps, native.mlps, strict=True)]
+    pairs = zip(sums, _reads(native), strict=True)
+    return {
+        "the writers sum to what every reader reads": max(_error(a, b) for a, b in pairs),
+        "each component alone gives what it gives in the model": max(parts),
+    }
+
+
+def _noise(trial: _Trial, generator: torch.Generator) -> dict[str, float]:
+    """Noise on one head: the readers change by it and by what other writers change, no more."""
+    model, plain, embed = trial.model, trial.native, trial.context.embed
+    head = model.wiring.heads - 1
+    size = plain.z[0][..., head, :]
+    noise = torch.randn(size.shape, generator=generator).to(size) * size.std()
+    noisy = model.native(trial.batch.clean, trial.batch.mask, noise=(0, head, noise))
+    sums = zip(_written(model, noisy, embed), _written(model, plain, embed), strict=True)
+    reads = zip(_reads(noisy), _reads(plain), strict=True)
+    found = [a - b for a, b in sums]
+    true = [a - b for a, b in reads]
+    moved = max(float(t.abs().max()) for t in true)
+    worst = max(float((a - b).abs().max()) for a, b in zip(found, true, strict=True))
+    statement = "noise added to one writer arrives at each later reader unchanged"
+    return {statement: worst / moved if moved else float("nan")}
+
+
+def _ends(trial: _Trial) -> dict[str, float]:
+    model, legal = trial.model, trial.model.wiring.legal
+    everything = run(model, trial.batch, trial.context, trial.carried, legal)
+    nothing = run(model, trial.batch, trial.context, trial.carried, np.zeros_like(legal))
+    carried = model.native(trial.batch.corrupt, trial.batch.mask)
+    return {
+        "keeping every edge gives the clean logits": _error(everything, trial.native.logits[:, -1]),
+        "keeping no edge gives the carried logits": _error(nothing, carried.logits[:, -1]),
+    }
+
+
+def _slope(trial: _Trial) -> dict[str, float]:
+    """Attribution is the gradient of the masked run in its mask: the norms' Jacobians are right."""
+    model, batch, context = trial.model, trial.batch, trial.context
+
+    def metric(logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " b"]:
+        return wide(logits[:, 0]) - wide(logits[:, 1])
+
+    at = gradients(model, batch, context, context.embed, metric)
+    found = score(model, batch, trial.live, trial.carried, at)
+    keep = torch.from_numpy(model.wiring.legal).to(model.device, model.dtype).requires_grad_()
+    with torch.enable_grad():
+        value = metric(run(model, batch, context, trial.carried, keep)).sum()
+        (slope,) = torch.autograd.grad(value, keep)
+    return {"attribution is the slope of the masked run": _error(found, slope.to(found))}

@@ -1,0 +1,257 @@
+"""A plain decoder in torch as a model: no norms, no biases, causal softmax attention, ReLU MLPs.
+
+Its weights are all there is of it, so that a program can be compiled into them, and a variant of a
+model is the same weights, moved. It is saved as one safetensors file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitkit.engine.model import Context, Native
+from circuitkit.errors import DataError, ModelError
+from circuitkit.graph.wiring import Wiring
+from circuitkit.util.atomic import write_whole
+
+__all__ = ["SPECIAL", "SUFFIX", "Decoder", "Spaced"]
+
+SPECIAL = ("<bos>", "<unk>")
+SUFFIX = ".decoder"  # of files
+FORMAT = "circuitkit.decoder"
+VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Spaced:
+    """A tokenizer of words between spaces; the first of its words opens every prompt, and the
+    second stands for all that it does not know."""
+
+    words: tuple[str, ...]
+    bos_token_id: int = 0
+    unk_token_id: int = 1
+
+    def __call__(self, text: Sequence[str], *, add_special_tokens: bool) -> dict[str, Any]:
+        """The token ids of each text, as Hugging Face tokenizers give them."""
+        opening = [self.bos_token_id] if add_special_tokens else []
+        return {"input_ids": [opening + [self.id(word) for word in one.split()] for one in text]}
+
+    def id(self, word: str) -> int:
+        """The number of a word."""
+        return self.words.index(word) if word in self.words else self.unk_token_id
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The words of these token ids."""
+        return " ".join(self.words[i] for i in ids)
+
+
+@dataclass(eq=False)
+class Decoder:
+    """The weights of a decoder (``l`` layers, ``h`` heads), which is a ``Model``.
+
+    A score is q · k, unscaled. ``words`` are the vocabulary, which begins with ``SPECIAL``;
+    ``roles`` says what each writer is for.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    embedding: Float[Tensor, "vocab d"]
+    positions: Float[Tensor, "ctx d"]
+    q: Float[Tensor, "l h d e"]
+    k: Float[Tensor, "l h d e"]
+    v: Float[Tensor, "l h d e"]
+    o: Float[Tensor, "l h e d"]
+    w_in: Float[Tensor, "l d f"]
+    w_out: Float[Tensor, "l f d"]
+    unembedding: Float[Tensor, "d vocab"]
+    roles: Mapping[str, str]
+    couples: bool = False
+    post_norm: bool = False
+    wiring: Wiring = field(init=False)
+    tokenizer: Any = field(init=False)
+    d_model: int = field(init=False)
+    d_head: int = field(init=False)
+    d_vocab: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        layers, heads, self.d_model, self.d_head = self.q.shape
+        self.wiring, self.d_vocab = Wiring(layers, heads, heads), len(self.embedding)
+        self.tokenizer = Spaced(self.words)
+
+    def __repr__(self) -> str:
+        w = self.wiring
+        return (
+            f"{self.name}: {w.layers} layers × {w.heads} heads, d_model {self.d_model}, "
+            f"{w.n_edges:,} edges, {str(self.dtype)[6:]} on {self.device}"
+        )
+
+    # -- what it is --------------------------------------------------------------------------------
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+        return self.embedding.dtype
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by name."""
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+    def to(self, *where: torch.device | torch.dtype | str) -> Decoder:
+        """The same on another device, or of another type, as ``Tensor.to`` takes them."""
+        moved: dict[str, Any] = self.tensors()
+        for one in where:
+            moved = {name: value.to(one) for name, value in moved.items()}
+        return replace(self, **moved)
+
+    # -- components --------------------------------------------------------------------------------
+    def start(self, tokens: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"]) -> Context:
+        """The embedding, and which keys each query may see; raises DataError where the prompts are
+        longer than the model's positions."""
+        tokens, mask = tokens.to(self.device), mask.to(self.device)
+        at = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        if int(mask.sum(1).max()) > len(self.positions):
+            raise DataError(
+                f"a prompt has {int(mask.sum(1).max())} tokens, and {self.name!r} has positions "
+                f"for {len(self.positions)}; use shorter prompts"
+            )
+        square = tokens.shape[1], tokens.shape[1]
+        causal = torch.ones(square, dtype=torch.bool, device=self.device).tril()
+        itself = torch.eye(square[0], dtype=torch.bool, device=self.device)
+        seen = causal & (mask[:, None] | itself)
+        call = {"seen": seen[:, None]}
+        embed = self.embedding[tokens] + self.positions[at]
+        return Context(embed, (call,) * self.wiring.layers)
+
+    def embed_tokens(self, tokens: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
+        """The token embedding alone, without positions."""
+        return self.embedding[tokens.to(self.device)]
+
+    def project(self, layer: int, x: Float[Tensor, "b p d"]) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v of every head of a layer, all reading the same residual."""
+        q, k, v = (torch.einsum("bpd,hde->bphe", x, w[layer]) for w in (self.q, self.k, self.v))
+        return q, k, v
+
+    def _ports(self, layer: int) -> Float[Tensor, "r d e"]:
+        return torch.cat([self.q[layer], self.k[layer], self.v[layer]])
+
+    def read(
+        self, layer: int, ports: Sequence[int], x: Float[Tensor, "n b p d"]
+    ) -> Float[Tensor, "n b p e"]:
+        """q, k or v of some ports of a layer, each reading a residual of its own (or all one)."""
+        return x @ self._ports(layer)[list(ports)][:, None]
+
+    def pull(
+        self, layer: int, x: Float[Tensor, "t d"], grads: Mapping[str, Float[Tensor, "t n e"]]
+    ) -> Float[Tensor, "r t d"]:
+        """The gradient in the residual that each port reads, from those in q, k and v."""
+        together = torch.cat([grads[port] for port in "qkv"], dim=1)
+        return torch.einsum("tre,rde->rtd", together, self._ports(layer))
+
+    def attend(self, context: Context, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What each head's output projection takes."""
+        scores = torch.einsum("bqhe,bkhe->bhqk", q, k)
+        pattern = scores.masked_fill(~context.calls[layer]["seen"], -torch.inf).softmax(-1)
+        return torch.einsum("bhqk,bkhe->bqhe", pattern, v)
+
+    def attention_out(self, layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What all heads of a layer write together, and ``z`` as it is."""
+        return torch.einsum("bphe,hed->bpd", z, self.o[layer]), z
+
+    def share(self, layer: int, z: Tensor) -> Tensor:
+        """``z`` as it is: no norm follows the attention."""
+        return z
+
+    def write(self, layer: int, index: Sequence[int] | None, z: Tensor) -> Tensor:
+        """The contributions of some heads (None: all)."""
+        out = self.o[layer] if index is None else self.o[layer][list(index)]
+        return torch.einsum("...ne,ned->n...d", z, out)
+
+    def constant(self, layer: int) -> None:
+        """There are no biases."""
+        return None
+
+    def mlp(self, layer: int, x: Tensor) -> Tensor:
+        """What the MLP writes when it reads this residual."""
+        return self.mlp_out(layer, self.neurons(layer, x))
+
+    def neurons(self, layer: int, x: Tensor) -> Tensor:
+        """The MLP's neurons when it reads this residual."""
+        return (x @ self.w_in[layer]).relu()
+
+    def mlp_out(self, layer: int, neurons: Tensor) -> Tensor:
+        """What the MLP writes from these neurons."""
+        return neurons @ self.w_out[layer]
+
+    def unembed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:
+        """The logits of these final residuals."""
+        return x @ self.unembedding
+
+    # -- the whole ---------------------------------------------------------------------------------
+    def native(
+        self,
+        tokens: Int[Tensor, "b p"],
+        mask: Bool[Tensor, "b p"],
+        noise: tuple[int, int, Float[Tensor, "b p e"]] | None = None,
+    ) -> Native:
+        """A plain forward, and what was read and written in it; ``noise`` = (layer, head, vector)
+        is added to what a head's output projection takes."""
+        context = self.start(tokens, mask)
+        x, seen = context.embed, context.calls[0]["seen"]
+        before, middle, heads, mlps = [], [], [], []
+        for layer in range(self.wiring.layers):
+            before.append(x)
+            q, k, v = (x[:, None] @ w[layer] for w in (self.q, self.k, self.v))
+            scores = (q @ k.transpose(-1, -2)).masked_fill(~seen, -torch.inf)
+            z = (scores.softmax(-1) @ v).transpose(1, 2).clone()
+            if noise is not None and noise[0] == layer:
+                z[:, :, noise[1]] += noise[2]
+            heads.append(z)
+            x = x + z.flatten(2) @ self.o[layer].flatten(0, 1)
+            middle.append(x)
+            mlps.append((x @ self.w_in[layer]).relu() @ self.w_out[layer])
+            x = x + mlps[-1]
+        logits = x @ self.unembedding
+        return Native(logits, tuple(before), tuple(middle), x, tuple(heads), tuple(mlps))
+
+    # -- files -------------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the model as one safetensors file, whole or not at all, which ``circuitkit.load``
+        takes where its name ends in ``.decoder``; raises OutputError."""
+        from safetensors.torch import save
+
+        about = {"name": self.name, "words": self.words, "roles": dict(self.roles)}
+        notes = {"format": FORMAT, "version": VERSION, "about": json.dumps(about)}
+        weights = {name: value.cpu().contiguous() for name, value in self.tensors().items()}
+        return write_whole(path, save(weights, metadata=notes))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Decoder:
+        """The model in the file; raises ModelError where there is none."""
+        from safetensors import SafetensorError, safe_open
+
+        name = repr(os.fspath(path))
+        try:
+            with safe_open(os.fspath(path), framework="pt") as file:
+                notes = file.metadata() or {}
+                if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
+                    raise ModelError(f"{name} is no file of {FORMAT}, version {VERSION}")
+                about = json.loads(notes["about"])
+                weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return cls(about["name"], tuple(about["words"]), roles=about["roles"], **weights)
+        except FileNotFoundError as error:
+            raise ModelError(f"there is no file {name}; save a Decoder there") from error
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{name} holds no compiled model: {error}") from error

@@ -1,0 +1,86 @@
+"""LayerNorm and RMSNorm, as the model has them, with the closed form of their Jacobians."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from circuitkit.engine.numerics import wide
+from circuitkit.errors import UnsupportedModelError
+
+__all__ = ["Norm"]
+
+
+class Norm:
+    """A LayerNorm or RMSNorm of the model, with the closed form of its Jacobian.
+
+    Its weight, bias and centring are found by probing the module, so that every spelling (Gemma's
+    1 + w, a norm without parameters) is served; ``y = w∘Cx·s(x) + b`` with C the centring or 1.
+    Raises UnsupportedModelError where the module is no such norm.
+    """
+
+    def __init__(self, module: nn.Module | None, width: int, like: Tensor) -> None:
+        self.module = None if isinstance(module, nn.Identity) else module
+        self.weight = torch.ones(width, dtype=like.dtype, device=like.device)
+        self.bias, self.centred, self.at_rest = torch.zeros_like(self.weight), False, self.weight[0]
+        if self.module is not None:
+            self._probe(self.module, width, like)
+
+    def _probe(self, module: nn.Module, width: int, like: Tensor) -> None:
+        with torch.no_grad():
+            signs = torch.ones(width, dtype=like.dtype, device=like.device)
+            signs[1::2] = -1
+            self.bias = module(torch.zeros_like(signs)[None])[0]
+            self.weight = (module(1e4 * signs[None])[0] - self.bias) * signs
+            at_rest = wide(module(1e-6 * signs[None])[0] - self.bias) * signs
+            self.at_rest = at_rest.sum() / (1e-6 * wide(self.weight).sum())
+            plain, shifted = (module(x)[0] - self.bias for x in (signs[None], signs[None] + 3))
+            self.centred = bool((plain - shifted).abs().max() < 1e-2 * plain.abs().max())
+            probe = torch.sin(torch.arange(width, device=like.device) * 1.7).to(like.dtype)[None]
+            found = self._scale(probe) * self._centre(probe) * self.weight
+            true = module(probe) - self.bias
+        if (found - true).abs().max() > 5e-2 * true.abs().max():
+            raise UnsupportedModelError(
+                f"{type(module).__name__} is neither a LayerNorm nor an RMSNorm, so its "
+                "Jacobian is unknown; use a model with one of these norms"
+            )
+
+    def __call__(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t d"]:
+        """The module's own output."""
+        y: Tensor = x if self.module is None else self.module(x)
+        return y
+
+    def _centre(self, x: Tensor) -> Tensor:
+        return x - x.mean(-1, keepdim=True) if self.centred else x
+
+    def _scale(self, x: Tensor) -> Float[Tensor, "*t 1"]:
+        """s(x), read off the module's own output."""
+        y = wide(self(x) - self.bias)
+        direction = self._centre(wide(x)) * self.weight
+        size = direction.square().sum(-1, keepdim=True)
+        scale = (y * direction).sum(-1, keepdim=True) / size
+        return torch.where(size > 0, scale, self.at_rest)  # the embedding of a padding token is 0
+
+    def scale(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t 1"]:
+        """The factor s(x) by which a norm without centring and bias multiplies w∘x."""
+        return self._scale(x).to(x.dtype)
+
+    def pull(
+        self, x: Float[Tensor, "t d"], matrix: Float[Tensor, "n d e"], grad: Float[Tensor, "n t e"]
+    ) -> Float[Tensor, "n t d"]:
+        """The gradient in x from the gradient in ``norm(x) @ matrix``, for n matrices at once.
+
+        The Jacobian is s·w∘(C − u uᵀ/d) with u = s·Cx, so n gradients share one u: two small
+        matrix products instead of n backward passes through the norm.
+        """
+        if self.module is None:
+            return grad @ matrix.mT
+        folded = matrix * self.weight.to(matrix.dtype)[:, None]
+        if self.centred:
+            folded = folded - folded.mean(1, keepdim=True)
+        s = self._scale(x)
+        u = self._centre(wide(x)) * s
+        pulled = (grad * s) @ folded.mT
+        along = (pulled * u).sum(-1, keepdim=True) / x.shape[-1]
+        return pulled.addcmul_(u.expand_as(pulled), along, value=-1)

@@ -1,0 +1,494 @@
+"""TransformerLens 4 as a model: the one module that knows it.
+
+The functions of the protocol are TransformerBridge's own modules, called one by one. Attention runs
+inside the model's own attention module, in a shallow copy whose projections hand over given q, k
+and v; the embedding, the masks, the rotary angles and the logits come from the model's own forward,
+in a shallow copy whose blocks do nothing. The copies share every weight, and the model stays as it
+is. What this composition does not reproduce ``circuitkit.check`` finds, and ``load`` refuses.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from circuitkit.engine.model import Context, Native
+from circuitkit.engine.numerics import wide
+from circuitkit.errors import CircuitError, ModelError, UnsupportedModelError
+from circuitkit.graph.wiring import Wiring
+from circuitkit.models.norms import Norm
+from circuitkit.models.stubs import Given, Last, Silent, Through, copy_with
+from circuitkit.util.quiet import quiet
+
+__all__ = ["Transformer", "from_module", "from_pretrained"]
+
+FORKS = ("use_split_qkv_input", "use_attn_in", "use_attn_result")  # a bridge's settings
+
+
+# -- layers --------------------------------------------------------------------------------------
+@dataclass
+class _Layer:
+    """The modules of one block, and its projections by head."""
+
+    block: Any
+    attn: Any
+    ln1: Norm
+    ln1_post: Norm | None
+    ln2: Norm
+    mlp: Any
+    stem: Any
+    down: Any
+    ln2_post: Any
+    weights: dict[str, Float[Tensor, "n d e"]]
+    biases: dict[str, Float[Tensor, "n e"] | None]
+    out: Float[Tensor, "h e d"]
+    taps: dict[str, Given]
+    attention: nn.Module
+
+    def port(self, index: int) -> tuple[Float[Tensor, "d e"], Float[Tensor, " e"] | None]:
+        """Weight and bias of a port, counted through q, then k, then v."""
+        for letter in "qkv":
+            if index < len(self.weights[letter]):
+                bias = self.biases[letter]
+                return self.weights[letter][index], None if bias is None else bias[index]
+            index -= len(self.weights[letter])
+        raise IndexError(index)
+
+
+def _single(value: Any) -> Any:
+    """A mask's values such that single precision holds them: many models compute attention weights
+    in it whatever their type, where the least double is −∞, and a row of these gives nan."""
+    if isinstance(value, Tensor) and value.dtype == torch.float64:
+        return value.clamp(min=torch.finfo(torch.float32).min)
+    return value
+
+
+def _original(module: Any) -> Any:
+    """The Hugging Face module that a bridge component wraps."""
+    return getattr(module, "original_component", None) if module is not None else None
+
+
+def _by_head(weight: Tensor, heads: int) -> Float[Tensor, "n d e"]:
+    if weight.ndim != 3 or weight.shape[0] != heads:
+        raise UnsupportedModelError(
+            f"a projection has the shape {tuple(weight.shape)}, which does not split into {heads} "
+            "heads; use a model with separate heads"
+        )
+    return weight.detach()
+
+
+def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
+    parts = block.submodules
+    attn = parts.get("attn")
+    if attn is None or any(getattr(attn, p, None) is None for p in "qkvo"):
+        raise UnsupportedModelError(
+            f"{type(block).__name__} has no attention with q, k, v and o projections; "
+            "only decoders of softmax attention and MLPs are supported"
+        )
+    weights = {p: _by_head(getattr(attn, f"W_{p.upper()}"), n)
+               for p, n in zip("qkv", (heads, groups, groups), strict=True)}  # fmt: skip
+    biases = {}
+    for port, weight in weights.items():
+        bias = getattr(attn, f"b_{port.upper()}", None)
+        biases[port] = None if bias is None else bias.detach().reshape(weight.shape[0], -1)
+    like = weights["q"]
+    mlp, stem, down = _mlp(parts.get("mlp"))
+
+    def norm(name: str) -> Norm | None:
+        return Norm(_original(parts[name]), width, like) if name in parts else None
+
+    ln1 = norm("ln1") or Norm(None, width, like)
+    post_only = "ln2_post" in parts and "ln2" not in parts
+    ln2 = norm("ln2") or (Norm(None, width, like) if post_only else ln1)
+    taps = {port: Given() for port in "qkvo"}
+    stubs = {id(part): taps[p] for p in "qkvo" for part in _twins(getattr(attn, p))}
+    return _Layer(
+        block, attn, ln1, norm("ln1_post"), ln2, mlp, stem, down,
+        _original(parts["ln2_post"]) if "ln2_post" in parts else None,
+        weights, biases, _by_head(attn.W_O, heads), taps, _attention(attn, stubs),
+    )  # fmt: skip
+
+
+def _attention(attn: Any, stubs: Mapping[int, nn.Module]) -> nn.Module:
+    """The attention with stubs for its projections, and a configuration of its own, in which it
+    forks nothing by head: for that it would look for weights in the stubs."""
+    twin = copy_with(attn, stubs)
+    config = copy(attn.config)
+    for flag in FORKS:
+        if hasattr(config, flag):
+            setattr(config, flag, False)
+    twin.config = config
+    return twin
+
+
+def _mlp(part: Any) -> tuple[Any, Any, Any]:
+    """The MLP; it without its down projection, and that, where there is one."""
+    mlp, down = _original(part), getattr(part, "submodules", {}).get("out")
+    if mlp is None or down is None:
+        return mlp, None, None
+    through = Given()
+    stem = copy_with(mlp, {id(twin): through for twin in _twins(down)})
+    return (mlp, None, None) if stem is mlp else (mlp, stem, _original(down))
+
+
+def _twins(part: Any) -> list[Any]:
+    """A bridge component and what it wraps: either may stand in the module tree."""
+    return [part, *([_original(part)] if _original(part) is not None else [])]
+
+
+# -- the model -----------------------------------------------------------------------------------
+class Transformer:
+    """A TransformerBridge as a ``Model``; make one with ``circuitkit.load``.
+
+    The weights are frozen and the model is set to evaluation; nothing else of it changes.
+    """
+
+    def __init__(self, bridge: Any, name: str, tokenizer: Any = None) -> None:
+        self.bridge = bridge.eval().requires_grad_(False)
+        self.name, self.tokenizer = name, tokenizer
+        config = bridge.cfg
+        heads = int(config.n_heads)
+        groups = int(getattr(config, "n_key_value_heads", None) or heads)
+        self.d_model, self.d_vocab = int(config.d_model), int(config.d_vocab)
+        blocks = getattr(bridge, "blocks", None)
+        if blocks is None:
+            raise UnsupportedModelError(f"{name!r} has no stack of blocks; use a plain decoder")
+        self.layers = [_layer(block, heads, groups, self.d_model) for block in blocks]
+        mlps = {layer.mlp is not None for layer in self.layers}
+        if len(mlps) > 1:
+            raise UnsupportedModelError(
+                f"{name!r} has MLPs in some layers only; it is not supported"
+            )
+        self.wiring = Wiring(
+            layers=len(self.layers),
+            heads=heads,
+            groups=groups,
+            mlp=mlps.pop(),
+            parallel="Parallel" in type(blocks[0]).__name__,
+        )
+        self.d_head = self.layers[0].out.shape[1]
+        self.couples = getattr(self.layers[0].attn, "_qk_norm_phase", None) == "pre_reshape"
+        self.post_norm = self.layers[0].ln1_post is not None
+        for layer in self.layers:
+            post = layer.ln1_post
+            if post and (post.module is None or post.centred or post.bias.abs().max() > 0):
+                raise UnsupportedModelError(
+                    f"{name!r} has a post-norm with centring or bias, in which a head has no share "
+                    "of its own; only RMS post-norms are supported"
+                )
+
+    def __repr__(self) -> str:
+        w = self.wiring
+        return (
+            f"{self.name}: {w.layers} layers × {w.heads} heads"
+            f"{f' ({w.groups} key/value groups)' if w.groups != w.heads else ''}, "
+            f"d_model {self.d_model}, {w.n_edges:,} edges, {str(self.dtype)[6:]} on {self.device}"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.layers[0].out.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' type."""
+        return self.layers[0].out.dtype
+
+    # -- the model's own forward ------------------------------------------------------------------
+    def _arguments(self, tokens: Tensor, mask: Tensor) -> dict[str, Any]:
+        """The forward's arguments; positions count the tokens that are not padding."""
+        accepted = inspect.signature(self.bridge.original_model.forward).parameters
+        given = {
+            "input_ids": tokens.to(self.device),
+            "attention_mask": mask.to(self.device).long(),
+            "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0).to(self.device),
+            "use_cache": False,
+        }
+        return {key: value for key, value in given.items() if key in accepted}
+
+    @cached_property
+    def _hollow(self) -> tuple[nn.Module, list[Silent], nn.Module, Last, Last]:
+        """The model's forward with silent blocks: what it does before and after them."""
+        stubs: dict[int, nn.Module] = {}
+        attentions = []
+        for layer in self.layers:
+            attentions.append(Silent(returns_tuple=True))
+            stubs |= {id(part): attentions[-1] for part in _twins(layer.attn)}
+            for name, part in layer.block.submodules.items():
+                if name != "attn":
+                    stub = Silent() if name == "mlp" else Through()
+                    stubs |= {id(twin): stub for twin in _twins(part)}
+            # a copy of the bridge's own block would hang its hooks on the parts of the original
+            stubs[id(layer.block)] = copy_with(_twins(layer.block)[-1], stubs)
+        ends = []
+        for part, first in ((self.bridge.ln_final, True), (self.bridge.unembed, False)):
+            ends.append(Last(part, first=first))
+            stubs |= {id(twin): ends[-1] for twin in _twins(part)}
+        root = copy_with(self.bridge.original_model, stubs)
+        names = self.layers[0].block.submodules
+        entry = stubs[id(names["ln1"])] if "ln1" in names else attentions[0]
+        return root, attentions, entry, ends[0], ends[1]
+
+    def start(self, tokens: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"]) -> Context:
+        """The embedding and the layers' further arguments, from the model's own forward."""
+        root, attentions, entry, *_ = self._hollow
+        with torch.no_grad():
+            root(**self._arguments(tokens, mask))
+        calls = tuple(
+            {name: _single(value) for name, value in attention.call.items()}
+            for attention in attentions
+        )
+        embed: Tensor = entry.read  # type: ignore[assignment]
+        return Context(embed=embed, calls=calls)
+
+    def embed_tokens(self, tokens: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
+        """The token embedding alone, without positions."""
+        if getattr(self.bridge, "pos_embed", None) is None:
+            return self.start(tokens, torch.ones_like(tokens, dtype=torch.bool)).embed
+        embed: Tensor = _original(self.bridge.embed)(tokens.to(self.device))
+        return embed
+
+    def unembed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:
+        """The logits of these final residuals, from the model's own forward."""
+        root, _, _, norm, head = self._hollow
+        tokens = torch.zeros(len(x), 1, dtype=torch.long, device=self.device)
+        norm.value = head.value = x[:, None]
+        try:
+            output = root(**self._arguments(tokens, torch.ones_like(tokens)))
+        finally:
+            norm.value = head.value = None
+        return _logits(output)[:, 0]
+
+    # -- components -------------------------------------------------------------------------------
+    def project(self, layer: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v of every port of a layer, all reading the same residual."""
+        parts = self.layers[layer]
+        normed = parts.ln1(x)
+        q, k, v = (
+            _original(getattr(parts.attn, p))(normed).unflatten(-1, (-1, self.d_head))
+            for p in "qkv"
+        )
+        return q, k, v
+
+    def read(
+        self, layer: int, ports: Sequence[int], x: Float[Tensor, "n b p d"]
+    ) -> Float[Tensor, "n b p e"]:
+        """q, k or v of some ports of a layer, each reading a residual of its own (or all one)."""
+        parts = self.layers[layer]
+        normed = parts.ln1(x)
+        given = []
+        for i, port in enumerate(ports):
+            weight, bias = parts.port(port)
+            own = normed[i if len(x) > 1 else 0]
+            given.append(own @ weight if bias is None else own @ weight + bias)
+        return torch.stack(given) if given else x.new_empty(0, *x.shape[1:3], self.d_head)
+
+    def pull(
+        self, layer: int, x: Float[Tensor, "t d"], grads: Mapping[str, Float[Tensor, "t n e"]]
+    ) -> Float[Tensor, "r t d"]:
+        """The gradient in the residual that each port reads, from those in q, k and v."""
+        parts = self.layers[layer]
+        matrix = wide(torch.cat([parts.weights[p] for p in "qkv"]))
+        grad = wide(torch.cat([grads[p].transpose(0, 1) for p in "qkv"]))
+        return parts.ln1.pull(x, matrix, grad)
+
+    def attend(self, context: Context, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What each head's output projection takes, by the model's own attention module."""
+        parts = self.layers[layer]
+        for port, value in zip("qkv", (q, k, v), strict=True):
+            parts.taps[port].value = value.flatten(-2)
+        shape = q.new_zeros(1).expand(*q.shape[:2], self.d_model)
+        try:
+            out = parts.attention(shape, **context.calls[layer])
+        finally:
+            for tap in parts.taps.values():
+                tap.value = None
+        z = out[0] if isinstance(out, tuple) else out
+        return _split(z, self.d_head)
+
+    def attention_out(self, layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What all heads write together, and z scaled such that ``write`` gives their shares."""
+        parts = self.layers[layer]
+        total = _original(parts.attn.o)(z.flatten(-2))
+        if parts.ln1_post is None:
+            return total, z
+        return parts.ln1_post(total), z * parts.ln1_post.scale(total)[..., None]
+
+    def share(self, layer: int, z: Tensor) -> Tensor:
+        """z scaled such that ``write`` gives each head's share of what all heads write together."""
+        return z if self.layers[layer].ln1_post is None else self.attention_out(layer, z)[1]
+
+    def write(self, layer: int, index: Sequence[int] | None, z: Tensor) -> Tensor:
+        """The contributions of some heads (None: all), without the bias."""
+        parts = self.layers[layer]
+        out = parts.out if index is None else parts.out[list(index)]
+        lead = z.shape[:-2]
+        written = z.reshape(-1, *z.shape[-2:]).transpose(0, 1) @ out.to(z.dtype)
+        if parts.ln1_post is not None:
+            written = written * parts.ln1_post.weight
+        return written.view(len(written), *lead, -1)
+
+    def constant(self, layer: int) -> Tensor | None:
+        """The output bias of a layer's attention."""
+        bias = getattr(self.layers[layer].attn, "b_O", None)
+        return None if bias is None else bias.detach()
+
+    def mlp(self, layer: int, x: Tensor) -> Tensor:
+        """What the MLP writes when it reads this residual."""
+        parts = self.layers[layer]
+        return self._after_mlp(layer, parts.mlp(parts.ln2(x)))
+
+    def _after_mlp(self, layer: int, out: Any) -> Tensor:
+        """What arrives in the residual stream of an MLP's output."""
+        written: Tensor = out[0] if isinstance(out, tuple) else out
+        post = self.layers[layer].ln2_post
+        return written if post is None else post(written)
+
+    def neurons(self, layer: int, x: Tensor) -> Tensor:
+        """What the MLP's down projection takes when the MLP reads this residual."""
+        parts = self.layers[layer]
+        if parts.stem is None:
+            raise CircuitError(
+                f"the MLP of layer {layer} of {self.name!r} has no single down projection (a "
+                "mixture of experts has one for each expert), and so no neurons; choose 'mlp_out'"
+            )
+        neurons: Tensor = parts.stem(parts.ln2(x))
+        return neurons
+
+    def mlp_out(self, layer: int, neurons: Tensor) -> Tensor:
+        """What the MLP writes from what its down projection takes."""
+        return self._after_mlp(layer, self.layers[layer].down(neurons))
+
+    # -- the model as it is, for the check and as the oracle ---------------------------------------
+    def native(
+        self,
+        tokens: Int[Tensor, "b p"],
+        mask: Bool[Tensor, "b p"],
+        noise: tuple[int, int, Float[Tensor, "b p e"]] | None = None,
+    ) -> Native:
+        """A plain forward of the bridge, watched by hooks; ``noise`` = (layer, head, vector) is
+        added to what a head's output projection takes."""
+        seen: dict[tuple[str, int], Tensor] = {}
+        handles = list(self._watch(seen, noise))
+        try:
+            with torch.no_grad():
+                output = self.bridge.original_model(**self._arguments(tokens, mask))
+        finally:
+            for handle in handles:
+                handle.remove()
+        layers = range(self.wiring.layers)
+        return Native(
+            logits=_logits(output),
+            attn_in=tuple(seen["attn", i] for i in layers),
+            mlp_in=tuple(seen["mlp", i] for i in layers) if self.wiring.mlp else (),
+            final=seen["final", 0],
+            z=tuple(_split(seen["z", i], self.d_head) for i in layers),
+            mlps=tuple(seen["out", i] for i in layers) if self.wiring.mlp else (),
+        )
+
+    def _watch(
+        self, seen: dict[tuple[str, int], Tensor], noise: tuple[int, int, Tensor] | None
+    ) -> Iterator[Any]:
+        def reads(key: str, i: int) -> Callable[..., None]:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                seen[key, i] = (args[0] if args else kwargs["hidden_states"]).detach().clone()
+
+            return hook
+
+        def writes(i: int) -> Callable[..., None]:
+            def hook(_: nn.Module, __: Any, out: Any) -> None:
+                seen["out", i] = (out[0] if isinstance(out, tuple) else out).detach().clone()
+
+            return hook
+
+        def disturb(i: int) -> Callable[..., tuple[Any, ...]]:
+            def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+                z = args[0].detach().clone()
+                if noise is not None and noise[0] == i:
+                    _split(z, self.d_head)[..., noise[1], :] += noise[2]
+                seen["z", i] = z
+                return (z, *args[1:])
+
+            return hook
+
+        for i, layer in enumerate(self.layers):
+            parts = layer.block.submodules
+            yield layer.block.register_forward_pre_hook(reads("attn", i), with_kwargs=True)
+            yield layer.attn.o.hook_in.register_forward_pre_hook(disturb(i))
+            if layer.mlp is not None:
+                entry = parts.get("ln2") or (parts["mlp"] if "ln2_post" in parts else parts["ln1"])
+                yield entry.register_forward_pre_hook(reads("mlp", i), with_kwargs=True)
+                exit_ = parts.get("ln2_post") or parts["mlp"]
+                yield exit_.register_forward_hook(writes(i))
+        yield self.bridge.ln_final.register_forward_pre_hook(reads("final", 0), with_kwargs=True)
+
+
+def _split(x: Tensor, size: int) -> Float[Tensor, "*t n e"]:
+    """The last axis in pieces of that size: one a head."""
+    return x.view(*x.shape[:-1], -1, size)
+
+
+def _logits(output: Any) -> Tensor:
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    return logits
+
+
+# -- making one ----------------------------------------------------------------------------------
+def from_module(module: Any, *, tokenizer: Any = None, name: str = "module") -> Transformer:
+    """The model of a Hugging Face causal language model, or of a TransformerBridge.
+
+    Raises UnsupportedModelError where TransformerLens does not know the architecture.
+    """
+    with quiet():
+        from transformer_lens.model_bridge import TransformerBridge
+        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+        if isinstance(module, TransformerBridge):
+            return Transformer(module, name, tokenizer or module.tokenizer)
+        config = getattr(module, "config", None)
+        if config is None or getattr(config, "is_encoder_decoder", False):
+            raise UnsupportedModelError(f"{name!r} is no decoder; use a causal language model")
+        config._attn_implementation = "eager"  # the bridge computes attention itself
+        try:
+            bridge = build_bridge_from_module(
+                module, architecture=type(module).__name__, hf_config=config, tokenizer=None
+            )
+        except Exception as error:  # TransformerLens raises what it likes
+            raise UnsupportedModelError(
+                f"TransformerLens cannot wrap {type(module).__name__} ({error}); "
+                "use an architecture that it supports"
+            ) from error
+    return Transformer(bridge, name, tokenizer)
+
+
+def from_pretrained(
+    place: str | Path, *, name: str, device: str = "cpu", dtype: torch.dtype | None = None
+) -> Transformer:
+    """The model in a Hugging Face directory or of a hub name; raises ModelError where it cannot be
+    loaded."""
+    with quiet():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            module = AutoModelForCausalLM.from_pretrained(
+                str(place), attn_implementation="eager", dtype=dtype or "auto"
+            )
+            tokenizer = AutoTokenizer.from_pretrained(str(place))
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ModelError(
+                f"the model {name!r} cannot be loaded ({reason}); give a Hugging Face directory, "
+                "a hub name that is cached or reachable, 'mini', or 'smollm2-135m' after "
+                "`circuitkit fetch smollm2-135m`"
+            ) from error
+    return from_module(module.to(device), tokenizer=tokenizer, name=name)

@@ -1,0 +1,169 @@
+"""Names to functions: the folder is the registry.
+
+Each file of ``metrics/``, ``corruptions/``, ``discovery/``, ``tasks/``, ``formats/`` and
+``viz/pictures/`` (the formats that draw) offers the functions in its ``__all__``. Listing the names
+reads the files without importing them, so that ``circuitkit list`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from circuitkit.errors import UnknownNameError
+
+__all__ = ["KINDS", "describe", "lookup", "name_of", "names", "resolve", "serve", "unknown"]
+
+_ONE = {
+    "metrics": "metric",
+    "corruptions": "corruption",
+    "discovery": "discovery method",
+    "tasks": "task",
+    "formats": "file format",
+}
+KINDS = tuple(_ONE)
+_ROOT = Path(__file__).parent
+_FOLDERS = {kind: (kind,) for kind in KINDS} | {"formats": ("formats", "viz/pictures")}
+
+
+def _exported(file: Path) -> dict[str, str]:
+    """The public functions of a file, each with the first line of its docstring, unimported."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    public: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            public = ast.literal_eval(node.value)
+    docs = {
+        node.name: (ast.get_docstring(node) or "").split("\n")[0]
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+    }
+    return {name: docs[name] for name in public if name in docs}
+
+
+def _files(kind: str) -> list[Path]:
+    if kind not in KINDS:
+        raise UnknownNameError(
+            f"nothing is catalogued under {kind!r}; choose from {', '.join(KINDS)}"
+        )
+    files = (f for folder in _FOLDERS[kind] for f in sorted((_ROOT / folder).glob("*.py")))
+    return [f for f in files if not f.name.startswith("_")]
+
+
+def describe(kind: str) -> dict[str, str]:
+    """The names of a kind, each with its one-line description, in the order of the files."""
+    return {name: doc for file in _files(kind) for name, doc in _exported(file).items()}
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The names of a kind."""
+    return tuple(describe(kind))
+
+
+def lookup(kind: str, name: str) -> Callable[..., Any]:
+    """The function of that name, or of ``path/to/file.py:name``, or of ``package.module:name``.
+
+    Raises UnknownNameError, with the nearest name, where there is none.
+    """
+    if ":" in name:
+        return _outside(kind, *name.rsplit(":", 1))
+    for file in _files(kind):
+        if name in _exported(file):
+            place = ".".join(file.relative_to(_ROOT).with_suffix("").parts)
+            module = importlib.import_module(f"circuitkit.{place}")
+            function: Callable[..., Any] = getattr(module, name)
+            return function
+    raise UnknownNameError(unknown(_ONE[kind], name, names(kind)))
+
+
+def resolve(kind: str, expression: str) -> Callable[..., Any]:
+    """The function that a name with settings stands for: ``eap_ig(steps=10)``, ``zero``.
+
+    Settings are Python literals; ``name_of`` writes what this reads. Raises
+    UnknownNameError where the expression, the name or a setting is not known.
+    """
+    name, bracket, rest = expression.partition("(")
+    function = lookup(kind, name.strip())
+    if not bracket:
+        return function
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+            raise ValueError("settings are given by name")
+        settings = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    except (ValueError, SyntaxError) as error:
+        raise UnknownNameError(
+            f"{expression!r} cannot be read ({error}); write name(setting=value, ...)"
+        ) from error
+    known = tuple(
+        p.name for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY
+    )
+    for setting in settings:
+        if setting not in known:
+            hint = unknown(f"setting of {name}", setting, known) if known else f"{name} has none"
+            raise UnknownNameError(hint)
+    return partial(function, **settings)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """``noise(draws=4, spans=('S2',))`` of a partial application, else the function's name."""
+    if isinstance(function, partial):
+        bound = [repr(value) for value in function.args]
+        bound += [f"{key}={value!r}" for key, value in sorted(function.keywords.items())]
+        return f"{name_of(function.func)}({', '.join(bound)})"
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def serve(kind: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a folder's package: its functions, imported when used."""
+
+    def get(name: str) -> Any:
+        if name.startswith("_") or name not in names(kind):
+            raise AttributeError(unknown(_ONE[kind], name, names(kind)))
+        return lookup(kind, name)
+
+    return get, lambda: list(names(kind))
+
+
+def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
+    """The sentence for a name that nothing carries, with the nearest one that something does."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+    return f"no {what} is called {name!r}; {hint}"
+
+
+def _outside(kind: str, place: str, name: str) -> Callable[..., Any]:
+    try:
+        module = _file_module(place) if place.endswith(".py") else importlib.import_module(place)
+    except Exception as error:  # what is not ours raises what it likes
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise UnknownNameError(
+            f"{place!r} cannot be imported for {kind} ({reason}); "
+            "give path/to/file.py:name or package.module:name"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UnknownNameError(f"{place!r} has no function {name!r} for {kind}")
+    found: Callable[..., Any] = function
+    return found
+
+
+def _file_module(place: str) -> ModuleType:
+    """The file as a module, under a name that hides no other module of that name."""
+    name = f"circuitkit_outside_{Path(place).stem}"
+    spec = importlib.util.spec_from_file_location(name, place)
+    if spec is None or spec.loader is None:
+        raise ImportError(place)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look for the names in their annotations
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,165 @@
+"""A program: an expression with its words, the prompts it is asked, and their answers.
+
+What is asked is the expression's value at the last token. A categorical value is a word of its own
+name; of a numeric one the logit of ``more`` is the number, and that of ``less`` is 0.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+from circuitkit.data.batches import Dataset
+from circuitkit.data.prompts import Prompt, Task
+from circuitkit.errors import DataError, ModelError
+from circuitkit.models.decoder import SPECIAL, Spaced
+from circuitkit.truth.rasp.language import Op, Space, Value, domains, evaluate
+
+__all__ = ["NUMERIC", "Program", "Sentence"]
+
+NUMERIC = ("more", "less")
+MOST_PROMPTS = 50_000  # that are listed where none are given
+Sentence = tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """An expression over prompts of at most ``length`` words of a vocabulary.
+
+    ``prompts`` are those that it is asked; without any, all of the vocabulary from ``shortest``
+    words on. Those without an answer are left out. Raises ModelError where it is no program.
+    """
+
+    name: str
+    output: Op
+    vocabulary: Sequence[str]
+    length: int
+    prompts: Sequence[Sequence[str]] = ()
+    shortest: int = 1
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        words = list(self.vocabulary)
+        wrong = [word for word in words if not word or word in SPECIAL or word.split() != [word]]
+        if not words or len(set(words)) < len(words) or wrong:
+            raise ModelError(
+                f"the vocabulary of {self.name!r} is {words}; give different words without spaces"
+            )
+        if not 1 <= self.shortest <= self.length:
+            raise ModelError(
+                f"the prompts of {self.name!r} have {self.shortest} to {self.length} words; "
+                "give a range from at least 1"
+            )
+
+    @property
+    def space(self) -> Space:
+        """What its prompts are made of."""
+        return Space(tuple(self.vocabulary), self.length)
+
+    @cached_property
+    def words(self) -> Sentence:
+        """The model's vocabulary: the opening word, the prompts' words, and further answers."""
+        answers = NUMERIC if self.output.is_numeric else self._called.values()
+        return tuple(dict.fromkeys([*SPECIAL, *self.vocabulary, *answers]))
+
+    @cached_property
+    def _called(self) -> dict[Value, str]:
+        """The word of each value that there may be; values that are equal share one."""
+        return {value: str(value) for value in domains(self.output, self.space)[self.output]}
+
+    def answer(self, prompt: Sequence[str]) -> Value:
+        """The value at the last word of a prompt, by the interpreter; None where it has none.
+
+        Raises DataError where the prompt is too long, has other words, or an Aggregate selects
+        different categorical values.
+        """
+        if not 1 <= len(prompt) <= self.length or not set(prompt) <= set(self.vocabulary):
+            raise DataError(
+                f"{' '.join(prompt)!r} is no prompt of {self.name!r}; give 1 to {self.length} of "
+                f"the words {' '.join(self.vocabulary)}"
+            )
+        return evaluate(self.output, prompt)[-1]
+
+    @cached_property
+    def answers(self) -> dict[Sentence, Value]:
+        """Every prompt that it is asked, with its answer. Prompts without one, or for which an
+        Aggregate selects different categorical values, are left out."""
+        found: dict[Sentence, Value] = {}
+        for prompt in self._asked():
+            try:
+                value = self.answer(prompt)
+            except DataError:
+                if self.prompts:
+                    raise
+                continue
+            if value is not None:
+                found[prompt] = value
+        return found
+
+    def _asked(self) -> Iterator[Sentence]:
+        if self.prompts:
+            yield from map(tuple, self.prompts)
+            return
+        lengths = range(self.shortest, self.length + 1)
+        number = sum(len(self.vocabulary) ** length for length in lengths)
+        if number > MOST_PROMPTS:
+            raise ModelError(
+                f"{self.name!r} has {number:,} prompts; give some of them as 'prompts'"
+            )
+        for length in lengths:
+            yield from product(self.vocabulary, repeat=length)
+
+    def task(self, n: int | None = None, seed: int = 0) -> Task:
+        """``n`` different prompts (None: all), drawn with the seed, each with a corrupted one as
+        long as it whose answer differs, drawn at random.
+
+        The corrupted prompt's answer is the wrong one; of numbers the correct answer is the one
+        that the clean prompt favours. Raises DataError where fewer prompts have such a partner.
+        """
+        rng = random.Random(seed)
+        alike: dict[int, dict[Value, list[Sentence]]] = defaultdict(lambda: defaultdict(list))
+        for prompt in self.answers:
+            alike[len(prompt)][self._key(prompt)].append(prompt)
+        fit = [prompt for prompt in self.answers if len(alike[len(prompt)]) > 1]
+        if not 1 <= (n or 1) <= len(fit):
+            raise DataError(
+                f"{self.name!r} has {len(fit)} prompts with a partner of another answer, not {n}; "
+                "ask for fewer, or for None: all"
+            )
+        chosen = fit if n is None else rng.sample(fit, n)
+        prompts = tuple(self._pair(prompt, alike[len(prompt)], rng) for prompt in chosen)
+        settings = {"n": len(chosen), "seed": seed}
+        return Task(self.name, prompts, "logit_diff", self.source, settings)
+
+    def _key(self, prompt: Sentence) -> Value:
+        """The number or the word that a prompt is answered with."""
+        value = self.answers[prompt]
+        return value if self.output.is_numeric else self._called[value]
+
+    def _pair(
+        self, clean: Sentence, alike: dict[Value, list[Sentence]], rng: random.Random
+    ) -> Prompt:
+        mine = self._key(clean)
+        other = rng.choice([key for key in alike if key != mine])
+        correct, wrong = (mine, other)
+        if self.output.is_numeric:
+            correct, wrong = NUMERIC if mine > other else NUMERIC[::-1]
+        corrupt = rng.choice(alike[other])
+        return Prompt(" ".join(clean), " ".join(corrupt), (f" {correct}",), (f" {wrong}",))
+
+    def data(self, n: int | None = None, seed: int = 0, *, batch_size: int = 64) -> Dataset:
+        """The task's prompts in the tokens of the compiled model; raises as ``task`` does."""
+        tokenizer = Spaced(self.words)
+        return Dataset.of(self.task(n, seed), _Reader(tokenizer), batch_size=batch_size)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What Dataset.of asks of a model, without the model."""
+
+    tokenizer: object
+    device: str = "cpu"

@@ -1,0 +1,1 @@
+"""What has nothing to do with circuits: files, numbers, progress, options."""

@@ -1,0 +1,17 @@
+"""Numbers that are not defined: nan within, None for machines, since JSON has no nan."""
+
+from __future__ import annotations
+
+from math import isnan
+from typing import Any
+
+__all__ = ["nan_to_none"]
+
+
+def nan_to_none(value: Any) -> Any:
+    """The value with None for every nan in it, also within mappings, lists and tuples."""
+    if isinstance(value, dict):
+        return {key: nan_to_none(own) for key, own in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(nan_to_none, value))
+    return None if isinstance(value, float) and isnan(value) else value

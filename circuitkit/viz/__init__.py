@@ -1,0 +1,1 @@
+"""Drawings of circuits and figures; without torch."""

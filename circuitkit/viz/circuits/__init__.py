@@ -1,0 +1,1 @@
+"""Circuits laid out and drawn."""

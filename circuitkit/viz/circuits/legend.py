@@ -1,0 +1,48 @@
+"""What the legend explains: only what the picture shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from circuitkit.viz import style
+from circuitkit.viz.circuits.drawing import Drawing
+
+__all__ = ["Key", "lines", "roles"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A sample line, and what it stands for."""
+
+    text: str
+    colour: str = style.INK
+    width: float = 2.0
+    dashed: bool = False
+    opacity: float = 0.9
+
+
+def lines(drawn: Drawing) -> Iterator[Key]:
+    """What the colours, dashes and widths of the lines mean."""
+    ports = {edge.reader.port for edge in drawn.edges}
+    for port, colour in style.PORTS.items():
+        if port in ports:
+            yield Key(f"into {port.upper()}", colour)
+    if None in ports:
+        yield Key("into an MLP or the logits", style.PLAIN)
+    if any(edge.weight < 0 for edge in drawn.edges):
+        yield Key("negative weight", width=1.6, dashed=True)
+    if any(len(edge.ends) > 1 for edge in drawn.edges):
+        yield Key("to every head of a K/V group", opacity=style.opacity(2))
+    ends = (*drawn.edges[-1:], *drawn.edges[:1]) if drawn.weighted else ()
+    for weight in dict.fromkeys(abs(edge.weight) for edge in ends):
+        yield Key(f"|weight| {weight:.3g}", width=style.line_width(weight, drawn.largest))
+
+
+def roles(drawn: Drawing) -> Iterator[tuple[str, str]]:
+    """The tint of each role and its name; roles beyond the palette are counted."""
+    for role, tint in drawn.tints.items():
+        yield tint, role
+    more = len(set(drawn.roles.values())) - len(drawn.tints)
+    if more:
+        yield style.PAPER, f"{more} more roles"

@@ -1,0 +1,11 @@
+"""Figures for papers as data: heat maps, lines and panels of them, drawn as SVG with nothing
+installed beside this package, and as editable matplotlib figures on request.
+"""
+
+from __future__ import annotations
+
+from circuitkit.viz.figures.curves import Lines
+from circuitkit.viz.figures.grids import Panels
+from circuitkit.viz.figures.heatmaps import Heatmap
+
+__all__ = ["Heatmap", "Lines", "Panels"]

@@ -1,0 +1,1 @@
+"""The picture formats, one family a file."""

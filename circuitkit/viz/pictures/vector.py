@@ -1,0 +1,30 @@
+"""SVG, drawn here: the same picture on every machine, with nothing installed beside this package.
+
+The layout is our own, because the ranks of a circuit are known and Graphviz's would differ from
+version to version; ``engine="dot"`` asks for Graphviz's all the same.
+"""
+
+from __future__ import annotations
+
+import networkx as nx
+
+from circuitkit.viz.circuits.scene import scene
+from circuitkit.viz.pictures.graphviz import dot
+from circuitkit.viz.render import check_engine, graphviz_drawn
+from circuitkit.viz.svg import document
+
+__all__ = ["svg"]
+
+
+def svg(
+    circuit: nx.DiGraph, *, edges: int = 200, title: str | None = None, engine: str = "builtin"
+) -> str:
+    """The circuit as an SVG picture: layers upwards, at most so many edges, the strongest.
+
+    Raises OutputError for a style that cannot be drawn, and with ``engine="dot"`` where Graphviz is
+    not installed or not done in time; CircuitError where the graph is no circuit.
+    """
+    if check_engine(engine) == "dot":
+        source = dot(circuit, edges=edges, title=title)
+        return graphviz_drawn(source, "svg", "dot").decode()
+    return document(scene(circuit, edges, title))

@@ -1,0 +1,1 @@
+"""The main jobs from end to end."""

@@ -1,0 +1,264 @@
+"""The figures of a study."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from circuitkit.graph.compare import Overlap, spearman
+from circuitkit.patching.effects import Effects
+from circuitkit.viz.figures import Heatmap, Lines, Panels
+from circuitkit.workflows.study.records import Records
+from circuitkit.workflows.study.tables import shares, thresholds
+
+__all__ = ["Figure", "figures"]
+
+Figure: TypeAlias = Heatmap | Lines | Panels
+UNIT = {"logit_diff": "share of the gap"}  # what is drawn; of other metrics the plain effect
+
+
+def figures(study: Records) -> dict[str, Figure]:
+    """Every figure that the study has numbers for, by its name."""
+    made: Mapping[str, Any] = {
+        "heads": _heads,
+        "mlps": _mlps,
+        "agreement": _agreement,
+        "thresholds": _thresholds,
+        "stream": _stream,
+        "prompt": _prompt,
+        "windows": _windows,
+        "circuits": _circuits,
+    }
+    drawn = {name: draw(study) for name, draw in made.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _drawn(effects: Effects) -> np.ndarray:
+    """The normalised effects of the logit difference, the plain ones of other metrics (§2)."""
+    return shares(effects) if effects.metric in UNIT else effects.mean
+
+
+def _short(corruption: str) -> str:
+    """``noise S2`` of ``noise(text='S2')``: figures have little room."""
+    return re.sub(r"\(text='([^']*)'\)$", r" \1", corruption)
+
+
+def _unit(metric: str) -> str:
+    return UNIT.get(metric, metric)
+
+
+# -- components ------------------------------------------------------------------------------------
+def _heads(study: Records) -> Panels | None:
+    """Layer × head, a panel for each corruption (down) and metric (across)."""
+    cells = [
+        (corruption, metric, study.effects["z", corruption, metric])
+        for corruption in study.corruptions
+        for metric in study.metrics
+        if ("z", corruption, metric) in study.detections
+    ]
+    if not cells:
+        return None
+    panels = [
+        Heatmap(
+            _drawn(effects),
+            row_labels=effects.axes["layer"],
+            column_labels=effects.axes["head"],
+            row_name="layer",
+            column_name="head",
+            title=f"{metric}, {_short(corruption)}",
+            unit=_unit(metric),
+            marks=study.detections["z", corruption, metric].signs.reshape(effects.shape[:-1]) != 0,
+            mark_name=f"beyond {study.threshold:g} SD",
+        )
+        for corruption, metric, effects in cells
+    ]
+    return Panels(panels, columns=len(study.metrics), title="The effect of each head")
+
+
+def _mlps(study: Records) -> Panels | None:
+    """The effect of each MLP, a panel for each metric, a line for each corruption."""
+    if not any(part.name == "mlp_out" for part in study.parts):
+        return None
+    panels = []
+    for metric in study.metrics:
+        own = {c: study.effects["mlp_out", c, metric] for c in study.corruptions}
+        panels.append(
+            Lines(
+                x=tuple(map(int, next(iter(own.values())).axes["layer"])),
+                series={_short(c): _drawn(effects) for c, effects in own.items()},
+                title=metric,
+                x_name="layer",
+                y_name=_unit(metric),
+            )
+        )
+    return Panels(panels, columns=len(panels), title="The effect of each MLP")
+
+
+# -- agreement -------------------------------------------------------------------------------------
+def _agreement(study: Records) -> Panels | None:
+    """Every corruption and metric against every other: what they find, and how they rank heads."""
+    if len(study.corruptions) * len(study.metrics) < 2 or not study.kinds:
+        return None
+    found = {key[1:]: d for key, d in study.detections.items() if key[0] == study.kinds[0]}
+    labels = tuple(f"{_short(corruption)} · {metric}" for corruption, metric in found)
+    sets = [set(d.found) for d in found.values()]
+    size = len(next(iter(found.values())).nodes)
+    jaccard = [[Overlap(len(a), len(b), len(a & b), size).jaccard for b in sets] for a in sets]
+    ranks = [[spearman(a.effects, b.effects) for b in found.values()] for a in found.values()]
+    rest: dict[str, Any] = {"row_labels": labels, "column_labels": labels, "numbers": True}
+    kind = {"z": "heads", "mlp_out": "MLPs"}[study.kinds[0]]
+    panels = [
+        Heatmap(np.array(jaccard), title=f"{kind} found", unit="Jaccard index", diverging=False,
+                **rest),
+        Heatmap(np.array(ranks), title=f"all {kind}", unit="rank correlation of effects", **rest),
+    ]  # fmt: skip
+    return Panels(panels, columns=1, title="Do the choices agree?")
+
+
+def _thresholds(study: Records) -> Panels | None:
+    """How many components are found, by the threshold; a panel for each metric."""
+    if not study.kinds:
+        return None
+    rows = [row for row in thresholds(study) if row["nodes"] == study.kinds[0]]
+    panels = []
+    for metric in study.metrics:
+        own = [row for row in rows if row["metric"] == metric]
+        x = tuple(dict.fromkeys(row["threshold"] for row in own))
+        series = {
+            _short(c): np.array(
+                [r["help"] + r["hurt"] for r in own if r["corruption"] == c], dtype=float
+            )
+            for c in study.corruptions
+        }
+        panels.append(
+            Lines(x=x, series=series, title=metric, x_name="threshold (SD)", y_name="found")
+        )
+    return Panels(panels, columns=len(panels), title="Detection against its threshold")
+
+
+# -- where and when --------------------------------------------------------------------------------
+def _stream(study: Records) -> Panels | None:
+    """Layer × span of the residual stream, a panel for each corruption."""
+    metric = study.main
+    panels = [
+        Heatmap(
+            _drawn(effects),
+            row_labels=effects.axes["layer"],
+            column_labels=effects.axes["span"],
+            row_name="layer",
+            column_name="tokens patched",
+            title=_short(corruption),
+            unit=_unit(metric),
+        )
+        for (name, corruption, of), effects in study.effects.items()
+        if name.startswith("resid") and of == metric and "span" in effects.axes
+    ]
+    if not panels:
+        return None
+    title = f"The residual stream at each span ({metric})"
+    return Panels(panels, columns=min(len(panels), 2), title=title)
+
+
+def _prompt(study: Records) -> Panels | None:
+    """Layer × token of one prompt, a panel for each corruption."""
+    panels = [
+        Heatmap(
+            effects.mean,
+            row_labels=effects.axes["layer"],
+            column_labels=study.tokens,
+            row_name="layer",
+            column_name="",
+            title=_short(corruption),
+            unit=effects.metric,
+        )
+        for corruption, effects in study.prompt.items()
+    ]
+    if not panels:
+        return None
+    title = "The residual stream at each token of the first prompt"
+    return Panels(panels, columns=min(len(panels), 2), title=title)
+
+
+def _windows(study: Records) -> Panels | None:
+    """The joint effect of windows by their middle layer, and the sums of their layers."""
+    metric = study.main
+    panels = [
+        _curves(corruption, study, metric)
+        for corruption in study.corruptions
+        if (corruption, metric) in study.windows
+    ]
+    if not panels:
+        return None
+    title = "Windows of adjacent MLPs: joint, and as sums of single layers"
+    return Panels(panels, columns=min(len(panels), 2), title=title)
+
+
+def _curves(corruption: str, study: Records, metric: str) -> Lines:
+    windows = study.windows[corruption, metric]
+    layers = len(windows.joint[min(windows.joint)].axes["window"]) + min(windows.joint) - 1
+    series = {}
+    for size in windows.joint:
+        series[f"{size} joint" if size > 1 else "single"] = _centred(windows.joint[size], layers)
+        if size > 1:
+            series[f"{size} summed"] = _centred(windows.summed[size], layers)
+    return Lines(
+        x=tuple(range(layers)),
+        series=series,
+        title=_short(corruption),
+        x_name="middle layer",
+        y_name=_unit(metric),
+    )
+
+
+def _centred(effects: Effects, layers: int) -> np.ndarray:
+    """The effects at the middle layer of each window, nan where none is centred."""
+    values = np.full(layers, np.nan)
+    for label, value in zip(effects.axes["window"], _drawn(effects), strict=True):
+        first, _, last = label.partition("-")
+        values[(int(first) + int(last or first)) // 2] = value
+    return values
+
+
+# -- circuits --------------------------------------------------------------------------------------
+def _circuits(study: Records) -> Panels | None:
+    """Circuits × the ways to measure them, a panel for each granularity."""
+    if study.circuits is None:
+        return None
+    rows = study.circuits.rows()
+    levels = dict.fromkeys(row["granularity"] for row in rows)
+    panels = [
+        _measured([row for row in rows if row["granularity"] == level], f"by cutting {level}s")
+        for level in levels
+    ]
+    return Panels(panels, columns=1, title="The faithfulness of every circuit by every measure")
+
+
+def _measured(rows: Sequence[Mapping[str, Any]], title: str) -> Heatmap:
+    found = tuple(dict.fromkeys(row["circuit"] for row in rows))
+    ways = tuple(dict.fromkeys(_way(row) for row in rows))
+    values = np.full((len(found), len(ways)), np.nan)
+    for row in rows:
+        values[found.index(row["circuit"]), ways.index(_way(row))] = row["faithfulness"]
+    return Heatmap(
+        values,
+        row_labels=tuple(map(_found, found)),
+        column_labels=ways,
+        row_name="circuit found by",
+        column_name="measured by",
+        title=title,
+        unit="faithfulness (ratio of means)",
+        numbers=True,
+        limit=1.0,
+    )
+
+
+def _found(circuit: str) -> str:
+    metric, _, corruption = circuit.partition(" under ")
+    return f"{_short(corruption)} · {metric}"
+
+
+def _way(row: Mapping[str, Any]) -> str:
+    return f"{_short(row['corruption'])} · {row['metric']}"

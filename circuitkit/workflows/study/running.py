@@ -1,0 +1,226 @@
+"""The cross product of corruptions, metrics and components, in one run that can be resumed.
+
+One sweep serves all metrics of a corruption. Every cell that is finished is kept in ``resume``, and
+a later run of the same study takes it up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from circuitkit.data.batches import Dataset
+from circuitkit.data.prompts import Task
+from circuitkit.data.tasks import make_task
+from circuitkit.engine.checkpoints import Journal, identity
+from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.model import Model
+from circuitkit.errors import EvaluationError
+from circuitkit.evaluation.faithfulness import known
+from circuitkit.evaluation.robustness import Robustness, vary
+from circuitkit.graph.nodes import Node
+from circuitkit.patching.detection import THRESHOLD, detect
+from circuitkit.patching.effects import Effects
+from circuitkit.registry import name_of, resolve
+from circuitkit.util.versions import versions
+from circuitkit.workflows.discover import batched
+from circuitkit.workflows.study.cells import StudyContext
+from circuitkit.workflows.study.records import Part
+from circuitkit.workflows.study.results import Study
+
+__all__ = ["study"]
+
+VERSION = 1  # of the cells on disk
+METRICS = ("logit_diff", "probability", "kl")
+STRONGEST = 4  # heads that are restored together and watched where no reference names any
+FEWEST = 4  # prompts that a study needs
+
+
+def study(
+    model: Model,
+    task: Task | Dataset | str,
+    *,
+    metrics: Sequence[Metric | str] = METRICS,
+    corruptions: Sequence[Corruption | str] | None = None,
+    parts: Sequence[Part] | None = None,
+    windows: Sequence[int] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    roles: Mapping[str, str] | None = None,
+    circuits: Sequence[Corruption | str] | None = None,
+    direction: str = "denoise",
+    threshold: float = THRESHOLD,
+    examples: int = 64,
+    only: Metric | str | None = "accuracy",
+    both_ways: bool = False,
+    seed: int = 0,
+    batch_size: int | None = None,
+    memory: int | None = None,
+    resume: str | os.PathLike[str] | None = None,
+) -> Study:
+    """The Study of a task: activation patching under every corruption and metric.
+
+    ``corruptions``: without them, for each corrupted text that the prompts have, its tokens put in
+    (``counterfactual``) and the same tokens under Gaussian noise. ``parts``: what is patched; by
+    default heads and MLPs at all tokens, and the residual stream at each span. ``windows``: how
+    many adjacent layers are patched jointly (none: ``()``), at the subject's last token where the
+    prompts name it. ``groups`` of heads are patched together and watched; without them the roles of
+    the reference (``roles``: component to role), or the strongest heads. ``circuits``: the
+    corruptions under which circuits are found on one half of the prompts and evaluated on the other
+    (all; none: ``()``), whatever the ``direction`` of the patching. Of ``examples`` prompts those
+    stay on which the metric ``only`` is above 1/2; ``both_ways`` adds each pair's swap.
+
+    Names stand for catalogued functions. Raises EvaluationError where fewer than four prompts stay,
+    and OutputError where ``resume`` holds cells of another model of this name.
+    """
+    desk, told = _desk(
+        model, task, metrics, corruptions, direction=direction, examples=examples, only=only,
+        both_ways=both_ways, seed=seed, batch_size=batch_size, memory=memory, resume=resume,
+    )  # fmt: skip
+    spans = _spans(desk.data)
+    chosen = tuple(_parts(model, spans) if parts is None else parts)
+    clean, corrupted = desk.plain()
+    effects = desk.effects(chosen)
+    sets = _groups(model, groups, roles, effects)
+    heads = tuple(dict.fromkeys(n for own in sets.values() for n in own if Node(n).is_head))
+    stream, tokens = desk.prompt()
+    site = "subject_last" if "subject_last" in spans else "all"
+    told["windows_at"] = site
+    return Study(
+        told, desk.metric_names, desk.names, chosen, clean, corrupted, effects,
+        windows=desk.windows(windows, site),
+        prompt=stream, tokens=tokens, watched=heads, spans=spans,
+        attention=desk.attention(heads, spans), groups=sets, restored=desk.restored(sets),
+        circuits=_circuits(desk, circuits, resume), roles=dict(roles or {}), threshold=threshold,
+    )  # fmt: skip
+
+
+# -- what is studied -------------------------------------------------------------------------------
+def _resolved(kind: str, given: Any) -> Any:
+    return resolve(kind, given) if isinstance(given, str) else given
+
+
+def _desk(
+    model: Model,
+    task: Task | Dataset | str,
+    metrics: Sequence[Metric | str],
+    corruptions: Sequence[Corruption | str] | None,
+    *,
+    direction: str,
+    examples: int,
+    only: Metric | str | None,
+    both_ways: bool,
+    seed: int,
+    batch_size: int | None,
+    memory: int | None,
+    resume: str | os.PathLike[str] | None,
+) -> tuple[StudyContext, dict[str, Any]]:
+    """What the cells share, and what is told of the study."""
+    data, told = _data(model, task, examples, seed, memory)
+    data = data.both_ways() if both_ways else data
+    told |= {"direction": direction, "both_ways": both_ways, "seed": seed, "prompts": len(data)}
+    data = _admitted(model, data, only, told)
+    spoilers = [_resolved("corruptions", c) for c in corruptions or _usual(data)]
+    data = batched(data, model, spoilers[0], batch_size)
+    measures = [_resolved("metrics", metric) for metric in metrics]
+    names = {
+        "metrics": list(map(name_of, measures)), "corruptions": list(map(name_of, spoilers)),
+    }  # fmt: skip
+    work = {**identity(model, data), "format": "circuitkit.study", "version": VERSION}
+    journal = Journal(resume, {**work, "direction": direction, "metrics": names["metrics"]})
+    told |= {**names, "model": model.name, "examples": len(data), "versions": versions()}
+    return StudyContext(model, data, measures, spoilers, direction, journal), told
+
+
+def _data(
+    model: Model, task: Task | Dataset | str, examples: int, seed: int, memory: int | None
+) -> tuple[Dataset, dict[str, Any]]:
+    """The prompts, and where they come from."""
+    if isinstance(task, Dataset):
+        return task, {"task": "own data"}
+    made = make_task(task, model, n=examples, seed=seed) if isinstance(task, str) else task
+    told = {"task": made.name, "source": made.source}
+    return Dataset.of(made, model, memory=memory), told
+
+
+def _admitted(
+    model: Model, data: Dataset, only: Metric | str | None, told: dict[str, Any]
+) -> Dataset:
+    """The prompts on which the model is right, by this metric."""
+    told["only"] = None
+    if only is not None:
+        metric = _resolved("metrics", only)
+        told["only"] = name_of(metric)
+        data = known(model, data, metric)
+    if len(data) < FEWEST:
+        raise EvaluationError(
+            f"the model is right on {len(data)} of {told['prompts']} prompts of {told['task']} "
+            f"(by {told['only']}), too few to study; use another model or task, or more prompts"
+        )
+    return data
+
+
+def _usual(data: Dataset) -> list[str]:
+    """Every corrupted text's tokens, put in and under noise."""
+    texts = [t for t in data.examples[0].others if all(t in e.others for e in data.examples)]
+    if not texts:
+        return ["counterfactual", "noise"]
+    return [f"{name}(text={text!r})" for text in texts for name in ("counterfactual", "noise")]
+
+
+def _spans(data: Dataset) -> tuple[str, ...]:
+    """The spans that every prompt has, in the order in which they stand in the first."""
+    first = data.examples[0].spans
+    common = [name for name in first if all(name in e.spans for e in data.examples)]
+    return tuple(sorted(common, key=lambda name: first[name]))
+
+
+def _parts(model: Model, spans: tuple[str, ...]) -> list[Part]:
+    parts = [Part("z")]
+    if model.wiring.mlp:
+        parts.append(Part("mlp_out"))
+    return [*parts, Part("resid_pre", spans)]
+
+
+def _groups(
+    model: Model,
+    groups: Mapping[str, Sequence[str]] | None,
+    roles: Mapping[str, str] | None,
+    effects: Mapping[tuple[str, str, str], Effects],
+) -> dict[str, tuple[str, ...]]:
+    """The groups asked for; else the heads of each role; else the strongest heads that the first
+    corruption finds to help, by the logit difference where it is among the metrics."""
+    if groups is not None:
+        return {name: tuple(own) for name, own in groups.items()}
+    if roles:
+        there = [name for name in roles if name in model.wiring.writer]
+        by_role = dict.fromkeys(roles[name] for name in there)
+        return {role: tuple(n for n in there if roles[n] == role) for role in by_role}
+    heads = [(key, found) for key, found in effects.items() if key[0] == "z"]
+    if not heads:
+        return {}
+    by_difference = [found for key, found in heads if key[2] == "logit_diff"]
+    found = detect((by_difference or [found for _, found in heads])[0])
+    order = np.argsort(-found.effects, kind="stable")[:STRONGEST]
+    return {f"{STRONGEST} strongest heads": tuple(found.nodes[i] for i in order)}
+
+
+def _circuits(
+    desk: StudyContext,
+    circuits: Sequence[Corruption | str] | None,
+    resume: str | os.PathLike[str] | None,
+) -> Robustness | None:
+    """How circuits change with the corruption and the metric, found on one half of the prompts and
+    evaluated on the other."""
+    if circuits is not None and not circuits:
+        return None
+    chosen = [_resolved("corruptions", c) for c in circuits or desk.corruptions]
+    half = len(desk.data) // 2
+    seen, unseen = (
+        replace(desk.data, examples=own)
+        for own in (desk.data.examples[:half], desk.data.examples[half:])
+    )
+    return vary(desk.model, seen, unseen, desk.metrics, chosen, resume=resume)
