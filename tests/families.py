@@ -13,6 +13,9 @@ import torch
 
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.data.examples import Example
+from circuitkit.engine.model import Activations
+from circuitkit.graph.nodes import Node
+from circuitkit.graph.wiring import Wiring
 from circuitkit.models.transformer_lens import Transformer, from_module
 
 SMALL: dict[str, Any] = {
@@ -68,12 +71,23 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     ),
     "olmo2": _hf("Olmo2ForCausalLM", **GROUPED),
     "mixtral": _hf("MixtralForCausalLM", **GROUPED, num_local_experts=4, num_experts_per_tok=2),
+    "qwen2-moe": _hf(
+        "Qwen2MoeForCausalLM", **GROUPED, num_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=24, shared_expert_intermediate_size=24,
+    ),
+    "olmoe": _hf("OlmoeForCausalLM", **GROUPED, num_experts=4, num_experts_per_tok=2),
+    "gpt-oss": _hf(
+        "GptOssForCausalLM", **GROUPED, head_dim=8, num_local_experts=4, num_experts_per_tok=2,
+        sliding_window=6,
+    ),
     "attention-only": _native(attn_only=True, normalization_type="LN"),
     "native-rms": _native(
         normalization_type="RMS", n_key_value_heads=2, positional_embedding_type="rotary",
         gated_mlp=True,
     ),
 }  # fmt: skip
+
+SPARSE = ("mixtral", "qwen2-moe", "olmoe", "gpt-oss")  # mixtures of experts
 
 
 def _stir(module: torch.nn.Module) -> None:
@@ -94,6 +108,8 @@ def build(family: str) -> Any:
     """The family's tiny model, seeded, as a Hugging Face module or a bridge."""
     torch.manual_seed(0)
     module = FAMILIES[family]()
+    if family in SPARSE:  # experts in groups know single precision only
+        module.set_experts_implementation("eager")
     _stir(getattr(module, "original_model", module))
     return module
 
@@ -125,6 +141,48 @@ def double(family: str) -> Transformer:
     return from_module(module.to(torch.float64), name=family)
 
 
+# -- layer by layer --------------------------------------------------------------------------------
+def first_head(wiring: Wiring, layer: int) -> int:
+    """The row of a layer's head 0; behind the last layer, how many writers there are."""
+    last = layer == wiring.layers
+    return len(wiring.writers) if last else wiring.attention(layer).rows.start
+
+
+def mlp_row(wiring: Wiring, layer: int) -> int:
+    """The row behind a layer's heads, which is its MLP's."""
+    return wiring.attention(layer).rows.stop
+
+
+def mlp_column(wiring: Wiring, layer: int) -> int:
+    """The column behind a layer's ports, which is its MLP's."""
+    return wiring.attention(layer).columns.stop
+
+
+def port_columns(wiring: Wiring, layer: int) -> dict[str, slice]:
+    """The columns of a layer's q, k and v ports."""
+    stage = wiring.attention(layer)
+    return {letter: stage.port_columns(number) for number, letter in enumerate("qkv")}
+
+
+def port(wiring: Wiring, layer: int, letter: str, index: int) -> Node:
+    """The name of a layer's port: of a head where each has its own, else of a group."""
+    return wiring.readers[port_columns(wiring, layer)[letter].start + index]
+
+
+class Layers:
+    """A run's activations, layer by layer: of heads ``heads`` as shares and ``raw`` as computed."""
+
+    def __init__(self, wiring: Wiring, run: Activations) -> None:
+        heads = [wiring.attention(layer).index for layer in range(wiring.layers)]
+        mlps = [s.index for n in range(wiring.layers) for s in wiring.beyond_attention(n)]
+        self.attn_in = [run.reads[i] for i in heads]
+        self.heads = [run.shares[i] for i in heads]
+        self.raw = [run.computed[i] for i in heads]
+        self.mlp_in = [run.reads[i] for i in mlps]
+        self.mlps = [run.shares[i][:, :, 0] for i in mlps]
+
+
+# -- prompts ---------------------------------------------------------------------------------------
 LENGTHS = (9, 7, 9, 5, 7, 5)
 
 

@@ -8,7 +8,7 @@ residual. Weights and inputs are small whole numbers, so that every sum is exact
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from circuitkit.data.batches import Dataset
 from circuitkit.data.examples import Example
-from circuitkit.engine.model import Context
+from circuitkit.engine.kinds import KINDS
+from circuitkit.engine.model import Context, Kind
 from circuitkit.graph.wiring import Wiring
 
 
@@ -36,6 +37,7 @@ class ByHand:
     d_head: int = 1
     couples: bool = False
     post_norm: bool = False
+    kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
 
     @property
     def wiring(self) -> Wiring:

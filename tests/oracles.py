@@ -15,6 +15,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import torch
+from families import port
 from torch import Tensor, nn
 
 from circuitkit.data.batches import Batch
@@ -107,8 +108,16 @@ class Oracle:
 
     @property
     def post_norm(self) -> bool:
-        """Whether the heads of a layer are coupled by a norm."""
+        """Whether a norm follows what the heads of a layer write."""
         return self.blocks[0].post_weight is not None
+
+    @property
+    def coupled(self) -> bool:
+        """Whether the heads of a layer are coupled by a norm: over what they write, or over all
+        their queries."""
+        norm = getattr(getattr(self.blocks[0].entry, "self_attn", None), "q_norm", None)
+        over_all = norm is not None and norm.weight.numel() == self.wiring.heads * self.width
+        return over_all or self.post_norm
 
     def constant(self, layer: int) -> Tensor | float:
         """The output bias."""
@@ -143,7 +152,7 @@ class Oracle:
             (str(w.writers[i]), str(w.readers[j])): float(mask[i, j])
             for i, j in np.argwhere(w.legal)
         }
-        self.live = None if real and not self.post_norm else self._live(keep)
+        self.live = None if real and not self.coupled else self._live(keep)
         if self.live is not None:
             ends = self.live | {"embed", "logits"}
             keep = {e: x if {*e} <= ends else 0.0 for e, x in keep.items()}
@@ -154,8 +163,8 @@ class Oracle:
         """The nodes on kept paths from the embedding to the logits."""
         graph = nx.DiGraph([edge for edge, weight in keep.items() if weight])
         graph.add_nodes_from(["embed", "logits"])
-        for port in self.wiring.readers:
-            graph.add_edges_from((str(port), h) for h in self._fed(str(port)))
+        for reader in self.wiring.readers:
+            graph.add_edges_from((str(reader), h) for h in self._fed(str(reader)))
         return nx.descendants(graph, "embed") & nx.ancestors(graph, "logits")
 
     def _fed(self, port: str) -> list[str]:
@@ -250,7 +259,7 @@ class _State:
             for letter in letters:
                 n = wiring.heads if letter == "q" else wiring.groups
                 for index in range(n):
-                    x = self.residual(str(wiring.port(layer, letter, index)))
+                    x = self.residual(str(port(wiring, layer, letter, index)))
                     given = module.forward(block.ln1(x))
                     place = self._place(letters, letter, index)
                     new.view(*lead, -1)[..., place] = given[..., place]

@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, as_batch, dataset, distance, double, model, pristine
+from families import (
+    FAMILIES,
+    as_batch,
+    dataset,
+    distance,
+    double,
+    model,
+    port,
+    port_columns,
+    pristine,
+)
 from oracles import Oracle, _State
 from torch import Tensor, nn
 
@@ -141,7 +151,7 @@ class Nudges:
             parts = out.clone()
             for letter in letters:
                 for index in range(wiring.heads if letter == "q" else wiring.groups):
-                    leaf = self.leaves[str(wiring.port(layer, letter, index))]
+                    leaf = self.leaves[str(port(wiring, layer, letter, index))]
                     at = place(letters, letter, index)
                     parts[..., at] = module.forward(block.ln1(self.read + leaf))[..., at]
             return parts
@@ -228,7 +238,7 @@ def test_an_edge_is_worth_its_weaker_end(family: str) -> None:
     nodes = dict(zip(map(str, m.wiring.writers), found[:, -1].tolist(), strict=True))
     for row, column in np.argwhere(m.wiring.legal[:, :-1]):
         reader = m.wiring.readers[column]
-        fed = [reader] if Node(reader).is_mlp else m.wiring.heads_of(reader)
+        fed = m.wiring.fed(reader)
         ends = [nodes[m.wiring.writers[row]], max((nodes[str(n)] for n in fed), key=abs)]
         weaker = min(map(abs, ends)) * (-1 if min(ends) < 0 else 1)
         assert found[row, column] == pytest.approx(weaker)
@@ -283,7 +293,9 @@ def test_what_flows_into_a_reader_is_one_whole(family: str) -> None:
     m = model(family)
     found = information_flow(m, dataset(), UNUSED, UNUSED).values
     assert found.sum(0) == pytest.approx(np.ones(m.wiring.shape[1]), abs=1e-5)
-    assert found[0, : m.wiring.ports(0)["v"].stop] == pytest.approx(1)  # nobody else wrote yet
+    assert found[0, : port_columns(m.wiring, 0)["v"].stop] == pytest.approx(
+        1
+    )  # nobody else wrote yet
     assert found.min() == 0
     assert (found[:, -1] > 0.01).sum() > 2
 

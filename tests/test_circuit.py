@@ -11,7 +11,6 @@ import random
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +127,7 @@ def test_a_mask_over_another_wiring_keeps_the_edges_or_names_the_one_it_lacks() 
     circuit = build(small, {("embed", "a0.h1.q"): 1.0})
     found = np.argwhere(mask(circuit, large))
     assert found.tolist() == [list(large.index("embed", "a0.h1.q"))]
-    with pytest.raises(CircuitError, match="m2->logits is no edge of a model with 1 layers"):
+    with pytest.raises(CircuitError, match="m2->logits is not an edge of a model with 1 layers"):
         mask(build(large, {("m2", "logits"): 1.0}), small)
 
 
@@ -253,7 +252,7 @@ def test_an_edge_is_not_built_with_a_weight_that_is_not_finite(weight: float) ->
 
 
 def test_an_edge_that_the_wiring_lacks_is_not_built() -> None:
-    with pytest.raises(CircuitError, match=r"a0\.h0->a0\.h0<q> is no edge"):
+    with pytest.raises(CircuitError, match=r"a0\.h0->a0\.h0<q> is not an edge"):
         build(Wiring(1, 1, 1), {("a0.h0", "a0.h0.q"): 1.0})
 
 
@@ -455,7 +454,7 @@ def test_an_edge_and_a_role_that_the_model_lacks_are_refused_with_their_names(
 ) -> None:
     data = good()
     data["edges"].append({"edge": "a7.h0->logits", "weight": 1.0})
-    assert "a7.h0->logits is no edge" in refused(tmp_path / "f.json", json.dumps(data))
+    assert "a7.h0->logits is not an edge" in refused(tmp_path / "f.json", json.dumps(data))
     data = good()
     data["nodes"]["a7.h0"] = {"role": "ghost"}
     assert "'a7.h0'" in refused(tmp_path / "f.json", json.dumps(data))
@@ -597,6 +596,6 @@ def test_a_path_that_names_no_file_cannot_be_written(
 def test_the_wiring_in_a_file_is_that_of_the_circuit() -> None:
     for wiring in WIRINGS:
         text = to_json(build(wiring, {("embed", "logits"): 1.0}))
-        assert json.loads(text)["wiring"] == asdict(wiring)
+        assert json.loads(text)["wiring"] == wiring.to_dict()
         assert wiring_of(from_json(text)) == wiring
         assert all(type(node) is Node for node in from_json(text))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, able, as_batch, dataset, distance, model
+from families import FAMILIES, Layers, able, as_batch, dataset, distance, model
 from torch import Tensor
 
 from circuitkit.corruptions import counterfactual, zero
@@ -58,19 +58,19 @@ def test_a_metric_judges_each_example_of_a_real_run(family: str, metric: str) ->
 def test_a_corruption_carries_a_value_for_every_writer(family: str, corruption: str) -> None:
     m, data = model(family), dataset(padding="left")
     w, carry = m.wiring, lookup("corruptions", corruption)(m, data)
-    sizes = {"attn_in": w.layers, "heads": w.layers, "raw": w.layers}
-    sizes |= {"mlps": w.layers * w.mlp, "mlp_in": w.layers * w.mlp}
     for batch in data:
         shape, draws = (*batch.clean.shape, m.d_model), carry(batch)
         assert draws
         for run in draws:
             assert isinstance(run, Activations)
             assert run.embed.shape == run.final.shape == shape
-            for name, count in sizes.items():
-                values = getattr(run, name)
-                assert len(values) == count
-                inner = (w.heads, m.d_head) if name in ("heads", "raw") else (m.d_model,)
-                assert all(x.shape == (*shape[:2], *inner) for x in values)
+            assert len(run.reads) == len(run.computed) == len(run.shares) == len(w.stages)
+            for stage, read, *values in zip(
+                w.stages, run.reads, run.computed, run.shares, strict=True
+            ):
+                width = m.d_head if stage.kind == "attention" else m.d_model
+                assert read.shape == shape
+                assert all(x.shape == (*shape[:2], stage.writes, width) for x in values)
             for x in tensors(run):
                 assert torch.isfinite(x).all()
                 assert not x.requires_grad
@@ -84,16 +84,16 @@ def test_what_is_carried_adds_up(family: str, corruption: str) -> None:
     m, data = model(family), dataset()
     batch = as_batch(data)
     for run in lookup("corruptions", corruption)(m, data)(batch):
-        x = run.embed
+        x, own = run.embed, Layers(m.wiring, run)
         for layer in range(m.wiring.layers):
-            assert difference(run.attn_in[layer], x, batch.mask) < 1e-5
+            assert difference(own.attn_in[layer], x, batch.mask) < 1e-5
             bias = m.constant(layer)
-            attention = m.write(layer, None, run.heads[layer]).sum(0)
+            attention = m.write(layer, None, own.heads[layer]).sum(0)
             middle = x + attention + (0 if bias is None else bias)
             if m.wiring.mlp:
                 read = x if m.wiring.parallel else middle
-                assert difference(run.mlp_in[layer], read, batch.mask) < 1e-5
-                middle = middle + run.mlps[layer]
+                assert difference(own.mlp_in[layer], read, batch.mask) < 1e-5
+                middle = middle + own.mlps[layer]
             x = middle
         assert difference(run.final, x, batch.mask) < 1e-5
 
@@ -130,9 +130,7 @@ def test_a_corruption_carries_the_same_each_time(corruption: str) -> None:
 def tensors(run: Activations) -> list[Tensor]:
     """Every tensor of a run."""
     single = [run.embed, run.final]
-    return single + [
-        x for xs in (run.heads, run.raw, run.mlps, run.attn_in, run.mlp_in) for x in xs
-    ]
+    return single + [x for xs in (run.reads, run.computed, run.shares) for x in xs]
 
 
 # -- discovery -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, as_batch, dataset, distance, model, pristine
+from families import FAMILIES, Layers, as_batch, dataset, distance, model, pristine
 from oracles import Oracle
 from torch import Tensor
 
@@ -36,12 +36,12 @@ def carried(corruption: Callable[..., object], m: Model, data: Dataset) -> list[
 def contributions(m: Model, run: Activations) -> dict[str, Tensor]:
     """What each writer adds to the residual stream."""
     w = m.wiring
-    out = {"embed": run.embed}
+    out, own = {"embed": run.embed}, Layers(w, run)
     for layer in range(w.layers):
-        for head, x in enumerate(m.write(layer, None, run.heads[layer])):
+        for head, x in enumerate(m.write(layer, None, own.heads[layer])):
             out[f"a{layer}.h{head}"] = x
         if w.mlp:
-            out[f"m{layer}"] = run.mlps[layer]
+            out[f"m{layer}"] = own.mlps[layer]
     return out
 
 
@@ -92,8 +92,8 @@ def test_means_by_position_are_those_of_the_tokens_at_that_place(family: str, pa
 
 def test_means_of_unscaled_heads_count_in_a_post_norm() -> None:
     m, data = model("gemma2"), dataset()
-    (found,) = carried(mean, m, data)
-    runs = [record(m, m.start(t, torch.ones_like(t).bool()))
+    found = Layers(m.wiring, carried(mean, m, data)[0])
+    runs = [Layers(m.wiring, record(m, m.start(t, torch.ones_like(t).bool())))
             for t in (torch.tensor([e.clean]) for e in data.examples)]  # fmt: skip
     for layer, raw in enumerate(found.raw):
         expected = torch.cat([run.raw[layer][0] for run in runs]).mean(0)
@@ -226,7 +226,7 @@ def several(padding: str = "right") -> Dataset:
 def assert_same(one: Activations, two: Activations, mask: Tensor) -> None:
     for name in ("embed", "final"):
         assert torch.allclose(getattr(one, name)[mask], getattr(two, name)[mask], atol=1e-6)
-    for name in ("heads", "raw", "mlps", "attn_in", "mlp_in"):
+    for name in ("reads", "computed", "shares"):
         for x, y in zip(getattr(one, name), getattr(two, name), strict=True):
             assert torch.allclose(x[mask], y[mask], atol=1e-5)
 

@@ -38,14 +38,13 @@ from circuitkit.models.transformer_lens import Transformer, from_module
 from circuitkit.patching.edges import patch_edges
 from circuitkit.util.progress import Count, counting
 
-SINGLE = ("mixtral",)  # torch multiplies the experts' matrices in single precision only
 both_directions = pytest.mark.parametrize("direction", ["noise", "denoise"])
 
 
 @cache
 def exactly(family: str) -> Transformer:
-    """The family's model in double precision, where there is one."""
-    return model(family) if family in SINGLE else double(family)
+    """The family's model in double precision."""
+    return double(family)
 
 
 def some(m: Model, n: int = 14) -> list[tuple[int, int]]:
@@ -142,7 +141,7 @@ def test_effects_stand_in_the_order_in_which_the_edges_are_asked() -> None:
         ([("a0.h0", "a7.h0.q")], CircuitError, "a7.h0"),
         (["a0.h0"], NodeNameError, "a0.h0.*write it as"),
         (np.ones((2, 3), dtype=bool), CircuitError, r"\(2, 3\)"),
-        (np.ones(model("gpt2").wiring.shape, dtype=bool), CircuitError, "is no edge"),
+        (np.ones(model("gpt2").wiring.shape, dtype=bool), CircuitError, "is not an edge"),
     ],
 )
 def test_edges_that_there_are_not_are_refused(edges: Any, error: type, words: str) -> None:

@@ -65,7 +65,7 @@ def dense(edges: int, wiring: Wiring, seed: int = 0) -> nx.DiGraph:
     pairs = [
         (writer, reader)
         for reader, upstream in zip(wiring.readers, wiring.upstream, strict=True)
-        if reader in (*busy, "logits") or (reader.port and busy & set(wiring.heads_of(reader)))
+        if reader in (*busy, "logits") or (reader.port and busy & set(wiring.fed(reader)))
         for writer in wiring.writers[:upstream]
         if writer in busy
     ]

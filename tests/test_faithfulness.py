@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, able, as_batch, dataset, distance, model, pristine
+from families import (
+    FAMILIES,
+    able,
+    as_batch,
+    dataset,
+    distance,
+    mlp_column,
+    model,
+    port_columns,
+    pristine,
+)
 from oracles import Oracle
 from torch import Tensor
 
@@ -237,8 +247,8 @@ def test_without_a_metric_nothing_is_measured() -> None:
 def test_dead_ends_change_nothing() -> None:
     m, data = model("gpt2"), able("gpt2")
     keep = scores_of("gpt2").mask(40)
-    row, column = m.wiring.writer["a0.h0"], m.wiring.mlp_column(m.wiring.layers - 1)
-    keep[:, m.wiring.ports(0)["q"].start] = False
+    row, column = m.wiring.writer["a0.h0"], mlp_column(m.wiring, m.wiring.layers - 1)
+    keep[:, port_columns(m.wiring, 0)["q"].start] = False
     lonely = keep.copy()
     lonely[:, list(m.wiring.feeds(row))] = False
     lonely[row, :] = False

@@ -98,7 +98,7 @@ def test_what_a_stack_of_circuits_takes_is_known_beforehand(shape: tuple[int, in
     context = m.start(batch.clean, batch.mask)
     with torch.no_grad():
         carried = engine.record(m, m.start(batch.corrupt, batch.mask))
-        stage = engine._Stage(m, batch, context, carried, {0: context.embed - carried.embed})
+        stage = engine._Shared(m, batch, context, carried, {0: context.embed - carried.embed})
         stack = [engine._Circuit.of(m, mask, {0: context.embed}) for mask in masks]
         ((_, planned),) = stage.fitting(stack, 2**40)
         measured = peak(lambda: list(engine.runs(m, batch, context, carried, masks)))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, as_batch, dataset, distance, model
+from families import FAMILIES, SPARSE, Layers, as_batch, dataset, distance, model
 from test_nodes_patching import LENGTHS, SPANS, Hand, both_directions, exactly, hand
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from circuitkit.errors import CircuitError
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.patching.nodes import patch_nodes
 
-WITH_NEURONS = [family for family in FAMILIES if family not in ("mixtral", "attention-only")]
+WITH_NEURONS = [family for family in FAMILIES if family not in ("attention-only", *SPARSE)]
 DOWN = ("c_proj", "dense_4h_to_h", "down_proj", "out")
 CHOSEN = [(0, 5), (0, 40), (1, 0), (1, 17)]  # the layer's place among 1 and 2, and the neuron
 
@@ -52,7 +52,7 @@ def overwritten(own: Hand, layer: int, neuron: int, site: Tensor) -> np.ndarray:
 def test_the_neurons_are_half_of_the_mlp(family: str) -> None:
     m, batch = exactly(family), as_batch(dataset(LENGTHS))
     with torch.no_grad():
-        reads = record(m, m.start(batch.clean, batch.mask)).mlp_in
+        reads = Layers(m.wiring, record(m, m.start(batch.clean, batch.mask))).mlp_in
         for layer, x in enumerate(reads):
             neurons, wrote = m.neurons(layer, x), m.mlp(layer, x)
             assert distance(m.mlp_out(layer, neurons), wrote) < 1e-9

@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, as_batch, dataset, distance, double, examples, model, pristine
+from families import (
+    FAMILIES,
+    as_batch,
+    dataset,
+    distance,
+    double,
+    examples,
+    first_head,
+    mlp_row,
+    model,
+    pristine,
+)
 from oracles import Oracle, _State
 from torch import Tensor
 
@@ -25,7 +36,6 @@ from circuitkit.models.transformer_lens import Transformer
 from circuitkit.patching.effects import Effects
 from circuitkit.patching.nodes import NODES, patch_heads, patch_nodes, patch_residual
 
-SINGLE = ("mixtral",)  # torch multiplies the experts' matrices in single precision only
 PARALLEL = ("neox-parallel",)
 LENGTHS = (7, 5, 7)
 both_directions = pytest.mark.parametrize("direction", ["noise", "denoise"])
@@ -36,8 +46,8 @@ Change = Callable[[Tensor], Tensor]
 
 @cache
 def exactly(family: str) -> Transformer:
-    """The family's model in double precision, where there is one."""
-    return model(family) if family in SINGLE else double(family)
+    """The family's model in double precision."""
+    return double(family)
 
 
 class Hand:
@@ -47,7 +57,7 @@ class Hand:
         self.data = dataset(LENGTHS)
         self.batch: Batch = as_batch(self.data)
         module = pristine(family)
-        module = module if family in SINGLE else module.to(torch.float64)
+        module = module.to(torch.float64)
         self.oracle = Oracle(module, exactly(family).wiring)
         clean, corrupt = self.batch.clean, self.batch.corrupt
         self.tokens, taken = (clean, corrupt) if direction == "noise" else (corrupt, clean)
@@ -314,12 +324,12 @@ def test_a_patched_head_is_a_masked_run_with_all_its_edges_cut(family: str, dire
         found = patch_heads(m, data, logit_diff, mean, direction=direction).values
         expected = np.zeros_like(found)
         for layer, head in np.ndindex(*found.shape[:2]):
-            row = m.wiring.first_head(layer) + head
+            row = first_head(m.wiring, layer) + head
             keep = np.zeros(m.wiring.shape, dtype=bool)
             keep[row:] = m.wiring.legal[row:]
-            keep[row + 1 : m.wiring.first_head(layer) + m.wiring.heads] = False
+            keep[row + 1 : first_head(m.wiring, layer) + m.wiring.heads] = False
             if m.wiring.parallel:
-                keep[m.wiring.mlp_row(layer)] = False
+                keep[mlp_row(m.wiring, layer)] = False
             given = {row: engine.difference(m, other, base, row)}
             patched = run(m, batch, context, base, keep, given)
             plain = answer(m, batch, base.final)

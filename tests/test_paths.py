@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, build
+from families import FAMILIES, Layers, build
 from test_sweep import pairs
 
 from circuitkit.data.batches import Batch
@@ -32,6 +32,7 @@ class Hand:
         corrupt = model.start(self.batch.corrupt, self.batch.mask)
         self.clean: Activations = record(model, self.context)
         self.corrupt: Activations = record(model, corrupt)
+        self.before, self.after = (Layers(model.wiring, run) for run in (self.clean, self.corrupt))
 
     def value(self, final: torch.Tensor) -> np.ndarray:
         logits = answer(self.model, self.batch, final)
@@ -39,12 +40,12 @@ class Hand:
 
     def sent(self, layer: int, head: int) -> torch.Tensor:
         """What a head writes in the corrupted run, less what it writes in the clean one."""
-        z = (self.corrupt.heads[layer] - self.clean.heads[layer])[:, :, [head]]
+        z = (self.after.heads[layer] - self.before.heads[layer])[:, :, [head]]
         return self.model.write(layer, [head], z)[0]
 
     def query(self, layer: int, head: int, change: torch.Tensor) -> torch.Tensor:
         """The layer's queries when one head's query input alone is changed."""
-        read = self.clean.attn_in[layer]
+        read = self.before.attn_in[layer]
         q = self.model.project(layer, read)[0].clone()
         q[:, :, head] = self.model.project(layer, read + change)[0][:, :, head]
         return q
@@ -63,11 +64,11 @@ def test_one_sender_into_the_logits_is_its_direct_effect(model: Transformer) -> 
 def test_a_path_through_a_query_holds_everything_beside_it(model: Transformer) -> None:
     hand = Hand(model)
     path = ["a0.h1", "a2.h2.q", "a2.h2", "logits"]
-    _, k, v = model.project(2, hand.clean.attn_in[2])
+    _, k, v = model.project(2, hand.before.attn_in[2])
     z = model.attend(hand.context, 2, hand.query(2, 2, hand.sent(0, 1)), k, v)
-    mixed = hand.clean.raw[2].clone()
+    mixed = hand.before.raw[2].clone()
     mixed[:, :, 2] = z[:, :, 2]
-    share = model.share(2, mixed) - hand.clean.heads[2]
+    share = model.share(2, mixed) - hand.before.heads[2]
     final = hand.clean.final + model.write(2, [2], share[:, :, [2]])[0]
     expected = hand.value(hand.clean.final) - hand.value(final)
     found = patch_path(model, hand.data, logit_diff, path)
@@ -84,8 +85,8 @@ def test_a_path_that_ends_at_a_component_flows_on_through_all_that_follows(
     hand = Hand(model)
     q = hand.query(1, 3, hand.sent(0, 2))
 
-    def tap(kind: str, layer: int, x: torch.Tensor) -> torch.Tensor:
-        return q if (kind, layer) == ("q", 1) else x
+    def tap(stage: int, port: int, x: torch.Tensor) -> torch.Tensor:
+        return q if (stage, port) == (model.wiring.attention(1).index, 0) else x
 
     final = record(model, hand.context, tap=tap).final
     expected = hand.value(hand.clean.final) - hand.value(final)
@@ -101,8 +102,8 @@ def test_an_mlp_between_answers_where_the_mlps_are_live() -> None:
     change = hand.sent(0, 1)
     total = change.clone()
     for layer in range(3):
-        read = hand.clean.mlp_in[layer] + total
-        total = total + model.mlp(layer, read) - hand.clean.mlps[layer]
+        read = hand.before.mlp_in[layer] + total
+        total = total + model.mlp(layer, read) - hand.before.mlps[layer]
     expected = hand.value(hand.clean.final) - hand.value(hand.clean.final + total)
     path = ["a0.h1", "logits"]
     found = patch_path(model, hand.data, logit_diff, path, beside="mlps")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, GROUPED, SMALL, _hf, _stir
+from families import FAMILIES, GROUPED, SMALL, _hf, _stir, mlp_column
 from gates import AND, OR, SUM, gate_prompts, gates
 from test_sweep import pairs
 
@@ -287,7 +287,7 @@ def test_a_seed_shuffles_the_readers_of_a_layer_and_the_writers() -> None:
     wiring = wide("parallel").wiring
     a, b, again = (list(pruning._readers(wiring, np.random.default_rng(s))) for s in (0, 1, 0))
     assert a == again != b
-    column = wiring.mlp_column(2)
+    column = mlp_column(wiring, 2)
     one, two = (
         pruning._writers(wiring, column, "random", np.random.default_rng(s)) for s in (0, 1)
     )

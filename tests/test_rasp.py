@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import as_batch, distance
+from families import Layers, as_batch, distance, mlp_column, port_columns
 from torch import Tensor
 
 import circuitkit
@@ -275,7 +275,7 @@ def forward(m: Decoder, ids: Sequence[int], swap: Swap | None = None) -> tuple[W
 
     hidden = torch.ones(size, size).triu(1).bool()
     for layer in range(m.wiring.layers):
-        ports = m.wiring.ports(layer)
+        ports = port_columns(m.wiring, layer)
         heads = []
         for head in range(m.wiring.heads):
             q, k, v = (
@@ -285,7 +285,7 @@ def forward(m: Decoder, ids: Sequence[int], swap: Swap | None = None) -> tuple[W
             pattern = (q @ k.T).masked_fill(hidden, -torch.inf).softmax(-1)
             heads.append(pattern @ v @ m.o[layer, head])
         wrote += heads
-        column = m.wiring.mlp_column(layer)
+        column = mlp_column(m.wiring, layer)
         wrote.append((read(column) @ m.w_in[layer]).clamp(min=0) @ m.w_out[layer])
     return wrote, read(column + 1)[-1] @ m.unembedding
 
@@ -397,7 +397,9 @@ def test_distractors_are_large_and_do_not_matter() -> None:
     assert found.wiring.heads == m.wiring.heads + 2
     batch = as_batch(data)
     run = record(found, found.start(batch.clean, batch.mask))
-    sizes = [found.write(1, [h], run.heads[1][:, :, [h]]).norm() for h in range(3)]
+    sizes = [
+        found.write(1, [h], Layers(found.wiring, run).heads[1][:, :, [h]]).norm() for h in range(3)
+    ]
     assert min(sizes[1:]) > 0.1 * sizes[0]
     leaking = distract(m, leak=0.01)
     moved = (logits(leaking, data) - logits(m, data)).abs().max()
@@ -410,7 +412,7 @@ def test_shares_of_a_split_head_are_what_was_asked() -> None:
     found = split(m, "a0.h0", (1.3, -0.5, 0.2))
     batch = as_batch(data)
     run = record(found, found.start(batch.clean, batch.mask))
-    wrote = found.write(0, None, run.heads[0])
+    wrote = found.write(0, None, Layers(found.wiring, run).heads[0])
     assert distance(wrote[1], wrote.sum(0) * -0.5) < 1e-5
     assert found.roles["a0.h1"] == "1 before × -0.5"
     changes = true_edges(found, data, zero).changes

@@ -97,7 +97,7 @@ def greedy_oracle(scores: Scores) -> list[tuple[str, str]]:
         graph.add_edge(w.writers[row], w.readers[column], value=value)
     for reader in w.readers:
         if reader.port:
-            graph.add_edges_from((reader, head) for head in w.heads_of(reader))
+            graph.add_edges_from((reader, head) for head in w.fed(reader))
     reached, taken = {"logits"}, []
     while True:
         offers = [
@@ -451,8 +451,8 @@ def test_the_notes_that_the_bad_files_spoil_are_good(tmp_path: Path) -> None:
         ({"wiring": "[]"}, "holds no scores"),
         ({"wiring": "{"}, "holds no scores"),
         ({"wiring": '{"layers": 2, "heads": 1, "groups": 1}'}, "shape"),
-        ({"wiring": '{"layers": 0, "heads": 1, "groups": 1}'}, "is no wiring"),
-        ({"wiring": '{"layers": 999999999, "heads": 1, "groups": 1}'}, "is no wiring"),
+        ({"wiring": '{"layers": 0, "heads": 1, "groups": 1}'}, "is not a wiring"),
+        ({"wiring": '{"layers": 999999999, "heads": 1, "groups": 1}'}, "is not a wiring"),
         ({"wiring": "[" * 10**5}, "holds no scores"),
         ({"about": "x"}, "holds no scores"),
         ({"about": "[1, 2]"}, "holds no scores"),

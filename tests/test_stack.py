@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, as_batch, dataset, distance, double, model
+from families import FAMILIES, as_batch, dataset, distance, double, first_head, model, port_columns
 
 from circuitkit.corruptions.constants import mean
 from circuitkit.engine import run as module
@@ -84,16 +84,16 @@ def test_a_stack_that_does_not_fit_is_run_in_parts(
 @torch.no_grad()
 def test_what_is_told_stands_where_no_in_edge_is_kept(family: str) -> None:
     """Told what the writers of the clean run write, a circuit needs none of their in-edges."""
-    m = double(family) if family != "mixtral" else model(family)
+    m = double(family)
     batch = as_batch(dataset())
     context = m.start(batch.clean, batch.mask)
     live = record(m, context)
     carried = record(m, m.start(batch.corrupt, batch.mask))
     w = m.wiring
-    given = {row: difference(m, live, carried, row) for row in range(w.first_head(1))}
+    given = {row: difference(m, live, carried, row) for row in range(first_head(w, 1))}
     keep = random_masks(w, w.n_edges // 2, n=1)[0]
     upstream = np.zeros(w.shape[1], dtype=bool)
-    upstream[: w.ports(1)["q"].start] = True  # the readers of layer 0
+    upstream[: port_columns(w, 1)["q"].start] = True  # the readers of layer 0
     whole, told = keep | (w.legal & upstream), keep & ~upstream
     expected = run(m, batch, context, carried, whole)
     assert distance(run(m, batch, context, carried, told, given), expected) < 1e-4
@@ -104,7 +104,8 @@ def test_what_is_told_stands_where_no_in_edge_is_kept(family: str) -> None:
 
 def slots(masks: list[np.ndarray], joint: bool = False) -> int:
     alive = np.stack([SHAPE.alive(mask) for mask in masks])
-    return plan(SHAPE, alive, {0}, joint).slots
+    attention = {stage.index for stage in SHAPE.stages if stage.kind == "attention"}
+    return plan(SHAPE, alive, {0}, attention if joint else ()).slots
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -144,6 +145,7 @@ def test_lanes_are_as_many_as_the_most_states_of_a_group() -> None:
     masks = [whole.copy() for _ in range(4)]
     for mask, reader in zip(masks[1:], ("a2.h0.q", "a2.h1.q", "a2.g1.k"), strict=True):
         mask[SHAPE.index("m1", reader)] = False
-    planned = plan(SHAPE, np.stack(masks), {0}, False)
-    assert [layer.lanes for layer in planned.layers] == [1, 1, 2]
-    assert len(planned.layers[2].heads) == len(set(planned.layers[2].heads)) == 4 + 1 + 1 + 2
+    planned = plan(SHAPE, np.stack(masks), {0})
+    heads = [planned.lanes[SHAPE.attention(layer).index] for layer in range(3)]
+    assert [lanes.count for lanes in heads] == [1, 1, 2]
+    assert len(heads[2].writers) == len(set(heads[2].writers)) == 4 + 1 + 1 + 2

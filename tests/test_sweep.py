@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, build
+from families import FAMILIES, build, first_head, mlp_row
 
 from circuitkit.corruptions.constants import mean
 from circuitkit.corruptions.replacement import counterfactual
@@ -105,8 +105,8 @@ def test_an_edge_of_writers_that_are_no_run_of_the_model_is_its_path(
                 layer = w.writers[fed[0]].layer or 0
                 later = [
                     *fed,
-                    *[w.mlp_row(layer)] * w.mlp,
-                    *range(w.first_head(layer + 1), len(keep)),
+                    *[mlp_row(w, layer)] * w.mlp,
+                    *range(first_head(w, layer + 1), len(keep)),
                 ]
                 keep[later] = w.legal[later]
             given = {row: difference(model, other, base, row)}

@@ -125,7 +125,7 @@ def test_a_residual_that_is_forked_by_head_changes_nothing(
     assert fired(bridge, "blocks.0.attn.hook_z") == 1
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "mixtral"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_padding_is_nothing_in_double_precision_either(family: str) -> None:
     """A row of padding attends to nothing: the least double is infinite in the single precision in
     which many models compute attention weights."""

@@ -7,6 +7,7 @@ from itertools import product
 import networkx as nx
 import numpy as np
 import pytest
+from families import first_head, mlp_column, mlp_row, port, port_columns
 
 from circuitkit.errors import CircuitError, CircuitkitError
 from circuitkit.graph.nodes import EMBED, LOGITS, Node, parse_edge
@@ -129,17 +130,18 @@ def test_every_reader_sees_a_prefix_of_the_writers(wiring: Wiring) -> None:
 @every_shape
 def test_rows_and_columns_of_a_layer_hold_what_their_names_say(wiring: Wiring) -> None:
     for layer in range(wiring.layers):
-        first = wiring.first_head(layer)
+        first = first_head(wiring, layer)
         heads = [f"a{layer}.h{h}" for h in range(wiring.heads)]
         assert list(wiring.writers[first : first + wiring.heads]) == heads
-        for letter, columns in wiring.ports(layer).items():
+        for letter, columns in port_columns(wiring, layer).items():
             count = wiring.heads if letter == "q" else wiring.groups
-            ports = [wiring.port(layer, letter, i) for i in range(count)]
+            own = "h" if count == wiring.heads else "g"
+            ports = [Node(f"a{layer}.{own}{i}.{letter}") for i in range(count)]
             assert list(wiring.readers[columns]) == ports
             assert {(p.layer, p.port) for p in ports} == {(layer, letter)}
         if wiring.mlp:
-            assert wiring.writers[wiring.mlp_row(layer)] == f"m{layer}"
-            assert wiring.readers[wiring.mlp_column(layer)] == f"m{layer}"
+            assert wiring.writers[mlp_row(wiring, layer)] == f"m{layer}"
+            assert wiring.readers[mlp_column(wiring, layer)] == f"m{layer}"
 
 
 @every_shape
@@ -160,10 +162,10 @@ def test_a_writer_is_fed_by_its_own_ports_and_those_of_its_group(wiring: Wiring)
 def test_a_port_feeds_the_heads_of_its_group_and_each_head_has_one_group(wiring: Wiring) -> None:
     for reader in wiring.readers:
         if reader.port:
-            assert list(wiring.heads_of(reader)) == fed_heads(wiring, reader)
+            assert list(wiring.fed(reader)) == fed_heads(wiring, reader)
     for head in range(wiring.heads):
-        key = wiring.port(0, "k", wiring.group(head))
-        assert f"a0.h{head}" in wiring.heads_of(key)
+        key = port(wiring, 0, "k", head * wiring.groups // wiring.heads)
+        assert f"a0.h{head}" in wiring.fed(key)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +241,7 @@ def test_index_finds_every_edge_and_refuses_every_other_pair(wiring: Wiring) -> 
             if (writer, reader) in edges:
                 assert wiring.index(writer, reader) == (row, column)
             else:
-                with pytest.raises(CircuitError, match="is no edge of a model with"):
+                with pytest.raises(CircuitError, match="is not an edge of a model with"):
                     wiring.index(writer, reader)
 
 
@@ -272,7 +274,7 @@ def test_an_index_of_what_is_no_node_is_refused(edge: tuple[str, str]) -> None:
     ids=lambda fields: str(fields)[:40],
 )  # fmt: skip
 def test_impossible_shapes_are_refused(fields: tuple[int, ...]) -> None:
-    with pytest.raises(CircuitError, match="is no wiring") as caught:
+    with pytest.raises(CircuitError, match="is not a wiring") as caught:
         Wiring(*fields)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400

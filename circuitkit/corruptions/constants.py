@@ -28,12 +28,12 @@ def zero(model: Model, data: Dataset, *, spans: Sequence[str] = ()) -> Carry:
     At the tokens of ``spans`` only, where any are named; raises DataError, when used, for one that
     an example lacks.
     """
-    wiring = model.wiring
     one = torch.zeros(1, 1, model.d_model, device=model.device, dtype=model.dtype)
-    head = one.new_zeros(1, 1, wiring.heads, model.d_head)
-    heads = [head] * wiring.layers
-    written = _Written(one, heads, heads, [one] * wiring.layers * wiring.mlp)
-    return _constant(model, written, spans)
+    nothing = [
+        one.new_zeros(1, 1, stage.writes, model.kinds[stage.kind].width(model))
+        for stage in model.wiring.stages
+    ]
+    return _constant(model, _Written(one, nothing, nothing), spans)
 
 
 def mean(model: Model, data: Dataset, *, spans: Sequence[str] = ()) -> Carry:
@@ -60,24 +60,21 @@ class _Written:
     """What every writer writes; [1, 1, ...] for all positions, or [1, pos, ...] by position."""
 
     embed: Tensor
-    heads: list[Tensor]
-    raw: list[Tensor]
-    mlps: list[Tensor]
+    computed: list[Tensor]
+    shares: list[Tensor]
 
     def parts(self) -> Iterator[Tensor]:
         yield self.embed
-        yield from self.heads
-        yield from self.raw
-        yield from self.mlps
+        yield from self.computed
+        yield from self.shares
 
     @classmethod
     def of(cls, run: Activations) -> _Written:
-        return cls(run.embed, list(run.heads), list(run.raw), list(run.mlps))
+        return cls(run.embed, list(run.computed), list(run.shares))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> _Written:
         return _Written(
-            change(self.embed),
-            *([change(x) for x in xs] for xs in (self.heads, self.raw, self.mlps)),
+            change(self.embed), *([change(x) for x in xs] for xs in (self.computed, self.shares))
         )
 
     def where(self, chosen: Bool[Tensor, "b p"], other: _Written) -> _Written:
@@ -137,6 +134,6 @@ def _constant(model: Model, written: _Written, spans: Sequence[str]) -> Carry:
         full = written.map(spread)
         if spans:
             full = full.where(batch.within(*spans), _clean(model, batch))
-        return [assemble(model, full.embed, full.heads, full.raw, full.mlps)]
+        return [assemble(model, full.embed, full.computed, full.shares)]
 
     return carried

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.discovery.attribution import FLAT, eap
-from circuitkit.engine.attribute import BLOCK_BYTES, Gradients, gradients
+from circuitkit.engine.attribute import BLOCK_BYTES, Gradients, at_tokens, gradients
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.numerics import wide
@@ -102,18 +102,12 @@ def _gradients(model: Model, batch: Batch, metric: Metric) -> Gradients:
 
 def _steepness(model: Model, batch: Batch, at: Gradients) -> Float[Tensor, "b r"]:
     """The norm of the gradient at each reader, in each example."""
-    wiring, run = model.wiring, at.activations
+    wiring = model.wiring
     squares = wide(at.logits.new_zeros(0)).new_zeros(len(batch), len(wiring.readers))
     for block, example in _blocks(model, batch):
-        for layer in range(wiring.layers):
-            ports = wiring.ports(layer)
-            columns = slice(ports["q"].start, ports["v"].stop)
-            grads = {port: _at(grad, block) for port, grad in at.ports[layer].items()}
-            pulled = wide(model.pull(layer, _at(run.attn_in[layer], block), grads))
-            squares[:, columns].index_add_(0, example, pulled.square().sum(-1).T)
-            if wiring.mlp:
-                steep = wide(_at(at.mlps[layer], block)).square().sum(-1)
-                squares[:, wiring.mlp_column(layer)].index_add_(0, example, steep)
+        for stage in wiring.stages:
+            steep = at.pulled(model, stage, block).square().sum(-1).T
+            squares[:, stage.columns].index_add_(0, example, steep)
     squares[:, -1] = wide(at.logits).square().sum(-1)
     return squares.sqrt()
 
@@ -176,20 +170,13 @@ def _flows(model: Model, batch: Batch, run: Activations) -> Float[Tensor, "w r"]
     weight = 1 / batch.mask.sum(1).to(table)
     for block, example in _blocks(model, batch):
         wrote = _written(model, run, block)
-        for layer in range(wiring.layers):
-            ports = wiring.ports(layer)
-            columns = [slice(ports["q"].start, ports["v"].stop)]
-            reads = [run.attn_in[layer]]
-            if wiring.mlp:
-                columns.append(slice(wiring.mlp_column(layer), wiring.mlp_column(layer) + 1))
-                reads.append(run.mlp_in[layer])
-            for own, read in zip(columns, reads, strict=True):
-                seen = int(wiring.upstream[own.start])
-                share = _shares(_at(read, block), wrote[:seen]) @ weight[example]
-                table[:seen, own] += share[:, None]
+        for stage in wiring.stages:
+            read, seen = at_tokens(run.reads[stage.index], block), stage.upstream
+            share = _shares(read, wrote[:seen]) @ weight[example]
+            table[:seen, stage.columns] += share[:, None]
     length, rows = batch.mask.shape[1], torch.arange(len(batch), device=batch.last.device)
     ends = rows * length + batch.last
-    table[:, -1] = _shares(_at(run.final, ends), _written(model, run, ends)).sum(1)
+    table[:, -1] = _shares(at_tokens(run.final, ends), _written(model, run, ends)).sum(1)
     return table
 
 
@@ -210,17 +197,12 @@ def _blocks(model: Model, batch: Batch) -> Iterator[tuple[Int[Tensor, " t"], Int
         yield block, block // batch.mask.shape[1]
 
 
-def _at(x: Float[Tensor, "b p *rest"], block: Int[Tensor, " t"]) -> Float[Tensor, "t *rest"]:
-    return x.flatten(0, 1)[block]
-
-
 def _written(model: Model, run: Activations, block: Int[Tensor, " t"]) -> Float[Tensor, "w t d"]:
     """What each writer wrote at these tokens, in the order of the writers."""
-    parts = [_at(run.embed, block)[None]]
-    for layer in range(model.wiring.layers):
-        parts.append(model.write(layer, None, _at(run.heads[layer], block)))
-        if model.wiring.mlp:
-            parts.append(_at(run.mlps[layer], block)[None])
+    parts = [at_tokens(run.embed, block)[None]]
+    for stage in model.wiring.stages:
+        shares = at_tokens(run.shares[stage.index], block)
+        parts.append(model.kinds[stage.kind].write(model, stage, None, shares))
     return wide(torch.cat(parts))
 
 

@@ -7,6 +7,7 @@ is what testing them one after the other says, up to the first edge that has to 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import TypeAlias
 
 import numpy as np
@@ -93,15 +94,16 @@ def _checked(threshold: float | None, pruning: _Pruning, metric: str) -> float:
 
 
 def _readers(wiring: Wiring, rng: np.random.Generator | None) -> Iterator[int]:
-    """The readers in reverse topological order; those of a layer that do not hear each other are
+    """The readers in reverse topological order; those that read at one place are
     shuffled, if they are to be."""
     yield wiring.shape[1] - 1
-    for layer in reversed(range(wiring.layers)):
-        spans = wiring.ports(layer)
-        ports = list(reversed(range(spans["q"].start, spans["v"].stop)))
-        mlp = [wiring.mlp_column(layer)] * wiring.mlp
-        for equals in [mlp + ports] if wiring.parallel else [mlp, ports]:
-            yield from equals if rng is None else rng.permutation(equals).tolist()
+    for _, stages in groupby(reversed(wiring.stages), key=lambda stage: stage.upstream):
+        equals = [
+            column
+            for stage in stages
+            for column in reversed(range(stage.columns.start, stage.columns.stop))
+        ]
+        yield from equals if rng is None else rng.permutation(equals).tolist()
 
 
 def _writers(wiring: Wiring, column: int, order: str, rng: np.random.Generator | None) -> list[int]:
@@ -165,9 +167,9 @@ class _Pruning:
 
     def _measure(self, masks: Sequence[Mask]) -> list[float]:
         """The mean metric under each mask; of a nested series, the last of them the smallest."""
-        told = self._told(masks[-1])
-        free = [mask & ~self._into(told) for mask in masks]
-        sums = [part.under(self.model, free, told) for part in self.parts]
+        untouched = self._untouched(masks[-1])
+        free = [mask & ~self._into(untouched) for mask in masks]
+        sums = [part.under(self.model, free, untouched) for part in self.parts]
         means: list[float] = (np.sum(sums, axis=0) / self.examples).tolist()
         return means
 
@@ -175,27 +177,21 @@ class _Pruning:
         return float(sum(values)) / self.examples
 
     # -- what needs no run ------------------------------------------------------------------------
-    def _told(self, smallest: Mask) -> list[int]:
+    def _untouched(self, smallest: Mask) -> list[int]:
         """The writers that write what they do in the clean run, for nothing upstream is cut.
 
-        Where the heads of a layer depend on each other, one that nobody hears counts with what it
-        carries, so that of such a layer nothing is told, nor of what hears it.
+        Where the components of a stage depend on each other, one that nobody hears counts with what
+        it carries, so that of such a stage nothing is known beforehand, nor of what hears it.
         """
-        wiring, rows = self.model.wiring, [0]
-        live = np.asarray((wiring.legal if self._apart() else wiring.alive(smallest)).any(1))
-        for layer in range(wiring.layers):
-            first, ports = wiring.first_head(layer), wiring.ports(layer)
-            whole = live[first : first + wiring.heads].all()
-            if not whole or self.visited[ports["q"].start : ports["v"].stop].any():
+        wiring, kinds, rows = self.model.wiring, self.model.kinds, [0]
+        joint = [kinds[stage.kind].joint(self.model) for stage in wiring.stages]
+        live = np.asarray((wiring.alive(smallest) if any(joint) else wiring.legal).any(1))
+        for stage in wiring.stages:
+            part = joint[stage.index] and not live[stage.rows].all()
+            if part or self.visited[stage.columns].any():
                 return rows
-            rows += range(first, first + wiring.heads)
-            if wiring.mlp and not self.visited[wiring.mlp_column(layer)]:
-                rows.append(wiring.mlp_row(layer))
+            rows += range(stage.rows.start, stage.rows.stop)
         return rows
-
-    def _apart(self) -> bool:
-        """Whether what a head writes depends on no other head of its layer."""
-        return not (self.model.couples or self.model.post_norm)
 
     def _into(self, rows: Sequence[int]) -> Mask:
         """The edges into these writers' own inputs."""
@@ -247,19 +243,21 @@ class _Part:
         return self.value(answer(model, self.batch, self.carried.final))
 
     def under(
-        self, model: Model, masks: Sequence[Mask], told: Sequence[int]
+        self, model: Model, masks: Sequence[Mask], rows: Sequence[int]
     ) -> Float[np.ndarray, " masks"]:
         """The same under each mask, when these writers write what they do in the clean run."""
-        given = self._given(model, told)
-        found = runs(model, self.batch, self.context, self.carried, masks, given)
+        known = self._precomputed(model, rows)
+        found = runs(model, self.batch, self.context, self.carried, masks, known)
         sums: np.ndarray = torch.stack([self.value(logits) for logits in found]).cpu().numpy()
         return sums
 
-    def _given(self, model: Model, told: Sequence[int]) -> Mapping[int, Float[Tensor, "b p d"]]:
+    def _precomputed(
+        self, model: Model, rows: Sequence[int]
+    ) -> Mapping[int, Float[Tensor, "b p d"]]:
         """Live − carried of these writers; what was found for the last reader is used again."""
         known = self.deltas
         self.deltas = {
             row: known[row] if row in known else difference(model, self.live, self.carried, row)
-            for row in told
+            for row in rows
         }
         return self.deltas

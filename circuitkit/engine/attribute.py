@@ -24,8 +24,9 @@ from circuitkit.data.batches import Batch
 from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.numerics import wide
 from circuitkit.engine.run import answer, record
+from circuitkit.graph.stages import Stage
 
-__all__ = ["Gradients", "gradients", "score"]
+__all__ = ["BLOCK_BYTES", "Gradients", "at_tokens", "gradients", "score"]
 
 BLOCK_BYTES = 12 * 2**20  # of one block's writers; larger gains little and costs memory
 
@@ -36,45 +37,52 @@ Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, " b"]]
 class Gradients:
     """The gradients of a metric at every reader of one run, before they are pulled back.
 
-    ``ports[layer]`` maps q, k and v to the gradients in what the ports gave; ``mlps[layer]`` and
-    ``logits`` (at the answer positions) are gradients in what was read. ``output`` are the logits
-    of that run, and ``steepest`` is the metric's largest gradient in one of them.
+    ``ports`` holds, stage by stage, the gradients in what the ports gave; ``logits`` (at the answer
+    positions) is the gradient in what the logits read. ``output`` are the logits of that run, and
+    ``steepest`` is the metric's largest gradient in one of them.
     """
 
-    ports: list[dict[str, Float[Tensor, "b p n e"]]]
-    mlps: list[Float[Tensor, "b p d"]]
+    ports: list[list[Float[Tensor, "b p _ports _width"]]]
     logits: Float[Tensor, "b d"]
     activations: Activations
     output: Float[Tensor, "b vocab"]
     steepest: float
+
+    def pulled(
+        self, model: Model, stage: Stage, block: Int[Tensor, " t"]
+    ) -> Float[Tensor, "r t d"]:
+        """The gradient in the residual that each reader of a stage reads, at these tokens."""
+        read = at_tokens(self.activations.reads[stage.index], block)
+        grads = [at_tokens(grad, block) for grad in self.ports[stage.index]]
+        return wide(model.kinds[stage.kind].pull(model, stage, read, grads))
 
 
 def gradients(
     model: Model, batch: Batch, context: Context, embed: Float[Tensor, "b p d"], metric: Value
 ) -> Gradients:
     """The gradients of the metric's sum over the batch, in a plain run from this embedding."""
-    taps: dict[tuple[str, int], Tensor] = {}
+    taps: dict[tuple[int, int], Tensor] = {}
 
-    def tap(kind: str, layer: int, x: Tensor) -> Tensor:
+    def tap(stage: int, port: int, x: Tensor) -> Tensor:
         # a view has a gradient of its own: that of the paths through this reader alone
-        taps[kind, layer] = x.view_as(x)
-        return taps[kind, layer]
+        taps[stage, port] = x.view_as(x)
+        return taps[stage, port]
 
-    layers = range(model.wiring.layers)
     with torch.enable_grad():
         activations = record(model, context, embed.detach().requires_grad_(), tap)
         output = answer(model, batch, activations.final)
         read = [*taps.values(), output]
         *found, slope = torch.autograd.grad(metric(output).sum(), read, allow_unused=True)
-    grads = {
-        key: torch.zeros_like(taps[key]) if grad is None else grad
-        for key, grad in zip(taps, found, strict=True)
-    }
+    ports: list[list[Tensor]] = [[] for _ in range(len(model.wiring.stages) + 1)]
+    for (stage, _), grad in zip(taps, found, strict=True):
+        ports[stage].append(grad)
+    for (stage, port), x in taps.items():
+        if ports[stage][port] is None:
+            ports[stage][port] = torch.zeros_like(x)
     rows = torch.arange(len(batch), device=batch.last.device)
     return Gradients(
-        ports=[{port: grads[port, layer] for port in "qkv"} for layer in layers],
-        mlps=[grads["mlp", layer] for layer in layers] if model.wiring.mlp else [],
-        logits=grads["logits", model.wiring.layers][rows, batch.last],
+        ports=ports[:-1],
+        logits=ports[-1][0][rows, batch.last],
         activations=activations,
         output=output.detach(),
         steepest=0.0 if slope is None else float(slope.abs().max()),
@@ -100,8 +108,8 @@ def score(
     width = len(model.wiring.writers) * model.d_model * 4
     for block in torch.split(tokens, max(1, BLOCK_BYTES // width)):
         deltas = _deltas(model, live, carried, block)
-        for layer in range(model.wiring.layers):
-            _score_layer(model, table, deltas, at, layer, block)
+        for stage in model.wiring.stages:
+            _score_stage(model, table, deltas, at, stage, block)
     length = batch.mask.shape[1]
     ends = torch.arange(len(batch), device=batch.last.device) * length + batch.last
     final = _deltas(model, live, carried, ends)
@@ -113,43 +121,30 @@ def _deltas(
     model: Model, live: Activations, carried: Activations, block: Int[Tensor, " t"]
 ) -> Float[Tensor, "w t d"]:
     """What each writer writes live, less what it carries, at these tokens."""
-    wiring = model.wiring
-    shape = len(wiring.writers), len(block), model.d_model
+    shape = len(model.wiring.writers), len(block), model.d_model
     out = wide(live.embed.new_empty(0)).new_empty(shape)
-    out[0] = _at(live.embed, block) - _at(carried.embed, block)
-    for layer in range(wiring.layers):
-        first = wiring.first_head(layer)
-        z = _at(live.heads[layer], block) - _at(carried.heads[layer], block)
-        out[first : first + wiring.heads] = model.write(layer, None, z)
-        if wiring.mlp:
-            out[wiring.mlp_row(layer)] = _at(live.mlps[layer], block) - _at(
-                carried.mlps[layer], block
-            )
+    out[0] = at_tokens(live.embed, block) - at_tokens(carried.embed, block)
+    for stage in model.wiring.stages:
+        own, other = (at_tokens(run.shares[stage.index], block) for run in (live, carried))
+        out[stage.rows] = model.kinds[stage.kind].write(model, stage, None, own - other)
     return out
 
 
-def _at(x: Float[Tensor, "b p *rest"], block: Int[Tensor, " t"]) -> Float[Tensor, "t *rest"]:
+def at_tokens(x: Float[Tensor, "b p *rest"], block: Int[Tensor, " t"]) -> Float[Tensor, "t *rest"]:
+    """These tokens of a batch, counted through its examples."""
     return x.flatten(0, 1)[block]
 
 
-def _score_layer(
+def _score_stage(
     model: Model,
     table: Float[Tensor, "w r"],
     deltas: Float[Tensor, "w t d"],
     at: Gradients,
-    layer: int,
+    stage: Stage,
     block: Int[Tensor, " t"],
 ) -> None:
-    """Add the scores of the edges into one layer's readers: one matrix product."""
-    wiring = model.wiring
-    ports = wiring.ports(layer)
-    columns = slice(ports["q"].start, ports["v"].stop)
-    upstream = int(wiring.upstream[columns.start])
-    grads = {port: _at(grad, block) for port, grad in at.ports[layer].items()}
-    pulled = model.pull(layer, _at(at.activations.attn_in[layer], block), grads)
-    table[:upstream, columns] += deltas[:upstream].flatten(1) @ pulled.flatten(1).T
-    if wiring.mlp:
-        column = wiring.mlp_column(layer)
-        upstream = int(wiring.upstream[column])
-        grad = wide(_at(at.mlps[layer], block))
-        table[:upstream, column] += deltas[:upstream].flatten(1) @ grad.flatten()
+    """Add the scores of the edges into one stage's readers: one matrix product."""
+    pulled = at.pulled(model, stage, block)
+    table[: stage.upstream, stage.columns] += (
+        deltas[: stage.upstream].flatten(1) @ pulled.flatten(1).T
+    )

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def identity(model: Model, data: Dataset) -> dict[str, Any]:
     examples = [vars(example) for example in data.examples]
     return {
         "model": model.name,
-        "wiring": asdict(model.wiring),
+        "wiring": model.wiring.to_dict(),
         "dtype": str(model.dtype),
         "data": digest([examples, data.batch_size, data.padding]),
         "examples": len(data),

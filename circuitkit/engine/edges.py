@@ -22,7 +22,6 @@ from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.run import answer, record
 from circuitkit.engine.sweep import sweep
 from circuitkit.graph.edges import Edges, indices
-from circuitkit.graph.nodes import LOGITS
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of
 from circuitkit.util.options import DIRECTIONS, require
@@ -66,10 +65,8 @@ def _in_order(
 ) -> tuple[Int[np.ndarray, "edges 2"], Int[np.ndarray, " asked"]]:
     """The edges, each once, in the order in which a sweep takes them: layer by layer, and within
     one writer by writer, whose projections they share; and where each edge asked for is there."""
-    steps = [
-        2 * wiring.layers if reader == LOGITS else 2 * (reader.layer or 0) + reader.is_mlp
-        for reader in wiring.readers
-    ]
+    steps = [stage.index for stage in wiring.stages for _ in stage.part.readers]
+    steps.append(len(wiring.stages))
     keys = np.stack([np.array(steps)[columns], rows, columns], axis=1)
     found, place = np.unique(keys, axis=0, return_inverse=True)
     return found[:, 1:], place.reshape(-1)

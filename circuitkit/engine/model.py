@@ -10,26 +10,32 @@ d_head, and f(eature): a neuron of an MLP.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuitkit.graph.stages import Stage
 from circuitkit.graph.wiring import Wiring
 
-__all__ = ["Activations", "Context", "Model", "Native"]
+__all__ = ["Activations", "Context", "Kind", "Model", "Native", "Ports"]
+
+Ports: TypeAlias = Sequence[Float[Tensor, "*t _ports _width"]]  # of attention q, k and v
 
 
 @dataclass(frozen=True)
 class Context:
     """What a batch fixes for every run on its tokens: the embedding, and the further arguments
-    (mask, rotary angles, ...) that each layer's attention gets from the model itself."""
+    (mask, rotary angles, ...) that each layer's attention gets from the model itself. ``held`` is
+    what a stage takes from the run of these tokens whatever it reads (by the stage's number: the
+    weights of a router that does not answer)."""
 
     embed: Float[Tensor, "b p d"]
     calls: tuple[Mapping[str, Any], ...]
+    held: Mapping[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def tile(self, times: int) -> Context:
         """The context of the batch repeated so many times; the embedding stays as it is."""
@@ -48,32 +54,45 @@ class Context:
         if times == 1:
             return self
         calls = ({key: again(value) for key, value in call.items()} for call in self.calls)
-        return Context(self.embed, tuple(calls))
+        return replace(self, calls=tuple(calls))
+
+    def holding(self, run: Activations) -> Context:
+        """The same, but what is held is that of another run, if it holds anything."""
+        return replace(self, held=run.held) if run.held else self
+
+    def at(self, cut: Callable[[Tensor], Tensor], times: int) -> Context:
+        """What is held at some of the positions, for the batch repeated so many times."""
+        held = {
+            stage: tuple(cut(x).repeat(times, *[1] * (x.ndim - 1)) for x in own)
+            for stage, own in self.held.items()
+        }
+        return replace(self, held=held) if held else self
 
 
 @dataclass(frozen=True)
 class Activations:
-    """What every writer wrote, and every reader read, in one run.
+    """What every writer wrote, and every reader read, in one run; stage by stage.
 
-    A head is kept as the vector that its output projection takes, so that ``Model.write`` of it is
-    the head's contribution; in a post-norm model that vector is scaled by the norm, and ``raw``
-    holds it unscaled. ``attn_in`` and ``mlp_in`` are the residual that each layer's ports and MLP
-    read; ``final`` is the residual that the logits read. ``consistent`` says that they are one real
-    run: where its embedding is the clean one's up to a position, so is everything.
+    ``reads`` is the residual that a stage's readers read and ``final`` the one that the logits
+    read. ``computed`` is what a stage's components computed, as compact as it goes: for heads what
+    the output projection takes (z), for an MLP what it writes. ``shares`` is the same such that
+    ``Kind.write`` of it is what each of them contributes to the residual stream: another tensor
+    only in post-norm models, where a norm over all heads scales each of them. ``consistent`` says
+    that they are one real run: where its embedding is the clean one's up to a position, so is
+    everything. ``held`` is that of its context.
     """
 
     embed: Float[Tensor, "b p d"]
-    heads: tuple[Float[Tensor, "b p h e"], ...]
-    raw: tuple[Float[Tensor, "b p h e"], ...]
-    mlps: tuple[Float[Tensor, "b p d"], ...]
-    attn_in: tuple[Float[Tensor, "b p d"], ...]
-    mlp_in: tuple[Float[Tensor, "b p d"], ...]
+    reads: tuple[Float[Tensor, "b p d"], ...]
+    computed: tuple[Float[Tensor, "b p n e"], ...]
+    shares: tuple[Float[Tensor, "b p n e"], ...]
     final: Float[Tensor, "b p d"]
     consistent: bool = False
+    held: Mapping[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def written(self) -> Activations:
         """What was written alone: all that attribution needs of a run, in half the memory."""
-        return replace(self, raw=(), attn_in=(), mlp_in=())
+        return replace(self, reads=(), computed=())
 
     def untouched(self, deltas: Iterable[Float[Tensor, "b p d"]]) -> Bool[Tensor, "b p"]:
         """Where a causal run with these changes is what this one is: before the first token that
@@ -83,17 +102,83 @@ class Activations:
         return same if self.consistent else torch.zeros_like(same)
 
 
+class Kind(Protocol):
+    """How the components of one kind of stage compute, by the functions of a model.
+
+    ``project`` takes readings to what each port gives (of attention q, k and v; an MLP has one
+    port, which gives what it reads), ``compute`` and ``write`` take that to what each component
+    writes, in two steps so that what exists in between stays small, and ``pull`` takes gradients in
+    what the ports gave back to what they read. ``mixes``: a component looks at other positions than
+    its own. ``together``: how many runs it computes at once (None: all).
+    """
+
+    mixes: bool
+    together: int | None
+
+    def couples(self, model: Model) -> bool:
+        """Whether what one port gives moves other components than those it feeds."""
+
+    def joint(self, model: Model) -> bool:
+        """Whether what a component writes depends on what the others of its stage compute."""
+
+    def width(self, model: Model) -> int:
+        """The size of what one component computes."""
+
+    def project(self, model: Model, stage: Stage, x: Float[Tensor, "m p d"]) -> Ports:
+        """What each port gives, all reading the same residual; in the order of the readers."""
+
+    def read(
+        self, model: Model, stage: Stage, readers: Sequence[int], x: Float[Tensor, "n b p d"]
+    ) -> Float[Tensor, "n b p e"]:
+        """What some readers (counted from the stage's first) give, each reading a residual of its
+        own."""
+
+    def compute(
+        self, model: Model, stage: Stage, context: Context, ports: Ports
+    ) -> Float[Tensor, "m p n e"]:
+        """What the components compute from what their ports give."""
+
+    def out(
+        self, model: Model, stage: Stage, computed: Float[Tensor, "m p n e"]
+    ) -> tuple[Float[Tensor, "m p d"], Float[Tensor, "m p n e"]]:
+        """What all components write together, biases included; and their shares in it."""
+
+    def shares(
+        self, model: Model, stage: Stage, computed: Float[Tensor, "m p n e"]
+    ) -> Float[Tensor, "m p n e"]:
+        """The second value of ``out`` alone, which is mostly free."""
+
+    def write(
+        self,
+        model: Model,
+        stage: Stage,
+        index: Sequence[int] | None,
+        shares: Float[Tensor, "*t n e"],
+    ) -> Float[Tensor, "n *t d"]:
+        """What some components (None: all) contribute, given their shares."""
+
+    def constant(self, model: Model, stage: Stage) -> Float[Tensor, " d"] | None:
+        """What is written whatever the components do: the output bias."""
+
+    def pull(
+        self, model: Model, stage: Stage, x: Float[Tensor, "t d"], grads: Ports
+    ) -> Float[Tensor, "r t d"]:
+        """The gradient in what each reader reads, from the gradients in what the ports gave."""
+
+
 @runtime_checkable
 class Model(Protocol):
     """A decoder as component functions; ``circuitkit.load`` gives one for TransformerLens.
 
-    ``couples`` says that a head's output depends on the other heads of its layer beyond attention
-    (a norm over all heads' queries): then a run must know every head's ports, live or not.
-    ``post_norm`` says that a norm over what a layer's heads write together scales each share.
+    ``kinds`` says how each kind of the wiring's stages computes. ``couples`` says that a head's
+    output depends on the other heads of its layer beyond attention (a norm over all heads'
+    queries): then a run must know every head's ports, live or not. ``post_norm`` says that a norm
+    over what a layer's heads write together scales each share.
     """
 
     name: str
     wiring: Wiring
+    kinds: Mapping[str, Kind]
     tokenizer: Any
     d_model: int
     d_head: int

@@ -8,15 +8,17 @@ values there are (``slots``), and which of them each reader reads.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from circuitkit.graph.stages import Stage
 from circuitkit.graph.wiring import Wiring
 
-__all__ = ["Layer", "Plan", "Reading", "plan"]
+__all__ = ["Lanes", "Plan", "Reading", "plan"]
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,16 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A layer's attention: so many ``lanes`` run as further examples of one batch.
+class Lanes:
+    """How a stage is computed: ``count`` lanes, which run as further examples of one batch.
 
-    ``ports`` say which lanes of a port take which of its readings; ``heads`` are (head, lane) of
-    every value to write, in the order of their slots, of which ``first`` is the first.
+    ``ports`` say which lanes of a port take which of its readings; ``writers`` are (place in the
+    stage, lane) of every value to write, in the order of their slots.
     """
 
-    lanes: int
+    count: int
     ports: dict[int, tuple[list[int], list[int]]]
-    heads: list[tuple[int, int]]
-    first: int
+    writers: list[tuple[int, int]]
 
 
 @dataclass
@@ -49,36 +50,34 @@ class Plan:
     """The values of a stack of circuits: ``slots`` in all, numbered in the order of writing.
 
     ``readings`` are the distinct readings of each column; ``reads`` and ``slot`` say which reading
-    and which value is each circuit's (-1: none, it is as in the carried run); ``mlps`` is the first
-    slot of each layer's MLP, which writes one value per reading; ``told`` the slots of the writers
-    whose values are given.
+    and which value is each circuit's (-1: none, it is as in the carried run); ``lanes`` belong to
+    the stages, one to each; ``precomputed`` are the slots of the writers whose values are known.
     """
 
     wiring: Wiring
     reads: Int[np.ndarray, "circuits readers"]
     slot: Int[np.ndarray, "circuits writers"]
     readings: dict[int, list[Reading]] = field(default_factory=dict)
-    layers: list[Layer] = field(default_factory=list)
-    mlps: list[int] = field(default_factory=list)
-    told: dict[int, int] = field(default_factory=dict)
+    lanes: list[Lanes] = field(default_factory=list)
+    precomputed: dict[int, int] = field(default_factory=dict)
     slots: int = 0
 
 
 def plan(
     wiring: Wiring,
     keep: Float[np.ndarray, "circuits writers readers"],
-    given: Collection[int],
-    joint: bool,
+    precomputed: Collection[int],
+    joint: Collection[int] = (),
 ) -> Plan:
     """The plan of these circuits, whose dead ends are dropped already.
 
-    A writer in ``given`` is told where a circuit keeps none of its in-edges. ``joint``: what a head
-    writes depends on all heads of its layer.
+    A writer in ``precomputed`` is not computed where a circuit keeps none of its in-edges.
+    ``joint`` are the numbers of the stages in which what a component writes depends on all others.
     """
     circuits = len(keep)
     writers, readers = wiring.shape
     made = Plan(wiring, np.full((circuits, readers), -1), np.full((circuits, writers), -1))
-    return _Planner(made, keep, given, joint).filled()
+    return _Planner(made, keep, precomputed, joint).filled()
 
 
 class _Planner:
@@ -86,10 +85,10 @@ class _Planner:
         self,
         made: Plan,
         keep: Float[np.ndarray, "circuits writers readers"],
-        given: Collection[int],
-        joint: bool,
+        precomputed: Collection[int],
+        joint: Collection[int],
     ) -> None:
-        self.plan, self.keep, self.given, self.joint = made, keep, given, joint
+        self.plan, self.keep, self.precomputed, self.joint = made, keep, precomputed, joint
         self.wiring = made.wiring
         self.whole = bool(np.isin(keep, (0, 1)).all())
         self.writes: Bool[np.ndarray, "circuits writers"] = np.asarray(keep.any(2))
@@ -99,19 +98,14 @@ class _Planner:
             self.computed[:, row] = self.writes[:, row] & heard[:, self.wiring.feeds(row)].any(1)
 
     def filled(self) -> Plan:
-        """The plan, layer by layer."""
-        wiring, made = self.wiring, self.plan
-        self._tell(0, 1)
-        for layer in range(wiring.layers):
-            first = wiring.first_head(layer)
-            rows = range(first, first + wiring.heads)
-            made.layers.append(self._jointly(layer) if self.joint else self._apart(layer))
-            self._tell(rows.start, rows.stop)
-            if wiring.mlp:
-                self._mlp(layer)
-                self._tell(rows.stop, rows.stop + 1)
-        self._read(wiring.shape[1] - 1, np.ones(len(self.keep), dtype=bool))
-        return made
+        """The plan, stage by stage."""
+        self._add_precomputed(range(1))
+        for stage in self.wiring.stages:
+            lanes = self._jointly(stage) if stage.index in self.joint else self._apart(stage)
+            self.plan.lanes.append(lanes)
+            self._add_precomputed(range(stage.rows.start, stage.rows.stop))
+        self._read(self.wiring.shape[1] - 1, np.ones(len(self.keep), dtype=bool))
+        return self.plan
 
     def _slots(self, n: int) -> range:
         """So many new slots."""
@@ -119,12 +113,12 @@ class _Planner:
         self.plan.slots += n
         return range(start, start + n)
 
-    def _tell(self, first: int, stop: int) -> None:
-        for row in range(first, stop):
+    def _add_precomputed(self, rows: range) -> None:
+        for row in rows:
             hear = self.writes[:, row] & ~self.computed[:, row]
-            if row in self.given and hear.any():
+            if row in self.precomputed and hear.any():
                 (slot,) = self._slots(1)
-                self.plan.told[row] = slot
+                self.plan.precomputed[row] = slot
                 self.plan.slot[hear, row] = slot
 
     def _read(self, column: int, need: Bool[np.ndarray, " circuits"]) -> None:
@@ -143,88 +137,77 @@ class _Planner:
             for i, rows in ((i, np.flatnonzero(key[i])) for i in first)
         ]
 
-    def _heads(self, layer: int) -> Iterator[tuple[int, list[int], Bool[np.ndarray, " circuits"]]]:
-        """The layer's heads that a circuit computes: their number, their columns, and where."""
-        first = self.wiring.first_head(layer)
-        for head in range(self.wiring.heads):
-            if self.computed[:, first + head].any():
-                yield head, self.wiring.feeds(first + head), self.computed[:, first + head]
+    def _live(
+        self, stage: Stage
+    ) -> Iterator[tuple[int, tuple[int, ...], Bool[np.ndarray, " circuits"]]]:
+        """The stage's components that a circuit computes: their place, their columns, and where."""
+        for place, columns in enumerate(stage.feeds):
+            where = self.computed[:, stage.rows.start + place]
+            if where.any():
+                yield place, columns, where
 
-    def _ports(self, layer: int) -> None:
-        """The readings of a layer's ports."""
+    def _ports(self, stage: Stage) -> None:
+        """The readings of a stage's ports."""
         need: dict[int, Bool[np.ndarray, " circuits"]] = {}
-        for _, columns, where in self._heads(layer):
+        for _, columns, where in self._live(stage):
             for column in columns:
                 need[column] = need.get(column, False) | where
         for column, where in need.items():
             self._read(column, where)
 
-    def _apart(self, layer: int) -> Layer:
-        """Every head by itself; the heads of a group share the lanes of their keys and values."""
-        self._ports(layer)
-        lanes: dict[int, dict[tuple[int, ...], int]] = {}
+    def _apart(self, stage: Stage) -> Lanes:
+        """Every component by itself; those that share ports share the lanes of what these read."""
+        self._ports(stage)
+        lanes: dict[int, dict[tuple[tuple[int, ...], int], int]] = {}
         ports: dict[int, dict[int, int]] = {}
-        heads: list[tuple[int, int]] = []
-        start = self.plan.slots
-        for head, columns, where in self._heads(layer):
+        writers: list[tuple[int, int]] = []
+        for place, columns, where in self._live(stage):
             which = np.flatnonzero(where)
-            triples = self.plan.reads[which][:, columns]
-            first, inverse = _distinct(triples)
-            self.plan.slot[which, self.wiring.first_head(layer) + head] = np.array(
-                self._slots(len(first))
-            )[inverse]
-            own = lanes.setdefault(self.wiring.group(head), {})
-            seen: dict[tuple[int, int], int] = {}
-            for q, k, v in triples[first].tolist():
-                seen[k, v] = seen.get((k, v), -1) + 1
-                lane = own.setdefault((k, v, seen[k, v]), len(own))
-                heads.append((head, lane))
-                for column, reading in zip(columns, (q, k, v), strict=True):
-                    ports.setdefault(column, {})[lane] = reading
-        return _layer(max(map(len, lanes.values()), default=0), ports, heads, start)
+            readings = self.plan.reads[which][:, columns]
+            first, inverse = _distinct(readings)
+            slots = np.array(self._slots(len(first)))
+            self.plan.slot[which, stage.rows.start + place] = slots[inverse]
+            own = lanes.setdefault(stage.groups[place], {})
+            seen: Counter[tuple[int, ...]] = Counter()
+            shared = [i for i, column in enumerate(columns) if column in stage.shared]
+            for reading in readings[first].tolist():
+                key = tuple(reading[i] for i in shared)
+                lane = own.setdefault((key, seen[key]), len(own))
+                seen[key] += 1
+                writers.append((place, lane))
+                for column, one in zip(columns, reading, strict=True):
+                    ports.setdefault(column, {})[lane] = one
+        return _lanes(max(map(len, lanes.values()), default=0), ports, writers)
 
-    def _jointly(self, layer: int) -> Layer:
-        """All heads of a layer together, in one lane for each state of the layer."""
-        self._ports(layer)
-        found = list(self._heads(layer))
-        start = self.plan.slots
+    def _jointly(self, stage: Stage) -> Lanes:
+        """All components together, in one lane for each state of the stage."""
+        self._ports(stage)
+        found = list(self._live(stage))
         ports: dict[int, dict[int, int]] = {}
-        heads: list[tuple[int, int]] = []
-        lanes = 0
-        if found:
-            which = np.flatnonzero(np.any([where for *_, where in found], axis=0))
-            state = [
-                np.where(where[which, None], self.plan.reads[which][:, columns], -1)
-                for _, columns, where in found
-            ]
-            first, inverse = _distinct(np.concatenate(state, axis=1))
-            lanes = len(first)
-            for (head, columns, _), own in zip(found, state, strict=True):
-                row = self.wiring.first_head(layer) + head
-                for lane, i in enumerate(first):
-                    if own[i, 0] < 0:
-                        continue
-                    (slot,) = self._slots(1)
-                    self.plan.slot[which[inverse == lane], row] = slot
-                    heads.append((head, lane))
-                    for column, reading in zip(columns, own[i].tolist(), strict=True):
-                        ports.setdefault(column, {})[lane] = reading
-        return _layer(lanes, ports, heads, start)
-
-    def _mlp(self, layer: int) -> None:
-        row, column = self.wiring.mlp_row(layer), self.wiring.mlp_column(layer)
-        where = self.computed[:, row]
-        self._read(column, where)
-        slots = self._slots(len(self.plan.readings.get(column, ())))
-        self.plan.mlps.append(slots.start)
-        self.plan.slot[where, row] = slots.start + self.plan.reads[where, column]
+        writers: list[tuple[int, int]] = []
+        if not found:
+            return _lanes(0, ports, writers)
+        which = np.flatnonzero(np.any([where for *_, where in found], axis=0))
+        state = [
+            np.where(where[which, None], self.plan.reads[which][:, columns], -1)
+            for _, columns, where in found
+        ]
+        first, inverse = _distinct(np.concatenate(state, axis=1))
+        for (place, columns, _), own in zip(found, state, strict=True):
+            for lane, i in enumerate(first):
+                if own[i, 0] < 0:
+                    continue
+                (slot,) = self._slots(1)
+                self.plan.slot[which[inverse == lane], stage.rows.start + place] = slot
+                writers.append((place, lane))
+                for column, one in zip(columns, own[i].tolist(), strict=True):
+                    ports.setdefault(column, {})[lane] = one
+        return _lanes(len(first), ports, writers)
 
 
-def _layer(
-    lanes: int, ports: dict[int, dict[int, int]], heads: list[tuple[int, int]], first: int
-) -> Layer:
+def _lanes(count: int, ports: dict[int, dict[int, int]], writers: list[tuple[int, int]]) -> Lanes:
     listed = {column: (list(own), list(own.values())) for column, own in sorted(ports.items())}
-    return Layer(lanes, listed, heads, first)
+    return Lanes(count, listed, writers)
 
 
 def _distinct(

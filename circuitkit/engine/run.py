@@ -22,8 +22,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.engine.model import Activations, Context, Model
-from circuitkit.engine.plan import Layer, Plan, Reading, plan
+from circuitkit.engine.model import Activations, Context, Kind, Model
+from circuitkit.engine.plan import Lanes, Plan, Reading, plan
+from circuitkit.graph.stages import Stage
 
 __all__ = [
     "Tap",
@@ -32,13 +33,16 @@ __all__ = [
     "assemble",
     "beginning",
     "difference",
+    "output",
     "record",
     "run",
     "runs",
 ]
 
 Mask: TypeAlias = Bool[np.ndarray, "writers readers"] | Float[Tensor, "writers readers"]
-Tap: TypeAlias = Callable[[str, int, Tensor], Tensor]
+# What a port gave, by the number of the stage and of the port; of the stage beyond the last one, it
+# is what the logits read.
+Tap: TypeAlias = Callable[[int, int, Tensor], Tensor]
 TOGETHER = 8  # readings that are mixed by one matrix product
 FEW = 8  # edges per reading up to which adding them one by one is faster
 STACK = 32  # circuits that are run together: more gain nothing
@@ -46,7 +50,7 @@ WRITTEN = 32  # heads that write at once
 POOL_BYTES = 512 * 2**20  # that a stack of circuits takes
 
 
-def as_it_is(_: str, __: int, x: Tensor) -> Tensor:
+def as_it_is(_: int, __: int, x: Tensor) -> Tensor:
     """The tap that changes nothing."""
     return x
 
@@ -59,67 +63,64 @@ def record(
 ) -> Activations:
     """The activations of a plain run, from the batch's embedding or another one.
 
-    ``tap(kind, layer, x)`` sees what each port gave (``q``, ``k``, ``v``), each MLP reads (``mlp``)
-    and the logits read (``logits``), and may replace it: the gradient is taken there.
+    ``tap(stage, port, x)`` sees what each port of each stage gave, and what the logits read, and
+    may replace it: the gradient is taken there.
     """
-    x = context.embed if embed is None else embed
-    start = x
-    heads, raw, mlps, attn_in, mlp_in = [], [], [], [], []
-    for layer in range(model.wiring.layers):
-        attn_in.append(x)
-        ports = zip("qkv", model.project(layer, x), strict=True)
-        q, k, v = (tap(name, layer, value) for name, value in ports)
-        z = model.attend(context, layer, q, k, v)
-        out, share = model.attention_out(layer, z)
-        heads.append(share)
-        raw.append(z)
-        middle = x + out
-        if model.wiring.mlp:
-            mlp_in.append(x if model.wiring.parallel else middle)
-            mlps.append(model.mlp(layer, tap("mlp", layer, mlp_in[-1])))
-            middle = middle + mlps[-1]
-        x = middle
+    start = x = context.embed if embed is None else embed
+    stages = model.wiring.stages
+    stream = {1: x}  # the residual, by how many writers have written
+    reads, computed, shares = [], [], []
+    for stage in stages:
+        kind, read = model.kinds[stage.kind], stream[stage.upstream]
+        projected = enumerate(kind.project(model, stage, read))
+        ports = [tap(stage.index, number, value) for number, value in projected]
+        reads.append(read)
+        computed.append(kind.compute(model, stage, context, ports))
+        written, share = kind.out(model, stage, computed[-1])
+        shares.append(share)
+        x = stream[stage.rows.stop] = x + written
     return Activations(
-        start, tuple(heads), tuple(raw), tuple(mlps), tuple(attn_in), tuple(mlp_in),
-        tap("logits", model.wiring.layers, x), consistent=True,
+        start, tuple(reads), tuple(computed), tuple(shares), tap(len(stages), 0, x),
+        consistent=True, held=context.held,
     )  # fmt: skip
 
 
 def assemble(
     model: Model,
     embed: Float[Tensor, "b p d"],
-    heads: Sequence[Float[Tensor, "b p h e"]],
-    raw: Sequence[Float[Tensor, "b p h e"]],
-    mlps: Sequence[Float[Tensor, "b p d"]],
+    computed: Sequence[Float[Tensor, "b p n e"]],
+    shares: Sequence[Float[Tensor, "b p n e"]],
 ) -> Activations:
-    """Activations whose writers wrote the given values, whatever they read: means, zeros, ..."""
-    x, attn_in, mlp_in = embed, [], []
-    for layer, z in enumerate(heads):
-        attn_in.append(x)
-        middle = x + model.write(layer, None, z).sum(0)
-        constant = model.constant(layer)
-        middle = middle if constant is None else middle + constant
-        if model.wiring.mlp:
-            mlp_in.append(x if model.wiring.parallel else middle)
-            middle = middle + mlps[layer]
-        x = middle
-    return Activations(
-        embed, tuple(heads), tuple(raw), tuple(mlps), tuple(attn_in), tuple(mlp_in), x
-    )  # fmt: skip
+    """Activations whose components computed and wrote the given values, whatever they read: means,
+    zeros, ..."""
+    x, stream, reads = embed, {1: embed}, []
+    for stage, share in zip(model.wiring.stages, shares, strict=True):
+        kind = model.kinds[stage.kind]
+        reads.append(stream[stage.upstream])
+        x = x + kind.write(model, stage, None, share).sum(0)
+        constant = kind.constant(model, stage)
+        x = stream[stage.rows.stop] = x if constant is None else x + constant
+    return Activations(embed, tuple(reads), tuple(computed), tuple(shares), x)
 
 
 def difference(
     model: Model, other: Activations, base: Activations, row: int
 ) -> Float[Tensor, "b p d"]:
     """What a writer writes in one run, less what it writes in another."""
-    wiring = model.wiring
-    if row == 0:
+    stage = model.wiring.stage_of[row]
+    if stage is None:
         return other.embed - base.embed
-    layer, place = divmod(row - 1, wiring.heads + wiring.mlp)
-    if place == wiring.heads:
-        return other.mlps[layer] - base.mlps[layer]
-    z = (other.heads[layer] - base.heads[layer])[:, :, [place]]
-    return model.write(layer, [place], z)[0]
+    place = row - stage.rows.start
+    share = (other.shares[stage.index] - base.shares[stage.index])[:, :, [place]]
+    return model.kinds[stage.kind].write(model, stage, [place], share)[0]
+
+
+def output(model: Model, run: Activations, stage: Stage) -> Float[Tensor, "b p d"]:
+    """What all components of a stage write together in a run."""
+    kind = model.kinds[stage.kind]
+    total = kind.write(model, stage, None, run.shares[stage.index]).sum(0)
+    constant = kind.constant(model, stage)
+    return total if constant is None else total + constant
 
 
 def answer(model: Model, batch: Batch, final: Float[Tensor, "b p d"]) -> Float[Tensor, "b vocab"]:
@@ -139,16 +140,16 @@ def run(
     context: Context,
     carried: Activations,
     keep: Mask,
-    given: Mapping[int, Float[Tensor, "b p d"]] | None = None,
+    precomputed: Mapping[int, Float[Tensor, "b p d"]] | None = None,
 ) -> Float[Tensor, "b vocab"]:
     """The logits at the answer positions, under a mask.
 
     ``keep`` may hold fractions, and a tensor that requires a gradient; edges that do not exist are
-    ignored. ``context`` is of the clean tokens. ``given`` maps writers to live − carried where that
-    is not computed but told (path patching): it counts where none of the writer's in-edges is kept.
-    Without it, the embedding is that of the context.
+    ignored. ``context`` is of the clean tokens. ``precomputed`` maps writers to live − carried that
+    is known beforehand (the sender of a path): it counts where none of the writer's in-edges is
+    kept. Without it, the embedding is that of the context.
     """
-    return next(runs(model, batch, context, carried, [keep], given))
+    return next(runs(model, batch, context, carried, [keep], precomputed))
 
 
 def runs(
@@ -157,18 +158,18 @@ def runs(
     context: Context,
     carried: Activations,
     keeps: Sequence[Mask],
-    given: Mapping[int, Float[Tensor, "b p d"]] | None = None,
+    precomputed: Mapping[int, Float[Tensor, "b p d"]] | None = None,
     *,
     pool_bytes: int = POOL_BYTES,
 ) -> Iterator[Float[Tensor, "b vocab"]]:
     """The logits under each of many masks, in their order; see ``run``. As many run at once as
     take no more than ``pool_bytes``."""
-    given = {0: context.embed - carried.embed} if given is None else given
-    stage = _Stage(model, batch, context, carried, given)
+    known = {0: context.embed - carried.embed} if precomputed is None else precomputed
+    shared = _Shared(model, batch, context, carried, known)
     for start in range(0, len(keeps), STACK):
-        stack = [_Circuit.of(model, keep, given) for keep in keeps[start : start + STACK]]
-        for part, planned in stage.fitting(stack, pool_bytes):
-            yield from _logits(model, _Run(stage, part, planned).finals())
+        stack = [_Circuit.of(model, keep, known) for keep in keeps[start : start + STACK]]
+        for part, planned in shared.fitting(stack, pool_bytes):
+            yield from _logits(model, _Run(shared, part, planned).finals())
 
 
 def _logits(
@@ -191,21 +192,21 @@ class _Circuit:
     weights: Float[Tensor, "writers readers"]
 
     @classmethod
-    def of(cls, model: Model, keep: Mask, given: Mapping[int, Tensor]) -> _Circuit:
+    def of(cls, model: Model, keep: Mask, known: Mapping[int, Tensor]) -> _Circuit:
         if isinstance(keep, Tensor) and keep.requires_grad:
             legal = torch.from_numpy(model.wiring.legal).to(keep.device)
             weights = torch.where(legal, keep, keep.new_zeros(())).to(model.device, model.dtype)
             return cls(model.wiring.legal, weights)
         numbers = keep.detach().double().cpu().numpy() if isinstance(keep, Tensor) else keep
-        alive = np.where(model.wiring.alive(numbers != 0, given), numbers, numbers.dtype.type(0))
+        alive = np.where(model.wiring.alive(numbers != 0, known), numbers, numbers.dtype.type(0))
         return cls(alive, torch.from_numpy(alive).to(model.device, model.dtype))
 
 
-class _Stage:
+class _Shared:
     """What all circuits of a batch share: the carried run, and where theirs begin to differ.
 
-    Positions before the first token at which the given values touch the carried run are what they
-    are there; the masked runs begin after.
+    Positions before the first token at which the precomputed values touch the carried run are what
+    they are there; the masked runs begin after.
     """
 
     def __init__(
@@ -214,41 +215,45 @@ class _Stage:
         batch: Batch,
         context: Context,
         carried: Activations,
-        given: Mapping[int, Float[Tensor, "b p d"]],
+        precomputed: Mapping[int, Float[Tensor, "b p d"]],
     ) -> None:
         self.model, self.batch, self.context = model, batch, context
-        self.carried, self.given = carried, given
-        same = carried.untouched(given.values())
-        self.silent = bool(same.all())  # the two runs are one
+        self.carried, self.precomputed = carried, precomputed
+        same = carried.untouched(precomputed.values())
+        self.alike = bool(same.all())  # the two runs are one
         self.start = beginning(batch, same)
-        self.joint = model.couples or model.post_norm
+        stages = [(stage, model.kinds[stage.kind]) for stage in model.wiring.stages]
+        self.joint = {stage.index for stage, kind in stages if kind.joint(model)}
+        self.last_mixing = max(stage.index for stage, kind in stages if kind.mixes)
         self.known: dict[int, Tensor] = {}
 
-    def early(self, layer: int, column: int) -> Float[Tensor, "b f e"]:
-        """The key or value port of the positions that are not run, as in the carried run."""
+    def early(self, stage: Stage, column: int) -> Float[Tensor, "b f e"]:
+        """What a port gives at the positions that are not run, as in the carried run."""
         if column not in self.known:
-            first = self.model.wiring.ports(layer)["q"].start
-            base = self.carried.attn_in[layer][None, :, : self.start]
-            self.known[column] = self.model.read(layer, [column - first], base)[0]
+            base = self.carried.reads[stage.index][None, :, : self.start]
+            kind, reader = self.model.kinds[stage.kind], column - stage.columns.start
+            self.known[column] = kind.read(self.model, stage, [reader], base)[0]
         return self.known[column]
 
     def bytes(self, planned: Plan) -> int:
-        """What a stack of circuits takes: its values, and the widest layer's attention."""
-        embed, model, wiring = self.carried.embed, self.model, self.model.wiring
+        """What a stack of circuits takes: its values, and the widest attention."""
+        embed, model = self.carried.embed, self.model
         batch, length, width = embed.shape
         value = batch * (length - self.start) * width
-        ports = 2 * (wiring.heads + wiring.groups) * model.d_head  # q, k, v and what comes of them
-        scores = 2 * wiring.heads * length
-        lanes = max(layer.lanes for layer in planned.layers)
-        numbers = planned.slots * value + lanes * batch * length * (ports + scores)
-        return int(numbers * embed.element_size())
+        widest = 0
+        for stage, lanes in zip(model.wiring.stages, planned.lanes, strict=True):
+            if model.kinds[stage.kind].mixes:  # its ports, what comes of them, and two patterns
+                one = 2 * stage.reads * model.d_head + 2 * stage.writes * length
+                widest = max(widest, lanes.count * batch * length * one)
+        return int((planned.slots * value + widest) * embed.element_size())
 
     def fitting(
         self, stack: list[_Circuit], pool_bytes: int
     ) -> Iterator[tuple[list[_Circuit], Plan]]:
         """The circuits in parts whose values fit, each with its plan."""
         numbers = np.stack([circuit.numbers for circuit in stack])
-        planned = plan(self.model.wiring, numbers * (not self.silent), self.given, self.joint)
+        wiring, known = self.model.wiring, self.precomputed
+        planned = plan(wiring, numbers * (not self.alike), known, self.joint)
         if len(stack) == 1 or self.bytes(planned) <= pool_bytes:
             yield stack, planned
             return
@@ -263,12 +268,12 @@ class _Run:
     The pool is filled slot by slot, in place unless a gradient flows through it.
     """
 
-    def __init__(self, stage: _Stage, stack: Sequence[_Circuit], planned: Plan) -> None:
-        self.stage, self.model, self.context = stage, stage.model, stage.context
-        self.carried, self.given, self.start = stage.carried, stage.given, stage.start
+    def __init__(self, shared: _Shared, stack: Sequence[_Circuit], planned: Plan) -> None:
+        self.shared, self.model, self.context = shared, shared.model, shared.context
+        self.carried, self.start = shared.carried, shared.start
         self.plan = planned
-        self.last, self.ended, self.filled = stage.batch.last, False, 0
-        self.examples = torch.arange(len(stage.batch), device=self.last.device)
+        self.last, self.ended, self.filled = shared.batch.last, False, 0
+        self.examples = torch.arange(len(shared.batch), device=self.last.device)
         self.stack = stack
         self.graded = any(circuit.weights.requires_grad for circuit in stack)
         embed = self._late(self.context.embed)
@@ -308,11 +313,11 @@ class _Run:
         self.blocks = [torch.cat(self.blocks)]
         return self.blocks[0]
 
-    def _tell(self, first: int, stop: int) -> None:
-        """Add what is given of these writers."""
-        for row in range(first, stop):
-            if row in self.plan.told:
-                self._add(self._late(self.given[row])[None])
+    def _add_precomputed(self, rows: range) -> None:
+        """Add what is known beforehand of these writers."""
+        for row in rows:
+            if row in self.plan.precomputed:
+                self._add(self._late(self.shared.precomputed[row])[None])
 
     # -- reading -----------------------------------------------------------------------------------
     def _read(
@@ -363,92 +368,132 @@ class _Run:
             for start in range(0, len(group), TOGETHER):
                 yield group[start : start + TOGETHER]
 
-    # -- the layers --------------------------------------------------------------------------------
+    # -- the stages --------------------------------------------------------------------------------
     def finals(self) -> Iterator[Float[Tensor, "b d"]]:
         """The residual that the logits read at the answer positions, of each circuit; circuits
         that share it give the same object."""
-        wiring, carried = self.model.wiring, self.carried
-        self._tell(0, 1)
-        for layer, own in enumerate(self.plan.layers):
-            first = wiring.first_head(layer)
-            z = self._attention(layer, own) if own.lanes else None
-            if layer + 1 == wiring.layers:
-                self._end()
-            if z is not None:
-                self._write(layer, own, z)
-            self._tell(first, first + wiring.heads)
-            if wiring.mlp:
-                self._mlp(layer)
-                self._tell(first + wiring.heads, first + wiring.heads + 1)
-        readings = self.plan.readings[wiring.shape[1] - 1]
-        base = self._late(carried.final)
+        self._add_precomputed(range(1))
+        for stage, lanes in zip(self.model.wiring.stages, self.plan.lanes, strict=True):
+            kind = self.model.kinds[stage.kind]
+            if kind.mixes:
+                self._mix(stage, kind, lanes)
+            elif lanes.count:
+                self._write(stage, kind, lanes)
+            self._add_precomputed(range(stage.rows.start, stage.rows.stop))
+        readings = self.plan.readings[self.model.wiring.shape[1] - 1]
+        base = self._late(self.carried.final)
         ends = [self._read(base, [reading])[0, :, 0] for reading in readings]
         yield from (ends[i] for i in self.plan.reads[:, -1].tolist())
 
-    def _attention(self, layer: int, own: Layer) -> Float[Tensor, "lanes b p h e"]:
-        """What the heads' output projections take, in every lane."""
-        model, batch = self.model, len(self.last)
-        ports = self._ports(layer, own)
-        context = self.context.tile(own.lanes)
-        z = model.attend(context, layer, *(port.flatten(0, 1) for port in ports))
-        return z.view(own.lanes, batch, *z.shape[1:])
+    # -- where components look at other positions --------------------------------------------------
+    def _mix(self, stage: Stage, kind: Kind, lanes: Lanes) -> None:
+        """Compute the stage at all positions, in all lanes at once; add what is written."""
+        computed = None
+        if lanes.count:
+            ports = [port.flatten(0, 1) for port in self._ports(stage, kind, lanes)]
+            context = self.context.tile(lanes.count)
+            computed = kind.compute(self.model, stage, context, ports)
+            computed = computed.view(lanes.count, len(self.last), *computed.shape[1:])
+        if stage.index == self.shared.last_mixing:
+            self._end()
+        if computed is not None:
+            self._add_shares(stage, kind, lanes, computed)
 
-    def _ports(self, layer: int, own: Layer) -> list[Float[Tensor, "lanes b p n e"]]:
-        """q, k and v of a layer: of live heads from what each port reads; of the others from the
-        carried residual where the heads are coupled, else nothing."""
-        wiring, model = self.model.wiring, self.model
-        base = self.carried.attn_in[layer]
-        spans = list(wiring.ports(layer).values())
-        if model.couples:
-            out = [x.expand(own.lanes, *x.shape).clone() for x in model.project(layer, base)]
+    def _ports(
+        self, stage: Stage, kind: Kind, lanes: Lanes
+    ) -> list[Float[Tensor, "lanes b p n e"]]:
+        """What the ports give: of live components from what each port reads; of the others from the
+        carried residual where the components are coupled, else nothing."""
+        base = self.carried.reads[stage.index]
+        base, start = (base, self.start) if kind.mixes else (self._late(base), 0)
+        if kind.couples(self.model):
+            plain = kind.project(self.model, stage, base)
+            out = [x.expand(lanes.count, *x.shape).clone() for x in plain]
         else:
-            sizes = [span.stop - span.start for span in spans]
-            out = [base.new_zeros(own.lanes, *base.shape[:2], n, model.d_head) for n in sizes]
-        late = self._given(layer, own)
-        for i, span in enumerate(spans):
-            for column in (c for c in own.ports if span.start <= c < span.stop):
-                lanes, which = (torch.tensor(x, device=base.device) for x in own.ports[column])
-                place = column - span.start
-                out[i][lanes, :, self.start :, place] = late[column][which]
-                if self.start and i:  # of early queries nobody looks at the heads
-                    out[i][lanes, :, : self.start, place] = self.stage.early(layer, column)
+            plain = kind.project(self.model, stage, base[:, :0])
+            out = [base.new_zeros(lanes.count, *base.shape[:2], *x.shape[2:]) for x in plain]
+        late = self._received(stage, kind, lanes)
+        for column, lists in lanes.ports.items():
+            where, which = (torch.tensor(own, device=base.device) for own in lists)
+            port, place = stage.port(column)
+            out[port][where, :, start:, place] = late[column][which]
+            if start and port:  # the first port of a position is looked at by that position alone
+                out[port][where, :, :start, place] = self.shared.early(stage, column)
         return out
 
-    def _given(self, layer: int, own: Layer) -> dict[int, Float[Tensor, "n b s e"]]:
+    def _received(
+        self, stage: Stage, kind: Kind, lanes: Lanes
+    ) -> dict[int, Float[Tensor, "n b s e"]]:
         """What each port gives for each of its readings."""
-        base = self._late(self.carried.attn_in[layer])
-        first = self.model.wiring.ports(layer)["q"].start
-        found: dict[int, list[Tensor]] = {column: [] for column in own.ports}
-        for chunk in self._chunks([r for c in own.ports for r in self.plan.readings[c]]):
+        base, first = self._late(self.carried.reads[stage.index]), stage.columns.start
+        found: dict[int, list[Tensor]] = {column: [] for column in lanes.ports}
+        for chunk in self._chunks([r for c in lanes.ports for r in self.plan.readings[c]]):
             columns = [reading.column for reading in chunk]
-            ports = [column - first for column in columns]
-            for column, x in zip(
-                columns, self.model.read(layer, ports, self._read(base, chunk)), strict=True
-            ):
+            readers = [column - first for column in columns]
+            received = kind.read(self.model, stage, readers, self._read(base, chunk))
+            for column, x in zip(columns, received, strict=True):
                 found[column].append(x)
         return {column: torch.stack(x) for column, x in found.items()}
 
-    def _write(self, layer: int, own: Layer, z: Float[Tensor, "lanes b p h e"]) -> None:
-        """Add what the heads write."""
-        model, carried = self.model, self._late(self.carried.heads[layer])
-        z = z[:, self.examples, self.last][:, :, None] if self.ended else z[:, :, self.start :]
-        heads, lanes = (list(x) for x in zip(*own.heads, strict=True))
-        at = torch.tensor(heads, device=z.device)
-        here = torch.tensor(lanes, device=z.device)
-        if model.post_norm:  # the heads that are not live count in the norm with what they carry
-            raw = self._late(self.carried.raw[layer])
-            whole = raw.expand(len(z), *raw.shape).clone()
-            whole[here, :, :, at] = z[here, :, :, at]
-            z = model.share(layer, whole.flatten(0, 1)).view(z.shape)
-        for start in range(0, len(heads), WRITTEN):
-            part = slice(start, start + WRITTEN)
-            change = z[here[part], :, :, at[part]].movedim(0, 2) - carried[:, :, at[part]]
-            self._add(model.write(layer, heads[part], change))
+    def _add_shares(
+        self, stage: Stage, kind: Kind, lanes: Lanes, computed: Float[Tensor, "lanes b p n e"]
+    ) -> None:
+        """Add what the components write, given what they computed at all positions."""
+        here = computed[:, self.examples, self.last][:, :, None]
+        here = here if self.ended else computed[:, :, self.start :]
+        if stage.index in self.shared.joint:  # those that are not live count with what they carry
+            places, which = (
+                torch.tensor(x, device=here.device) for x in zip(*lanes.writers, strict=True)
+            )
+            plain = self._late(self.carried.computed[stage.index])
+            whole = plain.expand(len(here), *plain.shape).clone()
+            whole[which, :, :, places] = here[which, :, :, places]
+            here = kind.shares(self.model, stage, whole.flatten(0, 1)).view(here.shape)
+        self._add_changes(stage, kind, lanes, here)
 
-    def _mlp(self, layer: int) -> None:
-        """Add what the MLP writes."""
-        readings = self.plan.readings.get(self.model.wiring.mlp_column(layer), [])
-        base = self._late(self.carried.mlp_in[layer])
-        for chunk in self._chunks(readings):
-            out = self.model.mlp(layer, self._read(base, chunk).flatten(0, 1))
-            self._add(out.view(len(chunk), *base.shape), self._late(self.carried.mlps[layer]))
+    def _add_changes(
+        self, stage: Stage, kind: Kind, lanes: Lanes, shares: Float[Tensor, "lanes b s n e"]
+    ) -> None:
+        """Add what the components write, in the order of their slots."""
+        carried = self._late(self.carried.shares[stage.index])
+        places, which = (list(x) for x in zip(*lanes.writers, strict=True))
+        at = torch.tensor(places, device=shares.device)
+        lane = torch.tensor(which, device=shares.device)
+        for start in range(0, len(places), WRITTEN):
+            part = slice(start, start + WRITTEN)
+            change = shares[lane[part], :, :, at[part]].movedim(0, 2) - carried[:, :, at[part]]
+            self._add(kind.write(self.model, stage, places[part], change))
+
+    # -- where each position is by itself ----------------------------------------------------------
+    def _write(self, stage: Stage, kind: Kind, lanes: Lanes) -> None:
+        """Compute the stage at the positions that are run, some lanes at a time; add what is
+        written."""
+        carried = self._late(self.carried.shares[stage.index])
+        several = []
+        for context, ports in self._blocks(stage, kind, lanes):
+            computed = kind.compute(self.model, stage, context, ports)
+            shares = kind.shares(self.model, stage, computed)
+            if stage.writes > 1:
+                several.append(shares.view(-1, *carried.shape))
+                continue
+            less = kind.write(self.model, stage, None, carried)[0]
+            values = kind.write(self.model, stage, None, shares)[0]
+            self._add(values.view(-1, *less.shape), less)  # as they come, without a copy
+        if several:
+            self._add_changes(stage, kind, lanes, torch.cat(several))
+
+    def _blocks(
+        self, stage: Stage, kind: Kind, lanes: Lanes
+    ) -> Iterator[tuple[Context, Sequence[Float[Tensor, "m s n e"]]]]:
+        """What the ports give at the positions that are run; where there is one reader, as its
+        readings come, some at a time."""
+        if stage.reads > 1:
+            ports = [port.flatten(0, 1) for port in self._ports(stage, kind, lanes)]
+            yield self.context.at(self._late, lanes.count), ports
+            return
+        column = stage.columns.start
+        base, readings = self._late(self.carried.reads[stage.index]), self.plan.readings[column]
+        ordered = [readings[which] for _, which in sorted(zip(*lanes.ports[column], strict=True))]
+        for chunk in self._chunks(ordered):
+            read = self._read(base, chunk).flatten(0, 1)
+            yield self.context.at(self._late, len(chunk)), kind.project(self.model, stage, read)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -20,11 +21,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.engine.model import Activations, Context, Model
-from circuitkit.engine.run import Tap, as_it_is, beginning, difference
-from circuitkit.graph.wiring import Wiring
+from circuitkit.engine.model import Activations, Context, Model, Ports
+from circuitkit.engine.run import beginning, difference
+from circuitkit.graph.stages import Stage
 
-__all__ = ["Place", "Rest", "Value", "entry", "measure", "residual", "sweep", "untouched"]
+__all__ = ["Place", "Rest", "Value", "measure", "residual", "sweep", "untouched"]
 
 TOKENS = 1536  # that run at once: what an MLP computes then stays in the processor's cache
 LOGITS = 2**24  # that exist at once
@@ -32,9 +33,10 @@ Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, "*metrics 
 Edge: TypeAlias = tuple[int, int]
 Key: TypeAlias = tuple[int, int, int | None]
 T = TypeVar("T")
-# Where a change enters the residual stream: before a layer (the last such place is the logits), or,
-# if the flag is set, between a layer's attention and its MLP. Places are ordered as they come.
-Place: TypeAlias = tuple[int, bool]
+# Where a change enters the residual stream: after how many writers. See ``Wiring.places``.
+Place: TypeAlias = int
+# What a stage writes in the runs that have begun, by the stage's number; may replace it.
+Tap: TypeAlias = Callable[[int, Tensor], Tensor]
 
 
 @torch.no_grad()
@@ -68,21 +70,10 @@ def measure(
     return torch.stack(values)
 
 
-def entry(wiring: Wiring, row: int) -> Place:
-    """The first place at which what a writer writes is heard."""
-    if row == 0:
-        return 0, False
-    layer, at = divmod(row - 1, wiring.heads + wiring.mlp)
-    between = wiring.mlp and not wiring.parallel and at < wiring.heads
-    return (layer, True) if between else (layer + 1, False)
-
-
-def residual(run: Activations, place: Place) -> Float[Tensor, "b p d"]:
+def residual(model: Model, run: Activations, place: Place) -> Float[Tensor, "b p d"]:
     """The residual stream of a run at a place."""
-    layer, between = place
-    if between:
-        return run.mlp_in[layer]
-    return run.attn_in[layer] if layer < len(run.attn_in) else run.final
+    stages = model.wiring.stages
+    return next((run.reads[s.index] for s in stages if s.upstream == place), run.final)
 
 
 def untouched(base: Activations, other: Activations) -> Bool[Tensor, "b p"]:
@@ -104,8 +95,11 @@ class Rest:
         self, model: Model, batch: Batch, context: Context, base: Activations, start: int = 0
     ) -> None:
         self.model, self.batch, self.base, self.start = model, batch, base, start
-        self.context, self.tiled = context, {1: context}
-        self.known: dict[int, tuple[Tensor, Tensor]] = {}
+        self.context = context.holding(base)
+        self.tiled = {1: self.context}
+        mixing = [s for s in model.wiring.stages if model.kinds[s.kind].mixes]
+        self.last_mixing = mixing[-1]
+        self.known: dict[int, Ports] = {}
 
     @classmethod
     def of(
@@ -121,38 +115,53 @@ class Rest:
         twin.start = start
         return twin
 
+    # -- which positions are run -------------------------------------------------------------------
     def size(self, place: Place) -> int:
         """How many runs from this place on go well at once."""
-        width = 1 if self._ended(place) else self.batch.clean.shape[1] - self.start
+        return self._size(self._ended(place))
+
+    def _size(self, ended: bool) -> int:
+        width = 1 if ended else self.batch.clean.shape[1] - self.start
         return max(1, TOKENS // (len(self.batch) * width))
 
     def _ended(self, place: Place) -> bool:
-        return place > (self.model.wiring.layers - 1, False)
+        return place > self.last_mixing.upstream
 
     def late(self, place: Place, x: Float[Tensor, "m p *rest"]) -> Float[Tensor, "m s *rest"]:
         """The positions that are run from this place on: those from the start, or the answers."""
+        return self._cut(self._ended(place), x)
+
+    def read_late(self, stage: Stage, x: Float[Tensor, "m p *rest"]) -> Float[Tensor, "m s *rest"]:
+        """The positions at which a stage is run."""
+        return self._cut(stage.index > self.last_mixing.index, x)
+
+    def wrote_late(self, stage: Stage, x: Float[Tensor, "m p *rest"]) -> Float[Tensor, "m s *rest"]:
+        """The positions at which what a stage writes is run on."""
+        return self._cut(stage.index >= self.last_mixing.index, x)
+
+    def _cut(self, ended: bool, x: Float[Tensor, "m p *rest"]) -> Float[Tensor, "m s *rest"]:
         late = x[:, self.start :]
-        return self._ends(late) if self._ended(place) else late.contiguous()
+        return self._ends(late) if ended else late.contiguous()
 
     def _ends(self, late: Float[Tensor, "m s *rest"]) -> Float[Tensor, "m 1 *rest"]:
         at = (self.batch.last - self.start).clamp(min=0).repeat(len(late) // len(self.batch))
         return late[torch.arange(len(late), device=late.device), at][:, None]
 
+    # -- the runs ----------------------------------------------------------------------------------
     def finals(
-        self, changes: Mapping[Place, Float[Tensor, "n b s d"]], tap: Tap = as_it_is
+        self, changes: Mapping[Place, Float[Tensor, "n b s d"]], tap: Tap | None = None
     ) -> Float[Tensor, "m b d"]:
         """The final residual at the answers of runs that each add one change to the base run, in
         the order of their places; a change holds the positions that ``late`` gives there.
 
-        ``tap(kind, layer, x)`` sees what a layer's attention (``attn_out``) or MLP (``mlp_out``)
-        writes in the runs that have begun, and may replace it; it holds the positions that ``late``
-        gives between the two.
+        ``tap(stage, x)`` sees what a stage writes in the runs that have begun, and may replace it;
+        it holds the positions that ``wrote_late`` gives.
         """
-        layers = self.model.wiring.layers
         x = self.base.embed.new_empty(0, 1, self.model.d_model)
-        for layer in range(min(changes)[0], layers):
-            x = self._layer(layer, self._join(x, (layer, False), changes), changes, tap)
-        x = self._join(x, (layers, False), changes)
+        for place, stages in groupby(self.model.wiring.stages, key=lambda stage: stage.upstream):
+            if place >= min(changes):
+                x = self._through(stages, self._join(x, place, changes), tap)
+        x = self._join(x, self.model.wiring.shape[0], changes)
         return _split(x[:, 0], len(x) // len(self.batch))
 
     def _join(
@@ -164,64 +173,70 @@ class Rest:
         """The runs so far, and those that begin at this place."""
         if place not in changes:
             return x
-        new = (self.late(place, residual(self.base, place)) + changes[place]).flatten(0, 1)
+        base = self.late(place, residual(self.model, self.base, place))
+        new = (base + changes[place]).flatten(0, 1)
         return torch.cat([x, new]) if len(x) else new
 
-    def _layer(
-        self,
-        layer: int,
-        x: Float[Tensor, "m s d"],
-        changes: Mapping[Place, Float[Tensor, "n b s d"]],
-        tap: Tap,
-    ) -> Float[Tensor, "k s d"]:
-        """The runs after a layer, among them those that begin within it."""
-        model, between, middle = self.model, (layer, True), x
-        if len(x):
-            z = self.late(between, self._attend(layer, x))
-            x = self._ends(x) if self._ended(between) else x
-            middle = x + tap("attn_out", layer, model.attention_out(layer, z)[0])
-        middle = self._join(middle, between, changes)
-        if not model.wiring.mlp:
-            return middle
-        wrote = model.mlp(layer, x if model.wiring.parallel else middle)
-        return middle + tap("mlp_out", layer, wrote)
+    def _through(
+        self, stages: Iterator[Stage], x: Float[Tensor, "m s d"], tap: Tap | None
+    ) -> Float[Tensor, "m s d"]:
+        """The runs behind the stages that read at one place."""
+        after = x
+        for stage in stages:
+            wrote = self._written(stage, x)
+            if stage.index == self.last_mixing.index:
+                x, after = self._ends(x), self._ends(after)
+            after = after + (wrote if tap is None else tap(stage.index, wrote))
+        return after
 
-    def _attend(self, layer: int, x: Float[Tensor, "m s d"]) -> Float[Tensor, "m p h e"]:
-        q, k, v = self.model.project(layer, x)
-        if self.start:  # the early queries are zeros, for nobody looks at their heads
-            q = torch.nn.functional.pad(q, (0, 0, 0, 0, self.start, 0))
-            k, v = (self._after(early, late)
-                    for early, late in zip(self.keys(layer), (k, v), strict=True))  # fmt: skip
-        return self.attend(layer, q, k, v)
+    def _written(self, stage: Stage, x: Float[Tensor, "m s d"]) -> Float[Tensor, "m s d"]:
+        """What a stage writes in runs that read this."""
+        kind = self.model.kinds[stage.kind]
+        ports = kind.project(self.model, stage, x)
+        if kind.mixes:
+            ports = self._whole(stage, ports)
+        computed = self.compute(stage, ports)
+        if kind.mixes:
+            computed = self.wrote_late(stage, computed)
+        return kind.out(self.model, stage, computed)[0]
+
+    def _whole(self, stage: Stage, late: Ports) -> Ports:
+        """What the ports give at all positions: at the early ones as in the base run."""
+        if not self.start:
+            return late
+        first, *others = late  # the first is looked at by its own position alone: zeros do
+        padded = torch.nn.functional.pad(first, (0, 0, 0, 0, self.start, 0))
+        early = self.ports(stage)[1:]
+        return [padded, *(self._after(*both) for both in zip(early, others, strict=True))]
 
     def _after(
         self, early: Float[Tensor, "b p g e"], late: Float[Tensor, "m s g e"]
     ) -> Float[Tensor, "m p g e"]:
-        """The base run's early keys or values, and after them each run's own."""
+        """What a port gave early in the base run, and after it in each run."""
         own = _split(late, len(late) // len(early))
         early = early[:, : self.start].expand(len(own), -1, -1, -1, -1)
         return torch.cat([early, own], dim=2).flatten(0, 1)
 
-    def keys(self, layer: int) -> tuple[Float[Tensor, "b p g e"], Float[Tensor, "b p g e"]]:
-        """The base run's keys and values of a layer, projected once."""
-        if layer not in self.known:
-            _, k, v = self.model.project(layer, self.base.attn_in[layer])
-            self.known[layer] = k, v
-        return self.known[layer]
+    def ports(self, stage: Stage) -> Ports:
+        """What a stage's ports give in the base run: at all positions, found once, if the stage
+        mixes them; else where it is run."""
+        kind, read = self.model.kinds[stage.kind], self.base.reads[stage.index]
+        if not kind.mixes:
+            return kind.project(self.model, stage, self.read_late(stage, read))
+        if stage.index not in self.known:
+            self.known[stage.index] = kind.project(self.model, stage, read)
+        return self.known[stage.index]
 
-    def attend(
-        self,
-        layer: int,
-        q: Float[Tensor, "m p h e"],
-        k: Float[Tensor, "m p g e"],
-        v: Float[Tensor, "m p g e"],
-    ) -> Float[Tensor, "m p h e"]:
-        """The attention of many runs at once."""
-        times = len(q) // len(self.batch)
+    def compute(self, stage: Stage, ports: Ports) -> Float[Tensor, "m p n e"]:
+        """What a stage's components compute in many runs at once."""
+        kind, times = self.model.kinds[stage.kind], len(ports[0]) // len(self.batch)
+        if not kind.mixes:
+            context = self.context.at(lambda x: self.read_late(stage, x), times)
+            return kind.compute(self.model, stage, context, ports)
         if times not in self.tiled:
             self.tiled.clear()
             self.tiled[times] = self.context.tile(times)
-        return self.model.attend(self.tiled[times], layer, q, k, v)
+        return kind.compute(self.model, stage, self.tiled[times], ports)
 
 
 # -- single edges ----------------------------------------------------------------------------------
@@ -230,113 +245,76 @@ class _Edges:
 
     def __init__(self, rest: Rest, other: Activations) -> None:
         self.rest, self.model, self.base, self.other = rest, rest.model, rest.base, other
-        self.wiring = self.model.wiring
-        self.plain: dict[int, tuple[Tensor, ...]] = {}
 
     def blocks(
         self, wanted: Bool[np.ndarray, "writers readers"]
     ) -> Iterator[tuple[Sequence[Edge], Float[Tensor, "edges b d"]]]:
-        """Blocks of edges, layer by layer, each with its runs' final residuals."""
-        wiring = self.wiring
-        for layer in range(wiring.layers):
-            spans = wiring.ports(layer)
-            ports = slice(spans["q"].start, spans["v"].stop)
-            place = entry(wiring, wiring.first_head(layer))
-            yield from self._finals(place, self._attention(layer, _listed(wanted, ports)))
-            if wiring.mlp:
-                column = wiring.mlp_column(layer)
-                edges = _listed(wanted, slice(column, column + 1))
-                yield from self._finals((layer + 1, False), self._mlp(layer, edges))
-        edges = _listed(wanted, slice(wiring.shape[1] - 1, wiring.shape[1]))
-        yield from self._finals((wiring.layers, False), self._logits(edges))
+        """Blocks of edges, stage by stage, each with its runs' final residuals."""
+        wiring, rest = self.model.wiring, self.rest
+        for stage in wiring.stages:
+            place = wiring.entry(stage.rows.start)
+            for edges, changes in self._into(stage, _listed(wanted, stage.columns)):
+                yield edges, rest.finals({place: changes})
+        end, last = wiring.shape
+        for edges in _parts(_listed(wanted, slice(last - 1, last)), rest.size(end)):
+            deltas = [rest.late(end, self._delta(row)) for row, _ in edges]
+            yield edges, rest.finals({end: torch.stack(deltas)})
 
-    def _finals(
-        self, place: Place, changed: Iterator[tuple[Sequence[Edge], Float[Tensor, "edges b s d"]]]
-    ) -> Iterator[tuple[Sequence[Edge], Float[Tensor, "edges b d"]]]:
-        for edges, changes in changed:
-            yield edges, self.rest.finals({place: changes})
+    def _delta(self, row: int) -> Float[Tensor, "b p d"]:
+        """What a writer writes in the other run, less what it writes in the base run."""
+        return difference(self.model, self.other, self.base, row)
 
-    def _deltas(self, place: Place, rows: Sequence[int]) -> Float[Tensor, "n b s d"]:
-        """What these writers write in the other run, less what they write in the base run."""
-        deltas = (difference(self.model, self.other, self.base, row) for row in rows)
-        return torch.stack([self.rest.late(place, delta) for delta in deltas])
-
-    def _logits(
-        self, edges: Sequence[Edge]
-    ) -> Iterator[tuple[Sequence[Edge], Float[Tensor, "edges b 1 d"]]]:
-        place = (self.wiring.layers, False)
-        for block in _parts(edges, self.rest.size(place)):
-            yield block, self._deltas(place, [row for row, _ in block])
-
-    def _mlp(
-        self, layer: int, edges: Sequence[Edge]
+    def _into(
+        self, stage: Stage, edges: Sequence[Edge]
     ) -> Iterator[tuple[Sequence[Edge], Float[Tensor, "edges b s d"]]]:
-        """What a layer's MLP writes less than, or beyond, what it wrote in the base run."""
-        place = (layer, True)
-        read, wrote = (self.rest.late(place, x[layer]) for x in (self.base.mlp_in, self.base.mlps))
-        for block in _parts(edges, self.rest.size(place)):
-            reads = read + self._deltas(place, [row for row, _ in block])
-            out = self.model.mlp(layer, reads.flatten(0, 1))
-            yield block, _split(out, len(block)) - wrote
-
-    def _attention(
-        self, layer: int, edges: Sequence[Edge]
-    ) -> Iterator[tuple[Sequence[Edge], Float[Tensor, "edges b s d"]]]:
-        """What a layer's attention writes beyond what it wrote in the base run."""
-        rows = sorted({row for row, _ in edges})
-        for some in _parts(rows, max(1, TOKENS // (3 * self.rest.batch.clean.numel()))):
+        """What a stage writes beyond what it wrote in the base run, for blocks of edges into it."""
+        rest, rows = self.rest, sorted({row for row, _ in edges})
+        size = rest.size(self.model.wiring.entry(stage.rows.start))
+        every = TOKENS // (len(stage.part.ports) * rest.batch.clean.numel())
+        most = max(1, every) if self.model.kinds[stage.kind].mixes else size
+        for some in _parts(rows, most):
             own = [edge for edge in edges if some[0] <= edge[0] <= some[-1]]
-            heads = self._heads(layer, some, own)
-            for block in _parts(own, self.rest.size((layer, True))):
-                yield block, self._written(layer, block, heads)
+            computed = self._computed(stage, some, own)
+            for block in _parts(own, size):
+                yield block, self._written(stage, block, computed)
 
-    def _heads(
-        self, layer: int, rows: Sequence[int], edges: Sequence[Edge]
-    ) -> dict[Key, Float[Tensor, "b s h e"]]:
-        """What the output projection takes when ports read what these writers change."""
-        rest, model, place = self.rest, self.model, (layer, False)
-        residual = self.base.attn_in[layer]
-        reads = rest.late(place, residual) + self._deltas(place, rows)
-        changed = [_split(x, len(rows)) for x in model.project(layer, reads.flatten(0, 1))]
-        keys = list(dict.fromkeys(self._key(layer, edge) for edge in edges))
-        ports = [x.expand(len(keys), *x.shape).clone() for x in self._plain(layer)]
-        for i, (row, kind, at) in enumerate(keys):
-            own = slice(None) if at is None else slice(at, at + 1)
-            ports[kind][i, :, rest.start :, own] = changed[kind][rows.index(row), :, :, own]
-        z = rest.attend(layer, *(x.flatten(0, 1) for x in ports))
-        z = rest.late((layer, True), z)
-        return dict(zip(keys, _split(z, len(keys)), strict=True))
+    def _computed(
+        self, stage: Stage, rows: Sequence[int], edges: Sequence[Edge]
+    ) -> dict[Key, Float[Tensor, "b s n e"]]:
+        """What the components compute when ports read what these writers change."""
+        rest, kind = self.rest, self.model.kinds[stage.kind]
+        deltas = torch.stack([rest.read_late(stage, self._delta(row)) for row in rows])
+        reads = (rest.read_late(stage, self.base.reads[stage.index]) + deltas).flatten(0, 1)
+        changed = [_split(x, len(rows)) for x in kind.project(self.model, stage, reads)]
+        keys = list(dict.fromkeys(self._key(stage, edge) for edge in edges))
+        ports = [x.expand(len(keys), *x.shape).clone() for x in rest.ports(stage)]
+        start = rest.start if kind.mixes else 0
+        for i, (row, port, place) in enumerate(keys):
+            own = slice(None) if place is None else slice(place, place + 1)
+            ports[port][i, :, start:, own] = changed[port][rows.index(row), :, :, own]
+        computed = rest.compute(stage, [x.flatten(0, 1) for x in ports])
+        computed = rest.wrote_late(stage, computed) if kind.mixes else computed
+        return dict(zip(keys, _split(computed, len(keys)), strict=True))
 
-    def _key(self, layer: int, edge: Edge) -> Key:
-        """Edges of one key share an attention: those of one writer into all queries, keys or
-        values of a layer, unless a change of one of these moves the heads of the others."""
-        row, column = edge
-        spans = list(self.wiring.ports(layer).values())
-        kind = next(i for i, span in enumerate(spans) if span.start <= column < span.stop)
-        return row, kind, column - spans[kind].start if self.model.couples else None
-
-    def _plain(self, layer: int) -> tuple[Tensor, ...]:
-        """q, k and v in the base run; those of the layer at work are kept."""
-        if layer not in self.plain:
-            self.plain = {layer: self.model.project(layer, self.base.attn_in[layer])}
-        return self.plain[layer]
+    def _key(self, stage: Stage, edge: Edge) -> Key:
+        """Edges of one key share what is computed: those of one writer into all readers of a port,
+        unless a change of one of these moves the components of the others."""
+        port, place = stage.port(edge[1])
+        return edge[0], port, place if self.model.kinds[stage.kind].couples(self.model) else None
 
     def _written(
-        self, layer: int, edges: Sequence[Edge], heads: Mapping[Key, Float[Tensor, "b s h e"]]
-    ) -> Float[Tensor, "n b s d"]:
-        """What the attention writes beyond what it wrote in the base run, for each edge."""
-        raw = self.rest.late((layer, True), self.base.raw[layer])
-        z = raw.expand(len(edges), *raw.shape).clone()
+        self, stage: Stage, edges: Sequence[Edge], computed: Mapping[Key, Float[Tensor, "b s n e"]]
+    ) -> Float[Tensor, "k b s d"]:
+        """What the stage writes beyond what it wrote in the base run, for each edge."""
+        kind = self.model.kinds[stage.kind]
+        plain = self.rest.wrote_late(stage, self.base.computed[stage.index])
+        mixed = plain.expand(len(edges), *plain.shape).clone()
         for i, edge in enumerate(edges):
-            fed = slice(None) if self.model.couples else self._fed(layer, edge)
-            z[i, :, :, fed] = heads[self._key(layer, edge)][:, :, fed]
-        out, _ = self.model.attention_out(layer, z.flatten(0, 1))
-        return _split(out, len(edges)) - self.model.attention_out(layer, raw)[0]
-
-    def _fed(self, layer: int, edge: Edge) -> list[int]:
-        """The heads that an edge's port feeds."""
-        first = self.wiring.first_head(layer)
-        return [h for h in range(self.wiring.heads) if edge[1] in self.wiring.feeds(first + h)]
+            coupled = kind.couples(self.model)
+            fed = slice(None) if coupled else [n for n, f in enumerate(stage.feeds) if edge[1] in f]
+            mixed[i, :, :, fed] = computed[self._key(stage, edge)][:, :, fed]
+        out, _ = kind.out(self.model, stage, mixed.flatten(0, 1))
+        return _split(out, len(edges)) - kind.out(self.model, stage, plain)[0]
 
 
 def _listed(wanted: Bool[np.ndarray, "writers readers"], columns: slice) -> list[Edge]:

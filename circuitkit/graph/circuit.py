@@ -24,7 +24,6 @@ import os
 import reprlib
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +78,7 @@ def build(
     the given ones. Raises CircuitError on an edge that the wiring lacks, or a weight that is not
     finite."""
     circuit = Circuit()
-    circuit.graph.update(attributes, wiring=asdict(wiring))
+    circuit.graph.update(attributes, wiring=wiring.to_dict())
     writers = {writer for writer, _ in weights}
     for (writer, reader), weight in weights.items():
         wiring.index(writer, reader)
@@ -91,9 +90,9 @@ def build(
         circuit.add_edge(writer, reader)
         circuit[writer][reader].update(extra, weight=float(weight))
         node = Node(reader)
-        for head in wiring.heads_of(node) if node.port else ():
-            if head in writers or node.head is not None:
-                circuit.add_edge(reader, head)
+        for fed in wiring.fed(node):
+            if fed != node and (fed in writers or node.head is not None):
+                circuit.add_edge(reader, fed)
     return circuit
 
 
@@ -157,12 +156,14 @@ def summary(circuit: nx.DiGraph) -> str:
     """One line: how many edges, heads and MLPs of how many."""
     wiring = wiring_of(circuit)
     kept = list(edges(circuit))
-    heads = {w for w, _, _ in kept if w.is_head}
-    mlps = {w for w, _, _ in kept if w.is_mlp}
+    written = {writer for writer, _, _ in kept}
+    heads = [writer for writer in wiring.writers if writer.is_head]
+    mlps = [writer for writer in wiring.writers if writer.is_mlp]
     return (
         f"{len(kept):,} of {wiring.n_edges:,} edges, "
-        f"{len(heads)} of {wiring.layers * wiring.heads} heads, "
-        f"{len(mlps)} of {wiring.layers * wiring.mlp} MLPs"
+        f"{len(written.intersection(heads))} of {len(heads)} heads, "
+        f"{len(written.intersection(mlps))} of {len(mlps)} "
+        f"{'experts' if wiring.experts else 'MLPs'}"
     )
 
 
@@ -178,7 +179,7 @@ def to_json(circuit: nx.DiGraph) -> str:
         head = {
             "format": FORMAT,
             "version": VERSION,
-            "wiring": asdict(wiring),
+            "wiring": wiring.to_dict(),
             "attributes": _sorted({k: v for k, v in circuit.graph.items() if k != "wiring"}),
             "nodes": _sorted(nodes),
         }
@@ -249,7 +250,7 @@ def _assemble(data: Mapping[str, Any]) -> Circuit:
         raise CircuitError(f"its 'wiring' does not describe one ({error})") from error
     circuit = build(wiring, weights, edge_attributes=extra)
     attributes = _typed(data.get("attributes", {}), dict, "'attributes'")
-    circuit.graph.update(attributes, wiring=asdict(wiring))
+    circuit.graph.update(attributes, wiring=wiring.to_dict())
     for name, roles in _typed(data.get("nodes", {}), dict, "'nodes'").items():
         _known(wiring, name)
         circuit.add_node(name)

@@ -128,7 +128,7 @@ def compare(left: nx.DiGraph, right: nx.DiGraph) -> Comparison:
     wiring = _shared_wiring([left, right])
     a, b = circuits.mask(left), circuits.mask(right)
     parts = [_components(c) for c in (left, right)]
-    n_nodes = wiring.layers * (wiring.heads + wiring.mlp)
+    n_nodes = len(wiring.writers) - 1
     wa, wb = circuits.weight_matrix(left), circuits.weight_matrix(right)
     shared = a & b
     unweighted = any(circuit.graph.get("unweighted") for circuit in (left, right))
@@ -268,7 +268,7 @@ def _components(circuit: nx.DiGraph) -> set[str]:
     found = {name for name, role in circuit.nodes(data="role") if role}
     for writer, reader, _ in circuits.edges(circuit):
         found.add(writer)
-        found |= set(wiring.heads_of(reader)) if reader.head is not None else {reader}
+        found |= set(wiring.fed(reader)) if reader.head is not None else {reader}
     return {name for name in found if wiring.writer.get(name, 0) > 0}
 
 

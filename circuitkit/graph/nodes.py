@@ -6,6 +6,7 @@
 ``a3.h7.q``     its query input: a reader; ``.k`` and ``.v`` likewise
 ``a3.g1.k``     the key input of group 1 of layer 3, where heads share keys and values
 ``m3``          the MLP of layer 3: a writer and a reader
+``m3.e5``       expert 5 of that MLP, where it is taken apart: a writer; ``m3.shared`` likewise
 ``logits``      the output: a reader
 ==============  ====================================================================
 
@@ -23,8 +24,9 @@ from circuitkit.errors import NodeNameError
 __all__ = ["EMBED", "LOGITS", "Node", "edge_name", "parse_edge"]
 
 _N = "(?:0|[1-9][0-9]{0,5})"  # one spelling for each number
+_PART = f"[a-z]{_N}|[a-z][a-z]+(?:{_N})?"  # e5, shared; never a port
 _NODE = re.compile(
-    rf"embed|logits|m(?P<mlp>{_N})|a(?P<layer>{_N})\."
+    rf"embed|logits|m(?P<mlp>{_N})(?:\.(?P<part>{_PART}))?|a(?P<layer>{_N})\."
     rf"(?:h(?P<head>{_N})(?:\.(?P<port>[qkv]))?|g(?P<group>{_N})\.(?P<shared>[kv]))"
 )
 _READER = re.compile(r"(?P<name>[^<>]+?)(?:<(?P<port>[qkv])>)?")
@@ -40,6 +42,7 @@ class Node(str):
     head: int | None
     group: int | None
     port: str | None
+    part: str | None
 
     def __new__(cls, name: str) -> Node:
         match = _NODE.fullmatch(name) if isinstance(name, str) else None
@@ -56,11 +59,12 @@ class Node(str):
         node.head = number.get("head")
         node.group = number.get("group")
         node.port = match["port"] or match["shared"]
+        node.part = match["part"]
         return node
 
     @property
     def is_mlp(self) -> bool:
-        """Whether this is an MLP."""
+        """Whether this is an MLP, or a part of one."""
         return self.startswith("m")
 
     @property

@@ -11,7 +11,7 @@ import heapq
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ class Scores:
         values = np.where(self.wiring.legal, self.values, 0)
         with np.errstate(over="ignore"):  # the check below names the edge
             single = Scores(self.wiring, np.ascontiguousarray(values, np.float32))
-        notes = {"format": FORMAT, "version": VERSION, "wiring": json.dumps(asdict(self.wiring))}
+        notes = {"format": FORMAT, "version": VERSION, "wiring": json.dumps(self.wiring.to_dict())}
         try:
             notes["about"] = json.dumps(dict(self.about))
         except (TypeError, ValueError, RecursionError) as error:

@@ -1,22 +1,23 @@
 """The full computational graph of a model, as an index: which writer may reach which reader.
 
-Writers stand in the order in which they write (embedding; then of each layer its heads and its
-MLP), so a reader sees a *prefix* of them, and a mask over edges is an array [writers, readers].
-With grouped-query attention the key and value ports belong to a group of heads, for that is what
-the model computes.
+Writers stand in the order in which they write (the embedding, then stage by stage), so a reader
+sees a *prefix* of them, and a mask over edges is an array [writers, readers]. With grouped-query
+attention the key and value ports belong to a group of heads, for that is what the model computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from circuitkit.errors import CircuitError
-from circuitkit.graph.nodes import LOGITS, Node, edge_name
+from circuitkit.graph.nodes import EMBED, LOGITS, Node, edge_name
+from circuitkit.graph.stages import ATTENTION, Part, Stage, attention, experts, laid_out, mlp
 
 __all__ = ["Wiring"]
 
@@ -26,49 +27,88 @@ MOST_HEADS = 2**15  # twice those of Llama 3.1 405B; a file that claims more wou
 @dataclass(frozen=True)
 class Wiring:
     """The shape of a decoder: layers, heads and key/value groups per layer; with MLPs or not;
-    ``parallel`` where an MLP reads the same residual as its layer's attention."""
+    ``parallel`` where an MLP reads the same residual as its layer's attention.
+
+    ``experts`` is how many experts each layer's MLP is taken apart into (0: it stays whole, and
+    without any number all do), ``shared`` whether there is one more that every token goes through.
+    Raises CircuitError for numbers that no model has.
+    """
 
     layers: int
     heads: int
     groups: int
     mlp: bool = True
     parallel: bool = False
+    experts: tuple[int, ...] = ()
+    shared: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "experts", _listed(self.experts))
         counts = (self.layers, self.heads, self.groups)
         whole = all(type(n) is int and 0 < n <= MOST_HEADS for n in counts)
-        kinds = isinstance(self.mlp, bool) and isinstance(self.parallel, bool)
+        kinds = all(isinstance(own, bool) for own in (self.mlp, self.parallel, self.shared))
         if not whole or not kinds or self.layers * self.heads > MOST_HEADS:
             raise CircuitError(
-                f"{str(self)[:200]} is no wiring: layers, heads and groups are positive whole "
-                f"numbers, with at most {MOST_HEADS:,} heads in all; mlp and parallel are booleans"
+                f"{str(self)[:200]} is not a wiring: layers, heads and groups are positive whole "
+                f"numbers, with at most {MOST_HEADS:,} heads in all; mlp, parallel and shared are "
+                "booleans"
             )
         if self.heads % self.groups:
-            raise CircuitError(f"{self} is no wiring: the groups must divide the heads")
+            raise CircuitError(f"{self} is not a wiring: the groups must divide the heads")
+        listed = isinstance(self.experts, tuple)
+        numbers = listed and all(type(n) is int and 0 <= n <= MOST_HEADS for n in self.experts)
+        if not numbers or sum(self.experts) > MOST_HEADS or (self.experts and not self.mlp):
+            raise CircuitError(
+                f"{str(self)[:200]} is not a wiring: experts are whole numbers, at most "
+                f"{MOST_HEADS:,} in all, of models with MLPs"
+            )
+        if self.experts and len(self.experts) != self.layers:
+            raise CircuitError(f"{self} is not a wiring: give the number of experts of each layer")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, as files hold them: experts are named where there are any."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not self.experts:
+            del found["experts"], found["shared"]
+        return found
+
+    def parts(self) -> Iterator[Part]:
+        """The components, layer by layer: what a layer is made of is said here, and only here."""
+        for layer in range(self.layers):
+            yield attention(layer, self.heads, self.groups)
+            count = self.experts[layer] if self.experts else 0
+            if count:
+                yield experts(layer, count, self.shared, beside=self.parallel)
+            elif self.mlp:
+                yield mlp(layer, beside=self.parallel)
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """The parts with their rows and columns, in the order in which they write."""
+        return tuple(laid_out(self.parts()))
+
+    @cached_property
+    def places(self) -> tuple[int, ...]:
+        """Where the residual stream is read: after how many writers; the last is the logits'."""
+        return (*sorted({stage.upstream for stage in self.stages}), len(self.writers))
+
+    def attention(self, layer: int) -> Stage:
+        """The heads of a layer."""
+        return next(s for s in self.stages if s.layer == layer and s.kind == ATTENTION)
+
+    def beyond_attention(self, layer: int) -> tuple[Stage, ...]:
+        """What else a layer has: its MLP, or the parts of it; nothing in attention-only models."""
+        return tuple(s for s in self.stages if s.layer == layer and s.kind != ATTENTION)
 
     @cached_property
     def writers(self) -> tuple[Node, ...]:
         """Every writer, in the order of writing."""
-        names = ["embed"]
-        for layer in range(self.layers):
-            names += [f"a{layer}.h{head}" for head in range(self.heads)]
-            names += [f"m{layer}"] * self.mlp
-        return tuple(map(Node, names))
+        return (EMBED, *(node for stage in self.stages for node in stage.part.writers))
 
     @cached_property
     def readers(self) -> tuple[Node, ...]:
-        """Every reader: of each layer its q, k and v ports and its MLP; then the logits."""
-        names: list[str] = []
-        for layer in range(self.layers):
-            names += [f"a{layer}.h{head}.q" for head in range(self.heads)]
-            names += [self.port(layer, letter, g) for letter in "kv" for g in range(self.groups)]
-            names += [f"m{layer}"] * self.mlp
-        return (*map(Node, names), LOGITS)
-
-    def port(self, layer: int, letter: str, index: int) -> Node:
-        """The name of a layer's port: of a head where each has its own, else of a group."""
-        own = letter == "q" or self.groups == self.heads
-        return Node(f"a{layer}.{'h' if own else 'g'}{index}.{letter}")
+        """Every reader, stage by stage; then the logits."""
+        return (*(node for stage in self.stages for node in stage.part.readers), LOGITS)
 
     @cached_property
     def writer(self) -> dict[str, int]:
@@ -88,14 +128,8 @@ class Wiring:
     @cached_property
     def upstream(self) -> Int[np.ndarray, " readers"]:
         """How many writers, from the first, each reader sees."""
-        return np.array([self._before(reader) for reader in self.readers])
-
-    def _before(self, reader: Node) -> int:
-        if reader == LOGITS:
-            return len(self.writers)
-        layer = reader.layer or 0
-        inside = self.heads if reader.is_mlp and not self.parallel else 0
-        return 1 + layer * (self.heads + self.mlp) + inside
+        seen = [stage.upstream for stage in self.stages for _ in stage.part.readers]
+        return np.array([*seen, len(self.writers)])
 
     @cached_property
     def legal(self) -> Bool[np.ndarray, "writers readers"]:
@@ -107,40 +141,28 @@ class Wiring:
         """How many edges there are (GPT-2 small: 32,491)."""
         return int(self.upstream.sum())
 
-    # -- where a layer's parts stand ---------------------------------------------------------------
-    def first_head(self, layer: int) -> int:
-        """The row of a layer's head 0."""
-        return 1 + layer * (self.heads + self.mlp)
+    @cached_property
+    def stage_of(self) -> tuple[Stage | None, ...]:
+        """The stage of each writer's row; None for the embedding."""
+        return (None, *(stage for stage in self.stages for _ in stage.part.writers))
 
-    def mlp_row(self, layer: int) -> int:
-        """The row of a layer's MLP."""
-        return self.first_head(layer) + self.heads
+    def entry(self, row: int) -> int:
+        """The first place at which what a writer writes is heard."""
+        return next(place for place in self.places if place > row)
 
-    def ports(self, layer: int) -> dict[str, slice]:
-        """The columns of a layer's q, k and v ports."""
-        start = layer * (self.heads + 2 * self.groups + self.mlp)
-        middle = start + self.heads
-        return {
-            "q": slice(start, middle),
-            "k": slice(middle, middle + self.groups),
-            "v": slice(middle + self.groups, middle + 2 * self.groups),
-        }
+    def fed(self, reader: Node) -> tuple[Node, ...]:
+        """The writers that a reader feeds: a head, those of a group, an MLP, its experts; none by
+        the logits."""
+        return self._fed[self.reader[reader]]
 
-    def mlp_column(self, layer: int) -> int:
-        """The column of a layer's MLP."""
-        return int(self.ports(layer)["v"].stop)
-
-    def group(self, head: int) -> int:
-        """The key/value group of a head."""
-        return head * self.groups // self.heads
-
-    def heads_of(self, reader: Node) -> tuple[Node, ...]:
-        """The heads that a port feeds: one, or those of its group."""
-        if reader.head is not None:
-            return (reader.component,)
-        size = self.heads // self.groups
-        first = (reader.group or 0) * size
-        return tuple(Node(f"a{reader.layer}.h{h}") for h in range(first, first + size))
+    @cached_property
+    def _fed(self) -> list[tuple[Node, ...]]:
+        """The writers that each column feeds."""
+        found: list[tuple[Node, ...]] = [() for _ in self.readers]
+        for node, columns in zip(self.writers, self._feeds, strict=True):
+            for column in columns:
+                found[column] += (node,)
+        return found
 
     def index(self, writer: str, reader: str) -> tuple[int, int]:
         """Row and column of an edge; raises CircuitError where this model has no such edge, and
@@ -148,7 +170,7 @@ class Wiring:
         row, column = self.writer.get(writer), self.reader.get(reader)
         if row is None or column is None or not self.legal[row, column]:
             raise CircuitError(
-                f"{edge_name(writer, reader)} is no edge of a model with {self.layers} layers, "
+                f"{edge_name(writer, reader)} is not an edge of a model with {self.layers} layers, "
                 f"{self.heads} heads and {self.groups} key/value groups"
             )
         return row, column
@@ -195,15 +217,14 @@ class Wiring:
     @cached_property
     def _feeds(self) -> list[list[int]]:
         """The columns that feed each writer; none feeds the embedding."""
-        columns: list[list[int]] = [[]]
-        for layer in range(self.layers):
-            ports = self.ports(layer)
-            for head in range(self.heads):
-                shared = [ports[p].start + self.group(head) for p in "kv"]
-                columns.append([ports["q"].start + head, *shared])
-            columns += [[self.mlp_column(layer)]] * self.mlp
-        return columns
+        return [[], *(list(feed) for stage in self.stages for feed in stage.feeds)]
 
     def feeds(self, row: int) -> list[int]:
         """The columns (q, k and v ports, or an MLP's input) that feed a writer's row."""
         return self._feeds[row]
+
+
+def _listed(experts: object) -> object:
+    """A list, as JSON has it, as a tuple; where no layer has experts, the empty one."""
+    listed = tuple(experts) if isinstance(experts, list) else experts
+    return () if isinstance(listed, tuple) and not any(listed) else listed

@@ -18,8 +18,9 @@ from circuitkit.data.batches import Batch
 from circuitkit.engine.attribute import gradients, score
 from circuitkit.engine.model import Activations, Context, Native
 from circuitkit.engine.numerics import wide
-from circuitkit.engine.run import record, run
+from circuitkit.engine.run import output, record, run
 from circuitkit.errors import UnsupportedModelError
+from circuitkit.graph.stages import ATTENTION, Stage
 from circuitkit.models.transformer_lens import Transformer
 
 __all__ = ["Proof", "Row", "check"]
@@ -77,7 +78,7 @@ def check(model: Transformer, *, seed: int = 0, length: int = 8) -> Proof:
     Raises UnsupportedModelError where the model's parts cannot be called one by one.
     """
     generator = torch.Generator().manual_seed(seed)
-    shape = (2, length)
+    shape = (3, length)  # not two, which a pair of outputs could be taken for
     clean, corrupt = (
         torch.randint(model.d_vocab, shape, generator=generator).to(model.device) for _ in range(2)
     )
@@ -127,35 +128,44 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 
 def _written(model: Transformer, native: Native, embed: Tensor) -> list[Float[Tensor, "b p d"]]:
-    """The running sum of what the writers wrote, at each reader: the ports of layer 0, its MLP, the
-    ports of layer 1, ..., the logits."""
-    x, sums = embed, []
-    for layer, z in enumerate(native.z):
-        sums.append(x)
-        middle = x + model.write(layer, None, model.share(layer, z)).sum(0)
-        constant = model.constant(layer)
-        middle = middle if constant is None else middle + constant
-        if native.mlps:
-            sums.append(x if model.wiring.parallel else middle)
-            middle = middle + native.mlps[layer]
-        x = middle
+    """The running sum of what the writers wrote, where each stage reads, and then the logits."""
+    sums, stream = [], {1: embed}
+    x = embed
+    for stage in model.wiring.stages:
+        sums.append(stream[stage.upstream])
+        x = stream[stage.rows.stop] = x + _native(model, native, stage)
     return [*sums, x]
 
 
-def _reads(native: Native) -> list[Float[Tensor, "b p d"]]:
+def _native(model: Transformer, native: Native, stage: Stage) -> Float[Tensor, "b p d"]:
+    """What a stage writes in the model's own forward: of heads the sum of their shares."""
+    if stage.kind != ATTENTION:
+        return native.mlps[stage.layer]
+    kind = model.kinds[stage.kind]
+    shares = kind.shares(model, stage, native.z[stage.layer])
+    total, constant = kind.write(model, stage, None, shares).sum(0), kind.constant(model, stage)
+    return total if constant is None else total + constant
+
+
+def _reads(model: Transformer, native: Native) -> list[Float[Tensor, "b p d"]]:
     """What the same readers really read."""
-    if not native.mlps:
-        return [*native.attn_in, native.final]
-    pairs = zip(native.attn_in, native.mlp_in, strict=True)
-    return [x for pair in pairs for x in pair] + [native.final]
+    found = [
+        (native.attn_in if stage.kind == ATTENTION else native.mlp_in)[stage.layer]
+        for stage in model.wiring.stages
+    ]
+    return [*found, native.final]
 
 
 def _sums(trial: _Trial) -> dict[str, float]:
     model, native, own = trial.model, trial.native, trial.live
     sums = _written(model, native, trial.context.embed)
-    parts = [_error(a, b) for a, b in zip(own.raw, native.z, strict=True)]
-    parts += [_error(a, b) for a, b in zip(own.mlps, native.mlps, strict=True)]
-    pairs = zip(sums, _reads(native), strict=True)
+    parts = [
+        _error(own.computed[stage.index], native.z[stage.layer])
+        if stage.kind == ATTENTION
+        else _error(output(model, own, stage), native.mlps[stage.layer])
+        for stage in model.wiring.stages
+    ]
+    pairs = zip(sums, _reads(model, native), strict=True)
     return {
         "the writers sum to what every reader reads": max(_error(a, b) for a, b in pairs),
         "each component alone gives what it gives in the model": max(parts),
@@ -170,7 +180,7 @@ def _noise(trial: _Trial, generator: torch.Generator) -> dict[str, float]:
     noise = torch.randn(size.shape, generator=generator).to(size) * size.std()
     noisy = model.native(trial.batch.clean, trial.batch.mask, noise=(0, head, noise))
     sums = zip(_written(model, noisy, embed), _written(model, plain, embed), strict=True)
-    reads = zip(_reads(noisy), _reads(plain), strict=True)
+    reads = zip(_reads(model, noisy), _reads(model, plain), strict=True)
     found = [a - b for a, b in sums]
     true = [a - b for a, b in reads]
     moved = max(float(t.abs().max()) for t in true)

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitkit.engine.model import Context, Native
+from circuitkit.engine.kinds import KINDS
+from circuitkit.engine.model import Context, Kind, Native
 from circuitkit.errors import DataError, ModelError
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
@@ -76,6 +77,7 @@ class Decoder:
     couples: bool = False
     post_norm: bool = False
     wiring: Wiring = field(init=False)
+    kinds: Mapping[str, Kind] = field(init=False, default_factory=lambda: KINDS)
     tokenizer: Any = field(init=False)
     d_model: int = field(init=False)
     d_head: int = field(init=False)

@@ -9,6 +9,7 @@ is. What this composition does not reproduce ``circuitkit.check`` finds, and ``l
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
@@ -21,12 +22,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from circuitkit.engine.kinds import KINDS
 from circuitkit.engine.model import Context, Native
 from circuitkit.engine.numerics import wide
 from circuitkit.errors import CircuitError, ModelError, UnsupportedModelError
+from circuitkit.graph.stages import EXPERTS
 from circuitkit.graph.wiring import Wiring
+from circuitkit.models.experts import ROUTERS, ExpertBlock, Experts, routed
 from circuitkit.models.norms import Norm
 from circuitkit.models.stubs import Given, Last, Silent, Through, copy_with
+from circuitkit.util.options import require
 from circuitkit.util.quiet import quiet
 
 __all__ = ["Transformer", "from_module", "from_pretrained"]
@@ -149,10 +154,14 @@ def _twins(part: Any) -> list[Any]:
 class Transformer:
     """A TransformerBridge as a ``Model``; make one with ``circuitkit.load``.
 
-    The weights are frozen and the model is set to evaluation; nothing else of it changes.
+    The weights are frozen and the model is set to evaluation; nothing else of it changes. With
+    ``experts`` mixture-of-experts MLPs are taken apart: their router answers to what is read
+    (``live``), or keeps the weights that it has in the run whose tokens they are (``held``).
     """
 
-    def __init__(self, bridge: Any, name: str, tokenizer: Any = None) -> None:
+    def __init__(
+        self, bridge: Any, name: str, tokenizer: Any = None, experts: str | None = None
+    ) -> None:
         self.bridge = bridge.eval().requires_grad_(False)
         self.name, self.tokenizer = name, tokenizer
         config = bridge.cfg
@@ -168,12 +177,18 @@ class Transformer:
             raise UnsupportedModelError(
                 f"{name!r} has MLPs in some layers only; it is not supported"
             )
+        self.router = experts
+        self.experts = self._experts() if experts else {}
+        self.kinds = {**KINDS, EXPERTS: Experts(self.experts)} if experts else KINDS
+        counts = (self.experts[i].count if i in self.experts else 0 for i in range(len(blocks)))
         self.wiring = Wiring(
             layers=len(self.layers),
             heads=heads,
             groups=groups,
             mlp=mlps.pop(),
             parallel="Parallel" in type(blocks[0]).__name__,
+            experts=tuple(counts),
+            shared=any(block.shared for block in self.experts.values()),
         )
         self.d_head = self.layers[0].out.shape[1]
         self.couples = getattr(self.layers[0].attn, "_qk_norm_phase", None) == "pre_reshape"
@@ -185,6 +200,25 @@ class Transformer:
                     f"{name!r} has a post-norm with centring or bias, in which a head has no share "
                     "of its own; only RMS post-norms are supported"
                 )
+
+    def _experts(self) -> dict[int, ExpertBlock]:
+        """The mixture-of-experts MLPs, by layer."""
+        require("experts", str(self.router), ROUTERS)
+        found = {
+            number: ExpertBlock(layer.mlp, layer.ln2, layer.out[0, 0])
+            for number, layer in enumerate(self.layers)
+            if layer.mlp is not None and hasattr(layer.mlp, "experts")
+        }
+        if not found or any(self.layers[number].ln2_post is not None for number in found):
+            raise UnsupportedModelError(
+                f"{self.name!r} has no mixture-of-experts MLPs that write into the residual stream "
+                "as they are; load it without experts"
+            )
+        if len({block.shared for block in found.values()}) > 1:
+            raise UnsupportedModelError(
+                f"{self.name!r} has shared experts in some layers only; load it without experts"
+            )
+        return found
 
     def __repr__(self) -> str:
         w = self.wiring
@@ -226,7 +260,7 @@ class Transformer:
             stubs |= {id(part): attentions[-1] for part in _twins(layer.attn)}
             for name, part in layer.block.submodules.items():
                 if name != "attn":
-                    stub = Silent() if name == "mlp" else Through()
+                    stub = Silent(self._gives_more(layer)) if name == "mlp" else Through()
                     stubs |= {id(twin): stub for twin in _twins(part)}
             # a copy of the bridge's own block would hang its hooks on the parts of the original
             stubs[id(layer.block)] = copy_with(_twins(layer.block)[-1], stubs)
@@ -239,6 +273,11 @@ class Transformer:
         entry = stubs[id(names["ln1"])] if "ln1" in names else attentions[0]
         return root, attentions, entry, ends[0], ends[1]
 
+    def _gives_more(self, layer: _Layer) -> bool:
+        """Whether an MLP returns something beside what it writes (a router's scores)."""
+        with torch.no_grad():
+            return isinstance(layer.mlp(layer.out.new_zeros(1, 1, self.d_model)), tuple)
+
     def start(self, tokens: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"]) -> Context:
         """The embedding and the layers' further arguments, from the model's own forward."""
         root, attentions, entry, *_ = self._hollow
@@ -249,7 +288,31 @@ class Transformer:
             for attention in attentions
         )
         embed: Tensor = entry.read  # type: ignore[assignment]
-        return Context(embed=embed, calls=calls)
+        held = self._held(tokens, mask) if self.router == "held" else {}
+        return Context(embed, calls, held)
+
+    def _held(self, tokens: Tensor, mask: Tensor) -> dict[int, tuple[Tensor, ...]]:
+        """The routers' choices and weights in the model's own forward on these tokens."""
+        asked: dict[int, tuple[Any, ...]] = {}
+
+        def keep(layer: int) -> Callable[..., None]:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                asked[layer] = (*args, *kwargs.values())[1:3]
+
+            return hook
+
+        handles = [
+            block.experts.register_forward_pre_hook(keep(layer), with_kwargs=True)
+            for layer, block in self.experts.items()
+        ]
+        try:
+            with torch.no_grad():
+                self.bridge.original_model(**self._arguments(tokens, mask))
+        finally:
+            for handle in handles:
+                handle.remove()
+        stages = [stage for stage in self.wiring.stages if stage.kind == EXPERTS]
+        return {stage.index: routed(asked[stage.layer], tokens[..., None]) for stage in stages}
 
     def embed_tokens(self, tokens: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
         """The token embedding alone, without positions."""
@@ -444,8 +507,11 @@ def _logits(output: Any) -> Tensor:
 
 
 # -- making one ----------------------------------------------------------------------------------
-def from_module(module: Any, *, tokenizer: Any = None, name: str = "module") -> Transformer:
-    """The model of a Hugging Face causal language model, or of a TransformerBridge.
+def from_module(
+    module: Any, *, tokenizer: Any = None, name: str = "module", experts: str | None = None
+) -> Transformer:
+    """The model of a Hugging Face causal language model, or of a TransformerBridge; with
+    ``experts`` see ``Transformer``.
 
     Raises UnsupportedModelError where TransformerLens does not know the architecture.
     """
@@ -454,11 +520,12 @@ def from_module(module: Any, *, tokenizer: Any = None, name: str = "module") -> 
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
         if isinstance(module, TransformerBridge):
-            return Transformer(module, name, tokenizer or module.tokenizer)
+            return Transformer(module, name, tokenizer or module.tokenizer, experts)
         config = getattr(module, "config", None)
         if config is None or getattr(config, "is_encoder_decoder", False):
             raise UnsupportedModelError(f"{name!r} is no decoder; use a causal language model")
         config._attn_implementation = "eager"  # the bridge computes attention itself
+        _allow_double(module)
         try:
             bridge = build_bridge_from_module(
                 module, architecture=type(module).__name__, hf_config=config, tokenizer=None
@@ -468,11 +535,24 @@ def from_module(module: Any, *, tokenizer: Any = None, name: str = "module") -> 
                 f"TransformerLens cannot wrap {type(module).__name__} ({error}); "
                 "use an architecture that it supports"
             ) from error
-    return Transformer(bridge, name, tokenizer)
+    return Transformer(bridge, name, tokenizer, experts)
+
+
+def _allow_double(module: Any) -> None:
+    """Experts whose matrices are multiplied in groups know single precision only: in double
+    precision, one after the other."""
+    if any(weight.dtype == torch.float64 for weight in module.parameters()):
+        with contextlib.suppress(AttributeError, ValueError):
+            module.set_experts_implementation("eager")
 
 
 def from_pretrained(
-    place: str | Path, *, name: str, device: str = "cpu", dtype: torch.dtype | None = None
+    place: str | Path,
+    *,
+    name: str,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    experts: str | None = None,
 ) -> Transformer:
     """The model in a Hugging Face directory or of a hub name; raises ModelError where it cannot be
     loaded."""
@@ -491,4 +571,4 @@ def from_pretrained(
                 "a hub name that is cached or reachable, 'mini', or 'smollm2-135m' after "
                 "`circuitkit fetch smollm2-135m`"
             ) from error
-    return from_module(module.to(device), tokenizer=tokenizer, name=name)
+    return from_module(module.to(device), tokenizer=tokenizer, name=name, experts=experts)

@@ -76,7 +76,8 @@ class _Attention:
 
     def _layer(self, layer: int, run: Activations) -> Float[Tensor, "b h spans"]:
         """What every head of a layer pays, as many spans at once as a head has channels."""
-        q, k, v = self.model.project(layer, run.attn_in[layer])
+        stage = self.model.wiring.attention(layer)
+        q, k, v = self.model.project(layer, run.reads[stage.index])
         width, found = v.shape[-1], []
         for start in range(0, self.marks.shape[-1], width):
             marks = self.marks[..., start : start + width]

@@ -13,10 +13,11 @@ from torch import Tensor
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.metric import Corruption, Metric
-from circuitkit.engine.model import Activations, Model
+from circuitkit.engine.model import Activations, Model, Ports
 from circuitkit.engine.run import difference
-from circuitkit.engine.sweep import Place, Rest, entry
+from circuitkit.engine.sweep import Place, Rest
 from circuitkit.errors import CircuitError
+from circuitkit.graph.stages import Stage
 from circuitkit.graph.wiring import Wiring
 from circuitkit.patching.nodes import Ends, Site, collect
 
@@ -46,10 +47,10 @@ def patch_together(
     if not groups:
         raise CircuitError("there are no groups; give the nodes of at least one by its name")
     rows = [_rows(model.wiring, name, nodes) for name, nodes in groups.items()]
-    order = sorted(range(len(rows)), key=lambda i: entry(model.wiring, rows[i][0]))
+    order = sorted(range(len(rows)), key=lambda i: model.wiring.entry(rows[i][0]))
 
     def sweep(rest: Rest, other: Activations, site: Site) -> Ends:
-        size = rest.size((0, False))
+        size = rest.size(model.wiring.places[0])
         for i in range(0, len(order), size):
             some = order[i : i + size]
             block = _Block(rest, other, site, [rows[j] for j in some])
@@ -77,14 +78,14 @@ def _rows(wiring: Wiring, name: str, nodes: Sequence[str]) -> Rows:
 
 # -- joint runs ------------------------------------------------------------------------------------
 class _Seeing(Rest):
-    """The rest of runs, with what the heads of the layer at work gave."""
+    """The rest of runs, with what the components of the stage at work computed."""
 
-    z: Float[Tensor, "m p h e"]
+    computed: Float[Tensor, "m p n e"]
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "m p h e"]:
-        """The attention of many runs at once, kept until the next layer's."""
-        self.z = super().attend(layer, q, k, v)
-        return self.z
+    def compute(self, stage: Stage, ports: Ports) -> Float[Tensor, "m p n e"]:
+        """What a stage's components compute, kept until the next stage."""
+        self.computed = super().compute(stage, ports)
+        return self.computed
 
 
 class _Block:
@@ -106,41 +107,39 @@ class _Block:
         return self.rest.finals(changes, self._hold)
 
     def _begin(self, group: Rows) -> Place:
-        return entry(self.wiring, group[0])
+        return self.wiring.entry(group[0])
 
     def _first(self, at: Place, group: Rows) -> Float[Tensor, "b s d"]:
         """What those nodes change with which a run begins."""
-        rows = (row for row in group if entry(self.wiring, row) == at)
+        rows = (row for row in group if self.wiring.entry(row) == at)
         change = sum(difference(self.model, self.other, self.rest.base, row) for row in rows)
         return self.rest.late(at, torch.where(self.site, change, 0))
 
     def _held(self, group: Rows, rows: range) -> Rows:
         """Those of the rows that a group patches in a run that has begun before."""
         begin = self._begin(group)
-        return [row for row in group if row in rows and entry(self.wiring, row) > begin]
+        return [row for row in group if row in rows and self.wiring.entry(row) > begin]
 
-    def _hold(self, kind: str, layer: int, x: Float[Tensor, "m s d"]) -> Float[Tensor, "m s d"]:
+    def _hold(self, index: int, x: Float[Tensor, "m s d"]) -> Float[Tensor, "m s d"]:
         """What is written by the runs so far, with the other run's where it is patched."""
-        first, mlp = self.wiring.first_head(layer), self.wiring.mlp_row(layer)
-        rows = range(first, mlp) if kind == "attn_out" else range(mlp, mlp + 1)
+        stage = self.wiring.stages[index]
+        rows = range(stage.rows.start, stage.rows.stop)
         held = {i: self._held(group, rows) for i, group in enumerate(self.groups)}
         if not any(held.values()):
             return x
-        between = (layer, True)
         runs = x.clone().view(-1, len(self.site), *x.shape[1:])
-        here = self.rest.late(between, self.site)
+        here = self.rest.wrote_late(stage, self.site)
         for i, own in held.items():
-            if own and kind == "mlp_out":
-                taken = self.rest.late(between, self.other.mlps[layer])
-                runs[i] = torch.where(here, taken, runs[i])
-            elif own:
-                runs[i] += torch.where(here, self._moved(layer, i, [r - first for r in own]), 0)
+            if own:
+                moved = self._moved(stage, i, [row - rows.start for row in own])
+                runs[i] += torch.where(here, moved, 0)
         return runs.flatten(0, 1)
 
-    def _moved(self, layer: int, run: int, heads: list[int]) -> Float[Tensor, "b s d"]:
-        """What these heads wrote in the other run, less what they write in one of these."""
-        between = (layer, True)
-        z = self.rest.z.view(-1, len(self.site), *self.rest.z.shape[1:])[run]
-        live = self.model.share(layer, self.rest.late(between, z))
-        taken = self.rest.late(between, self.other.heads[layer])
-        return self.model.write(layer, heads, (taken - live)[:, :, heads]).sum(0)
+    def _moved(self, stage: Stage, run: int, places: list[int]) -> Float[Tensor, "b s d"]:
+        """What these components wrote in the other run, less what they write in one of these."""
+        kind, rest = self.model.kinds[stage.kind], self.rest
+        computed = rest.computed.view(-1, len(self.site), *rest.computed.shape[1:])[run]
+        computed = rest.wrote_late(stage, computed) if kind.mixes else computed
+        live = kind.shares(self.model, stage, computed)
+        taken = rest.wrote_late(stage, self.other.shares[stage.index])
+        return kind.write(self.model, stage, places, (taken - live)[:, :, places]).sum(0)

@@ -22,16 +22,26 @@ from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.run import answer, difference, record
-from circuitkit.engine.sweep import Place, Rest, entry, measure, residual, untouched
+from circuitkit.engine.run import answer, difference, output, record
+from circuitkit.engine.sweep import Place, Rest, measure, residual, untouched
 from circuitkit.errors import CircuitError, DataError, MetricError
+from circuitkit.graph.stages import Stage
 from circuitkit.graph.wiring import Wiring
 from circuitkit.patching.effects import PORTS, Effects
 from circuitkit.registry import name_of
 from circuitkit.util.options import DIRECTIONS, require
 from circuitkit.util.progress import track
 
-__all__ = ["NODES", "Site", "Ends", "patch_nodes", "patch_heads", "patch_residual", "collect"]
+__all__ = [
+    "NODES",
+    "Ends",
+    "Site",
+    "collect",
+    "layer_stages",
+    "patch_heads",
+    "patch_nodes",
+    "patch_residual",
+]
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
 NODES = (*STREAM, "attn_out", "mlp_out", "z", *PORTS, "neurons")
@@ -287,7 +297,7 @@ def _together(
 ) -> Ends:
     """The final residuals of these units' runs, as many at once as go well; those of later places
     join on the way."""
-    size = rest.size((0, False))
+    size = rest.size(rest.model.wiring.places[0])
     place = partial(_place, rest.model.wiring, nodes)
     change: Callable[[Unit], Float[Tensor, "b s d"]] = partial(_change, rest, other, nodes, site)
     if nodes in PORTS:
@@ -304,30 +314,35 @@ def _together(
 
 def _place(wiring: Wiring, nodes: str, unit: Unit) -> Place:
     """Where a change of these nodes enters the residual stream."""
-    layer = unit[0]
-    if nodes in STREAM:
-        if nodes == "resid_mid" and wiring.mlp:
-            return layer, True
-        return layer + (nodes != "resid_pre"), False
-    mlp = nodes in ("mlp_out", "neurons")
-    return entry(wiring, wiring.mlp_row(layer) if mlp else wiring.first_head(layer))
+    attention, beyond = wiring.attention(unit[0]), wiring.beyond_attention(unit[0])
+    if nodes == "resid_pre":
+        return attention.upstream
+    after = nodes in ("resid_post", "mlp_out", "neurons") and beyond
+    return wiring.entry(beyond[-1].rows.start if after else attention.rows.start)
 
 
 def _change(
     rest: Rest, other: Activations, nodes: str, site: Site, unit: Unit
 ) -> Float[Tensor, "b s d"]:
     """What the residual stream gains where these nodes enter it."""
-    model, base, layer = rest.model, rest.base, unit[0]
+    model, base = rest.model, rest.base
     place = _place(model.wiring, nodes, unit)
     if nodes in STREAM:
-        delta = residual(other, place) - residual(base, place)
-    elif nodes == "attn_out":
-        delta = model.write(layer, None, other.heads[layer] - base.heads[layer]).sum(0)
-    elif nodes == "mlp_out":
-        delta = other.mlps[layer] - base.mlps[layer]
+        delta = residual(model, other, place) - residual(model, base, place)
+    elif nodes == "z":
+        row = model.wiring.attention(unit[0]).rows.start + unit[1]
+        delta = difference(model, other, base, row)
     else:
-        delta = difference(model, other, base, model.wiring.first_head(layer) + unit[1])
+        stages = layer_stages(model.wiring, nodes, unit[0])
+        first, *more = (output(model, other, s) - output(model, base, s) for s in stages)
+        delta = sum(more, first)
     return rest.late(place, torch.where(site[..., None], delta, 0))
+
+
+def layer_stages(wiring: Wiring, nodes: str, layer: int) -> tuple[Stage, ...]:
+    """What writes the ``attn_out`` or the ``mlp_out`` of a layer."""
+    attention = nodes == "attn_out"
+    return (wiring.attention(layer),) if attention else wiring.beyond_attention(layer)
 
 
 class _Ports:
@@ -339,11 +354,11 @@ class _Ports:
         self.known: dict[tuple[int, int], Tensor] = {}
 
     def __call__(self, unit: Unit) -> Float[Tensor, "b s d"]:
-        layer, index = unit
-        raw = self.base.raw[layer]
-        z, fed = raw.clone(), self._fed(index)
-        z[:, :, fed] = self._attended(layer, index)[:, :, fed]
-        out = (self.model.attention_out(layer, x)[0] for x in (z, raw))
+        stage, index = self.model.wiring.attention(unit[0]), unit[1]
+        plain = self.base.computed[stage.index]
+        z, fed = plain.clone(), self._fed(index)
+        z[:, :, fed] = self._attended(stage, index)[:, :, fed]
+        out = (self.model.attention_out(stage.layer, x)[0] for x in (z, plain))
         return self.rest.late(_place(self.model.wiring, self.nodes, unit), next(out) - next(out))
 
     def _coupled(self) -> bool:
@@ -358,29 +373,29 @@ class _Ports:
         size = wiring.heads // wiring.groups if self.nodes in "kv" else 1
         return slice(index * size, (index + 1) * size)
 
-    def _attended(self, layer: int, index: int) -> Float[Tensor, "b p h e"]:
+    def _attended(self, stage: Stage, index: int) -> Float[Tensor, "b p h e"]:
         """What the output projection takes: for all heads of the layer at once, unless one head's
         port moves the others."""
-        key = layer, index if self._coupled() else 0
+        key = stage.index, index if self._coupled() else 0
         if key not in self.known:
-            self.known = {key: self._attend(layer, index)}
+            self.known = {key: self._attend(stage, index)}
         return self.known[key]
 
-    def _attend(self, layer: int, index: int) -> Float[Tensor, "b p h e"]:
+    def _attend(self, stage: Stage, index: int) -> Float[Tensor, "b p h e"]:
         base, other = (
-            dict(zip("qkv", self.model.project(layer, run.attn_in[layer]), strict=True))
+            dict(zip("qkv", self.model.project(stage.layer, run.reads[stage.index]), strict=True))
             for run in (self.base, self.other)
         )
         if self.nodes == "pattern":  # which queries and keys make
-            z = self.rest.attend(layer, other["q"], other["k"], base["v"])
-            return torch.where(self.site, z, self.base.raw[layer])
+            z = self.rest.compute(stage, (other["q"], other["k"], base["v"]))
+            return torch.where(self.site, z, self.base.computed[stage.index])
         taken = torch.where(self.site, other[self.nodes], base[self.nodes])
         if self._coupled():
             own = slice(index, index + 1)
             mixed = base[self.nodes].clone()
             mixed[:, :, own] = taken[:, :, own]
             taken = mixed
-        return self.rest.attend(layer, **{**base, self.nodes: taken})
+        return self.rest.compute(stage, tuple({**base, self.nodes: taken}.values()))
 
 
 class _Neurons:
@@ -402,8 +417,9 @@ class _Neurons:
         those of the layer at work are kept."""
         if layer not in self.known:
             place = _place(self.model.wiring, "neurons", (layer,))
+            stage = self.model.wiring.beyond_attention(layer)[0]
             base, other = (
-                self.model.neurons(layer, self.rest.late(place, run.mlp_in[layer]))
+                self.model.neurons(layer, self.rest.late(place, run.reads[stage.index]))
                 for run in (self.rest.base, self.other)
             )
             taken = torch.where(self.rest.late(place, self.site)[..., None], other, base)

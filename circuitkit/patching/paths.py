@@ -1,9 +1,9 @@
 """Path patching: what a change of one component does along given paths alone.
 
-In the language of ``circuitkit.engine.run``: the sender is given what it writes in the other run,
-the edges of the paths are kept, and all else is held at the base run (Wang et al. 2023; Goldowsky-
-Dill et al. 2023). A path that ends at a component rather than at the logits flows on from there
-through everything downstream, as in Wang et al.
+In the language of ``circuitkit.engine.run``: what the sender writes in the other run is
+precomputed, the edges of the paths are kept, and all else is held at the base run (Wang et al.
+2023; Goldowsky-Dill et al. 2023). A path that ends at a component rather than at the logits flows
+on from there through everything downstream, as in Wang et al.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Model
 from circuitkit.engine.run import answer, difference, record, runs
 from circuitkit.errors import CircuitError
-from circuitkit.graph.nodes import LOGITS, Node
+from circuitkit.graph.nodes import Node
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.options import DIRECTIONS, require
 
@@ -88,11 +88,12 @@ def patch_paths(
             start = check_metric(metric, answer(model, batch, base.final), reference, batch)
             for first in range(0, len(paths), TOGETHER):
                 some = slice(first, first + TOGETHER)
-                given = {row: difference(model, other, base, row) for row in {*senders[some]}}
+                changes = {row: difference(model, other, base, row) for row in {*senders[some]}}
                 if tokens is not None:
                     within = batch.within(tokens)[..., None]
-                    given = {row: change * within for row, change in given.items()}
-                for i, logits in enumerate(runs(model, batch, context, base, masks[some], given)):
+                    changes = {row: change * within for row, change in changes.items()}
+                held = context.holding(base)
+                for i, logits in enumerate(runs(model, batch, held, base, masks[some], changes)):
                     moved = check_metric(metric, logits, reference, batch) - start
                     effects[first + i] += (-moved if direction == "noise" else moved).double().cpu()
         columns.append((effects / len(draws)).numpy())
@@ -185,7 +186,7 @@ def _mask(wiring: Wiring, path: Sequence[str], mlps: bool) -> Bool[np.ndarray, "
     keep = np.zeros(wiring.shape, dtype=bool)
     writers: tuple[Node, ...] = (nodes[0],)
     for reader, following in zip(nodes[1:], [*nodes[2:], None], strict=True):
-        if reader.is_head:  # plumbing: it follows its own port
+        if reader in wiring.writer and reader not in wiring.reader:  # it follows its own port
             continue
         if not writers:
             raise CircuitError(f"{' -> '.join(path)} goes on after the logits")
@@ -200,18 +201,14 @@ def _mask(wiring: Wiring, path: Sequence[str], mlps: bool) -> Bool[np.ndarray, "
 
 
 def _writes(wiring: Wiring, reader: Node, following: Node | None) -> tuple[Node, ...]:
-    """The writers that a reader feeds: itself, its head, or of its group the head that is named
-    next; at the end of a path, the whole group."""
-    if reader == LOGITS:
-        return ()
-    if reader.port is None:
-        return (reader,)
-    heads = wiring.heads_of(reader)
-    if following in heads:
+    """The writers that a reader feeds: itself, its head, or of its group (of an MLP's experts) the
+    one that is named next; at the end of a path, all."""
+    fed = wiring.fed(reader)
+    if following in fed:
         return (following,)
-    if len(heads) == 1 or following is None:
-        return heads
-    raise CircuitError(f"{reader} feeds {', '.join(heads)}; name the head that the path takes")
+    if len(fed) < 2 or following is None:
+        return fed
+    raise CircuitError(f"{reader} feeds {', '.join(fed)}; name the one that the path takes")
 
 
 def _through_mlps(wiring: Wiring, row: int, column: int) -> Bool[np.ndarray, "writers readers"]:
@@ -226,11 +223,7 @@ def _through_mlps(wiring: Wiring, row: int, column: int) -> Bool[np.ndarray, "wr
 
 def _onward(wiring: Wiring, row: int) -> Bool[np.ndarray, "writers readers"]:
     """Every edge out of a writer and out of what comes after it."""
-    node = wiring.writers[row]
-    layer = -1 if node.layer is None else node.layer
-    rows = [row, *range(wiring.first_head(layer + 1), wiring.shape[0])]
-    if node.is_head and wiring.mlp:
-        rows.append(wiring.mlp_row(layer))
     keep = np.zeros(wiring.shape, dtype=bool)
+    rows = [row, *range(wiring.entry(row), wiring.shape[0])]
     keep[rows] = wiring.legal[rows]
     return keep

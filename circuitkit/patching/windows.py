@@ -21,10 +21,12 @@ from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.sweep import Rest, entry
+from circuitkit.engine.run import output
+from circuitkit.engine.sweep import Rest
 from circuitkit.errors import CircuitError
+from circuitkit.graph.stages import Stage
 from circuitkit.patching.effects import Effects
-from circuitkit.patching.nodes import Ends, Site, collect
+from circuitkit.patching.nodes import Ends, Site, collect, layer_stages
 
 __all__ = ["Windows", "patch_windows"]
 
@@ -109,7 +111,7 @@ def patch_windows(
     windows = sorted((first, n) for n in {1, *sizes} for first in range(wiring.layers - n + 1))
 
     def sweep(rest: Rest, other: Activations, site: Site) -> Ends:
-        size = rest.size((0, False))
+        size = rest.size(wiring.places[0])
         for i in range(0, len(windows), size):
             block = _Block(rest, other, nodes, site, windows[i : i + size])
             yield [(i + j,) for j in range(len(block.windows))], block.finals()
@@ -154,30 +156,30 @@ class _Block:
     def finals(self) -> Float[Tensor, "windows b d"]:
         """The final residual at the answers under each window."""
         changes, wiring = {}, self.rest.model.wiring
-        row = wiring.mlp_row if self.nodes == "mlp_out" else wiring.first_head
         for first, own in groupby(self.windows, key=lambda window: window[0]):
-            at = entry(wiring, row(first))
+            at = wiring.entry(self._stages(first)[-1].rows.start)
             delta = self._wrote(self.other, first) - self._wrote(self.rest.base, first)
             late = self.rest.late(at, torch.where(self.site[..., None], delta, 0))
             changes[at] = late.expand(len(list(own)), *late.shape)
         return self.rest.finals(changes, self._hold)
 
-    def _wrote(self, run: Activations, layer: int) -> Float[Tensor, "b p d"]:
-        if self.nodes == "mlp_out":
-            return run.mlps[layer]
-        model = self.rest.model
-        constant, heads = model.constant(layer), model.write(layer, None, run.heads[layer]).sum(0)
-        return heads if constant is None else heads + constant
+    def _stages(self, layer: int) -> tuple[Stage, ...]:
+        return layer_stages(self.rest.model.wiring, self.nodes, layer)
 
-    def _hold(self, kind: str, layer: int, x: Float[Tensor, "m s d"]) -> Float[Tensor, "m s d"]:
+    def _wrote(self, run: Activations, layer: int) -> Float[Tensor, "b p d"]:
+        several = [output(self.rest.model, run, stage) for stage in self._stages(layer)]
+        return sum(several[1:], several[0])
+
+    def _hold(self, index: int, x: Float[Tensor, "m s d"]) -> Float[Tensor, "m s d"]:
         """What is written by the runs so far, with the other run's in the layers of a window that
         has begun before."""
+        stage = self.rest.model.wiring.stages[index]
+        layer = stage.layer
         held = [i for i, (first, n) in enumerate(self.windows) if first < layer < first + n]
-        if kind != self.nodes or not held:
+        if not held or stage not in self._stages(layer):
             return x
-        between = (layer, True)
-        taken = self.rest.late(between, self._wrote(self.other, layer))
-        here = self.rest.late(between, self.site)[..., None]
+        taken = self.rest.wrote_late(stage, output(self.rest.model, self.other, stage))
+        here = self.rest.wrote_late(stage, self.site)[..., None]
         runs = x.clone().view(-1, *taken.shape)
         runs[held] = torch.where(here, taken, runs[held])
         return runs.flatten(0, 1)

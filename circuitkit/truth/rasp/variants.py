@@ -19,6 +19,7 @@ from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.run import record
 from circuitkit.errors import CircuitError, ModelError
 from circuitkit.graph.nodes import Node
+from circuitkit.graph.stages import ATTENTION
 from circuitkit.models.decoder import Decoder
 
 __all__ = ["compress", "distract", "rotate", "soften", "split"]
@@ -135,7 +136,10 @@ def compress(model: Decoder, data: Dataset, width: int) -> Decoder:
 def _read(model: Decoder, batch: Batch) -> list[Float[Tensor, "b p d"]]:
     """What every reader reads in a run."""
     run = record(model, model.start(batch.clean, batch.mask))
-    return [*run.attn_in, *run.mlp_in, run.final]
+    attention = [stage.kind == ATTENTION for stage in model.wiring.stages]
+    heads, mlps = ([x for x, a in zip(run.reads, attention, strict=True) if a == which]
+                   for which in (True, False))  # fmt: skip
+    return [*heads, *mlps, run.final]
 
 
 def _moved(model: Decoder, basis: Float[Tensor, "d w"]) -> Decoder:

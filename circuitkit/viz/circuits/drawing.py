@@ -170,10 +170,11 @@ def drawing(circuit: nx.DiGraph, edges: int, title: str | None) -> Drawing:
 
 def _ends(reader: Node, wiring: Wiring, heads: set[Node]) -> tuple[str, ...]:
     """The boxes that the reader's edge leads to."""
-    if reader.port is None or reader.head is not None:
+    fed = wiring.fed(reader)
+    if not fed or reader in fed or reader.head is not None:
         return (str(reader.component),)
-    present = tuple(str(head) for head in wiring.heads_of(reader) if head in heads)
-    return present or (reader.rsplit(".", 1)[0],)
+    present = tuple(str(node) for node in fed if node in heads)
+    return present or (reader.rsplit(".", 1)[0] if reader.port else str(reader),)
 
 
 def _boxes(drawn: Iterable[Edge]) -> dict[str, Box]:
@@ -191,7 +192,7 @@ def _box(name: str) -> Box:
     if name in (EMBED, LOGITS):
         return Box(name, name, -1 if name == EMBED else 10**9, name)
     if name.startswith("m"):
-        return Box(name, "mlp", int(name[1:]), name)
+        return Box(name, "mlp", int(name[1:].partition(".")[0]), name)
     layer, part = name[1:].split(".")
     kind, label = ("head", part[1:]) if part.startswith("h") else ("group", part)
     return Box(name, kind, int(layer), f"{layer}.{label}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from math import nan
 from typing import Any
 
@@ -43,15 +44,14 @@ class Cell:
         chosen = bool(self.scores.about.get("chosen"))
         return {
             "values": self.scores.values, "chosen": np.array(chosen), "numbers": numbers,
-            "wiring": np.array(astuple(self.scores.wiring)),
+            "wiring": np.frombuffer(json.dumps(self.scores.wiring.to_dict()).encode(), np.uint8),
         }  # fmt: skip
 
     @classmethod
     def of(cls, block: dict[str, np.ndarray]) -> Cell:
         """From a block of a journal."""
         numbers = dict(zip(NUMBERS, block["numbers"].tolist(), strict=True))
-        layers, heads, groups, mlp, parallel = block["wiring"].tolist()
-        wiring = Wiring(layers, heads, groups, bool(mlp), bool(parallel))
+        wiring = Wiring(**json.loads(block["wiring"].tobytes()))
         return cls(Scores(wiring, block["values"], {"chosen": bool(block["chosen"])}), numbers)
 
 

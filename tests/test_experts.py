@@ -1,0 +1,245 @@
+"""Experts of mixture-of-experts MLPs as writers, against hooks in the model's own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, SPARSE, as_batch, build, dataset, distance, model
+from torch import Tensor
+
+from circuitkit.corruptions.constants import zero
+from circuitkit.corruptions.replacement import counterfactual
+from circuitkit.data.batches import Batch
+from circuitkit.discovery.attribution import eap
+from circuitkit.engine.attribute import gradients, score
+from circuitkit.engine.model import Activations, Context
+from circuitkit.engine.run import answer, output, record, run
+from circuitkit.engine.sweep import sweep
+from circuitkit.errors import CircuitError, UnsupportedModelError
+from circuitkit.evaluation.faithfulness import random_masks
+from circuitkit.formats.tables import graphml
+from circuitkit.graph.circuit import from_json, mask, to_json
+from circuitkit.graph.wiring import Wiring
+from circuitkit.metrics.answers import logit_diff
+from circuitkit.models.checking import check
+from circuitkit.models.experts import ROUTERS
+from circuitkit.models.transformer_lens import Transformer, from_module
+from circuitkit.viz.pictures.vector import svg
+
+every_sparse = pytest.mark.parametrize("family", SPARSE)
+every_router = pytest.mark.parametrize("router", ROUTERS)
+
+
+@cache
+def taken_apart(family: str, router: str = "live") -> Transformer:
+    """The family's tiny model with its experts as writers; no test may change it."""
+    return from_module(build(family), name=family, experts=router)
+
+
+def both(m: Transformer) -> tuple[Batch, Context, Activations, Activations]:
+    batch = as_batch(dataset(padding="left"))
+    context = m.start(batch.clean, batch.mask)
+    with torch.no_grad():
+        return batch, context, record(m, context), record(m, m.start(batch.corrupt, batch.mask))
+
+
+def metric(logits: Tensor) -> Tensor:
+    return logits[:, 0] - logits[:, 1]
+
+
+@contextmanager
+def routed(
+    m: Transformer, change: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> Iterator[None]:
+    """The model's own forward with what its experts are asked changed, layer by layer."""
+    handles = []
+    for layer, block in m.experts.items():
+
+        def hook(_: Any, args: Any, kwargs: Any, layer: int = layer) -> Any:
+            x, index, weights = (*args, *kwargs.values())[:3]
+            return (x, *change(layer, index, weights)), {}
+
+        handles.append(block.experts.register_forward_pre_hook(hook, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_the_sparse_families_are_families() -> None:
+    assert set(SPARSE) <= set(FAMILIES)
+
+
+@every_router
+@every_sparse
+def test_taken_apart_a_model_is_still_proven(family: str, router: str) -> None:
+    m = taken_apart(family, router)
+    assert check(m).holds, check(m)
+    layers, count = m.wiring.layers, m.experts[0].count
+    assert m.wiring.experts == (count,) * layers
+    assert m.wiring.shared == (family == "qwen2-moe")
+    assert {"m0.e0", f"m{layers - 1}.e{count - 1}"} <= set(m.wiring.writers)
+    assert m.wiring.fed(m.wiring.readers[m.wiring.reader["m1"]])[0] == "m1.e0"
+
+
+@every_sparse
+@torch.no_grad()
+def test_the_experts_sum_to_what_the_mlp_writes(family: str) -> None:
+    m, whole = taken_apart(family), model(family)
+    _, _, live, _ = both(m)
+    _, _, expected, _ = both(whole)
+    for layer in range(m.wiring.layers):
+        (own,), (mlp,) = (w.wiring.beyond_attention(layer) for w in (m, whole))
+        assert distance(output(m, live, own), output(whole, expected, mlp)) < 1e-5
+        chosen = (live.shares[own.index].abs().sum(-1) > 0).sum(-1)
+        assert chosen.max() < own.writes  # most experts are not asked
+
+
+@every_router
+@every_sparse
+@torch.no_grad()
+def test_everything_is_the_clean_run_and_nothing_the_carried_run(family: str, router: str) -> None:
+    m = taken_apart(family, router)
+    batch, context, live, carried = both(m)
+    legal = m.wiring.legal
+    clean, corrupted = (answer(m, batch, one.final) for one in (live, carried))
+    assert distance(run(m, batch, context, carried, legal), clean) < 1e-5
+    assert distance(run(m, batch, context, carried, np.zeros_like(legal)), corrupted) < 1e-5
+    native = m.native(batch.corrupt, batch.mask).logits
+    assert distance(corrupted, native[range(len(batch)), batch.last]) < 1e-5
+
+
+@every_sparse
+@torch.no_grad()
+def test_an_expert_that_is_cut_is_one_that_writes_nothing(family: str) -> None:
+    m = taken_apart(family)
+    batch, context, _, _ = both(m)
+    nothing = zero(m, dataset())(batch)[0]
+    for name in ("m0.e0", "m1.e1", "m2.e2"):
+        layer, expert = int(name[1]), int(name[-1])
+        keep = m.wiring.legal.copy()
+        keep[m.wiring.writer[name]] = False
+
+        def without(at: int, index: Tensor, weights: Tensor, layer=layer, expert=expert) -> Any:  # type: ignore[no-untyped-def]
+            return index, torch.where((index == expert) & (at == layer), 0.0, weights)
+
+        with routed(m, without):
+            expected = m.native(batch.clean, batch.mask).logits[range(len(batch)), batch.last]
+        assert distance(run(m, batch, context, nothing, keep), expected) < 1e-4
+        plain = m.native(batch.clean, batch.mask).logits[range(len(batch)), batch.last]
+        assert distance(expected, plain) > 1e-4
+
+
+@every_sparse
+@torch.no_grad()
+def test_a_held_router_does_not_answer(family: str) -> None:
+    """With every edge into the logits and the MLPs kept and the embedding's change cut from the
+    attention, the model's own forward with the clean run's routing gives the same."""
+    m, live_router = taken_apart(family, "held"), taken_apart(family)
+    batch, context, live, _ = both(m)
+    asked: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def keep_clean(layer: int, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        asked[layer] = index, weights
+        return index, weights
+
+    with routed(m, keep_clean):
+        m.native(batch.clean, batch.mask)
+    nothing = zero(m, dataset())(batch)[0]
+    keep = m.wiring.legal.copy()
+    keep[m.wiring.writer["m0.e1"]] = False
+
+    def held(layer: int, index: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        index, weights = asked[layer]
+        return index, torch.where((index == 1) & (layer == 0), 0.0, weights)
+
+    with routed(m, held):
+        expected = m.native(batch.clean, batch.mask).logits[range(len(batch)), batch.last]
+    found = run(m, batch, context, nothing, keep)
+    assert distance(found, expected) < 1e-4
+    answers = run(live_router, batch, live_router.start(batch.clean, batch.mask), nothing, keep)
+    assert distance(found, answers) > 1e-5
+    assert live.held.keys() == {s.index for s in m.wiring.stages if s.kind == "experts"}
+
+
+@every_router
+@every_sparse
+def test_attribution_is_the_slope_and_sums_to_the_mlps(family: str, router: str) -> None:
+    m, whole = taken_apart(family, router), model(family)
+    batch, context, live, carried = both(m)
+    at = gradients(m, batch, context, context.embed, metric)
+    found = score(m, batch, live, carried, at)
+    keep = torch.from_numpy(m.wiring.legal).float().requires_grad_()
+    (slope,) = torch.autograd.grad(metric(run(m, batch, context, carried, keep)).sum(), keep)
+    assert distance(found, slope) < 1e-3
+    if router == "live":
+        _, _, live_whole, carried_whole = both(whole)
+        at = gradients(whole, batch, context, context.embed, metric)
+        expected = score(whole, batch, live_whole, carried_whole, at)
+        for layer in range(m.wiring.layers):
+            (stage,) = m.wiring.beyond_attention(layer)
+            own = found[stage.rows, -1].sum()
+            assert distance(own, expected[whole.wiring.writer[f"m{layer}"], -1]) < 1e-3
+
+
+@every_router
+@pytest.mark.parametrize("direction", ["noise", "denoise"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen2-moe"])
+@torch.no_grad()
+def test_a_sweep_is_one_masked_run_per_edge(family: str, router: str, direction: str) -> None:
+    m = taken_apart(family, router)
+    batch, clean, live, carried = both(m)
+    corrupted = m.start(batch.corrupt, batch.mask)
+    base, other = (live, carried) if direction == "noise" else (carried, live)
+    context = clean if direction == "noise" else corrupted
+    edges = random_masks(m.wiring, 60, n=1)[0]
+    swept = 0
+    for block, values in sweep(m, batch, clean, base, other, metric, edges):
+        for (row, column), found in zip(block, values, strict=True):
+            keep = m.wiring.legal.copy()
+            keep[row, column] = False
+            expected = metric(run(m, batch, context, other, keep))
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
+            swept += 1
+    assert swept == edges.sum()
+
+
+def test_a_circuit_of_experts_is_written_read_and_drawn() -> None:
+    m = taken_apart("qwen2-moe")
+    scores = eap(m, dataset(), logit_diff, counterfactual)
+    circuit = scores.top(40)
+    assert any(".e" in node for node in circuit)
+    again = from_json(to_json(circuit))
+    assert np.array_equal(mask(again), mask(circuit))
+    assert mask(circuit).sum() == len(np.argwhere(mask(circuit)))
+    assert "experts" in repr(circuit)
+    assert nx.has_path(circuit, "embed", "logits")
+    for text in (svg(circuit), graphml(circuit)):
+        assert ".e" in text
+    assert Wiring(**m.wiring.to_dict()) == m.wiring
+
+
+def test_files_of_models_without_experts_do_not_speak_of_them() -> None:
+    assert Wiring(2, 2, 2).to_dict().keys() == {"layers", "heads", "groups", "mlp", "parallel"}
+    assert Wiring(2, 2, 2, experts=(0, 0)) == Wiring(2, 2, 2)
+
+
+@pytest.mark.parametrize("experts", [(1,), (1, -1), (1, 2.0), "ab", 3, (1, 2**16)])
+def test_impossible_experts_are_refused(experts: Any) -> None:
+    with pytest.raises(CircuitError, match="not a wiring"):
+        Wiring(2, 2, 2, experts=experts)
+
+
+def test_experts_are_refused_where_there_are_none_and_with_another_router() -> None:
+    with pytest.raises(UnsupportedModelError, match="no mixture-of-experts"):
+        from_module(build("gpt2"), experts="live")
+    with pytest.raises(CircuitError, match="choose from live, held"):
+        from_module(build("mixtral"), experts="frozen")
