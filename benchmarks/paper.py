@@ -20,7 +20,7 @@ import numpy as np
 
 import circuitkit as ck
 from circuitkit.errors import CircuitkitError
-from circuitkit.references.published import named
+from circuitkit.graph.published import named
 from circuitkit.workflows.study.records import Part
 from circuitkit.workflows.study.results import Study
 

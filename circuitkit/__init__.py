@@ -70,6 +70,7 @@ _FOLDERS = {
     "formats": "formats",
     "metrics": "metrics",
     "rasp": "truth.rasp",
+    "references": "references",
     "tasks": "tasks",
 }
 

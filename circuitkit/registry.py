@@ -1,8 +1,10 @@
 """Names to functions: the folder is the registry.
 
-Each file of ``metrics/``, ``corruptions/``, ``discovery/``, ``tasks/``, ``formats/`` and
-``viz/pictures/`` (the formats that draw) offers the functions in its ``__all__``. Listing the names
-reads the files without importing them, so that ``circuitkit list`` does not wait for torch.
+Each file of ``metrics/``, ``corruptions/``, ``discovery/``, ``tasks/``, ``references/``,
+``formats/`` and ``viz/pictures/`` (the formats that draw) offers the functions in its ``__all__``.
+A reference is called as its file and its function, ``ioi:wang2022``: the task, and the source.
+Listing the names reads the files without importing them, so that ``circuitkit list`` does not wait
+for torch.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,45 +30,57 @@ _ONE = {
     "corruptions": "corruption",
     "discovery": "discovery method",
     "tasks": "task",
+    "references": "published circuit",
     "formats": "file format",
 }
 KINDS = tuple(_ONE)
 _ROOT = Path(__file__).parent
 _FOLDERS = {kind: (kind,) for kind in KINDS} | {"formats": ("formats", "viz/pictures")}
+_BY_FILE = ("references",)  # kinds whose names are file:function
 
 
-def _exported(file: Path) -> dict[str, str]:
-    """The public functions of a file, each with the first line of its docstring, unimported."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+@cache
+def _exported(file: Path, changed: int) -> dict[str, str]:
+    """The public functions of a file, each with the first paragraph of its docstring as one line,
+    unimported; read again when the file has ``changed``."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise UnknownNameError(f"{str(file)!r} is not a Python file ({error}); mend it") from error
     public: list[str] = []
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
             public = ast.literal_eval(node.value)
     docs = {
-        node.name: (ast.get_docstring(node) or "").split("\n")[0]
+        node.name: " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
         for node in tree.body
         if isinstance(node, ast.FunctionDef)
     }
     return {name: docs[name] for name in public if name in docs}
 
 
-def _files(kind: str) -> list[Path]:
+def _entries(kind: str) -> dict[str, tuple[Path, str, str]]:
+    """What a kind offers: each name with its file, its function, and what that is said to do."""
     if kind not in KINDS:
         raise UnknownNameError(
             f"nothing is catalogued under {kind!r}; choose from {', '.join(KINDS)}"
         )
-    files = (f for folder in _FOLDERS[kind] for f in sorted((_ROOT / folder).glob("*.py")))
-    return [f for f in files if not f.name.startswith("_")]
+    files = (f for folder in _FOLDERS[kind] for f in sorted((_ROOT / folder).glob("[!_]*.py")))
+    return {
+        f"{file.stem}:{name}" if kind in _BY_FILE else name: (file, name, doc)
+        for file in files
+        for name, doc in _exported(file, file.stat().st_mtime_ns).items()
+    }
 
 
 def describe(kind: str) -> dict[str, str]:
-    """The names of a kind, each with its one-line description, in the order of the files."""
-    return {name: doc for file in _files(kind) for name, doc in _exported(file).items()}
+    """The names of a kind, each with its description, in the order of the files."""
+    return {name: doc for name, (_, _, doc) in _entries(kind).items()}
 
 
 def names(kind: str) -> tuple[str, ...]:
     """The names of a kind."""
-    return tuple(describe(kind))
+    return tuple(_entries(kind))
 
 
 def lookup(kind: str, name: str) -> Callable[..., Any]:
@@ -74,15 +88,14 @@ def lookup(kind: str, name: str) -> Callable[..., Any]:
 
     Raises UnknownNameError, with the nearest name, where there is none.
     """
-    if ":" in name:
+    if _from_outside(kind, name):
         return _outside(kind, *name.rsplit(":", 1))
-    for file in _files(kind):
-        if name in _exported(file):
-            place = ".".join(file.relative_to(_ROOT).with_suffix("").parts)
-            module = importlib.import_module(f"circuitkit.{place}")
-            function: Callable[..., Any] = getattr(module, name)
-            return function
-    raise UnknownNameError(unknown(_ONE[kind], name, names(kind)))
+    entries = _entries(kind)
+    if name not in entries:
+        raise UnknownNameError(unknown(_ONE[kind], name, tuple(entries)))
+    file, function, _ = entries[name]
+    found: Callable[..., Any] = getattr(_module(file), function)
+    return found
 
 
 def resolve(kind: str, expression: str) -> Callable[..., Any]:
@@ -124,14 +137,19 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def serve(kind: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a folder's package: its functions, imported when used."""
+    """``__getattr__`` and ``__dir__`` of a folder's package: its functions, imported when used, or
+    its files (``references.ioi``) where they are a part of the names."""
+
+    def listed() -> list[str]:
+        return list(dict.fromkeys(name.partition(":")[0] for name in names(kind)))
 
     def get(name: str) -> Any:
-        if name.startswith("_") or name not in names(kind):
+        if name not in listed():
             raise AttributeError(unknown(_ONE[kind], name, names(kind)))
-        return lookup(kind, name)
+        files = {file.stem: file for file, _, _ in _entries(kind).values()}
+        return _module(files[name]) if kind in _BY_FILE else lookup(kind, name)
 
-    return get, lambda: list(names(kind))
+    return get, listed
 
 
 def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
@@ -139,6 +157,19 @@ def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
     return f"no {what} is called {name!r}; {hint}"
+
+
+def _module(file: Path) -> ModuleType:
+    """A file of the package as its module."""
+    return importlib.import_module(
+        ".".join(("circuitkit", *file.relative_to(_ROOT).with_suffix("").parts))
+    )
+
+
+def _from_outside(kind: str, name: str) -> bool:
+    """Whether a name has a place before its colon; that of a reference may be a task's."""
+    place, colon, _ = name.rpartition(":")
+    return bool(colon) and (kind not in _BY_FILE or "." in place)
 
 
 def _outside(kind: str, place: str, name: str) -> Callable[..., Any]:

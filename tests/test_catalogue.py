@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import subprocess
 import sys
 from functools import partial
@@ -39,24 +40,26 @@ def test_listing_every_kind_does_not_wait_for_torch() -> None:
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_every_name_is_found_and_says_in_a_line_what_it_does(kind: str, name: str) -> None:
     function = lookup(kind, name)
-    assert function.__name__ == name
+    assert function.__name__ == name.rpartition(":")[2]
     folders = (kind, "viz.pictures") if kind == "formats" else (kind,)
     assert function.__module__.startswith(tuple(f"circuitkit.{folder}." for folder in folders))
-    assert describe(kind)[name] == inspect.getdoc(function).split("\n")[0]  # type: ignore[union-attr]
-    assert describe(kind)[name]
+    said = (inspect.getdoc(function) or "").split("\n\n")[0]
+    assert describe(kind)[name] == " ".join(said.split())
+    assert said
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_two_files_of_a_kind_offer_the_same_name(kind: str) -> None:
     import circuitkit
 
-    offered: list[str] = []
+    offered: list[str] = []  # a reference's name is its file's as well
     root = Path(circuitkit.__path__[0])
     folders = [root / kind, *[root / "viz" / "pictures"] * (kind == "formats")]
     for file in (file for folder in folders for file in folder.glob("[!_]*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
-                offered += ast.literal_eval(node.value)
+                place = f"{file.stem}:" * (kind == "references")
+                offered += [f"{place}{name}" for name in ast.literal_eval(node.value)]
     assert len(offered) == len(set(offered))
     assert set(names(kind)) <= set(offered)
 
@@ -64,9 +67,11 @@ def test_no_two_files_of_a_kind_offer_the_same_name(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_serves_its_functions_as_attributes(kind: str) -> None:
     get, listed = serve(kind)
-    assert listed() == list(names(kind))
+    assert listed() == list(dict.fromkeys(name.partition(":")[0] for name in names(kind)))
     for name in names(kind):
-        assert get(name) is lookup(kind, name)
+        place, _, function = name.partition(":")
+        found = getattr(get(place), function) if function else get(place)
+        assert found is lookup(kind, name)
     for wrong in ("_private", "nonsense"):
         with pytest.raises(AttributeError, match=wrong):
             get(wrong)
@@ -103,6 +108,43 @@ def test_only_what_a_file_offers_is_found(name: str) -> None:
             lookup(kind, name)
 
 
+# -- files -----------------------------------------------------------------------------------------
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry of one metric, in a file that may be changed."""
+    monkeypatch.setattr(registry, "_ROOT", tmp_path)
+    place = tmp_path / "metrics"
+    place.mkdir()
+    (place / "one.py").write_text(
+        '__all__ = ["a"]\ndef a():\n    """First\n    line.\n\n    No."""\n'
+    )
+    return place
+
+
+def test_a_file_is_read_once_and_again_when_it_has_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = []
+    parse = ast.parse
+    monkeypatch.setattr(ast, "parse", lambda *given: parsed.append(given) or parse(*given))
+    for _ in range(3):
+        assert describe("metrics") == {"a": "First line."}
+    assert len(parsed) == 1
+    (folder / "one.py").write_text('__all__ = ["b"]\ndef b():\n    """Other."""\n')
+    os.utime(folder / "one.py", ns=(0, 1))
+    assert describe("metrics") == {"b": "Other."}
+    (folder / "two.py").write_text('__all__ = ["c"]\ndef c():\n    """Third."""\n')
+    assert names("metrics") == ("b", "c")
+    assert len(parsed) == 3
+
+
+def test_a_file_that_cannot_be_read_is_named_in_one_sentence(folder: Path) -> None:
+    (folder / "two.py").write_text("def broken(:")
+    with pytest.raises(UnknownNameError, match=r"two\.py") as caught:
+        names("metrics")
+    assert one_sentence(str(caught.value))
+
+
 # -- settings --------------------------------------------------------------------------------------
 def literal_settings(function: Any) -> dict[str, Any]:
     """The keyword-only parameters of a function whose defaults can be written down."""
@@ -117,9 +159,11 @@ def literal_settings(function: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_what_results_say_of_a_function_resolves_to_it(kind: str, name: str) -> None:
     function = lookup(kind, name)
-    assert resolve(kind, registry.name_of(function)) is function
+    place = name.rpartition(":")[0]
+    here = f"{place}:" if place else ""
+    assert resolve(kind, here + registry.name_of(function)) is function
     settings = literal_settings(function)
-    found: Any = resolve(kind, registry.name_of(partial(function, **settings)))
+    found: Any = resolve(kind, here + registry.name_of(partial(function, **settings)))
     assert (found.func, found.keywords) == (function, settings)
 
 

@@ -16,6 +16,7 @@ from circuitkit.cli.main import main
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.scores import Scores
+from circuitkit.registry import KINDS, describe
 
 TINY = ["--examples", "12", "--batch-size", "6", "--quiet"]
 
@@ -310,6 +311,25 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"eap", "eap_ig", "random"} <= set(answer["discovery"])
     assert {"ioi", "greater_than", "induction", "from_file"} <= set(answer["tasks"])
     assert all(line for functions in answer.values() for line in functions.values())
+    assert list(answer) == list(KINDS)
+
+
+@pytest.mark.parametrize("columns", [None, 70, 80, 120])
+def test_a_description_is_listed_whole_and_no_wider_than_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int | None
+) -> None:
+    if columns:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    told = " ".join(out.split())
+    for kind in KINDS:
+        for name, text in describe(kind).items():
+            assert f"{name} {text.replace('``', '')}" in told
+    lines = out.splitlines()
+    assert len(lines) == len(KINDS) + sum(map(len, map(describe, KINDS))) or columns
+    assert max(map(len, lines)) <= (columns or 200)
 
 
 def test_task_show_gives_prompts_and_accuracy(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from circuitkit.errors import EvaluationError, UnknownNameError
 from circuitkit.graph.circuit import build
+from circuitkit.graph.published import named
 from circuitkit.graph.wiring import Wiring
 from circuitkit.patching.detection import detect, detected_by_threshold, roles_of
 from circuitkit.patching.effects import Effects
-from circuitkit.references.published import named, names
+from circuitkit.registry import names
 
 PLANTED = {"a1.h3": 4.0, "a2.h0": -5.0}
 ROLES = {"a1.h3": "mover", "a2.h0": "negative", "a2.h7": "mover", "a9.h9": "elsewhere"}
@@ -127,6 +128,6 @@ def test_the_circuit_of_wang_has_26_heads_in_seven_roles() -> None:
 
 
 def test_an_unknown_reference_is_refused_with_the_nearest() -> None:
-    assert "ioi:wang2022" in names()
+    assert "ioi:wang2022" in names("references")
     with pytest.raises(UnknownNameError, match="ioi:wang2022"):
         named("ioi:wang")

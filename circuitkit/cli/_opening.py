@@ -60,7 +60,7 @@ def open_circuit(name: str) -> Any:
     """The circuit of that file, be it EAP-IG's or ours, or the published one of that name."""
     from circuitkit.formats.interchange.eap_ig import is_eap, read_eap_circuit
     from circuitkit.graph.circuit import read
-    from circuitkit.references.published import named
+    from circuitkit.graph.published import named
 
     if ":" in name and not name.endswith((".json", ".pt")):
         return named(name).circuit

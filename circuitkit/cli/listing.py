@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
+import textwrap
 
 from circuitkit import registry
 from circuitkit.cli._options import Commands, common
@@ -14,24 +17,31 @@ __all__ = ["add", "list_names"]
 def add(commands: Commands) -> None:
     """Add the command ``list`` and its options."""
     p = commands.add_parser("list", parents=[common()], help="what there is by name")
-    p.add_argument("kind", nargs="?", choices=(*registry.KINDS, "references"))
+    p.add_argument("kind", nargs="?", choices=registry.KINDS)
     p.set_defaults(run=list_names)
 
 
 def list_names(options: argparse.Namespace) -> None:
-    """Print what there is by name."""
-    from circuitkit.references import published
-
-    kinds = [options.kind] if options.kind else (*registry.KINDS, "references")
-    listed = {
-        kind: published.describe() if kind == "references" else registry.describe(kind)
-        for kind in kinds
-    }
+    """Print what there is by name: whole on a line each, or as wide as the terminal is."""
+    kinds = [options.kind] if options.kind else registry.KINDS
+    listed = {kind: registry.describe(kind) for kind in kinds}
     if options.json:
         print_json(listed)
         return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for kind, functions in listed.items():
         print(kind)
-        width = max(18, *map(len, functions))
-        for name, line in functions.items():
-            print(f"  {name:{width}s} {line}")
+        longest = max(map(len, functions), default=0)
+        for name, text in functions.items():
+            print(_entry(f"  {name:{longest}s}  ", text.replace("``", ""), width))
+
+
+def _entry(name: str, text: str, width: int | None) -> str:
+    """The name and what it does, on one line, or in lines of that width below each other."""
+    if width is None:
+        return name + text
+    beside = " " * len(name)
+    return textwrap.fill(
+        text, max(width, len(name) + 30), initial_indent=name, subsequent_indent=beside,
+        break_on_hyphens=False,
+    )  # fmt: skip

@@ -92,7 +92,7 @@ def _reference(name: str | None) -> dict[str, str] | None:
         from circuitkit.patching.detection import roles_of
 
         return roles_of(read(name))
-    from circuitkit.references.published import named
+    from circuitkit.graph.published import named
 
     return dict(named(name).roles)
 

@@ -286,23 +286,27 @@ def read(path: str | os.PathLike[str]) -> Circuit:
     return from_json(text, source=repr(os.fspath(path)))
 
 
-def write(circuit: nx.DiGraph, path: str | os.PathLike[str], **style: Any) -> Path:
-    """Write the circuit in the format of the path's suffix, and return the path; a file that was
-    there is replaced once the new one is whole.
+def write(
+    circuit: nx.DiGraph, path: str | os.PathLike[str], *, format: str | None = None, **style: Any
+) -> Path:
+    """Write the circuit in the format of the path's suffix, or in another one (``format``: its
+    name, or ``path/to/mine.py:name``), and return the path; a file that was there is replaced once
+    the new one is whole.
 
-    Raises OutputError for a suffix or a style that is not known, and where the file cannot be
-    drawn or written.
+    Raises UnknownNameError for a format, and OutputError for a suffix or a style, that is not
+    known; OutputError where the file cannot be drawn or written.
     """
     suffix, known = Path(path).suffix.removeprefix(".").lower(), names("formats")
-    if suffix not in known:
+    if format is None and suffix not in known:
         why = unknown("file format", suffix, known) if suffix else "it has no suffix"
         raise OutputError(
             f"{os.fspath(path)!r} cannot be written: {why}; the formats are {', '.join(known)}"
         )
-    exporter = lookup("formats", suffix)
+    format = format or suffix
+    exporter = lookup("formats", format)
     styles = [name for name in inspect.signature(exporter).parameters if name != "circuit"]
     for name in style:
         if name not in styles:
             listed = ", ".join(styles) or "no style at all"
-            raise OutputError(f".{suffix} files know no style {name!r}; they take {listed}")
+            raise OutputError(f"{format} files know no style {name!r}; they take {listed}")
     return write_whole(path, exporter(circuit, **style))

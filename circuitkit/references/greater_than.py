@@ -3,9 +3,9 @@ between them."""
 
 from __future__ import annotations
 
-from circuitkit.references._rules import GPT2, Edges, Published, Rule, heads, joined, roles_of
+from circuitkit.graph.published import GPT2, Edges, Published, Rule, heads, joined, roles_of
 
-__all__ = ["circuits"]
+__all__ = ["hanna2023", "acdc", "autocircuit", "eap_ig"]
 
 _HANNA = "Hanna et al. 2023, arXiv:2305.00586"
 _ACDC = "Conmy et al. 2023, arXiv:2304.14997"
@@ -53,36 +53,68 @@ _QUERIES: tuple[Rule, ...] = (
 )
 
 
-def circuits() -> tuple[Published, ...]:
-    """Every published circuit of the task, the components alone first."""
-    return (
-        Published(
-            "greater_than:hanna2023", "gpt2", GPT2, _HANNA,
-            "components, each at one token position",
-            "the original: paths between these components; queries of the mid heads stay clean",
-            roles_of(_ORIGINAL), _positions(),
-        ),
-        Published(
-            "greater_than:acdc", "gpt2", GPT2, _ACDC,
-            "residual edges, and one direct edge for every port of the 9 heads",
+def hanna2023() -> Published:
+    """gpt2: 18 of 156 components; Hanna et al. 2023, arXiv:2305.00586."""
+    return Published(
+        name="greater_than:hanna2023",
+        model="gpt2",
+        wiring=GPT2,
+        source=_HANNA,
+        convention="components, each at one token position",
+        note="the original: paths between these components; queries of the mid heads stay clean",
+        roles=roles_of(_ORIGINAL),
+        positions=_positions(),
+    )
+
+
+def acdc() -> Published:
+    """gpt2: 262 of 32,923 edges (235 without the direct ones);
+    Conmy et al. 2023, arXiv:2304.14997."""
+    return Published(
+        name="greater_than:acdc",
+        model="gpt2",
+        wiring=GPT2,
+        source=_ACDC,
+        convention="residual edges, and one direct edge for every port of the 9 heads",
+        note=(
             "has head 6.1 and lacks 5.1 and 8.8 of greater_than:hanna2023; the MLPs below the mid "
-            "heads, and their edges into the queries, stand for the queries left clean",
-            roles_of(_GROUPS), {}, _acdc(), direct=True,
+            "heads, and their edges into the queries, stand for the queries left clean"
         ),
-        Published(
-            "greater_than:autocircuit", "gpt2", GPT2, _AUTOCIRCUIT,
-            "residual edges",
-            "the edges of greater_than:acdc, counted without direct ones",
-            roles_of(_GROUPS), {}, _acdc(),
-        ),
-        Published(
-            "greater_than:eap-ig", "gpt2", GPT2, _EAP_IG,
-            "residual edges",
+        roles=roles_of(_GROUPS),
+        edges=_acdc(),
+        direct=True,
+    )
+
+
+def autocircuit() -> Published:
+    """gpt2: 235 of 32,491 edges; Miller et al. 2024, arXiv:2407.08734."""
+    return Published(
+        name="greater_than:autocircuit",
+        model="gpt2",
+        wiring=GPT2,
+        source=_AUTOCIRCUIT,
+        convention="residual edges",
+        note="the edges of greater_than:acdc, counted without direct ones",
+        roles=roles_of(_GROUPS),
+        edges=_acdc(),
+    )
+
+
+def eap_ig() -> Published:
+    """gpt2: 240 of 32,491 edges; Hanna et al. 2024, arXiv:2403.17806."""
+    return Published(
+        name="greater_than:eap_ig",
+        model="gpt2",
+        wiring=GPT2,
+        source=_EAP_IG,
+        convention="residual edges",
+        note=(
             "has all the mid heads of greater_than:hanna2023 and 6.1; joined as in "
-            "greater_than:acdc, but nothing stands for the queries left clean",
-            roles_of(_EAP_IG_GROUPS), {}, joined(GPT2, _EAP_IG_GROUPS, _RULES),
+            "greater_than:acdc, but nothing stands for the queries left clean"
         ),
-    )  # fmt: skip
+        roles=roles_of(_EAP_IG_GROUPS),
+        edges=joined(GPT2, _EAP_IG_GROUPS, _RULES),
+    )
 
 
 def _acdc() -> Edges:

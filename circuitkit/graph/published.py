@@ -5,11 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from circuitkit.graph.circuit import Circuit, build
+import networkx as nx
+
+from circuitkit.errors import UnknownNameError
+from circuitkit.graph.circuit import Circuit, build, edges, wiring_of
 from circuitkit.graph.nodes import EMBED, LOGITS, Node
 from circuitkit.graph.wiring import Wiring
+from circuitkit.registry import lookup
 
-__all__ = ["GPT2", "Edges", "Published", "Rule", "heads", "joined", "legal", "roles_of"]
+__all__ = [
+    "GPT2",
+    "Edges",
+    "Published",
+    "Rule",
+    "heads",
+    "joined",
+    "legal",
+    "named",
+    "roles_of",
+    "skeleton",
+]
 
 GPT2 = Wiring(layers=12, heads=12, groups=12)
 
@@ -76,6 +91,37 @@ class Published:
         what = "edges" if self.edges else "components"
         beside = f" ({len(self.edges):,} without the direct ones)" if self.direct else ""
         return f"{self.model}: {found:,} of {total:,} {what}{beside}; {self.source}"
+
+
+def named(name: str) -> Published:
+    """The published circuit of that name, ``ioi:wang2022``, or of ``path/to/mine.py:name``.
+
+    Raises UnknownNameError where there is none.
+    """
+    found = lookup("references", name)()
+    if not isinstance(found, Published):
+        raise UnknownNameError(
+            f"{name!r} gives a {type(found).__name__}; a reference returns a "
+            "circuitkit.graph.published.Published"
+        )
+    return found
+
+
+def skeleton(circuit: nx.DiGraph) -> Circuit:
+    """A copy without the edges of components that have no role, such as the MLPs that only carry
+    what heads write: small enough to be drawn. Raises CircuitError where the graph is no circuit.
+    """
+    roles = {name: data for name, data in circuit.nodes(data=True) if data.get("role")}
+    known = {*roles, EMBED, LOGITS}
+    kept: dict[tuple[str, str], float] = {
+        (writer, reader): weight
+        for writer, reader, weight in edges(circuit)
+        if {writer, reader.component} <= known
+    }
+    small = build(wiring_of(circuit), kept)
+    small.graph.update(circuit.graph)
+    small.add_nodes_from(roles.items())
+    return small
 
 
 # -- notation --------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from circuitkit.graph.published import Published, Rule, heads, joined, roles_of
 from circuitkit.graph.wiring import Wiring
-from circuitkit.references._rules import Published, Rule, heads, joined, roles_of
 
-__all__ = ["circuits"]
+__all__ = ["circuitry"]
 
 _WIRING = Wiring(layers=2, heads=8, groups=8, mlp=False)
 _CLASSES = {"previous token": heads("0.0"), "induction": heads("1.6")}
@@ -18,15 +18,18 @@ _RULES: tuple[Rule, ...] = (
 )
 
 
-def circuits() -> tuple[Published, ...]:
-    """The one published circuit with edges."""
-    return (
-        Published(
-            "induction:circuitry", "redwood_attn_2l", _WIRING,
-            "Shi et al. 2024, arXiv:2410.13032",
-            "residual edges",
+def circuitry() -> Published:
+    """redwood_attn_2l: 6 of 257 edges; Shi et al. 2024, arXiv:2410.13032."""
+    return Published(
+        name="induction:circuitry",
+        model="redwood_attn_2l",
+        wiring=_WIRING,
+        source="Shi et al. 2024, arXiv:2410.13032",
+        convention="residual edges",
+        note=(
             "ACDC names no edges here; head 1.5 is a second induction head that this set leaves "
-            "out; positions enter queries and keys alone, so that embed carries tokens only",
-            roles_of(_CLASSES), {}, joined(_WIRING, _CLASSES, _RULES),
+            "out; positions enter queries and keys alone, so that embed carries tokens only"
         ),
-    )  # fmt: skip
+        roles=roles_of(_CLASSES),
+        edges=joined(_WIRING, _CLASSES, _RULES),
+    )

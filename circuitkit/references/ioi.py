@@ -1,10 +1,10 @@
-"""Indirect object identification in GPT-2 small: Wang et al.'s heads, and three readings of the
-edges between them."""
+"""Indirect object identification: Wang et al.'s heads in GPT-2 small with three readings of the
+edges between them, and Merullo et al.'s heads in GPT-2 medium."""
 
 from __future__ import annotations
 
 from circuitkit.graph.nodes import EMBED, LOGITS, Node
-from circuitkit.references._rules import (
+from circuitkit.graph.published import (
     GPT2,
     Edges,
     Published,
@@ -14,13 +14,23 @@ from circuitkit.references._rules import (
     legal,
     roles_of,
 )
+from circuitkit.graph.wiring import Wiring
 
-__all__ = ["circuits"]
+__all__ = [
+    "wang2022",
+    "wang2022_naive",
+    "acdc",
+    "autocircuit",
+    "autocircuit_heads",
+    "eap_ig",
+    "merullo2024",
+]
 
 _WANG = "Wang et al. 2023, arXiv:2211.00593"
 _ACDC = "Conmy et al. 2023, arXiv:2304.14997"
 _AUTOCIRCUIT = "Miller et al. 2024, arXiv:2407.08734"
 _EAP_IG = "Hanna et al. 2024, arXiv:2403.17806"
+_MERULLO = "Merullo et al. 2024, arXiv:2310.08744"
 
 # The heads of each class, by importance where the paper ranks them, and where their output counts.
 _CLASSES = {
@@ -42,6 +52,13 @@ _NAIVE = {
     "induction": heads("5.5 5.9"),
     "duplicate token": heads("0.10 3.0"),
     "previous token": heads("2.2 4.11"),
+}
+_MEDIUM = {
+    "mover": heads("15.14 16.15 17.4 18.5 19.15"),
+    "induction": heads("9.3"),
+    "duplicate token": heads("6.4"),
+    "inhibition": heads("12.3 13.4 13.13"),
+    "negative mover": heads("19.1"),
 }
 _ROLES = roles_of(_CLASSES)
 _POSITIONS = {name: (_SPANS[role],) for name, role in _ROLES.items()}
@@ -82,53 +99,129 @@ _EAP_IG_RULES: tuple[Rule, ...] = (
 )
 
 
-def circuits() -> tuple[Published, ...]:
-    """Every published circuit of the task, the heads alone first."""
-    return (
-        Published(
-            "ioi:wang2022", "gpt2", GPT2, _WANG,
-            "heads, each at one token position; MLPs and the embedding are left untouched",
+def wang2022() -> Published:
+    """gpt2: 26 of 144 components; Wang et al. 2023, arXiv:2211.00593."""
+    return Published(
+        name="ioi:wang2022",
+        model="gpt2",
+        wiring=GPT2,
+        source=_WANG,
+        convention="heads, each at one token position; MLPs and the embedding are left untouched",
+        note=(
             "the original: a set of heads, no edges; the paper's code merges name movers and "
-            "backup name movers into one class",
-            _ROLES, _POSITIONS,
+            "backup name movers into one class"
         ),
-        Published(
-            "ioi:wang2022-naive", "gpt2", GPT2, _WANG,
-            "heads, each at one token position; MLPs and the embedding are left untouched",
+        roles=_ROLES,
+        positions=_POSITIONS,
+    )
+
+
+def wang2022_naive() -> Published:
+    """gpt2: 13 of 144 components; Wang et al. 2023, arXiv:2211.00593."""
+    return Published(
+        name="ioi:wang2022_naive",
+        model="gpt2",
+        wiring=GPT2,
+        source=_WANG,
+        convention="heads, each at one token position; MLPs and the embedding are left untouched",
+        note=(
             "the paper's control: no backup or negative name movers, half the induction heads; "
-            "it is faithful and far from complete",
-            roles_of(_NAIVE), {name: _POSITIONS[name] for name in roles_of(_NAIVE)},
+            "it is faithful and far from complete"
         ),
-        Published(
-            "ioi:acdc", "gpt2", GPT2, _ACDC,
-            "residual edges, and one direct edge for every port of the 26 heads",
+        roles=roles_of(_NAIVE),
+        positions={name: _POSITIONS[name] for name in roles_of(_NAIVE)},
+    )
+
+
+def acdc() -> Published:
+    """gpt2: 1,041 of 32,923 edges (963 without the direct ones);
+    Conmy et al. 2023, arXiv:2304.14997."""
+    return Published(
+        name="ioi:acdc",
+        model="gpt2",
+        wiring=GPT2,
+        source=_ACDC,
+        convention="residual edges, and one direct edge for every port of the 26 heads",
+        note=(
             "every edge of an MLP with a head of the circuit, with an MLP, with the embedding or "
-            "with the logits is kept; ioi:autocircuit keeps only MLPs between joined classes",
-            _ROLES, _POSITIONS, _acdc(), direct=True,
+            "with the logits is kept; ioi:autocircuit keeps only MLPs between joined classes"
         ),
-        Published(
-            "ioi:autocircuit", "gpt2", GPT2, _AUTOCIRCUIT,
-            "residual edges",
+        roles=_ROLES,
+        positions=_POSITIONS,
+        edges=_acdc(),
+        direct=True,
+    )
+
+
+def autocircuit() -> Published:
+    """gpt2: 739 of 32,491 edges; Miller et al. 2024, arXiv:2407.08734."""
+    return Published(
+        name="ioi:autocircuit",
+        model="gpt2",
+        wiring=GPT2,
+        source=_AUTOCIRCUIT,
+        convention="residual edges",
+        note=(
             "the classes of ioi:acdc, joined through the MLPs from the first layer of the one to "
             "the layer before the last of the other; without token positions the bound for the "
-            "logits falls to 0, so that no MLP stands between a mover and the logits",
-            _ROLES, _POSITIONS, _autocircuit(),
+            "logits falls to 0, so that no MLP stands between a mover and the logits"
         ),
-        Published(
-            "ioi:autocircuit-heads", "gpt2", GPT2, _AUTOCIRCUIT,
-            "residual edges, whatever the position",
+        roles=_ROLES,
+        positions=_POSITIONS,
+        edges=_autocircuit(),
+    )
+
+
+def autocircuit_heads() -> Published:
+    """gpt2: 6,540 of 32,491 edges; Miller et al. 2024, arXiv:2407.08734."""
+    return Published(
+        name="ioi:autocircuit_heads",
+        model="gpt2",
+        wiring=GPT2,
+        source=_AUTOCIRCUIT,
+        convention="residual edges, whatever the position",
+        note=(
             "every edge save those that leave a head outside ioi:wang2022: what ablating the "
-            "other heads keeps",
-            _ROLES, _POSITIONS, _without_other_heads(),
+            "other heads keeps"
         ),
-        Published(
-            "ioi:eap-ig", "gpt2", GPT2, _EAP_IG,
-            "residual edges; the source's precision and recall leave MLPs out",
+        roles=_ROLES,
+        positions=_POSITIONS,
+        edges=_without_other_heads(),
+    )
+
+
+def eap_ig() -> Published:
+    """gpt2: 215 of 32,491 edges; Hanna et al. 2024, arXiv:2403.17806."""
+    return Published(
+        name="ioi:eap_ig",
+        model="gpt2",
+        wiring=GPT2,
+        source=_EAP_IG,
+        convention="residual edges; the source's precision and recall leave MLPs out",
+        note=(
             "unlike ioi:acdc: previous-token heads enter induction heads at q, duplicate-token "
-            "heads feed induction heads, movers of layer 9 feed the later ones, one MLP",
-            _ROLES, _POSITIONS, _eap_ig(),
+            "heads feed induction heads, movers of layer 9 feed the later ones, one MLP"
         ),
-    )  # fmt: skip
+        roles=_ROLES,
+        positions=_POSITIONS,
+        edges=_eap_ig(),
+    )
+
+
+def merullo2024() -> Published:
+    """gpt2-medium: 11 of 384 components; Merullo et al. 2024, arXiv:2310.08744."""
+    return Published(
+        name="ioi:merullo2024",
+        model="gpt2-medium",
+        wiring=Wiring(layers=24, heads=16, groups=16),
+        source=_MERULLO,
+        convention="heads; no edges were published",
+        note=(
+            "another model than all other circuits of the task; an appendix has 13.14 among the "
+            "inhibition heads as well"
+        ),
+        roles=roles_of(_MEDIUM),
+    )
 
 
 def _acdc() -> Edges:
