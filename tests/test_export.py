@@ -124,17 +124,6 @@ def test_the_catalogue_lists_these_formats() -> None:
     assert {*TEXTS, *BYTES} <= set(names("formats"))
 
 
-@pytest.mark.parametrize("suffix", TEXTS)
-def test_texts_are_the_same_every_time(suffix: str) -> None:
-    made = name_movers()
-    before = circuits.to_json(made)
-    first = lookup("formats", suffix)(made)
-    assert isinstance(first, str)
-    assert "logits" in first
-    assert lookup("formats", suffix)(name_movers()) == first
-    assert circuits.to_json(made) == before
-
-
 @needs_graphviz
 @pytest.mark.parametrize("engine", ["builtin", "dot"])
 @pytest.mark.parametrize("suffix", BYTES)

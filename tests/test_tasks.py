@@ -142,25 +142,10 @@ def test_spans_name_whole_tokens(words: TokenizerView, name: str) -> None:
             assert words.tokenizer.decode(example.clean[start:stop]) == text(prompt, span)
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_the_seed_decides_and_more_prompts_begin_as_fewer(mini: TokenizerView, name: str) -> None:
-    prompts = make(name, mini, 30, 5).prompts
-    assert make(name, mini, 30, 5).prompts == prompts
-    assert make(name, mini, 60, 5).prompts[:30] == prompts
-    assert make(name, mini, 30, 6).prompts != prompts
-
-
 @pytest.mark.parametrize("name", OF_WORDS)
 def test_a_tokenizer_of_letters_does_not_fit(name: str) -> None:
     with pytest.raises(TaskFitError, match=rf"^{name} .*use another task or another model$"):
         make(name, letters())
-
-
-@pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("n", [0, -1])
-def test_no_prompts_cannot_be_asked_for(mini: TokenizerView, name: str, n: int) -> None:
-    with pytest.raises(DataError, match="ask for at least 1"):
-        make(name, mini, n)
 
 
 def test_more_prompts_than_there_are_cannot_be_made(mini: TokenizerView) -> None:

@@ -52,7 +52,7 @@ def csv(circuit: nx.DiGraph) -> str:
 
 
 def _flat(attributes: Mapping[Any, Any]) -> dict[str, Any]:
-    return {_text(str(key)): _value(value) for key, value in attributes.items()}
+    return {_text(str(key)): _value(attributes[key]) for key in sorted(attributes, key=str)}
 
 
 def _value(value: Any) -> str | int | float | bool:
