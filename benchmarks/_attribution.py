@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from _inputs import first, pairs
-from _measure import Bench, Cell, Table, largest_difference
+from _measure import Cell, Table, Timer, largest_difference
 
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.examples import Example
@@ -22,11 +22,11 @@ from circuitkit.models.transformer_lens import Transformer
 __all__ = ["attribution"]
 
 
-def attribution(model: Transformer, bench: Bench) -> Table:
+def attribution(model: Transformer, timer: Timer) -> Table:
     """EAP and EAP-IG of all edges; TransformerLens's own edge attribution beside them."""
-    rows = list(_ours(model, bench))
-    if bench.transformer_lens:
-        rows += _transformer_lens(model, bench)
+    rows = list(_ours(model, timer))
+    if timer.transformer_lens:
+        rows += _transformer_lens(model, timer)
     note = (
         f"{model.wiring.n_edges:,} edges, 8 × 16 tokens. Memory is above the loaded model; "
         "TransformerLens takes one example at a time and is timed once, on 2."
@@ -34,21 +34,21 @@ def attribution(model: Transformer, bench: Bench) -> Table:
     return Table("Attribution", note, ("what", "measured", "unit"), rows)
 
 
-def _ours(model: Transformer, bench: Bench) -> Iterator[tuple[Cell, ...]]:
+def _ours(model: Transformer, timer: Timer) -> Iterator[tuple[Cell, ...]]:
     data = pairs(model, 8)
     once = partial(eap, model, data, logit_diff, counterfactual)
     steps = partial(eap_ig, model, data, logit_diff, counterfactual, steps=5)
-    held = bench.held()
-    memory = bench.memory(once, held), bench.memory(steps, held)
-    plain = bench.plain(model, first(data))
-    yield "one plain forward (F)", plain, bench.unit
-    yield "`eap`", bench.seconds(once) / plain, "F (target ≤ 6)"
-    yield "`eap_ig`, 5 steps", bench.seconds(steps, 3) / plain, "F (target ≤ 20)"
+    held = timer.held()
+    memory = timer.memory(once, held), timer.memory(steps, held)
+    plain = timer.plain(model, first(data))
+    yield "one plain forward (F)", plain, timer.unit
+    yield "`eap`", timer.seconds(once) / plain, "F (target ≤ 6)"
+    yield "`eap_ig`, 5 steps", timer.seconds(steps, 3) / plain, "F (target ≤ 20)"
     yield "`eap`, memory", memory[0], "MiB (target ≤ 300)"
     yield "`eap_ig`, memory", memory[1], "MiB (target ≤ 300)"
 
 
-def _transformer_lens(model: Transformer, bench: Bench) -> Iterator[tuple[Cell, ...]]:
+def _transformer_lens(model: Transformer, timer: Timer) -> Iterator[tuple[Cell, ...]]:
     """It takes the gradient at its ``corrupt`` prompt and points to its ``clean`` one: with the two
     swapped it is minus ours."""
     from transformer_lens.tools.analysis.attribution_patching import (
@@ -68,7 +68,7 @@ def _transformer_lens(model: Transformer, bench: Bench) -> Iterator[tuple[Cell, 
             return last[own.correct[0]] - last[own.wrong[0]]
 
         config = EdgeAttributionConfig(granularity="edge")
-        clock = time.process_time if bench.device == "cpu" else time.perf_counter
+        clock = time.process_time if timer.device == "cpu" else time.perf_counter
         start = clock()
         theirs = attribution_patch(model.bridge, corrupt[None], clean[None], metric, config)
         for (writer, reader), value in theirs.edge_scores.items():
@@ -76,7 +76,7 @@ def _transformer_lens(model: Transformer, bench: Bench) -> Iterator[tuple[Cell, 
             summed[index] -= float(value) / n
         peer += clock() - start
     model.bridge.requires_grad_(False)
-    ours = bench.seconds(lambda: eap(model, data, logit_diff, counterfactual))
+    ours = timer.seconds(lambda: eap(model, data, logit_diff, counterfactual))
     error, scale = largest_difference(
         summed, eap(model, data, logit_diff, counterfactual).values.astype(float)
     )

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 from _inputs import difference_of_logits, first, pairs
-from _measure import Bench, Cell, Table, largest_difference
+from _measure import Cell, Table, Timer, largest_difference
 
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Batch
@@ -34,14 +34,14 @@ def _runs(model: Transformer, batch: Batch) -> tuple[Context, Activations]:
 
 
 @torch.no_grad()
-def circuits(model: Transformer, bench: Bench) -> Table:
+def circuits(model: Transformer, timer: Timer) -> Table:
     """Circuits of 500 edges and the whole model, at 8 and at 32 prompts."""
     rows: list[tuple[Cell, ...]] = []
     for n in (8, 32):
         batch = first(pairs(model, n))
-        plain = bench.plain(model, batch)
-        rows.append((f"{n} × 16", "one plain forward (F)", "", plain, bench.unit))
-        rows += _circuits(model, batch, plain, bench)
+        plain = timer.plain(model, batch)
+        rows.append((f"{n} × 16", "one plain forward (F)", "", plain, timer.unit))
+        rows += _circuits(model, batch, plain, timer)
     note = (
         "`first` runs the corrupted prompts too; `further` shares that run. The best edges are "
         "those by `eap`."
@@ -51,10 +51,10 @@ def circuits(model: Transformer, bench: Bench) -> Table:
 
 
 def _circuits(
-    model: Transformer, batch: Batch, plain: float, bench: Bench
+    model: Transformer, batch: Batch, plain: float, timer: Timer
 ) -> Iterator[tuple[Cell, ...]]:
     found = eap(model, pairs(model, 8), logit_diff, counterfactual)
-    noise = np.random.default_rng(bench.seed).standard_normal(model.wiring.shape)
+    noise = np.random.default_rng(timer.seed).standard_normal(model.wiring.shape)
     context, carried = _runs(model, batch)
     tokens = f"{len(batch)} × {batch.clean.shape[1]}"
     for name, keep in (
@@ -62,8 +62,8 @@ def _circuits(
         (f"random {EDGES}", Scores(model.wiring, noise).mask(EDGES)),
         ("whole model", model.wiring.legal),
     ):
-        further = bench.seconds(partial(run, model, batch, context, carried, keep))
-        once = bench.seconds(lambda keep=keep: run(model, batch, *_runs(model, batch), keep))
+        further = timer.seconds(partial(run, model, batch, context, carried, keep))
+        once = timer.seconds(lambda keep=keep: run(model, batch, *_runs(model, batch), keep))
         writers = int(keep.any(1).sum())
         whole = name == "whole model"
         yield tokens, f"{name}, first", writers, once / plain, _unit("1.5", whole)
@@ -76,12 +76,12 @@ def _unit(goal: str, whole: bool) -> str:
 
 
 @torch.no_grad()
-def bulk(model: Transformer, bench: Bench) -> Table:
+def bulk(model: Transformer, timer: Timer) -> Table:
     """A hundred random circuits at once, and one by one."""
     data = pairs(model, 8)
     batch = first(data)
-    plain = bench.plain(model, batch)
-    masks = random_masks(model.wiring, EDGES, MANY, bench.seed)
+    plain = timer.plain(model, batch)
+    masks = random_masks(model.wiring, EDGES, MANY, timer.seed)
     context, carried = _runs(model, batch)
     together: list[torch.Tensor] = []
     single: list[torch.Tensor] = []
@@ -92,13 +92,13 @@ def bulk(model: Transformer, bench: Bench) -> Table:
     def one_by_one() -> None:
         single[:] = [run(model, batch, context, carried, mask) for mask in masks]
 
-    memory = bench.memory(at_once, bench.held())
-    many = bench.seconds(at_once, 2) / MANY
-    one = bench.seconds(one_by_one, 2) / MANY
+    memory = timer.memory(at_once, timer.held())
+    many = timer.seconds(at_once, 2) / MANY
+    one = timer.seconds(one_by_one, 2) / MANY
     all_of_it = partial(evaluate, model, masks, data, logit_diff, counterfactual)
-    evaluated = bench.seconds(all_of_it, 1) / MANY
+    evaluated = timer.seconds(all_of_it, 1) / MANY
     each = (
-        bench.seconds(
+        timer.seconds(
             lambda: [
                 evaluate(model, mask, data, logit_diff, counterfactual) for mask in masks[:10]
             ],
@@ -112,7 +112,7 @@ def bulk(model: Transformer, bench: Bench) -> Table:
           for logits in (together, single))
     )  # fmt: skip
     note = (
-        f"{MANY} random circuits of {EDGES} edges, 8 × 16 tokens, F = {plain:.3g} {bench.unit}, "
+        f"{MANY} random circuits of {EDGES} edges, 8 × 16 tokens, F = {plain:.3g} {timer.unit}, "
         "least of 2 runs (`evaluate`: 1); the corrupted run is shared and, but for `evaluate`, not "
         "counted."
     )

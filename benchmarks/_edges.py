@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from _inputs import SMALL, difference_of_logits, first, gpt2, pairs
-from _measure import Bench, Cell, Table
+from _measure import Cell, Table, Timer
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
@@ -178,7 +178,7 @@ class Cost:
     found: dict[Edge, Tensor]
 
 
-def _cost(bench: Bench, patching: Patching, blocks: int) -> Cost:
+def _cost(timer: Timer, patching: Patching, blocks: int) -> Cost:
     """The cost of all edges: of sampled blocks, and of all edges into the logits."""
     wiring = patching.model.wiring
     found: dict[Edge, Tensor] = {}
@@ -188,10 +188,10 @@ def _cost(bench: Bench, patching: Patching, blocks: int) -> Cost:
 
     logits = [(row, wiring.shape[1] - 1) for row in range(wiring.shape[0])]
     swept(logits)  # warm
-    free = bench.seconds(partial(swept, logits), 1)
+    free = timer.seconds(partial(swept, logits), 1)
     means, timed = [], []
-    for chosen in _blocks(patching, blocks, bench.seed):
-        means.append(bench.seconds(partial(swept, chosen), 1) / len(chosen))
+    for chosen in _blocks(patching, blocks, timer.seed):
+        means.append(timer.seconds(partial(swept, chosen), 1) / len(chosen))
         timed += chosen
     others = wiring.n_edges - len(logits)
     mean = (float(np.mean(means)) * others + free) / wiring.n_edges
@@ -205,14 +205,14 @@ def _some(timed: list[Edge], n: int, seed: int) -> list[Edge]:
 
 
 # -- sections --------------------------------------------------------------------------------------
-def edges(model: Transformer, bench: Bench) -> Table:
+def edges(model: Transformer, timer: Timer) -> Table:
     """All edges of GPT-2 small's shape, from a sample."""
     patching = Patching.of(model, first(pairs(model, 8)))
-    plain = bench.plain(model, patching.batch)
-    cost = _cost(bench, patching, 12)
-    chosen = _some(cost.timed, 24, bench.seed)
-    slow, resumed = _slow(bench, patching.resumed, chosen)
-    _, masked = _slow(bench, patching.masked, chosen)
+    plain = timer.plain(model, patching.batch)
+    cost = _cost(timer, patching, 12)
+    chosen = _some(cost.timed, 24, timer.seed)
+    slow, resumed = _slow(timer, patching.resumed, chosen)
+    _, masked = _slow(timer, patching.masked, chosen)
     error, scale = patching.compare(cost.found, slow)
     total = model.wiring.n_edges
     note = (
@@ -223,9 +223,9 @@ def edges(model: Transformer, bench: Bench) -> Table:
         "the bare modules."
     )
     return Table("Exact patching of every edge", note, ("what", "measured", "unit"), [
-        ("one plain forward (F)", plain, bench.unit),
+        ("one plain forward (F)", plain, timer.unit),
         ("`sweep`, mean over all edges", cost.seconds / plain, "F per edge (target ≤ 0.35)"),
-        (f"`sweep`, all {total:,} edges (extrapolated)", cost.seconds * total, bench.unit),
+        (f"`sweep`, all {total:,} edges (extrapolated)", cost.seconds * total, timer.unit),
         ("one resumed run per edge", resumed / plain, "F per edge"),
         ("one masked run per edge", masked / plain, "F per edge"),
         ("largest difference to the resumed runs, of the largest effect", error,
@@ -234,27 +234,27 @@ def edges(model: Transformer, bench: Bench) -> Table:
 
 
 def _slow(
-    bench: Bench, work: Callable[[Edge], Tensor], chosen: Sequence[Edge]
+    timer: Timer, work: Callable[[Edge], Tensor], chosen: Sequence[Edge]
 ) -> tuple[dict[Edge, Tensor], float]:
     """What the work gives for each edge, and its mean seconds."""
     found: dict[Edge, Tensor] = {}
     work(chosen[0])  # warm
-    seconds = bench.seconds(lambda: found.update({edge: work(edge) for edge in chosen}), 1)
+    seconds = timer.seconds(lambda: found.update({edge: work(edge) for edge in chosen}), 1)
     return found, seconds / len(chosen)
 
 
-def growth(bench: Bench) -> Table:
+def growth(timer: Timer) -> Table:
     """The cost per edge as the model and the batch grow, one at a time."""
     rows: list[tuple[Cell, ...]] = []
     for name, steps in GROWTH.items():
         for step in steps:
             given = {**SMALL, "batch": 8, "length": 16, **step}
             batch, length = given.pop("batch"), given.pop("length")
-            model = gpt2(bench, given)
+            model = gpt2(timer, given)
             patching = Patching.of(model, first(pairs(model, batch, length)))
-            plain = bench.plain(model, patching.batch)
-            cost = _cost(bench, patching, 8)
-            slow, _ = _slow(bench, patching.resumed, _some(cost.timed, 8, bench.seed))
+            plain = timer.plain(model, patching.batch)
+            cost = _cost(timer, patching, 8)
+            slow, _ = _slow(timer, patching.resumed, _some(cost.timed, 8, timer.seed))
             error, _ = patching.compare(cost.found, slow)
             rows.append((
                 name, next(iter(step.values())), model.wiring.n_edges, len(cost.timed), plain,
@@ -266,38 +266,38 @@ def growth(bench: Bench) -> Table:
         "extrapolated from the timed edges (8 blocks, once); the difference to resumed runs, of "
         "8 edges, is a part of the largest effect."
     )
-    head = ("grows", "to", "edges", "timed", f"F ({bench.unit})", "F per edge", "difference")
+    head = ("grows", "to", "edges", "timed", f"F ({timer.unit})", "F per edge", "difference")
     return Table("Exact patching as it grows", note, head, rows)
 
 
-def one_by_one(bench: Bench) -> Table:
+def one_by_one(timer: Timer) -> Table:
     """All edges of a small model against one run per edge."""
-    model = gpt2(bench, SMALL)
+    model = gpt2(timer, SMALL)
     patching = Patching.of(model, first(pairs(model, 8)))
-    plain = bench.plain(model, patching.batch)
+    plain = timer.plain(model, patching.batch)
     chosen = [tuple(edge) for edge in np.argwhere(model.wiring.legal).tolist()]
     patching.swept(chosen[:40])  # warm
     found: dict[Edge, Tensor] = {}
-    ours = bench.seconds(lambda: found.update(patching.swept(chosen)), 3) / len(chosen)
+    ours = timer.seconds(lambda: found.update(patching.swept(chosen)), 3) / len(chosen)
     rows: list[tuple[Cell, ...]] = [
         ("`sweep`, all at once", len(chosen), ours * len(chosen), ours / plain, 1.0, "")
     ]
     ways = [("one resumed run per edge, the bare modules, no hooks (target ≥ 20)",
              patching.resumed, 1),
             ("one masked run per edge", patching.masked, 10)]  # fmt: skip
-    if bench.transformer_lens:
+    if timer.transformer_lens:
         ways.append(("one run per edge of TransformerBridge, with a hook", patching.hooked, 10))
     for name, work, every in ways:
-        slow, seconds = _slow(bench, work, chosen[::every])
+        slow, seconds = _slow(timer, work, chosen[::every])
         error, _ = patching.compare(found, slow)
         rows.append((name, len(slow), seconds * len(chosen), seconds / plain,
                      seconds / ours, error))  # fmt: skip
     shape = "{n_layer} layers × {n_head} heads × {n_embd}, {vocab_size:,} tokens".format(**SMALL)
     note = (
         f"{shape} of vocabulary, {len(chosen):,} edges, 8 × 16 tokens, F = {plain:.4f} "
-        f"{bench.unit}. The seconds of all edges are extrapolated where fewer were timed; the "
+        f"{timer.unit}. The seconds of all edges are extrapolated where fewer were timed; the "
         "sweep was timed 3 times, the others once. The difference is of the largest effect."
     )
-    head = ("what", "timed edges", f"all edges ({bench.unit})", "F per edge", "times the sweep",
+    head = ("what", "timed edges", f"all edges ({timer.unit})", "F per edge", "times the sweep",
             "difference")  # fmt: skip
     return Table("A small model, against one run per edge", note, head, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from _measure import Bench
+from _measure import Timer
 
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.data.examples import Example
@@ -17,13 +17,13 @@ GPT2_SMALL = {"n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257}
 SMALL = {"n_layer": 4, "n_head": 8, "n_embd": 256, "vocab_size": 1000}
 
 
-def gpt2(bench: Bench, shape: dict[str, int]) -> Transformer:
+def gpt2(timer: Timer, shape: dict[str, int]) -> Transformer:
     """A GPT-2 of this shape; its weights follow from the seed alone."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    torch.manual_seed(bench.seed)
+    torch.manual_seed(timer.seed)
     ends = {"bos_token_id": 0, "eos_token_id": 0}
-    module = GPT2LMHeadModel(GPT2Config(**shape, **ends)).to(bench.device, bench.dtype)
+    module = GPT2LMHeadModel(GPT2Config(**shape, **ends)).to(timer.device, timer.dtype)
     return from_module(module, name="x".join(map(str, shape.values())))
 
 

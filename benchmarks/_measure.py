@@ -13,7 +13,7 @@ import torch
 from circuitkit.data.batches import Batch
 from circuitkit.models.transformer_lens import Transformer
 
-__all__ = ["Bench", "Cell", "Table", "largest_difference"]
+__all__ = ["Timer", "Cell", "Table", "largest_difference"]
 
 Cell = str | float | int
 
@@ -50,7 +50,7 @@ def _shown(cell: Cell) -> str:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Timer:
     """Where and how often work is timed; ``repeat`` is for work that takes about a second."""
 
     device: str

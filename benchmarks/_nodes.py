@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from _inputs import difference_of_logits, first, pairs
-from _measure import Bench, Cell, Table, largest_difference
+from _measure import Cell, Table, Timer, largest_difference
 
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Batch
@@ -23,28 +23,28 @@ __all__ = ["nodes"]
 EVERY = 4  # of the cells of a grid TransformerLens is timed on one in so many
 
 
-def nodes(model: Transformer, bench: Bench) -> Table:
+def nodes(model: Transformer, timer: Timer) -> Table:
     """All heads' outputs, and the residual stream at every layer and position."""
     from circuitkit.patching.nodes import patch_heads, patch_residual
 
     data = pairs(model, 8)
     batch = first(data)
-    plain = bench.plain(model, batch)
-    rows: list[tuple[Cell, ...]] = [("one plain forward (F)", plain, bench.unit)]
-    theirs = _transformer_lens() if bench.transformer_lens else {}
+    plain = timer.plain(model, batch)
+    rows: list[tuple[Cell, ...]] = [("one plain forward (F)", plain, timer.unit)]
+    theirs = _transformer_lens() if timer.transformer_lens else {}
     for name, work, axes, goal in (
         ("heads", patch_heads, ("layer", "head"), 70),
         ("residual", patch_residual, ("layer", "pos"), 45),
     ):
         made: list[Any] = []
         ours = partial(work, model, data, logit_diff, counterfactual, direction="denoise")
-        seconds = bench.seconds(lambda ours=ours, made=made: made.append(ours()), 2)
+        seconds = timer.seconds(lambda ours=ours, made=made: made.append(ours()), 2)
         shape = " × ".join(map(str, made[-1].shape[:2]))
         label = f"`{work.__name__}`, {shape} cells"
         rows.append((label, seconds / plain, f"F (target ≤ {goal})"))
         if name in theirs:
             rows += _beside(
-                model, batch, bench, theirs[name], axes, np.asarray(made[-1]), seconds, plain
+                model, batch, timer, theirs[name], axes, np.asarray(made[-1]), seconds, plain
             )
     note = (
         "8 × 16 tokens, denoising: the clean value in the corrupted run, two plain runs included. "
@@ -67,7 +67,7 @@ def _transformer_lens() -> dict[str, Callable[..., Any]]:
 def _beside(
     model: Transformer,
     batch: Batch,
-    bench: Bench,
+    timer: Timer,
     work: Callable[..., Any],
     axes: tuple[str, str],
     ours: np.ndarray,
@@ -80,7 +80,7 @@ def _beside(
     name = {"head": "get_act_patch_attn_head_out_all_pos", "pos": "get_act_patch_resid_pre"}
     label = f"TransformerLens {importlib.metadata.version('transformer_lens')} `{name[axes[1]]}`"
     cells = np.argwhere(np.ones(ours.shape[:2], dtype=bool))
-    cells = np.random.default_rng(bench.seed).permutation(cells)[::EVERY]
+    cells = np.random.default_rng(timer.seed).permutation(cells)[::EVERY]
     _, cache = model.bridge.run_with_cache(batch.clean)
     made: list[Any] = []
 
@@ -92,7 +92,7 @@ def _beside(
         ))  # fmt: skip
 
     try:
-        took = bench.seconds(theirs, 1) * ours.shape[0] * ours.shape[1] / len(cells)
+        took = timer.seconds(theirs, 1) * ours.shape[0] * ours.shape[1] / len(cells)
     except Exception as error:  # it raises what it likes; the table says why
         return [(label, f"cannot run: {type(error).__name__}: {str(error)[:200]}", "")]
     carried = record(model, model.start(batch.corrupt, batch.mask))

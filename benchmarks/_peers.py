@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from _edges import Patching
 from _inputs import GPT2_SMALL, SMALL, difference_of_logits, first, gpt2, pairs
-from _measure import Bench, Cell, Table, largest_difference
+from _measure import Cell, Table, Timer, largest_difference
 
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
@@ -45,27 +45,27 @@ class PeerError(Exception):
     """Why a peer gives no numbers."""
 
 
-def auto_circuit(model: Transformer, bench: Bench, cache: Path) -> Table:
+def auto_circuit(model: Transformer, timer: Timer, cache: Path) -> Table:
     """auto-circuit's attribution, circuit and exact edges beside ours, on the same weights."""
     title = "Peer: auto-circuit"
     try:
-        if bench.device != "cpu":
+        if timer.device != "cpu":
             raise PeerError("it is timed on the CPU alone; leave --device out")
-        small = gpt2(bench, SMALL)
-        mask = random_masks(model.wiring, 500, 1, bench.seed)[0]
-        job = _job(model, small, mask, bench)
+        small = gpt2(timer, SMALL)
+        mask = random_masks(model.wiring, 500, 1, timer.seed)[0]
+        job = _job(model, small, mask, timer)
         found = _result(_environment(cache / "auto-circuit", AUTO_CIRCUIT),
                         HERE / "_peer_auto_circuit.py", job)  # fmt: skip
     except PeerError as error:
         return Table(title, "", HEAD, [(f"cannot run: {error}", "", "", "", "", "")])
     note = (
-        f"{found['versions']}; {bench.threads} thread(s), the same weights and 8 × 16 tokens. "
+        f"{found['versions']}; {timer.threads} thread(s), the same weights and 8 × 16 tokens. "
         f"Exact patching, which it does not offer alone, is the loop inside its ACDC, timed once "
         f"on {len(found['edges']['values'])} edges of {small.wiring.n_edges:,} and extrapolated; "
         "the others are the least of 2. A circuit includes its corrupted run. The difference is "
         "of the largest magnitude."
     )
-    rows = [*_large(model, mask, found, bench), *_small(small, found, bench)]
+    rows = [*_large(model, mask, found, timer), *_small(small, found, timer)]
     return Table(title, note, HEAD, rows)
 
 
@@ -73,11 +73,11 @@ PEERS = {"auto-circuit": auto_circuit}
 
 
 # -- the two sides ---------------------------------------------------------------------------------
-def _job(model: Transformer, small: Transformer, mask: np.ndarray, bench: Bench) -> dict[str, Any]:
+def _job(model: Transformer, small: Transformer, mask: np.ndarray, timer: Timer) -> dict[str, Any]:
     w = model.wiring
     return {
-        "threads": bench.threads,
-        "seed": bench.seed,
+        "threads": timer.threads,
+        "seed": timer.seed,
         "every": EVERY,
         "gpt2": {"shape": GPT2_SMALL, **_prompts(pairs(model, 8))},
         "small": {"shape": SMALL, **_prompts(pairs(small, 8))},
@@ -95,11 +95,11 @@ def _prompts(data: Dataset) -> dict[str, Any]:
 
 
 def _large(
-    model: Transformer, mask: np.ndarray, found: dict[str, Any], bench: Bench
+    model: Transformer, mask: np.ndarray, found: dict[str, Any], timer: Timer
 ) -> Iterator[Row]:
     data = pairs(model, 8)
     batch = first(data)
-    plain = bench.plain(model, batch)
+    plain = timer.plain(model, batch)
     yield _row("one plain forward, GPT-2 small", found["plain"], found["plain"], plain, plain, "")
     attribute = partial(eap, model, data, logit_diff, counterfactual)
     values = attribute().values
@@ -107,7 +107,7 @@ def _large(
     error, _ = largest_difference(values[model.wiring.legal], theirs)
     yield _row(
         f"`mask_gradient_prune_scores` (`eap`), all {model.wiring.n_edges:,} edges",
-        found["attribution"]["seconds"], found["plain"], plain, bench.seconds(attribute), error,
+        found["attribution"]["seconds"], found["plain"], plain, timer.seconds(attribute), error,
     )  # fmt: skip
 
     made: list[torch.Tensor] = []
@@ -117,7 +117,7 @@ def _large(
         carried = record(model, model.start(batch.corrupt, batch.mask))
         made.append(run(model, batch, model.start(batch.clean, batch.mask), carried, mask))
 
-    ours = bench.seconds(circuit)
+    ours = timer.seconds(circuit)
     error, _ = largest_difference(
         difference_of_logits(made[-1], batch), found["circuit"]["values"]
     )  # fmt: skip
@@ -127,9 +127,9 @@ def _large(
     )  # fmt: skip
 
 
-def _small(model: Transformer, found: dict[str, Any], bench: Bench) -> Iterator[Row]:
+def _small(model: Transformer, found: dict[str, Any], timer: Timer) -> Iterator[Row]:
     patching = Patching.of(model, first(pairs(model, 8)))
-    plain = bench.plain(model, patching.batch)
+    plain = timer.plain(model, patching.batch)
     own, n = found["plain_small"], model.wiring.n_edges
     yield _row("one plain forward, the small model", own, own, plain, plain, "")
     chosen = [tuple(edge) for edge in np.argwhere(model.wiring.legal).tolist()]
@@ -140,7 +140,7 @@ def _small(model: Transformer, found: dict[str, Any], bench: Bench) -> Iterator[
         for edge, values in patching.swept(chosen).items():
             effects[edge] = float((start - values).mean())
 
-    ours = bench.seconds(swept, 3)
+    ours = timer.seconds(swept, 3)
     names = dict(zip(_names(model, model.wiring.legal), chosen, strict=True))
     theirs = found["edges"]["values"]
     error, _ = largest_difference(

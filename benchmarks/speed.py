@@ -27,7 +27,7 @@ from _attribution import attribution
 from _circuits import bulk, circuits
 from _edges import edges, growth, one_by_one
 from _inputs import GPT2_SMALL, gpt2
-from _measure import Bench, Table
+from _measure import Table, Timer
 from _nodes import nodes
 from _peers import PEERS, default_cache
 
@@ -45,17 +45,17 @@ SMALLER = {"small": one_by_one, "growth": growth}
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    bench = Bench(
+    timer = Timer(
         options.device, getattr(torch, options.dtype), options.threads, options.repeat,
         options.seed, not options.no_peer,
     )  # fmt: skip
-    model = cache(lambda: gpt2(bench, GPT2_SMALL))
+    model = cache(lambda: gpt2(timer, GPT2_SMALL))
     tables = [
-        SMALLER[name](bench) if name in SMALLER else GPT2[name](model(), bench)
+        SMALLER[name](timer) if name in SMALLER else GPT2[name](model(), timer)
         for name in options.sections
     ]
-    tables += [PEERS[name](model(), bench, options.peer_cache) for name in options.peer]
-    text = _report(tables, bench)
+    tables += [PEERS[name](model(), timer, options.peer_cache) for name in options.peer]
+    text = _report(tables, timer)
     print(text)
     if options.output:
         options.output.write_text(text, encoding="utf-8")
@@ -79,22 +79,22 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _report(tables: list[Table], bench: Bench) -> str:
+def _report(tables: list[Table], timer: Timer) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = ", ".join(
         f"{p} {importlib.metadata.version(p)}"
         for p in ("torch", "transformer_lens", "transformers")
     )
-    where = f"{bench.threads} thread(s) on a machine of {os.cpu_count()} cores and {memory:.0f} GiB"
-    if bench.device != "cpu":
-        where = f"one {torch.cuda.get_device_name(bench.device)}"
+    where = f"{timer.threads} thread(s) on a machine of {os.cpu_count()} cores and {memory:.0f} GiB"
+    if timer.device != "cpu":
+        where = f"one {torch.cuda.get_device_name(timer.device)}"
     lines = [
         "# What circuitkit costs",
         "",
         f"`python {' '.join(sys.argv)}`",
         "",
-        f"Random weights, {str(bench.dtype)[6:]}, {where}; Python {platform.python_version()}, "
-        f"{versions}; seed {bench.seed}. F: the {bench.unit} of one plain forward of the same "
+        f"Random weights, {str(timer.dtype)[6:]}, {where}; Python {platform.python_version()}, "
+        f"{versions}; seed {timer.seed}. F: the {timer.unit} of one plain forward of the same "
         "batch, with all logits. The model has GPT-2 small's shape where nothing else is said.",
         "",
         *(table.markdown() for table in tables),

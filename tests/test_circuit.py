@@ -3,7 +3,6 @@ CircuitError comes of a bad file."""
 
 from __future__ import annotations
 
-import copy
 import errno
 import json
 import os
@@ -24,7 +23,6 @@ from circuitkit.graph.circuit import (
     edges,
     from_json,
     mask,
-    prune,
     read,
     summary,
     to_json,
@@ -155,8 +153,12 @@ def test_the_random_circuits_hold_both_paths_and_dead_ends() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_ancestors_of_the_logits_are_all_of_a_pruned_circuit(seed: int) -> None:
-    pruned = prune(some_circuit(seed))
+def test_ancestors_of_the_logits_are_all_of_a_circuit_of_alive_edges(seed: int) -> None:
+    circuit = some_circuit(seed)
+    wiring = wiring_of(circuit)
+    alive = wiring.alive(mask(circuit))
+    weights = {(w, r): x for w, r, x in edges(circuit) if alive[wiring.index(w, r)]}
+    pruned = build(wiring, weights)
     if pruned:
         assert nx.ancestors(pruned, "logits") == set(pruned) - {"logits"}
         assert nx.descendants(pruned, "embed") == set(pruned) - {"embed"}
@@ -173,37 +175,6 @@ def test_a_group_port_leads_to_every_head_of_its_group_that_writes() -> None:
     assert sorted(path[2] for path in paths) == ["a0.h2", "a0.h3"]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_prune_keeps_the_alive_edges_with_all_that_they_carry(seed: int) -> None:
-    circuit = some_circuit(seed)
-    before = copy.deepcopy(parts(circuit))
-    pruned = prune(circuit)
-    assert parts(circuit) == before
-    np.testing.assert_array_equal(mask(pruned), wiring_of(circuit).alive(mask(circuit)))
-    assert pruned.graph == circuit.graph
-    for writer, reader in pruned.edges:
-        assert pruned[writer][reader] == circuit[writer][reader]
-    for name in pruned:
-        assert pruned.nodes[name] == circuit.nodes[name]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_pruning_twice_is_pruning_once(seed: int) -> None:
-    once = prune(some_circuit(seed))
-    assert parts(prune(once)) == parts(once)
-
-
-def test_changing_a_pruned_circuit_leaves_the_original_alone() -> None:
-    circuit = build(Wiring(1, 1, 1), {("embed", "logits"): 1.0}, task="ioi")
-    pruned = prune(circuit)
-    pruned["embed"]["logits"]["weight"] = 2.0
-    pruned.nodes["embed"]["role"] = "source"
-    pruned.graph["task"] = "none"
-    assert circuit["embed"]["logits"] == {"weight": 1.0}
-    assert circuit.nodes["embed"] == {}
-    assert circuit.graph["task"] == "ioi"
-
-
 def test_the_summary_counts_what_writes() -> None:
     wiring = Wiring(12, 12, 12)
     chain = [("embed", "m0"), ("m0", "a1.h1.q"), ("m0", "a1.h1.v"), ("a1.h1", "logits")]
@@ -215,7 +186,7 @@ def test_a_graph_attribute_may_have_any_name() -> None:
     names = ["weights", "incoming_graph_data", "data", "name", "self", "attr", "circuit"]
     circuit = build(Wiring(1, 1, 1), {("embed", "logits"): 1.0}, **dict.fromkeys(names, "x"))
     circuit.graph["edge_attributes"] = "x"
-    for other in (from_json(to_json(circuit)), prune(circuit)):
+    for other in (from_json(to_json(circuit)), circuit.copy()):
         assert parts(other) == parts(circuit)
     assert set(circuit) == {"embed", "logits"}
 
@@ -257,7 +228,7 @@ def test_an_edge_that_the_wiring_lacks_is_not_built() -> None:
 
 
 def test_a_graph_without_a_wiring_is_told_how_circuits_are_built() -> None:
-    for use in (wiring_of, mask, prune, summary, to_json, weight_matrix):
+    for use in (wiring_of, mask, summary, to_json, weight_matrix):
         with pytest.raises(CircuitError, match="build circuits with circuitkit"):
             use(nx.DiGraph([("embed", "logits")]))
 

@@ -27,7 +27,6 @@ from circuitkit.evaluation.recovery import (
     hamming,
     recall,
     recovery,
-    roc_point,
     stability,
     staircase,
 )
@@ -220,15 +219,6 @@ def test_what_a_choosing_method_dropped_shares_the_last_place(rule: str) -> None
 
 
 # -- points and stairs -----------------------------------------------------------------------------
-def test_a_point_of_the_curve_is_as_by_hand() -> None:
-    kept = these((True, False, True, False, True))
-    assert roc_point(kept, these(TRUE), FIVE) == pytest.approx((2 / 3, 1 / 2))
-    assert roc_point(these(False), these(TRUE), FIVE) == (0, 0)
-    assert roc_point(these(True), these(TRUE), FIVE) == (1, 1)
-    assert isnan(roc_point(kept, these(False), FIVE)[1])
-    assert isnan(roc_point(kept, these(True), FIVE)[0])
-
-
 def test_the_staircase_is_the_lower_one() -> None:
     assert staircase([]) == 0
     assert staircase([(0.5, 0.5)]) == pytest.approx(0.25)
@@ -243,7 +233,11 @@ def test_the_staircase_is_the_lower_one() -> None:
 def test_the_points_of_all_thresholds_make_the_same_stairs() -> None:
     scores, true = drawn(5)
     values, _ = keys(scores, true, "abs")
-    points = [roc_point(these(kept, MANY), true, MANY) for kept in circuits(values)]
+    kept_edges = [these(kept, MANY) for kept in circuits(values)]
+    false = MANY.legal & ~true
+    points = [
+        (kept[false].mean().item(), kept[true].mean().item()) for kept in kept_edges
+    ]  # the false and the true positive rate
     assert staircase(points) == pytest.approx(acdc_auroc(scores, true))
     assert staircase(points[::2]) < staircase(points)
 
@@ -262,8 +256,6 @@ def test_what_is_no_set_of_edges_is_refused() -> None:
             measure(scores, none, rule="best")
     with pytest.raises(CircuitError, match="do not exist"):
         recall(scores, none, ~none)
-    with pytest.raises(CircuitError, match="do not exist"):
-        roc_point(~none, none, FIVE)
 
 
 # -- over other data -------------------------------------------------------------------------------

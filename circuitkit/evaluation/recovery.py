@@ -28,7 +28,6 @@ __all__ = [
     "recovery",
     "auroc",
     "acdc_auroc",
-    "roc_point",
     "staircase",
     "average_precision",
     "hamming",
@@ -115,16 +114,6 @@ def acdc_auroc(scores: Scores, true: Mask, rule: str = "abs") -> float:
         return nan
     false, found = np.cumsum(others) / others.sum(), np.cumsum(hits) / hits.sum()
     return staircase(zip(false.tolist(), found.tolist(), strict=True))
-
-
-def roc_point(kept: Mask, true: Mask, wiring: Wiring) -> tuple[float, float]:
-    """The false and the true positive rate of a circuit: the share that it keeps of the legal edges
-    that are not true, and of those that are; nan where there are none. Raises CircuitError where a
-    mask is not one of legal edges of the wiring."""
-    kept, true = _checked(kept, wiring), _checked(true, wiring)
-    hits, positive = int((kept & true).sum()), int(true.sum())
-    others, negative = int((kept & ~true).sum()), wiring.n_edges - positive
-    return (others / negative if negative else nan, hits / positive if positive else nan)
 
 
 def staircase(points: Iterable[tuple[float, float]]) -> float:

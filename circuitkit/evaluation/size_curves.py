@@ -1,4 +1,4 @@
-"""Faithfulness against sparsity: MIB's numbers of a ranking, from circuits of its sizes.
+"""Faithfulness against size: MIB's numbers of a ranking, from circuits of its sizes.
 
 MIB (Mueller et al. 2025) takes the best circuits of ten shares of all edges, drops their dead ends,
 and measures the area under their faithfulness, by the signed score (CPR), and under its distance

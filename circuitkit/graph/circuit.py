@@ -43,7 +43,6 @@ __all__ = [
     "edges",
     "from_json",
     "mask",
-    "prune",
     "read",
     "summary",
     "to_json",
@@ -130,26 +129,6 @@ def weight_matrix(circuit: nx.DiGraph) -> Float[np.ndarray, "writers readers"]:
     for writer, reader, weight in edges(circuit):
         values[wiring.index(writer, reader)] = weight
     return values
-
-
-def prune(circuit: nx.DiGraph) -> Circuit:
-    """A copy without dead ends: only edges on a path from the embedding to the logits."""
-    wiring = wiring_of(circuit)
-    kept = wiring.alive(mask(circuit, wiring))
-    weights: dict[tuple[str, str], float] = {}
-    extra: dict[tuple[str, str], dict[str, Any]] = {}
-    for writer, reader, weight in edges(circuit):
-        if kept[wiring.index(writer, reader)]:
-            weights[writer, reader] = weight
-            extra[writer, reader] = {
-                key: value for key, value in circuit[writer][reader].items() if key != "weight"
-            }
-    pruned = build(wiring, weights, edge_attributes=extra)
-    pruned.graph.update(circuit.graph)
-    for name, data in circuit.nodes(data=True):
-        if name in pruned:
-            pruned.nodes[name].update(data)
-    return pruned
 
 
 def summary(circuit: nx.DiGraph) -> str:

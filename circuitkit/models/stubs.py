@@ -45,8 +45,8 @@ class Silent(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         x = args[0] if args else kwargs.pop("hidden_states")
         self.read, self.call = x, kwargs
-        silence = torch.zeros_like(x)
-        return (silence, None) if self.returns_tuple else silence
+        zeros = torch.zeros_like(x)
+        return (zeros, None) if self.returns_tuple else zeros
 
 
 class Through(nn.Module):

@@ -129,38 +129,38 @@ def incompleteness(
     Costs 2 · (sets + rounds · candidates) masked runs. Raises EvaluationError where everything and
     nothing give the same, and CircuitError where a size exceeds the circuit.
     """
-    bench = knockouts_of(model, circuit, data, metric, corruption)
+    runs = knockouts_of(model, circuit, data, metric, corruption)
     rng = np.random.default_rng(seed)
-    own = bench.edges
+    own = runs.edges
     drawn = drawn_sets(own, sets, sizes, rng)
     kinds = ["nothing", "everything", *["random"] * len(drawn)]
-    evaluation, knockouts = _knock_out(bench, [[], own, *drawn], kinds)
+    evaluation, knockouts = _knock_out(runs, [[], own, *drawn], kinds)
     require_gap(evaluation)
-    knockouts += _greedy(bench, rounds, candidates, rng)
+    knockouts += _greedy(runs, rounds, candidates, rng)
     return Incompleteness(evaluation, tuple(knockouts))
 
 
 def _knock_out(
-    bench: Knockouts, sets: Sequence[Sequence[Edge]], kinds: Sequence[str]
+    runs: Knockouts, sets: Sequence[Sequence[Edge]], kinds: Sequence[str]
 ) -> tuple[Evaluation, list[Knockout]]:
     """What is left without each of these sets."""
-    bases = bench.keep, bench.model.wiring.legal
-    evaluation, values = bench.measure(without(base, cut) for base in bases for cut in sets)
+    bases = runs.keep, runs.model.wiring.legal
+    evaluation, values = runs.measure(without(base, cut) for base in bases for cut in sets)
     inside, whole = values.mean(1).reshape(2, len(sets)).tolist()
-    rows = zip(map(bench.names, sets), inside, whole, kinds, strict=True)
+    rows = zip(map(runs.names, sets), inside, whole, kinds, strict=True)
     return evaluation, [Knockout(*row) for row in rows]
 
 
 def _greedy(
-    bench: Knockouts, rounds: int, candidates: int, rng: np.random.Generator
+    runs: Knockouts, rounds: int, candidates: int, rng: np.random.Generator
 ) -> Iterator[Knockout]:
     """The best set of each round. K grows even where that lowers the score, for the next edge may
     raise it above all that was."""
     cut: list[Edge] = []
-    for _ in range(min(rounds, len(bench.edges))):
-        rest = [edge for edge in bench.edges if edge not in cut]
+    for _ in range(min(rounds, len(runs.edges))):
+        rest = [edge for edge in runs.edges if edge not in cut]
         tried = [[*cut, rest[i]] for i in rng.permutation(len(rest))[: max(1, candidates)]]
-        found = _knock_out(bench, tried, ["greedy"] * len(tried))[1]
+        found = _knock_out(runs, tried, ["greedy"] * len(tried))[1]
         best = max(range(len(found)), key=lambda i: found[i].score)
         cut = tried[best]
         yield found[best]

@@ -69,6 +69,6 @@ def marginal_effects(
     An edge whose work another one does as well has the effect 0 (see ``interactions``). Raises
     CircuitError where the circuit has no edge, or does not fit the model.
     """
-    bench = knockouts_of(model, circuit, data, metric, corruption)
-    evaluation, values = bench.measure(without(bench.keep, [e]) for e in bench.edges)
-    return MarginalEffects(evaluation, bench.names(bench.edges), evaluation.circuit - values)
+    runs = knockouts_of(model, circuit, data, metric, corruption)
+    evaluation, values = runs.measure(without(runs.keep, [e]) for e in runs.edges)
+    return MarginalEffects(evaluation, runs.names(runs.edges), evaluation.circuit - values)

@@ -119,41 +119,39 @@ def interactions(
     edges, and for another ``within``.
     """
     require("within", within, ("model", "circuit"))
-    bench = knockouts_of(model, circuit, data, metric, corruption)
-    chosen = bench.edges
+    runs = knockouts_of(model, circuit, data, metric, corruption)
+    chosen = runs.edges
     if edges < len(chosen):
-        strength = np.abs(_strength(bench, circuit))
+        strength = np.abs(_strength(runs, circuit))
         chosen = [chosen[i] for i in np.argsort(-strength, kind="stable")[: max(edges, 0)]]
     if len(chosen) < 2:
         raise CircuitError(
-            f"{len(chosen)} of {len(bench.edges)} edges make no pair; ask for at least 2, in a "
+            f"{len(chosen)} of {len(runs.edges)} edges make no pair; ask for at least 2, in a "
             "circuit of as many"
         )
-    base = model.wiring.legal if within == "model" else bench.keep
+    base = model.wiring.legal if within == "model" else runs.keep
     pairs = list(combinations(range(len(chosen)), 2))
     cuts = [[], *([edge] for edge in chosen), *([chosen[i], chosen[j]] for i, j in pairs)]
-    evaluation, values = bench.measure(without(base, cut) for cut in cuts)
+    evaluation, values = runs.measure(without(base, cut) for cut in cuts)
     effects = values[0] - values[1:]
     made = [
-        _pair(bench, (chosen[i], chosen[j]), effects[[i, j]], joint, evaluation)
+        _pair(runs, (chosen[i], chosen[j]), effects[[i, j]], joint, evaluation)
         for (i, j), joint in zip(pairs, effects[len(chosen) :], strict=True)
     ]
     made.sort(key=lambda pair: -abs(pair.interaction))
     return Interactions(evaluation, within, tuple(made))
 
 
-def _strength(bench: Knockouts, circuit: nx.DiGraph | Mask) -> Float[np.ndarray, " edges"]:
+def _strength(runs: Knockouts, circuit: nx.DiGraph | Mask) -> Float[np.ndarray, " edges"]:
     """By what edges are chosen: their weights, or else their marginal effects."""
     if isinstance(circuit, np.ndarray):
-        effects = marginal_effects(
-            bench.model, bench.keep, bench.data, bench.metric, bench.corruption
-        )
+        effects = marginal_effects(runs.model, runs.keep, runs.data, runs.metric, runs.corruption)
         return effects.means
-    return np.asarray(circuits.weight_matrix(circuit)[bench.keep])
+    return np.asarray(circuits.weight_matrix(circuit)[runs.keep])
 
 
 def _pair(
-    bench: Knockouts,
+    runs: Knockouts,
     edges: tuple[Edge, Edge],
     singles: Float[np.ndarray, "2 examples"],
     joint: Float[np.ndarray, " examples"],
@@ -165,11 +163,11 @@ def _pair(
     effect = both if abs(both) >= abs(apart) else apart
     floor = max(ERRORS * error, PART * abs(effect), ROUNDING * gap(evaluation))
     label = ("OR" if mean * effect > 0 else "AND") if abs(mean) > floor else ""
-    one, two = bench.names(edges)
+    one, two = runs.names(edges)
     alone = float(singles[0].mean()), float(singles[1].mean())
-    return Pair(one, two, alone, both, mean, error, label, _in_series(bench, *edges))
+    return Pair(one, two, alone, both, mean, error, label, _in_series(runs, *edges))
 
 
-def _in_series(bench: Knockouts, one: Edge, two: Edge) -> bool:
+def _in_series(runs: Knockouts, one: Edge, two: Edge) -> bool:
     """Whether both edges lie on one path of the circuit."""
-    return two in bench.through(one)
+    return two in runs.through(one)

@@ -101,23 +101,23 @@ def minimality(
     know of its role; they, too, ask for 1 % (of F(M), where we take the gap). Costs about sets + 4
     masked runs per edge. Raises EvaluationError where everything and nothing give the same.
     """
-    bench = knockouts_of(model, circuit, data, metric, corruption)
-    drawn = drawn_sets(bench.edges, sets, None, np.random.default_rng(seed))
-    evaluation, values = bench.measure(_trials(bench, drawn))
+    runs = knockouts_of(model, circuit, data, metric, corruption)
+    drawn = drawn_sets(runs.edges, sets, None, np.random.default_rng(seed))
+    evaluation, values = runs.measure(_trials(runs, drawn))
     require_gap(evaluation)
     kinds = [*KINDS, *["a random set cut"] * sets]
-    means = values.mean(1).reshape(len(bench.edges), len(kinds), 2)
+    means = values.mean(1).reshape(len(runs.edges), len(kinds), 2)
     differences = np.abs(means[..., 0] - means[..., 1])
     found = tuple(kinds[i] for i in differences.argmax(1))
-    return Minimality(evaluation, bench.names(bench.edges), differences.max(1), found, threshold)
+    return Minimality(evaluation, runs.names(runs.edges), differences.max(1), found, threshold)
 
 
-def _trials(bench: Knockouts, drawn: Sequence[Sequence[Edge]]) -> Iterator[Mask]:
+def _trials(runs: Knockouts, drawn: Sequence[Sequence[Edge]]) -> Iterator[Mask]:
     """Of every edge, under each of what is cut beside it: the circuit with it, and without."""
-    for edge in bench.edges:
-        beside = [e for e in bench.edges if e[1] == edge[1]]
-        through = bench.through(edge)
-        aside = [e for e in bench.edges if e not in through]
+    for edge in runs.edges:
+        beside = [e for e in runs.edges if e[1] == edge[1]]
+        through = runs.through(edge)
+        aside = [e for e in runs.edges if e not in through]
         for cut in ([], beside, aside, *drawn):
-            yield without(bench.keep, (e for e in cut if e != edge))
-            yield without(bench.keep, [*cut, edge])
+            yield without(runs.keep, (e for e in cut if e != edge))
+            yield without(runs.keep, [*cut, edge])
