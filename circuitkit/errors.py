@@ -42,7 +42,7 @@ class CircuitkitError(Exception):
 
 
 class UnknownNameError(CircuitkitError):
-    """No metric, task, method, corruption or exporter is called that."""
+    """No metric, corruption, method, task, reference or format is called that."""
 
 
 class NodeNameError(CircuitkitError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from circuitkit.cli._opening import default_place
 from circuitkit.cli.main import main
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import edge_name
@@ -312,6 +314,19 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"ioi", "greater_than", "induction", "from_file"} <= set(answer["tasks"])
     assert all(line for functions in answer.values() for line in functions.values())
     assert list(answer) == list(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("task", "folder"),
+    [
+        ("ioi(corrupt='names')", "ioi-mini"),
+        ("a/pairs.csv", "pairs-mini"),
+        ("a/mine.py:own(n=3)", "own-mini"),
+    ],
+)
+def test_files_go_to_a_folder_called_as_the_task_and_the_model(task: str, folder: str) -> None:
+    options = argparse.Namespace(task=task, model="models/mini")
+    assert default_place(options, "circuits") == Path("circuits", folder)
 
 
 @pytest.mark.parametrize("columns", [None, 70, 80, 120])

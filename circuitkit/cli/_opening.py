@@ -24,7 +24,7 @@ __all__ = [
 
 def default_place(options: argparse.Namespace, folder: str) -> Path:
     """Where a command's files go unless it is told: ``folder/TASK-MODEL``."""
-    task = Path(options.task.partition("(")[0]).stem
+    task = Path(options.task.partition("(")[0].rpartition(":")[2]).stem
     return Path(folder) / f"{task}-{Path(options.model).name}"
 
 
