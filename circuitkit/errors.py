@@ -8,7 +8,8 @@
     ├── DataError               prompts that do not form clean/corrupt pairs
     │   └── TaskFitError        a task that the model's tokenizer cannot express
     ├── ModelError              a model that cannot be found or loaded
-    │   └── UnsupportedModelError   a model whose graph would be wrong
+    │   ├── UnsupportedModelError   a model whose graph would be wrong
+    │   └── VersionError        a library whose installed version is not as models need it
     ├── MetricError             a metric that cannot be used here
     ├── EvaluationError         a faithfulness that is undefined, or a task the model cannot do
     ├── BudgetError             work that does not fit the memory it may take
@@ -34,6 +35,7 @@ __all__ = [
     "TaskFitError",
     "UnknownNameError",
     "UnsupportedModelError",
+    "VersionError",
 ]
 
 
@@ -71,6 +73,10 @@ class ModelError(CircuitkitError):
 
 class UnsupportedModelError(ModelError):
     """A model whose computational graph would be wrong."""
+
+
+class VersionError(ModelError):
+    """A library whose installed version no longer has, or does not yet have, what models need."""
 
 
 class MetricError(CircuitkitError):

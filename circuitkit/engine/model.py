@@ -170,9 +170,7 @@ class Kind(Protocol):
 class Model(Protocol):
     """A decoder as component functions; ``circuitkit.load`` gives one for TransformerLens.
 
-    ``kinds`` says how each kind of the wiring's stages computes. ``couples`` says that a head's
-    output depends on the other heads of its layer beyond attention (a norm over all heads'
-    queries): then a run must know every head's ports, live or not. ``post_norm`` says that a norm
+    ``kinds`` says how each kind of the wiring's stages computes. ``post_norm`` says that a norm
     over what a layer's heads write together scales each share.
     """
 
@@ -183,8 +181,12 @@ class Model(Protocol):
     d_model: int
     d_head: int
     d_vocab: int
-    couples: bool
     post_norm: bool
+
+    @property
+    def couples(self) -> bool:
+        """Whether a head's output depends on the other heads of its layer beyond attention (a norm
+        over all heads' queries): then a run must know every head's ports, live or not."""
 
     @property
     def device(self) -> torch.device:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from circuitkit.util.versions import changed
+
 __all__ = ["Given", "Last", "Silent", "Through", "copy_with"]
 
 
@@ -15,8 +17,11 @@ def copy_with(module: nn.Module, stubs: Mapping[int, nn.Module]) -> nn.Module:
     """The module with some descendants (by id) replaced; what holds none of them is shared."""
     if id(module) in stubs:
         return stubs[id(module)]
-    children = {n: c and copy_with(c, stubs) for n, c in module._modules.items()}
-    if all(children[n] is c for n, c in module._modules.items()):
+    if "_modules" not in module.__dict__:
+        raise changed("torch", f"{type(module).__name__} has no '_modules'")
+    own: dict[str, nn.Module | None] = module.__dict__["_modules"]
+    children = {n: c and copy_with(c, stubs) for n, c in own.items()}
+    if all(children[n] is c for n, c in own.items()):
         return module
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,15 +27,15 @@ from circuitkit.engine.numerics import wide
 from circuitkit.errors import CircuitError, ModelError, UnsupportedModelError
 from circuitkit.graph.stages import EXPERTS
 from circuitkit.graph.wiring import Wiring
+from circuitkit.models.compat import is_parallel, original, parts_of, use_eager, without_forks
 from circuitkit.models.experts import ROUTERS, ExpertBlock, Experts, routed
 from circuitkit.models.norms import Norm
 from circuitkit.models.stubs import Given, Last, Silent, Through, copy_with
 from circuitkit.util.options import require
 from circuitkit.util.quiet import quiet
+from circuitkit.util.versions import changed
 
 __all__ = ["Transformer", "from_module", "from_pretrained"]
-
-FORKS = ("use_split_qkv_input", "use_attn_in", "use_attn_result")  # a bridge's settings
 
 
 # -- layers --------------------------------------------------------------------------------------
@@ -77,11 +76,6 @@ def _single(value: Any) -> Any:
     return value
 
 
-def _original(module: Any) -> Any:
-    """The Hugging Face module that a bridge component wraps."""
-    return getattr(module, "original_component", None) if module is not None else None
-
-
 def _by_head(weight: Tensor, heads: int) -> Float[Tensor, "n d e"]:
     if weight.ndim != 3 or weight.shape[0] != heads:
         raise UnsupportedModelError(
@@ -92,7 +86,7 @@ def _by_head(weight: Tensor, heads: int) -> Float[Tensor, "n d e"]:
 
 
 def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
-    parts = block.submodules
+    parts = parts_of(block)
     attn = parts.get("attn")
     if attn is None or any(getattr(attn, p, None) is None for p in "qkvo"):
         raise UnsupportedModelError(
@@ -109,7 +103,7 @@ def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
     mlp, stem, down = _mlp(parts.get("mlp"))
 
     def norm(name: str) -> Norm | None:
-        return Norm(_original(parts[name]), width, like) if name in parts else None
+        return Norm(original(parts[name]), width, like) if name in parts else None
 
     ln1 = norm("ln1") or Norm(None, width, like)
     post_only = "ln2_post" in parts and "ln2" not in parts
@@ -118,7 +112,7 @@ def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
     stubs = {id(part): taps[p] for p in "qkvo" for part in _twins(getattr(attn, p))}
     return _Layer(
         block, attn, ln1, norm("ln1_post"), ln2, mlp, stem, down,
-        _original(parts["ln2_post"]) if "ln2_post" in parts else None,
+        original(parts["ln2_post"]) if "ln2_post" in parts else None,
         weights, biases, _by_head(attn.W_O, heads), taps, _attention(attn, stubs),
     )  # fmt: skip
 
@@ -127,27 +121,23 @@ def _attention(attn: Any, stubs: Mapping[int, nn.Module]) -> nn.Module:
     """The attention with stubs for its projections, and a configuration of its own, in which it
     forks nothing by head: for that it would look for weights in the stubs."""
     twin = copy_with(attn, stubs)
-    config = copy(attn.config)
-    for flag in FORKS:
-        if hasattr(config, flag):
-            setattr(config, flag, False)
-    twin.config = config
+    twin.config = without_forks(attn.config)
     return twin
 
 
 def _mlp(part: Any) -> tuple[Any, Any, Any]:
     """The MLP; it without its down projection, and that, where there is one."""
-    mlp, down = _original(part), getattr(part, "submodules", {}).get("out")
+    mlp, down = original(part), None if part is None else parts_of(part).get("out")
     if mlp is None or down is None:
         return mlp, None, None
     through = Given()
     stem = copy_with(mlp, {id(twin): through for twin in _twins(down)})
-    return (mlp, None, None) if stem is mlp else (mlp, stem, _original(down))
+    return (mlp, None, None) if stem is mlp else (mlp, stem, original(down))
 
 
 def _twins(part: Any) -> list[Any]:
     """A bridge component and what it wraps: either may stand in the module tree."""
-    return [part, *([_original(part)] if _original(part) is not None else [])]
+    return [part, *([original(part)] if original(part) is not None else [])]
 
 
 # -- the model -----------------------------------------------------------------------------------
@@ -186,12 +176,11 @@ class Transformer:
             heads=heads,
             groups=groups,
             mlp=mlps.pop(),
-            parallel="Parallel" in type(blocks[0]).__name__,
+            parallel=is_parallel(config),
             experts=tuple(counts),
             shared=any(block.shared for block in self.experts.values()),
         )
         self.d_head = self.layers[0].out.shape[1]
-        self.couples = getattr(self.layers[0].attn, "_qk_norm_phase", None) == "pre_reshape"
         self.post_norm = self.layers[0].ln1_post is not None
         for layer in self.layers:
             post = layer.ln1_post
@@ -238,6 +227,23 @@ class Transformer:
         """The weights' type."""
         return self.layers[0].out.dtype
 
+    @cached_property
+    def couples(self) -> bool:
+        """Whether a head's output moves with the query of another (OLMo 2's norm is over the
+        queries of all heads at once): measured, with random values."""
+        tokens = torch.zeros(1, 4, dtype=torch.long)
+        context = self.start(tokens, torch.ones_like(tokens, dtype=torch.bool))
+        generator = torch.Generator().manual_seed(0)
+        q, k, v = (
+            torch.randn(1, 4, n, self.d_head, generator=generator).to(context.embed)
+            for n in (self.wiring.heads, self.wiring.groups, self.wiring.groups)
+        )
+        louder = q.clone()
+        louder[..., 0, :] *= 100
+        with torch.no_grad():
+            plain, moved = (self.attend(context, 0, x, k, v)[..., 1:, :] for x in (q, louder))
+        return bool(((plain - moved).abs() > 1e-3 * v.abs().max()).any())
+
     # -- the model's own forward ------------------------------------------------------------------
     def _arguments(self, tokens: Tensor, mask: Tensor) -> dict[str, Any]:
         """The forward's arguments; positions count the tokens that are not padding."""
@@ -258,7 +264,7 @@ class Transformer:
         for layer in self.layers:
             attentions.append(Silent(returns_tuple=True))
             stubs |= {id(part): attentions[-1] for part in _twins(layer.attn)}
-            for name, part in layer.block.submodules.items():
+            for name, part in parts_of(layer.block).items():
                 if name != "attn":
                     stub = Silent(self._gives_more(layer)) if name == "mlp" else Through()
                     stubs |= {id(twin): stub for twin in _twins(part)}
@@ -269,7 +275,7 @@ class Transformer:
             ends.append(Last(part, first=first))
             stubs |= {id(twin): ends[-1] for twin in _twins(part)}
         root = copy_with(self.bridge.original_model, stubs)
-        names = self.layers[0].block.submodules
+        names = parts_of(self.layers[0].block)
         entry = stubs[id(names["ln1"])] if "ln1" in names else attentions[0]
         return root, attentions, entry, ends[0], ends[1]
 
@@ -318,7 +324,7 @@ class Transformer:
         """The token embedding alone, without positions."""
         if getattr(self.bridge, "pos_embed", None) is None:
             return self.start(tokens, torch.ones_like(tokens, dtype=torch.bool)).embed
-        embed: Tensor = _original(self.bridge.embed)(tokens.to(self.device))
+        embed: Tensor = original(self.bridge.embed)(tokens.to(self.device))
         return embed
 
     def unembed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:
@@ -338,8 +344,7 @@ class Transformer:
         parts = self.layers[layer]
         normed = parts.ln1(x)
         q, k, v = (
-            _original(getattr(parts.attn, p))(normed).unflatten(-1, (-1, self.d_head))
-            for p in "qkv"
+            original(getattr(parts.attn, p))(normed).unflatten(-1, (-1, self.d_head)) for p in "qkv"
         )
         return q, k, v
 
@@ -382,7 +387,7 @@ class Transformer:
     def attention_out(self, layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
         """What all heads write together, and z scaled such that ``write`` gives their shares."""
         parts = self.layers[layer]
-        total = _original(parts.attn.o)(z.flatten(-2))
+        total = original(parts.attn.o)(z.flatten(-2))
         if parts.ln1_post is None:
             return total, z
         return parts.ln1_post(total), z * parts.ln1_post.scale(total)[..., None]
@@ -485,7 +490,7 @@ class Transformer:
             return hook
 
         for i, layer in enumerate(self.layers):
-            parts = layer.block.submodules
+            parts = parts_of(layer.block)
             yield layer.block.register_forward_pre_hook(reads("attn", i), with_kwargs=True)
             yield layer.attn.o.hook_in.register_forward_pre_hook(disturb(i))
             if layer.mlp is not None:
@@ -507,6 +512,16 @@ def _logits(output: Any) -> Tensor:
 
 
 # -- making one ----------------------------------------------------------------------------------
+def _library() -> tuple[type[Any], Callable[..., Any]]:
+    """TransformerLens's bridge, and what builds one around a module."""
+    try:
+        from transformer_lens.model_bridge import TransformerBridge
+        from transformer_lens.model_bridge.sources import build_bridge_from_module
+    except ImportError as error:
+        raise changed("transformer_lens", str(error)) from error
+    return TransformerBridge, build_bridge_from_module
+
+
 def from_module(
     module: Any, *, tokenizer: Any = None, name: str = "module", experts: str | None = None
 ) -> Transformer:
@@ -516,18 +531,16 @@ def from_module(
     Raises UnsupportedModelError where TransformerLens does not know the architecture.
     """
     with quiet():
-        from transformer_lens.model_bridge import TransformerBridge
-        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-
-        if isinstance(module, TransformerBridge):
+        bridge_type, build = _library()
+        if isinstance(module, bridge_type):
             return Transformer(module, name, tokenizer or module.tokenizer, experts)
         config = getattr(module, "config", None)
         if config is None or getattr(config, "is_encoder_decoder", False):
             raise UnsupportedModelError(f"{name!r} is no decoder; use a causal language model")
-        config._attn_implementation = "eager"  # the bridge computes attention itself
+        use_eager(config)
         _allow_double(module)
         try:
-            bridge = build_bridge_from_module(
+            bridge = build(
                 module, architecture=type(module).__name__, hf_config=config, tokenizer=None
             )
         except Exception as error:  # TransformerLens raises what it likes

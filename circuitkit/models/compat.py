@@ -1,0 +1,68 @@
+"""What we use of TransformerLens and transformers that they may change: one function a name.
+
+Each says which versions serve, in a VersionError, where the installed one no longer has the name.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+from circuitkit.util.versions import changed
+
+__all__ = ["FORKS", "is_parallel", "original", "parts_of", "use_eager", "without_forks"]
+
+TRANSFORMER_LENS = "transformer_lens"
+FORKS = ("use_split_qkv_input", "use_attn_in", "use_attn_result")  # a bridge's settings
+
+
+def parts_of(component: Any) -> dict[str, Any]:
+    """The components of a bridge component, by name."""
+    try:
+        named: dict[str, Any] = component.submodules
+    except AttributeError as error:
+        raise changed(
+            TRANSFORMER_LENS, f"{type(component).__name__} has no 'submodules'"
+        ) from error
+    return named
+
+
+def original(component: Any) -> Any:
+    """The Hugging Face module that a bridge component wraps; None for no component."""
+    if component is None:
+        return None
+    try:
+        return component.original_component
+    except AttributeError as error:
+        raise changed(
+            TRANSFORMER_LENS, f"{type(component).__name__} has no 'original_component'"
+        ) from error
+
+
+def is_parallel(config: Any) -> bool:
+    """Whether the MLP reads what the attention reads, as a bridge's configuration says; ``check``
+    proves it."""
+    try:
+        return bool(config.parallel_attn_mlp)
+    except AttributeError as error:
+        raise changed(
+            TRANSFORMER_LENS, f"{type(config).__name__} has no 'parallel_attn_mlp'"
+        ) from error
+
+
+def without_forks(config: Any) -> Any:
+    """A copy of a bridge's configuration in which attention forks nothing by head."""
+    twin = copy(config)
+    for flag in FORKS:
+        if not hasattr(twin, flag):
+            raise changed(TRANSFORMER_LENS, f"{type(config).__name__} has no {flag!r}")
+        setattr(twin, flag, False)
+    return twin
+
+
+def use_eager(config: Any) -> None:
+    """Let a Hugging Face model make the masks of eager attention, because the bridge computes
+    attention itself. (The public ``set_attn_implementation`` leaves Falcon as it is.)"""
+    if not hasattr(config, "_attn_implementation"):
+        raise changed("transformers", f"{type(config).__name__} has no '_attn_implementation'")
+    config._attn_implementation = "eager"
