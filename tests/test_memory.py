@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from circuitkit.data.batches import Dataset
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine import run as engine
 from circuitkit.engine.memory import Need, foresee, peak, room
-from circuitkit.errors import BudgetError
+from circuitkit.errors import BudgetError, VersionError
 from circuitkit.evaluation.faithfulness import evaluate, random_masks
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.transformer_lens import Transformer, from_module
@@ -37,6 +38,26 @@ def test_the_peak_is_what_lives_at_once() -> None:
     assert peak(work) == 8000
     assert peak(lambda: [torch.zeros(1000) for _ in range(5)]) == 20000
     assert peak(lambda: [torch.zeros(1000).sum() for _ in range(5)]) < 4100
+
+
+def test_what_operations_take_and_give_in_lists_is_seen() -> None:
+    def work() -> None:
+        parts = torch.zeros(8, 100).unbind()  # 3,200 bytes, of which these are views
+        stacked = torch.stack(parts)  # 3,200
+        torch.sort(stacked.view(-1))  # 3,200 and, as indices, 6,400
+        torch._foreach_add_([stacked, parts[0]], 1.0)  # in place
+
+    assert peak(work) == 16000
+
+
+def test_a_torch_that_shows_no_operations_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr("torch.utils._python_dispatch.TorchDispatchMode")
+    with pytest.raises(VersionError, match="TorchDispatchMode") as caught:
+        foresee(lambda n: torch.zeros(n))
+    assert f"torch {importlib.metadata.version('torch')} " in str(caught.value)
+    assert "pip install 'torch>=" in str(caught.value)
 
 
 def test_a_need_says_how_many_fit() -> None:

@@ -7,18 +7,18 @@ follows, because memory grows linearly with the examples, edges or circuits that
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from circuitkit.errors import BudgetError
 from circuitkit.util.bytesize import spell
+from circuitkit.util.versions import changed
 
 __all__ = ["Need", "foresee", "peak", "room"]
 
@@ -81,26 +81,46 @@ def _free() -> float:
 def peak(work: Callable[[], Any]) -> int:
     """The most bytes of tensors that the work holds at once, beyond what there was before."""
     meter = _Meter()
-    with meter:
+    with _watched(meter.see):
         work()
     return meter.peak
 
 
-class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that are made while it is on, as long as they live."""
+def _watched(see: Callable[[Any, Any], None]) -> AbstractContextManager[Any]:
+    """Inside, every operation on tensors is seen: with what it was given, and what it made.
+
+    Raises VersionError where torch has no such mode: it is documented, in a private module.
+    """
+    try:
+        from torch.utils._python_dispatch import TorchDispatchMode
+    except ImportError as error:
+        raise changed("torch", str(error)) from error
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            made = func(*args, **(kwargs or {}))
+            see((args, kwargs), made)
+            return made
+
+    mode: AbstractContextManager[Any] = Watch()  # type: ignore[no-untyped-call]
+    return mode
+
+
+class _Meter:
+    """Counts the bytes of the tensors that it sees made, as long as they live."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self.known: dict[int, weakref.ref[Any]] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        given = {id(storage) for storage in _storages((args, kwargs))}
+    def see(self, given: Any, made: Any) -> None:
+        """Count what is new of what was made."""
+        old = {id(storage) for storage in _storages(given)}
         for storage in _storages(made):
-            if id(storage) not in given and id(storage) not in self.known:
+            if id(storage) not in old and id(storage) not in self.known:
                 self._count(storage)
-        return made
 
     def _count(self, storage: Any) -> None:
         key, size = id(storage), storage.nbytes()
@@ -114,6 +134,11 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = max(self.peak, self.live)
 
 
-def _storages(tree: Any) -> list[Any]:
-    tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
-    return [tensor.untyped_storage() for tensor in tensors]
+def _storages(tree: Any) -> Iterator[Any]:
+    """The storages of the tensors in what an operation takes or gives: a tensor, or tuples, lists
+    and dictionaries of them."""
+    if isinstance(tree, torch.Tensor):
+        yield tree.untyped_storage()
+    elif isinstance(tree, (tuple, list, dict)):
+        for part in tree.values() if isinstance(tree, dict) else tree:
+            yield from _storages(part)
