@@ -3,9 +3,11 @@ says which versions serve."""
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from families import FAMILIES, build, model
 from torch import nn
 
+import circuitkit
 from circuitkit.errors import ModelError, VersionError
 from circuitkit.models import compat
 from circuitkit.models.transformer_lens import from_module
@@ -148,3 +151,58 @@ def test_a_copy_needs_the_modules_of_a_module() -> None:
     with pytest.raises(VersionError, match="_modules") as caught:
         copy_with(whole, {})
     says_what_serves(caught.value, "torch", "_modules")
+
+
+# -- no other place --------------------------------------------------------------------------------
+# The functions that use a private name of another library. A new one gets its error, its test and
+# its line here.
+PRIVATE = {
+    ("engine.memory", "_watched", "torch.utils._python_dispatch"),
+    ("models.compat", "use_eager", "_attn_implementation"),
+    ("models.stubs", "copy_with", "_modules"),
+}
+
+
+def private(tree: ast.AST, ours: set[str]) -> set[str]:
+    """The private names of others that a function imports, or reads off what is not itself."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("circuitkit"):
+            found.add(node.module or "")
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("__dict__"):
+            found.add(str(ast.literal_eval(node.slice)))
+    return {
+        name
+        for name in found - ours
+        if any(part[:1] == "_" and part[:2] != "__" for part in name.split("."))
+    }
+
+
+def defined(tree: ast.AST) -> Iterator[str]:
+    """Every name that a file gives to something of its own."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield from [node.attr] if ast.unparse(node.value) == "self" else []
+
+
+def test_no_other_function_uses_what_is_private_to_another_library() -> None:
+    root = Path(circuitkit.__path__[0])
+    trees = {
+        ".".join(path.relative_to(root).with_suffix("").parts): ast.parse(path.read_text("utf-8"))
+        for path in root.rglob("*.py")
+    }
+    ours = {name for tree in trees.values() for name in defined(tree)}
+    found = {
+        (place, getattr(part, "name", ""), name)
+        for place, tree in trees.items()
+        for outer in tree.body
+        for part in (outer.body if isinstance(outer, ast.ClassDef) else [outer])
+        for name in private(part, ours)
+    }
+    assert {one for one in found if not one[2].startswith("_repr_")} == PRIVATE

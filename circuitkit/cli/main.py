@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from circuitkit import __version__
@@ -26,6 +27,7 @@ from circuitkit.cli import (
     studying,
 )
 from circuitkit.errors import CircuitkitError
+from circuitkit.util.neighbour import NeighbourWarning, neighbour
 
 __all__ = ["main"]
 
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         if options.quiet:
             os.environ["TQDM_DISABLE"] = "1"
-        options.run(options)
+        _run(options)
     except CircuitkitError as error:
         print(f"circuitkit: {error}", file=sys.stderr)
         return 2
@@ -53,6 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe went away: `circuitkit list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Run the command, and say first where another project's package lies beside ours."""
+    found = neighbour()
+    if found:
+        print(f"circuitkit: {found}", file=sys.stderr)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NeighbourWarning)  # said already
+        options.run(options)
 
 
 def _parser() -> argparse.ArgumentParser:

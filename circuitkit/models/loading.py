@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from circuitkit.models.checking import check
 from circuitkit.models.decoder import SUFFIX, Decoder
 from circuitkit.models.fetching import FETCHED, place_of
 from circuitkit.models.transformer_lens import Transformer, from_module, from_pretrained
+from circuitkit.util.neighbour import NeighbourWarning, neighbour
 
 __all__ = ["load", "open_model"]
 
@@ -33,8 +35,12 @@ def load(
     or the file of a compiled program (``.decoder``), whose graph is known.
     Weights are used as they are, unprocessed. Without a ``device`` it is the processor; without a
     ``dtype`` the one of the checkpoint. Raises ModelError where there is no such model, and
-    UnsupportedModelError, with the reason, where its graph would be wrong.
+    UnsupportedModelError, with the reason, where its graph would be wrong; warns where another
+    project's package is installed beside ours.
     """
+    found = neighbour()
+    if found:
+        warnings.warn(found, NeighbourWarning, stacklevel=2)
     if isinstance(name, torch.nn.Module):
         model = from_module(name, tokenizer=tokenizer, name=type(name).__name__)
     elif str(name).endswith(SUFFIX):
