@@ -35,7 +35,7 @@ def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_command_says_it_once_and_first(capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # load does not say it again
-        assert main(["check", "mini"]) == 0
+        assert main(["task", "show", "ioi", "--model", "mini"]) == 0
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("circuitkit: the package circuitkit 2.7.1, another project,")
     assert said[0].endswith(REMEDY)
