@@ -118,7 +118,7 @@ def test_every_value_is_that_of_the_run_done_by_hand(family: str) -> None:
 @pytest.mark.parametrize("family", ["gpt2", "neox-parallel", "neox-serial"])
 def test_faithfulness_agrees_with_transformer_lens(family: str) -> None:
     """Theirs is of one pair, and its edges are of one position: all of an edge's are kept."""
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
     from transformer_lens.tools.analysis import attribution_patching as theirs
 
     module, m = pristine(family), model(family)

@@ -489,7 +489,7 @@ def theirs(family: str, data: Dataset) -> np.ndarray:
     Theirs is the denoising form: the gradient is taken at the corrupted run, and the difference is
     clean less corrupted, so that the sign is ours.
     """
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
     from transformer_lens.tools.analysis.attribution_patching import (
         EdgeAttributionConfig,
         attribution_patch,

@@ -32,7 +32,7 @@ def bridge_of(family: str) -> Any:
     module = build(family)
     if hasattr(module, "original_model"):
         return module
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     with quiet():
         return build_bridge_from_module(
