@@ -1,31 +1,40 @@
-"""What every figure does: draw itself, save itself, and become a matplotlib figure."""
+"""What every figure does: become a matplotlib figure, an SVG document, and a file."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape
 
-import circuitkit.viz.figures._plots as _plots
 from circuitkit.errors import OutputError
 from circuitkit.util.atomic import write_whole
-from circuitkit.viz import style
-from circuitkit.viz.figures._parts import PAGE
-from circuitkit.viz.render import rendered
-from circuitkit.viz.shapes import Scene, Text
-from circuitkit.viz.svg import document
+from circuitkit.viz.canvas import INCH, rendered, styled
+from circuitkit.viz.figures._sheet import Panel, Sheet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawn
+    from matplotlib.transforms import Bbox
 
 SUFFIXES = ("pdf", "png", "svg")
+AROUND = 0.1  # inches of paper around what is drawn
 
 
 class Figure(ABC):
     """A figure: what is shown, as data."""
 
+    def plot(self) -> Drawn:
+        """The figure as a new ``matplotlib.figure.Figure``, to look at and to edit."""
+        with styled():
+            return self.sheet().drawn()[0]
+
     def svg(self) -> str:
         """The figure as an SVG document: the same bytes every time. Resting the pointer on a value
         shows it."""
-        return document(self.scene())
+        return self._written("svg").decode()
 
     def _repr_svg_(self) -> str:
         return self.svg()
@@ -34,8 +43,7 @@ class Figure(ABC):
         """Write the figure as ``.svg``, ``.png`` (200 dots an inch) or ``.pdf``, and return the
         path; a file that was there is replaced once the new one is whole.
 
-        Graphviz draws PNG and PDF; where labels are turned, which it cannot do, matplotlib. Raises
-        OutputError for another suffix, where neither can draw, or the place cannot be written.
+        Raises OutputError for another suffix, or where the place cannot be written.
         """
         suffix = Path(path).suffix.removeprefix(".").lower()
         if suffix not in SUFFIXES:
@@ -43,24 +51,37 @@ class Figure(ABC):
                 f"{os.fspath(path)!r} cannot be written: a figure is saved as "
                 f"{', '.join(f'.{one}' for one in SUFFIXES)}"
             )
-        if suffix == "svg":
-            return write_whole(path, self.svg())
-        picture = self.scene()
-        turned = any(isinstance(shape, Text) and shape.turned for shape in picture.shapes)
-        return write_whole(path, (_plots.drawn if turned else rendered)(picture, suffix))
-
-    def matplotlib(self) -> Any:
-        """An equivalent ``matplotlib.figure.Figure``, to edit. Raises OutputError where matplotlib
-        is not installed."""
-        picture = self.scene()
-        figure, (axes,) = _plots.blank(picture.width, picture.height, 1, 1)
-        self.paint(axes)
-        return figure
+        return write_whole(path, self._written(suffix))
 
     @abstractmethod
-    def scene(self, width: float = PAGE, heading: float = style.HEADING) -> Scene:
-        """The figure as shapes, about so wide, its title in letters of this size."""
+    def sheet(self) -> Sheet:
+        """The panels of the figure, and what stands around them."""
 
-    @abstractmethod
-    def paint(self, axes: Any) -> None:
-        """Draw the figure into matplotlib's axes."""
+    def _written(self, suffix: str) -> bytes:
+        with styled():
+            sheet = self.sheet()
+            figure, every = sheet.drawn()
+            figure.set_layout_engine("none")
+            box = figure.get_tightbbox().padded(AROUND)
+            content = rendered(figure, suffix, box)
+            if suffix != "svg":
+                return content
+            areas = "".join(_areas(sheet.panels, every, box))
+        shown = f'<g fill="none" pointer-events="all">\n{areas}</g>\n</svg>\n'
+        return content.removesuffix(b"\n").removesuffix(b"</svg>") + shown.encode()
+
+
+def _areas(panels: Sequence[Panel], every: Sequence[Axes], box: Bbox) -> Iterator[str]:
+    """Invisible rectangles over the values, which tell what they are."""
+    for panel, axes in zip(panels, every, strict=True):
+        tips = list(panel.tips())
+        places = axes.transData.transform([(x, y) for t in tips for x, y in (t[:2], t[2:4])])
+        for tip, one, other in zip(tips, places[::2], places[1::2], strict=True):
+            left, right = sorted((one[0] - box.x0 * INCH, other[0] - box.x0 * INCH))
+            top, bottom = sorted((box.y1 * INCH - one[1], box.y1 * INCH - other[1]))
+            yield (
+                f'<rect x="{left - tip.around:.1f}" y="{top - tip.around:.1f}" '
+                f'width="{right - left + 2 * tip.around:.1f}" '
+                f'height="{bottom - top + 2 * tip.around:.1f}">'
+                f"<title>{escape(tip.text)}</title></rect>\n"
+            )
