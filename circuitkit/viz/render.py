@@ -11,19 +11,15 @@ import subprocess
 import sys
 
 from circuitkit.errors import OutputError
-from circuitkit.viz.shapes import Scene
-from circuitkit.viz.xdot import INCH, placed
 
-__all__ = ["check_engine", "graphviz_drawn", "rendered"]
+__all__ = ["check_engine", "laid_out"]
 
-DPI = 200  # of a picture in pixels
 PATIENCE = 15.0  # seconds
 ENGINES = ("builtin", "dot")
-PLACED = ("-Kneato", "-n2")  # for dot: the places of nodes and edges are given, only draw
 CHILD = """
 import sys, pygraphviz
 graph = pygraphviz.AGraph(string=sys.stdin.buffer.read().decode())
-sys.stdout.buffer.write(graph.draw(format=sys.argv[1], prog=sys.argv[2]))
+sys.stdout.buffer.write(graph.draw(format=sys.argv[1], prog="dot"))
 """
 
 
@@ -34,10 +30,10 @@ def check_engine(engine: str) -> str:
     return engine
 
 
-def graphviz_drawn(source: str, suffix: str, engine: str) -> bytes:
-    """The DOT text drawn by Graphviz: laid out by ``dot``, or with ``builtin`` by the places that
-    it gives. Raises OutputError where Graphviz is missing, fails, or is not done in time."""
-    command = _command(suffix, engine == "builtin")
+def laid_out(source: str, suffix: str) -> bytes:
+    """The DOT text laid out and drawn by Graphviz. Raises OutputError where it is not installed,
+    fails, or is not done in time."""
+    command = _command(suffix)
     try:
         done = subprocess.run(
             command, input=source.encode(), capture_output=True, timeout=PATIENCE, check=False
@@ -49,24 +45,18 @@ def graphviz_drawn(source: str, suffix: str, engine: str) -> bytes:
         ) from error
     if done.returncode or not done.stdout:
         said = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        raise OutputError(f"Graphviz cannot draw the .{suffix} picture ({said}); write .svg")
+        raise OutputError(
+            f"Graphviz cannot draw the .{suffix} picture ({said}); choose engine='builtin'"
+        )
     return done.stdout
 
 
-def rendered(picture: Scene, suffix: str) -> bytes:
-    """The picture as ``png`` or ``pdf``, with everything where it stands. Raises OutputError as
-    ``graphviz_drawn`` does."""
-    source = placed(picture, DPI if suffix == "png" else INCH)
-    return graphviz_drawn(source, suffix, "builtin")
-
-
-def _command(suffix: str, placed: bool) -> list[str]:
+def _command(suffix: str) -> list[str]:
     if program := shutil.which("dot"):
-        return [program, *(PLACED if placed else ()), f"-T{suffix}"]
+        return [program, f"-T{suffix}"]
     if importlib.util.find_spec("pygraphviz"):
-        return [sys.executable, "-c", CHILD, suffix, "nop2" if placed else "dot"]
+        return [sys.executable, "-c", CHILD, suffix]
     raise OutputError(
-        f"a .{suffix} picture needs Graphviz here, which is not installed: "
-        "pip install pygraphviz, or install graphviz so that dot is on the PATH, "
-        "or write .svg with the builtin engine"
+        "engine='dot' needs Graphviz, which is not installed: install graphviz so that dot is on "
+        "the PATH, or pip install pygraphviz, or choose engine='builtin'"
     )

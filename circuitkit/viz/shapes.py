@@ -1,12 +1,10 @@
-"""What pictures are made of: rectangles, lines, curves, polygons and texts, whatever file they go
-into.
+"""What pictures of circuits are made of: rectangles, curves and texts, whatever file they go into.
 
 Places are in points from the top left corner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -15,29 +13,24 @@ from circuitkit.viz import style
 __all__ = [
     "Anchor",
     "Curve",
-    "Dash",
-    "Line",
     "Point",
-    "Polygon",
     "Rect",
     "Scene",
     "Shape",
     "TIP",
     "Text",
     "moved",
-    "shifted",
 ]
 
 Point: TypeAlias = tuple[float, float]
 Anchor: TypeAlias = Literal["start", "middle", "end"]
-Dash: TypeAlias = Literal["solid", "dashed", "dotted"]
 
 TIP = 1.8  # how far an arrow's head reaches beside a hair line
 
 
 @dataclass(frozen=True)
 class Rect:
-    """A rectangle, by its middle; ``line`` is the width of its outline."""
+    """A rectangle, by its middle."""
 
     x: float
     y: float
@@ -47,7 +40,6 @@ class Rect:
     stroke: str = ""
     radius: float = 0.0
     title: str = ""
-    line: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,32 +64,8 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Line:
-    """Straight pieces from point to point."""
-
-    points: tuple[Point, ...]
-    colour: str
-    width: float
-    dash: Dash = "solid"
-
-
-@dataclass(frozen=True)
-class Polygon:
-    """A filled area without an outline."""
-
-    points: tuple[Point, ...]
-    fill: str
-    opacity: float = 1.0
-    title: str = ""
-
-
-@dataclass(frozen=True)
 class Text:
-    """One line of text; ``x`` is its left end, its middle or its right end, as ``anchor`` says.
-
-    ``turned`` text reads upwards: what is said of ``x`` and ``y`` holds for ``y`` and ``x``, and
-    its start is its lower end. Graphviz cannot draw it.
-    """
+    """One line of text; ``x`` is its left end, its middle or its right end, as ``anchor`` says."""
 
     x: float
     y: float
@@ -106,10 +74,9 @@ class Text:
     colour: str = style.INK
     anchor: Anchor = "start"
     bold: bool = False
-    turned: bool = False
 
 
-Shape: TypeAlias = Rect | Curve | Line | Polygon | Text
+Shape: TypeAlias = Rect | Curve | Text
 
 
 @dataclass(frozen=True)
@@ -125,9 +92,4 @@ def moved(shape: Shape, x: float, y: float) -> Shape:
     """The shape, so much further right and down."""
     if isinstance(shape, Rect | Text):
         return replace(shape, x=shape.x + x, y=shape.y + y)
-    return replace(shape, points=shifted(shape.points, x, y))
-
-
-def shifted(points: Iterable[Point], x: float, y: float) -> tuple[Point, ...]:
-    """The points, so much further right and down."""
-    return tuple((px + x, py + y) for px, py in points)
+    return replace(shape, points=tuple((px + x, py + y) for px, py in shape.points))

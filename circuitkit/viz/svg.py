@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from xml.sax.saxutils import escape
 
 from circuitkit.viz import style
-from circuitkit.viz.shapes import Curve, Line, Point, Polygon, Rect, Scene, Shape, Text
+from circuitkit.viz.shapes import Curve, Point, Rect, Scene, Shape, Text
 
-__all__ = ["DASHES", "document"]
+__all__ = ["document"]
 
-DASHES = {"solid": "", "dashed": ' stroke-dasharray="5 3"', "dotted": ' stroke-dasharray="1.5 2.5"'}
+DASHED = ' stroke-dasharray="5 3"'
 
 
 def document(picture: Scene) -> str:
@@ -31,15 +31,12 @@ def _element(shape: Shape) -> str:
         return _rect(shape)
     if isinstance(shape, Text):
         return _text(shape)
-    if isinstance(shape, Curve):
-        return _curve(shape)
-    return _line(shape) if isinstance(shape, Line) else _polygon(shape)
+    return _curve(shape)
 
 
 def _rect(rect: Rect) -> str:
     left, top = rect.x - rect.width / 2, rect.y - rect.height / 2
     stroke = f' stroke="{rect.stroke}"' if rect.stroke else ""
-    stroke += f' stroke-width="{rect.line:g}"' if rect.line != 1.0 else ""
     return (
         f'<rect x="{left:.1f}" y="{top:.1f}" width="{rect.width:.1f}" height="{rect.height:.1f}" '
         f'rx="{rect.radius:g}" fill="{rect.fill or "none"}"{stroke}>{_title(rect.title)}</rect>'
@@ -49,10 +46,9 @@ def _rect(rect: Rect) -> str:
 def _text(text: Text) -> str:
     # Letters hang from their base line: a third of their size below the middle.
     drop = 0.35 * text.size
-    x, y = (text.x + drop, text.y) if text.turned else (text.x, text.y + drop)
+    x, y = text.x, text.y + drop
     style = f' text-anchor="{text.anchor}"' if text.anchor != "start" else ""
     style += ' font-weight="bold"' if text.bold else ""
-    style += f' transform="rotate(-90 {x:.1f} {y:.1f})"' if text.turned else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{text.size:g}" fill="{text.colour}"{style}>'
         f"{escape(text.text)}</text>"
@@ -61,27 +57,12 @@ def _text(text: Text) -> str:
 
 def _curve(curve: Curve) -> str:
     first, *rest = _pairs(curve.points)
-    dash = DASHES["dashed" if curve.dashed else "solid"]
+    dash = DASHED if curve.dashed else ""
     head = f'<polygon points="{" ".join(_pairs(curve.head))}" fill="{curve.colour}"/>'
     return (
         f'<g opacity="{curve.opacity:g}">{_title(curve.title)}<path d="M{first}C{" ".join(rest)}" '
         f'fill="none" stroke="{curve.colour}" stroke-width="{curve.width:g}"{dash}/>'
         f"{head if curve.head else ''}</g>"
-    )
-
-
-def _line(line: Line) -> str:
-    return (
-        f'<polyline points="{" ".join(_pairs(line.points))}" fill="none" stroke="{line.colour}" '
-        f'stroke-width="{line.width:g}" stroke-linejoin="round"{DASHES[line.dash]}/>'
-    )
-
-
-def _polygon(polygon: Polygon) -> str:
-    solid = f' fill-opacity="{polygon.opacity:g}"' if polygon.opacity < 1 else ""
-    return (
-        f'<polygon points="{" ".join(_pairs(polygon.points))}" fill="{polygon.fill}"{solid}>'
-        f"{_title(polygon.title)}</polygon>"
     )
 
 

@@ -1,15 +1,13 @@
-"""PNG and PDF: the picture of ``svg``, handed to Graphviz with every place given.
-
-Graphviz only draws it, so there is no layout to wait for, and all formats show the same picture.
-"""
+"""PNG and PDF: the picture of ``svg``, drawn by matplotlib, so that all formats show the same."""
 
 from __future__ import annotations
 
 import networkx as nx
 
 from circuitkit.viz.circuits.scene import scene
+from circuitkit.viz.painting import painted
 from circuitkit.viz.pictures.graphviz import dot
-from circuitkit.viz.render import check_engine, graphviz_drawn, rendered
+from circuitkit.viz.render import check_engine, laid_out
 
 __all__ = ["pdf", "png"]
 
@@ -17,10 +15,10 @@ __all__ = ["pdf", "png"]
 def png(
     circuit: nx.DiGraph, *, edges: int = 200, title: str | None = None, engine: str = "builtin"
 ) -> bytes:
-    """The circuit as a PNG picture, 200 dots an inch; needs Graphviz.
+    """The circuit as a PNG picture, 200 dots an inch.
 
-    Raises OutputError where Graphviz is missing or not done in time, or for a style that cannot be
-    drawn; CircuitError where the graph is no circuit.
+    Raises OutputError for a style that cannot be drawn, and with ``engine="dot"`` where Graphviz is
+    not installed or not done in time; CircuitError where the graph is not a circuit.
     """
     return _drawn(circuit, "png", edges, title, engine)
 
@@ -28,15 +26,15 @@ def png(
 def pdf(
     circuit: nx.DiGraph, *, edges: int = 200, title: str | None = None, engine: str = "builtin"
 ) -> bytes:
-    """The circuit as a PDF page of its size, of lines and letters; needs Graphviz.
+    """The circuit as a PDF page of its size, of lines and letters.
 
-    Raises OutputError where Graphviz is missing or not done in time, or for a style that cannot be
-    drawn; CircuitError where the graph is no circuit.
+    Raises OutputError for a style that cannot be drawn, and with ``engine="dot"`` where Graphviz is
+    not installed or not done in time; CircuitError where the graph is not a circuit.
     """
     return _drawn(circuit, "pdf", edges, title, engine)
 
 
 def _drawn(circuit: nx.DiGraph, suffix: str, edges: int, title: str | None, engine: str) -> bytes:
     if check_engine(engine) == "dot":
-        return graphviz_drawn(dot(circuit, edges=edges, title=title), suffix, "dot")
-    return rendered(scene(circuit, edges, title), suffix)
+        return laid_out(dot(circuit, edges=edges, title=title), suffix)
+    return painted(scene(circuit, edges, title), suffix)

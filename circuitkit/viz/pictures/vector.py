@@ -10,7 +10,7 @@ import networkx as nx
 
 from circuitkit.viz.circuits.scene import scene
 from circuitkit.viz.pictures.graphviz import dot
-from circuitkit.viz.render import check_engine, graphviz_drawn
+from circuitkit.viz.render import check_engine, laid_out
 from circuitkit.viz.svg import document
 
 __all__ = ["svg"]
@@ -22,9 +22,8 @@ def svg(
     """The circuit as an SVG picture: layers upwards, at most so many edges, the strongest.
 
     Raises OutputError for a style that cannot be drawn, and with ``engine="dot"`` where Graphviz is
-    not installed or not done in time; CircuitError where the graph is no circuit.
+    not installed or not done in time; CircuitError where the graph is not a circuit.
     """
     if check_engine(engine) == "dot":
-        source = dot(circuit, edges=edges, title=title)
-        return graphviz_drawn(source, "svg", "dot").decode()
+        return laid_out(dot(circuit, edges=edges, title=title), "svg").decode()
     return document(scene(circuit, edges, title))
