@@ -22,6 +22,7 @@ from families import (
     pristine,
 )
 from oracles import Oracle
+from scipy.stats import binom
 from torch import Tensor
 
 from circuitkit.corruptions import counterfactual, noise
@@ -407,10 +408,15 @@ def test_the_interval_holds_the_estimate_shrinks_with_examples_and_grows_with_it
     assert sampled(25).interval(seed=1) != sampled(25).interval()
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    inside = [low < 2 / 3 < high for low, high in (sampled(60, s).interval(resamples=300)
-                                                   for s in range(200))]  # fmt: skip
-    assert 0.88 < np.mean(inside) < 0.99
+def test_the_interval_is_where_95_percent_of_the_redrawn_ratios_lie() -> None:
+    """Of examples that give 0 or 1 of a gap of 1, a ratio is the share of ones in a draw."""
+    ones = np.array([1.0] * 120 + [0.0] * 80)
+    found = evaluation([1.0] * 200, [0.0] * 200, ones)
+    picks = np.random.default_rng(4).integers(0, 200, (1001, 200))
+    shares = np.sort(ones[picks].mean(1))
+    assert found.interval(resamples=1001, seed=4) == (shares[25], shares[975])  # of 0 to 1000
+    low, high = found.interval(resamples=20_000)
+    assert (low, high) == pytest.approx(binom.ppf([0.025, 0.975], 200, 0.6) / 200, abs=0.006)
 
 
 def test_an_interval_of_equal_examples_is_a_point() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import combinations, permutations
-from math import isnan, log, nan
+from math import isnan, log
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,12 @@ from circuitkit.evaluation.recovery import (
     recall,
     recovery,
     stability,
-    staircase,
 )
 from circuitkit.evaluation.size_curves import SHARES, SizeCurve, area, best, cmd, cpr, size_curves
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics import accuracy, logit_diff
+from circuitkit.util.statistics import staircase
 
 FIVE = Wiring(1, 1, 1, mlp=False)  # embed -> q, k, v, logits; a0.h0 -> logits
 MANY = Wiring(2, 2, 1)
@@ -219,25 +219,11 @@ def test_what_a_choosing_method_dropped_shares_the_last_place(rule: str) -> None
 
 
 # -- points and stairs -----------------------------------------------------------------------------
-def test_the_staircase_is_the_lower_one() -> None:
-    assert staircase([]) == 0
-    assert staircase([(0.5, 0.5)]) == pytest.approx(0.25)
-    assert staircase([(0.25, 0.25)]) == pytest.approx(0.75 * 0.25)
-    assert staircase([(0, 1)]) == 1
-    assert staircase([(0.5, 0.8), (0.2, 0.6)]) == pytest.approx(0.3 * 0.6 + 0.5 * 0.8)
-    # what another point beats in both rates grants nothing
-    assert staircase([(0.2, 0.6), (0.5, 0.1)]) == pytest.approx(0.8 * 0.6)
-    assert isnan(staircase([(nan, 0.5)]))
-
-
 def test_the_points_of_all_thresholds_make_the_same_stairs() -> None:
     scores, true = drawn(5)
     values, _ = keys(scores, true, "abs")
-    kept_edges = [these(kept, MANY) for kept in circuits(values)]
-    false = MANY.legal & ~true
-    points = [
-        (kept[false].mean().item(), kept[true].mean().item()) for kept in kept_edges
-    ]  # the false and the true positive rate
+    hit = true[MANY.legal]
+    points = [(np.mean(kept[~hit]), np.mean(kept[hit])) for kept in map(np.array, circuits(values))]
     assert staircase(points) == pytest.approx(acdc_auroc(scores, true))
     assert staircase(points[::2]) < staircase(points)
 

@@ -33,6 +33,7 @@ from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of
 from circuitkit.util.progress import track
+from circuitkit.util.statistics import LEVEL, bootstrap_interval
 from circuitkit.viz.figures import Lines
 
 __all__ = [
@@ -51,19 +52,10 @@ __all__ = [
     "node_level",
     "random_masks",
     "smallest",
-    "standard_errors",
 ]
 
 Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
 ADMITTED = 0.75  # the accuracy from which MIB (Mueller et al. 2025) admits a model to a task
-
-
-def standard_errors(values: Float[np.ndarray, "rows examples"]) -> Float[np.ndarray, " rows"]:
-    """The standard error of each row's mean; nan for a single example."""
-    n = values.shape[1]
-    if n < 2:
-        return np.full(len(values), np.nan)
-    return np.asarray(values.std(1, ddof=1) / np.sqrt(n))
 
 
 @dataclass(frozen=True)
@@ -97,16 +89,11 @@ class Evaluation:
         return float(((self.circuit - self.nothing)[usable] / gap[usable]).mean())
 
     def interval(
-        self, level: float = 0.95, resamples: int = 1000, seed: int = 0
+        self, level: float = LEVEL, resamples: int = 1000, seed: int = 0
     ) -> tuple[float, float]:
         """The bootstrap interval of the ratio of means, over the examples."""
-        n = len(self.everything)
-        picks = np.random.default_rng(seed).integers(0, n, (resamples, n))
-        low, full, here = (x[picks].mean(1) for x in (self.nothing, self.everything, self.circuit))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = (here - low) / (full - low)
-        tail = (1 - level) / 2
-        return tuple(np.nanquantile(ratios, [tail, 1 - tail]).tolist())
+        samples = (self.nothing, self.everything, self.circuit)
+        return bootstrap_interval(_ratio_of_means, samples, level, resamples, seed)
 
     def __repr__(self) -> str:
         try:
@@ -120,6 +107,16 @@ class Evaluation:
             f"{self.everything.mean():.3f}, nothing {self.nothing.mean():.3f}, "
             f"{len(self.circuit)} examples)"
         )
+
+
+def _ratio_of_means(
+    nothing: Float[np.ndarray, "draws examples"],
+    everything: Float[np.ndarray, "draws examples"],
+    circuit: Float[np.ndarray, "draws examples"],
+) -> Float[np.ndarray, " draws"]:
+    low, full, here = (own.mean(-1) for own in (nothing, everything, circuit))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((here - low) / (full - low))
 
 
 def evaluate(

@@ -9,7 +9,7 @@ defined is nan.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from typing import Any, TypeAlias
@@ -21,6 +21,7 @@ from circuitkit.errors import CircuitError, ScoresError
 from circuitkit.graph.compare import Agreement, agreement
 from circuitkit.graph.scores import RULES, Scores
 from circuitkit.graph.wiring import Wiring
+from circuitkit.util import statistics
 from circuitkit.util.json_values import nan_to_none
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
     "recovery",
     "auroc",
     "acdc_auroc",
-    "staircase",
     "average_precision",
     "hamming",
     "recall",
@@ -95,11 +95,7 @@ def auroc(scores: Scores, true: Mask, rule: str = "abs") -> float:
     Raises CircuitError where the mask is not one of legal edges of the scores' wiring, and
     ScoresError for a rule that there is not.
     """
-    hits, others = _blocks(scores, true, rule)
-    if not hits.sum() or not others.sum():
-        return nan
-    later = others.sum() - np.cumsum(others)  # than each block of ties
-    return float((hits * (later + others / 2)).sum() / (hits.sum() * others.sum()))
+    return statistics.auroc(*_ranked(scores, true, rule))
 
 
 def acdc_auroc(scores: Scores, true: Mask, rule: str = "abs") -> float:
@@ -109,24 +105,7 @@ def acdc_auroc(scores: Scores, true: Mask, rule: str = "abs") -> float:
     It is ``auroc`` with every tie decided against the ranking: where many edges share a score it is
     far lower. Raises as ``auroc`` does.
     """
-    hits, others = _blocks(scores, true, rule)
-    if not hits.sum() or not others.sum():
-        return nan
-    false, found = np.cumsum(others) / others.sum(), np.cumsum(hits) / hits.sum()
-    return staircase(zip(false.tolist(), found.tolist(), strict=True))
-
-
-def staircase(points: Iterable[tuple[float, float]]) -> float:
-    """The area under the lower staircase through points of a ROC curve (false, then true positive
-    rate), (0, 0) and (1, 1) added: between two points only the lower one's rate is granted.
-
-    For circuits of several runs (ACDC at several thresholds), which need not hold each other, a
-    point counts with the best rate of those to its left. nan where a point is.
-    """
-    x, y = np.array(sorted([(0.0, 0.0), *points, (1.0, 1.0)])).T
-    if np.isnan(x).any() or np.isnan(y).any():
-        return nan
-    return float((np.diff(x) * np.maximum.accumulate(y)[:-1]).sum())
+    return statistics.acdc_auroc(*_ranked(scores, true, rule))
 
 
 def average_precision(scores: Scores, true: Mask, rule: str = "abs") -> float:
@@ -134,11 +113,7 @@ def average_precision(scores: Scores, true: Mask, rule: str = "abs") -> float:
 
     By chance about the share of true edges; nan where no edge is true. Raises as ``auroc`` does.
     """
-    hits, others = _blocks(scores, true, rule)
-    if not hits.sum():
-        return nan
-    found = np.cumsum(hits)
-    return float((hits / found[-1] * found / (found + np.cumsum(others))).sum())
+    return statistics.average_precision(*_ranked(scores, true, rule))
 
 
 def hamming(scores: Scores, true: Mask, rule: str = "abs") -> float:
@@ -162,15 +137,11 @@ def recall(scores: Scores, true: Mask, members: Mask | None = None, rule: str = 
     return float(kept[own].mean()) if own.any() else nan
 
 
-def _blocks(
+def _ranked(
     scores: Scores, true: Mask, rule: str
-) -> tuple[Int[np.ndarray, " blocks"], Int[np.ndarray, " blocks"]]:
-    """Of each block of edges that share a place, the best first, how many are true and how many
-    are not."""
-    place = _places(scores, rule)
-    own = _checked(true, scores.wiring)[scores.wiring.legal]
-    size = int(place.max()) + 1
-    return np.bincount(place[own], minlength=size), np.bincount(place[~own], minlength=size)
+) -> tuple[Int[np.ndarray, " edges"], Bool[np.ndarray, " edges"]]:
+    """Of each legal edge how good its place is, and whether it is true."""
+    return -_places(scores, rule), _checked(true, scores.wiring)[scores.wiring.legal]
 
 
 def _best(scores: Scores, true: Mask, rule: str) -> Float[np.ndarray, " edges"]:

@@ -13,7 +13,6 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from math import exp, lgamma
 from typing import Any
 
 import numpy as np
@@ -23,17 +22,15 @@ from circuitkit.data.batches import Dataset
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import ScoresError
-from circuitkit.evaluation.faithfulness import standard_errors
-from circuitkit.graph.compare import pearson, spearman
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.scores import Scores
 from circuitkit.patching.edges import patch_edges
 from circuitkit.util.json_values import nan_to_none
+from circuitkit.util.statistics import LEVEL, at_most, pearson, spearman, standard_error
 
-__all__ = ["COLUMNS", "Missed", "Stratum", "Verification", "at_most", "verify"]
+__all__ = ["COLUMNS", "Missed", "Stratum", "Verification", "verify"]
 
 COLUMNS = ("edge", "stratum", "estimated", "exact", "stderr")
-LEVEL = 0.95  # of the confidence bounds
 NEGLIGIBLE = 0.01  # of the largest effect measured: below it a sign says nothing
 
 
@@ -247,7 +244,7 @@ def verify(
         strata=tuple(labels[measured]),
         estimated=scores.values[measured].astype(np.float64),
         exact=effects.mean(1),
-        stderr=standard_errors(effects),
+        stderr=standard_error(effects),
         below=below[measured],
         weakest=float(np.abs(scores.values[keep & legal]).min()),
         population=int(below.flat[by_chance].sum()),
@@ -297,36 +294,3 @@ def _merged(
     exact = measured if scores.exact is None else measured | scores.exact
     about = {key: value for key, value in scores.about.items() if key != "chosen"}
     return Scores(scores.wiring, values, {**about, "verified": dict(verified)}, exact)
-
-
-# -- what a sample says of the rest ----------------------------------------------------------------
-def at_most(population: int, sampled: int, found: int, level: float = LEVEL) -> int:
-    """How many of a population have a property at most, where ``found`` of ``sampled`` that were
-    drawn from it without replacement have it.
-
-    The exact one-sided confidence bound of the hypergeometric distribution: the largest number with
-    which as few as ``found`` turn up with a chance of more than 1 − level (Buonaccorsi 1987). With
-    ``found`` = 0 it also bounds how many exceed the largest of the sample.
-    """
-    low, high = found, population - (sampled - found)
-    while low < high:  # the more have it, the less likely are so few
-        middle = (low + high + 1) // 2
-        rare = _chance(population, middle, sampled, found) <= 1 - level
-        low, high = (low, middle - 1) if rare else (middle, high)
-    return low
-
-
-def _chance(population: int, marked: int, sampled: int, found: int) -> float:
-    """The chance of at most ``found`` marked ones among those sampled."""
-    plain = population - marked
-    total = _log_choices(population, sampled)
-    fewest = max(0, sampled - plain)
-    return sum(
-        exp(_log_choices(marked, k) + _log_choices(plain, sampled - k) - total)
-        for k in range(fewest, min(found, marked) + 1)
-    )
-
-
-def _log_choices(n: int, k: int) -> float:
-    """The logarithm of the number of ways to choose k of n."""
-    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)

@@ -17,6 +17,7 @@ from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import Node
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import nan_to_none
+from circuitkit.util.statistics import expected_overlap, spearman
 
 __all__ = [
     "Agreement",
@@ -27,8 +28,6 @@ __all__ = [
     "compare",
     "compare_members",
     "lists_members",
-    "pearson",
-    "spearman",
 ]
 
 
@@ -60,7 +59,7 @@ class Overlap:
     @property
     def expected(self) -> float:
         """The number that random sets of these sizes share on average (hypergeometric mean)."""
-        return self.left * self.right / self.universe
+        return expected_overlap(self.left, self.right, self.universe)
 
     @property
     def expected_jaccard(self) -> float:
@@ -277,20 +276,3 @@ def _ruzicka(a: Float[np.ndarray, "w r"], b: Float[np.ndarray, "w r"]) -> float:
         return float(a.any() == b.any())
     a, b = a / a.sum(), b / b.sum()
     return float(np.minimum(a, b).sum() / np.maximum(a, b).sum())
-
-
-def pearson(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
-    """The correlation; nan for fewer than three pairs, or where one side is constant."""
-    if len(a) < 3 or len(set(a)) < 2 or len(set(b)) < 2:
-        return nan
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
-    """The correlation of ranks, ties sharing their mean rank; nan where ``pearson`` is."""
-    return pearson(_ranks(a), _ranks(b))
-
-
-def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from circuitkit.errors import DataError, EvaluationError
+from circuitkit.util.statistics import LEVEL, bootstrap_of_means, standard_error, weighted_mean
 
 __all__ = ["PORTS", "Effects"]
 
@@ -70,24 +71,18 @@ class Effects:
     @property
     def mean(self) -> Float[np.ndarray, "*axes"]:
         """The mean effect over the examples."""
-        return self._over_examples(np.ones((1, self.shape[-1])))[..., 0]
+        return weighted_mean(self.values, np.ones((1, self.shape[-1])))[..., 0]
 
     @property
     def standard_error(self) -> Float[np.ndarray, "*axes"]:
         """The standard error of the mean; nan where it rests on one example."""
-        n = (~np.isnan(self.values)).sum(-1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            variance = np.nansum((self.values - self.mean[..., None]) ** 2, axis=-1) / (n - 1)
-            return np.asarray(np.sqrt(variance / n))
+        return standard_error(self.values)
 
     def interval(
-        self, level: float = 0.95, resamples: int = 1000, seed: int = 0
+        self, level: float = LEVEL, resamples: int = 1000, seed: int = 0
     ) -> Float[np.ndarray, "low_and_high *axes"]:
         """The bootstrap interval of the mean effect, over the examples."""
-        n = self.shape[-1]
-        times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) * 1.0
-        tail = (1 - level) / 2
-        return np.asarray(np.nanquantile(self._over_examples(times), [tail, 1 - tail], axis=-1))
+        return bootstrap_of_means(self.values, level, resamples, seed)
 
     @property
     def normalised(self) -> Float[np.ndarray, "*axes"]:
@@ -107,14 +102,6 @@ class Effects:
         """The nodes of largest mean effect, each with it."""
         mean = self.mean
         return [(self._label(at), float(mean[at])) for at in self._order()[:n]]
-
-    def _over_examples(
-        self, times: Float[np.ndarray, "draws examples"]
-    ) -> Float[np.ndarray, "*axes draws"]:
-        """The mean effect when each example counts so many times."""
-        here = (~np.isnan(self.values)).astype(float)  # a draw may hold no example that counts
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray((np.where(here, self.values, 0) @ times.T) / (here @ times.T))
 
     def _order(self) -> list[tuple[int, ...]]:
         """The nodes, from the largest mean effect on."""

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
-from circuitkit.evaluation.faithfulness import Evaluation, standard_errors
+from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import SHOWN, about, more
 from circuitkit.evaluation.knockouts._runs import Mask, knockouts_of, without
 from circuitkit.util.json_values import nan_to_none
+from circuitkit.util.statistics import standard_error
 
 __all__ = ["MarginalEffects", "marginal_effects"]
 
@@ -36,7 +37,7 @@ class MarginalEffects:
     @property
     def errors(self) -> Float[np.ndarray, " edges"]:
         """The standard error of each mean; nan for a single example."""
-        return standard_errors(self.effects)
+        return standard_error(self.effects)
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers but the examples' own, for machines; the strongest edge first."""

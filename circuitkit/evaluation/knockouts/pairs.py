@@ -14,13 +14,14 @@ from circuitkit.data.batches import Dataset
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError
-from circuitkit.evaluation.faithfulness import Evaluation, standard_errors
+from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more
 from circuitkit.evaluation.knockouts._runs import Edge, Knockouts, Mask, knockouts_of, without
 from circuitkit.evaluation.knockouts.effects import marginal_effects
 from circuitkit.graph import circuit as circuits
 from circuitkit.util.json_values import nan_to_none
 from circuitkit.util.options import require
+from circuitkit.util.statistics import standard_error
 
 __all__ = ["Interactions", "Pair", "interactions"]
 
@@ -158,7 +159,7 @@ def _pair(
     evaluation: Evaluation,
 ) -> Pair:
     interaction = joint - singles.sum(0)
-    error = float(standard_errors(interaction[None])[0])
+    error = float(standard_error(interaction))
     mean, both, apart = (float(x.mean()) for x in (interaction, joint, singles.sum(0)))
     effect = both if abs(both) >= abs(apart) else apart
     floor = max(ERRORS * error, PART * abs(effect), ROUNDING * gap(evaluation))

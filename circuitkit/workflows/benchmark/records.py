@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import isnan, nan, sqrt
+from math import isnan, nan
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from circuitkit.util.statistics import student_half_width
 from circuitkit.workflows.benchmark.cells import NUMBERS
 
-__all__ = ["Row", "COLUMNS", "STUDENT", "Interval", "Records", "short"]
+__all__ = ["Row", "COLUMNS", "Interval", "Records", "short"]
 
 Row: TypeAlias = dict[str, Any]
 COLUMNS = ("method", "model", "corruption", "seed", *NUMBERS, "agreement", "failed")
 MEASURES = tuple(name for name in (*NUMBERS, "agreement") if name not in ("true", "edges"))
-# t's 97.5 % quantile for 1, 2, ... degrees of freedom; beyond them the last, a little too wide
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,7 @@ class Interval:
         own = [value for value in values if not isnan(value)]
         if not own:
             return cls(nan, nan)
-        if len(own) == 1:
-            return cls(own[0], nan)
-        student = STUDENT[min(len(own) - 2, len(STUDENT) - 1)]
-        return cls(float(np.mean(own)), student * float(np.std(own, ddof=1)) / sqrt(len(own)))
+        return cls(float(np.mean(own)), student_half_width(own))
 
     def __str__(self) -> str:
         return short(self.mean) + ("" if isnan(self.half) else f" ± {short(self.half)}")

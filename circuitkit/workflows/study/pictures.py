@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from circuitkit.graph.compare import Overlap, spearman
+from circuitkit.graph.compare import Overlap
 from circuitkit.patching.effects import Effects
+from circuitkit.util.statistics import spearman
 from circuitkit.viz.figures import Heatmap, Lines, Panels
 from circuitkit.workflows.study.records import Records
 from circuitkit.workflows.study.tables import shares, thresholds

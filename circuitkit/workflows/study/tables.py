@@ -18,9 +18,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from circuitkit.errors import EvaluationError
-from circuitkit.graph.compare import Overlap, spearman
+from circuitkit.graph.compare import Overlap
 from circuitkit.patching.detection import Detection, detected_by_threshold
 from circuitkit.patching.effects import Effects
+from circuitkit.util.statistics import spearman
 from circuitkit.workflows.study.records import Records
 
 __all__ = [
