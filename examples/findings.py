@@ -73,7 +73,7 @@ def negatives(study: Path) -> str:
 
 def windows(study: Path) -> str:
     ratios = [float(r["ratio"]) for r in rows(study, "windows", metric="logit_diff")
-              if r["size"] != "1" and r["ratio"] != "nan"]  # fmt: skip
+              if r["size"] != "1" and r["ratio"]]  # fmt: skip
     return f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "–"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from functools import cache
 from math import isnan, nan
 from pathlib import Path
@@ -468,3 +469,17 @@ def test_a_mistyped_name_is_one_sentence_and_exit_code_2(
     assert said.count("\n") == 1
     assert "did you mean" in said
     assert issubclass(UnknownNameError, CircuitkitError)
+
+
+def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
+    hostile = "a|b\n| c | <script>alert(1)</script> & {{ 7 * 7 }}"
+    rows = [{**row, "method": hostile} if row["method"] == "mid" else row for row in made().rows]
+    refused = {**dict.fromkeys(COLUMNS, nan), "method": "dear", "model": "x", "corruption": "zero",
+               "seed": 2, "failed": hostile}  # fmt: skip
+    text = replace(made(), rows=(*rows, refused)).markdown()
+    assert "<script" not in text
+    shown = r"a\|b \| c \| &lt;script>alert(1)&lt;/script> &amp; {{ 7 * 7 }}"
+    assert f"| {shown} | 0.660" in text
+    assert f"- dear, 1 cells: {shown}\n" in text
+    tables = [line.replace(r"\|", "") for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in tables[:6]}) == 1

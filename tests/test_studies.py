@@ -275,14 +275,9 @@ def test_every_table_keeps_its_columns() -> None:
         assert {tuple(row) for row in rows} == {tuple(rows[0])}, name
 
 
-def test_a_table_is_a_frame_where_pandas_is() -> None:
-    found = made().table("detected")
-    try:
-        import pandas
-    except ImportError:
-        assert isinstance(found, list)
-    else:
-        assert isinstance(found, pandas.DataFrame)
+def test_a_table_is_a_frame() -> None:
+    found = made().to_frame("detected")
+    assert list(found.columns) == list(made().tables()["detected"][0])
     assert len(found) == 9
 
 
@@ -351,13 +346,28 @@ def test_the_page_is_whole_and_needs_no_network() -> None:
     assert parsed.seen.count("svg") == len(made().figures())
     assert "url(" not in text
     for verdict in made().verdicts():
-        assert html_escaped(verdict.text) in text
+        assert verdict.text in html.unescape(text)
 
 
-def html_escaped(text: str) -> str:
-    import html
+HOSTILE = "</title></script><script>alert(1)</script><img src=x onerror='alert(2)'>\"&"
 
-    return html.escape(text)
+
+def test_names_are_text_and_nothing_else() -> None:
+    """Tasks, models, roles and groups may come from files."""
+    known = made()
+    found = replace(
+        known, about={**known.about, "task": HOSTILE, "model": HOSTILE},
+        roles={"a0.h0": HOSTILE, "a0.h1": "{{ 7 * 7 }}"},
+        groups={HOSTILE: next(iter(known.groups.values()))},
+    )  # fmt: skip
+    text = found.report()
+    parsed = Page()
+    parsed.feed(text)
+    assert not parsed.open
+    assert not parsed.links
+    assert not {"script", "img"} & set(parsed.seen)
+    assert html.unescape(text).count(HOSTILE) > 4
+    assert "{{ 7 * 7 }}" in text
 
 
 def test_the_page_is_the_same_for_the_same_study() -> None:

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import isnan, nan
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import circuitkit.workflows.benchmark.pages as pages
 from circuitkit.util.atomic import write_whole
+from circuitkit.util.tables import as_text, to_csv, to_frame
 from circuitkit.viz.figures import Lines
 from circuitkit.workflows.benchmark.records import COLUMNS, Records
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Benchmark"]
 
@@ -60,25 +65,28 @@ class Benchmark(Records):
         place = Path(directory)
         written = [
             write_whole(place / "summary.md", self.markdown()),
-            write_whole(place / "summary.csv", pages.csv_of(self.summary())),
-            write_whole(place / "rows.csv", pages.csv_of(self.rows, COLUMNS)),
+            write_whole(place / "summary.csv", to_csv(self.summary())),
+            write_whole(place / "rows.csv", to_csv(self.rows, COLUMNS)),
         ]
         figures = self.figures().items()
         return written + [figure.save(place / f"{name}.svg") for name, figure in figures]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each method × model × corruption × seed, with the COLUMNS."""
+        return to_frame(self.rows, COLUMNS)
 
     def __repr__(self) -> str:
         shown = {"auroc": "AUROC", "average_precision": "precision", "cpr": "CPR", "cmd": "CMD",
                  "agreement": "agreement", "sequence_backwards": "sb",
                  "cpu_seconds": "CPU s"}  # fmt: skip
-        width = max(map(len, ("method", *self.methods)))
-        lines = [f"{'method':{width}}" + "".join(f"{name:>16}" for name in shown.values())]
-        for method in self.methods:
-            cells = (str(self.interval(method, measure)) for measure in shown)
-            lines.append(f"{method:{width}}" + "".join(f"{cell:>16}" for cell in cells))
+        rows = [
+            {"method": m, **{title: str(self.interval(m, name)) for name, title in shown.items()}}
+            for m in self.methods
+        ]
         failed = sum(bool(row["failed"]) for row in self.rows)
         models, seeds = len(self.options("model")), len(self.options("seed"))
-        lines.append(
+        return (
+            f"{as_text(rows, right=shown.values())}\n"
             f"means over {models} models, ± over {seeds} seeds; {failed} of {len(self.rows)} cells "
             "refused"
         )
-        return "\n".join(lines)

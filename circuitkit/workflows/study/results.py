@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from circuitkit.util.tables import to_frame
 from circuitkit.workflows.study import pages, pictures, tables, verdicts
 from circuitkit.workflows.study.records import Records
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Study"]
 
@@ -22,17 +26,9 @@ class Study(Records):
         """A table for each question of the paper, and ``effects``: every number in tidy form."""
         return tables.tables(self)
 
-    def table(self, name: str = "effects") -> Any:
-        """One of the tables: a pandas.DataFrame where pandas is installed, else a list of dicts.
-
-        ``effects`` has a row for each corruption, metric and component.
-        """
-        rows = self.tables()[name]
-        try:
-            import pandas
-        except ImportError:
-            return rows
-        return pandas.DataFrame(rows)
+    def to_frame(self, name: str = "effects") -> pandas.DataFrame:
+        """One of the tables; ``effects`` has a row for each corruption, metric and component."""
+        return to_frame(self.tables()[name])
 
     def verdicts(self) -> list[verdicts.Verdict]:
         """Where the conclusion depends on the choice, in plain words, with the recommendation of

@@ -1,0 +1,33 @@
+"""Pages from templates that lie beside the code that fills them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["render"]
+
+
+def render(template: str, **values: Any) -> str:
+    """The page of a template, named by its path within the package.
+
+    In ``.html.jinja`` every value is escaped; in ``.md.jinja`` what goes through the filter
+    ``cell`` neither ends a table's cell nor is read as HTML.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("circuitkit", ""),
+        autoescape=lambda name: name is None or name.endswith(".html.jinja"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = _cell
+    return environment.get_template(template).render(**values)
+
+
+def _cell(text: str) -> str:
+    """The text as a cell of a table in Markdown."""
+    plain = " ".join(text.split())
+    return plain.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
