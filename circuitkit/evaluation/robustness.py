@@ -41,6 +41,7 @@ from circuitkit.graph.compare import agreement, compare
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of
 from circuitkit.util.json_values import nan_to_none
+from circuitkit.util.tables import as_text
 
 __all__ = ["Robustness", "cross_evaluate", "discover_each", "vary"]
 
@@ -175,27 +176,33 @@ class Robustness:
         """A block for each corruption, a line for each circuit, and a column for each metric at
         each granularity."""
         metrics, levels = self._options("metric"), self._options("granularity")
-        titles = {c: f"evaluated under {c}" for c in self._options("corruption")}
-        label = max(map(len, chain(self.circuits, titles.values())))
-        widths = {metric: max(len(metric), 6) + 2 for metric in metrics}
-        above = "".join(f"{f'{level} ablation':>{sum(widths.values())}}" for level in levels)
-        names = "".join(f"{metric:>{width}}" for metric, width in widths.items())
-        for corruption, title in titles.items():
-            yield f"\n{'':{label}}{above}"
-            yield f"{title:{label}}{names * len(levels)}"
-            for circuit in self.circuits:
-                cells = ((circuit, corruption, m, level) for level, m in product(levels, metrics))
-                numbers = ((c[2], self._numbers[c]["faithfulness"]) for c in cells)
-                yield f"{circuit:{label}}" + "".join(
-                    f"{_short(n):>{widths[m]}}" for m, n in numbers
-                )
+        above = dict.fromkeys(levels, metrics[0])  # each level's first column names it
+        headings = {
+            f"{level} {metric}": f"{f'{level} ablation' * (above[level] == metric)}\n{metric}"
+            for level, metric in product(levels, metrics)
+        }
+        for corruption in self._options("corruption"):
+            rows = [
+                {"circuit": circuit}
+                | {
+                    f"{level} {metric}": _short(
+                        self._numbers[circuit, corruption, metric, level]["faithfulness"]
+                    )
+                    for level, metric in product(levels, metrics)
+                }
+                for circuit in self.circuits
+            ]
+            titles = {"circuit": f"\nevaluated under {corruption}"}
+            yield f"\n{as_text(rows, headings=titles | headings, right=headings)}"
 
     def _summary(self) -> Iterator[str]:
-        choices = self.choices()
-        if choices:
-            yield "\nthe choice of    moves it on average    at most"
-        for row in choices:
-            yield f"{row['choice']:14s}{_short(row['mean']):>21s}{_short(row['largest']):>11s}"
+        titles = {"mean": "moves it on average", "largest": "at most"}
+        rows = [
+            {"the choice of": row["choice"], **{end: _short(row[end]) for end in titles}}
+            for row in self.choices()
+        ]
+        if rows:
+            yield f"\n{as_text(rows, headings=titles, right=titles)}"
         if len(self.circuits) > 1:
             yield f"\n{agreement(list(self.circuits.values()))!r}"
 

@@ -21,6 +21,7 @@ from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
 from circuitkit.graph.scores import Scores
 from circuitkit.metrics.answers import accuracy
+from circuitkit.util.tables import as_text
 
 __all__ = ["AXES", "SHARES", "SizeCurve", "size_curves", "best", "area", "cpr", "cmd"]
 
@@ -83,16 +84,18 @@ class SizeCurve:
         return {"rule": self.rule, **curves, "faithfulness": list(self.faithfulness), **areas}
 
     def __repr__(self) -> str:
-        lines = [f"the best circuits of {self.total:,} edges by {self.rule} score"]
+        head = f"the best circuits of {self.total:,} edges by {self.rule} score"
         try:
-            lines[0] += f": CPR {self.cpr():.3f}, CMD {self.cmd():.3f}"
-            shown = [f"{f:12.3f}" for f in self.faithfulness]
+            head += f": CPR {self.cpr():.3f}, CMD {self.cmd():.3f}"
+            shown = [f"{f:.3f}" for f in self.faithfulness]
         except EvaluationError:  # printing is no place for an error
-            shown = [f"{'undefined':>12s}"] * len(self.asked)
-        lines.append("   asked     edges faithfulness accuracy")
-        for k, e, f, a in zip(self.asked, self.evaluations, shown, self.accuracy, strict=True):
-            lines.append(f"{k:8.3%} {e.edges:9,d} {f} {a:8.3f}")
-        return "\n".join(lines)
+            shown = ["undefined"] * len(self.asked)
+        rows = [
+            {"asked": k, "edges": e.edges, "faithfulness": f, "accuracy": a}
+            for k, e, f, a in zip(self.asked, self.evaluations, shown, self.accuracy, strict=True)
+        ]
+        formats = {"asked": ".3%", "edges": ",d", "accuracy": ".3f"}
+        return f"{head}\n{as_text(rows, formats=formats, right=('faithfulness',))}"
 
     def _on(
         self, axis: str, values: Sequence[float]

@@ -7,13 +7,11 @@ two correct the choice of the circuit, and the third bounds what attribution mis
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -27,6 +25,10 @@ from circuitkit.graph.scores import Scores
 from circuitkit.patching.edges import patch_edges
 from circuitkit.util.json_values import nan_to_none
 from circuitkit.util.statistics import LEVEL, at_most, pearson, spearman, standard_error
+from circuitkit.util.tables import WIDTH, as_text, to_csv, to_frame
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["COLUMNS", "Missed", "Stratum", "Verification", "verify"]
 
@@ -118,14 +120,13 @@ class Verification:
             estimated, exact, stderr = (float(column[i]) for column in columns)
             yield self.edges[i], self.strata[i], estimated, exact, stderr
 
+    def to_frame(self) -> pandas.DataFrame:
+        """The rows, under the names of the COLUMNS."""
+        return to_frame(dict(zip(COLUMNS, row, strict=True)) for row in self.rows())
+
     def to_csv(self) -> str:
-        """The rows as CSV, under the names of the columns, in six digits."""
-        file = io.StringIO()
-        lines = csv.writer(file, lineterminator="\n")
-        lines.writerow(COLUMNS)
-        for edge, stratum, *numbers in self.rows():
-            lines.writerow([edge, stratum, *(f"{number:.6g}" for number in numbers)])
-        return file.getvalue()
+        """The rows as CSV, under the names of the COLUMNS, in six digits."""
+        return to_csv(dict(zip(COLUMNS, row, strict=True)) for row in self.rows())
 
     def by_stratum(self) -> tuple[Stratum, ...]:
         """How the estimates agree with the effects, in each stratum that holds an edge."""
@@ -176,17 +177,18 @@ class Verification:
     def __repr__(self) -> str:
         total, about = self.scores.wiring.n_edges, self.scores.about
         direction = about["verified"]["direction"]
-        lines = [
+        head = (
             f"{len(self.edges):,} of {total:,} edges measured exactly ({direction}), against "
-            f"{about.get('method', 'the estimates')}:",
-            "                  edges  Pearson  Spearman  flipped  largest |effect|  mean |error|",
-        ]
-        for s in self.by_stratum():
-            lines.append(
-                f"{s.name:15s} {s.edges:7,d} {s.pearson:8.3f} {s.spearman:9.3f} {s.flipped:8,d} "
-                f"{s.largest:17.4g} {s.error:13.4g}"
-            )
-        return "\n".join([*lines, *textwrap.wrap(repr(self.missed), 100)])
+            f"{about.get('method', 'the estimates')}:"
+        )
+        table = as_text(
+            [asdict(stratum) for stratum in self.by_stratum()],
+            formats={"edges": ",d", "pearson": ".3f", "spearman": ".3f", "flipped": ",d",
+                     "largest": ".4g", "error": ".4g"},
+            headings={"name": "", "pearson": "Pearson", "spearman": "Spearman",
+                      "largest": "largest |effect|", "error": "mean |error|"},
+        )  # fmt: skip
+        return "\n".join([head, table, *textwrap.wrap(repr(self.missed), WIDTH)])
 
 
 STRONGEST, CUT, RANDOM, ALL = "strongest", "around the cut", "random sample", "all edges"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv as _csv
-import io
 import json as _json
 import re
 from collections.abc import Mapping
@@ -13,6 +11,7 @@ import networkx as nx
 
 from circuitkit.graph.circuit import edges, to_json
 from circuitkit.graph.nodes import edge_name
+from circuitkit.util.tables import to_csv
 
 __all__ = ["csv", "graphml", "json"]
 
@@ -43,12 +42,12 @@ def csv(circuit: nx.DiGraph) -> str:
 
     Raises NodeNameError where a node's name does not follow the grammar.
     """
-    file = io.StringIO()
-    lines = _csv.writer(file, lineterminator="\n")
-    lines.writerow(("writer", "reader", "edge", "weight"))
-    for writer, reader, weight in sorted(edges(circuit), key=lambda e: (-abs(e[2]), e[0], e[1])):
-        lines.writerow((writer, reader, edge_name(writer, reader), weight))
-    return file.getvalue()
+    columns = ("writer", "reader", "edge", "weight")
+    rows = [
+        dict(zip(columns, (writer, reader, edge_name(writer, reader), weight), strict=True))
+        for writer, reader, weight in sorted(edges(circuit), key=lambda e: (-abs(e[2]), *e[:2]))
+    ]
+    return to_csv(rows, columns, digits=None)
 
 
 def _flat(attributes: Mapping[Any, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from circuitkit.graph.nodes import Node
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import nan_to_none
 from circuitkit.util.statistics import expected_overlap, spearman
+from circuitkit.util.tables import as_text
 
 __all__ = [
     "Agreement",
@@ -93,24 +94,27 @@ class Comparison:
         }  # fmt: skip
 
     def __repr__(self) -> str:
-        lines = [_HEADING, _line("nodes", self.nodes), _line("edges", self.edges)]
+        table = _as_text(nodes=self.nodes, edges=self.edges)
         if isnan(self.weighted):
-            return "\n".join(lines)
-        lines.append(
-            f"weighted overlap {self.weighted:.3f}; rank correlation of the shared edges' weights "
-            f"{self.spearman:.3f}; {self.flipped} of them differ in sign"
+            return table
+        return (
+            f"{table}\nweighted overlap {self.weighted:.3f}; rank correlation of the shared edges' "
+            f"weights {self.spearman:.3f}; {self.flipped} of them differ in sign"
         )
-        return "\n".join(lines)
 
 
-_HEADING = "            shared    left   right  Jaccard  by chance  precision  recall"
-
-
-def _line(name: str, o: Overlap) -> str:
-    return (
-        f"{name:8s} {o.both:9,d} {o.left:7,d} {o.right:7,d} {o.jaccard:8.3f} "
-        f"{o.expected_jaccard:10.3f} {o.precision:10.3f} {o.recall:7.3f}"
-    )
+def _as_text(**overlaps: Overlap) -> str:
+    """A line for each overlap, by its name."""
+    rows = [
+        {
+            "": name, "shared": o.both, "left": o.left, "right": o.right, "Jaccard": o.jaccard,
+            "by chance": o.expected_jaccard, "precision": o.precision, "recall": o.recall,
+        }
+        for name, o in overlaps.items()
+    ]  # fmt: skip
+    counts = dict.fromkeys(("shared", "left", "right"), ",d")
+    shares = dict.fromkeys(("Jaccard", "by chance", "precision", "recall"), ".3f")
+    return as_text(rows, formats=counts | shares)
 
 
 def _plain(overlap: Overlap) -> dict[str, float | None]:
@@ -159,11 +163,11 @@ class Members:
 
     def table(self) -> str:
         """A line for each role."""
-        width = max(map(len, self.roles), default=0)
-        return "\n".join(f"{role:{width}s}  {h} of {n}" for role, (h, n) in self.roles.items())
+        rows = [{"role": role, "held": f"{h} of {n}"} for role, (h, n) in self.roles.items()]
+        return as_text(rows, header=False)
 
     def __repr__(self) -> str:
-        lines = [_HEADING, _line("nodes", self.nodes), self.table()]
+        lines = [_as_text(nodes=self.nodes), self.table()]
         return "\n".join(line for line in lines if line)
 
 

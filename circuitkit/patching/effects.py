@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from circuitkit.errors import DataError, EvaluationError
 from circuitkit.util.statistics import LEVEL, bootstrap_of_means, standard_error, weighted_mean
+from circuitkit.util.tables import as_text
 
 __all__ = ["PORTS", "Effects"]
 
@@ -114,15 +115,16 @@ class Effects:
 
     def __repr__(self) -> str:
         sizes = " × ".join(f"{len(labels)} {name}s" for name, labels in self.axes.items())
-        lines = [
+        head = (
             f"{self.nodes}, {self.direction}, {self.metric} under {self.corruption}: {sizes}, "
             f"{self.shape[-1]} examples; the largest mean effects, ± standard error:"
-        ]
+        )
         mean, error = self.mean, self.standard_error
-        lines += [
-            f"{mean[at]:+10.3f} ± {error[at]:.3f}  {self._label(at)}" for at in self._order()[:8]
+        rows = [
+            {"effect": f"{mean[at]:+.3f}", "error": f"± {error[at]:.3f}", "node": self._label(at)}
+            for at in self._order()[:8]
         ]
-        return "\n".join(lines)
+        return f"{head}\n{as_text(rows, right=('effect', 'error'), header=False, indent=2)}"
 
 
 def _name(nodes: str, place: Mapping[str, str]) -> str:

@@ -27,6 +27,7 @@ from circuitkit.errors import CircuitError
 from circuitkit.graph.stages import Stage
 from circuitkit.patching.effects import Effects
 from circuitkit.patching.nodes import Ends, Site, collect, layer_stages
+from circuitkit.util.tables import as_text
 
 __all__ = ["Windows", "patch_windows"]
 
@@ -54,19 +55,21 @@ class Windows:
 
     def __repr__(self) -> str:
         one = next(iter(self.joint.values()))
-        lines = [
+        head = (
             f"{one.nodes} of adjacent layers, {one.direction}, {one.metric} under "
-            f"{one.corruption}, {one.shape[-1]} examples; the largest mean effects:",
-            "  size  joint (layers)       sum of single layers   ratio",
-        ]
+            f"{one.corruption}, {one.shape[-1]} examples; the largest mean effects:"
+        )
+        rows = []
         for size, joint in self.joint.items():
             for at in np.ndindex(joint.mean.shape[1:]):
-                cells = [_peak(kind[size], at) for kind in (self.joint, self.summed)]
-                ratio = self.peak_ratio(size)[at]
-                sites = zip(list(joint.axes.values())[1:], at, strict=True)
-                site = "".join(f"  {labels[i]}" for labels, i in sites)
-                lines.append(f"{size:6}  {cells[0]:<20} {cells[1]:<20} {ratio:7.2f}{site}")
-        return "\n".join(lines)
+                together, apart = (_peak(kind[size], at) for kind in (self.joint, self.summed))
+                sites = zip(list(joint.axes.items())[1:], at, strict=True)
+                rows.append({
+                    "size": size, "joint (layers)": together, "sum of single layers": apart,
+                    "ratio": float(self.peak_ratio(size)[at]),
+                    **{axis: labels[i] for (axis, labels), i in sites},
+                })  # fmt: skip
+        return f"{head}\n{as_text(rows, formats={'ratio': '.2f'}, indent=2)}"
 
 
 def _peak(effects: Effects, at: tuple[int, ...]) -> str:

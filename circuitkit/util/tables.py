@@ -56,8 +56,10 @@ def as_text(
 
     Numbers stand right, as do the columns named in ``right``; ``formats`` are format
     specifications by column (``.3f``), ``headings`` other texts above the columns. Long texts are
-    folded into the width; numbers never are.
+    folded into the width; numbers never are. Without rows it is empty.
     """
+    if not rows:
+        return ""
     from rich.console import Console
     from rich.measure import Measurement
     from rich.table import Table
@@ -73,7 +75,7 @@ def as_text(
         title = headings.get(name, heading(name))
         table.add_column(
             Text(title), justify="right" if number else "left", header_style="", overflow="fold",
-            min_width=max(map(len, [title * header, *texts])) if number else None,
+            min_width=max(map(_width, [title * header, *texts])) if number else None,
         )  # fmt: skip
         cells.append(texts)
     for line in zip(*cells, strict=True):
@@ -88,6 +90,10 @@ def as_text(
     )
     texts = ["".join(part.text for part in line) for line in lines]
     return "\n".join(f"{' ' * indent}{text}".rstrip() for text in texts)
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()), default=0)
 
 
 def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:

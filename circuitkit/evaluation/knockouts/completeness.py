@@ -23,6 +23,7 @@ from circuitkit.evaluation.knockouts._runs import (
     without,
 )
 from circuitkit.util.json_values import nan_to_none
+from circuitkit.util.tables import as_text
 
 __all__ = ["Incompleteness", "Knockout", "incompleteness"]
 
@@ -84,15 +85,17 @@ class Incompleteness:
 
     def table(self) -> str:
         """What is printed below the circuit's faithfulness."""
-        lines = [
-            f"without the same edges K, circuit and model differ ({self.evaluation.metric}):",
-            "     |C∖K − M∖K|    share     C∖K      M∖K",
-        ]
+        rows = []
         for found, what in (("nothing", "K is empty"), ("everything", "K is the circuit"),
                             ("random", "the worst of {n} random sets"),
                             ("greedy", "the worst of {n} greedy steps")):  # fmt: skip
             if own := self._of(found):
-                lines.append(self._line(max(own, key=lambda k: k.score), what.format(n=len(own))))
+                rows.append(self._row(max(own, key=lambda k: k.score), what.format(n=len(own))))
+        formats = {"|C∖K − M∖K|": ".3f", "share": ".1%", "C∖K": "+.3f", "M∖K": "+.3f"}
+        lines = [
+            f"without the same edges K, circuit and model differ ({self.evaluation.metric}):",
+            as_text(rows, formats=formats, indent=2),
+        ]
         edges = self.worst.edges
         if self._of("random"):
             lines.append(
@@ -102,9 +105,11 @@ class Incompleteness:
         lines += [f"    {edge}" for edge in edges[:SHOWN]]
         return "\n".join([*lines, *more(len(edges) - SHOWN, "edges")])
 
-    def _line(self, k: Knockout, what: str) -> str:
-        left = f"{k.circuit:+8.3f} {k.model:+8.3f}"
-        return f"  {k.score:14.3f} {self.share(k.score):8.1%} {left}  {what}"
+    def _row(self, k: Knockout, what: str) -> dict[str, Any]:
+        return {
+            "|C∖K − M∖K|": k.score, "share": self.share(k.score), "C∖K": k.circuit,
+            "M∖K": k.model, "": what,
+        }  # fmt: skip
 
 
 def incompleteness(

@@ -17,6 +17,7 @@ from circuitkit.evaluation.knockouts._report import SHOWN, about, more
 from circuitkit.evaluation.knockouts._runs import Mask, knockouts_of, without
 from circuitkit.util.json_values import nan_to_none
 from circuitkit.util.statistics import standard_error
+from circuitkit.util.tables import as_text
 
 __all__ = ["MarginalEffects", "marginal_effects"]
 
@@ -56,10 +57,16 @@ class MarginalEffects:
     def table(self) -> str:
         """What is printed below the circuit's faithfulness."""
         metric = self.evaluation.metric
-        lines = [f"what the circuit loses without one of its edges ({metric}):"]
-        for i in self._order()[:SHOWN]:
-            lines.append(f"  {self.means[i]:+8.3f} ± {self.errors[i]:.3f}  {self.edges[i]}")
-        return "\n".join([*lines, *more(len(self.edges) - SHOWN, "edges do less")])
+        rows = [
+            {"effect": f"{self.means[i]:+.3f}", "error": f"± {self.errors[i]:.3f}",
+             "edge": self.edges[i]}
+            for i in self._order()[:SHOWN]
+        ]  # fmt: skip
+        return "\n".join([
+            f"what the circuit loses without one of its edges ({metric}):",
+            as_text(rows, right=("effect", "error"), header=False, indent=2),
+            *more(len(self.edges) - SHOWN, "edges do less"),
+        ])  # fmt: skip
 
 
 def marginal_effects(

@@ -22,6 +22,7 @@ from circuitkit.graph import circuit as circuits
 from circuitkit.util.json_values import nan_to_none
 from circuitkit.util.options import require
 from circuitkit.util.statistics import standard_error
+from circuitkit.util.tables import as_text
 
 __all__ = ["Interactions", "Pair", "interactions"]
 
@@ -50,11 +51,23 @@ class Pair:
     series: bool
 
     def __repr__(self) -> str:
-        name = f"{self.one} and {self.two}{' (in series)' if self.series else ''}"
         return (
-            f"{self.label:4s}{self.singles[0]:+8.3f} {self.singles[1]:+8.3f} {self.joint:+8.3f} "
-            f"{self.interaction:+8.3f} ± {self.error:.3f}  {name}"
+            f"{self.name}: {self.singles[0]:+.3f} and {self.singles[1]:+.3f} alone, "
+            f"{self.joint:+.3f} both; interaction {self.interaction:+.3f} ± {self.error:.3f} "
+            f"({self.label or 'none'})"
         )
+
+    @property
+    def name(self) -> str:
+        """The two edges, and whether they lie in series."""
+        return f"{self.one} and {self.two}{' (in series)' if self.series else ''}"
+
+    def row(self) -> dict[str, str]:
+        """A line of the table."""
+        numbers = (*self.singles, self.joint, self.interaction)
+        names = ("one", "other", "both", "interaction")
+        shown = {name: f"{value:+.3f}" for name, value in zip(names, numbers, strict=True)}
+        return {"": self.label, **shown, "error": f"± {self.error:.3f}", "pair": self.name}
 
 
 @dataclass(frozen=True)
@@ -82,15 +95,16 @@ class Interactions:
 
     def table(self) -> str:
         """What is printed below the circuit's faithfulness."""
+        found = {label: self.labelled(label) for label in ("OR", "AND")}
+        rows = [pair.row() for own in found.values() for pair in own[:SHOWN]]
+        numbers = ("one", "other", "both", "interaction", "error")
         lines = [
             f"what the {self.within} loses without one edge, the other, and both "
             f"({self.evaluation.metric}; interaction = both − one − other):",
-            "           one    other     both  interaction",
+            *([as_text(rows, headings={"error": ""}, right=numbers, indent=2)] if rows else []),
         ]
-        for label in ("OR", "AND"):
-            found = self.labelled(label)
-            lines += [f"  {pair}" for pair in found[:SHOWN]]
-            lines += more(len(found) - SHOWN, f"more {label}")
+        for label, own in found.items():
+            lines += more(len(own) - SHOWN, f"more {label}")
         plain = len(self.labelled(""))
         lines.append(f"  {plain} of {len(self.pairs)} pairs show no interaction")
         if plain < len(self.pairs):

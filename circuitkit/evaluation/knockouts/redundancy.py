@@ -23,6 +23,7 @@ from circuitkit.evaluation.knockouts._runs import (
     knockouts_of,
     without,
 )
+from circuitkit.util.tables import as_text
 
 __all__ = ["Minimality", "minimality"]
 
@@ -71,16 +72,17 @@ class Minimality:
 
     def table(self) -> str:
         """What is printed below the circuit's faithfulness."""
-        lines = [
+        head = (
             f"{len(self.redundant)} of {len(self.edges)} edges are redundant: no difference above "
-            f"{self.threshold:.1%} of the gap, whatever else is cut; the least needed:",
-        ]
-        for i in np.argsort(self.largest, kind="stable")[:SHOWN]:
-            lines.append(
-                f"  {self.largest[i]:8.3f} {self.shares[i]:8.1%}  {self.edges[i]:24s} "
-                f"({self.found[i]})"
-            )
-        return "\n".join([*lines, *more(len(self.edges) - SHOWN, "edges do more")])
+            f"{self.threshold:.1%} of the gap, whatever else is cut; the least needed:"
+        )
+        rows = [
+            {"largest": float(self.largest[i]), "share": float(self.shares[i]),
+             "edge": self.edges[i], "found": f"({self.found[i]})"}
+            for i in np.argsort(self.largest, kind="stable")[:SHOWN]
+        ]  # fmt: skip
+        table = as_text(rows, formats={"largest": ".3f", "share": ".1%"}, header=False, indent=2)
+        return "\n".join([head, table, *more(len(self.edges) - SHOWN, "edges do more")])
 
 
 def minimality(

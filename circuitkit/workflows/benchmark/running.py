@@ -82,10 +82,10 @@ def bench(
     Raises UnknownNameError for what there is not, and EvaluationError where there is nothing to do.
     """
     drawn = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    for what, given in (("methods", methods), ("models", models), ("corruptions", corruptions),
+    for what, names in (("methods", methods), ("models", models), ("corruptions", corruptions),
                         ("seeds", drawn)):  # fmt: skip
-        if not given or len(set(given)) < len(given):
-            raise EvaluationError(f"the {what} are {list(given)}; give at least one, each once")
+        if not names or len(set(names)) < len(names):
+            raise EvaluationError(f"the {what} are {list(names)}; give at least one, each once")
     about = {
         "format": "circuitkit.bench", "version": VERSION, "metric": metric + _contents(metric),
         "examples": examples,
@@ -98,11 +98,11 @@ def bench(
     with counting(total, "bench", "cell") as count:
         for model, seed, corruption in product(models, drawn, corruptions):
             found |= work.cells(sources[model], corruption, seed, count)
-    told = {
+    metadata = {
         "metric": metric, "examples": examples, "seeds": list(drawn), "versions": versions(),
         "cpu_seconds": time.process_time() - start, "earlier": work.earlier,
     }  # fmt: skip
-    return Benchmark(told, tuple(_rows(found, drawn)))
+    return Benchmark(metadata, tuple(_rows(found, drawn)))
 
 
 class _Work:
@@ -134,9 +134,9 @@ class _Work:
             how = self.corruptions[corruption]
             try:
                 subject = subject or where(seed).batched(how)
-                given = {"seed": seed} if seeded(method) else {}
+                arguments = {"seed": seed} if seeded(method) else {}
                 truth = self.truth(where, subject, corruption, seed)
-                cell = measured(subject, method, self.metric, how, truth, **given)
+                cell = measured(subject, method, self.metric, how, truth, **arguments)
             except CircuitkitError as error:
                 yield key, str(error)
             else:

@@ -93,8 +93,8 @@ def source(name: str, *, examples: int = 32, device: str | None = None) -> Sourc
 
 def seeded(how: Callable[..., Any]) -> bool:
     """Whether a function has a setting ``seed`` that the user did not give."""
-    given = how.keywords if isinstance(how, partial) else {}
-    return "seed" in inspect.signature(how).parameters and "seed" not in given
+    settings = how.keywords if isinstance(how, partial) else {}
+    return "seed" in inspect.signature(how).parameters and "seed" not in settings
 
 
 # -- programs --------------------------------------------------------------------------------------

@@ -125,8 +125,8 @@ class StudyContext:
         metrics = dict(zip(self.metric_names, self.metrics, strict=True))
         main = metrics.get("logit_diff", self.metrics[0])
         one = replace(self.data, examples=self.data.examples[:1])
-        desk = replace(self, data=one, metrics=[main])
-        found = desk._each("first prompt", desk._stream(self.data))
+        context = replace(self, data=one, metrics=[main])
+        found = context._each("first prompt", context._stream(self.data))
         tokens = one.examples[0].clean
         spell = str if self.model.tokenizer is None else self._spelt
         return {c: own[0] for (c, _), own in found.items()}, tuple(map(spell, tokens))
@@ -159,9 +159,9 @@ class StudyContext:
         each corruption."""
         if not heads or not spans:
             return {}
-        given = (self.model, self.data, heads, spans)
-        under = {name_of(c): attention_to(*given, c) for c in self.corruptions}
-        return {"clean": attention_to(*given), **under}
+        arguments = (self.model, self.data, heads, spans)
+        under = {name_of(c): attention_to(*arguments, c) for c in self.corruptions}
+        return {"clean": attention_to(*arguments), **under}
 
     def _each(
         self, label: str, work: Callable[[Corruption], list[list[Effects]]]
@@ -187,9 +187,9 @@ def _packed(found: Sequence[Sequence[Effects]]) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for i, own in enumerate(found):
         for j, one in enumerate(own):
-            told = {k: v for k, v in vars(one).items() if k not in ("values", "gap")}
-            text = np.frombuffer(json.dumps(told).encode(), dtype=np.uint8)
-            parts = {"values": one.values, "gap": one.gap, "told": text}
+            metadata = {k: v for k, v in vars(one).items() if k not in ("values", "gap")}
+            text = np.frombuffer(json.dumps(metadata).encode(), dtype=np.uint8)
+            parts = {"values": one.values, "gap": one.gap, "metadata": text}
             arrays |= {f"{i}.{j}.{name}": array for name, array in parts.items()}
     return arrays
 
@@ -199,10 +199,10 @@ def _unpacked(arrays: Mapping[str, np.ndarray]) -> list[list[Effects]]:
     places = sorted({tuple(map(int, name.split(".")[:2])) for name in arrays})
     found: list[list[Effects]] = [[] for _ in range(1 + max(i for i, _ in places))]
     for i, j in places:
-        values, gap, text = (arrays[f"{i}.{j}.{name}"] for name in ("values", "gap", "told"))
-        told = json.loads(text.tobytes())
-        axes = {name: tuple(labels) for name, labels in told.pop("axes").items()}
-        found[i].append(Effects(values=values, gap=gap, axes=axes, **told))
+        values, gap, text = (arrays[f"{i}.{j}.{name}"] for name in ("values", "gap", "metadata"))
+        metadata = json.loads(text.tobytes())
+        axes = {name: tuple(labels) for name, labels in metadata.pop("axes").items()}
+        found[i].append(Effects(values=values, gap=gap, axes=axes, **metadata))
     return found
 
 

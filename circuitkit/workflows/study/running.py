@@ -34,7 +34,7 @@ from circuitkit.workflows.study.results import Study
 
 __all__ = ["study"]
 
-VERSION = 1  # of the cells on disk
+VERSION = 2  # of the cells on disk
 METRICS = ("logit_diff", "probability", "kl")
 STRONGEST = 4  # heads that are restored together and watched where no reference names any
 FEWEST = 4  # prompts that a study needs

@@ -122,7 +122,7 @@ def _disagreement(
         )
         if apart:
             text += (
-                f" Furthest apart: {_told(pairs[worst])}, with {len(left.found)} and "
+                f" Furthest apart: {_choices(pairs[worst])}, with {len(left.found)} and "
                 f"{len(right.found)} found, {row['both']} of them shared."
             )
         yield Verdict(question, text, bool(apart), advice if apart else "")
@@ -132,7 +132,7 @@ def _kind(part: str) -> str:
     return {"z": "heads", "mlp_out": "MLPs"}[part]
 
 
-def _told(pair: tuple[Choice, Choice]) -> str:
+def _choices(pair: tuple[Choice, Choice]) -> str:
     """The two choices, without saying twice what they share."""
     (c1, m1), (c2, m2) = pair
     if m1 == m2:
@@ -239,11 +239,11 @@ def _attention(study: Records) -> Iterator[Verdict]:
             found.append((min(sharp[:2]) - sharp[2], runs, most, sharp))
         if found:
             drop, runs, most, sharp = max(found)
-            told = ", ".join(
+            seen = ", ".join(
                 f"{span} ({value:.2f}) {'on clean prompts' if run == 'clean' else f'under {run}'}"
                 for run, span, value in zip(runs, most, sharp, strict=True)
             )
-            yield _mechanism(f"From the end {group} look most at {told}.", drop >= BROKEN)
+            yield _mechanism(f"From the end {group} look most at {seen}.", drop >= BROKEN)
 
 
 def _restored(study: Records) -> Iterator[Verdict]:
