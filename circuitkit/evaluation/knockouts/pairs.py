@@ -28,6 +28,7 @@ __all__ = ["Interactions", "Pair", "interactions"]
 
 ERRORS = 2  # standard errors beyond which an interaction is taken for one
 PART = 0.1  # of the pair's effect that an interaction must be
+NUMBERS = ("one", "other", "both", "interaction", "error")  # columns
 ROUNDING = 1e-3  # of the gap: what is smaller may be rounding
 
 
@@ -50,24 +51,19 @@ class Pair:
     label: str
     series: bool
 
-    def __repr__(self) -> str:
-        return (
-            f"{self.name}: {self.singles[0]:+.3f} and {self.singles[1]:+.3f} alone, "
-            f"{self.joint:+.3f} both; interaction {self.interaction:+.3f} ± {self.error:.3f} "
-            f"({self.label or 'none'})"
-        )
-
-    @property
-    def name(self) -> str:
-        """The two edges, and whether they lie in series."""
-        return f"{self.one} and {self.two}{' (in series)' if self.series else ''}"
-
     def row(self) -> dict[str, str]:
         """A line of the table."""
         numbers = (*self.singles, self.joint, self.interaction)
         names = ("one", "other", "both", "interaction")
-        shown = {name: f"{value:+.3f}" for name, value in zip(names, numbers, strict=True)}
-        return {"": self.label, **shown, "error": f"± {self.error:.3f}", "pair": self.name}
+        return {
+            "": self.label,
+            **{name: f"{value:+.3f}" for name, value in zip(names, numbers, strict=True)},
+            "error": f"± {self.error:.3f}", "pair": f"{self.one}, {self.two}",
+            "path": "in series" * self.series,
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        return as_text([self.row()], right=NUMBERS, header=False)
 
 
 @dataclass(frozen=True)
@@ -97,11 +93,14 @@ class Interactions:
         """What is printed below the circuit's faithfulness."""
         found = {label: self.labelled(label) for label in ("OR", "AND")}
         rows = [pair.row() for own in found.values() for pair in own[:SHOWN]]
-        numbers = ("one", "other", "both", "interaction", "error")
         lines = [
             f"what the {self.within} loses without one edge, the other, and both "
             f"({self.evaluation.metric}; interaction = both − one − other):",
-            *([as_text(rows, headings={"error": ""}, right=numbers, indent=2)] if rows else []),
+            *(
+                [as_text(rows, headings={"error": "", "path": ""}, right=NUMBERS, indent=2)]
+                if rows
+                else []
+            ),
         ]
         for label, own in found.items():
             lines += more(len(own) - SHOWN, f"more {label}")
