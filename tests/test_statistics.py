@@ -69,7 +69,7 @@ def test_the_bootstrap_is_scipys_percentile_bootstrap(level: float) -> None:
     a, b = RNG.normal(3, 1, (2, 40))
     theirs = stats.bootstrap(
         (a, b), ratio, paired=True, vectorized=True, method="percentile", n_resamples=300,
-        confidence_level=level, rng=np.random.default_rng(7),
+        confidence_level=level, random_state=np.random.default_rng(7),
     ).confidence_interval  # fmt: skip
     ours = bootstrap_interval(ratio, (a, b), level, resamples=300, seed=7)
     assert ours == pytest.approx((theirs.low, theirs.high))
