@@ -15,7 +15,8 @@ from circuitkit.data.batches import Batch
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine.model import Activations, Context
 from circuitkit.engine.run import answer, record, run, runs
-from circuitkit.evaluation.faithfulness import evaluate, random_masks
+from circuitkit.evaluation.faithfulness import evaluate
+from circuitkit.evaluation.masks import random_masks
 from circuitkit.graph.scores import Scores
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.transformer_lens import Transformer

@@ -26,7 +26,7 @@ from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine.run import record, run
-from circuitkit.evaluation.faithfulness import random_masks
+from circuitkit.evaluation.masks import random_masks
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.transformer_lens import Transformer
 

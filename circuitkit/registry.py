@@ -98,12 +98,15 @@ def lookup(kind: str, name: str) -> Callable[..., Any]:
     return found
 
 
-def resolve(kind: str, expression: str) -> Callable[..., Any]:
-    """The function that a name with settings stands for: ``eap_ig(steps=10)``, ``zero``.
+def resolve(kind: str, expression: Callable[..., Any] | str) -> Callable[..., Any]:
+    """The function that a name with settings stands for: ``eap_ig(steps=10)``, ``zero``; one that
+    is given itself stays as it is.
 
     Settings are Python literals; ``name_of`` writes what this reads. Raises
     UnknownNameError where the expression, the name or a setting is not known.
     """
+    if not isinstance(expression, str):
+        return expression
     name, bracket, rest = expression.partition("(")
     function = lookup(kind, name.strip())
     if not bracket:

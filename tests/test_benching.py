@@ -33,6 +33,7 @@ from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.truth.rasp import compile_program, named, programs, true_edges
+from circuitkit.workflows import batching
 from circuitkit.workflows.benchmark import running
 from circuitkit.workflows.benchmark.cells import NUMBERS, Cell
 from circuitkit.workflows.benchmark.counting import Cost, cost, counted
@@ -311,6 +312,22 @@ def test_negative_heads_are_those_that_a_variant_adds() -> None:
     assert found[added].any()
     columns = subject.model.wiring.feeds(added)
     assert set(np.nonzero(found[np.arange(len(found)) != added])[1]) <= set(columns)
+
+
+def test_the_memory_of_both_halves_is_planned_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def fitted(model: Model, data: Dataset, corruption: Any) -> Dataset:
+        seen.append((len(data), corruption))
+        return replace(data, batch_size=3)
+
+    monkeypatch.setattr(batching, "fitted", fitted)
+    subject = source("mini:ioi", examples=4)(0)
+    cut = subject.batched(counterfactual)
+    assert seen == [(8, counterfactual)]
+    for whole, half in ((subject.seen, cut.seen), (subject.unseen, cut.unseen)):
+        assert half == replace(whole, batch_size=3)
+    assert source("reverse", examples=4)(0).batched(counterfactual).seen.batch_size > 3
 
 
 def test_a_seed_draws_the_prompts_and_the_random_variant() -> None:

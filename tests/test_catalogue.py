@@ -162,6 +162,7 @@ def test_what_results_say_of_a_function_resolves_to_it(kind: str, name: str) -> 
     place = name.rpartition(":")[0]
     here = f"{place}:" if place else ""
     assert resolve(kind, here + registry.name_of(function)) is function
+    assert resolve(kind, function) is function
     settings = literal_settings(function)
     found: Any = resolve(kind, here + registry.name_of(partial(function, **settings)))
     assert (found.func, found.keywords) == (function, settings)

@@ -35,7 +35,8 @@ from circuitkit.data.tokens import TokenizerView, tokenise
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.run import record
 from circuitkit.errors import CircuitkitError, DataError, EvaluationError, OutputError
-from circuitkit.evaluation.faithfulness import evaluate, known
+from circuitkit.evaluation.ability import known
+from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.compare import compare_members
 from circuitkit.graph.published import named, skeleton

@@ -455,6 +455,21 @@ def test_a_split_that_leaves_one_side_empty_is_refused(first: int) -> None:
         task.split(first)
 
 
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_halves_part_the_examples_and_share_all_else(n: int) -> None:
+    examples = tuple(Example((1, 2 + i), (1, 3 + i), (4,), (), {}) for i in range(n))
+    data = Dataset(examples, batch_size=5, padding="left", memory=2**30)
+    first, second = data.halves()
+    assert first.examples + second.examples == examples
+    assert len(second) - len(first) in (0, 1)
+    assert replace(first, examples=examples) == replace(second, examples=examples) == data
+
+
+def test_a_single_example_has_no_halves() -> None:
+    with pytest.raises(DataError, match="give at least two"):
+        Dataset((Example((1, 2), (1, 3), (4,), (), {}),)).halves()
+
+
 def test_a_task_is_taken_as_its_prompts_are() -> None:
     model = model_of(word_level())
     task = Task("ioi", PROMPTS, "logit_diff", "Wang et al. 2023")

@@ -30,19 +30,17 @@ from circuitkit.data.batches import Batch, Dataset
 from circuitkit.data.examples import Example
 from circuitkit.discovery import clean_corrupted, eap, eap_ig
 from circuitkit.errors import CircuitError, EvaluationError, MetricError
+from circuitkit.evaluation.ability import ability
+from circuitkit.evaluation.choosing import smallest
+from circuitkit.evaluation.curves import Curve, curve, draw_curves
 from circuitkit.evaluation.faithfulness import (
-    Curve,
     Evaluation,
-    ability,
     completeness,
-    curve,
-    draw_curves,
     evaluate,
+    evaluate_beside,
     measure,
-    node_level,
-    random_masks,
-    smallest,
 )
+from circuitkit.evaluation.masks import node_level, random_masks
 from circuitkit.graph import circuit as graphs
 from circuitkit.graph.nodes import parse_edge
 from circuitkit.graph.scores import Scores
@@ -523,6 +521,17 @@ def test_random_circuits_depend_on_the_seed_alone() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(masks, again, strict=True))
 
 
+def test_a_circuit_is_evaluated_beside_all_other_edges_and_random_circuits_of_its_size() -> None:
+    m, data, keep = model("gpt2"), able("gpt2"), scores_of("gpt2").mask(60)
+    inputs = data, logit_diff, counterfactual
+    found, others, chance = evaluate_beside(m, keep, *inputs, random=2, seed=3)
+    drawn = random_masks(m.wiring, int(keep.sum()), n=2, seed=3)
+    expected = evaluate(m, [keep, m.wiring.legal & ~keep, *drawn], *inputs)
+    assert [e.edges for e in (found, others, *chance)] == [e.edges for e in expected]
+    for one, other in zip((found, others, *chance), expected, strict=True):
+        assert np.array_equal(rows(one), rows(other))
+
+
 @pytest.mark.parametrize("target", [0.1, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_the_smallest_circuit_reaches_its_target(family: str, target: float) -> None:
@@ -546,7 +555,7 @@ def test_the_smallest_circuit_is_that_where_faithfulness_grows_with_size(
         asked.append(len(masks))
         return [evaluation([1], [0], [mask.sum() / total]) for mask in masks]
 
-    monkeypatch.setattr(sys.modules["circuitkit.evaluation.faithfulness"], "evaluate", shares)
+    monkeypatch.setattr(sys.modules["circuitkit.evaluation.choosing"], "evaluate", shares)
     found = smallest(m, scores, dataset(), logit_diff, counterfactual, target, rule=rule)
     sizes = [int(scores.mask(n, rule).sum()) for n in range(1, total + 1)]
     first = next(n for n, size in enumerate(sizes, 1) if size / total >= target)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -10,16 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from circuitkit.cli.main import main
 from circuitkit.data.batches import Dataset
 from circuitkit.data.prompts import Task
 from circuitkit.data.tasks import make_task
 from circuitkit.discovery import eap, exact
+from circuitkit.engine.memory import foresee
 from circuitkit.errors import ScoresError, UnknownNameError
+from circuitkit.evaluation.ability import ability
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.compare import agreement
 from circuitkit.graph.scores import Scores
 from circuitkit.models.loading import load
-from circuitkit.workflows.discover import Discovery, find_circuit
+from circuitkit.registry import lookup
+from circuitkit.workflows.batching import fitted, needed
+from circuitkit.workflows.discover import find_circuit
+from circuitkit.workflows.inputs import prepare
+from circuitkit.workflows.results import Discovery
 
 MODEL = load("mini")
 EVERY = MODEL.wiring.n_edges
@@ -187,3 +196,93 @@ def test_a_method_without_an_order_is_refused(method: Any) -> None:
 def test_fewer_than_two_orders_are_refused(orders: int) -> None:
     with pytest.raises(ScoresError, match="at least 2"):
         find(method=picky, orders=orders)
+
+
+# -- what happens once -----------------------------------------------------------------------------
+ONCE = (make_task, prepare, fitted, needed, foresee, ability)
+NAMED = ["corruptions", "discovery", "metrics", "tasks"]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often functions are called from now on, whichever modules have imported them; of what
+    looks a name up, the kind."""
+    counts: Counter[str] = Counter()
+
+    def counted(function: Any) -> Any:
+        def wrapper(*given: Any, **options: Any) -> Any:
+            looked_up = function is lookup
+            counts[f"lookup of {given[0]}" if looked_up else function.__name__] += 1
+            return function(*given, **options)
+
+        return wrapper
+
+    modules = [module for name, module in sys.modules.items() if name.startswith("circuitkit")]
+    for function in (*ONCE, lookup):
+        wrapper = counted(function)
+        for module in modules:
+            for name in [name for name, value in vars(module).items() if value is function]:
+                monkeypatch.setattr(module, name, wrapper)
+    for kind in (Dataset, Discovery):
+        inner = counted(kind.of)
+        monkeypatch.setattr(kind, "of", lambda *given, inner=inner, **o: inner(*given, **o))
+    return counts
+
+
+def lookups(counts: Counter[str]) -> list[str]:
+    """The kinds of the names that are looked up, but for those of the files that are written."""
+    kinds = (name.removeprefix("lookup of ") for name in counts.elements() if "lookup" in name)
+    return sorted(kind for kind in kinds if kind != "formats")
+
+
+def once(counts: Counter[str]) -> dict[str, int]:
+    return {function.__name__: counts[function.__name__] for function in ONCE}
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "plain": {"method": "eap"},
+    "target": {"method": "eap", "faithfulness": 0.5},
+    "verified": {"method": "eap", "edges": 20, "verify": 9},
+    "orders": {"method": "acdc(threshold=2.0)", "orders": 2},
+    "resumed": {"method": "eap", "edges": 20, "verify": 9, "resume": "blocks"},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_within_a_discovery_inputs_are_prepared_once(
+    name: str, calls: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1 + ("resume" in RUNS[name])):  # the second takes up the blocks of the first
+        calls.clear()
+        find_circuit(MODEL, "ioi", examples=6, **RUNS[name])
+        assert once(calls) == dict.fromkeys(once(calls), 1)
+        assert calls["of"] == 2  # the data, and the result
+        assert lookups(calls) == NAMED
+
+
+def test_what_is_given_is_neither_drawn_nor_resolved_nor_planned_for(calls: Counter[str]) -> None:
+    from circuitkit.metrics import logit_diff
+
+    prompts, corruption = task(), eap_corruption()
+    calls.clear()
+    given = {"method": eap, "metric": logit_diff, "corruption": corruption}
+    find_circuit(MODEL, prompts, edges=20, batch_size=5, **given)
+    assert not lookups(calls)
+    assert not calls["make_task"] + calls["fitted"] + calls["foresee"]
+
+
+def test_a_command_resolves_each_name_once_and_plans_once_for_each_corruption(
+    calls: Counter[str], tmp_path: Path
+) -> None:
+    place = tmp_path / "found"
+    argv = ["discover", "ioi", "--method", "eap", "--edges", "20", "--examples", "6"]
+    assert not main([*argv, "-o", str(place)])
+    assert once(calls) == dict.fromkeys(once(calls), 1)
+    assert lookups(calls) == NAMED
+    calls.clear()
+    argv = ["evaluate", str(place / "circuit.json"), "--metric", "logit_diff", "--metric", "kl"]
+    assert not main([*argv, "--corruption", "mean", "--corruption", "zero", "--examples", "6"])
+    kinds = Counter(lookups(calls))
+    assert (kinds["metrics"], kinds["corruptions"]) == (2, 2)
+    assert calls["fitted"] == 2

@@ -19,7 +19,8 @@ from circuitkit.discovery.attribution import eap
 from circuitkit.engine import run as engine
 from circuitkit.engine.memory import Need, foresee, peak, room
 from circuitkit.errors import BudgetError, VersionError
-from circuitkit.evaluation.faithfulness import evaluate, random_masks
+from circuitkit.evaluation.faithfulness import evaluate
+from circuitkit.evaluation.masks import random_masks
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.transformer_lens import Transformer, from_module
 from circuitkit.util.bytesize import parse, spell

@@ -24,7 +24,8 @@ from circuitkit.discovery import eap_ig
 from circuitkit.engine.checkpoints import identity
 from circuitkit.errors import CircuitError, EvaluationError, MetricError, OutputError, ScoresError
 from circuitkit.evaluation import robustness
-from circuitkit.evaluation.faithfulness import Evaluation, evaluate, node_level
+from circuitkit.evaluation.faithfulness import Evaluation, evaluate
+from circuitkit.evaluation.masks import node_level
 from circuitkit.evaluation.robustness import Robustness, cross_evaluate, discover_each, vary
 from circuitkit.graph import circuit as graphs
 from circuitkit.graph.compare import compare

@@ -11,7 +11,7 @@ from circuitkit.corruptions.constants import mean
 from circuitkit.engine import run as module
 from circuitkit.engine.plan import plan
 from circuitkit.engine.run import difference, record, run, runs
-from circuitkit.evaluation.faithfulness import random_masks
+from circuitkit.evaluation.masks import random_masks
 from circuitkit.graph.wiring import Wiring
 
 SHAPE = Wiring(layers=3, heads=4, groups=2)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ from circuitkit import registry
 from circuitkit.errors import ScoresError
 
 __all__ = [
+    "check_names",
     "default_place",
-    "in_batches",
-    "known",
     "load_model",
     "open_circuit",
     "recorded",
@@ -22,30 +22,20 @@ __all__ = [
 ]
 
 
+def check_names(kind: str, *names: str | None) -> None:
+    """Raise UnknownNameError for a name that is not catalogued, before anything slow is loaded;
+    None, and what is in a file elsewhere, is left to be seen later."""
+    for name in names:
+        plain = (name or "").partition("(")[0].strip()
+        from_elsewhere = ":" in plain or plain.endswith((".csv", ".jsonl"))
+        if name and not from_elsewhere and plain not in registry.names(kind):
+            registry.lookup(kind, plain)
+
+
 def default_place(options: argparse.Namespace, folder: str) -> Path:
     """Where a command's files go unless it is told: ``folder/TASK-MODEL``."""
     task = Path(options.task.partition("(")[0].rpartition(":")[2]).stem
     return Path(folder) / f"{task}-{Path(options.model).name}"
-
-
-def in_batches(
-    model: Any, data: Any, options: argparse.Namespace, corruptions: Sequence[str]
-) -> Any:
-    """The data in batches that fit under each of the corruptions, or as asked."""
-    from circuitkit.workflows.discover import batched
-
-    for corruption in corruptions:
-        how = registry.resolve("corruptions", corruption)
-        data = batched(data, model, how, options.batch_size)
-    return data
-
-
-def known(kind: str, name: str | None) -> None:
-    """Raise UnknownNameError for a name that is not catalogued, before anything slow is loaded."""
-    plain = (name or "").partition("(")[0].strip()
-    from_elsewhere = ":" in plain or plain.endswith((".csv", ".jsonl"))
-    if name and not from_elsewhere and plain not in registry.names(kind):
-        registry.lookup(kind, plain)
 
 
 def load_model(name: str, options: argparse.Namespace) -> Any:
@@ -84,19 +74,30 @@ def set_threads(threads: int | None) -> None:
 
 def unseen(
     options: argparse.Namespace, circuit: Any, metrics: Sequence[str], corruptions: Sequence[str]
-) -> tuple[Any, Any, str]:
-    """The model, prompts that the circuit's discovery did not see, and what to call them; raises
-    before anything slow is loaded where a name is not known."""
+) -> tuple[dict[tuple[str, str], Any], str]:
+    """By the names of each metric and corruption, the inputs of a measurement on prompts that the
+    circuit's discovery did not see, and what to call them; raises before anything slow is loaded
+    where a name is not known."""
     about, task = circuit.graph, options.task or recorded(circuit, "task")
-    for kind, chosen in (("metrics", metrics), ("corruptions", corruptions), ("tasks", [task])):
-        for name in chosen:
-            known(kind, name)
+    check_names("metrics", *metrics)
+    check_names("corruptions", *corruptions)
+    check_names("tasks", task)
     model = load_model(options.model or recorded(circuit, "model"), options)
     from circuitkit.data.batches import Dataset
     from circuitkit.data.tasks import held_out
+    from circuitkit.workflows.batching import batched
+    from circuitkit.workflows.inputs import Inputs
 
     seen = int(about.get("examples", 0)) if task == about.get("task") else 0
     prompts = held_out(task, model, options.examples, int(about.get("seed", 0)), seen)
+    measures, carried = _resolved("metrics", metrics), _resolved("corruptions", corruptions)
     whole = Dataset.of(prompts, model, memory=options.memory)
-    data = in_batches(model, whole, options, corruptions)
-    return model, data, f"{circuit!r}; {len(data)} prompts of {task} on {model.name}"
+    data = batched(model, whole, list(carried.values()), options.batch_size)
+    each = product(measures.items(), carried.items())
+    cells = {(m, c): Inputs(model, data, metric, how) for (m, metric), (c, how) in each}
+    return cells, f"{circuit!r}; {len(data)} prompts of {task} on {model.name}"
+
+
+def _resolved(kind: str, names: Iterable[str]) -> dict[str, Any]:
+    """The function that each name stands for."""
+    return {name: registry.resolve(kind, name) for name in names}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from circuitkit.cli._opening import known, set_threads
+from circuitkit.cli._opening import check_names, set_threads
 from circuitkit.cli._options import Commands, common, positive
 from circuitkit.cli._printing import print_json
 
@@ -42,10 +42,9 @@ def add(commands: Commands) -> None:
 
 def bench(options: argparse.Namespace) -> None:
     """Run the benchmark, write its tables and figures, print its summary."""
-    for kind, given in (("discovery", options.methods), ("corruptions", options.corruption),
-                        ("metrics", [options.metric])):  # fmt: skip
-        for name in given or ():
-            known(kind, name)
+    check_names("discovery", *options.methods)
+    check_names("corruptions", *options.corruption or ())
+    check_names("metrics", options.metric)
     set_threads(options.threads)
     from circuitkit.workflows.benchmark import running
 

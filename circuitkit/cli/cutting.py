@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from circuitkit import registry
 from circuitkit.cli._opening import recorded, unseen
 from circuitkit.cli._options import Commands, add_circuit, count, machine
 from circuitkit.cli._printing import print_json
@@ -55,10 +54,10 @@ def knockout(options: argparse.Namespace) -> None:
     circuit = read(options.circuit)
     metric = options.metric or recorded(circuit, "metric")
     corruption = options.corruption or recorded(circuit, "corruption")
-    model, data, title = unseen(options, circuit, [metric], [corruption])
-    how = registry.resolve("metrics", metric), registry.resolve("corruptions", corruption)
+    cells, title = unseen(options, circuit, [metric], [corruption])
+    model, *inputs = cells[metric, corruption]
     found: dict[str, Any] = {}
-    for name, result in _knocked_out(options, model, circuit, data, *how):
+    for name, result in _knocked_out(options, model, circuit, *inputs):
         if not options.json:
             heading = "" if found else f"{title}\n{result.evaluation}\n"
             print(f"{heading}\n{result.table()}")

@@ -6,7 +6,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from circuitkit.cli._opening import default_place, known, load_model
+from circuitkit.cli._opening import check_names, default_place, load_model
 from circuitkit.cli._options import Commands, machine, positive
 from circuitkit.cli._printing import print_json
 
@@ -45,10 +45,10 @@ def add(commands: Commands) -> None:
 
 def discover(options: argparse.Namespace) -> None:
     """Find a circuit, write its files, print its summary."""
-    known("tasks", options.task)
-    known("discovery", options.method)
-    known("metrics", options.metric)
-    known("corruptions", options.corruption)
+    check_names("tasks", options.task)
+    check_names("discovery", options.method)
+    check_names("metrics", options.metric)
+    check_names("corruptions", options.corruption)
     model = load_model(options.model, options)
     from circuitkit.graph.circuit import write
     from circuitkit.util.atomic import write_whole

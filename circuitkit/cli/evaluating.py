@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from circuitkit import registry
 from circuitkit.cli._opening import open_circuit, recorded, unseen
 from circuitkit.cli._options import Commands, add_circuit, machine
 from circuitkit.cli._printing import print_table
@@ -41,33 +39,30 @@ def evaluate(options: argparse.Namespace) -> None:
     corruptions = options.corruption or [recorded(circuit, "corruption")]
     if options.output and not options.curve:
         raise OutputError(f"{str(options.output)!r} would hold a curve; give --curve as well")
-    model, data, title = unseen(options, circuit, metrics, corruptions)
+    cells, title = unseen(options, circuit, metrics, corruptions)
     rows: list[dict[str, Any]] = []
     curves = {}
-    for name, corruption in product(metrics, corruptions):
-        how = registry.resolve("metrics", name), registry.resolve("corruptions", corruption)
-        labels = {"metric": name, "corruption": corruption}
+    for (metric, corruption), (model, *inputs) in cells.items():
+        labels = {"metric": metric, "corruption": corruption}
         if options.curve:
-            found = curves[f"{name}, {corruption}"] = _by_size(model, circuit, data, *how)
+            found = curves[f"{metric}, {corruption}"] = _by_size(model, circuit, *inputs)
             rows += [{**labels, **row} for row in _points(found)]
         else:
-            rows.append({**labels, **_beside(model, circuit, data, *how)})
+            rows.append({**labels, **_beside(model, circuit, *inputs)})
     print_table(rows, options.json, title)
     if options.output:
-        from circuitkit.evaluation.faithfulness import draw_curves
+        from circuitkit.evaluation.curves import draw_curves
 
         draw_curves(curves).save(options.output)
 
 
-def _beside(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) -> Any:
+def _beside(model: Any, circuit: Any, *inputs: Any) -> Any:
     """The circuit's faithfulness, beside that of all other edges and of random circuits."""
-    from circuitkit.evaluation import faithfulness
+    from circuitkit.evaluation.faithfulness import evaluate_beside
     from circuitkit.graph.circuit import mask
 
     keep = mask(circuit, model.wiring)
-    others = faithfulness.random_masks(model.wiring, int(keep.sum()), 3)
-    masks = [keep, model.wiring.legal & ~keep, *others]
-    found, complement, *null = faithfulness.evaluate(model, masks, data, metric, corruption)
+    found, complement, null = evaluate_beside(model, keep, *inputs, random=3)
     low, high = found.interval()
     return {
         "faithfulness": found.faithfulness, "low": low, "high": high,
@@ -80,16 +75,16 @@ def _beside(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) -
     }  # fmt: skip
 
 
-def _by_size(model: Any, circuit: Any, data: Any, metric: Any, corruption: Any) -> Any:
+def _by_size(model: Any, circuit: Any, *inputs: Any) -> Any:
     """The faithfulness of the circuit's strongest edges, more and more of them."""
-    from circuitkit.evaluation.faithfulness import curve
+    from circuitkit.evaluation.curves import curve
     from circuitkit.graph.circuit import edges, weight_matrix
     from circuitkit.graph.scores import Scores
 
     total = len(list(edges(circuit)))
     sizes = sorted({max(1, round(total / 2**k)) for k in range(8)})
     scores = Scores(model.wiring, weight_matrix(circuit))
-    return curve(model, scores, data, metric, corruption, sizes=sizes)
+    return curve(model, scores, *inputs, sizes=sizes)
 
 
 def _points(found: Any) -> Iterator[dict[str, Any]]:

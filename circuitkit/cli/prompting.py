@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from circuitkit import registry
-from circuitkit.cli._opening import in_batches, known, load_model
+from circuitkit.cli._opening import check_names, load_model
 from circuitkit.cli._options import Commands, machine, positive
 from circuitkit.cli._printing import print_json
 
@@ -27,22 +26,21 @@ def add(commands: Commands) -> None:
 
 def task_show(options: argparse.Namespace) -> None:
     """Print prompts of a task, their token positions, and how well the model does it."""
-    known("tasks", options.task)
+    check_names("tasks", options.task)
     model = load_model(options.model, options)
-    from circuitkit.data.batches import Dataset
     from circuitkit.data.tasks import make_task
-    from circuitkit.evaluation.faithfulness import ability
+    from circuitkit.evaluation.ability import ability
+    from circuitkit.workflows.inputs import prepare
 
     task = make_task(options.task, model, n=options.examples, seed=options.seed)
-    whole = Dataset.of(task, model, memory=options.memory)
-    data = in_batches(model, whole, options, ["counterfactual"])
-    able = ability(model, data, registry.resolve("metrics", task.metric))
+    inputs = prepare(model, task, batch_size=options.batch_size, memory=options.memory)
+    able = ability(*inputs[:3])
     if options.json:
         print_json({"task": task.name, "model": model.name, **vars(able),
                     "prompts": [vars(p) for p in task.prompts]})  # fmt: skip
         return
     print(f"{task.name} on {model.name}: {able}\n")
-    for prompt, example in list(zip(task.prompts, data.examples, strict=True))[:5]:
+    for prompt, example in list(zip(task.prompts, inputs.data.examples, strict=True))[:5]:
         print(f"  clean    {prompt.clean!r} -> {', '.join(map(repr, prompt.correct[:5]))}")
         print(f"  corrupt  {prompt.corrupt!r} -> {', '.join(map(repr, prompt.wrong[:5]))}")
         where = sorted(example.spans.items(), key=lambda item: item[1])

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from circuitkit.cli._opening import default_place, known, load_model
+from circuitkit.cli._opening import check_names, default_place, load_model
 from circuitkit.cli._options import Commands, count, machine, positive
 from circuitkit.cli._printing import print_json
 
@@ -52,10 +52,9 @@ def add(commands: Commands) -> None:
 
 def study(options: argparse.Namespace) -> None:
     """Run the study of a task, write its page, tables and figures, print its summary."""
-    known("tasks", options.task)
-    for kind, given in (("metrics", options.metric), ("corruptions", options.corruption)):
-        for name in given or ():
-            known(kind, name)
+    check_names("tasks", options.task)
+    check_names("metrics", *options.metric or ())
+    check_names("corruptions", *options.corruption or ())
     roles = _reference(options.reference)
     model = load_model(options.model, options)
     from circuitkit.workflows.study import running

@@ -142,6 +142,15 @@ class Dataset:
         """The examples that satisfy the condition."""
         return replace(self, examples=tuple(filter(keep, self.examples)))
 
+    def halves(self) -> tuple[Dataset, Dataset]:
+        """The first half of the examples, on which a circuit is found, and the others; raises
+        DataError for a single example."""
+        half = len(self) // 2
+        if not half:
+            raise DataError("one prompt cannot be found on and measured on; give at least two")
+        first, second = self.examples[:half], self.examples[half:]
+        return replace(self, examples=first), replace(self, examples=second)
+
     def both_ways(self) -> Dataset:
         """Every example, and after it its swap: clean and corrupt, correct and wrong change places.
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from circuitkit.errors import CircuitError, ScoresError
+from circuitkit.evaluation.masks import Mask
 from circuitkit.graph.compare import Agreement, agreement
 from circuitkit.graph.scores import RULES, Scores
 from circuitkit.graph.wiring import Wiring
@@ -34,8 +35,6 @@ __all__ = [
     "recall",
     "stability",
 ]
-
-Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
 
 
 # -- against the true edges ------------------------------------------------------------------------

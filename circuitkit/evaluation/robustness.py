@@ -27,14 +27,9 @@ from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.engine.run import answer, record
 from circuitkit.errors import CircuitError, EvaluationError
-from circuitkit.evaluation.faithfulness import (
-    Evaluation,
-    as_mask,
-    evaluations,
-    measure,
-    node_level,
-    smallest,
-)
+from circuitkit.evaluation.choosing import FAITHFULNESS, smallest
+from circuitkit.evaluation.faithfulness import Evaluation, evaluations, measure
+from circuitkit.evaluation.masks import as_mask, node_level
 from circuitkit.graph import circuit as graphs
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.compare import agreement, compare
@@ -46,7 +41,6 @@ from circuitkit.util.tables import as_text
 __all__ = ["Robustness", "cross_evaluate", "discover_each", "vary"]
 
 VERSION = 1  # of the blocks on disk
-FAITHFULNESS = 0.85  # that sets the size of the circuits where none is asked for
 GRANULARITIES = {"edge": as_mask, "node": node_level}
 AXES = ("circuit", "corruption", "metric", "granularity", "aggregation")
 Block: TypeAlias = dict[str, np.ndarray]

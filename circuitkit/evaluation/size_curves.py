@@ -9,23 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
+from circuitkit.evaluation.masks import Mask
 from circuitkit.graph.scores import Scores
 from circuitkit.metrics.answers import accuracy
 from circuitkit.util.tables import as_text
 
 __all__ = ["AXES", "SHARES", "SizeCurve", "size_curves", "best", "area", "cpr", "cmd"]
 
-Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of all edges, as in MIB
 AXES = ("asked", "kept", "log")
 

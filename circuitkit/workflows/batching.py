@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 
@@ -16,7 +17,18 @@ from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Model
 from circuitkit.evaluation.faithfulness import evaluate
 
-__all__ = ["fitted", "needed"]
+__all__ = ["batched", "fitted", "needed"]
+
+
+def batched(
+    model: Model, data: Dataset, corruptions: Sequence[Corruption], batch_size: int | None = None
+) -> Dataset:
+    """The data in batches of that size, else of one that fits under each of the corruptions."""
+    if batch_size is not None:
+        return replace(data, batch_size=batch_size)
+    for corruption in corruptions:
+        data = fitted(model, data, corruption)
+    return data
 
 
 def fitted(model: Model, data: Dataset, corruption: Corruption) -> Dataset:

@@ -11,20 +11,20 @@ from typing import TypeAlias
 
 import networkx as nx
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError
-from circuitkit.evaluation.faithfulness import Evaluation, as_mask, measure
+from circuitkit.evaluation.faithfulness import Evaluation, measure
+from circuitkit.evaluation.masks import Mask, as_mask
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import edge_name
 from circuitkit.registry import name_of
 
-__all__ = ["Knockouts", "Edge", "Mask", "knockouts_of", "drawn_sets", "without"]
+__all__ = ["Knockouts", "Edge", "knockouts_of", "drawn_sets", "without"]
 
-Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
 Edge: TypeAlias = tuple[int, int]
 TOGETHER = 256  # masks that are held, and share the carried run
 

@@ -14,7 +14,8 @@ from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import SHOWN, about, more
-from circuitkit.evaluation.knockouts._runs import Mask, knockouts_of, without
+from circuitkit.evaluation.knockouts._runs import knockouts_of, without
+from circuitkit.evaluation.masks import Mask
 from circuitkit.util.json_values import nan_to_none
 from circuitkit.util.statistics import standard_error
 from circuitkit.util.tables import as_text

@@ -16,8 +16,9 @@ from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more
-from circuitkit.evaluation.knockouts._runs import Edge, Knockouts, Mask, knockouts_of, without
+from circuitkit.evaluation.knockouts._runs import Edge, Knockouts, knockouts_of, without
 from circuitkit.evaluation.knockouts.effects import marginal_effects
+from circuitkit.evaluation.masks import Mask
 from circuitkit.graph import circuit as circuits
 from circuitkit.util.json_values import nan_to_none
 from circuitkit.util.options import require

@@ -18,11 +18,11 @@ from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more, req
 from circuitkit.evaluation.knockouts._runs import (
     Edge,
     Knockouts,
-    Mask,
     drawn_sets,
     knockouts_of,
     without,
 )
+from circuitkit.evaluation.masks import Mask
 from circuitkit.util.tables import as_text
 
 __all__ = ["Minimality", "minimality"]

@@ -15,14 +15,14 @@ from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool
 
 import circuitkit.workflows.benchmark.variants as variants
 from circuitkit.data.batches import Dataset
 from circuitkit.data.tasks import make_task
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Model
-from circuitkit.errors import DataError, UnknownNameError
+from circuitkit.errors import UnknownNameError
+from circuitkit.evaluation.masks import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.models.loading import load
 from circuitkit.registry import lookup, resolve, unknown
@@ -35,11 +35,10 @@ from circuitkit.truth.rasp import (
     redundant_edges,
     true_edges,
 )
-from circuitkit.workflows.discover import batched
+from circuitkit.workflows.batching import batched
 
 __all__ = ["LABELS", "TrueEdges", "Subject", "Source", "source", "seeded"]
 
-Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
 LABELS = ("or", "backup", "negative")
 LEGS = {"one_of_two": ("first", "1 before")}  # operations of which either is enough
 PROMPTS = 128  # at most, on which the truth is found
@@ -70,8 +69,9 @@ class Subject:
         """The same in batches that fit the memory under a corruption; programs always do."""
         if self.find_truth is not None:
             return self
-        seen, unseen = (batched(own, self.model, corruption, None)
-                        for own in (self.seen, self.unseen))  # fmt: skip
+        whole = replace(self.seen, examples=(*self.seen.examples, *self.unseen.examples))
+        size = batched(self.model, whole, [corruption]).batch_size
+        seen, unseen = (replace(own, batch_size=size) for own in (self.seen, self.unseen))
         return replace(self, seen=seen, unseen=unseen)
 
 
@@ -158,7 +158,7 @@ class _Compiled:
         data = self.program.data(min(self.number, 2 * self.examples), seed)
         asked, data = (replace(own, device=str(model.device)) for own in (self.data, data))
         truth = partial(_truth, model, asked, LEGS.get(self.program.name, ()))
-        return Subject(self.name, model, *_halves(data), truth)
+        return Subject(self.name, model, *data.halves(), truth)
 
 
 def _truth(
@@ -204,12 +204,4 @@ class _Loaded:
 
     def __call__(self, seed: int) -> Subject:
         made = make_task(self.task, self.model, n=2 * self.examples, seed=seed)
-        return Subject(self.name, self.model, *_halves(Dataset.of(made, self.model)))
-
-
-def _halves(data: Dataset) -> tuple[Dataset, Dataset]:
-    cut = len(data) // 2
-    if not cut:
-        raise DataError("one prompt cannot be found on and measured on; ask for more examples")
-    first, second = data.examples[:cut], data.examples[cut:]
-    return replace(data, examples=first), replace(data, examples=second)
+        return Subject(self.name, self.model, *Dataset.of(made, self.model).halves())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +19,14 @@ from circuitkit.engine.checkpoints import Journal, identity
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import EvaluationError
-from circuitkit.evaluation.faithfulness import known
+from circuitkit.evaluation.ability import known
 from circuitkit.evaluation.robustness import Robustness, vary
 from circuitkit.graph.nodes import Node
 from circuitkit.patching.detection import THRESHOLD, detect
 from circuitkit.patching.effects import Effects
 from circuitkit.registry import name_of, resolve
 from circuitkit.util.versions import versions
-from circuitkit.workflows.discover import batched
+from circuitkit.workflows.batching import batched
 from circuitkit.workflows.study.cells import StudyContext
 from circuitkit.workflows.study.records import Part
 from circuitkit.workflows.study.results import Study
@@ -76,34 +75,30 @@ def study(
     Names stand for catalogued functions. Raises EvaluationError where fewer than four prompts stay,
     and OutputError where ``resume`` holds cells of another model of this name.
     """
-    desk, told = _desk(
+    context, metadata = _context(
         model, task, metrics, corruptions, direction=direction, examples=examples, only=only,
         both_ways=both_ways, seed=seed, batch_size=batch_size, memory=memory, resume=resume,
     )  # fmt: skip
-    spans = _spans(desk.data)
+    spans = _spans(context.data)
     chosen = tuple(_parts(model, spans) if parts is None else parts)
-    clean, corrupted = desk.plain()
-    effects = desk.effects(chosen)
+    clean, corrupted = context.plain()
+    effects = context.effects(chosen)
     sets = _groups(model, groups, roles, effects)
     heads = tuple(dict.fromkeys(n for own in sets.values() for n in own if Node(n).is_head))
-    stream, tokens = desk.prompt()
+    stream, tokens = context.prompt()
     site = "subject_last" if "subject_last" in spans else "all"
-    told["windows_at"] = site
+    metadata["windows_at"] = site
     return Study(
-        told, desk.metric_names, desk.names, chosen, clean, corrupted, effects,
-        windows=desk.windows(windows, site),
+        metadata, context.metric_names, context.names, chosen, clean, corrupted, effects,
+        windows=context.windows(windows, site),
         prompt=stream, tokens=tokens, watched=heads, spans=spans,
-        attention=desk.attention(heads, spans), groups=sets, restored=desk.restored(sets),
-        circuits=_circuits(desk, circuits, resume), roles=dict(roles or {}), threshold=threshold,
+        attention=context.attention(heads, spans), groups=sets, restored=context.restored(sets),
+        circuits=_circuits(context, circuits, resume), roles=dict(roles or {}), threshold=threshold,
     )  # fmt: skip
 
 
 # -- what is studied -------------------------------------------------------------------------------
-def _resolved(kind: str, given: Any) -> Any:
-    return resolve(kind, given) if isinstance(given, str) else given
-
-
-def _desk(
+def _context(
     model: Model,
     task: Task | Dataset | str,
     metrics: Sequence[Metric | str],
@@ -118,21 +113,21 @@ def _desk(
     memory: int | None,
     resume: str | os.PathLike[str] | None,
 ) -> tuple[StudyContext, dict[str, Any]]:
-    """What the cells share, and what is told of the study."""
-    data, told = _data(model, task, examples, seed, memory)
+    """What the cells share, and what the study says of itself."""
+    data, metadata = _data(model, task, examples, seed, memory)
     data = data.both_ways() if both_ways else data
-    told |= {"direction": direction, "both_ways": both_ways, "seed": seed, "prompts": len(data)}
-    data = _admitted(model, data, only, told)
-    spoilers = [_resolved("corruptions", c) for c in corruptions or _usual(data)]
-    data = batched(data, model, spoilers[0], batch_size)
-    measures = [_resolved("metrics", metric) for metric in metrics]
+    metadata |= {"direction": direction, "both_ways": both_ways, "seed": seed, "prompts": len(data)}
+    data = _admitted(model, data, only, metadata)
+    chosen = [resolve("corruptions", c) for c in corruptions or _usual(data)]
+    data = batched(model, data, chosen[:1], batch_size)
+    measures = [resolve("metrics", metric) for metric in metrics]
     names = {
-        "metrics": list(map(name_of, measures)), "corruptions": list(map(name_of, spoilers)),
+        "metrics": list(map(name_of, measures)), "corruptions": list(map(name_of, chosen)),
     }  # fmt: skip
     work = {**identity(model, data), "format": "circuitkit.study", "version": VERSION}
     journal = Journal(resume, {**work, "direction": direction, "metrics": names["metrics"]})
-    told |= {**names, "model": model.name, "examples": len(data), "versions": versions()}
-    return StudyContext(model, data, measures, spoilers, direction, journal), told
+    metadata |= {**names, "model": model.name, "examples": len(data), "versions": versions()}
+    return StudyContext(model, data, measures, chosen, direction, journal), metadata
 
 
 def _data(
@@ -142,23 +137,24 @@ def _data(
     if isinstance(task, Dataset):
         return task, {"task": "own data"}
     made = make_task(task, model, n=examples, seed=seed) if isinstance(task, str) else task
-    told = {"task": made.name, "source": made.source}
-    return Dataset.of(made, model, memory=memory), told
+    metadata = {"task": made.name, "source": made.source}
+    return Dataset.of(made, model, memory=memory), metadata
 
 
 def _admitted(
-    model: Model, data: Dataset, only: Metric | str | None, told: dict[str, Any]
+    model: Model, data: Dataset, only: Metric | str | None, metadata: dict[str, Any]
 ) -> Dataset:
     """The prompts on which the model is right, by this metric."""
-    told["only"] = None
+    metadata["only"] = None
     if only is not None:
-        metric = _resolved("metrics", only)
-        told["only"] = name_of(metric)
+        metric = resolve("metrics", only)
+        metadata["only"] = name_of(metric)
         data = known(model, data, metric)
     if len(data) < FEWEST:
         raise EvaluationError(
-            f"the model is right on {len(data)} of {told['prompts']} prompts of {told['task']} "
-            f"(by {told['only']}), too few to study; use another model or task, or more prompts"
+            f"the model is right on {len(data)} of {metadata['prompts']} prompts of "
+            f"{metadata['task']} (by {metadata['only']}), too few to study; use another model or "
+            "task, or more prompts"
         )
     return data
 
@@ -209,7 +205,7 @@ def _groups(
 
 
 def _circuits(
-    desk: StudyContext,
+    context: StudyContext,
     circuits: Sequence[Corruption | str] | None,
     resume: str | os.PathLike[str] | None,
 ) -> Robustness | None:
@@ -217,10 +213,5 @@ def _circuits(
     evaluated on the other."""
     if circuits is not None and not circuits:
         return None
-    chosen = [_resolved("corruptions", c) for c in circuits or desk.corruptions]
-    half = len(desk.data) // 2
-    seen, unseen = (
-        replace(desk.data, examples=own)
-        for own in (desk.data.examples[:half], desk.data.examples[half:])
-    )
-    return vary(desk.model, seen, unseen, desk.metrics, chosen, resume=resume)
+    chosen = [resolve("corruptions", c) for c in circuits or context.corruptions]
+    return vary(context.model, *context.data.halves(), context.metrics, chosen, resume=resume)

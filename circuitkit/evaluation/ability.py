@@ -1,0 +1,82 @@
+"""Whether the model does the task at all: its accuracy, and the prompts that it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.metric import Metric, check_metric
+from circuitkit.engine.model import Model
+from circuitkit.engine.run import answer, record
+from circuitkit.errors import EvaluationError
+from circuitkit.metrics.answers import accuracy
+from circuitkit.registry import name_of
+
+__all__ = ["Ability", "ability", "known"]
+
+ADMITTED = 0.75  # the accuracy from which MIB (Mueller et al. 2025) admits a model to a task
+
+
+@dataclass(frozen=True)
+class Ability:
+    """How well the model does a task: accuracy, and the metric on clean and corrupted prompts."""
+
+    accuracy: float
+    clean: float
+    corrupt: float
+    metric: str
+    examples: int
+
+    def require(self, task: str) -> None:
+        """Raise EvaluationError where the model cannot do it (accuracy under 0.75, as in MIB)."""
+        if self.accuracy < ADMITTED:
+            raise EvaluationError(
+                f"the model does {task} on {self.accuracy:.0%} of {self.examples} prompts only, so "
+                "there is no behaviour to explain; use another model or task, or force it"
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"accuracy {self.accuracy:.1%}, {self.metric} {self.clean:.3f} on clean and "
+            f"{self.corrupt:.3f} on corrupted prompts ({self.examples} examples)"
+        )
+
+
+@torch.no_grad()
+def ability(model: Model, data: Dataset, metric: Metric) -> Ability:
+    """How well the model does the task on this data."""
+    rows = []
+    for batch in data:
+        clean, corrupt = (_logits(model, batch, x) for x in (batch.clean, batch.corrupt))
+        values = (accuracy(clean, clean, batch), metric(clean, clean, batch))
+        rows.append(torch.stack([*values, metric(corrupt, clean, batch)]).double())
+    correct, clean_value, corrupt_value = torch.cat(rows, dim=1).mean(1).tolist()
+    return Ability(correct, clean_value, corrupt_value, name_of(metric), len(data))
+
+
+@torch.no_grad()
+def known(model: Model, data: Dataset, metric: Metric) -> Dataset:
+    """The examples that the model answers: those on whose clean prompt the metric, ``accuracy`` or
+    ``top1``, is above 1/2. Raises EvaluationError where it answers none."""
+    values: list[float] = []
+    for batch in data:
+        logits = _logits(model, batch, batch.clean)
+        values += check_metric(metric, logits, logits, batch).tolist()
+    kept = tuple(e for e, value in zip(data.examples, values, strict=True) if value > 1 / 2)
+    if not kept:
+        raise EvaluationError(
+            f"{name_of(metric)} is above 1/2 on none of {len(data)} prompts, so there is nothing "
+            "that the model knows; use another model or task, or a metric that asks for less"
+        )
+    return replace(data, examples=kept)
+
+
+def _logits(
+    model: Model, batch: Batch, tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch vocab"]:
+    """The logits at the answer positions of a plain run on these tokens."""
+    return answer(model, batch, record(model, model.start(tokens, batch.mask)).final)

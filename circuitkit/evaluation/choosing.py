@@ -1,0 +1,90 @@
+"""Which circuit is taken of some scores: of the size or the faithfulness that is asked for, or the
+one that the method chose itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.model import Model
+from circuitkit.errors import EvaluationError, ScoresError
+from circuitkit.evaluation.faithfulness import Evaluation, evaluate
+from circuitkit.evaluation.masks import Mask
+from circuitkit.graph.scores import Scores
+
+__all__ = ["FAITHFULNESS", "choose", "smallest"]
+
+FAITHFULNESS = 0.85  # the target where neither a size nor a target is asked for
+
+
+def choose(
+    model: Model,
+    scores: Scores,
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+    *,
+    chosen: Mask | None = None,
+    edges: int | None = None,
+    faithfulness: float | None = None,
+    rule: str = "abs",
+) -> Mask:
+    """The best circuit of so many edges, or the smallest that reaches the faithfulness; where
+    neither is asked for, the one that the method has chosen, or the smallest that reaches 0.85.
+
+    Raises ScoresError where the method has chosen nothing, and EvaluationError where no circuit
+    reaches the faithfulness.
+    """
+    if edges is not None:
+        return scores.mask(edges, rule)
+    if faithfulness is not None or chosen is None:
+        target = FAITHFULNESS if faithfulness is None else faithfulness
+        return smallest(model, scores, data, metric, corruption, target, rule=rule)
+    if not chosen.any():
+        raise ScoresError(
+            f"{scores.about.get('method', 'the method')} keeps no edge; loosen its settings, or "
+            "ask for a number of edges or a faithfulness"
+        )
+    return chosen
+
+
+def smallest(
+    model: Model,
+    scores: Scores,
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+    target: float,
+    *,
+    rule: str = "abs",
+) -> Mask:
+    """The smallest of the best circuits that reaches the target faithfulness on the data.
+
+    Sizes are doubled until one reaches it, and then narrowed to 2 %: where faithfulness does not
+    grow with size, a smaller one may exist. Several sizes at a time share the carried run. Raises
+    EvaluationError where not even the whole model reaches the target.
+    """
+
+    def first(sizes: Sequence[int]) -> int | None:
+        """The first of these sizes that reaches the target."""
+        masks = [scores.mask(n, rule) for n in sizes]
+        found: list[Evaluation] = evaluate(model, masks, data, metric, corruption)
+        reached = (n for n, e in zip(sizes, found, strict=True) if e.faithfulness >= target)
+        return next(reached, None)
+
+    total = scores.wiring.n_edges
+    low, high = 0, None
+    while high is None:
+        if low == total:
+            raise EvaluationError(
+                f"no circuit reaches the faithfulness {target}: the whole model has 1; ask for less"
+            )
+        ladder = sorted({min(total, max(low, 4) * 2**k) for k in range(1, 5)})
+        high = first(ladder)
+        low = max((n for n in ladder if high is None or n < high), default=low)
+    while high - low > max(1, high // 50):
+        inner = sorted({low + (high - low) * k // 4 for k in (1, 2, 3)} - {low, high})
+        better = first(inner)
+        high, low = (better or high), max((n for n in inner if n < (better or high)), default=low)
+    return scores.mask(high, rule)
