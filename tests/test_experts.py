@@ -23,7 +23,7 @@ from circuitkit.engine.model import Activations, Context
 from circuitkit.engine.run import answer, output, record, run
 from circuitkit.engine.sweep import sweep
 from circuitkit.errors import CircuitError, UnsupportedModelError
-from circuitkit.evaluation.faithfulness import random_masks
+from circuitkit.evaluation.masks import random_masks
 from circuitkit.formats.tables import graphml
 from circuitkit.graph.circuit import from_json, mask, to_json
 from circuitkit.graph.wiring import Wiring

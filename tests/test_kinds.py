@@ -25,7 +25,8 @@ from circuitkit.engine.kinds import Writing
 from circuitkit.engine.model import Activations, Context, Model, Ports
 from circuitkit.engine.run import answer, difference, record, run, runs
 from circuitkit.engine.sweep import sweep
-from circuitkit.evaluation.faithfulness import evaluate, random_masks
+from circuitkit.evaluation.faithfulness import evaluate
+from circuitkit.evaluation.masks import random_masks
 from circuitkit.graph.nodes import Node
 from circuitkit.graph.stages import ATTENTION, Part, Stage
 from circuitkit.graph.wiring import Wiring

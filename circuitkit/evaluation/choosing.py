@@ -25,19 +25,21 @@ def choose(
     metric: Metric,
     corruption: Corruption,
     *,
-    chosen: Mask | None = None,
+    own: Mask | None = None,
     edges: int | None = None,
     faithfulness: float | None = None,
     rule: str = "abs",
 ) -> Mask:
     """The best circuit of so many edges, or the smallest that reaches the faithfulness; where
-    neither is asked for, the one that the method has chosen, or the smallest that reaches 0.85.
+    neither is asked for, the method's ``own`` choice (default: ``scores.chosen``), or without one
+    the smallest that reaches 0.85.
 
     Raises ScoresError where the method has chosen nothing, and EvaluationError where no circuit
     reaches the faithfulness.
     """
     if edges is not None:
         return scores.mask(edges, rule)
+    chosen = scores.chosen if own is None else own
     if faithfulness is not None or chosen is None:
         target = FAITHFULNESS if faithfulness is None else faithfulness
         return smallest(model, scores, data, metric, corruption, target, rule=rule)

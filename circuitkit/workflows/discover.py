@@ -18,11 +18,10 @@ from circuitkit.data.prompts import Task
 from circuitkit.data.tasks import draw
 from circuitkit.engine.model import Model
 from circuitkit.errors import ScoresError, UnknownNameError
-from circuitkit.evaluation import verification
 from circuitkit.evaluation.ability import ability
 from circuitkit.evaluation.choosing import choose
 from circuitkit.evaluation.faithfulness import evaluate_beside
-from circuitkit.evaluation.masks import Mask
+from circuitkit.evaluation.verification import verify as verify_edges
 from circuitkit.graph.compare import agreement
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of, resolve
@@ -74,19 +73,15 @@ def find_circuit(
     able = ability(*seen[:3])
     if not force:
         able.require(task.name)
-
-    def chosen(scores: Scores, own: Mask | None) -> Mask:
-        asked: dict[str, Any] = {"edges": edges, "faithfulness": faithfulness, "rule": rule}
-        return choose(model, scores, *seen[1:], chosen=own, **asked)
-
+    chosen = partial(choose, edges=edges, faithfulness=faithfulness, rule=rule)
     scores, checked = _resumed(how, resume)(*seen), None
-    own = scores.chosen
-    mask = chosen(scores, own)
+    mask = chosen(model, scores, *seen[1:])
     if verify is not None:
-        options: dict[str, Any] = {"rule": rule, "seed": seed, "resume": resume}
-        checked = verification.verify(*seen, scores, mask, verify, **options)
-        scores, mask = checked.scores, chosen(checked.scores, own)
-    several = [s.circuit(chosen(s, s.chosen)) for s in (other(*seen) for other in in_orders)]
+        checked = verify_edges(*seen, scores, mask, verify, rule=rule, seed=seed, resume=resume)
+        mask = chosen(model, checked.scores, *seen[1:], own=scores.chosen)
+        scores = checked.scores
+    others = (other(*seen) for other in in_orders)
+    several = [scored.circuit(chosen(model, scored, *seen[1:])) for scored in others]
     evaluated = evaluate_beside(model, mask, *unseen[1:], seed=seed)
     metadata = {
         **seen.metadata(), "task": task.name, "method": name_of(how), "rule": rule, "seed": seed,

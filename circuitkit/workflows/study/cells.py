@@ -125,8 +125,8 @@ class StudyContext:
         metrics = dict(zip(self.metric_names, self.metrics, strict=True))
         main = metrics.get("logit_diff", self.metrics[0])
         one = replace(self.data, examples=self.data.examples[:1])
-        context = replace(self, data=one, metrics=[main])
-        found = context._each("first prompt", context._stream(self.data))
+        first = replace(self, data=one, metrics=[main])
+        found = first._each("first prompt", first._stream(self.data))
         tokens = one.examples[0].clean
         spell = str if self.model.tokenizer is None else self._spelt
         return {c: own[0] for (c, _), own in found.items()}, tuple(map(spell, tokens))
@@ -187,9 +187,9 @@ def _packed(found: Sequence[Sequence[Effects]]) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for i, own in enumerate(found):
         for j, one in enumerate(own):
-            metadata = {k: v for k, v in vars(one).items() if k not in ("values", "gap")}
-            text = np.frombuffer(json.dumps(metadata).encode(), dtype=np.uint8)
-            parts = {"values": one.values, "gap": one.gap, "metadata": text}
+            labels = {k: v for k, v in vars(one).items() if k not in ("values", "gap")}
+            text = np.frombuffer(json.dumps(labels).encode(), dtype=np.uint8)
+            parts = {"values": one.values, "gap": one.gap, "labels": text}
             arrays |= {f"{i}.{j}.{name}": array for name, array in parts.items()}
     return arrays
 
@@ -199,10 +199,10 @@ def _unpacked(arrays: Mapping[str, np.ndarray]) -> list[list[Effects]]:
     places = sorted({tuple(map(int, name.split(".")[:2])) for name in arrays})
     found: list[list[Effects]] = [[] for _ in range(1 + max(i for i, _ in places))]
     for i, j in places:
-        values, gap, text = (arrays[f"{i}.{j}.{name}"] for name in ("values", "gap", "metadata"))
-        metadata = json.loads(text.tobytes())
-        axes = {name: tuple(labels) for name, labels in metadata.pop("axes").items()}
-        found[i].append(Effects(values=values, gap=gap, axes=axes, **metadata))
+        values, gap, text = (arrays[f"{i}.{j}.{name}"] for name in ("values", "gap", "labels"))
+        labels = json.loads(text.tobytes())
+        axes = {name: tuple(ticks) for name, ticks in labels.pop("axes").items()}
+        found[i].append(Effects(values=values, gap=gap, axes=axes, **labels))
     return found
 
 
