@@ -437,14 +437,14 @@ def test_the_files_hold_what_was_measured(tmp_path: Path) -> None:
     found = shift()
     names = [path.name for path in found.save(tmp_path)]
     assert names == ["summary.md", "summary.csv", "rows.csv", "auroc.svg", "cmd.svg"]
-    lines = list(csv.DictReader((tmp_path / "rows.csv").open()))
+    lines = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
     assert tuple(lines[0]) == COLUMNS
     assert len(lines) == len(found.rows)
     for line, row in zip(lines, found.rows, strict=True):
         assert (line["method"], int(line["seed"])) == (row["method"], row["seed"])
         assert float(line["cmd"]) == pytest.approx(row["cmd"], rel=1e-4)
         assert line["recall_backup"] == ""
-    for line in list(csv.DictReader((tmp_path / "summary.csv").open())):
+    for line in csv.DictReader((tmp_path / "summary.csv").read_text().splitlines()):
         assert float(line["auroc"]) == pytest.approx(
             np.mean(values(found, line["method"], "auroc")), rel=1e-4
         )

@@ -280,7 +280,6 @@ def test_importing_it_does_not_wait_for_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.smollm2
 def test_the_real_model_is_what_it_should_be() -> None:
     try:
         place = place_of(NAME)
