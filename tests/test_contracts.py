@@ -160,6 +160,14 @@ def tensors(run: Activations) -> list[Tensor]:
 
 
 # -- discovery -------------------------------------------------------------------------------------
+BRIEF = (7, 5, 7, 5)
+
+
+def brief() -> Dataset:
+    """One batch, with padding: what several batches change is in ``test_laws.py``."""
+    return dataset(BRIEF)
+
+
 def discover(method: str, m: Model, data: Dataset) -> Scores:
     """The scores of a method with its defaults."""
     found: Scores = lookup("discovery", method)(m, data, logit_diff, counterfactual)
@@ -170,7 +178,7 @@ def discover(method: str, m: Model, data: Dataset) -> Scores:
 @every_kind
 def test_a_method_scores_every_edge_and_says_how(family: str, method: str) -> None:
     m = model(family)
-    found = discover(method, m, dataset())
+    found = discover(method, m, brief())
     assert isinstance(found, Scores)
     assert found.wiring == m.wiring
     assert found.values.shape == m.wiring.shape
@@ -190,7 +198,7 @@ def test_a_method_scores_every_edge_and_says_how(family: str, method: str) -> No
 @every_method
 def test_a_method_scores_the_same_each_time(method: str) -> None:
     m = model("llama")
-    one, two = (discover(method, m, dataset()) for _ in range(2))
+    one, two = (discover(method, m, brief()) for _ in range(2))
     assert np.array_equal(one.values, two.values)
     assert one.about == two.about
 
@@ -198,7 +206,7 @@ def test_a_method_scores_the_same_each_time(method: str) -> None:
 @pytest.mark.parametrize("method", [n for n in names("discovery") if n != "random"])
 @every_kind
 def test_identical_prompts_score_zero_or_are_refused(family: str, method: str) -> None:
-    m, data = model(family), dataset()
+    m, data = model(family), brief()
     data = replace(data, examples=tuple(replace(e, corrupt=e.clean) for e in data.examples))
     try:
         found = discover(method, m, data)
@@ -213,7 +221,7 @@ def test_identical_prompts_score_zero_or_are_refused(family: str, method: str) -
 def test_a_method_uses_a_metric_or_refuses_it_by_its_name(method: str, metric: str) -> None:
     m, function = model("gpt2"), lookup("metrics", metric)
     try:
-        found = lookup("discovery", method)(m, able("gpt2"), function, counterfactual)
+        found = lookup("discovery", method)(m, able("gpt2", BRIEF), function, counterfactual)
     except CircuitkitError as error:
         assert metric in str(error)  # noqa: PT017
         assert metric not in ("logit_diff", "probability", "log_probability", "prob_diff")
@@ -225,7 +233,7 @@ def test_a_method_uses_a_metric_or_refuses_it_by_its_name(method: str, metric: s
 @every_method
 def test_what_a_method_does_not_name_it_does_not_use(method: str) -> None:
     """A baseline may look at the clean run alone, or at no gradient; it says so."""
-    m, data, function = model("gpt2"), able("gpt2"), lookup("discovery", method)
+    m, data, function = model("gpt2"), able("gpt2", BRIEF), lookup("discovery", method)
     found = discover(method, m, data)
     other = {
         "metric": function(m, data, probability, counterfactual),
@@ -508,7 +516,7 @@ ACTS: dict[str, Callable[[Any, Dataset], Any]] = {
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "native-rms"])
 def test_nothing_changes_the_model_the_data_or_the_seeds(family: str, act: str) -> None:
-    m, data = model(family), dataset()
+    m, data = model(family), brief()
     m.bridge(as_batch(data).clean)  # TransformerLens sets hooks of its own in its first forward
     before, kept = state(m), copy.deepcopy(data)
     assert len(before["weights"]) > 10
@@ -533,7 +541,7 @@ def test_a_change_of_the_model_would_be_seen() -> None:
 
 
 def test_a_method_that_fails_leaves_the_model_as_it_was() -> None:
-    m, data = model("gpt2"), dataset()
+    m, data = model("gpt2"), brief()
     before = state(m)
 
     def failing(*_: Any) -> Tensor:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, build, dataset, distance, double, model
+from families import FAMILIES, SMALL, _hf, _stir, build, dataset, distance, double, model
 
 from circuitkit.corruptions.constants import mean, zero
 from circuitkit.corruptions.gaussian import noise
@@ -47,7 +47,7 @@ def exactly(family: str) -> Transformer:
     return double(family)
 
 
-def some(m: Model, n: int = 14) -> list[tuple[int, int]]:
+def some(m: Model, n: int = 6) -> list[tuple[int, int]]:
     """Edges from everywhere in the graph, the last one among them."""
     legal = np.argwhere(m.wiring.legal).tolist()
     return [(row, column) for row, column in [*legal[:: len(legal) // n], legal[-1]]]
@@ -215,6 +215,15 @@ def blocks(directory: Path) -> list[Path]:
     return sorted(directory.rglob("*.safetensors"))
 
 
+def little() -> Transformer:
+    """A llama of 36 edges, which the batches below make ten blocks of."""
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    torch.manual_seed(0)
+    bare = _hf("LlamaForCausalLM", **SMALL | sizes)()
+    _stir(bare)
+    return from_module(bare, name="little")
+
+
 def killed(act: Callable[[], Any], until: Callable[[], bool], pause: float) -> bool:
     """Whether a process that did this was killed before its end, a pause after a condition held."""
     child = os.fork()
@@ -237,7 +246,7 @@ def killed(act: Callable[[], Any], until: Callable[[], bool], pause: float) -> b
 def test_twenty_killed_runs_go_on_to_the_very_numbers_of_an_uninterrupted_one(
     tmp_path: Path,
 ) -> None:
-    m, rng = model("llama"), Random(0)
+    m, rng = little(), Random(0)
     corruption = partial(noise, draws=2)
     work = partial(exact, m, BATCHES, logit_diff, corruption)
     started = time.monotonic()

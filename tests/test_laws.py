@@ -417,11 +417,11 @@ def test_on_a_linear_model_the_edges_into_the_logits_sum_to_the_gap() -> None:
 GREEDY = "acdc"  # each of its decisions is a run: under one corruption, with a threshold that cuts
 METHODS = [name for name in names("discovery") if name not in ("random", GREEDY)]
 SETTINGS: dict[str, Callable[[Dataset], Dataset]] = {
-    "one by one": lambda data: replace(data, batch_size=1),
+    "one by one": lambda data: replace(data, padding="left", batch_size=1),
     "all at once": lambda data: replace(data, batch_size=100),
-    "padded left": lambda data: replace(data, padding="left"),
-    "padded left one by one": lambda data: replace(data, padding="left", batch_size=1),
-    "reversed": lambda data: replace(data, examples=data.examples[::-1]),
+    "reversed and padded left": lambda data: replace(
+        data, padding="left", examples=data.examples[::-1]
+    ),
     "doubled": lambda data: replace(data, examples=data.examples * 2),
 }
 
