@@ -6,7 +6,68 @@ The names below are imported when they are used: torch takes seconds, and drawin
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with the tables below
+    from circuitkit import corruptions as corruptions
+    from circuitkit import discovery as discovery
+    from circuitkit import formats as formats
+    from circuitkit import metrics as metrics
+    from circuitkit import references as references
+    from circuitkit import tasks as tasks
+    from circuitkit.data.batches import Dataset as Dataset
+    from circuitkit.data.prompts import Prompt as Prompt
+    from circuitkit.data.prompts import Task as Task
+    from circuitkit.data.tasks import make_task as make_task
+    from circuitkit.evaluation.ability import ability as ability
+    from circuitkit.evaluation.ability import known as known
+    from circuitkit.evaluation.choosing import smallest as smallest
+    from circuitkit.evaluation.curves import curve as curve
+    from circuitkit.evaluation.curves import draw_curves as draw_curves
+    from circuitkit.evaluation.faithfulness import completeness as completeness
+    from circuitkit.evaluation.faithfulness import evaluate as evaluate
+    from circuitkit.evaluation.knockouts.completeness import incompleteness as incompleteness
+    from circuitkit.evaluation.knockouts.effects import marginal_effects as marginal_effects
+    from circuitkit.evaluation.knockouts.pairs import interactions as interactions
+    from circuitkit.evaluation.knockouts.redundancy import minimality as minimality
+    from circuitkit.evaluation.masks import node_level as node_level
+    from circuitkit.evaluation.recovery import recovery as recovery
+    from circuitkit.evaluation.recovery import stability as stability
+    from circuitkit.evaluation.robustness import cross_evaluate as cross_evaluate
+    from circuitkit.evaluation.robustness import discover_each as discover_each
+    from circuitkit.evaluation.robustness import vary as vary
+    from circuitkit.evaluation.size_curves import size_curves as size_curves
+    from circuitkit.evaluation.verification import verify as verify
+    from circuitkit.formats.interchange.eap_ig import read_eap_circuit as read_eap_circuit
+    from circuitkit.formats.interchange.eap_ig import read_eap_scores as read_eap_scores
+    from circuitkit.formats.interchange.eap_ig import write_eap as write_eap
+    from circuitkit.formats.interchange.mib import read_mib as read_mib
+    from circuitkit.formats.interchange.mib import write_mib as write_mib
+    from circuitkit.graph.circuit import Circuit as Circuit
+    from circuitkit.graph.circuit import read as read
+    from circuitkit.graph.circuit import write as write
+    from circuitkit.graph.compare import agreement as agreement
+    from circuitkit.graph.compare import compare as compare
+    from circuitkit.graph.scores import Scores as Scores
+    from circuitkit.models.checking import check as check
+    from circuitkit.models.fetching import fetch as fetch
+    from circuitkit.models.loading import load as load
+    from circuitkit.patching.attention import attention_to as attention_to
+    from circuitkit.patching.edges import patch_edges as patch_edges
+    from circuitkit.patching.joint import patch_together as patch_together
+    from circuitkit.patching.nodes import patch_heads as patch_heads
+    from circuitkit.patching.nodes import patch_nodes as patch_nodes
+    from circuitkit.patching.nodes import patch_residual as patch_residual
+    from circuitkit.patching.paths import patch_path as patch_path
+    from circuitkit.patching.paths import patch_paths as patch_paths
+    from circuitkit.patching.paths import patch_senders as patch_senders
+    from circuitkit.patching.windows import patch_windows as patch_windows
+    from circuitkit.registry import resolve as resolve
+    from circuitkit.truth import rasp as rasp
+    from circuitkit.viz import figures as figures
+    from circuitkit.workflows.benchmark.running import bench as bench
+    from circuitkit.workflows.discover import find_circuit as find_circuit
+    from circuitkit.workflows.study.running import study as study
 
 __version__ = "0.2.0"
 
@@ -77,7 +138,7 @@ _FOLDERS = {
 __all__ = ["__version__", *sorted(_PLACES), *_FOLDERS]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _FOLDERS:
         return importlib.import_module(f"circuitkit.{_FOLDERS[name]}")
     if name in _PLACES:

@@ -59,9 +59,18 @@ def room(name: str) -> str:
     return name.split(".")[0]
 
 
+def seen(tree: ast.AST) -> Iterator[ast.AST]:
+    """What runs: all but what is imported for type checkers alone."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"):
+            yield node
+            yield from seen(node)
+
+
 def imports(tree: ast.AST, name: str) -> Iterator[str]:
-    """The modules of ours that a module imports, also inside its functions."""
-    for node in ast.walk(tree):
+    """The modules of ours that a module imports, also inside its functions; a package's __init__
+    may show type checkers what it serves from elsewhere."""
+    for node in seen(tree) if MODULES[name].name == "__init__.py" else ast.walk(tree):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

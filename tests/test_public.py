@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import operator
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import networkx as nx
@@ -37,6 +41,63 @@ def test_a_folder_serves_functions_and_not_modules(kind: str) -> None:
         function = registry.lookup(kind, name)
         assert operator.attrgetter(name.replace(":", "."))(folder) is function
         assert function.__module__.rsplit(".", 1)[1] != name
+
+
+# -- what type checkers see ------------------------------------------------------------------------
+def shown(package: str) -> dict[str, str]:
+    """What a package imports for type checkers, each name with the place that it comes from."""
+    tree = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))
+    return {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for block in tree.body
+        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def test_type_checkers_see_what_is_served() -> None:
+    served = {name: f"circuitkit.{at}.{name}" for name, at in circuitkit._PLACES.items()}
+    folders = {name: f"circuitkit.{at}" for name, at in circuitkit._FOLDERS.items()}
+    assert shown("circuitkit") == served | folders
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_type_checkers_see_what_a_folder_serves(kind: str) -> None:
+    places = {name: registry.lookup(kind, name).__module__ for name in registry.names(kind)}
+    assert shown(f"circuitkit/{kind}") == {name: f"{at}.{name}" for name, at in places.items()}
+
+
+ARRAY = "numpy.ndarray[tuple[Any, ...], numpy.dtype[Any]]"  # which numpy itself leaves so
+UNTYPED = ("networkx.DiGraph", "pandas.DataFrame", "matplotlib.figure.Figure")
+
+
+def test_every_public_name_has_its_true_type(tmp_path: Path) -> None:
+    """What mypy says of each, where the libraries without types of their own have some."""
+    for name in UNTYPED:
+        module, _, kind = name.rpartition(".")
+        stub = tmp_path.joinpath(*module.split("."), "__init__.pyi")
+        stub.parent.mkdir(parents=True, exist_ok=True)
+        stub.parent.parent.joinpath("__init__.pyi").touch()
+        stub.write_text(f"class {kind}:\n    def __getattr__(self, name: str) -> object: ...\n")
+    names = [name for name in circuitkit.__all__ if name not in circuitkit._FOLDERS]
+    names += [f"{kind}.{name}" for kind in registry.KINDS for name in registry.names(kind)]
+    names += [f"{part}.{name}" for part in ("figures", "rasp")
+              for name in getattr(circuitkit, part).__all__]  # fmt: skip
+    lines = [f"reveal_type(circuitkit.{name})" for name in names]
+    (tmp_path / "use.py").write_text("\n".join(["import circuitkit", *lines]))
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"),
+         "--cache-dir", str(tmp_path / "cache"), "use.py"],
+        capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )  # fmt: skip
+    said = re.findall(r'use.py:(\d+): note: Revealed type is "(.*)"', done.stdout)
+    types = {names[int(line) - 2]: kind.replace(ARRAY, "array") for line, kind in said}
+    assert list(types) == names, done.stdout + done.stderr
+    assert [name for name, kind in types.items() if kind in ("Any", "object")] == []
+    assert types["Circuit"].endswith("-> circuitkit.graph.circuit.Circuit")
 
 
 def test_the_readme_example_runs_as_written(

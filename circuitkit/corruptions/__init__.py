@@ -6,6 +6,18 @@ which every value is averaged. Real runs come from ``engine.run.record``; values
 are put together by ``engine.run.assemble``, so that nobody takes them for one.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from circuitkit.registry import serve
+
+if TYPE_CHECKING:  # what type checkers and editors see; a file that is not here is served too
+    from circuitkit.corruptions.constants import mean as mean
+    from circuitkit.corruptions.constants import mean_by_position as mean_by_position
+    from circuitkit.corruptions.constants import zero as zero
+    from circuitkit.corruptions.gaussian import noise as noise
+    from circuitkit.corruptions.replacement import counterfactual as counterfactual
+    from circuitkit.corruptions.replacement import resample as resample
 
 __getattr__, __dir__ = serve("corruptions")

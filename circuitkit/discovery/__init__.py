@@ -4,6 +4,22 @@ A method is a function ``(model, data, metric, corruption, *, ...) -> Scores``. 
 over the examples, in the metric's units, and positive where an edge helps the clean behaviour.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from circuitkit.registry import serve
+
+if TYPE_CHECKING:  # what type checkers and editors see; a file that is not here is served too
+    from circuitkit.discovery.attribution import clean_corrupted as clean_corrupted
+    from circuitkit.discovery.attribution import eap as eap
+    from circuitkit.discovery.attribution import eap_ig as eap_ig
+    from circuitkit.discovery.baselines import activation_magnitude as activation_magnitude
+    from circuitkit.discovery.baselines import gradient_norm as gradient_norm
+    from circuitkit.discovery.baselines import information_flow as information_flow
+    from circuitkit.discovery.baselines import node_attribution as node_attribution
+    from circuitkit.discovery.null import random as random
+    from circuitkit.discovery.pruning import acdc as acdc
+    from circuitkit.discovery.sweeps import exact as exact
 
 __getattr__, __dir__ = serve("discovery")
