@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from test_overlap import circuit, some_circuit
+from test_compare import circuit, some_circuit
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph.compare import Agreement, agreement, compare

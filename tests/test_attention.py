@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, as_batch, dataset, distance, model, pristine
-from test_nodes_patching import LENGTHS, exactly
+from test_patch_nodes import LENGTHS, exactly
 
 from circuitkit.corruptions.constants import mean
 from circuitkit.corruptions.gaussian import noise

@@ -10,7 +10,7 @@ import pytest
 import torch
 from families import FAMILIES, dataset, distance, model
 from gates import ByHand, prompts
-from test_nodes_patching import LENGTHS, SPANS, both_directions, exactly, hand
+from test_patch_nodes import LENGTHS, SPANS, both_directions, exactly, hand
 from torch import Tensor
 
 from circuitkit.corruptions.constants import mean

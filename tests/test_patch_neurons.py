@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, SPARSE, Layers, as_batch, dataset, distance, model
-from test_nodes_patching import LENGTHS, SPANS, Hand, both_directions, exactly, hand
+from test_patch_nodes import LENGTHS, SPANS, Hand, both_directions, exactly, hand
 from torch import Tensor
 
 from circuitkit.corruptions.constants import mean

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, dataset, distance, model
-from test_nodes_patching import LENGTHS, Hand, both_directions, exactly, hand
+from test_patch_nodes import LENGTHS, Hand, both_directions, exactly, hand
 from torch import Tensor
 
 import circuitkit
