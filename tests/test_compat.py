@@ -110,7 +110,7 @@ def test_without_metadata_there_is_still_a_sentence(monkeypatch: pytest.MonkeyPa
 # -- what is measured and not looked up ------------------------------------------------------------
 @pytest.mark.parametrize("family", FAMILIES)
 def test_whether_the_queries_share_a_norm_is_measured(family: str) -> None:
-    assert model(family).couples == (family == "olmo2")
+    assert model(family).couples == (family in ("olmo2", "olmoe"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -205,4 +205,5 @@ def test_no_other_function_uses_what_is_private_to_another_library() -> None:
         for part in (outer.body if isinstance(outer, ast.ClassDef) else [outer])
         for name in private(part, ours)
     }
-    assert {one for one in found if not one[2].startswith("_repr_")} == PRIVATE
+    public = ("_repr_", "_replace")  # a notebook's, and a named tuple's
+    assert {one for one in found if not one[2].startswith(public)} == PRIVATE

@@ -369,7 +369,7 @@ def written(suffix: str, circuit: circuits.Circuit, place: Path) -> Path:
 
 
 WELL_FORMED: dict[str, Callable[[Path], Any]] = {  # of the formats that have a reader
-    "csv": lambda path: csv.DictReader(path.open()).fieldnames.index("weight"),  # type: ignore[union-attr]
+    "csv": lambda path: csv.DictReader(path.read_text().splitlines()).fieldnames.index("weight"),  # type: ignore[union-attr]
     "dot": lambda path: path.read_text().rindex("}"),
     "graphml": lambda path: nx.read_graphml(path).edges["a1.h0", "logits"]["weight"],
     "json": lambda path: json.loads(path.read_text()),

@@ -63,7 +63,10 @@ def test_type_checkers_see_what_is_served() -> None:
     assert shown("circuitkit") == served | folders
 
 
-@pytest.mark.parametrize("kind", registry.KINDS)
+NAMED = [kind for kind in registry.KINDS if kind != "references"]  # theirs are ioi:wang2022, ...
+
+
+@pytest.mark.parametrize("kind", NAMED)
 def test_type_checkers_see_what_a_folder_serves(kind: str) -> None:
     places = {name: registry.lookup(kind, name).__module__ for name in registry.names(kind)}
     assert shown(f"circuitkit/{kind}") == {name: f"{at}.{name}" for name, at in places.items()}
@@ -82,7 +85,7 @@ def test_every_public_name_has_its_true_type(tmp_path: Path) -> None:
         stub.parent.parent.joinpath("__init__.pyi").touch()
         stub.write_text(f"class {kind}:\n    def __getattr__(self, name: str) -> object: ...\n")
     names = [name for name in circuitkit.__all__ if name not in circuitkit._FOLDERS]
-    names += [f"{kind}.{name}" for kind in registry.KINDS for name in registry.names(kind)]
+    names += [f"{kind}.{name}" for kind in NAMED for name in registry.names(kind)]
     names += [f"{part}.{name}" for part in ("figures", "rasp")
               for name in getattr(circuitkit, part).__all__]  # fmt: skip
     lines = [f"reveal_type(circuitkit.{name})" for name in names]
