@@ -85,13 +85,14 @@ class Patching:
         if reader.layer is None:
             return self.value(answer(model, self.batch, base.final + delta))
         layer = reader.layer
-        middle = base.mlp_in[layer]
+        heads, (mlp,) = wiring.attention(layer), wiring.beyond_attention(layer)
+        middle = base.reads[mlp.index]
         if reader.is_mlp:
             x = middle + model.mlp(layer, middle + delta)
         else:
             ports = self._ports(layer, column, delta)
             z = model.attend(self.context, layer, *ports)
-            middle = base.attn_in[layer] + model.attention_out(layer, z)[0]
+            middle = base.reads[heads.index] + model.attention_out(layer, z)[0]
             x = middle + model.mlp(layer, middle)
         for after in range(layer + 1, wiring.layers):
             z = model.attend(self.context, after, *model.project(after, x))
@@ -101,14 +102,13 @@ class Patching:
 
     def _ports(self, layer: int, column: int, delta: Tensor) -> list[Tensor]:
         """q, k and v, where one port alone reads what is patched."""
-        read = self.base.attn_in[layer]
+        stage = self.model.wiring.attention(layer)
+        read = self.base.reads[stage.index]
         ports = list(self.model.project(layer, read))
         changed = self.model.project(layer, read + delta)
-        for kind, span in enumerate(self.model.wiring.ports(layer).values()):
-            if span.start <= column < span.stop:
-                place = column - span.start
-                ports[kind] = ports[kind].clone()
-                ports[kind][:, :, place] = changed[kind][:, :, place]
+        port, place = stage.port(column)
+        ports[port] = ports[port].clone()
+        ports[port][:, :, place] = changed[port][:, :, place]
         return ports
 
     @torch.no_grad()
@@ -157,11 +157,9 @@ def _blocks(patching: Patching, n: int, seed: int) -> Iterator[list[Edge]]:
     wiring = patching.model.wiring
     size = max(1, TOKENS // patching.batch.clean.numel())
     groups = []
-    for layer in range(wiring.layers):
-        ports, column = wiring.ports(layer), wiring.mlp_column(layer)
-        for span in (slice(ports["q"].start, ports["v"].stop), slice(column, column + 1)):
-            found = np.argwhere(wiring.legal[:, span]).tolist()
-            groups.append([(row, span.start + place) for row, place in found])
+    for stage in wiring.stages:
+        found = np.argwhere(wiring.legal[:, stage.columns]).tolist()
+        groups.append([(row, stage.columns.start + place) for row, place in found])
     chunks = [group[at : at + size] for group in groups for at in range(0, len(group), size)]
     ends = np.cumsum([len(chunk) for chunk in chunks])
     places = (np.random.default_rng(seed).random() + np.arange(n)) * ends[-1] / n

@@ -38,6 +38,7 @@ class ByHand:
     couples: bool = False
     post_norm: bool = False
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
+    router: str | None = None
 
     @property
     def wiring(self) -> Wiring:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -13,7 +15,9 @@ import pytest
 import torch
 from families import FAMILIES, SPARSE, as_batch, build, dataset, distance, model
 from torch import Tensor
+from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
+from circuitkit.cli.main import main
 from circuitkit.corruptions.constants import zero
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Batch
@@ -25,11 +29,12 @@ from circuitkit.engine.sweep import sweep
 from circuitkit.errors import CircuitError, UnsupportedModelError
 from circuitkit.evaluation.masks import random_masks
 from circuitkit.formats.tables import graphml
-from circuitkit.graph.circuit import from_json, mask, to_json
+from circuitkit.graph.circuit import from_json, mask, read, to_json
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.checking import check
 from circuitkit.models.experts import ROUTERS
+from circuitkit.models.loading import MINI
 from circuitkit.models.transformer_lens import Transformer, from_module
 from circuitkit.viz.pictures.vector import svg
 
@@ -243,3 +248,31 @@ def test_experts_are_refused_where_there_are_none_and_with_another_router() -> N
         from_module(build("gpt2"), experts="live")
     with pytest.raises(CircuitError, match="choose from live, held"):
         from_module(build("mixtral"), experts="frozen")
+
+
+def test_the_command_takes_experts_and_a_circuit_says_how_they_were_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tiny mixture of experts with mini's tokenizer, saved as Hugging Face saves it."""
+    config = MixtralConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=24, num_local_experts=3, num_experts_per_tok=2,
+        vocab_size=len(AutoTokenizer.from_pretrained(MINI)), max_position_embeddings=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    MixtralForCausalLM(config).save_pretrained(tmp_path / "moe")
+    AutoTokenizer.from_pretrained(MINI).save_pretrained(tmp_path / "moe")
+    monkeypatch.chdir(tmp_path)
+    asked = ["--model", str(tmp_path / "moe"), "--experts", "held", "--quiet"]
+    assert main(["check", str(tmp_path / "moe"), "--experts", "held"]) == 0
+    few = ["--examples", "6", "--edges", "40", "--force", "-o", "out"]
+    assert main(["discover", "ioi", *asked, *few]) == 0
+    circuit = read(tmp_path / "out" / "circuit.json")
+    assert circuit.graph["experts"] == "held"
+    assert circuit.graph["wiring"]["experts"] == (3, 3)
+    assert any(".e" in name for name in circuit)
+    capsys.readouterr()
+    assert main(["evaluate", "out/circuit.json", "--examples", "6", "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)
+    assert main(["check", "mini", "--experts", "live"]) == 2
+    assert "mixture-of-experts" in capsys.readouterr().err

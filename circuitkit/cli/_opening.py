@@ -38,12 +38,15 @@ def default_place(options: argparse.Namespace, folder: str) -> Path:
     return Path(folder) / f"{task}-{Path(options.model).name}"
 
 
-def load_model(name: str, options: argparse.Namespace) -> Any:
-    """The model, on the device, in the dtype and with the threads that were asked for."""
+def load_model(name: str, options: argparse.Namespace, experts: str | None = None) -> Any:
+    """The model, on the device, in the dtype and with the threads that were asked for; with its
+    experts as asked for, or else as they were recorded."""
     from circuitkit.models.loading import load
 
     set_threads(options.threads)
-    return load(name, device=options.device, dtype=options.dtype)
+    return load(
+        name, device=options.device, dtype=options.dtype, experts=options.experts or experts
+    )
 
 
 def open_circuit(name: str) -> Any:
@@ -82,7 +85,8 @@ def unseen(
     check_names("metrics", *metrics)
     check_names("corruptions", *corruptions)
     check_names("tasks", task)
-    model = load_model(options.model or recorded(circuit, "model"), options)
+    name = options.model or recorded(circuit, "model")
+    model = load_model(name, options, about.get("experts"))
     from circuitkit.data.batches import Dataset
     from circuitkit.data.tasks import held_out
     from circuitkit.workflows.batching import batched

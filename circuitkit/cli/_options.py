@@ -42,6 +42,8 @@ def machine() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(add_help=False, parents=[common()])
     p.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     p.add_argument("--dtype", help="float32, bfloat16, ... (default: the checkpoint's)")
+    p.add_argument("--experts", choices=("live", "held"),
+                   help="experts as writers, their router's weights live or held")  # fmt: skip
     p.add_argument("--threads", type=positive, help="processor threads")
     p.add_argument("--memory", type=parse, help="8GiB, ... (default: what the machine has)")
     p.add_argument("--batch-size", type=positive, metavar="N", help="default: what fits")

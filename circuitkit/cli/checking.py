@@ -24,7 +24,9 @@ def check(options: argparse.Namespace) -> None:
     from circuitkit.models import loading as models
 
     set_threads(options.threads)
-    model = models.open_model(options.model, device=options.device, dtype=options.dtype)
+    model = models.open_model(
+        options.model, device=options.device, dtype=options.dtype, experts=options.experts
+    )
     found = proof.check(model)
     if options.json:
         rows = [{**vars(row), "holds": row.holds} for row in found.rows]

@@ -41,6 +41,7 @@ def identity(model: Model, data: Dataset) -> dict[str, Any]:
         "dtype": str(model.dtype),
         "data": digest([examples, data.batch_size, data.padding]),
         "examples": len(data),
+        **({"experts": model.router} if model.router else {}),
     }
 
 

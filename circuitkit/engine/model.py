@@ -170,12 +170,14 @@ class Kind(Protocol):
 class Model(Protocol):
     """A decoder as component functions; ``circuitkit.load`` gives one for TransformerLens.
 
-    ``kinds`` says how each kind of the wiring's stages computes. ``post_norm`` says that a norm
-    over what a layer's heads write together scales each share.
+    ``kinds`` says how each kind of the wiring's stages computes; ``router`` whether that of experts
+    which are writers is ``live`` or ``held``. ``post_norm`` says that a norm over what a layer's
+    heads write together scales each share.
     """
 
     name: str
     wiring: Wiring
+    router: str | None
     kinds: Mapping[str, Kind]
     tokenizer: Any
     d_model: int

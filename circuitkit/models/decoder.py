@@ -77,6 +77,7 @@ class Decoder:
     couples: bool = False
     post_norm: bool = False
     wiring: Wiring = field(init=False)
+    router: str | None = field(init=False, default=None)
     kinds: Mapping[str, Kind] = field(init=False, default_factory=lambda: KINDS)
     tokenizer: Any = field(init=False)
     d_model: int = field(init=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from circuitkit.errors import ModelError
+from circuitkit.errors import ModelError, UnsupportedModelError
 from circuitkit.models.checking import check
 from circuitkit.models.decoder import SUFFIX, Decoder
 from circuitkit.models.fetching import FETCHED, place_of
@@ -27,12 +27,15 @@ def load(
     tokenizer: Any = None,
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
+    experts: str | None = None,
 ) -> Transformer | Decoder:
     """The model, proved to be the graph that we take it for.
 
     ``name`` is ``mini`` (embedded), a model that ``circuitkit fetch`` stores, a Hugging Face
     directory, or a hub name; or a Hugging Face module or TransformerBridge that is already there;
     or the file of a compiled program (``.decoder``), whose graph is known.
+    With ``experts`` the experts of mixture-of-experts MLPs are writers of their own (``m3.e5``),
+    whose router's weights follow what is read (``live``) or stay as in the clean run (``held``).
     Weights are used as they are, unprocessed. Without a ``device`` it is the processor; without a
     ``dtype`` the one of the checkpoint. Raises ModelError where there is no such model, and
     UnsupportedModelError, with the reason, where its graph would be wrong; warns where another
@@ -42,22 +45,28 @@ def load(
     if found:
         warnings.warn(found, NeighbourWarning, stacklevel=2)
     if isinstance(name, torch.nn.Module):
-        model = from_module(name, tokenizer=tokenizer, name=type(name).__name__)
+        model = from_module(name, tokenizer=tokenizer, name=type(name).__name__, experts=experts)
     elif str(name).endswith(SUFFIX):
         compiled = Decoder.open(name)
+        if experts:
+            raise UnsupportedModelError(f"{str(name)!r} has no experts; load it without")
         return compiled.to(_device(device), _dtype(dtype) or compiled.dtype)
     else:
-        model = open_model(name, device=device, dtype=dtype)
+        model = open_model(name, device=device, dtype=dtype, experts=experts)
     check(model).require()
     return model
 
 
 def open_model(
-    name: str | Path, *, device: str | None = None, dtype: str | torch.dtype | None = None
+    name: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    experts: str | None = None,
 ) -> Transformer:
     """The model, not yet proved; raises as ``load`` does."""
     kind, place, device = _dtype(dtype), _place(str(name)), _device(device)
-    return from_pretrained(place, name=str(name), device=device, dtype=kind)
+    return from_pretrained(place, name=str(name), device=device, dtype=kind, experts=experts)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -247,14 +247,18 @@ class Transformer:
     # -- the model's own forward ------------------------------------------------------------------
     def _arguments(self, tokens: Tensor, mask: Tensor) -> dict[str, Any]:
         """The forward's arguments; positions count the tokens that are not padding."""
-        accepted = inspect.signature(self.bridge.original_model.forward).parameters
         given = {
             "input_ids": tokens.to(self.device),
             "attention_mask": mask.to(self.device).long(),
             "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0).to(self.device),
             "use_cache": False,
         }
-        return {key: value for key, value in given.items() if key in accepted}
+        return {key: value for key, value in given.items() if key in self._accepted}
+
+    @cached_property
+    def _accepted(self) -> frozenset[str]:
+        """The names of the forward's arguments."""
+        return frozenset(inspect.signature(self.bridge.original_model.forward).parameters)
 
     @cached_property
     def _hollow(self) -> tuple[nn.Module, list[Silent], nn.Module, Last, Last]:

@@ -36,6 +36,7 @@ class Inputs(NamedTuple):
             "metric": name_of(self.metric),
             "corruption": name_of(self.corruption),
             "examples": len(self.data),
+            **({"experts": self.model.router} if self.model.router else {}),
         }
 
 
