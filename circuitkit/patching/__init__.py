@@ -1,1 +1,1 @@
-"""Patching by hand: what single paths carry."""
+"""What nodes, windows, edges and paths do, one by one: activation and path patching."""
