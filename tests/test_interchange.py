@@ -385,7 +385,11 @@ def test_another_models_graph_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("wiring", "words"),
-    [(Wiring(2, 4, 2), "4 heads share 2 key/value groups"), (Wiring(2, 2, 2, mlp=False), "MLPs")],
+    [
+        (Wiring(2, 4, 2), "4 heads share 2 key/value groups"),
+        (Wiring(2, 2, 2, mlp=False), "MLPs"),
+        (Wiring(2, 2, 2, experts=(3, 0)), "experts"),
+    ],
 )
 def test_models_that_the_format_cannot_describe_are_refused(
     wiring: Wiring, words: str, tmp_path: Path

@@ -68,6 +68,11 @@ def require_ungrouped(wiring: Wiring) -> None:
             f"{wiring.heads} heads share {wiring.groups} key/value groups, and an EAP-IG graph "
             "gives each head keys and values of its own; use circuitkit's own files"
         )
+    if wiring.experts:
+        raise CircuitError(
+            "the experts are writers of their own, which EAP-IG's graphs do not have; use "
+            "circuitkit's own files, or load the model without experts"
+        )
     if not wiring.mlp:
         raise CircuitError(
             "the model has no MLPs, which EAP-IG's graphs always have; use circuitkit's own files"
