@@ -472,3 +472,17 @@ def test_what_needs_no_model_never_imports_torch(
     result = python(code)
     assert result.returncode == 0, result.stderr
     assert result.stdout or result.stderr
+
+
+@pytest.mark.parametrize("key", ["metric", "corruption", "task"])
+@pytest.mark.parametrize("command", ["evaluate", "knockout"])
+def test_code_that_a_file_names_is_not_run(
+    found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, key: str
+) -> None:
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')\nrank = print\n")
+    circuit = circuits.read(found / "circuit.json")
+    circuit.graph[key] = f"{tmp_path / 'evil.py'}:rank"
+    received = circuits.write_whole(tmp_path / "received.json", circuits.to_json(circuit))
+    assert main([command, str(received)]) == 2
+    assert f"give --{key}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

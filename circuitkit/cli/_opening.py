@@ -61,10 +61,17 @@ def open_circuit(name: str) -> Any:
 
 
 def recorded(circuit: Any, key: str) -> str:
-    """What the circuit says of itself under that key; raises ScoresError where it says nothing."""
+    """What the circuit says of itself under that key; raises ScoresError where it says nothing, and
+    for code of elsewhere: what came in a file does not say which code is run."""
     if key not in circuit.graph:
         raise ScoresError(f"the circuit does not say its {key}; give --{key}")
-    return str(circuit.graph[key])
+    value = str(circuit.graph[key])
+    if key != "model" and ":" in value.partition("(")[0]:
+        raise ScoresError(
+            f"the circuit says that its {key} is {value!r}, code from elsewhere, which is run only "
+            f"where you name it yourself; give --{key}"
+        )
+    return value
 
 
 def set_threads(threads: int | None) -> None:

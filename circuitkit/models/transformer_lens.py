@@ -577,15 +577,39 @@ def from_pretrained(
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
-            module = AutoModelForCausalLM.from_pretrained(
-                str(place), attn_implementation="eager", dtype=dtype or "auto"
+            module, found = AutoModelForCausalLM.from_pretrained(
+                str(place),
+                attn_implementation="eager",
+                dtype=dtype or "auto",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
             )
             tokenizer = AutoTokenizer.from_pretrained(str(place))
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().split("\n")[0]
+        except Exception as error:  # transformers and its readers raise what they like
+            reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
             raise ModelError(
                 f"the model {name!r} cannot be loaded ({reason}); give a Hugging Face directory, "
                 "a hub name that is cached or reachable, 'mini', or 'smollm2-135m' after "
                 "`circuitkit fetch smollm2-135m`"
             ) from error
+    _require_all(name, found)
     return from_module(module.to(device), tokenizer=tokenizer, name=name, experts=experts)
+
+
+def _require_all(name: str, found: Mapping[str, Any]) -> None:
+    """Raise ModelError where a checkpoint lacks a tensor of the model, has one that the model has
+    not, or one of another shape: transformers would go on with random values."""
+    kinds = {"missing_keys": "lacks", "unexpected_keys": "has besides", "mismatched_keys": "has in "
+             "another shape"}  # fmt: skip
+    faults = []
+    for kind, verb in kinds.items():
+        names = sorted(str(one[0] if isinstance(one, tuple) else one) for one in found[kind])
+        if names:
+            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            faults.append(f"{verb} {names[0]}{more}")
+    if faults:
+        raise ModelError(
+            f"the weights of {name!r} are not those of the model that its config.json describes: "
+            f"the checkpoint {'; it '.join(faults)}; save the model again, whole and under its own "
+            "names"
+        )

@@ -1,0 +1,132 @@
+"""What a checkpoint does not hold is refused by name, and not made up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import circuitkit
+from circuitkit.cli.main import main
+from circuitkit.errors import ModelError
+from circuitkit.models.loading import MINI
+
+Weights = dict[str, Tensor]
+
+
+def lacking(weights: Weights) -> Weights:
+    return {name: x for name, x in weights.items() if "layers.1.mlp.up_proj" not in name}
+
+
+def renamed(weights: Weights) -> Weights:
+    return {name.replace("self_attn.q_proj", "self_attn.query"): x for name, x in weights.items()}
+
+
+def compiled(weights: Weights) -> Weights:
+    return {f"_orig_mod.{name}": x for name, x in weights.items()}
+
+
+def foreign(weights: Weights) -> Weights:
+    return {"something.else": torch.ones(2)}
+
+
+def narrower(weights: Weights) -> Weights:
+    return {name: x[:-1] if "embed_tokens" in name else x for name, x in weights.items()}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A tiny Llama with mini's tokenizer, as transformers saves it."""
+    config = LlamaConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        vocab_size=2048, max_position_embeddings=32,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(MINI / name, tmp_path / name)
+    return tmp_path
+
+
+def change(directory: Path, damage: Callable[[Weights], Weights]) -> None:
+    file = directory / "model.safetensors"
+    save_file(damage(load_file(file)), file, metadata={"format": "pt"})
+
+
+def configure(directory: Path, **values: object) -> None:
+    file = directory / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lacking, "lacks model.layers.1.mlp.up_proj.weight"),
+        (renamed, "lacks model.layers.0.self_attn.q_proj.weight and 1 more"),
+        (compiled, "lacks lm_head.weight"),
+        (foreign, "lacks lm_head.weight"),
+        (narrower, "embed_tokens"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_refused_by_name(
+    directory: Path, damage: Callable[[Weights], Weights], words: str
+) -> None:
+    assert circuitkit.load(directory).wiring.layers == 2
+    change(directory, damage)
+    with pytest.raises(ModelError, match=words):
+        circuitkit.load(directory)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_another_number_of_layers_is_refused(directory: Path, layers: int) -> None:
+    configure(directory, num_hidden_layers=layers)
+    words = "has besides model.layers.1" if layers == 1 else r"lacks model.layers.2"
+    with pytest.raises(ModelError, match=words):
+        circuitkit.load(directory)
+
+
+def cut_short(directory: Path) -> None:
+    file = directory / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:2000])
+
+
+def emptied(directory: Path) -> None:
+    (directory / "model.safetensors").write_bytes(b"")
+
+
+def of_another_type(directory: Path) -> None:
+    configure(directory, hidden_size="many")
+
+
+def without_a_tokenizer_that_opens(directory: Path) -> None:
+    (directory / "tokenizer.json").write_text("{")
+
+
+def no_pickle(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    (directory / "pytorch_model.bin").write_bytes(b"not a pickle")
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_short, emptied, of_another_type, without_a_tokenizer_that_opens, no_pickle]
+)
+def test_a_damaged_directory_is_one_sentence(
+    directory: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(directory)
+    assert main(["check", str(directory)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("circuitkit: the model")
+    assert "\n" not in said
+
+
+def test_tied_heads_are_not_missed(tmp_path: Path) -> None:
+    shutil.copytree(MINI, tmp_path / "tied")
+    assert circuitkit.load(tmp_path / "tied").wiring == circuitkit.load("mini").wiring
