@@ -285,7 +285,11 @@ class _Edges:
         rest, kind = self.rest, self.model.kinds[stage.kind]
         deltas = torch.stack([rest.read_late(stage, self._delta(row)) for row in rows])
         reads = (rest.read_late(stage, self.base.reads[stage.index]) + deltas).flatten(0, 1)
-        changed = [_split(x, len(rows)) for x in kind.project(self.model, stage, reads)]
+        ports = kind.project(self.model, stage, reads)
+        if self._is_plain(stage):
+            computed = _split(rest.compute(stage, ports), len(rows))
+            return {(row, 0, None): own for row, own in zip(rows, computed, strict=True)}
+        changed = [_split(x, len(rows)) for x in ports]
         keys = list(dict.fromkeys(self._key(stage, edge) for edge in edges))
         ports = [x.expand(len(keys), *x.shape).clone() for x in rest.ports(stage)]
         start = rest.start if kind.mixes else 0
@@ -308,13 +312,32 @@ class _Edges:
         """What the stage writes beyond what it wrote in the base run, for each edge."""
         kind = self.model.kinds[stage.kind]
         plain = self.rest.wrote_late(stage, self.base.computed[stage.index])
-        mixed = plain.expand(len(edges), *plain.shape).clone()
-        for i, edge in enumerate(edges):
-            coupled = kind.couples(self.model)
-            fed = slice(None) if coupled else [n for n, f in enumerate(stage.feeds) if edge[1] in f]
-            mixed[i, :, :, fed] = computed[self._key(stage, edge)][:, :, fed]
+        if self._is_plain(stage):
+            mixed = torch.stack([computed[self._key(stage, edge)] for edge in edges])
+        else:
+            mixed = self._mixed(stage, plain, edges, computed)
         out, _ = kind.out(self.model, stage, mixed.flatten(0, 1))
         return _split(out, len(edges)) - kind.out(self.model, stage, plain)[0]
+
+    def _mixed(
+        self,
+        stage: Stage,
+        plain: Float[Tensor, "b s n e"],
+        edges: Sequence[Edge],
+        computed: Mapping[Key, Float[Tensor, "b s n e"]],
+    ) -> Float[Tensor, "k b s n e"]:
+        """What the components compute with each edge changed: those that it feeds anew."""
+        coupled = self.model.kinds[stage.kind].couples(self.model)
+        mixed = plain.expand(len(edges), *plain.shape).clone()
+        for i, edge in enumerate(edges):
+            fed = slice(None) if coupled else [n for n, f in enumerate(stage.feeds) if edge[1] in f]
+            mixed[i, :, :, fed] = computed[self._key(stage, edge)][:, :, fed]
+        return mixed
+
+    def _is_plain(self, stage: Stage) -> bool:
+        """Whether one reader feeds all components, each position by itself: then nothing of the
+        base run is left in what they compute."""
+        return stage.reads == 1 and not self.model.kinds[stage.kind].mixes
 
 
 def _listed(wanted: Bool[np.ndarray, "writers readers"], columns: slice) -> list[Edge]:
