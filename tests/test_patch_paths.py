@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, Layers, build
+from families import FAMILIES, Layers, build, dataset
 from test_sweep import pairs
 
 from circuitkit.data.batches import Batch
@@ -126,6 +126,20 @@ def test_many_paths_are_what_each_is_alone_and_directions_differ() -> None:
     back = patch_paths(model, data, logit_diff, paths, direction="denoise")
     assert np.abs(together).max(1).min() > 1e-4
     assert np.abs(back - together).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("beside", "sender"), [("held", ["embed", "a0.h0.q", "a0.h0"]), ("mlps", ["a0.h0", "logits"])]
+)
+def test_a_path_does_not_take_the_change_of_another_sender(beside: str, sender: list[str]) -> None:
+    """In a parallel model m0 writes after a0.h0 but does not hear it: where both senders' changes
+    are known, what is kept behind the one must not carry the other's."""
+    model, data = from_module(build("neox-parallel"), name="neox-parallel"), dataset()
+    paths = [sender, ["m0", "logits"]]
+    together = patch_paths(model, data, logit_diff, paths, beside=beside)
+    alone = [patch_path(model, data, logit_diff, path, beside=beside) for path in paths]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert np.abs(alone).max(1).min() > 1e-2
 
 
 def test_a_sender_is_changed_at_the_chosen_tokens_alone() -> None:
