@@ -24,7 +24,7 @@ from circuitkit.data.batches import Batch
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine.attribute import gradients, score
 from circuitkit.engine.model import Activations, Context
-from circuitkit.engine.run import answer, output, record, run
+from circuitkit.engine.run import answer, output, record, run, runs
 from circuitkit.engine.sweep import sweep
 from circuitkit.errors import CircuitError, UnsupportedModelError
 from circuitkit.evaluation.masks import random_masks
@@ -120,6 +120,20 @@ def test_everything_is_the_clean_run_and_nothing_the_carried_run(family: str, ro
     assert distance(run(m, batch, context, carried, np.zeros_like(legal)), corrupted) < 1e-5
     native = m.native(batch.corrupt, batch.mask).logits
     assert distance(corrupted, native[range(len(batch)), batch.last]) < 1e-5
+
+
+@every_router
+@every_sparse
+@torch.no_grad()
+def test_a_stack_of_circuits_is_each_of_them_alone(family: str, router: str) -> None:
+    m = taken_apart(family, router)
+    batch, context, _, carried = both(m)
+    grown = random_masks(m.wiring, 60, n=6)
+    keeps = [*grown, *(grown[0] | other for other in grown[1:]), m.wiring.legal]
+    stacked = list(runs(m, batch, context, carried, keeps))
+    for found, keep in zip(stacked, keeps, strict=True):
+        assert distance(found, run(m, batch, context, carried, keep)) < 1e-4
+    assert torch.stack(stacked).std(0).max() > 1e-2
 
 
 @every_sparse

@@ -1,4 +1,4 @@
-"""A kind of stage that exists only here: an MLP as two halves of its neurons, each with a reader of
+"""A kind of stage that exists only here: an MLP as two halves of its neurons, each with a port of
 its own. Nothing in the package knows it, and all laws hold."""
 
 from __future__ import annotations
@@ -50,24 +50,28 @@ class Halved(Wiring):
                 continue
             nodes = tuple(Node(f"m{part.layer}.half{half}") for half in range(HALVES))
             feeds = tuple((half,) for half in range(HALVES))
-            yield Part(part.layer, "halves", nodes, nodes, feeds, (HALVES,), part.beside)
+            yield Part(part.layer, "halves", nodes, nodes, feeds, (1,) * HALVES, part.beside)
 
 
 class Halves(Writing):
-    """Half of the neurons each; the output's bias belongs to the first."""
+    """Half of the neurons each; the output's bias belongs to the first. Both ports give one tensor,
+    and yet the gradient at each is its own."""
 
     def project(self, model: Model, stage: Stage, x: Tensor) -> Ports:
-        return (x[..., None, :].expand(*x.shape[:-1], HALVES, x.shape[-1]),)
+        return (x[..., None, :],) * HALVES
 
     def compute(self, model: Model, stage: Stage, context: Context, ports: Ports) -> Tensor:
         halves = []
         for half in range(HALVES):
-            neurons = model.neurons(stage.layer, ports[0][..., half, :])
+            neurons = model.neurons(stage.layer, ports[half][..., 0, :])
             first = torch.arange(neurons.shape[-1]) < neurons.shape[-1] // 2
             own = neurons * (first if half == 0 else ~first)
             bias = 0 if half == 0 else model.mlp_out(stage.layer, torch.zeros_like(neurons))
             halves.append(model.mlp_out(stage.layer, own) - bias)
         return torch.stack(halves, dim=-2)
+
+    def pull(self, model: Model, stage: Stage, x: Tensor, grads: Ports) -> Tensor:
+        return torch.cat([grad.movedim(-2, 0) for grad in grads])
 
 
 @cache

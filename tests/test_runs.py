@@ -117,6 +117,17 @@ def test_equal_circuits_are_computed_once(joint: bool) -> None:
     )  # the embedding
 
 
+def test_what_a_circuit_does_not_compute_has_no_value() -> None:
+    """Even where a component shares all its readers with one that is computed, and what they write
+    depends on each other."""
+    wiring = Wiring(3, 4, 2, experts=(3, 3, 3))
+    alive = np.stack([wiring.alive(mask) for mask in random_masks(wiring, 40, n=6)])
+    every = [stage.index for stage in wiring.stages]
+    for joint in ([], every):
+        planned = plan(wiring, alive, {0}, joint)
+        assert np.array_equal(planned.slot >= 0, alive.any(2))
+
+
 def test_circuits_that_differ_late_share_what_comes_before() -> None:
     whole = SHAPE.legal
     late, early = whole.copy(), whole.copy()

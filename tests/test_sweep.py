@@ -16,7 +16,7 @@ from circuitkit.data.batches import Dataset
 from circuitkit.data.examples import Example
 from circuitkit.discovery.sweeps import exact
 from circuitkit.engine import sweep as module
-from circuitkit.engine.run import answer, difference, record, run
+from circuitkit.engine.run import answer, assemble, difference, record, run
 from circuitkit.engine.sweep import sweep
 from circuitkit.errors import CircuitError
 from circuitkit.graph.wiring import Wiring
@@ -125,6 +125,30 @@ def test_an_edge_of_writers_that_are_no_run_of_the_model_is_its_path(
             expected = logit_diff(logits, logits, batch)
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-4)
             moved = max(moved, float((expected - plain).abs().max()))
+    assert moved > 0.05
+
+
+@torch.no_grad()
+def test_what_is_carried_behind_the_same_embedding_may_differ_everywhere() -> None:
+    """That tokens are embedded alike says nothing of the rest where what is carried is no run."""
+    model = from_module(build("gpt2"), name="gpt2")
+    batch = next(iter(pairs()))
+    context = model.start(batch.clean, batch.mask)
+    live = record(model, context)
+    nothing = [torch.zeros_like(x) for x in live.computed]
+    other = assemble(model, live.embed, nothing, nothing)
+    moved = 0.0
+    for edges, values in sweep(
+        model, batch, context, live, other, lambda x: x[:, 0], model.wiring.legal
+    ):
+        for edge, found in list(zip(edges, values, strict=True))[::5]:
+            keep = model.wiring.legal.copy()
+            keep[edge] = False
+            expected = run(model, batch, context, other, keep)[:, 0]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-4)
+            moved = max(
+                moved, float((expected - answer(model, batch, live.final)[:, 0]).abs().max())
+            )
     assert moved > 0.05
 
 
