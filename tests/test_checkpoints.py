@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from families import build, dataset, double, model
 
-from circuitkit.engine.checkpoints import Journal, digest
+from circuitkit.engine.checkpoints import Journal, digest, identity
 from circuitkit.errors import OutputError
 from circuitkit.graph import circuit
+from circuitkit.models.experts import ROUTERS
+from circuitkit.models.transformer_lens import from_module
 
 ABOUT = {"model": "gpt2", "metric": "logit_diff", "sizes": [1, 2]}
 BLOCK = {
@@ -134,6 +139,32 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
     taken.write_text("")
     with pytest.raises(OutputError, match="taken"):
         Journal(taken, ABOUT)
+
+
+def test_what_plain_runs_gave_is_recognised_but_for_rounding(tmp_path: Path) -> None:
+    journal, m, now = Journal(tmp_path, ABOUT), model("gpt2"), np.array([1.0, -2.0, np.nan])
+    journal.recognise(m, now * (1 + 1e-6), now)
+    with pytest.raises(OutputError, match="another model"):
+        journal.recognise(m, now * 1.01, now)
+    small = now * 1e-6  # rounding, beside values that are compared as if they were 1
+    journal.recognise(m, small * 2, small, least=1.0)
+    with pytest.raises(OutputError, match="another model"):
+        journal.recognise(m, small * 2, small)
+
+
+def test_work_on_another_model_or_data_is_other_work() -> None:
+    data, m = dataset(), model("mixtral")
+    plain = identity(m, data)
+    assert identity(m, dataset()) == plain
+    others = [identity(m, dataset(**{name: value})) for name, value in
+              {"seed": 1, "batch_size": 2, "padding": "left"}.items()]  # fmt: skip
+    others += [identity(from_module(build("mixtral"), name=m.name, experts=router), data)
+               for router in ROUTERS]  # fmt: skip
+    others.append(identity(double("mixtral"), data))
+    smaller = copy(m)
+    smaller.wiring = replace(m.wiring, layers=2)
+    others.append(identity(smaller, data))
+    assert len({digest(one) for one in (plain, *others)}) == 1 + len(others)
 
 
 def test_a_hash_depends_on_values_and_not_on_the_order_of_keys() -> None:

@@ -35,7 +35,9 @@ def digest(value: Any) -> str:
 def identity(model: Model, data: Dataset) -> dict[str, Any]:
     """What tells work on one model and data from work on others, but for the weights."""
     examples = [vars(example) for example in data.examples]
+    router = getattr(model, "router", None)  # that of experts moves no plain run, but patched ones
     return {
+        **({"router": router} if router else {}),
         "model": model.name,
         "wiring": model.wiring.to_dict(),
         "dtype": str(model.dtype),
@@ -89,7 +91,7 @@ class Journal:
         """Raise OutputError where what plain runs gave when a block was kept is not what they give
         now, but for rounding: then the blocks are another model's of the same name. Values that are
         all below ``least`` are compared as if they were that large."""
-        scale = max(least, float(np.abs(now).max()))
+        scale = max(least, float(np.abs(now[np.isfinite(now)]).max(initial=0)))
         tolerance = torch.finfo(model.dtype).eps ** 0.5 * scale
         same = kept.shape == now.shape and np.allclose(
             kept, now, rtol=0, atol=tolerance, equal_nan=True
