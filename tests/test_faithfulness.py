@@ -469,8 +469,11 @@ def test_a_curve_grows_to_the_whole_model_where_it_is_one(family: str, rule: str
 
 
 def test_a_curve_has_the_sizes_that_are_asked_for() -> None:
-    m, scores = model("gpt2"), scores_of("gpt2")
-    found = curve(m, scores, able("gpt2"), logit_diff, counterfactual, sizes=[20, 90])
+    m, values = model("gpt2"), scores_of("gpt2").values.copy()
+    values[m.wiring.index("embed", "logits")] = 0
+    scores = Scores(m.wiring, values, scores_of("gpt2").about)
+    assert scores.mask(1).sum() == 0  # one edge of another kind is no circuit
+    found = curve(m, scores, able("gpt2"), logit_diff, counterfactual, sizes=[1, 20, 90])
     assert found.edges == tuple(int(scores.mask(n).sum()) for n in (20, 90))
 
 
@@ -503,7 +506,7 @@ def test_the_area_under_a_curve_is_as_worked_by_hand() -> None:
     assert made_curve([50], [0.7]).area() == pytest.approx(0.7)
 
 
-@pytest.mark.parametrize("edges", [10, 50, 80])
+@pytest.mark.parametrize("edges", [4, 10, 50, 80])
 @pytest.mark.parametrize("wiring", [Wiring(3, 4, 2), Wiring(2, 4, 4, mlp=False), Wiring(30, 9, 3)])
 def test_random_circuits_have_the_same_size_and_hang_together(wiring: Wiring, edges: int) -> None:
     """A smaller one would be too easy to beat."""
@@ -543,16 +546,18 @@ def test_the_smallest_circuit_reaches_its_target(family: str, target: float) -> 
 
 
 @pytest.mark.parametrize("target", [0.02, 0.1, 0.37, 0.5, 0.99, 1.0])
-@pytest.mark.parametrize("rule", ["abs", "greedy"])
+@pytest.mark.parametrize("rule", ["abs", "signed", "greedy"])
 def test_the_smallest_circuit_is_that_where_faithfulness_grows_with_size(
     rule: str, target: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To one edge or 2 %; here faithfulness is the share of edges kept."""
     m, scores = model("gpt2"), scores_of("gpt2")
     total, asked = m.wiring.n_edges, []
+    best = {scores.mask(n, rule).tobytes() for n in range(1, total + 1)}
 
     def shares(_: Any, masks: list[np.ndarray], *__: Any) -> list[Evaluation]:
         asked.append(len(masks))
+        assert best >= {mask.tobytes() for mask in masks}
         return [evaluation([1], [0], [mask.sum() / total]) for mask in masks]
 
     monkeypatch.setattr(sys.modules["circuitkit.evaluation.choosing"], "evaluate", shares)
@@ -561,6 +566,7 @@ def test_the_smallest_circuit_is_that_where_faithfulness_grows_with_size(
     first = next(n for n, size in enumerate(sizes, 1) if size / total >= target)
     within = sizes[first - 1 : first + max(1, first // 50) + 1]
     assert int(found.sum()) in within
+    assert found.tobytes() in best
     assert sum(asked) < 30
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,16 @@ def test_the_room_is_what_is_left_of_the_memory() -> None:
     assert room(cpu) > 0
     assert room(cpu, 1) < 0
     assert room(cpu, 2**60) == pytest.approx(room(cpu), rel=0.2)
+
+
+def test_a_container_leaves_what_it_has_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    from circuitkit.engine.memory import SPARE
+
+    files = {"memory.max": "70000\n", "memory.current": "30000\n"}
+    monkeypatch.setattr(Path, "read_text", lambda path: files[path.name])
+    assert room(torch.device("cpu")) == SPARE * 40_000
+    files["memory.max"] = "max\n"  # no limit
+    assert room(torch.device("cpu")) > 2**20
 
 
 @pytest.mark.parametrize(

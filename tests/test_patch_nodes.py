@@ -28,6 +28,7 @@ from torch import Tensor
 from circuitkit.corruptions.constants import mean
 from circuitkit.corruptions.gaussian import noise
 from circuitkit.data.batches import Batch, Dataset
+from circuitkit.data.examples import Example
 from circuitkit.engine import sweep as engine
 from circuitkit.engine.run import answer, record, run
 from circuitkit.errors import CircuitError, DataError, EvaluationError, MetricError
@@ -436,9 +437,24 @@ def test_the_draws_of_a_corruption_are_averaged() -> None:
     m, data = exactly("llama"), dataset(LENGTHS)
     three = patch_heads(m, data, logit_diff, partial(noise, draws=3))
     draws = noise(m, data, draws=3)(as_batch(data))
-    each = [patch_heads(m, data, logit_diff, lambda *_, d=d: lambda _: [d]).values for d in draws]
-    assert distance(three, np.mean(each, axis=0)) < 1e-9
-    assert distance(each[0], three) > 1e-2
+    each = [patch_heads(m, data, logit_diff, lambda *_, d=d: lambda _: [d]) for d in draws]
+    for part in ("values", "gap"):
+        apart = [getattr(one, part) for one in each]
+        assert distance(getattr(three, part), np.mean(apart, axis=0)) < 1e-9
+        assert distance(apart[0], getattr(three, part)) > 1e-2
+
+
+@pytest.mark.parametrize("nodes", ["z", "k", "mlp_out", "resid_post"])
+def test_an_example_that_ends_before_the_others_differ_keeps_its_answer(nodes: str) -> None:
+    """Its prompts are alike, so that nothing that is patched changes it."""
+    m, long = exactly("gpt2"), (1, 2, 3, 4, 5, 6, 7, 8)
+    short = Example((4, 2, 3), (4, 2, 3), (5,), (7,), {})
+    changed = Example(long, (*long[:6], 9, 10), (5,), (7,), {})
+    found = patch_nodes(m, Dataset((short, changed)), logit_diff, nodes).values
+    alone = patch_nodes(m, Dataset((changed,)), logit_diff, nodes).values
+    np.testing.assert_allclose(found[..., 0], 0, atol=1e-9)
+    np.testing.assert_allclose(found[..., 1:], alone, atol=1e-9)
+    assert np.abs(alone).max() > 1e-2
 
 
 @pytest.mark.parametrize("patch", [patch_heads, patch_residual])

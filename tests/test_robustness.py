@@ -286,6 +286,19 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     return Watched(monkeypatch)
 
 
+def test_circuits_of_one_size_do_not_take_each_others_values(tmp_path: Path) -> None:
+    one, other = list(found().circuits.values())[:2]
+    values = []
+    for circuit in (one, other):
+        given = model(FAMILY), {"mine": circuit}, FEW, [logit_diff], [counterfactual]
+        kept = cross_evaluate(*given, resume=tmp_path)
+        assert same(kept, cross_evaluate(*given))
+        values.append(next(iter(kept.evaluations.values())).circuit)
+    sizes = [len(list(graphs.edges(circuit))) for circuit in (one, other)]
+    assert sizes[0] == sizes[1]
+    assert not np.array_equal(*values)
+
+
 WHOLE = [*["method"] * 4, "smallest", *["measure"] * 2]
 
 

@@ -97,6 +97,17 @@ def test_the_edges_around_the_cut_lie_on_both_sides_of_it(world: World) -> None:
     assert flat(world.verify(60, size=100), "around the cut") == set(ranking[last - 7 : last + 8])
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_the_cut_is_that_of_the_rule(world: World, rule: str) -> None:
+    ranking, keep = world.scores().ranking(rule).tolist(), world.scores().mask(100, rule)
+    cut = max(i for i, at in enumerate(ranking) if keep.flat[at]) + 0.5
+    found = world.verify(60, size=100, rule=rule)
+    others = set(ranking) - flat(found, "strongest")
+    distances = sorted(abs(ranking.index(at) - cut) for at in others)
+    around = flat(found, "around the cut")
+    assert sorted(abs(ranking.index(at) - cut) for at in around) == distances[:15]
+
+
 def test_next_to_the_strongest_the_cut_has_one_side_only(world: World) -> None:
     ranking = world.scores().ranking().tolist()
     assert flat(world.verify(120, size=10), "around the cut") == set(ranking[60:90])
@@ -191,7 +202,7 @@ def test_planted_sign_flips_are_counted_and_negligible_ones_are_not(world: World
     assert [s.flipped for s in world.verify(60).by_stratum()] == [3, 0, 0]
     tiny = np.abs(world.effects) < 0.01 * np.abs(world.effects).max()
     assert (tiny & WIRING.legal).sum() > 20
-    world.estimates[tiny] *= -1
+    world.estimates[tiny] *= -100  # one side alone is large
     found = world.verify(WIRING.n_edges).by_stratum()[0]
     assert found.flipped == 3
 
@@ -231,6 +242,15 @@ def test_what_the_circuit_holds_is_not_missed(world: World) -> None:
     assert missed.sampled == len(sampled & below) > 0
     assert missed.stronger == 0  # the estimates are perfect here
     assert missed.weakest == np.abs(world.estimates[keep]).min()
+
+
+def test_an_edge_as_strong_as_the_weakest_kept_is_not_stronger(world: World) -> None:
+    world.effects = np.round(world.effects * 4) / 4
+    world.estimates, world.spread = world.effects.copy(), np.zeros_like(world.spread)
+    missed = world.verify(WIRING.n_edges, size=120).missed
+    below = np.abs(world.effects.flat[below_the_cut(world, 120)])
+    assert (below == missed.weakest).any()
+    assert missed.stronger == 0
 
 
 def test_a_circuit_of_all_edges_misses_nothing(world: World) -> None:
