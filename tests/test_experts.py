@@ -24,7 +24,7 @@ from circuitkit.data.batches import Batch
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine.attribute import gradients, score
 from circuitkit.engine.model import Activations, Context
-from circuitkit.engine.run import answer, output, record, run, runs
+from circuitkit.engine.run import answer, difference, output, record, run, runs
 from circuitkit.engine.sweep import sweep
 from circuitkit.errors import CircuitError, UnsupportedModelError
 from circuitkit.evaluation.masks import random_masks
@@ -36,6 +36,7 @@ from circuitkit.models.checking import check
 from circuitkit.models.experts import ROUTERS
 from circuitkit.models.loading import MINI
 from circuitkit.models.transformer_lens import Transformer, from_module
+from circuitkit.patching.paths import patch_path
 from circuitkit.viz.pictures.vector import svg
 
 every_sparse = pytest.mark.parametrize("family", SPARSE)
@@ -229,6 +230,28 @@ def test_a_sweep_is_one_masked_run_per_edge(family: str, router: str, direction:
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-3)
             swept += 1
     assert swept == edges.sum()
+
+
+@every_router
+@torch.no_grad()
+def test_a_path_through_an_expert_is_routed_as_its_base_run(router: str) -> None:
+    m = taken_apart("mixtral", router)
+    batch, clean, live, carried = both(m)
+    (stage,) = m.wiring.beyond_attention(1)
+    kind, row = m.kinds[stage.kind], m.wiring.writer["a0.h1"]  # type: ignore[index]
+    for direction in ("noise", "denoise"):
+        base, other = (live, carried) if direction == "noise" else (carried, live)
+        context = clean if direction == "noise" else m.start(batch.corrupt, batch.mask)
+        ports = kind.project(m, stage, base.reads[stage.index] + difference(m, other, base, row))
+        change = kind.compute(m, stage, context, ports) - base.computed[stage.index]
+        ends = [answer(m, batch, final) for final in (base.final, base.final + change[:, :, 0])]
+        before, after = (logit_diff(logits, logits, batch).double().numpy() for logits in ends)
+        expected = before - after if direction == "noise" else after - before
+        path = ["a0.h1", "m1", "m1.e0", "logits"]
+        data = dataset(padding="left", batch_size=6)
+        found = patch_path(m, data, logit_diff, path, direction=direction)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        assert np.abs(expected).max() > 1e-2
 
 
 def test_a_circuit_of_experts_is_written_read_and_drawn() -> None:

@@ -55,7 +55,7 @@ def random_masks(wiring: Wiring, edges: int, n: int = 5, seed: int = 0) -> list[
 
 def _grown(wiring: Wiring, edges: int, rng: np.random.Generator) -> Mask:
     """Random walks from the logits down to the embedding; where the next is too long, single edges
-    between components that are in already."""
+    between components that are in already; from the start again where these are too few."""
     keep = np.zeros(wiring.shape, dtype=bool)
     patience = 100
     while (left := edges - int(keep.sum())) and patience:
@@ -69,7 +69,7 @@ def _grown(wiring: Wiring, edges: int, rng: np.random.Generator) -> Mask:
     fits = wiring.legal & ~keep & _inside(wiring, keep)
     chosen = rng.permutation(np.flatnonzero(fits))[:left]
     keep.reshape(-1)[chosen] = True
-    return keep
+    return keep if keep.sum() == edges else _grown(wiring, edges, rng)
 
 
 def _walk(wiring: Wiring, rng: np.random.Generator) -> Iterator[tuple[int, int]]:

@@ -177,7 +177,7 @@ def patch_senders(
 
 
 def _mask(wiring: Wiring, path: Sequence[str], mlps: bool) -> Bool[np.ndarray, "writers readers"]:
-    """The edges that a path keeps."""
+    """The edges that a path keeps: those on which its sender is heard."""
     nodes = [Node(name) for name in path]
     if len(nodes) < 2 or nodes[0] not in wiring.writer:
         raise CircuitError(
@@ -222,8 +222,7 @@ def _through_mlps(wiring: Wiring, row: int, column: int) -> Bool[np.ndarray, "wr
 
 
 def _onward(wiring: Wiring, row: int) -> Bool[np.ndarray, "writers readers"]:
-    """Every edge out of a writer and out of what comes after it."""
+    """Every edge out of a writer and out of those behind it, of which some may not hear it."""
     keep = np.zeros(wiring.shape, dtype=bool)
-    rows = [row, *range(wiring.entry(row), wiring.shape[0])]
-    keep[rows] = wiring.legal[rows]
+    keep[row:] = wiring.legal[row:]
     return keep
