@@ -130,7 +130,7 @@ def resolve(kind: str, expression: Callable[..., Any] | str) -> Callable[..., An
     return partial(function, **settings)
 
 
-def name_of(function: Callable[..., Any]) -> str:
+def name_of(function: Callable[..., object]) -> str:
     """``noise(draws=4, spans=('S2',))`` of a partial application, else the function's name."""
     if isinstance(function, partial):
         bound = [repr(value) for value in function.args]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from circuitkit.data.examples import Example, swapped
 from circuitkit.data.prompts import Prompt, Task
-from circuitkit.data.tokens import TokenizerView, tokenise
+from circuitkit.data.tokens import Tokenizer, TokenizerView, tokenise
 from circuitkit.errors import DataError
 
 __all__ = ["Batch", "Dataset"]
@@ -92,6 +92,19 @@ class Batch:
         return Batch(**{name: again(own) for name, own in vars(self).items()})
 
 
+@runtime_checkable
+class Tokenized(Protocol):
+    """What has a tokenizer of its own, as a model does, and says where its tokens go."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Its tokenizer, where it has one."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Examples that are iterated in batches; ``len`` is the number of examples.
@@ -118,7 +131,7 @@ class Dataset:
     def of(
         cls,
         task: Task | Sequence[Prompt],
-        model: Any,
+        model: Tokenized,
         *,
         batch_size: int = 32,
         padding: str = "right",

@@ -10,9 +10,9 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from circuitkit.errors import DataError
+from circuitkit.util.json_values import Json
 
 __all__ = ["Prompt", "Task", "compose"]
 
@@ -43,7 +43,7 @@ class Task:
     prompts: tuple[Prompt, ...]
     metric: str
     source: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Json] = field(default_factory=dict)
 
     def split(self, first: int) -> tuple[Task, Task]:
         """The first prompts and the others: for discovery and for evaluation."""

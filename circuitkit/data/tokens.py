@@ -8,21 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 from circuitkit.data.examples import Example
 from circuitkit.data.prompts import Prompt
 from circuitkit.errors import DataError, TaskFitError
 
-__all__ = ["TokenizerView", "tokenise"]
+__all__ = ["Tokenizer", "TokenizerView", "tokenise"]
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What we ask of a Hugging Face tokenizer."""
 
-    bos_token_id: int | None
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that opens a text, where there is one."""
 
-    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Mapping[str, Any]: ...
+    def __call__(
+        self, text: list[str], *, add_special_tokens: bool
+    ) -> Mapping[str, Sequence[list[int]]]:
+        """The token ids of each text, as ``input_ids``."""
+
+    def decode(self, token_ids: list[int], /) -> str:
+        """The text of these token ids."""
 
 
 @dataclass(frozen=True)

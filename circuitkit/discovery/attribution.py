@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +64,7 @@ def _attribute(
     corruption: Corruption,
     alphas: Sequence[float],
     method: str,
-    **settings: Any,
+    **settings: float,
 ) -> Scores:
     """The scores with the gradient averaged over these fractions of the way to the clean input."""
     carry = corruption(model, data)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
@@ -21,13 +20,13 @@ from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.run import answer, difference, record, runs
 from circuitkit.errors import MetricError, UnknownNameError
 from circuitkit.graph.scores import Scores
+from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of, unknown
 from circuitkit.util.progress import Count, counting
 
 __all__ = ["acdc"]
 
-Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
 ORDERS = ("reverse", "forward", "random")
 SHARE = 0.01  # of the gap between clean and corrupted, where no threshold is given
 FLAT = 1e-6  # a smaller gap, relative to the metric, is rounding

@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,18 +20,19 @@ from circuitkit.data.batches import Dataset
 from circuitkit.engine.model import Model
 from circuitkit.errors import OutputError
 from circuitkit.util.atomic import write_whole
+from circuitkit.util.json_values import Json
 
 __all__ = ["Journal", "digest", "identity"]
 
 
-def digest(value: Any) -> str:
+def digest(value: Json) -> str:
     """A short hash of anything that JSON can hold; equal for equal values, whatever the order of
     their keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=int)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def identity(model: Model, data: Dataset) -> dict[str, Any]:
+def identity(model: Model, data: Dataset) -> dict[str, Json]:
     """What tells work on one model and data from work on others, but for the weights."""
     examples = [vars(example) for example in data.examples]
     router = getattr(model, "router", None)  # that of experts moves no plain run, but patched ones
@@ -55,7 +55,7 @@ class Journal:
 
     place: Path | None
 
-    def __init__(self, directory: str | os.PathLike[str] | None, about: Mapping[str, Any]) -> None:
+    def __init__(self, directory: str | os.PathLike[str] | None, about: Mapping[str, Json]) -> None:
         self.place = None if directory is None else Path(directory) / digest(about)
         if self.place is not None:
             write_whole(self.place / "about.json", json.dumps(about, indent=1, sort_keys=True))

@@ -47,7 +47,7 @@ class Need:
         return max(1, min(at_most, int((space - self.fixed) / max(self.each, 1))))
 
 
-def foresee(work: Callable[[int], Any]) -> Need:
+def foresee(work: Callable[[int], object]) -> Need:
     """What work takes, from two small pieces of it."""
     one, two = SMALL
     low, high = peak(lambda: work(one)), peak(lambda: work(two))
@@ -78,7 +78,7 @@ def _free() -> float:
         return free
 
 
-def peak(work: Callable[[], Any]) -> int:
+def peak(work: Callable[[], object]) -> int:
     """The most bytes of tensors that the work holds at once, beyond what there was before."""
     meter = _Meter()
     with _watched(meter.see):

@@ -11,12 +11,14 @@ from torch import Tensor
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.model import Activations, Model
 from circuitkit.errors import MetricError
+from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of
 
-__all__ = ["Corruption", "Metric", "check_metric"]
+__all__ = ["Corruption", "Method", "Metric", "check_metric"]
 
 Metric: TypeAlias = Callable[[Tensor, Tensor, Batch], Tensor]
 Corruption: TypeAlias = Callable[[Model, Dataset], Callable[[Batch], list[Activations]]]
+Method: TypeAlias = Callable[[Model, Dataset, Metric, Corruption], Scores]
 
 
 def check_metric(

@@ -10,8 +10,8 @@ from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import EvaluationError, ScoresError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
-from circuitkit.evaluation.masks import Mask
 from circuitkit.graph.scores import Scores
+from circuitkit.graph.types import Mask
 
 __all__ = ["FAITHFULNESS", "choose", "smallest"]
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import overload
 
 import networkx as nx
 import numpy as np
@@ -28,7 +28,8 @@ from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Model
 from circuitkit.engine.run import POOL_BYTES, answer, record, runs
 from circuitkit.errors import EvaluationError, MetricError
-from circuitkit.evaluation.masks import Mask, as_mask, random_masks
+from circuitkit.evaluation.masks import as_mask, random_masks
+from circuitkit.graph.types import Graph, Mask
 from circuitkit.registry import name_of
 from circuitkit.util.progress import track
 from circuitkit.util.statistics import LEVEL, bootstrap_interval
@@ -104,26 +105,60 @@ def _ratio_of_means(
         return np.asarray((here - low) / (full - low))
 
 
+@overload
 def evaluate(
     model: Model,
-    circuit: nx.DiGraph | Mask | Sequence[nx.DiGraph | Mask],
+    circuit: Graph | Mask,
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+) -> Evaluation: ...
+@overload
+def evaluate(
+    model: Model,
+    circuit: Sequence[Graph | Mask],
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+) -> list[Evaluation]: ...
+@overload
+def evaluate(
+    model: Model,
+    circuit: Graph | Mask,
+    data: Dataset,
+    metric: Sequence[Metric],
+    corruption: Corruption,
+) -> list[Evaluation]: ...
+@overload
+def evaluate(
+    model: Model,
+    circuit: Sequence[Graph | Mask],
+    data: Dataset,
+    metric: Sequence[Metric],
+    corruption: Corruption,
+) -> list[list[Evaluation]]: ...
+def evaluate(
+    model: Model,
+    circuit: Graph | Mask | Sequence[Graph | Mask],
     data: Dataset,
     metric: Metric | Sequence[Metric],
     corruption: Corruption,
-) -> Any:
+) -> Evaluation | list[Evaluation] | list[list[Evaluation]]:
     """The Evaluation of a circuit (or of each of several, which share what they compute alike); of
     several metrics a list of that, one for each, from the same runs.
 
     A circuit is a graph, or a mask over the model's wiring. Raises CircuitError where it does not
     fit the model, and MetricError where there is no metric.
     """
-    many, several = (isinstance(given, (list, tuple)) for given in (circuit, metric))
-    masks = [as_mask(c, model.wiring) for c in (circuit if many else [circuit])]
-    metrics: Sequence[Any] = metric if isinstance(metric, (list, tuple)) else [metric]
+    each = [circuit] if isinstance(circuit, nx.DiGraph | np.ndarray) else circuit
+    masks = [as_mask(one, model.wiring) for one in each]
+    metrics = [metric] if callable(metric) else metric
     tables = measure(model, masks, data, metrics, corruption)
-    each = (evaluations(*of, corruption, masks) for of in zip(tables, metrics, strict=True))
-    found = [made if many else made[0] for made in each]
-    return found if several else found[0]
+    every = [evaluations(*of, corruption, masks) for of in zip(tables, metrics, strict=True)]
+    if isinstance(circuit, nx.DiGraph | np.ndarray):
+        firsts = [found[0] for found in every]
+        return firsts[0] if callable(metric) else firsts
+    return every[0] if callable(metric) else every
 
 
 def evaluations(
@@ -141,17 +176,16 @@ def evaluations(
 
 
 def completeness(
-    model: Model, circuit: nx.DiGraph | Mask, data: Dataset, metric: Metric, corruption: Corruption
+    model: Model, circuit: Graph | Mask, data: Dataset, metric: Metric, corruption: Corruption
 ) -> Evaluation:
     """The Evaluation of all the other edges: a complete circuit leaves them a faithfulness of 0."""
-    mask = as_mask(circuit, model.wiring)
-    found: Evaluation = evaluate(model, model.wiring.legal & ~mask, data, metric, corruption)
-    return found
+    others: Mask = model.wiring.legal & ~as_mask(circuit, model.wiring)
+    return evaluate(model, others, data, metric, corruption)
 
 
 def evaluate_beside(
     model: Model,
-    circuit: nx.DiGraph | Mask,
+    circuit: Graph | Mask,
     data: Dataset,
     metric: Metric,
     corruption: Corruption,
@@ -178,8 +212,7 @@ def measure(
 ) -> Float[np.ndarray, "*metrics 2+masks examples"]:
     """The metric of everything, of nothing, and under each mask, for every example; of several
     metrics a table each, from the same runs. Raises MetricError where there is none."""
-    several = isinstance(metric, (list, tuple))
-    metrics: Sequence[Any] = metric if isinstance(metric, (list, tuple)) else [metric]
+    metrics = [metric] if callable(metric) else metric
     if not metrics:
         raise MetricError("there are no metrics; give at least one")
     carry = corruption(model, data)
@@ -202,4 +235,4 @@ def measure(
         rows = torch.cat([value(reference)[:, None], torch.stack(under).mean(0)], dim=1)
         columns.append(rows.cpu().numpy())
     tables = np.concatenate(columns, axis=-1)
-    return tables if several else np.asarray(tables[0])
+    return np.asarray(tables[0]) if callable(metric) else tables

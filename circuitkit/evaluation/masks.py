@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
 
-import networkx as nx
 import numpy as np
-from jaxtyping import Bool
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph import circuit as circuits
+from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
 
-__all__ = ["Mask", "as_mask", "node_level", "random_masks"]
-
-Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
+__all__ = ["as_mask", "node_level", "random_masks"]
 
 
-def as_mask(circuit: nx.DiGraph | Mask, wiring: Wiring) -> Mask:
+def as_mask(circuit: Graph | Mask, wiring: Wiring) -> Mask:
     """The mask of a circuit, which may be one already; raises CircuitError where it does not fit
     the wiring."""
     found = circuit if isinstance(circuit, np.ndarray) else circuits.mask(circuit)
@@ -31,7 +27,7 @@ def as_mask(circuit: nx.DiGraph | Mask, wiring: Wiring) -> Mask:
     return found
 
 
-def node_level(circuit: nx.DiGraph | Mask, wiring: Wiring) -> Mask:
+def node_level(circuit: Graph | Mask, wiring: Wiring) -> Mask:
     """The mask of a circuit's nodes: every edge out of every one of them, so that in its run each
     other node is ablated as a whole, and not edge by edge (Miller et al. 2024).
 

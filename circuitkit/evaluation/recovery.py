@@ -12,18 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from circuitkit.errors import CircuitError, ScoresError
-from circuitkit.evaluation.masks import Mask
 from circuitkit.graph.compare import Agreement, agreement
 from circuitkit.graph.scores import RULES, Scores
+from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util import statistics
-from circuitkit.util.json_values import nan_to_none
+from circuitkit.util.json_values import Json, nan_to_none
 
 __all__ = [
     "Recovery",
@@ -55,9 +54,9 @@ class Recovery:
     true: int = 0
     edges: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
-        plain: dict[str, Any] = nan_to_none({**vars(self), "recalls": dict(self.recalls)})
+        plain: dict[str, Json] = nan_to_none({**vars(self), "recalls": dict(self.recalls)})
         return plain
 
     def __repr__(self) -> str:

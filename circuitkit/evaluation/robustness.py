@@ -16,14 +16,13 @@ from itertools import chain, combinations, product
 from math import isnan, nan
 from typing import Any, TypeAlias
 
-import networkx as nx
 import numpy as np
 import torch
 
 from circuitkit.data.batches import Dataset
 from circuitkit.discovery.attribution import eap_ig
 from circuitkit.engine.checkpoints import Journal, digest, identity
-from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.metric import Corruption, Method, Metric
 from circuitkit.engine.model import Model
 from circuitkit.engine.run import answer, record
 from circuitkit.errors import CircuitError, EvaluationError
@@ -34,8 +33,9 @@ from circuitkit.graph import circuit as graphs
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.compare import agreement, compare
 from circuitkit.graph.scores import Scores
+from circuitkit.graph.types import Graph
 from circuitkit.registry import name_of
-from circuitkit.util.json_values import nan_to_none
+from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.tables import as_text
 
 __all__ = ["Robustness", "cross_evaluate", "discover_each", "vary"]
@@ -54,7 +54,7 @@ class Robustness:
     Where the metric's gap is zero the numbers are nan, and ``notes`` say so.
     """
 
-    circuits: Mapping[str, nx.DiGraph]
+    circuits: Mapping[str, Graph]
     evaluations: Mapping[tuple[str, str, str, str], Evaluation]
 
     @cached_property
@@ -68,7 +68,7 @@ class Robustness:
         said = (_undefined(evaluation) for evaluation in self.evaluations.values())
         return tuple(dict.fromkeys(sentence for sentence in said if sentence))
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Json]]:
         """One row for every evaluation: the circuit, the corruption and metric under which it was
         found (None where it does not say) and its edges; the corruption, metric and granularity of
         the evaluation and the edges kept in it; faithfulness (the ratio of means), its bootstrap
@@ -89,7 +89,7 @@ class Robustness:
             for cell, numbers in self._numbers.items()
         ]
 
-    def spread(self) -> list[dict[str, Any]]:
+    def spread(self) -> list[dict[str, Json]]:
         """Of each circuit the lowest and the highest faithfulness of all its evaluations, and the
         corruption, metric and granularity of each; nan and None where none is defined."""
         found = []
@@ -98,13 +98,13 @@ class Robustness:
                    if cell[0] == circuit and not isnan(n["faithfulness"])}  # fmt: skip
             ends = {"lowest": min(own, key=own.__getitem__, default=None),
                     "highest": max(own, key=own.__getitem__, default=None)}  # fmt: skip
-            row: dict[str, Any] = {"circuit": circuit}
+            row: dict[str, Json] = {"circuit": circuit}
             for end, where in ends.items():
                 row |= {end: own[where] if where else nan, f"{end}_at": where}
             found.append(row)
         return found
 
-    def choices(self) -> list[dict[str, Any]]:
+    def choices(self) -> list[dict[str, Json]]:
         """What each choice alone does to the number, all others held: the mean and the largest
         range over its options; a choice without options is left out.
 
@@ -125,7 +125,7 @@ class Robustness:
                 found.append(row)
         return found
 
-    def overlap(self) -> list[dict[str, Any]]:
+    def overlap(self) -> list[dict[str, Json]]:
         """How much the edges of every pair of circuits overlap: Jaccard index, the one expected of
         random circuits of these sizes, weighted overlap, rank correlation of the shared edges'
         weights, and how many of them differ in sign (see ``compare``)."""
@@ -145,7 +145,7 @@ class Robustness:
             )
         return found
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
         parts = ("rows", "spread", "choices", "overlap")
         listed = {part: [nan_to_none(row) for row in getattr(self, part)()] for part in parts}
@@ -239,7 +239,7 @@ def vary(
     metrics: Sequence[Metric],
     corruptions: Sequence[Corruption],
     *,
-    method: Callable[..., Scores] = eap_ig,
+    method: Method = eap_ig,
     edges: int | None = None,
     granularities: Sequence[str] = ("edge", "node"),
     resume: str | os.PathLike[str] | None = None,
@@ -260,7 +260,7 @@ def discover_each(
     metrics: Sequence[Metric],
     corruptions: Sequence[Corruption],
     *,
-    method: Callable[..., Scores] = eap_ig,
+    method: Method = eap_ig,
     edges: int | None = None,
     resume: str | os.PathLike[str] | None = None,
 ) -> dict[str, Circuit]:
@@ -287,7 +287,7 @@ def discover_each(
 
 def cross_evaluate(
     model: Model,
-    circuits: Mapping[str, nx.DiGraph],
+    circuits: Mapping[str, Graph],
     data: Dataset,
     metrics: Sequence[Metric],
     corruptions: Sequence[Corruption],
@@ -332,7 +332,7 @@ def cross_evaluate(
 
 def _scores(
     journal: Journal,
-    method: Callable[..., Scores],
+    method: Method,
     model: Model,
     data: Dataset,
     metric: Metric,
@@ -381,7 +381,7 @@ def _require_names(metrics: Sequence[Metric], corruptions: Sequence[Corruption])
 
 # -- finished blocks -------------------------------------------------------------------------------
 def _journal(
-    resume: str | os.PathLike[str] | None, about: Mapping[str, Any], model: Model, data: Dataset
+    resume: str | os.PathLike[str] | None, about: Mapping[str, Json], model: Model, data: Dataset
 ) -> Journal:
     """The journal of this work; raises OutputError where its blocks are of another model of the
     same name, by the logits of one example."""
@@ -412,6 +412,6 @@ def _finished(journal: Journal, key: str, work: Callable[[], Block]) -> Block:
     return block
 
 
-def _key(*functions: Callable[..., Any]) -> str:
+def _key(*functions: Callable[..., object]) -> str:
     """A file's name for work under these."""
     return digest([name_of(function) for function in functions])

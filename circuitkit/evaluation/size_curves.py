@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,9 +17,10 @@ from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
-from circuitkit.evaluation.masks import Mask
 from circuitkit.graph.scores import Scores
+from circuitkit.graph.types import Mask
 from circuitkit.metrics.answers import accuracy
+from circuitkit.util.json_values import Json
 from circuitkit.util.tables import as_text
 
 __all__ = ["AXES", "SHARES", "SizeCurve", "size_curves", "best", "area", "cpr", "cmd"]
@@ -73,7 +73,7 @@ class SizeCurve:
         """The ``area`` under the accuracy."""
         return area(*self._on(axis, self.accuracy))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; raises EvaluationError where faithfulness is not defined."""
         curves = {name: list(getattr(self, name)) for name in ("asked", "kept", "accuracy")}
         areas = {
@@ -127,7 +127,7 @@ def size_curves(
             f"the shares {tuple(shares)} are no sizes; give ascending ones above 0, up to 1"
         )
     masks = [best(scores, share, rule) for rule in rules for share in shares]
-    found: list[list[Evaluation]] = evaluate(model, masks, data, [metric, accuracy], corruption)
+    found = evaluate(model, masks, data, [metric, accuracy], corruption)
     curves, n = {}, len(shares)
     for i, rule in enumerate(rules):
         here = slice(i * n, (i + 1) * n)

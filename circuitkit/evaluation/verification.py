@@ -11,7 +11,7 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -22,8 +22,9 @@ from circuitkit.engine.model import Model
 from circuitkit.errors import ScoresError
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.scores import Scores
+from circuitkit.graph.types import Mask
 from circuitkit.patching.edges import patch_edges
-from circuitkit.util.json_values import nan_to_none
+from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.statistics import LEVEL, at_most, pearson, spearman, standard_error
 from circuitkit.util.tables import WIDTH, as_text, to_csv, to_frame
 
@@ -165,7 +166,7 @@ class Verification:
             larger_at_most=at_most(self.population, len(places), 0),
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """All numbers but the single edges', for machines; what is undefined is None."""
         strata = [nan_to_none(asdict(stratum)) for stratum in self.by_stratum()]
         return {
@@ -201,7 +202,7 @@ def verify(
     metric: Metric,
     corruption: Corruption,
     scores: Scores,
-    keep: Bool[np.ndarray, "writers readers"],
+    keep: Mask,
     n: int = 500,
     *,
     direction: str = "noise",
@@ -253,9 +254,7 @@ def verify(
     )
 
 
-def _head(
-    scores: Scores, keep: Bool[np.ndarray, "writers readers"], rule: str
-) -> Int[np.ndarray, " edges"]:
+def _head(scores: Scores, keep: Mask, rule: str) -> Int[np.ndarray, " edges"]:
     """The ranking up to the circuit's last edge: its edges, and dead ends that it left out."""
     ranking = scores.ranking(rule)
     return ranking[: 1 + max(np.flatnonzero(keep.flat[ranking]), default=-1)]
@@ -286,9 +285,9 @@ def _others(scores: Scores, taken: list[Int[np.ndarray, " edges"]]) -> Int[np.nd
 
 def _merged(
     scores: Scores,
-    measured: Bool[np.ndarray, "writers readers"],
+    measured: Mask,
     effects: Float[np.ndarray, " measured"],
-    verified: Mapping[str, Any],
+    verified: Mapping[str, Json],
 ) -> Scores:
     """The effects where they were measured, the estimates elsewhere."""
     values = scores.values.copy()

@@ -11,6 +11,7 @@ import networkx as nx
 
 from circuitkit.graph.circuit import edges, to_json
 from circuitkit.graph.nodes import edge_name
+from circuitkit.graph.types import Graph
 from circuitkit.util.tables import to_csv
 
 __all__ = ["csv", "graphml", "json"]
@@ -19,7 +20,7 @@ __all__ = ["csv", "graphml", "json"]
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def json(circuit: nx.DiGraph) -> str:
+def json(circuit: Graph) -> str:
     """The circuit in its own file format, which ``circuitkit.graph.circuit.read`` reads back.
 
     Raises CircuitError where the graph is no circuit, or holds what JSON cannot.
@@ -27,17 +28,17 @@ def json(circuit: nx.DiGraph) -> str:
     return to_json(circuit)
 
 
-def graphml(circuit: nx.DiGraph) -> str:
+def graphml(circuit: Graph) -> str:
     """The graph with its ports as GraphML, for Gephi, Cytoscape, yEd and their kind; what GraphML
     has no type for stands there as JSON."""
-    flat = nx.DiGraph(**_flat(circuit.graph))
-    flat.add_nodes_from((str(n), _flat(data)) for n, data in sorted(circuit.nodes(data=True)))
+    flat: Graph = nx.DiGraph(**_flat(circuit.graph))
+    flat.add_nodes_from((str(n), _flat(circuit.nodes[n])) for n in sorted(circuit))
     pairs = sorted(circuit.edges(data=True), key=lambda edge: edge[:2])
     flat.add_edges_from((str(a), str(b), _flat(data)) for a, b, data in pairs)
     return "\n".join(nx.generate_graphml(flat)) + "\n"
 
 
-def csv(circuit: nx.DiGraph) -> str:
+def csv(circuit: Graph) -> str:
     """One line an edge: writer, reader, name and weight; the strongest first.
 
     Raises NodeNameError where a node's name does not follow the grammar.

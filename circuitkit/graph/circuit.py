@@ -27,12 +27,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import networkx as nx
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from circuitkit.errors import CircuitError, CircuitkitError, OutputError
 from circuitkit.graph.nodes import Node, edge_name, parse_edge
+from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import lookup, names, unknown
 from circuitkit.util.atomic import write_whole
@@ -54,7 +54,7 @@ FORMAT = "circuitkit.circuit"
 VERSION = 1
 
 
-class Circuit(nx.DiGraph):  # type: ignore[misc]
+class Circuit(Graph):  # type: ignore[misc, unused-ignore]
     """A ``networkx.DiGraph`` that prints itself as one line, and draws itself in a notebook."""
 
     def __repr__(self) -> str:
@@ -70,8 +70,8 @@ def build(
     weights: Mapping[tuple[str, str], float],
     /,
     *,
-    edge_attributes: Mapping[tuple[str, str], Mapping[str, Any]] | None = None,
-    **attributes: Any,
+    edge_attributes: Mapping[tuple[str, str], Mapping[str, object]] | None = None,
+    **attributes: object,
 ) -> Circuit:
     """The circuit of these (writer, reader) edges, each with its weight; its graph attributes are
     the given ones. Raises CircuitError on an edge that the wiring lacks, or a weight that is not
@@ -95,7 +95,7 @@ def build(
     return circuit
 
 
-def wiring_of(circuit: nx.DiGraph) -> Wiring:
+def wiring_of(circuit: Graph) -> Wiring:
     """The wiring of the model that the circuit belongs to; raises CircuitError without one."""
     try:
         return Wiring(**circuit.graph["wiring"])
@@ -105,14 +105,14 @@ def wiring_of(circuit: nx.DiGraph) -> Wiring:
         ) from error
 
 
-def edges(circuit: nx.DiGraph) -> Iterator[tuple[Node, Node, float]]:
+def edges(circuit: Graph) -> Iterator[tuple[Node, Node, float]]:
     """Writer, reader and weight of every weighted edge; the plumbing is left out."""
-    for writer, reader, weight in circuit.edges(data="weight"):
-        if weight is not None:
-            yield Node(writer), Node(reader), float(weight)
+    for writer, reader, data in circuit.edges(data=True):
+        if data.get("weight") is not None:
+            yield Node(writer), Node(reader), float(data["weight"])
 
 
-def mask(circuit: nx.DiGraph, wiring: Wiring | None = None) -> Bool[np.ndarray, "writers readers"]:
+def mask(circuit: Graph, wiring: Wiring | None = None) -> Mask:
     """Which edges the circuit keeps, in the wiring's order (its own, or a model's); raises
     CircuitError where the circuit has an edge that the wiring lacks."""
     wiring = wiring or wiring_of(circuit)
@@ -122,7 +122,7 @@ def mask(circuit: nx.DiGraph, wiring: Wiring | None = None) -> Bool[np.ndarray, 
     return keep
 
 
-def weight_matrix(circuit: nx.DiGraph) -> Float[np.ndarray, "writers readers"]:
+def weight_matrix(circuit: Graph) -> Float[np.ndarray, "writers readers"]:
     """The weights of the circuit's edges, 0 elsewhere."""
     wiring = wiring_of(circuit)
     values = np.zeros(wiring.shape)
@@ -131,7 +131,7 @@ def weight_matrix(circuit: nx.DiGraph) -> Float[np.ndarray, "writers readers"]:
     return values
 
 
-def summary(circuit: nx.DiGraph) -> str:
+def summary(circuit: Graph) -> str:
     """One line: how many edges, heads and MLPs of how many."""
     wiring = wiring_of(circuit)
     kept = list(edges(circuit))
@@ -147,7 +147,7 @@ def summary(circuit: nx.DiGraph) -> str:
 
 
 # -- files -----------------------------------------------------------------------------------------
-def to_json(circuit: nx.DiGraph) -> str:
+def to_json(circuit: Graph) -> str:
     """The circuit as text, one line per edge; equal circuits give equal text. Raises CircuitError
     where it could not be read again."""
     wiring = wiring_of(circuit)
@@ -171,7 +171,7 @@ def to_json(circuit: nx.DiGraph) -> str:
     return f'{opening[:-2]},\n "edges": [\n{body}\n ]\n}}\n'
 
 
-def _line(circuit: nx.DiGraph, wiring: Wiring, writer: Node, reader: Node, weight: float) -> str:
+def _line(circuit: Graph, wiring: Wiring, writer: Node, reader: Node, weight: float) -> str:
     wiring.index(writer, reader)
     name = edge_name(writer, reader)
     extra = _sorted({k: v for k, v in circuit[writer][reader].items() if k != "weight"})
@@ -266,7 +266,7 @@ def read(path: str | os.PathLike[str]) -> Circuit:
 
 
 def write(
-    circuit: nx.DiGraph, path: str | os.PathLike[str], *, format: str | None = None, **style: Any
+    circuit: Graph, path: str | os.PathLike[str], *, format: str | None = None, **style: object
 ) -> Path:
     """Write the circuit in the format of the path's suffix, or in another one (``format``: its
     name, or ``path/to/mine.py:name``), and return the path; a file that was there is replaced once

@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import isnan, nan
-from typing import Any
 
-import networkx as nx
 import numpy as np
 from jaxtyping import Float
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import Node
+from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
-from circuitkit.util.json_values import nan_to_none
+from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.statistics import expected_overlap, spearman
 from circuitkit.util.tables import as_text
 
@@ -85,7 +84,7 @@ class Comparison:
     spearman: float
     flipped: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
         return {
             "nodes": _plain(self.nodes), "edges": _plain(self.edges),
@@ -123,7 +122,7 @@ def _plain(overlap: Overlap) -> dict[str, float | None]:
     return {name: nan_to_none(getattr(overlap, name)) for name in names}
 
 
-def compare(left: nx.DiGraph, right: nx.DiGraph) -> Comparison:
+def compare(left: Graph, right: Graph) -> Comparison:
     """The comparison of two circuits of one model; precision is of the left against the right.
 
     Nodes are the components (heads and MLPs). Raises CircuitError where the wirings differ.
@@ -153,7 +152,7 @@ class Members:
     nodes: Overlap
     roles: Mapping[str, tuple[int, int]]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
         return {"nodes": _plain(self.nodes), "roles": self.shares()}
 
@@ -171,7 +170,7 @@ class Members:
         return "\n".join(line for line in lines if line)
 
 
-def compare_members(left: nx.DiGraph, right: nx.DiGraph) -> Members:
+def compare_members(left: Graph, right: Graph) -> Members:
     """The comparison of two circuits' components alone, by the roles of the right one's.
 
     Components are heads and MLPs. Where a circuit only lists its members and no MLP is among them,
@@ -194,7 +193,7 @@ def compare_members(left: nx.DiGraph, right: nx.DiGraph) -> Members:
     return Members(Overlap(len(one), len(two), len(one & two), len(spoken)), roles)
 
 
-def lists_members(circuit: nx.DiGraph) -> bool:
+def lists_members(circuit: Graph) -> bool:
     """Whether the circuit names components by their roles and no edge between them."""
     named = any(role for _, role in circuit.nodes(data="role"))
     return named and next(circuits.edges(circuit), None) is None
@@ -221,7 +220,7 @@ class Agreement:
         """That mean for random sets of these sizes."""
         return float(np.mean([pair.expected_jaccard for pair in self.pairs]))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines."""
         names = ("in_all", "in_any", "jaccard", "expected_jaccard")
         return {"sizes": list(self.sizes)} | {name: getattr(self, name) for name in names}
@@ -236,7 +235,7 @@ class Agreement:
         )
 
 
-def agreement(several: Sequence[nx.DiGraph]) -> Agreement:
+def agreement(several: Sequence[Graph]) -> Agreement:
     """How much the edges of two or more circuits of one model agree.
 
     Raises CircuitError for fewer than two, and where the wirings differ.
@@ -255,7 +254,7 @@ def agreement(several: Sequence[nx.DiGraph]) -> Agreement:
 
 
 # -- helpers ---------------------------------------------------------------------------------------
-def _shared_wiring(several: Sequence[nx.DiGraph]) -> Wiring:
+def _shared_wiring(several: Sequence[Graph]) -> Wiring:
     wirings = [circuits.wiring_of(circuit) for circuit in several]
     for other in wirings[1:]:
         if other != wirings[0]:
@@ -266,7 +265,7 @@ def _shared_wiring(several: Sequence[nx.DiGraph]) -> Wiring:
     return wirings[0]
 
 
-def _components(circuit: nx.DiGraph) -> set[str]:
+def _components(circuit: Graph) -> set[str]:
     wiring = circuits.wiring_of(circuit)
     found = {name for name, role in circuit.nodes(data="role") if role}
     for writer, reader, _ in circuits.edges(circuit):

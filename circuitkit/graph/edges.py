@@ -7,18 +7,17 @@ from typing import TypeAlias
 
 import networkx as nx
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import parse_edge
+from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
 
 __all__ = ["Edges", "indices"]
 
-Edges: TypeAlias = (
-    nx.DiGraph | Sequence[str | tuple[str, str]] | Bool[np.ndarray, "writers readers"] | None
-)
+Edges: TypeAlias = Graph | Sequence[str | tuple[str, str]] | Mask | None
 
 
 def indices(
@@ -28,7 +27,7 @@ def indices(
     says. Raises CircuitError for an edge that the wiring lacks, or a mask of another shape."""
     if edges is None:
         places = np.argwhere(wiring.legal)
-    elif isinstance(edges, np.ndarray) and edges.dtype == bool:
+    elif isinstance(edges, np.ndarray):
         places = _of_mask(wiring, edges)
     else:
         places = np.array([wiring.index(*pair) for pair in _pairs(edges)], dtype=np.int64)
@@ -36,20 +35,18 @@ def indices(
     return rows, columns
 
 
-def _of_mask(
-    wiring: Wiring, mask: Bool[np.ndarray, "writers readers"]
-) -> Int[np.ndarray, "edges 2"]:
-    if mask.shape != wiring.shape:
+def _of_mask(wiring: Wiring, mask: Mask) -> Int[np.ndarray, "edges 2"]:
+    if mask.shape != wiring.shape or mask.dtype != bool:
         raise CircuitError(
-            f"the mask has the shape {mask.shape}, and the wiring {wiring.shape}; "
-            "give a mask over this model's writers and readers"
+            f"the mask is of {mask.dtype} and has the shape {mask.shape}, and the wiring "
+            f"{wiring.shape}; give a mask of bool over this model's writers and readers"
         )
     for row, column in np.argwhere(mask & ~wiring.legal):
         wiring.index(wiring.writers[row], wiring.readers[column])  # which raises
     return np.argwhere(mask)
 
 
-def _pairs(edges: nx.DiGraph | Sequence[str | tuple[str, str]]) -> list[tuple[str, str]]:
+def _pairs(edges: Graph | Sequence[str | tuple[str, str]]) -> list[tuple[str, str]]:
     if isinstance(edges, nx.DiGraph):
         return [(writer, reader) for writer, reader, _ in circuits.edges(edges)]
     listed = [edges] if isinstance(edges, str) else edges

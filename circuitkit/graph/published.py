@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-import networkx as nx
-
 from circuitkit.errors import UnknownNameError
 from circuitkit.graph.circuit import Circuit, build, edges, wiring_of
 from circuitkit.graph.nodes import EMBED, LOGITS, Node
+from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import lookup
 
@@ -107,7 +106,7 @@ def named(name: str) -> Published:
     return found
 
 
-def skeleton(circuit: nx.DiGraph) -> Circuit:
+def skeleton(circuit: Graph) -> Circuit:
     """A copy without the edges of components that have no role, such as the MLPs that only carry
     what heads write: small enough to be drawn. Raises CircuitError where the graph is no circuit.
     """

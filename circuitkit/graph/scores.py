@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from circuitkit.errors import CircuitkitError, ScoresError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.nodes import edge_name
+from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
+from circuitkit.util.json_values import Json
 
 __all__ = ["RULES", "Scores"]
 
@@ -43,8 +45,8 @@ class Scores:
 
     wiring: Wiring
     values: Float[np.ndarray, "writers readers"]
-    about: Mapping[str, Any] = field(default_factory=dict)
-    exact: Bool[np.ndarray, "writers readers"] | None = None
+    about: Mapping[str, Json] = field(default_factory=dict)
+    exact: Mask | None = None
 
     def __post_init__(self) -> None:
         for name, table in (("scores have", self.values), ("mask of the exact has", self.exact)):
@@ -96,7 +98,7 @@ class Scores:
         return ranked[self.values.flat[ranked] != 0] if self.about.get("chosen") else ranked
 
     @property
-    def chosen(self) -> Bool[np.ndarray, "writers readers"] | None:
+    def chosen(self) -> Mask | None:
         """The circuit that the method chose itself, without dead ends; None where it chose none."""
         if not self.about.get("chosen"):
             return None
@@ -122,7 +124,7 @@ class Scores:
                 reach(column)
         return np.array(order)
 
-    def mask(self, n: int, rule: str = "abs") -> Bool[np.ndarray, "writers readers"]:
+    def mask(self, n: int, rule: str = "abs") -> Mask:
         """The best n edges that hang together: the longest head of the ranking of which no more
         than n edges are left when dead ends are dropped. Raises ScoresError where n < 1."""
         if n < 1:
@@ -138,7 +140,7 @@ class Scores:
         keep = (_key(rule, RULES[:2])(self.values) > threshold) & self.wiring.legal
         return self.circuit(self.wiring.alive(keep), rule=rule, threshold=threshold)
 
-    def circuit(self, keep: Bool[np.ndarray, "writers readers"], **about: Any) -> Circuit:
+    def circuit(self, keep: Mask, **about: object) -> Circuit:
         """The circuit of the kept edges, each with its score as ``weight``; where estimated and
         measured scores are mixed, ``exact`` says of each edge which it is."""
         w = self.wiring

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -18,6 +17,7 @@ from jaxtyping import Bool, Int
 from circuitkit.errors import CircuitError
 from circuitkit.graph.nodes import EMBED, LOGITS, Node, edge_name
 from circuitkit.graph.stages import ATTENTION, Part, Stage, attention, experts, laid_out, mlp
+from circuitkit.util.json_values import Json
 
 __all__ = ["Wiring"]
 
@@ -65,7 +65,7 @@ class Wiring:
         if self.experts and len(self.experts) != self.layers:
             raise CircuitError(f"{self} is not a wiring: give the number of experts of each layer")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """The fields, as files hold them: experts are named where there are any."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         if not self.experts:

@@ -115,14 +115,14 @@ class ExpertBlock:
 class _Asked(nn.Module):
     """Experts that write nothing; they keep what they were asked."""
 
-    call: tuple[Any, ...] | None = None
+    call: tuple[Tensor, ...] | None = None
 
     def forward(self, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         self.call = index, weights
         return torch.zeros_like(x)
 
 
-def routed(call: tuple[Any, ...], like: Float[Tensor, "b p d"]) -> Routing:
+def routed(call: tuple[Tensor, ...], like: Float[Tensor, "b p d"]) -> Routing:
     """Which experts were asked, and with what weights, for each token of a batch."""
     index, weights = (x.view(*like.shape[:-1], x.shape[-1]) for x in call)
     return index, weights

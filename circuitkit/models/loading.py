@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from circuitkit.data.tokens import Tokenizer
 from circuitkit.errors import ModelError, UnsupportedModelError
 from circuitkit.models.checking import check
 from circuitkit.models.decoder import SUFFIX, Decoder
@@ -22,9 +22,9 @@ MINI = Path(__file__).parent.parent / "assets" / "mini"
 
 
 def load(
-    name: str | Path | Any,
+    name: str | Path | torch.nn.Module,
     *,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     experts: str | None = None,

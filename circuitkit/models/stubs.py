@@ -34,7 +34,7 @@ class Given(nn.Module):
 
     value: Tensor | None = None
 
-    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
         return x if self.value is None else self.value
 
 
@@ -45,10 +45,10 @@ class Silent(nn.Module):
         super().__init__()
         self.returns_tuple = returns_tuple
         self.read: Tensor | None = None
-        self.call: dict[str, Any] = {}
+        self.call: dict[str, object] = {}
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        x = args[0] if args else kwargs.pop("hidden_states")
+    def forward(self, *args: Tensor, **kwargs: Any) -> Tensor | tuple[Tensor, None]:
+        x: Tensor = args[0] if args else kwargs.pop("hidden_states")
         self.read, self.call = x, kwargs
         zeros = torch.zeros_like(x)
         return (zeros, None) if self.returns_tuple else zeros
@@ -59,7 +59,7 @@ class Through(nn.Module):
 
     read: Tensor | None = None
 
-    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
         self.read = x
         return x
 
@@ -72,7 +72,8 @@ class Last(nn.Module):
         self.module, self.first = module, first
         self.value: Tensor | None = None
 
-    def forward(self, x: Tensor, *_: Any, **__: Any) -> Any:
+    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
         if self.value is None:
             return x if self.first else x[..., :1]
-        return self.module(self.value if self.first else x)
+        shown: Tensor = self.module(self.value if self.first else x)
+        return shown

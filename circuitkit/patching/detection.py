@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-import networkx as nx
 import numpy as np
 from jaxtyping import Float, Int
 
 from circuitkit.errors import EvaluationError
 from circuitkit.graph.compare import Overlap
 from circuitkit.graph.nodes import Node
+from circuitkit.graph.types import Graph
 from circuitkit.patching.effects import Effects
+from circuitkit.util.json_values import Json
 
 __all__ = ["Detection", "detect", "detected_by_threshold", "roles_of"]
 
@@ -128,14 +128,14 @@ def detected_by_threshold(
     effects: Effects,
     reference: Mapping[str, str] | None = None,
     thresholds: Sequence[float] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0),
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Json]]:
     """How detection changes with the threshold: a row each, with the number of components found to
     help and to hurt, and against a reference (component to role) precision, recall and the counts
     of each role."""
     rows = []
     for threshold in thresholds:
         found = detect(effects, threshold)
-        row: dict[str, Any] = {
+        row: dict[str, Json] = {
             "threshold": threshold, "help": len(found.helping), "hurt": len(found.hurting),
         }  # fmt: skip
         if reference:
@@ -146,7 +146,7 @@ def detected_by_threshold(
     return rows
 
 
-def roles_of(circuit: nx.DiGraph) -> dict[str, str]:
+def roles_of(circuit: Graph) -> dict[str, str]:
     """A reference made of any circuit: its heads and MLPs, each with its role (``member`` where the
     circuit names none)."""
     roles: dict[str, str] = {}

@@ -81,7 +81,7 @@ class Effects:
 
     def interval(
         self, level: float = LEVEL, resamples: int = 1000, seed: int = 0
-    ) -> Float[np.ndarray, "low_and_high *axes"]:
+    ) -> Float[np.ndarray, " low_and_high *axes"]:
         """The bootstrap interval of the mean effect, over the examples."""
         return bootstrap_of_means(self.values, level, resamples, seed)
 

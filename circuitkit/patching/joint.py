@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import TypeAlias, overload
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from circuitkit.engine.sweep import Place, Rest
 from circuitkit.errors import CircuitError
 from circuitkit.graph.stages import Stage
 from circuitkit.graph.wiring import Wiring
+from circuitkit.patching.effects import Effects
 from circuitkit.patching.nodes import Ends, Site, collect
 
 __all__ = ["patch_together"]
@@ -26,6 +27,26 @@ __all__ = ["patch_together"]
 Rows: TypeAlias = list[int]  # of writers, in the order of writing
 
 
+@overload
+def patch_together(
+    model: Model,
+    data: Dataset,
+    metric: Metric,
+    groups: Mapping[str, Sequence[str]],
+    corruption: Corruption = ...,
+    *,
+    direction: str = ...,
+) -> Effects: ...
+@overload
+def patch_together(
+    model: Model,
+    data: Dataset,
+    metric: Sequence[Metric],
+    groups: Mapping[str, Sequence[str]],
+    corruption: Corruption = ...,
+    *,
+    direction: str = ...,
+) -> list[Effects]: ...
 def patch_together(
     model: Model,
     data: Dataset,
@@ -34,7 +55,7 @@ def patch_together(
     corruption: Corruption = counterfactual,
     *,
     direction: str = "denoise",
-) -> Any:
+) -> Effects | list[Effects]:
     """The Effects of groups of writers, each group patched at once and at all tokens (of several
     metrics a list, from the same runs).
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import TypeAlias, overload
 
 import numpy as np
 import torch
@@ -52,6 +52,30 @@ Sweep: TypeAlias = Callable[[Rest, Activations, Site], Ends]
 
 
 # -- what is patched -------------------------------------------------------------------------------
+@overload
+def patch_nodes(
+    model: Model,
+    data: Dataset,
+    metric: Metric,
+    nodes: str,
+    corruption: Corruption = ...,
+    *,
+    at: str | Sequence[str] = ...,
+    layers: Sequence[int] | None = ...,
+    direction: str = ...,
+) -> Effects: ...
+@overload
+def patch_nodes(
+    model: Model,
+    data: Dataset,
+    metric: Sequence[Metric],
+    nodes: str,
+    corruption: Corruption = ...,
+    *,
+    at: str | Sequence[str] = ...,
+    layers: Sequence[int] | None = ...,
+    direction: str = ...,
+) -> list[Effects]: ...
 def patch_nodes(
     model: Model,
     data: Dataset,
@@ -62,7 +86,7 @@ def patch_nodes(
     at: str | Sequence[str] = "all",
     layers: Sequence[int] | None = None,
     direction: str = "denoise",
-) -> Any:
+) -> Effects | list[Effects]:
     """The Effects of all nodes of a kind, each alone (of several metrics a list, from the same
     runs).
 
@@ -98,6 +122,26 @@ def patch_nodes(
     )  # fmt: skip
 
 
+@overload
+def patch_heads(
+    model: Model,
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption = ...,
+    *,
+    at: str | Sequence[str] = ...,
+    direction: str = ...,
+) -> Effects: ...
+@overload
+def patch_heads(
+    model: Model,
+    data: Dataset,
+    metric: Sequence[Metric],
+    corruption: Corruption = ...,
+    *,
+    at: str | Sequence[str] = ...,
+    direction: str = ...,
+) -> list[Effects]: ...
 def patch_heads(
     model: Model,
     data: Dataset,
@@ -106,11 +150,33 @@ def patch_heads(
     *,
     at: str | Sequence[str] = "all",
     direction: str = "denoise",
-) -> Any:
+) -> Effects | list[Effects]:
     """The Effects of each head's output: ``patch_nodes`` of ``z``."""
     return patch_nodes(model, data, metric, "z", corruption, at=at, direction=direction)
 
 
+@overload
+def patch_residual(
+    model: Model,
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption = ...,
+    *,
+    stage: str = ...,
+    at: str | Sequence[str] = ...,
+    direction: str = ...,
+) -> Effects: ...
+@overload
+def patch_residual(
+    model: Model,
+    data: Dataset,
+    metric: Sequence[Metric],
+    corruption: Corruption = ...,
+    *,
+    stage: str = ...,
+    at: str | Sequence[str] = ...,
+    direction: str = ...,
+) -> list[Effects]: ...
 def patch_residual(
     model: Model,
     data: Dataset,
@@ -120,7 +186,7 @@ def patch_residual(
     stage: str = "pre",
     at: str | Sequence[str] = "positions",
     direction: str = "denoise",
-) -> Any:
+) -> Effects | list[Effects]:
     """The Effects of the residual stream at each layer and position: ``patch_nodes`` of
     ``resid_pre``, ``resid_mid`` or ``resid_post``, which ``stage`` says without the ``resid_``."""
     require("stage", stage, ("pre", "mid", "post"))
@@ -175,6 +241,32 @@ def _labels(n: int) -> tuple[str, ...]:
 
 
 # -- every batch, draw and site --------------------------------------------------------------------
+@overload
+def collect(
+    model: Model,
+    data: Dataset,
+    metric: Metric,
+    corruption: Corruption,
+    *,
+    nodes: str,
+    axes: Mapping[str, tuple[str, ...]],
+    at: str | Sequence[str],
+    direction: str,
+    sweep: Sweep,
+) -> Effects: ...
+@overload
+def collect(
+    model: Model,
+    data: Dataset,
+    metric: Sequence[Metric],
+    corruption: Corruption,
+    *,
+    nodes: str,
+    axes: Mapping[str, tuple[str, ...]],
+    at: str | Sequence[str],
+    direction: str,
+    sweep: Sweep,
+) -> list[Effects]: ...
 @torch.no_grad()
 def collect(
     model: Model,
@@ -187,12 +279,11 @@ def collect(
     at: str | Sequence[str],
     direction: str,
     sweep: Sweep,
-) -> Any:
+) -> Effects | list[Effects]:
     """The Effects (of several metrics a list) of what a sweep patches: for each site the units,
     counted through ``axes``, and the final residuals of their runs. See ``patch_nodes``."""
     require("direction", direction, DIRECTIONS)
-    several = isinstance(metric, (list, tuple))
-    metrics: Sequence[Any] = metric if isinstance(metric, (list, tuple)) else [metric]
+    metrics = [metric] if callable(metric) else metric
     if not metrics:
         raise MetricError("there are no metrics; give at least one")
     where = _axis(data, at)
@@ -210,7 +301,7 @@ def collect(
         Effects(own.reshape(shape), every, gap, nodes, name_of(m), name_of(corruption), direction)
         for own, gap, m in zip(values, gaps, metrics, strict=True)
     ]
-    return found if several else found[0]
+    return found[0] if callable(metric) else found
 
 
 def _axis(data: Dataset, at: str | Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
@@ -22,6 +22,7 @@ from circuitkit.engine.model import Model
 from circuitkit.engine.run import answer, difference, record, runs
 from circuitkit.errors import CircuitError
 from circuitkit.graph.nodes import Node
+from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.options import DIRECTIONS, require
 
@@ -176,7 +177,7 @@ def patch_senders(
     return Senders(wiring, receiver, effects)
 
 
-def _mask(wiring: Wiring, path: Sequence[str], mlps: bool) -> Bool[np.ndarray, "writers readers"]:
+def _mask(wiring: Wiring, path: Sequence[str], mlps: bool) -> Mask:
     """The edges that a path keeps: those on which its sender is heard."""
     nodes = [Node(name) for name in path]
     if len(nodes) < 2 or nodes[0] not in wiring.writer:
@@ -211,7 +212,7 @@ def _writes(wiring: Wiring, reader: Node, following: Node | None) -> tuple[Node,
     raise CircuitError(f"{reader} feeds {', '.join(fed)}; name the one that the path takes")
 
 
-def _through_mlps(wiring: Wiring, row: int, column: int) -> Bool[np.ndarray, "writers readers"]:
+def _through_mlps(wiring: Wiring, row: int, column: int) -> Mask:
     """The edges from the sender through MLPs to the receiver."""
     keep = np.zeros(wiring.shape, dtype=bool)
     rows = [row, *(i for i, w in enumerate(wiring.writers) if w.is_mlp and i > row)]
@@ -221,7 +222,7 @@ def _through_mlps(wiring: Wiring, row: int, column: int) -> Bool[np.ndarray, "wr
     return keep
 
 
-def _onward(wiring: Wiring, row: int) -> Bool[np.ndarray, "writers readers"]:
+def _onward(wiring: Wiring, row: int) -> Mask:
     """Every edge out of a writer and out of those behind it, of which some may not hear it."""
     keep = np.zeros(wiring.shape, dtype=bool)
     keep[row:] = wiring.legal[row:]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import TypeAlias, overload
 
 import numpy as np
 import torch
@@ -79,6 +79,30 @@ def _peak(effects: Effects, at: tuple[int, ...]) -> str:
     return f"{means[best]:+.3f} ({effects.axes['window'][best]})"
 
 
+@overload
+def patch_windows(
+    model: Model,
+    data: Dataset,
+    metric: Metric,
+    nodes: str = ...,
+    corruption: Corruption = ...,
+    *,
+    sizes: Sequence[int] | None = ...,
+    at: str | Sequence[str] = ...,
+    direction: str = ...,
+) -> Windows: ...
+@overload
+def patch_windows(
+    model: Model,
+    data: Dataset,
+    metric: Sequence[Metric],
+    nodes: str = ...,
+    corruption: Corruption = ...,
+    *,
+    sizes: Sequence[int] | None = ...,
+    at: str | Sequence[str] = ...,
+    direction: str = ...,
+) -> list[Windows]: ...
 def patch_windows(
     model: Model,
     data: Dataset,
@@ -89,7 +113,7 @@ def patch_windows(
     sizes: Sequence[int] | None = None,
     at: str | Sequence[str] = "all",
     direction: str = "denoise",
-) -> Any:
+) -> Windows | list[Windows]:
     """The Windows of adjacent layers' MLP outputs (``mlp_out``) or attention outputs (``attn_out``)
     (of several metrics a list, from the same runs).
 

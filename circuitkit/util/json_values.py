@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from math import isnan
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["nan_to_none"]
+__all__ = ["Json", "nan_to_none"]
+
+Json: TypeAlias = Any  # what the json module reads and writes; who takes one out knows its kind
 
 
-def nan_to_none(value: Any) -> Any:
+def nan_to_none(value: Json) -> Json:
     """The value with None for every nan in it, also within mappings, lists and tuples."""
     if isinstance(value, dict):
         return {key: nan_to_none(own) for key, own in value.items()}

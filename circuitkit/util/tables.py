@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import StringIO
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from circuitkit.util.json_values import Json
 
 if TYPE_CHECKING:
     import pandas
@@ -23,7 +25,7 @@ DASH = "–"  # for what is not defined
 
 # -- frames and CSV --------------------------------------------------------------------------------
 def to_frame(
-    rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None
+    rows: Iterable[Mapping[str, Json]], columns: Sequence[str] | None = None
 ) -> pandas.DataFrame:
     """The rows as a frame, with these columns or all that any row has."""
     import pandas
@@ -32,7 +34,7 @@ def to_frame(
 
 
 def to_csv(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[Mapping[str, Json]],
     columns: Sequence[str] | None = None,
     digits: int | None = 6,
 ) -> str:
@@ -44,7 +46,7 @@ def to_csv(
 
 # -- text ------------------------------------------------------------------------------------------
 def as_text(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Json]],
     *,
     formats: Mapping[str, str] | None = None,
     headings: Mapping[str, str] | None = None,
@@ -96,7 +98,7 @@ def _width(text: str) -> int:
     return max(map(len, text.splitlines()), default=0)
 
 
-def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def columns(rows: Iterable[Mapping[str, Json]]) -> list[str]:
     """The names of all columns, in the order in which they come."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
@@ -106,12 +108,12 @@ def heading(name: str) -> str:
     return name.replace("_", " ")
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """Whether the value is a number, and so stands right."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def cell(value: Any, format: str | None = None, undefined: str = "") -> str:
+def cell(value: object, format: str | None = None, undefined: str = "") -> str:
     """The text of a value, by a format specification where there is one; fractions else to three
     digits."""
     if value is None or value != value:  # nan

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 __all__ = ["render"]
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, **values: object) -> str:
     """The page of a template, named by its path within the package.
 
     In ``.html.jinja`` every value is escaped; in ``.md.jinja`` what goes through the filter

@@ -12,10 +12,10 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from circuitkit.data.prompts import Task
 from circuitkit.data.tasks import draw
+from circuitkit.engine.metric import Corruption, Method, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import ScoresError, UnknownNameError
 from circuitkit.evaluation.ability import ability
@@ -36,9 +36,9 @@ def find_circuit(
     model: Model,
     task: Task | str,
     *,
-    method: Callable[..., Scores] | str = "eap_ig",
-    metric: Callable[..., Any] | str | None = None,
-    corruption: Callable[..., Any] | str = "counterfactual",
+    method: Method | str = "eap_ig",
+    metric: Metric | str | None = None,
+    corruption: Corruption | str = "counterfactual",
     edges: int | None = None,
     faithfulness: float | None = None,
     rule: str = "abs",
@@ -94,16 +94,14 @@ def find_circuit(
     )  # fmt: skip
 
 
-def _resumed(
-    how: Callable[..., Scores], resume: str | os.PathLike[str] | None
-) -> Callable[..., Scores]:
+def _resumed(how: Callable[..., Scores], resume: str | os.PathLike[str] | None) -> Method:
     """The method with this place for its finished blocks, where it keeps any and has none yet."""
     place = inspect.signature(how).parameters.get("resume")
     free = resume is not None and place is not None and place.default is None
     return partial(how, resume=resume) if free else how
 
 
-def _in_orders(how: Callable[..., Scores], orders: int | None) -> list[Callable[..., Scores]]:
+def _in_orders(how: Callable[..., Scores], orders: int | None) -> list[Method]:
     """The method in so many random orders; raises UnknownNameError where it knows no order, and
     ScoresError for fewer than two."""
     if orders is None:

@@ -3,14 +3,14 @@ tokens, and batches fit the memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from circuitkit.data.batches import Dataset
 from circuitkit.data.prompts import Task
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.registry import name_of, resolve
+from circuitkit.util.json_values import Json
 from circuitkit.workflows.batching import batched
 
 __all__ = ["Inputs", "prepare"]
@@ -29,7 +29,7 @@ class Inputs(NamedTuple):
         seen, unseen = self.data.halves()
         return self._replace(data=seen), self._replace(data=unseen)
 
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Json]:
         """What results say of them."""
         return {
             "model": self.model.name,
@@ -43,8 +43,8 @@ class Inputs(NamedTuple):
 def prepare(
     model: Model,
     task: Task,
-    metric: Callable[..., Any] | str | None = None,
-    corruption: Callable[..., Any] | str = "counterfactual",
+    metric: Metric | str | None = None,
+    corruption: Corruption | str = "counterfactual",
     *,
     batch_size: int | None = None,
     memory: int | None = None,

@@ -5,18 +5,18 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-import networkx as nx
 import numpy as np
 
 from circuitkit.evaluation.ability import Ability
 from circuitkit.evaluation.faithfulness import Evaluation
-from circuitkit.evaluation.masks import Mask
 from circuitkit.evaluation.verification import Verification
 from circuitkit.graph import circuit as circuits
+from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.compare import Agreement
 from circuitkit.graph.scores import Scores
+from circuitkit.graph.types import Mask
+from circuitkit.util.json_values import Json
 from circuitkit.util.versions import versions
 
 __all__ = ["Discovery"]
@@ -27,7 +27,7 @@ class Discovery:
     """A circuit with what was measured of it; prints itself as a summary, and draws itself in a
     notebook."""
 
-    circuit: nx.DiGraph
+    circuit: Circuit
     scores: Scores
     ability: Ability
     evaluation: Evaluation
@@ -44,8 +44,13 @@ class Discovery:
         scores: Scores,
         mask: Mask,
         evaluated: tuple[Evaluation, Evaluation, tuple[Evaluation, ...]],
-        metadata: Mapping[str, Any],
-        **measured: Any,
+        metadata: Mapping[str, Json],
+        *,
+        ability: Ability,
+        seconds: float,
+        mebibytes: float,
+        verification: Verification | None = None,
+        agreement: Agreement | None = None,
     ) -> Discovery:
         """The result, from the scores, the circuit chosen from them, the evaluations of the
         circuit, of all other edges and of random circuits, and what else was measured; scores and
@@ -59,7 +64,8 @@ class Discovery:
         scores = replace(scores, about={**scores.about, **own})
         return cls(
             circuit=scores.circuit(mask), scores=scores, evaluation=found, complement=complement,
-            null=null, **measured,
+            null=null, ability=ability, seconds=seconds, mebibytes=mebibytes,
+            verification=verification, agreement=agreement,
         )  # fmt: skip
 
     @property
@@ -81,7 +87,7 @@ class Discovery:
         values = np.where(own, self.scores.values, 0)
         return Scores(self.scores.wiring, values).strongest(min(n, int(own.sum())))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Everything that the summary says, for machines."""
         low, high = self.evaluation.interval()
         about = self.circuit.graph

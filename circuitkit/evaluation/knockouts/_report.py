@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from circuitkit.evaluation.faithfulness import Evaluation
+from circuitkit.util.json_values import Json
 
 __all__ = ["SHOWN", "about", "gap", "more", "require_gap"]
 
@@ -21,7 +20,7 @@ def require_gap(evaluation: Evaluation) -> None:
     _ = evaluation.faithfulness
 
 
-def about(evaluation: Evaluation) -> dict[str, Any]:
+def about(evaluation: Evaluation) -> dict[str, Json]:
     """What a result is of, for machines."""
     means = {name: float(getattr(evaluation, name).mean())
              for name in ("everything", "nothing", "circuit")}  # fmt: skip

@@ -18,9 +18,10 @@ from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError
 from circuitkit.evaluation.faithfulness import Evaluation, measure
-from circuitkit.evaluation.masks import Mask, as_mask
+from circuitkit.evaluation.masks import as_mask
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import edge_name
+from circuitkit.graph.types import Graph, Mask
 from circuitkit.registry import name_of
 
 __all__ = ["Knockouts", "Edge", "knockouts_of", "drawn_sets", "without"]
@@ -45,7 +46,7 @@ class Knockouts:
         return [(int(row), int(column)) for row, column in np.argwhere(self.keep)]
 
     @cached_property
-    def graph(self) -> nx.DiGraph:
+    def graph(self) -> Graph:
         """The circuit as a graph."""
         return circuits.build(self.model.wiring, {self.ends(edge): 0.0 for edge in self.edges})
 
@@ -95,7 +96,7 @@ class Knockouts:
 
 
 def knockouts_of(
-    model: Model, circuit: nx.DiGraph | Mask, data: Dataset, metric: Metric, corruption: Corruption
+    model: Model, circuit: Graph | Mask, data: Dataset, metric: Metric, corruption: Corruption
 ) -> Knockouts:
     """The circuit with its inputs; raises CircuitError where it has no edge, or is not of this
     model."""

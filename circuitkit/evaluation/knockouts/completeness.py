@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import networkx as nx
 import numpy as np
 
 from circuitkit.data.batches import Dataset
@@ -21,8 +19,8 @@ from circuitkit.evaluation.knockouts._runs import (
     knockouts_of,
     without,
 )
-from circuitkit.evaluation.masks import Mask
-from circuitkit.util.json_values import nan_to_none
+from circuitkit.graph.types import Graph, Mask
+from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.tables import as_text
 
 __all__ = ["Incompleteness", "Knockout", "incompleteness"]
@@ -69,7 +67,7 @@ class Incompleteness:
     def _of(self, found: str) -> list[Knockout]:
         return [knockout for knockout in self.knockouts if knockout.found == found]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
         rows = [{**vars(k), "edges": list(k.edges), "score": k.score} for k in self.knockouts]
         return {
@@ -114,7 +112,7 @@ class Incompleteness:
 
 def incompleteness(
     model: Model,
-    circuit: nx.DiGraph | Mask,
+    circuit: Graph | Mask,
     data: Dataset,
     metric: Metric,
     corruption: Corruption,

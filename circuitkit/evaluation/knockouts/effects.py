@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import networkx as nx
 import numpy as np
 from jaxtyping import Float
 
@@ -15,8 +13,8 @@ from circuitkit.engine.model import Model
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import SHOWN, about, more
 from circuitkit.evaluation.knockouts._runs import knockouts_of, without
-from circuitkit.evaluation.masks import Mask
-from circuitkit.util.json_values import nan_to_none
+from circuitkit.graph.types import Graph, Mask
+from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.statistics import standard_error
 from circuitkit.util.tables import as_text
 
@@ -41,7 +39,7 @@ class MarginalEffects:
         """The standard error of each mean; nan for a single example."""
         return standard_error(self.effects)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """All numbers but the examples' own, for machines; the strongest edge first."""
         return {**about(self.evaluation), "edges": [
             {"edge": self.edges[i], "effect": float(self.means[i]),
@@ -71,7 +69,7 @@ class MarginalEffects:
 
 
 def marginal_effects(
-    model: Model, circuit: nx.DiGraph | Mask, data: Dataset, metric: Metric, corruption: Corruption
+    model: Model, circuit: Graph | Mask, data: Dataset, metric: Metric, corruption: Corruption
 ) -> MarginalEffects:
     """What each edge of a circuit does inside it: one masked run per edge.
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
-import networkx as nx
 import numpy as np
 from jaxtyping import Float
 
@@ -18,9 +16,9 @@ from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more
 from circuitkit.evaluation.knockouts._runs import Edge, Knockouts, knockouts_of, without
 from circuitkit.evaluation.knockouts.effects import marginal_effects
-from circuitkit.evaluation.masks import Mask
 from circuitkit.graph import circuit as circuits
-from circuitkit.util.json_values import nan_to_none
+from circuitkit.graph.types import Graph, Mask
+from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.options import require
 from circuitkit.util.statistics import standard_error
 from circuitkit.util.tables import as_text
@@ -81,7 +79,7 @@ class Interactions:
         found = (pair for pair in self.pairs if pair.label == label)
         return tuple(sorted(found, key=lambda pair: pair.series))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
         pairs = [{**vars(p), "singles": list(p.singles), "error": nan_to_none(float(p.error))}
                  for p in self.pairs]  # fmt: skip
@@ -114,7 +112,7 @@ class Interactions:
 
 def interactions(
     model: Model,
-    circuit: nx.DiGraph | Mask,
+    circuit: Graph | Mask,
     data: Dataset,
     metric: Metric,
     corruption: Corruption,
@@ -157,7 +155,7 @@ def interactions(
     return Interactions(evaluation, within, tuple(made))
 
 
-def _strength(runs: Knockouts, circuit: nx.DiGraph | Mask) -> Float[np.ndarray, " edges"]:
+def _strength(runs: Knockouts, circuit: Graph | Mask) -> Float[np.ndarray, " edges"]:
     """By what edges are chosen: their weights, or else their marginal effects."""
     if isinstance(circuit, np.ndarray):
         effects = marginal_effects(runs.model, runs.keep, runs.data, runs.metric, runs.corruption)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import networkx as nx
 import numpy as np
 from jaxtyping import Float
 
@@ -22,7 +20,8 @@ from circuitkit.evaluation.knockouts._runs import (
     knockouts_of,
     without,
 )
-from circuitkit.evaluation.masks import Mask
+from circuitkit.graph.types import Graph, Mask
+from circuitkit.util.json_values import Json
 from circuitkit.util.tables import as_text
 
 __all__ = ["Minimality", "minimality"]
@@ -54,7 +53,7 @@ class Minimality:
         pairs = zip(self.edges, self.shares, strict=True)
         return tuple(edge for edge, share in pairs if share <= self.threshold)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines."""
         rows = zip(self.edges, self.largest, self.shares, self.found, strict=True)
         return {
@@ -87,7 +86,7 @@ class Minimality:
 
 def minimality(
     model: Model,
-    circuit: nx.DiGraph | Mask,
+    circuit: Graph | Mask,
     data: Dataset,
     metric: Metric,
     corruption: Corruption,

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph.nodes import EMBED, LOGITS, edge_name
+from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
+from circuitkit.util.json_values import Json
 
 __all__ = [
     "Tables",
@@ -34,7 +36,7 @@ class Tables:
 
     wiring: Wiring
     scores: Float[np.ndarray, "writers readers"] | None
-    keep: Bool[np.ndarray, "writers readers"] | None
+    keep: Mask | None
     split: tuple[str, ...] = ()
 
 
@@ -101,7 +103,7 @@ def _wiring(cfg: Any) -> Wiring:
 
 
 # -- the two forms ---------------------------------------------------------------------------------
-def from_plain(data: Mapping[str, Any]) -> Tables:
+def from_plain(data: Mapping[str, Json]) -> Tables:
     """What a graph in JSON says, of either version: its nodes are flags, or objects that hold one.
 
     Raises CircuitError for another model's nodes or edges, missing ones, scores that are no finite
@@ -122,7 +124,7 @@ def from_plain(data: Mapping[str, Any]) -> Tables:
     )
 
 
-def from_tensors(data: Mapping[str, Any]) -> Tables:
+def from_tensors(data: Mapping[str, object]) -> Tables:
     """What a graph in a ``.pt`` file says; older files call the scores ``edges``. What stands at
     pairs that are no edges is dropped: EAP-IG leaves arbitrary numbers there.
 

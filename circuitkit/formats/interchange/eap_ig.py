@@ -21,9 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import networkx as nx
 import numpy as np
-from jaxtyping import Bool
 
 from circuitkit.errors import CircuitError, CircuitkitError, OutputError, ScoresError
 from circuitkit.formats.interchange._tables import (
@@ -38,6 +36,7 @@ from circuitkit.formats.interchange._tables import (
 )
 from circuitkit.graph.circuit import Circuit, mask, weight_matrix, wiring_of
 from circuitkit.graph.scores import Scores
+from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
 
@@ -149,11 +148,11 @@ def _unpickled(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 # -- writing ---------------------------------------------------------------------------------------
 def write_eap(
-    item: Scores | nx.DiGraph,
+    item: Scores | Graph,
     path: str | os.PathLike[str],
     *,
     d_model: int,
-    keep: Bool[np.ndarray, "writers readers"] | None = None,
+    keep: Mask | None = None,
 ) -> Path:
     """Write scores or a circuit as EAP-IG's ``.json`` or ``.pt``, and return the path.
 

@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-import networkx as nx
-
 from circuitkit.errors import CircuitError, OutputError
 from circuitkit.formats.interchange._tables import require_ungrouped
 from circuitkit.formats.interchange.eap_ig import (
@@ -26,6 +24,7 @@ from circuitkit.formats.interchange.eap_ig import (
 )
 from circuitkit.graph.circuit import Circuit, edges, wiring_of
 from circuitkit.graph.scores import Scores
+from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
 
 __all__ = ["LIMITS", "Entry", "read_mib", "write_mib"]
@@ -89,11 +88,11 @@ def _read_entry(place: Path, wiring: Wiring | None) -> Entry:
     return tuple(circuits)
 
 
-def _edges(circuit: nx.DiGraph) -> int:
+def _edges(circuit: Graph) -> int:
     return sum(1 for _ in edges(circuit))
 
 
-def _require_limits(circuits: Sequence[nx.DiGraph], what: str) -> None:
+def _require_limits(circuits: Sequence[Graph], what: str) -> None:
     """Raise CircuitError where these are not nine circuits, each small enough for its place."""
     if len(circuits) != len(LIMITS):
         raise CircuitError(f"{what!r} has {len(circuits)} circuits; give {len(LIMITS)}")
@@ -110,7 +109,7 @@ def _require_limits(circuits: Sequence[nx.DiGraph], what: str) -> None:
 
 # -- writing ---------------------------------------------------------------------------------------
 def write_mib(
-    entries: Mapping[tuple[str, str], Scores | Sequence[nx.DiGraph]],
+    entries: Mapping[tuple[str, str], Scores | Sequence[Graph]],
     folder: str | os.PathLike[str],
     *,
     d_model: Mapping[str, int],
@@ -127,7 +126,7 @@ def write_mib(
     """
     if suffix not in SUFFIXES:
         raise OutputError(f"MIB knows no {suffix!r} files; choose from {', '.join(SUFFIXES)}")
-    files: list[tuple[Scores | nx.DiGraph, Path, int]] = []
+    files: list[tuple[Scores | Graph, Path, int]] = []
     for (task, model), entry in entries.items():
         place = Path(folder) / f"{task.replace('_', '-')}_{model}"
         if "/" in task + model or _task_and_model(place)[1] != model:
@@ -139,9 +138,7 @@ def write_mib(
     return [write_eap(item, path, d_model=width) for item, path, width in files]
 
 
-def _named(
-    entry: Scores | Sequence[nx.DiGraph], what: str
-) -> list[tuple[str, Scores | nx.DiGraph]]:
+def _named(entry: Scores | Sequence[Graph], what: str) -> list[tuple[str, Scores | Graph]]:
     """The graphs of an entry by the name of their file; raises CircuitError where it is unsound."""
     if isinstance(entry, Scores):
         require_ungrouped(entry.wiring)

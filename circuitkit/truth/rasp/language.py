@@ -8,7 +8,7 @@ functions of it are None.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import product
@@ -98,7 +98,7 @@ class Map(Op):
     """``function`` of each value. With ``numeric`` its numbers are kept as numbers, so that an
     aggregate is their mean. Of a numeric input it is a step function: a lookup."""
 
-    function: Callable[[Any], Any]
+    function: Callable[[Value], Value]
     of: Op
     numeric: bool = field(default=False, kw_only=True)
 
@@ -129,7 +129,7 @@ class Map(Op):
 class SequenceMap(Op):
     """``function`` of the two values of each token; both are categorical. It may be None."""
 
-    function: Callable[[Any, Any], Any]
+    function: Callable[[Value, Value], Value]
     one: Op
     two: Op
 
@@ -182,7 +182,7 @@ class Select:
 
     keys: Op
     queries: Op
-    predicate: Callable[[Any, Any], bool]
+    predicate: Callable[[Value, Value], bool]
 
     def __post_init__(self) -> None:
         _categorical("a Select", self.keys, self.queries)
@@ -296,11 +296,11 @@ def domains(output: Op, space: Space) -> dict[Op, tuple[Value, ...]]:
     return found
 
 
-def _distinct(values: Any) -> list[Value]:
+def _distinct(values: Iterable[Value]) -> list[Value]:
     return [value for value in dict.fromkeys(values) if value is not None]
 
 
-def _number(value: Any) -> Fraction:
+def _number(value: Value) -> Fraction:
     try:
         return Fraction(value)
     except (TypeError, ValueError) as error:

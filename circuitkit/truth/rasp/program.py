@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
+import torch
+
 from circuitkit.data.batches import Dataset
 from circuitkit.data.prompts import Prompt, Task
+from circuitkit.data.tokens import Tokenizer
 from circuitkit.errors import DataError, ModelError
 from circuitkit.models.decoder import SPECIAL, Spaced
 from circuitkit.truth.rasp.language import Op, Space, Value, domains, evaluate
@@ -153,13 +156,13 @@ class Program:
 
     def data(self, n: int | None = None, seed: int = 0, *, batch_size: int = 64) -> Dataset:
         """The task's prompts in the tokens of the compiled model; raises as ``task`` does."""
-        tokenizer = Spaced(self.words)
-        return Dataset.of(self.task(n, seed), _Reader(tokenizer), batch_size=batch_size)
+        reader = _Reader(Spaced(self.words), torch.device("cpu"))
+        return Dataset.of(self.task(n, seed), reader, batch_size=batch_size)
 
 
 @dataclass(frozen=True)
 class _Reader:
     """What Dataset.of asks of a model, without the model."""
 
-    tokenizer: object
-    device: str = "cpu"
+    tokenizer: Tokenizer
+    device: torch.device

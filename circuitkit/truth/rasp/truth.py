@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +25,11 @@ from circuitkit.engine.sweep import sweep
 from circuitkit.errors import CircuitError
 from circuitkit.graph.circuit import Circuit, build
 from circuitkit.graph.nodes import Node
+from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.models.decoder import Decoder
 from circuitkit.registry import name_of
+from circuitkit.util.json_values import Json
 
 __all__ = ["LABELS", "Truth", "redundant_edges", "structural_edges", "true_edges"]
 
@@ -47,13 +48,13 @@ class Truth:
 
     wiring: Wiring
     changes: Float[np.ndarray, "writers readers"]
-    structural: Bool[np.ndarray, "writers readers"]
+    structural: Mask
     tolerance: float
-    about: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Json] = field(default_factory=dict)
     roles: dict[str, str] = field(default_factory=dict)
 
     @property
-    def necessary(self) -> Bool[np.ndarray, "writers readers"]:
+    def necessary(self) -> Mask:
         """The edges that change an output when they are cut."""
         found: np.ndarray = self.changes > self.tolerance
         return found
@@ -70,7 +71,7 @@ class Truth:
         its ``role``; raises CircuitError for a label that there is not."""
         if label not in LABELS:
             raise CircuitError(f"no edges are labelled {label!r}; choose from {', '.join(LABELS)}")
-        keep: Bool[np.ndarray, "writers readers"] = getattr(self, label)
+        keep: Mask = getattr(self, label)
         w = self.wiring
         weights = {(w.writers[i], w.readers[j]): self.changes[i, j] for i, j in np.argwhere(keep)}
         circuit = build(w, weights, **self.about, label=label, tolerance=self.tolerance)
@@ -109,7 +110,7 @@ def true_edges(
     return Truth(wiring, changes, structural_edges(model), tolerance, about, dict(model.roles))
 
 
-def structural_edges(model: Decoder) -> Bool[np.ndarray, "writers readers"]:
+def structural_edges(model: Decoder) -> Mask:
     """The edges whose writer writes in a direction that their reader reads, and that reaches the
     logits: from the weights alone, channel by channel, so that a rotation changes nothing."""
     wiring = model.wiring
@@ -158,7 +159,7 @@ def _readings(
 @torch.no_grad()
 def redundant_edges(
     model: Decoder, data: Dataset, truth: Truth, corruption: Corruption = counterfactual
-) -> Bool[np.ndarray, "writers readers"]:
+) -> Mask:
     """The structural edges that are not necessary, but that change an output when one other writer
     is cut off already: the members of an OR, and backups.
 
@@ -178,9 +179,7 @@ def redundant_edges(
     return found
 
 
-def _without(
-    wiring: Wiring, row: int, edges: np.ndarray
-) -> Iterator[Bool[np.ndarray, "writers readers"]]:
+def _without(wiring: Wiring, row: int, edges: np.ndarray) -> Iterator[Mask]:
     """All edges but those of a writer; and the same without each of these edges too."""
     keep = wiring.legal.copy()
     keep[row] = False

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import networkx as nx
 import numpy as np
 
 from circuitkit.errors import OutputError
 from circuitkit.graph.circuit import edges as edges_of
 from circuitkit.graph.circuit import wiring_of
 from circuitkit.graph.nodes import EMBED, LOGITS, Node, edge_name
+from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
+from circuitkit.util.json_values import Json
 from circuitkit.viz import style
 
 __all__ = ["Box", "Drawing", "Edge", "TOLD", "drawing"]
@@ -72,7 +73,7 @@ class Drawing:
     roles: Mapping[str, str]  # of boxes
     left_out: int
     exact: int | None  # drawn edges whose weight was measured; None where they do not say
-    told: Mapping[str, Any]  # the graph's attributes
+    told: Mapping[str, Json]  # the graph's attributes
     title: str
 
     @property
@@ -126,7 +127,7 @@ class Drawing:
         )
 
 
-def _exact(circuit: nx.DiGraph, shown: Iterable[tuple[Node, Node, float]]) -> int | None:
+def _exact(circuit: Graph, shown: Iterable[tuple[Node, Node, float]]) -> int | None:
     """How many of the edges say that their weight is exact; None where none says anything."""
     said = [circuit[writer][reader].get("exact") for writer, reader, _ in shown]
     return None if set(said) <= {None} else sum(flag is True for flag in said)
@@ -147,7 +148,7 @@ def _strongest(
     return [edge for edge in found if kept[wiring.index(edge[0], edge[1])]]
 
 
-def drawing(circuit: nx.DiGraph, edges: int, title: str | None) -> Drawing:
+def drawing(circuit: Graph, edges: int, title: str | None) -> Drawing:
     """What to draw of the circuit: at most so many edges, the strongest. Raises OutputError where
     ``edges`` is no count, CircuitError where the graph is no circuit."""
     if not isinstance(edges, int) or edges < 1:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
-import networkx as nx
-
+from circuitkit.graph.types import Graph
 from circuitkit.viz import style
 from circuitkit.viz.circuits import legend
 from circuitkit.viz.circuits.drawing import Box, Drawing, drawing
@@ -22,7 +21,7 @@ LAYER_NAMES = 46.0  # room at the left
 LEAST_WIDTH = 368.0
 
 
-def scene(circuit: nx.DiGraph, edges: int, title: str | None) -> Scene:
+def scene(circuit: Graph, edges: int, title: str | None) -> Scene:
     """The circuit as a picture, of its strongest edges, at most so many. Raises OutputError where
     ``edges`` is no count, CircuitError where the graph is no circuit."""
     drawn = drawing(circuit, edges, title)

@@ -6,8 +6,8 @@ from html import escape
 from itertools import pairwise
 
 import graphviz
-import networkx as nx
 
+from circuitkit.graph.types import Graph
 from circuitkit.viz import style
 from circuitkit.viz.circuits import legend
 from circuitkit.viz.circuits.drawing import Box, Drawing, Edge, drawing
@@ -19,7 +19,7 @@ MANY = 300  # edges: above, dot takes minutes unless it is told to hurry
 HURRY = {"nslimit": "0.5", "nslimit1": "0.5", "mclimit": "0.2", "splines": "line"}
 
 
-def dot(circuit: nx.DiGraph, *, edges: int = 200, title: str | None = None) -> str:
+def dot(circuit: Graph, *, edges: int = 200, title: str | None = None) -> str:
     """The circuit as DOT text: layers upwards, at most so many edges, the strongest.
 
     Raises OutputError where ``edges`` is no count; CircuitError where the graph is no circuit.

@@ -6,8 +6,7 @@ version to version; ``engine="dot"`` asks for Graphviz's all the same.
 
 from __future__ import annotations
 
-import networkx as nx
-
+from circuitkit.graph.types import Graph
 from circuitkit.viz.circuits.scene import scene
 from circuitkit.viz.pictures.graphviz import dot
 from circuitkit.viz.render import check_engine, laid_out
@@ -17,7 +16,7 @@ __all__ = ["svg"]
 
 
 def svg(
-    circuit: nx.DiGraph, *, edges: int = 200, title: str | None = None, engine: str = "builtin"
+    circuit: Graph, *, edges: int = 200, title: str | None = None, engine: str = "builtin"
 ) -> str:
     """The circuit as an SVG picture: layers upwards, at most so many edges, the strongest.
 

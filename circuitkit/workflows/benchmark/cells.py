@@ -61,7 +61,7 @@ def measured(
     metric: Metric,
     corruption: Corruption,
     truth: TrueEdges | None,
-    **settings: Any,
+    **settings: object,
 ) -> Cell:
     """The method's scores of the seen prompts, timed and counted, and what they are worth: against
     the truth if there is one, and on the unseen prompts. Raises as the method does."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isnan, nan
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
+from circuitkit.util.json_values import Json
 from circuitkit.util.statistics import student_half_width
 from circuitkit.workflows.benchmark.cells import NUMBERS
 
 __all__ = ["Row", "COLUMNS", "Interval", "Records", "short"]
 
-Row: TypeAlias = dict[str, Any]
+Row: TypeAlias = dict[str, Json]
 COLUMNS = ("method", "model", "corruption", "seed", *NUMBERS, "agreement", "failed")
 MEASURES = tuple(name for name in (*NUMBERS, "agreement") if name not in ("true", "edges"))
 
@@ -46,7 +47,7 @@ class Records:
     reason why a method refused, else empty.
     """
 
-    about: Mapping[str, Any]
+    about: Mapping[str, Json]
     rows: tuple[Row, ...]
 
     @property

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from circuitkit.data.tasks import make_task
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Model
 from circuitkit.errors import UnknownNameError
-from circuitkit.evaluation.masks import Mask
+from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.models.loading import load
 from circuitkit.registry import lookup, resolve, unknown
@@ -91,7 +91,7 @@ def source(name: str, *, examples: int = 32, device: str | None = None) -> Sourc
     return _Compiled(name, _program(first), [_variant(one) for one in harder], examples, device)
 
 
-def seeded(how: Callable[..., Any]) -> bool:
+def seeded(how: Callable[..., object]) -> bool:
     """Whether a function has a setting ``seed`` that the user did not give."""
     settings = how.keywords if isinstance(how, partial) else {}
     return "seed" in inspect.signature(how).parameters and "seed" not in settings

@@ -81,7 +81,7 @@ class StudyContext:
         return found
 
     def _nodes(self, part: Part, corruption: Corruption) -> list[list[Effects]]:
-        found: list[Effects] = patch_nodes(
+        found = patch_nodes(
             self.model, self.data, self.metrics, part.nodes, corruption, at=part.at,
             direction=self.direction,
         )  # fmt: skip
@@ -97,7 +97,7 @@ class StudyContext:
     def _windows(
         self, sizes: Sequence[int] | None, at: str, corruption: Corruption
     ) -> list[list[Effects]]:
-        found: list[Windows] = patch_windows(
+        found = patch_windows(
             self.model, self.data, self.metrics, "mlp_out", corruption, sizes=sizes, at=at,
             direction=self.direction,
         )  # fmt: skip
@@ -127,12 +127,12 @@ class StudyContext:
         one = replace(self.data, examples=self.data.examples[:1])
         first = replace(self, data=one, metrics=[main])
         found = first._each("first prompt", first._stream(self.data))
-        tokens = one.examples[0].clean
-        spell = str if self.model.tokenizer is None else self._spelt
-        return {c: own[0] for (c, _), own in found.items()}, tuple(map(spell, tokens))
+        tokens = tuple(map(self._spelt, one.examples[0].clean))
+        return {c: own[0] for (c, _), own in found.items()}, tokens
 
     def _spelt(self, token: int) -> str:
-        return str(self.model.tokenizer.decode([token]))
+        tokenizer = self.model.tokenizer
+        return str(token) if tokenizer is None else tokenizer.decode([token])
 
     def _stream(self, everything: Dataset) -> Callable[[Corruption], list[list[Effects]]]:
         """The residual stream at every token; corruptions are prepared on all prompts (averages, σ,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +13,7 @@ from circuitkit.evaluation.robustness import Robustness
 from circuitkit.patching.detection import Detection, detect
 from circuitkit.patching.effects import Effects
 from circuitkit.patching.windows import Windows
+from circuitkit.util.json_values import Json
 
 __all__ = ["COMPONENTS", "Part", "Records"]
 
@@ -47,7 +47,7 @@ class Records:
     one.
     """
 
-    about: Mapping[str, Any]
+    about: Mapping[str, Json]
     metrics: tuple[str, ...]
     corruptions: tuple[str, ...]
     parts: tuple[Part, ...]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from circuitkit.util.tables import to_frame
 from circuitkit.workflows.study import pages, pictures, tables, verdicts
 from circuitkit.workflows.study.records import Records
+from circuitkit.workflows.study.tables import Row
 
 if TYPE_CHECKING:
     import pandas
@@ -22,7 +23,7 @@ class Study(Records):
     """The Records of a study with its tables, its figures, its page, and what depends on the
     choice; it prints itself as a summary."""
 
-    def tables(self) -> dict[str, list[tables.Row]]:
+    def tables(self) -> dict[str, list[Row]]:
         """A table for each question of the paper, and ``effects``: every number in tidy form."""
         return tables.tables(self)
 
