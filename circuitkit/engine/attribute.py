@@ -130,7 +130,7 @@ def _deltas(
     return out
 
 
-def at_tokens(x: Float[Tensor, "b p *rest"], block: Int[Tensor, " t"]) -> Float[Tensor, "t *rest"]:
+def at_tokens(x: Float[Tensor, "b p *rest"], block: Int[Tensor, " t"]) -> Float[Tensor, " t *rest"]:
     """These tokens of a batch, counted through its examples."""
     return x.flatten(0, 1)[block]
 

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuitkit.data.tokens import Tokenizer
 from circuitkit.graph.stages import Stage
 from circuitkit.graph.wiring import Wiring
 
@@ -179,7 +180,7 @@ class Model(Protocol):
     wiring: Wiring
     router: str | None
     kinds: Mapping[str, Kind]
-    tokenizer: Any
+    tokenizer: Tokenizer | None
     d_model: int
     d_head: int
     d_vocab: int

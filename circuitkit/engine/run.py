@@ -25,6 +25,7 @@ from circuitkit.data.batches import Batch
 from circuitkit.engine.model import Activations, Context, Kind, Model
 from circuitkit.engine.plan import Lanes, Plan, Reading, plan
 from circuitkit.graph.stages import Stage
+from circuitkit.graph.types import Mask
 
 __all__ = [
     "Tap",
@@ -39,7 +40,9 @@ __all__ = [
     "runs",
 ]
 
-Mask: TypeAlias = Bool[np.ndarray, "writers readers"] | Float[Tensor, "writers readers"]
+Keep: TypeAlias = (  # a mask, or fractions
+    Mask | Float[np.ndarray, "writers readers"] | Float[Tensor, "writers readers"]
+)
 # What a port gave, by the number of the stage and of the port; of the stage beyond the last one, it
 # is what the logits read.
 Tap: TypeAlias = Callable[[int, int, Tensor], Tensor]
@@ -139,7 +142,7 @@ def run(
     batch: Batch,
     context: Context,
     carried: Activations,
-    keep: Mask,
+    keep: Keep,
     precomputed: Mapping[int, Float[Tensor, "b p d"]] | None = None,
 ) -> Float[Tensor, "b vocab"]:
     """The logits at the answer positions, under a mask.
@@ -157,7 +160,7 @@ def runs(
     batch: Batch,
     context: Context,
     carried: Activations,
-    keeps: Sequence[Mask],
+    keeps: Sequence[Keep],
     precomputed: Mapping[int, Float[Tensor, "b p d"]] | None = None,
     *,
     pool_bytes: int = POOL_BYTES,
@@ -188,11 +191,11 @@ class _Circuit:
     """A mask without dead ends: as numbers to plan by, and as the weights to run by, which are
     another thing where a gradient flows through them."""
 
-    numbers: Float[np.ndarray, "writers readers"]
+    numbers: Mask | Float[np.ndarray, "writers readers"]
     weights: Float[Tensor, "writers readers"]
 
     @classmethod
-    def of(cls, model: Model, keep: Mask, known: Mapping[int, Tensor]) -> _Circuit:
+    def of(cls, model: Model, keep: Keep, known: Mapping[int, Tensor]) -> _Circuit:
         if isinstance(keep, Tensor) and keep.requires_grad:
             legal = torch.from_numpy(model.wiring.legal).to(keep.device)
             weights = torch.where(legal, keep, keep.new_zeros(())).to(model.device, model.dtype)

@@ -24,6 +24,7 @@ from circuitkit.data.batches import Batch
 from circuitkit.engine.model import Activations, Context, Model, Ports
 from circuitkit.engine.run import beginning, difference
 from circuitkit.graph.stages import Stage
+from circuitkit.graph.types import Mask
 
 __all__ = ["Place", "Rest", "Value", "measure", "residual", "sweep", "untouched"]
 
@@ -47,7 +48,7 @@ def sweep(
     base: Activations,
     other: Activations,
     metric: Value,
-    wanted: Bool[np.ndarray, "writers readers"],
+    wanted: Mask,
 ) -> Iterator[tuple[list[Edge], Float[Tensor, "edges b"]]]:
     """Blocks of edges (row, column), each with the metric of every example in the base run when
     that edge alone carries what its writer writes in the other run."""
@@ -246,9 +247,7 @@ class _Edges:
     def __init__(self, rest: Rest, other: Activations) -> None:
         self.rest, self.model, self.base, self.other = rest, rest.model, rest.base, other
 
-    def blocks(
-        self, wanted: Bool[np.ndarray, "writers readers"]
-    ) -> Iterator[tuple[Sequence[Edge], Float[Tensor, "edges b d"]]]:
+    def blocks(self, wanted: Mask) -> Iterator[tuple[Sequence[Edge], Float[Tensor, "edges b d"]]]:
         """Blocks of edges, stage by stage, each with its runs' final residuals."""
         wiring, rest = self.model.wiring, self.rest
         for stage in wiring.stages:
@@ -340,7 +339,7 @@ class _Edges:
         return stage.reads == 1 and not self.model.kinds[stage.kind].mixes
 
 
-def _listed(wanted: Bool[np.ndarray, "writers readers"], columns: slice) -> list[Edge]:
+def _listed(wanted: Mask, columns: slice) -> list[Edge]:
     """The wanted edges into these columns, writer by writer."""
     return [(int(row), columns.start + int(c)) for row, c in np.argwhere(wanted[:, columns])]
 
@@ -349,5 +348,5 @@ def _parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _split(x: Float[Tensor, "m *rest"], n: int) -> Float[Tensor, "n b *rest"]:
+def _split(x: Float[Tensor, " m *rest"], n: int) -> Float[Tensor, "n b *rest"]:
     return x.view(n, -1, *x.shape[1:])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from math import nan
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from circuitkit.errors import CircuitError, ScoresError
 from circuitkit.graph.compare import Agreement, agreement

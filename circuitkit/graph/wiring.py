@@ -12,11 +12,12 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph.nodes import EMBED, LOGITS, Node, edge_name
 from circuitkit.graph.stages import ATTENTION, Part, Stage, attention, experts, laid_out, mlp
+from circuitkit.graph.types import Mask
 from circuitkit.util.json_values import Json
 
 __all__ = ["Wiring"]
@@ -132,7 +133,7 @@ class Wiring:
         return np.array([*seen, len(self.writers)])
 
     @cached_property
-    def legal(self) -> Bool[np.ndarray, "writers readers"]:
+    def legal(self) -> Mask:
         """Which pairs are edges."""
         return np.arange(len(self.writers))[:, None] < self.upstream[None, :]
 
@@ -175,9 +176,7 @@ class Wiring:
             )
         return row, column
 
-    def alive(
-        self, keep: Bool[np.ndarray, "writers readers"], sources: Iterable[int] = (0,)
-    ) -> Bool[np.ndarray, "writers readers"]:
+    def alive(self, keep: Mask, sources: Iterable[int] = (0,)) -> Mask:
         """The kept edges that lie on a kept path from a source (the embedding) to the logits.
 
         The others cannot change the output: a component without a kept in-edge writes what the
@@ -197,13 +196,11 @@ class Wiring:
                 heard[feeds[row]] = True
         return keep & heard[None, :]
 
-    def best(
-        self, ranking: Int[np.ndarray, " edges"], n: int
-    ) -> Bool[np.ndarray, "writers readers"]:
+    def best(self, ranking: Int[np.ndarray, " edges"], n: int) -> Mask:
         """The best n edges that hang together: of the longest head of the ranking (flat indices,
         the best first) of which no more than n edges are alive, those."""
 
-        def alive(size: int) -> Bool[np.ndarray, "writers readers"]:
+        def alive(size: int) -> Mask:
             keep = np.zeros(self.shape, dtype=bool)
             keep.reshape(-1)[ranking[:size]] = True
             return self.alive(keep)

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuitkit.data.tokens import Tokenizer
 from circuitkit.engine.kinds import KINDS
 from circuitkit.engine.model import Context, Kind, Native
 from circuitkit.errors import DataError, ModelError
@@ -40,7 +41,9 @@ class Spaced:
     bos_token_id: int = 0
     unk_token_id: int = 1
 
-    def __call__(self, text: Sequence[str], *, add_special_tokens: bool) -> dict[str, Any]:
+    def __call__(
+        self, text: Sequence[str], *, add_special_tokens: bool
+    ) -> dict[str, list[list[int]]]:
         """The token ids of each text, as Hugging Face tokenizers give them."""
         opening = [self.bos_token_id] if add_special_tokens else []
         return {"input_ids": [opening + [self.id(word) for word in one.split()] for one in text]}
@@ -79,7 +82,7 @@ class Decoder:
     wiring: Wiring = field(init=False)
     router: str | None = field(init=False, default=None)
     kinds: Mapping[str, Kind] = field(init=False, default_factory=lambda: KINDS)
-    tokenizer: Any = field(init=False)
+    tokenizer: Tokenizer | None = field(init=False)
     d_model: int = field(init=False)
     d_head: int = field(init=False)
     d_vocab: int = field(init=False)

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from circuitkit.data.tokens import Tokenizer
 from circuitkit.engine.kinds import KINDS
 from circuitkit.engine.model import Context, Native
 from circuitkit.engine.numerics import wide
@@ -150,7 +151,7 @@ class Transformer:
     """
 
     def __init__(
-        self, bridge: Any, name: str, tokenizer: Any = None, experts: str | None = None
+        self, bridge: Any, name: str, tokenizer: Tokenizer | None = None, experts: str | None = None
     ) -> None:
         self.bridge = bridge.eval().requires_grad_(False)
         self.name, self.tokenizer = name, tokenizer
@@ -527,7 +528,11 @@ def _library() -> tuple[type[Any], Callable[..., Any]]:
 
 
 def from_module(
-    module: Any, *, tokenizer: Any = None, name: str = "module", experts: str | None = None
+    module: nn.Module,
+    *,
+    tokenizer: Tokenizer | None = None,
+    name: str = "module",
+    experts: str | None = None,
 ) -> Transformer:
     """The model of a Hugging Face causal language model, or of a TransformerBridge; with
     ``experts`` see ``Transformer``.

@@ -57,7 +57,7 @@ def weighted_mean(
 # -- intervals -------------------------------------------------------------------------------------
 def percentile_interval(
     drawn: Float[np.ndarray, "*axes draws"], level: float = LEVEL
-) -> Float[np.ndarray, "low_and_high *axes"]:
+) -> Float[np.ndarray, " low_and_high *axes"]:
     """Between which values this share of the draws lies, as many below as above; nan is left
     out."""
     tail = (1 - level) / 2
@@ -88,7 +88,7 @@ def bootstrap_of_means(
     level: float = LEVEL,
     resamples: int = 1000,
     seed: int = 0,
-) -> Float[np.ndarray, "low_and_high *axes"]:
+) -> Float[np.ndarray, " low_and_high *axes"]:
     """The percentile bootstrap interval of the mean over the last axis, where nan is left out.
 
     All rows share their draws, which are counts of the examples: so that thousands of rows are one

@@ -103,7 +103,7 @@ class Incompleteness:
         lines += [f"    {edge}" for edge in edges[:SHOWN]]
         return "\n".join([*lines, *more(len(edges) - SHOWN, "edges")])
 
-    def _row(self, k: Knockout, what: str) -> dict[str, Any]:
+    def _row(self, k: Knockout, what: str) -> dict[str, Json]:
         return {
             "|C∖K − M∖K|": k.score, "share": self.share(k.score), "C∖K": k.circuit,
             "M∖K": k.model, "": what,
