@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -19,6 +20,11 @@ from circuitkit.graph.stages import Stage
 from circuitkit.graph.wiring import Wiring
 
 __all__ = ["Lanes", "Plan", "Reading", "plan"]
+
+
+Keeps: TypeAlias = (  # a stack of masks, or of fractions
+    Bool[np.ndarray, "circuits writers readers"] | Float[np.ndarray, "circuits writers readers"]
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Plan:
 
 def plan(
     wiring: Wiring,
-    keep: Float[np.ndarray, "circuits writers readers"],
+    keep: Keeps,
     precomputed: Collection[int],
     joint: Collection[int] = (),
 ) -> Plan:
@@ -84,7 +90,7 @@ class _Planner:
     def __init__(
         self,
         made: Plan,
-        keep: Float[np.ndarray, "circuits writers readers"],
+        keep: Keeps,
         precomputed: Collection[int],
         joint: Collection[int],
     ) -> None:

@@ -17,7 +17,7 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
@@ -36,6 +36,8 @@ Key: TypeAlias = tuple[int, int, int | None]
 T = TypeVar("T")
 # Where a change enters the residual stream: after how many writers. See ``Wiring.places``.
 Place: TypeAlias = int
+# At each place, the changes with which so many runs begin there, at the tokens that ``late`` gives.
+Changes: TypeAlias = Mapping[Place, Float[Tensor, "_ b _ d"]]
 # What a stage writes in the runs that have begun, by the stage's number; may replace it.
 Tap: TypeAlias = Callable[[int, Tensor], Tensor]
 
@@ -128,30 +130,32 @@ class Rest:
     def _ended(self, place: Place) -> bool:
         return place > self.last_mixing.upstream
 
-    def late(self, place: Place, x: Float[Tensor, "m p *rest"]) -> Float[Tensor, "m s *rest"]:
+    def late(self, place: Place, x: Shaped[Tensor, "m p *rest"]) -> Shaped[Tensor, "m s *rest"]:
         """The positions that are run from this place on: those from the start, or the answers."""
         return self._cut(self._ended(place), x)
 
-    def read_late(self, stage: Stage, x: Float[Tensor, "m p *rest"]) -> Float[Tensor, "m s *rest"]:
+    def read_late(
+        self, stage: Stage, x: Shaped[Tensor, "m p *rest"]
+    ) -> Shaped[Tensor, "m s *rest"]:
         """The positions at which a stage is run."""
         return self._cut(stage.index > self.last_mixing.index, x)
 
-    def wrote_late(self, stage: Stage, x: Float[Tensor, "m p *rest"]) -> Float[Tensor, "m s *rest"]:
+    def wrote_late(
+        self, stage: Stage, x: Shaped[Tensor, "m p *rest"]
+    ) -> Shaped[Tensor, "m s *rest"]:
         """The positions at which what a stage writes is run on."""
         return self._cut(stage.index >= self.last_mixing.index, x)
 
-    def _cut(self, ended: bool, x: Float[Tensor, "m p *rest"]) -> Float[Tensor, "m s *rest"]:
+    def _cut(self, ended: bool, x: Shaped[Tensor, "m p *rest"]) -> Shaped[Tensor, "m s *rest"]:
         late = x[:, self.start :]
         return self._ends(late) if ended else late.contiguous()
 
-    def _ends(self, late: Float[Tensor, "m s *rest"]) -> Float[Tensor, "m 1 *rest"]:
+    def _ends(self, late: Shaped[Tensor, "m s *rest"]) -> Shaped[Tensor, "m 1 *rest"]:
         at = (self.batch.last - self.start).clamp(min=0).repeat(len(late) // len(self.batch))
         return late[torch.arange(len(late), device=late.device), at][:, None]
 
     # -- the runs ----------------------------------------------------------------------------------
-    def finals(
-        self, changes: Mapping[Place, Float[Tensor, "n b s d"]], tap: Tap | None = None
-    ) -> Float[Tensor, "m b d"]:
+    def finals(self, changes: Changes, tap: Tap | None = None) -> Float[Tensor, "m b d"]:
         """The final residual at the answers of runs that each add one change to the base run, in
         the order of their places; a change holds the positions that ``late`` gives there.
 
@@ -169,8 +173,8 @@ class Rest:
         self,
         x: Float[Tensor, "m s d"],
         place: Place,
-        changes: Mapping[Place, Float[Tensor, "n b s d"]],
-    ) -> Float[Tensor, "k s d"]:
+        changes: Changes,
+    ) -> Float[Tensor, "k _ d"]:
         """The runs so far, and those that begin at this place."""
         if place not in changes:
             return x
@@ -180,7 +184,7 @@ class Rest:
 
     def _through(
         self, stages: Iterator[Stage], x: Float[Tensor, "m s d"], tap: Tap | None
-    ) -> Float[Tensor, "m s d"]:
+    ) -> Float[Tensor, "m _ d"]:
         """The runs behind the stages that read at one place."""
         after = x
         for stage in stages:
@@ -190,7 +194,7 @@ class Rest:
             after = after + (wrote if tap is None else tap(stage.index, wrote))
         return after
 
-    def _written(self, stage: Stage, x: Float[Tensor, "m s d"]) -> Float[Tensor, "m s d"]:
+    def _written(self, stage: Stage, x: Float[Tensor, "m s d"]) -> Float[Tensor, "m _ d"]:
         """What a stage writes in runs that read this."""
         kind = self.model.kinds[stage.kind]
         ports = kind.project(self.model, stage, x)
