@@ -337,6 +337,7 @@ def places(value: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("place", [*places(good())], ids=lambda p: "-".join(map(str, p)))
+@pytest.mark.unchecked
 def test_any_value_in_any_place_is_read_or_refused_in_one_sentence(
     place: tuple[Any, ...], tmp_path: Path
 ) -> None:
@@ -358,6 +359,7 @@ def test_any_value_in_any_place_is_read_or_refused_in_one_sentence(
 @pytest.mark.parametrize("place", [("format",), ("version",), ("wiring",), ("edges",),
                                    ("wiring", "layers"), ("edges", 0, "edge"),
                                    ("edges", 1, "weight")])  # fmt: skip
+@pytest.mark.unchecked
 def test_a_file_that_lacks_a_field_is_refused(place: tuple[Any, ...], tmp_path: Path) -> None:
     data = good()
     inner = data

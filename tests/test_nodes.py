@@ -86,6 +86,7 @@ def test_a_malformed_node_is_refused_with_the_remedy(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [None, 3, 1.5, b"m1", ["m1"], {}])
+@pytest.mark.unchecked
 def test_what_is_no_string_is_no_node(name: object) -> None:
     with pytest.raises(NodeNameError, match="is no node; write embed"):
         Node(name)  # type: ignore[arg-type]
@@ -162,6 +163,7 @@ def test_a_malformed_edge_is_refused_with_the_remedy(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [None, 3, ["m0->m1"], {"edge": "m0->m1"}])
+@pytest.mark.unchecked
 def test_what_is_no_string_is_no_edge(name: object) -> None:
     with pytest.raises(NodeNameError, match="is no edge; write it as"):
         parse_edge(name)  # type: ignore[arg-type]

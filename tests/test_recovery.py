@@ -229,6 +229,7 @@ def test_the_points_of_all_thresholds_make_the_same_stairs() -> None:
 
 
 # -- what is refused -------------------------------------------------------------------------------
+@pytest.mark.unchecked
 def test_what_is_no_set_of_edges_is_refused() -> None:
     scores, none = scored((5, 4, 3, 2, 1)), np.zeros(FIVE.shape, dtype=bool)
     for measure in (auroc, acdc_auroc, average_precision, hamming, recall, recovery):

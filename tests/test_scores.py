@@ -311,6 +311,7 @@ def test_what_was_measured_survives_the_file(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exact", [np.zeros((5, 3), bool), np.zeros(SMALL.shape, np.float32)])
+@pytest.mark.unchecked
 def test_a_mask_of_the_exact_that_does_not_fit_is_refused(exact: Any, tmp_path: Path) -> None:
     values = np.zeros(SMALL.shape, np.float32)
     with pytest.raises(ScoresError, match="the mask of the exact"):
@@ -479,6 +480,7 @@ def test_a_file_with_spoilt_notes_is_refused(
     ],
     ids=["name", "width", "flat", "nan"],
 )
+@pytest.mark.unchecked
 def test_a_file_with_another_table_is_refused(table: dict[str, Any], tmp_path: Path) -> None:
     save_file(table, tmp_path / "s", metadata=NOTES)
     refused(tmp_path / "s")

@@ -273,6 +273,7 @@ def test_an_index_of_what_is_no_node_is_refused(edge: tuple[str, str]) -> None:
     ],
     ids=lambda fields: str(fields)[:40],
 )  # fmt: skip
+@pytest.mark.unchecked
 def test_impossible_shapes_are_refused(fields: tuple[int, ...]) -> None:
     with pytest.raises(CircuitError, match="is not a wiring") as caught:
         Wiring(*fields)

@@ -33,7 +33,7 @@ __all__ = ["activation_magnitude", "gradient_norm", "node_attribution", "informa
 # -- one end of an edge ----------------------------------------------------------------------------
 @torch.no_grad()
 def activation_magnitude(
-    model: Model, data: Dataset, metric: Metric, corruption: Corruption
+    model: Model, data: Dataset, metric: Metric | None, corruption: Corruption
 ) -> Scores:
     """How much an edge's writer changes, whatever becomes of it.
 
@@ -64,7 +64,9 @@ def _changes(
 
 
 @torch.no_grad()
-def gradient_norm(model: Model, data: Dataset, metric: Metric, corruption: Corruption) -> Scores:
+def gradient_norm(
+    model: Model, data: Dataset, metric: Metric, corruption: Corruption | None
+) -> Scores:
     """How steep the metric is in what an edge's reader reads, whatever is written there.
 
     The score of every edge of a reader is ‖∂metric / ∂input‖₂ at the clean run, over an example's
@@ -145,7 +147,9 @@ def _weaker_end(
 
 # -- what flows ------------------------------------------------------------------------------------
 @torch.no_grad()
-def information_flow(model: Model, data: Dataset, metric: Metric, corruption: Corruption) -> Scores:
+def information_flow(
+    model: Model, data: Dataset, metric: Metric | None, corruption: Corruption | None
+) -> Scores:
     """Information-flow routes: how much of what a reader reads comes from a writer (Ferrando &
     Voita 2024).
 

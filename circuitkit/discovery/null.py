@@ -13,7 +13,12 @@ __all__ = ["random"]
 
 
 def random(
-    model: Model, data: Dataset, metric: Metric, corruption: Corruption, *, seed: int = 0
+    model: Model,
+    data: Dataset,
+    metric: Metric | None,
+    corruption: Corruption | None,
+    *,
+    seed: int = 0,
 ) -> Scores:
     """Standard normal scores: the circuits that any method has to beat."""
     drawn = np.random.default_rng(seed).standard_normal(model.wiring.shape)

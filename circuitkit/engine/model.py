@@ -24,7 +24,7 @@ from circuitkit.graph.wiring import Wiring
 
 __all__ = ["Activations", "Context", "Kind", "Model", "Native", "Ports"]
 
-Ports: TypeAlias = Sequence[Float[Tensor, "*t _ports _width"]]  # of attention q, k and v
+Ports: TypeAlias = Sequence[Float[Tensor, "... _ports _width"]]  # of attention q, k and v
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Activations:
 
     embed: Float[Tensor, "b p d"]
     reads: tuple[Float[Tensor, "b p d"], ...]
-    computed: tuple[Float[Tensor, "b p n e"], ...]
-    shares: tuple[Float[Tensor, "b p n e"], ...]
+    computed: tuple[Float[Tensor, "b p _n _e"], ...]
+    shares: tuple[Float[Tensor, "b p _n _e"], ...]
     final: Float[Tensor, "b p d"]
     consistent: bool = False
     held: Mapping[int, tuple[Tensor, ...]] = field(default_factory=dict)
@@ -103,6 +103,7 @@ class Activations:
         return same if self.consistent else torch.zeros_like(same)
 
 
+@runtime_checkable
 class Kind(Protocol):
     """How the components of one kind of stage compute, by the functions of a model.
 

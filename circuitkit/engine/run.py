@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
@@ -91,8 +91,8 @@ def record(
 def assemble(
     model: Model,
     embed: Float[Tensor, "b p d"],
-    computed: Sequence[Float[Tensor, "b p n e"]],
-    shares: Sequence[Float[Tensor, "b p n e"]],
+    computed: Sequence[Float[Tensor, "b p _n _e"]],
+    shares: Sequence[Float[Tensor, "b p _n _e"]],
 ) -> Activations:
     """Activations whose components computed and wrote the given values, whatever they read: means,
     zeros, ..."""
@@ -284,7 +284,7 @@ class _Run:
         self.pool = embed.new_empty(0 if self.graded else planned.slots, *embed.shape)
 
     # -- the pool ----------------------------------------------------------------------------------
-    def _late(self, x: Float[Tensor, "b p *rest"]) -> Float[Tensor, "b s *rest"]:
+    def _late(self, x: Shaped[Tensor, "b p *rest"]) -> Shaped[Tensor, "b s *rest"]:
         """The positions that are run: after the last attention, the answers' alone."""
         return x[self.examples, self.last][:, None] if self.ended else x[:, self.start :]
 

@@ -162,7 +162,7 @@ def evaluate(
 
 
 def evaluations(
-    values: Float[np.ndarray, "2+masks examples"],
+    values: Float[np.ndarray, "runs examples"],
     metric: Metric,
     corruption: Corruption,
     masks: Sequence[Mask],
@@ -209,7 +209,7 @@ def measure(
     data: Dataset,
     metric: Metric | Sequence[Metric],
     corruption: Corruption,
-) -> Float[np.ndarray, "*metrics 2+masks examples"]:
+) -> Float[np.ndarray, "*metrics runs examples"]:
     """The metric of everything, of nothing, and under each mask, for every example; of several
     metrics a table each, from the same runs. Raises MetricError where there is none."""
     metrics = [metric] if callable(metric) else metric

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.metric import Corruption, Metric
@@ -152,7 +153,11 @@ def best(scores: Scores, share: float, rule: str = "abs") -> Mask:
 
 
 # -- areas -----------------------------------------------------------------------------------------
-def area(sizes: Sequence[float], values: Sequence[float], axis: str = "linear") -> float:
+def area(
+    sizes: Sequence[float] | Float[np.ndarray, " sizes"],
+    values: Sequence[float] | Float[np.ndarray, " sizes"],
+    axis: str = "linear",
+) -> float:
     """The area under a curve by trapezoids.
 
     ``linear``: ∫ value d size, as MIB takes it; ``log``: ∫ value d ln(size), divided by the width

@@ -25,7 +25,7 @@ import reprlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from jaxtyping import Float
@@ -67,7 +67,7 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
 
 def build(
     wiring: Wiring,
-    weights: Mapping[tuple[str, str], float],
+    weights: Mapping[tuple[str, str], SupportsFloat],
     /,
     *,
     edge_attributes: Mapping[tuple[str, str], Mapping[str, object]] | None = None,

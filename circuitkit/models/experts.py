@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from circuitkit.engine.kinds import Writing
@@ -122,7 +122,7 @@ class _Asked(nn.Module):
         return torch.zeros_like(x)
 
 
-def routed(call: tuple[Tensor, ...], like: Float[Tensor, "b p d"]) -> Routing:
+def routed(call: tuple[Tensor, ...], like: Shaped[Tensor, "b p _"]) -> Routing:
     """Which experts were asked, and with what weights, for each token of a batch."""
     index, weights = (x.view(*like.shape[:-1], x.shape[-1]) for x in call)
     return index, weights

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 __all__ = ["Count", "counting", "track"]
 
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Count(Protocol):
     """Counts further items; those that an earlier run has done say nothing about the time left."""
 

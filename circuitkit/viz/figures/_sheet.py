@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import circuitkit.viz.figures._labels as _labels
 from circuitkit.viz import style
@@ -33,6 +33,7 @@ class Tip(NamedTuple):
     around: float = 0.0
 
 
+@runtime_checkable
 class Panel(Protocol):
     """What stands on a sheet: a heat map or curves."""
 

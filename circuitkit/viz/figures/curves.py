@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite, isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -29,7 +29,7 @@ __all__ = ["Lines"]
 COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#222222", "#b3a100",
 )  # fmt: skip
-DASHES = ("-", "--", ":")
+DASHES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")
 MARKERS = "osD^vPX"
 BAND = 0.16  # how solid a band is
 SHAPE, SIDES = 0.56, 55.0  # height of the axes to their width; what labels take at the left
@@ -182,9 +182,8 @@ class Lines(Figure):
             if name not in self.plain:
                 marked[:: -(-len(values) // MARKED)] = True
             single = len(set(np.asarray(self.places)[there])) == 1
-            colour, dash, marker = (
-                looks[number % len(looks)] for looks in (COLOURS, DASHES, MARKERS)
-            )
+            colour, marker = (looks[number % len(looks)] for looks in (COLOURS, MARKERS))
+            dash = DASHES[number % len(DASHES)]
             made.append(
                 Line2D(
                     self.places, values, color=colour, linestyle="none" if single else dash,
