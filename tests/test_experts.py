@@ -275,6 +275,7 @@ def test_files_of_models_without_experts_do_not_speak_of_them() -> None:
 
 
 @pytest.mark.parametrize("experts", [(1,), (1, -1), (1, 2.0), "ab", 3, (1, 2**16)])
+@pytest.mark.unchecked
 def test_impossible_experts_are_refused(experts: Any) -> None:
     with pytest.raises(CircuitError, match="not a wiring"):
         Wiring(2, 2, 2, experts=experts)

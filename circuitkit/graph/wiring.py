@@ -7,7 +7,7 @@ attention the key and value ports belong to a group of heads, for that is what t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -40,7 +40,7 @@ class Wiring:
     groups: int
     mlp: bool = True
     parallel: bool = False
-    experts: tuple[int, ...] = ()
+    experts: Sequence[int] = ()
     shared: bool = False
 
     def __post_init__(self) -> None:
