@@ -35,7 +35,7 @@ def digest(value: Json) -> str:
 def identity(model: Model, data: Dataset) -> dict[str, Json]:
     """What tells work on one model and data from work on others, but for the weights."""
     examples = [vars(example) for example in data.examples]
-    router = getattr(model, "router", None)  # that of experts moves no plain run, but patched ones
+    router = model.router  # that of experts moves no plain run, but patched ones
     return {
         **({"router": router} if router else {}),
         "model": model.name,
@@ -43,7 +43,6 @@ def identity(model: Model, data: Dataset) -> dict[str, Json]:
         "dtype": str(model.dtype),
         "data": digest([examples, data.batch_size, data.padding]),
         "examples": len(data),
-        **({"experts": model.router} if model.router else {}),
     }
 
 
