@@ -278,7 +278,7 @@ def _strata(
     return {STRONGEST: strongest, CUT: around, RANDOM: drawn}
 
 
-def _others(scores: Scores, taken: list[Int[np.ndarray, " edges"]]) -> Int[np.ndarray, " edges"]:
+def _others(scores: Scores, taken: list[Int[np.ndarray, " _"]]) -> Int[np.ndarray, " edges"]:
     """The flat indices of the edges that are in none of these."""
     return np.setdiff1d(np.flatnonzero(scores.wiring.legal), np.concatenate(taken))
 
