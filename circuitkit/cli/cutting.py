@@ -66,7 +66,7 @@ def knockout(options: argparse.Namespace) -> None:
         print_json(found)
 
 
-def _knocked_out(options: argparse.Namespace, *given: Any) -> Iterator[tuple[str, Any]]:
+def _knocked_out(options: argparse.Namespace, *inputs: Any) -> Iterator[tuple[str, Any]]:
     """What is lost without one edge, two and many of them, each by its function's name."""
     from circuitkit.evaluation.knockouts.completeness import incompleteness
     from circuitkit.evaluation.knockouts.effects import marginal_effects
@@ -74,9 +74,9 @@ def _knocked_out(options: argparse.Namespace, *given: Any) -> Iterator[tuple[str
     from circuitkit.evaluation.knockouts.redundancy import minimality
 
     seed = options.seed
-    yield "marginal_effects", marginal_effects(*given)
+    yield "marginal_effects", marginal_effects(*inputs)
     if options.pairs:
-        yield "interactions", interactions(*given, edges=options.pairs, within=options.within)
+        yield "interactions", interactions(*inputs, edges=options.pairs, within=options.within)
     if options.subsets:
-        yield "incompleteness", incompleteness(*given, sets=options.subsets, seed=seed)
-    yield "minimality", minimality(*given, seed=seed)
+        yield "incompleteness", incompleteness(*inputs, sets=options.subsets, seed=seed)
+    yield "minimality", minimality(*inputs, seed=seed)

@@ -115,9 +115,9 @@ class _Meter:
         self.live = self.peak = 0
         self.known: dict[int, weakref.ref[Any]] = {}
 
-    def see(self, given: Any, made: Any) -> None:
+    def see(self, inputs: Any, made: Any) -> None:
         """Count what is new of what was made."""
-        old = {id(storage) for storage in _storages(given)}
+        old = {id(storage) for storage in _storages(inputs)}
         for storage in _storages(made):
             if id(storage) not in old and id(storage) not in self.known:
                 self._count(storage)

@@ -277,7 +277,7 @@ def discover_each(
     about = {**identity(model, data), "format": "circuitkit.discover_each", "version": VERSION}
     journal = _journal(resume, {**about, "method": name_of(method)}, model, data)
     inputs = [(model, data, m, c) for c, m in product(corruptions, metrics)]
-    found = [_scores(journal, method, *given) for given in inputs]
+    found = [_scores(journal, method, *own) for own in inputs]
     if edges is None:
         size = partial(_size, found[0], *inputs[0])
         edges = int(_finished(journal, f"size-{_key(*inputs[0][2:])}", size)["edges"])
@@ -370,8 +370,8 @@ def _tables(*inputs: Any) -> Block:
 
 def _require_names(metrics: Sequence[Metric], corruptions: Sequence[Corruption]) -> None:
     """Raise EvaluationError where there are none, or two could not be told apart."""
-    for kind, given in (("metrics", metrics), ("corruptions", corruptions)):
-        names = [name_of(function) for function in given]
+    for kind, functions in (("metrics", metrics), ("corruptions", corruptions)):
+        names = [name_of(function) for function in functions]
         if not names or len(set(names)) < len(names):
             raise EvaluationError(
                 f"the {kind} are {', '.join(names) or 'none'}; give at least one, each of another "

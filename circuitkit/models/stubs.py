@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from circuitkit.util.versions import changed
 
-__all__ = ["Given", "Last", "Silent", "Through", "copy_with"]
+__all__ = ["HandsOver", "Last", "Muted", "Through", "copy_with"]
 
 
 def copy_with(module: nn.Module, stubs: Mapping[int, nn.Module]) -> nn.Module:
@@ -29,7 +29,7 @@ def copy_with(module: nn.Module, stubs: Mapping[int, nn.Module]) -> nn.Module:
     return twin
 
 
-class Given(nn.Module):
+class HandsOver(nn.Module):
     """A projection that hands over a given value, whatever it reads."""
 
     value: Tensor | None = None
@@ -38,7 +38,7 @@ class Given(nn.Module):
         return x if self.value is None else self.value
 
 
-class Silent(nn.Module):
+class Muted(nn.Module):
     """A component that writes nothing; it keeps what it was called with."""
 
     def __init__(self, returns_tuple: bool = False) -> None:

@@ -31,7 +31,7 @@ from circuitkit.graph.wiring import Wiring
 from circuitkit.models.compat import is_parallel, original, parts_of, use_eager, without_forks
 from circuitkit.models.experts import ROUTERS, ExpertBlock, Experts, routed
 from circuitkit.models.norms import Norm
-from circuitkit.models.stubs import Given, Last, Silent, Through, copy_with
+from circuitkit.models.stubs import HandsOver, Last, Muted, Through, copy_with
 from circuitkit.util.options import require
 from circuitkit.util.quiet import quiet
 from circuitkit.util.versions import changed
@@ -56,7 +56,7 @@ class _Layer:
     weights: dict[str, Float[Tensor, "n d e"]]
     biases: dict[str, Float[Tensor, "n e"] | None]
     out: Float[Tensor, "h e d"]
-    taps: dict[str, Given]
+    taps: dict[str, HandsOver]
     attention: nn.Module
 
     def port(self, index: int) -> tuple[Float[Tensor, "d e"], Float[Tensor, " e"] | None]:
@@ -109,7 +109,7 @@ def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
     ln1 = norm("ln1") or Norm(None, width, like)
     post_only = "ln2_post" in parts and "ln2" not in parts
     ln2 = norm("ln2") or (Norm(None, width, like) if post_only else ln1)
-    taps = {port: Given() for port in "qkvo"}
+    taps = {port: HandsOver() for port in "qkvo"}
     stubs = {id(part): taps[p] for p in "qkvo" for part in _twins(getattr(attn, p))}
     return _Layer(
         block, attn, ln1, norm("ln1_post"), ln2, mlp, stem, down,
@@ -131,7 +131,7 @@ def _mlp(part: Any) -> tuple[Any, Any, Any]:
     mlp, down = original(part), None if part is None else parts_of(part).get("out")
     if mlp is None or down is None:
         return mlp, None, None
-    through = Given()
+    through = HandsOver()
     stem = copy_with(mlp, {id(twin): through for twin in _twins(down)})
     return (mlp, None, None) if stem is mlp else (mlp, stem, original(down))
 
@@ -248,13 +248,13 @@ class Transformer:
     # -- the model's own forward ------------------------------------------------------------------
     def _arguments(self, tokens: Tensor, mask: Tensor) -> dict[str, Any]:
         """The forward's arguments; positions count the tokens that are not padding."""
-        given = {
+        arguments = {
             "input_ids": tokens.to(self.device),
             "attention_mask": mask.to(self.device).long(),
             "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0).to(self.device),
             "use_cache": False,
         }
-        return {key: value for key, value in given.items() if key in self._accepted}
+        return {key: value for key, value in arguments.items() if key in self._accepted}
 
     @cached_property
     def _accepted(self) -> frozenset[str]:
@@ -262,16 +262,16 @@ class Transformer:
         return frozenset(inspect.signature(self.bridge.original_model.forward).parameters)
 
     @cached_property
-    def _hollow(self) -> tuple[nn.Module, list[Silent], nn.Module, Last, Last]:
+    def _hollow(self) -> tuple[nn.Module, list[Muted], nn.Module, Last, Last]:
         """The model's forward with silent blocks: what it does before and after them."""
         stubs: dict[int, nn.Module] = {}
         attentions = []
         for layer in self.layers:
-            attentions.append(Silent(returns_tuple=True))
+            attentions.append(Muted(returns_tuple=True))
             stubs |= {id(part): attentions[-1] for part in _twins(layer.attn)}
             for name, part in parts_of(layer.block).items():
                 if name != "attn":
-                    stub = Silent(self._gives_more(layer)) if name == "mlp" else Through()
+                    stub = Muted(self._gives_more(layer)) if name == "mlp" else Through()
                     stubs |= {id(twin): stub for twin in _twins(part)}
             # a copy of the bridge's own block would hang its hooks on the parts of the original
             stubs[id(layer.block)] = copy_with(_twins(layer.block)[-1], stubs)
@@ -359,12 +359,12 @@ class Transformer:
         """q, k or v of some ports of a layer, each reading a residual of its own (or all one)."""
         parts = self.layers[layer]
         normed = parts.ln1(x)
-        given = []
+        received = []
         for i, port in enumerate(ports):
             weight, bias = parts.port(port)
             own = normed[i if len(x) > 1 else 0]
-            given.append(own @ weight if bias is None else own @ weight + bias)
-        return torch.stack(given) if given else x.new_empty(0, *x.shape[1:3], self.d_head)
+            received.append(own @ weight if bias is None else own @ weight + bias)
+        return torch.stack(received) if received else x.new_empty(0, *x.shape[1:3], self.d_head)
 
     def pull(
         self, layer: int, x: Float[Tensor, "t d"], grads: Mapping[str, Float[Tensor, "t n e"]]

@@ -128,9 +128,7 @@ def _reverse() -> Program:
         name="mirrored",
     )  # fmt: skip
     output = Aggregate(Select(indices, mirrored, _equal), tokens, name="reverse")
-    asked = [
-        (*given, BAR, *given[::-1][:done]) for given in _sequences("abc", 4) for done in range(4)
-    ]
+    asked = [(*read, BAR, *read[::-1][:done]) for read in _sequences("abc", 4) for done in range(4)]
     return Program("reverse", output, ("a", "b", "c", BAR), 8, asked, source=TRACR)
 
 
@@ -178,9 +176,9 @@ def _sort_unique() -> Program:
     for following in reversed(nexts):
         output = Otherwise(following, output, name="next")
     asked = []
-    for given in _sequences(letters, 3):
-        ordered = sorted(set(given))
-        asked += [(*given, BAR, *ordered[:done]) for done in range(len(ordered) + 1)]
+    for read in _sequences(letters, 3):
+        ordered = sorted(set(read))
+        asked += [(*read, BAR, *ordered[:done]) for done in range(len(ordered) + 1)]
     return Program("sort_unique", output, (*letters, BAR), 7, asked, source=RASP)
 
 

@@ -18,9 +18,9 @@ from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json
 from circuitkit.viz import style
 
-__all__ = ["Box", "Drawing", "Edge", "TOLD", "drawing"]
+__all__ = ["Box", "Drawing", "Edge", "SOURCE", "drawing"]
 
-TOLD = ("model", "task", "metric", "corruption", "method")
+SOURCE = ("model", "task", "metric", "corruption", "method")
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ class Drawing:
     roles: Mapping[str, str]  # of boxes
     left_out: int
     exact: int | None  # drawn edges whose weight was measured; None where they do not say
-    told: Mapping[str, Json]  # the graph's attributes
+    metadata: Mapping[str, Json]  # the graph's attributes
     title: str
 
     @property
     def weighted(self) -> bool:
         """Whether the edges have weights of their own."""
-        return not self.told.get("unweighted")
+        return not self.metadata.get("unweighted")
 
     @cached_property
     def largest(self) -> float:
@@ -106,8 +106,10 @@ class Drawing:
     @property
     def caption(self) -> tuple[str, ...]:
         """Where the circuit comes from; how much of it is drawn, and how faithful it is."""
-        source = [f"{key}: {style.plain(self.told[key])}" for key in TOLD if self.told.get(key)]
-        faithful = _faithfulness(self.told.get("faithfulness"))
+        source = [
+            f"{key}: {style.plain(self.metadata[key])}" for key in SOURCE if self.metadata.get(key)
+        ]
+        faithful = _faithfulness(self.metadata.get("faithfulness"))
         parts = (" · ".join(source), self._extent() + self._measured(), faithful)
         return tuple(part for part in parts if part)
 

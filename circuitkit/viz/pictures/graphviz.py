@@ -57,10 +57,10 @@ def _rows(graph: graphviz.Digraph, drawn: Drawing) -> None:
     names = [f"rank {number}" for number in range(len(ranks))]
     seen: set[int] = set()
     for name, ((layer, _), boxes) in zip(names, ranks.items(), strict=True):
-        told = f"layer {layer}" if layer not in seen and boxes[0].kind not in ENDS else ""
+        label = f"layer {layer}" if layer not in seen and boxes[0].kind not in ENDS else ""
         seen.add(layer)
         with graph.subgraph(graph_attr={"rank": "same"}) as row:
-            row.node(name, told, shape="plaintext", fontcolor=style.FAINT)
+            row.node(name, label, shape="plaintext", fontcolor=style.FAINT)
             for box in boxes:
                 row.node(box.name, **_box(box, drawn))
     for low, high in pairwise(names):
