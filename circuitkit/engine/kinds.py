@@ -20,7 +20,6 @@ class Attention:
     takes."""
 
     mixes = True
-    together: int | None = None
 
     def couples(self, model: Model) -> bool:
         """Whether a norm over all queries (or keys) lies between the ports and the scores."""
@@ -75,7 +74,6 @@ class Writing:
     residual stream's, and no norm lies over them together."""
 
     mixes = False
-    together: int | None = 8
 
     def couples(self, model: Model) -> bool:
         """There is one port."""

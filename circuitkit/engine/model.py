@@ -111,11 +111,10 @@ class Kind(Protocol):
     port, which gives what it reads), ``compute`` and ``write`` take that to what each component
     writes, in two steps so that what exists in between stays small, and ``pull`` takes gradients in
     what the ports gave back to what they read. ``mixes``: a component looks at other positions than
-    its own. ``together``: how many runs it computes at once (None: all).
+    its own, by all its ports but the first.
     """
 
     mixes: bool
-    together: int | None
 
     def couples(self, model: Model) -> bool:
         """Whether what one port gives moves other components than those it feeds."""
