@@ -14,7 +14,8 @@ from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Batch
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine.model import Activations, Context
-from circuitkit.engine.run import answer, record, run, runs
+from circuitkit.engine.record import answer, record
+from circuitkit.engine.run import run, runs
 from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.evaluation.masks import random_masks
 from circuitkit.graph.scores import Scores

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.engine.model import Activations, Context
-from circuitkit.engine.run import answer, difference, record, run
+from circuitkit.engine.record import answer, difference, record
+from circuitkit.engine.run import run
 from circuitkit.engine.sweep import TOKENS, sweep
 from circuitkit.models.transformer_lens import Transformer
 

@@ -14,7 +14,7 @@ from _measure import Cell, Table, Timer, largest_difference
 
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Batch
-from circuitkit.engine.run import answer, record
+from circuitkit.engine.record import answer, record
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.transformer_lens import Transformer
 

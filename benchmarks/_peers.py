@@ -25,7 +25,8 @@ from _measure import Cell, Table, Timer, largest_difference
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.discovery.attribution import eap
-from circuitkit.engine.run import record, run
+from circuitkit.engine.record import record
+from circuitkit.engine.run import run
 from circuitkit.evaluation.masks import random_masks
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.transformer_lens import Transformer

@@ -34,7 +34,8 @@ from circuitkit.discovery import (
     information_flow,
     node_attribution,
 )
-from circuitkit.engine.run import record, run
+from circuitkit.engine.record import record
+from circuitkit.engine.run import run
 from circuitkit.errors import MetricError
 from circuitkit.graph.nodes import Node
 from circuitkit.graph.wiring import Wiring

@@ -33,7 +33,7 @@ from circuitkit.data.examples import Example
 from circuitkit.data.prompts import Task
 from circuitkit.data.tokens import TokenizerView, tokenise
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.run import record
+from circuitkit.engine.record import record
 from circuitkit.errors import CircuitkitError, DataError, EvaluationError, OutputError
 from circuitkit.evaluation.ability import known
 from circuitkit.evaluation.faithfulness import evaluate

@@ -17,7 +17,7 @@ from circuitkit.corruptions import counterfactual, mean, mean_by_position, noise
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.data.examples import Example
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.run import answer, record
+from circuitkit.engine.record import answer, record
 from circuitkit.errors import DataError, EvaluationError
 from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.metrics import logit_diff

@@ -24,7 +24,8 @@ from circuitkit.data.batches import Batch
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine.attribute import gradients, score
 from circuitkit.engine.model import Activations, Context
-from circuitkit.engine.run import answer, difference, output, record, run, runs
+from circuitkit.engine.record import answer, difference, output, record
+from circuitkit.engine.run import run, runs
 from circuitkit.engine.sweep import sweep
 from circuitkit.errors import CircuitError, UnsupportedModelError
 from circuitkit.evaluation.masks import random_masks

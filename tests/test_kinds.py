@@ -23,7 +23,8 @@ from circuitkit.discovery.sweeps import exact
 from circuitkit.engine.attribute import gradients, score
 from circuitkit.engine.kinds import Writing
 from circuitkit.engine.model import Activations, Context, Model, Ports
-from circuitkit.engine.run import answer, difference, record, run, runs
+from circuitkit.engine.record import answer, difference, record
+from circuitkit.engine.run import run, runs
 from circuitkit.engine.sweep import sweep
 from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.evaluation.masks import random_masks

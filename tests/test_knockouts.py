@@ -18,7 +18,8 @@ from gates import gate_prompts, gates
 from circuitkit.corruptions import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.discovery import eap
-from circuitkit.engine.run import record, run
+from circuitkit.engine.record import record
+from circuitkit.engine.run import run
 from circuitkit.errors import CircuitError, EvaluationError
 from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.evaluation.knockouts import _runs

@@ -34,7 +34,8 @@ from circuitkit.corruptions import counterfactual, zero
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.discovery import clean_corrupted, eap, eap_ig
 from circuitkit.engine.model import Activations, Context, Model
-from circuitkit.engine.run import answer, assemble, record, run
+from circuitkit.engine.record import answer, assemble, record
+from circuitkit.engine.run import run
 from circuitkit.errors import UnsupportedModelError
 from circuitkit.graph.scores import Scores
 from circuitkit.metrics import logit_diff

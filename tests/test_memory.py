@@ -19,6 +19,7 @@ from circuitkit.data.batches import Dataset
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine import run as engine
 from circuitkit.engine.memory import Need, foresee, peak, room
+from circuitkit.engine.record import record
 from circuitkit.errors import BudgetError, VersionError
 from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.evaluation.masks import random_masks
@@ -121,7 +122,7 @@ def test_what_a_stack_of_circuits_takes_is_known_beforehand(shape: tuple[int, in
     batch = next(iter(data))
     context = m.start(batch.clean, batch.mask)
     with torch.no_grad():
-        carried = engine.record(m, m.start(batch.corrupt, batch.mask))
+        carried = record(m, m.start(batch.corrupt, batch.mask))
         stage = engine._Shared(m, batch, context, carried, {0: context.embed - carried.embed})
         stack = [engine._Circuit.of(m, mask, {0: context.embed}) for mask in masks]
         ((_, planned),) = stage.fitting(stack, 2**40)

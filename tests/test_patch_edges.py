@@ -29,7 +29,8 @@ from circuitkit.data.batches import Dataset
 from circuitkit.discovery.sweeps import exact
 from circuitkit.engine import edges as module
 from circuitkit.engine.model import Context, Model
-from circuitkit.engine.run import answer, record, run
+from circuitkit.engine.record import answer, record
+from circuitkit.engine.run import run
 from circuitkit.errors import CircuitError, NodeNameError, OutputError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import edge_name

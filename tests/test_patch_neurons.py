@@ -13,7 +13,7 @@ from torch import Tensor
 
 from circuitkit.corruptions.constants import mean
 from circuitkit.engine import sweep as engine
-from circuitkit.engine.run import record
+from circuitkit.engine.record import record
 from circuitkit.errors import CircuitError
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.patching.nodes import patch_nodes

@@ -30,7 +30,8 @@ from circuitkit.corruptions.gaussian import noise
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.data.examples import Example
 from circuitkit.engine import sweep as engine
-from circuitkit.engine.run import answer, record, run
+from circuitkit.engine.record import answer, record
+from circuitkit.engine.run import run
 from circuitkit.errors import CircuitError, DataError, EvaluationError, MetricError
 from circuitkit.metrics.answers import log_probability, logit_diff
 from circuitkit.metrics.divergence import kl

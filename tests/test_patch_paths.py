@@ -10,7 +10,7 @@ from test_sweep import pairs
 
 from circuitkit.data.batches import Batch
 from circuitkit.engine.model import Activations, Context
-from circuitkit.engine.run import answer, record
+from circuitkit.engine.record import answer, record
 from circuitkit.errors import CircuitError, DataError
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.transformer_lens import Transformer, from_module

@@ -23,7 +23,8 @@ from circuitkit.discovery.pruning import acdc
 from circuitkit.discovery.sweeps import exact
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
-from circuitkit.engine.run import answer, record, run
+from circuitkit.engine.record import answer, record
+from circuitkit.engine.run import run
 from circuitkit.errors import MetricError, UnknownNameError
 from circuitkit.evaluation.faithfulness import evaluate, measure
 from circuitkit.graph.scores import Scores

@@ -112,7 +112,7 @@ def test_every_public_name_has_its_true_type(tmp_path: Path) -> None:
 ANYTHING = {
     "engine.model.Context",  # what the model gives its own attention
     "registry.lookup", "registry.resolve", "registry.serve",  # functions of the kind that was named
-    "models.stubs.Silent.forward",  # the arguments of the module in whose place it stands
+    "models.stubs.Muted.forward",  # the arguments of the module in whose place it stands
     # TransformerLens's own objects, which have no types
     "models.transformer_lens.Transformer.__init__", "models.compat.parts_of",
     "models.compat.original", "models.compat.is_parallel", "models.compat.without_forks",

@@ -23,7 +23,7 @@ from circuitkit.data.examples import Example
 from circuitkit.discovery.attribution import eap
 from circuitkit.discovery.sweeps import exact
 from circuitkit.engine.model import Model
-from circuitkit.engine.run import answer, record
+from circuitkit.engine.record import answer, record
 from circuitkit.errors import CircuitError, DataError, ModelError, UnknownNameError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import edge_name

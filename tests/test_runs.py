@@ -10,7 +10,8 @@ from families import FAMILIES, as_batch, dataset, distance, double, first_head, 
 from circuitkit.corruptions.constants import mean
 from circuitkit.engine import run as module
 from circuitkit.engine.plan import plan
-from circuitkit.engine.run import difference, record, run, runs
+from circuitkit.engine.record import difference, record
+from circuitkit.engine.run import run, runs
 from circuitkit.evaluation.masks import random_masks
 from circuitkit.graph.wiring import Wiring
 

@@ -16,7 +16,8 @@ from circuitkit.data.batches import Dataset
 from circuitkit.data.examples import Example
 from circuitkit.discovery.sweeps import exact
 from circuitkit.engine import sweep as module
-from circuitkit.engine.run import answer, assemble, difference, record, run
+from circuitkit.engine.record import answer, assemble, difference, record
+from circuitkit.engine.run import run
 from circuitkit.engine.sweep import sweep
 from circuitkit.errors import CircuitError
 from circuitkit.graph.wiring import Wiring

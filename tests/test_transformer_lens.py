@@ -12,7 +12,7 @@ from torch import Tensor
 
 from circuitkit.corruptions import counterfactual
 from circuitkit.discovery import eap, exact
-from circuitkit.engine.run import record
+from circuitkit.engine.record import record
 from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.metrics import logit_diff
 from circuitkit.models.checking import check

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.run import assemble, record
+from circuitkit.engine.record import assemble, record
 from circuitkit.errors import DataError
 
 __all__ = ["mean", "mean_by_position", "zero"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.run import record
+from circuitkit.engine.record import record
 
 __all__ = ["noise"]
 

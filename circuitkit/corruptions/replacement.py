@@ -10,7 +10,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.run import record
+from circuitkit.engine.record import record
 from circuitkit.errors import DataError
 
 __all__ = ["counterfactual", "resample"]

@@ -19,7 +19,7 @@ from circuitkit.engine.attribute import Gradients, gradients, score
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.numerics import wide
-from circuitkit.engine.run import answer, record
+from circuitkit.engine.record import answer, record
 from circuitkit.errors import MetricError
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of

@@ -20,7 +20,7 @@ from circuitkit.engine.attribute import BLOCK_BYTES, Gradients, at_tokens, gradi
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.numerics import wide
-from circuitkit.engine.run import record
+from circuitkit.engine.record import record
 from circuitkit.errors import MetricError
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring

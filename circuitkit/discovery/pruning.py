@@ -17,7 +17,8 @@ from torch import Tensor
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Activations, Context, Model
-from circuitkit.engine.run import answer, difference, record, runs
+from circuitkit.engine.record import answer, difference, record
+from circuitkit.engine.run import runs
 from circuitkit.errors import MetricError, UnknownNameError
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask

@@ -23,7 +23,7 @@ from torch import Tensor
 from circuitkit.data.batches import Batch
 from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.numerics import wide
-from circuitkit.engine.run import answer, record
+from circuitkit.engine.record import answer, record
 from circuitkit.graph.stages import Stage
 
 __all__ = ["BLOCK_BYTES", "Gradients", "at_tokens", "gradients", "score"]

@@ -19,7 +19,7 @@ from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.checkpoints import Journal, digest, identity
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.run import answer, record
+from circuitkit.engine.record import answer, record
 from circuitkit.engine.sweep import sweep
 from circuitkit.graph.edges import Edges, indices
 from circuitkit.graph.wiring import Wiring

@@ -11,130 +11,33 @@ follows the circuit. Keeping everything is the clean run, keeping nothing the ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.engine.model import Activations, Context, Kind, Model
 from circuitkit.engine.plan import Lanes, Plan, Reading, plan
+from circuitkit.engine.record import beginning
 from circuitkit.graph.stages import Stage
 from circuitkit.graph.types import Mask
 
-__all__ = [
-    "Tap",
-    "answer",
-    "as_it_is",
-    "assemble",
-    "beginning",
-    "difference",
-    "output",
-    "record",
-    "run",
-    "runs",
-]
+__all__ = ["POOL_BYTES", "Keep", "run", "runs"]
 
 Keep: TypeAlias = (  # a mask, or fractions
     Mask | Float[np.ndarray, "writers readers"] | Float[Tensor, "writers readers"]
 )
-# What a port gave, by the number of the stage and of the port; of the stage beyond the last one, it
-# is what the logits read.
-Tap: TypeAlias = Callable[[int, int, Tensor], Tensor]
 TOGETHER = 8  # readings that are mixed by one matrix product
 FEW = 8  # edges per reading up to which adding them one by one is faster
 STACK = 32  # circuits that are run together: more gain nothing
 WRITTEN = 32  # heads that write at once
 POOL_BYTES = 512 * 2**20  # that a stack of circuits takes
-
-
-def as_it_is(_: int, __: int, x: Tensor) -> Tensor:
-    """The tap that changes nothing."""
-    return x
-
-
-def record(
-    model: Model,
-    context: Context,
-    embed: Float[Tensor, "b p d"] | None = None,
-    tap: Tap = as_it_is,
-) -> Activations:
-    """The activations of a plain run, from the batch's embedding or another one.
-
-    ``tap(stage, port, x)`` sees what each port of each stage gave, and what the logits read, and
-    may replace it: the gradient is taken there.
-    """
-    start = x = context.embed if embed is None else embed
-    stages = model.wiring.stages
-    stream = {1: x}  # the residual, by how many writers have written
-    reads, computed, shares = [], [], []
-    for stage in stages:
-        kind, read = model.kinds[stage.kind], stream[stage.upstream]
-        projected = enumerate(kind.project(model, stage, read))
-        ports = [tap(stage.index, number, value) for number, value in projected]
-        reads.append(read)
-        computed.append(kind.compute(model, stage, context, ports))
-        written, share = kind.out(model, stage, computed[-1])
-        shares.append(share)
-        x = stream[stage.rows.stop] = x + written
-    return Activations(
-        start, tuple(reads), tuple(computed), tuple(shares), tap(len(stages), 0, x),
-        consistent=True, held=context.held,
-    )  # fmt: skip
-
-
-def assemble(
-    model: Model,
-    embed: Float[Tensor, "b p d"],
-    computed: Sequence[Float[Tensor, "b p _n _e"]],
-    shares: Sequence[Float[Tensor, "b p _n _e"]],
-) -> Activations:
-    """Activations whose components computed and wrote the given values, whatever they read: means,
-    zeros, ..."""
-    x, stream, reads = embed, {1: embed}, []
-    for stage, share in zip(model.wiring.stages, shares, strict=True):
-        kind = model.kinds[stage.kind]
-        reads.append(stream[stage.upstream])
-        x = x + kind.write(model, stage, None, share).sum(0)
-        constant = kind.constant(model, stage)
-        x = stream[stage.rows.stop] = x if constant is None else x + constant
-    return Activations(embed, tuple(reads), tuple(computed), tuple(shares), x)
-
-
-def difference(
-    model: Model, other: Activations, base: Activations, row: int
-) -> Float[Tensor, "b p d"]:
-    """What a writer writes in one run, less what it writes in another."""
-    stage = model.wiring.stage_of[row]
-    if stage is None:
-        return other.embed - base.embed
-    place = row - stage.rows.start
-    share = (other.shares[stage.index] - base.shares[stage.index])[:, :, [place]]
-    return model.kinds[stage.kind].write(model, stage, [place], share)[0]
-
-
-def output(model: Model, run: Activations, stage: Stage) -> Float[Tensor, "b p d"]:
-    """What all components of a stage write together in a run."""
-    kind = model.kinds[stage.kind]
-    total = kind.write(model, stage, None, run.shares[stage.index]).sum(0)
-    constant = kind.constant(model, stage)
-    return total if constant is None else total + constant
-
-
-def answer(model: Model, batch: Batch, final: Float[Tensor, "b p d"]) -> Float[Tensor, "b vocab"]:
-    """The logits at each example's answer position, from the final residual."""
-    rows = torch.arange(len(batch), device=batch.last.device)
-    return model.unembed(final[rows, batch.last])
-
-
-def beginning(batch: Batch, same: Bool[Tensor, "b p"]) -> int:
-    """The first position to run: where an example is no longer the same, or the first answer."""
-    return min(int(same.all(0).sum()), int(batch.last.min()))
 
 
 def run(

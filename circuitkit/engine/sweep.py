@@ -22,7 +22,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.engine.model import Activations, Context, Model, Ports
-from circuitkit.engine.run import beginning, difference
+from circuitkit.engine.record import beginning, difference
 from circuitkit.graph.stages import Stage
 from circuitkit.graph.types import Mask
 

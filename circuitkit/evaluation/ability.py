@@ -11,7 +11,7 @@ from torch import Tensor
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.metric import Metric, check_metric
 from circuitkit.engine.model import Model
-from circuitkit.engine.run import answer, record
+from circuitkit.engine.record import answer, record
 from circuitkit.errors import EvaluationError
 from circuitkit.metrics.answers import accuracy
 from circuitkit.registry import name_of

@@ -26,7 +26,8 @@ from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.memory import room
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Model
-from circuitkit.engine.run import POOL_BYTES, answer, record, runs
+from circuitkit.engine.record import answer, record
+from circuitkit.engine.run import POOL_BYTES, runs
 from circuitkit.errors import EvaluationError, MetricError
 from circuitkit.evaluation.masks import as_mask, random_masks
 from circuitkit.graph.types import Graph, Mask

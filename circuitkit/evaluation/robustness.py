@@ -24,7 +24,7 @@ from circuitkit.discovery.attribution import eap_ig
 from circuitkit.engine.checkpoints import Journal, digest, identity
 from circuitkit.engine.metric import Corruption, Method, Metric
 from circuitkit.engine.model import Model
-from circuitkit.engine.run import answer, record
+from circuitkit.engine.record import answer, record
 from circuitkit.errors import CircuitError, EvaluationError
 from circuitkit.evaluation.choosing import FAITHFULNESS, smallest
 from circuitkit.evaluation.faithfulness import Evaluation, evaluations, measure

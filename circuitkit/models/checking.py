@@ -18,7 +18,8 @@ from circuitkit.data.batches import Batch
 from circuitkit.engine.attribute import gradients, score
 from circuitkit.engine.model import Activations, Context, Native
 from circuitkit.engine.numerics import wide
-from circuitkit.engine.run import output, record, run
+from circuitkit.engine.record import output, record
+from circuitkit.engine.run import run
 from circuitkit.errors import UnsupportedModelError
 from circuitkit.graph.stages import ATTENTION, Stage
 from circuitkit.models.transformer_lens import Transformer

@@ -12,7 +12,7 @@ from torch import Tensor
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Activations, Context, Model
-from circuitkit.engine.run import record
+from circuitkit.engine.record import record
 from circuitkit.errors import CircuitError, DataError
 from circuitkit.graph.nodes import Node
 from circuitkit.util.progress import track

@@ -14,7 +14,7 @@ from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Activations, Model, Ports
-from circuitkit.engine.run import difference
+from circuitkit.engine.record import difference
 from circuitkit.engine.sweep import Place, Rest
 from circuitkit.errors import CircuitError
 from circuitkit.graph.stages import Stage

@@ -22,7 +22,7 @@ from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.run import answer, difference, output, record
+from circuitkit.engine.record import answer, difference, output, record
 from circuitkit.engine.sweep import Place, Rest, measure, residual, untouched
 from circuitkit.errors import CircuitError, DataError, MetricError
 from circuitkit.graph.stages import Stage

@@ -19,7 +19,8 @@ from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Model
-from circuitkit.engine.run import answer, difference, record, runs
+from circuitkit.engine.record import answer, difference, record
+from circuitkit.engine.run import runs
 from circuitkit.errors import CircuitError
 from circuitkit.graph.nodes import Node
 from circuitkit.graph.types import Mask

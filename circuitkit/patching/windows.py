@@ -21,7 +21,7 @@ from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.run import output
+from circuitkit.engine.record import output
 from circuitkit.engine.sweep import Rest
 from circuitkit.errors import CircuitError
 from circuitkit.graph.stages import Stage

@@ -20,7 +20,8 @@ from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Activations, Context
-from circuitkit.engine.run import answer, record, runs
+from circuitkit.engine.record import answer, record
+from circuitkit.engine.run import runs
 from circuitkit.engine.sweep import sweep
 from circuitkit.errors import CircuitError
 from circuitkit.graph.circuit import Circuit, build

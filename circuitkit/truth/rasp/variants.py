@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
-from circuitkit.engine.run import record
+from circuitkit.engine.record import record
 from circuitkit.errors import CircuitError, ModelError
 from circuitkit.graph.nodes import Node
 from circuitkit.graph.stages import ATTENTION

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.model import Model
-from circuitkit.engine.run import record
+from circuitkit.engine.record import record
 
 __all__ = ["Tally", "Cost", "counted", "cost"]
 
