@@ -316,6 +316,13 @@ def test_of_an_or_gate_the_leg_that_is_tested_last_stays(order: str, leg: int) -
     assert kept(found) == expected
 
 
+def test_an_edge_that_costs_just_the_threshold_stays() -> None:
+    found = acdc(gates(), gate_prompts(), logit_diff, counterfactual, threshold=2.0)
+    assert 2.0 in kept(found).values()
+    above = acdc(gates(), gate_prompts(), logit_diff, counterfactual, threshold=2.001)
+    assert 2.0 not in kept(above).values()
+
+
 def test_random_orders_find_either_leg() -> None:
     legs = set()
     for seed in range(3):
