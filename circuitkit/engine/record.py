@@ -95,10 +95,10 @@ def difference(
     return model.kinds[stage.kind].write(model, stage, [place], share)[0]
 
 
-def output(model: Model, run: Activations, stage: Stage) -> Float[Tensor, "b p d"]:
-    """What all components of a stage write together in a run."""
+def output(model: Model, stage: Stage, shares: Float[Tensor, "b p n e"]) -> Float[Tensor, "b p d"]:
+    """What all components of a stage write together, given their shares."""
     kind = model.kinds[stage.kind]
-    total = kind.write(model, stage, None, run.shares[stage.index]).sum(0)
+    total = kind.write(model, stage, None, shares).sum(0)
     constant = kind.constant(model, stage)
     return total if constant is None else total + constant
 

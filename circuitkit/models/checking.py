@@ -142,10 +142,8 @@ def _native(model: Transformer, native: Native, stage: Stage) -> Float[Tensor, "
     """What a stage writes in the model's own forward: of heads the sum of their shares."""
     if stage.kind != ATTENTION:
         return native.mlps[stage.layer]
-    kind = model.kinds[stage.kind]
-    shares = kind.shares(model, stage, native.z[stage.layer])
-    total, constant = kind.write(model, stage, None, shares).sum(0), kind.constant(model, stage)
-    return total if constant is None else total + constant
+    shares = model.kinds[stage.kind].shares(model, stage, native.z[stage.layer])
+    return output(model, stage, shares)
 
 
 def _reads(model: Transformer, native: Native) -> list[Float[Tensor, "b p d"]]:
@@ -163,7 +161,7 @@ def _sums(trial: _Trial) -> dict[str, float]:
     parts = [
         _error(own.computed[stage.index], native.z[stage.layer])
         if stage.kind == ATTENTION
-        else _error(output(model, own, stage), native.mlps[stage.layer])
+        else _error(output(model, stage, own.shares[stage.index]), native.mlps[stage.layer])
         for stage in model.wiring.stages
     ]
     pairs = zip(sums, _reads(model, native), strict=True)

@@ -425,7 +425,10 @@ def _change(
         delta = difference(model, other, base, row)
     else:
         stages = layer_stages(model.wiring, nodes, unit[0])
-        first, *more = (output(model, other, s) - output(model, base, s) for s in stages)
+        first, *more = (
+            output(model, s, other.shares[s.index]) - output(model, s, base.shares[s.index])
+            for s in stages
+        )
         delta = sum(more, first)
     return rest.late(place, torch.where(site[..., None], delta, 0))
 

@@ -194,7 +194,9 @@ class _Block:
         return layer_stages(self.rest.model.wiring, self.nodes, layer)
 
     def _wrote(self, run: Activations, layer: int) -> Float[Tensor, "b p d"]:
-        several = [output(self.rest.model, run, stage) for stage in self._stages(layer)]
+        several = [
+            output(self.rest.model, stage, run.shares[stage.index]) for stage in self._stages(layer)
+        ]
         return sum(several[1:], several[0])
 
     def _hold(self, index: int, x: Float[Tensor, "m s d"]) -> Float[Tensor, "m s d"]:
@@ -205,7 +207,9 @@ class _Block:
         held = [i for i, (first, n) in enumerate(self.windows) if first < layer < first + n]
         if not held or stage not in self._stages(layer):
             return x
-        taken = self.rest.wrote_late(stage, output(self.rest.model, self.other, stage))
+        taken = self.rest.wrote_late(
+            stage, output(self.rest.model, stage, self.other.shares[stage.index])
+        )
         here = self.rest.wrote_late(stage, self.site)[..., None]
         runs = x.clone().view(-1, *taken.shape)
         runs[held] = torch.where(here, taken, runs[held])
