@@ -31,11 +31,14 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.evaluation.knockouts.pairs import interactions as interactions
     from circuitkit.evaluation.knockouts.redundancy import minimality as minimality
     from circuitkit.evaluation.masks import node_level as node_level
+    from circuitkit.evaluation.masks import random_masks as random_masks
     from circuitkit.evaluation.recovery import recovery as recovery
     from circuitkit.evaluation.recovery import stability as stability
     from circuitkit.evaluation.robustness import cross_evaluate as cross_evaluate
     from circuitkit.evaluation.robustness import discover_each as discover_each
     from circuitkit.evaluation.robustness import vary as vary
+    from circuitkit.evaluation.running import measure as measure
+    from circuitkit.evaluation.running import run as run
     from circuitkit.evaluation.size_curves import size_curves as size_curves
     from circuitkit.evaluation.verification import verify as verify
     from circuitkit.formats.interchange.eap_ig import read_eap_circuit as read_eap_circuit
@@ -66,7 +69,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.truth import rasp as rasp
     from circuitkit.viz import figures as figures
     from circuitkit.workflows.benchmark.running import bench as bench
-    from circuitkit.workflows.discover import find_circuit as find_circuit
+    from circuitkit.workflows.discover import discover as discover
     from circuitkit.workflows.study.running import study as study
 
 __version__ = "0.2.0"
@@ -86,17 +89,18 @@ _PLACES = {
     "completeness": "evaluation.faithfulness",
     "cross_evaluate": "evaluation.robustness",
     "curve": "evaluation.curves",
+    "discover": "workflows.discover",
     "discover_each": "evaluation.robustness",
     "draw_curves": "evaluation.curves",
     "evaluate": "evaluation.faithfulness",
     "fetch": "models.fetching",
-    "find_circuit": "workflows.discover",
     "incompleteness": "evaluation.knockouts.completeness",
     "interactions": "evaluation.knockouts.pairs",
     "known": "evaluation.ability",
     "load": "models.loading",
     "make_task": "data.tasks",
     "marginal_effects": "evaluation.knockouts.effects",
+    "measure": "evaluation.running",
     "minimality": "evaluation.knockouts.redundancy",
     "node_level": "evaluation.masks",
     "patch_edges": "patching.edges",
@@ -108,12 +112,14 @@ _PLACES = {
     "patch_senders": "patching.paths",
     "patch_together": "patching.joint",
     "patch_windows": "patching.windows",
+    "random_masks": "evaluation.masks",
     "read": "graph.circuit",
     "read_eap_circuit": "formats.interchange.eap_ig",
     "read_eap_scores": "formats.interchange.eap_ig",
     "read_mib": "formats.interchange.mib",
     "recovery": "evaluation.recovery",
     "resolve": "registry",
+    "run": "evaluation.running",
     "size_curves": "evaluation.size_curves",
     "smallest": "evaluation.choosing",
     "stability": "evaluation.recovery",

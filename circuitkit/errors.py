@@ -1,6 +1,7 @@
 """Every error that circuitkit raises on purpose.
 
     CircuitkitError
+    ├── ArgumentError           an argument that stands in the wrong place, or is of another kind
     ├── UnknownNameError        no metric, task, method, ... is called that
     ├── NodeNameError           a string that is no node or edge name
     ├── CircuitError            a graph, or a circuit file, that breaks the circuit format
@@ -22,6 +23,7 @@ sentence, with exit code 2.
 from __future__ import annotations
 
 __all__ = [
+    "ArgumentError",
     "BudgetError",
     "CircuitError",
     "CircuitkitError",
@@ -41,6 +43,10 @@ __all__ = [
 
 class CircuitkitError(Exception):
     """The root: catch it to catch every mistake that circuitkit reports."""
+
+
+class ArgumentError(CircuitkitError, TypeError):
+    """An argument that stands in the wrong place, or is of another kind than what belongs there."""
 
 
 class UnknownNameError(CircuitkitError):

@@ -37,7 +37,7 @@ def heads(family: str) -> list[str]:
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "gpt-oss"])
 def test_the_whole_attention_is_one(family: str) -> None:
-    found = attention_to(model(family), parted(), heads(family), PARTS)
+    found = attention_to(model(family), heads(family), parted(), at=PARTS)
     assert found.shape == (12, 3, 3)
     assert found.min() >= 0
     assert np.abs(found.sum(1) - 1).max() < 1e-5
@@ -45,7 +45,7 @@ def test_the_whole_attention_is_one(family: str) -> None:
 
 
 def test_a_sink_takes_part_of_the_attention() -> None:
-    found = attention_to(model("gpt-oss"), parted(), heads("gpt-oss"), PARTS).sum(1)
+    found = attention_to(model("gpt-oss"), heads("gpt-oss"), parted(), at=PARTS).sum(1)
     assert found.max() < 1
     assert found.min() > 0
 
@@ -56,8 +56,8 @@ def test_a_sink_takes_part_of_the_attention() -> None:
 def test_it_is_the_attention_of_the_plain_module(family: str, query: str, corruption: Any) -> None:
     data, chosen = parted(), heads(family)[::-1]
     batch = as_batch(data)
-    given = (exactly(family), data, chosen, (*PARTS, "early"))
-    found = attention_to(*given, corruption, query=query)
+    given = exactly(family), chosen, data, corruption
+    found = attention_to(*given, at=(*PARTS, "early"), query=query)
     with torch.no_grad():
         patterns = pristine(family).double()(
             input_ids=batch.clean if corruption is None else batch.corrupt,
@@ -74,22 +74,22 @@ def test_it_is_the_attention_of_the_plain_module(family: str, query: str, corrup
 
 
 def test_it_does_not_depend_on_batches_or_padding() -> None:
-    patch = partial(attention_to, model("llama"), heads=heads("llama"), spans=PARTS)
+    patch = partial(attention_to, model("llama"), heads("llama"), at=PARTS)
     wide = patch(parted((7, 5, 6, 7), batch_size=4))
     assert distance(patch(parted((7, 5, 6, 7), batch_size=2, padding="left")), wide) < 1e-4
 
 
 def test_there_may_be_more_spans_than_a_head_has_channels() -> None:
     m, data = model("gpt2"), parted()
-    once = attention_to(m, data, ["a1.h2"], PARTS)
-    many = attention_to(m, data, ["a1.h2"], PARTS * 5)
+    once = attention_to(m, ["a1.h2"], data, at=PARTS)
+    many = attention_to(m, ["a1.h2"], data, at=PARTS * 5)
     assert m.d_head < many.shape[1] == 15
     assert distance(many, np.tile(once, (1, 5, 1))) < 1e-6
 
 
 def test_the_draws_of_a_corruption_are_averaged() -> None:
     m, data = exactly("llama"), parted()
-    pays = partial(attention_to, m, data, heads("llama"), PARTS)
+    pays = partial(attention_to, m, heads("llama"), data, at=PARTS)
     draws = noise(m, data, draws=3)(as_batch(data))
     each = [pays(lambda *_, d=d: lambda _: [d]) for d in draws]
     assert distance(pays(partial(noise, draws=3)), np.mean(each, axis=0)) < 1e-9
@@ -98,9 +98,11 @@ def test_the_draws_of_a_corruption_are_averaged() -> None:
 
 
 def test_what_does_not_exist_is_refused() -> None:
-    pays = partial(attention_to, model("gpt2"), parted())
-    for name in ("a0.h4", "m1", "a1.h0.q", "IO mover"):
-        with pytest.raises(CircuitError, match=rf"'{name}' is no head of 'gpt2'.*'a0\.h0'"):
+    def pays(heads: Any, at: Any, **options: Any) -> Any:
+        return attention_to(model("gpt2"), heads, parted(), at=at, **options)
+
+    for name in ("a0.h4", "m1", "a1.h0.q"):
+        with pytest.raises(CircuitError, match=rf"'{name}' is not a head of 'gpt2'.*'a0\.h0'"):
             pays(["a0.h0", name], PARTS)
     with pytest.raises(DataError, match="no span 'IO'"):
         pays(["a0.h0"], ["IO"])

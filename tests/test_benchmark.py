@@ -25,6 +25,7 @@ from circuitkit.data.tasks import make_task
 from circuitkit.discovery.attribution import eap, eap_ig
 from circuitkit.discovery.baselines import activation_magnitude
 from circuitkit.discovery.pruning import acdc
+from circuitkit.engine import batching
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitkitError, EvaluationError, UnknownNameError
 from circuitkit.evaluation.recovery import recovery
@@ -33,7 +34,6 @@ from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.truth.rasp import compile_program, named, programs, true_edges
-from circuitkit.workflows import batching
 from circuitkit.workflows.benchmark import running
 from circuitkit.workflows.benchmark.cells import NUMBERS, Cell
 from circuitkit.workflows.benchmark.counting import Cost, cost, counted

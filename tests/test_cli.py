@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +241,7 @@ def test_knockout_for_machines_is_what_the_functions_give(
     capsys: pytest.CaptureFixture[str], few: Path
 ) -> None:
     from circuitkit.corruptions import zero
-    from circuitkit.data.batches import Dataset
-    from circuitkit.data.tasks import held_out
+    from circuitkit.engine.inputs import as_data
     from circuitkit.evaluation.knockouts.completeness import incompleteness
     from circuitkit.evaluation.knockouts.effects import marginal_effects
     from circuitkit.evaluation.knockouts.pairs import interactions
@@ -262,7 +262,7 @@ def test_knockout_for_machines_is_what_the_functions_give(
     answer = said(capsys, "knockout", str(few), *KNOCKOUT, *options)
     assert list(answer) == PARTS
     circuit, model = circuits.read(few), load("mini")
-    data = Dataset.of(held_out("ioi", model, 12, circuit.graph["seed"], 12), model, batch_size=6)
+    data = replace(as_data(model, "ioi", circuit, examples=12), batch_size=6)
     given = (model, circuit, data, prob_diff, zero)
     expected = (
         marginal_effects(*given),

@@ -17,6 +17,7 @@ from circuitkit.data.batches import Dataset
 from circuitkit.data.prompts import Task
 from circuitkit.data.tasks import make_task
 from circuitkit.discovery import eap, exact
+from circuitkit.engine.batching import fitted, needed
 from circuitkit.engine.memory import foresee
 from circuitkit.errors import ScoresError, UnknownNameError
 from circuitkit.evaluation.ability import ability
@@ -25,9 +26,7 @@ from circuitkit.graph.compare import agreement
 from circuitkit.graph.scores import Scores
 from circuitkit.models.loading import load
 from circuitkit.registry import lookup
-from circuitkit.workflows.batching import fitted, needed
-from circuitkit.workflows.discover import find_circuit
-from circuitkit.workflows.inputs import prepare
+from circuitkit.workflows.discover import discover
 from circuitkit.workflows.results import Discovery
 
 MODEL = load("mini")
@@ -40,7 +39,7 @@ def task() -> Task:
 
 
 def find(**options: Any) -> Discovery:
-    return find_circuit(MODEL, task(), **{"method": "eap", **options})
+    return discover(MODEL, task(), **{"method": "eap", **options})
 
 
 def kept(found: Discovery) -> np.ndarray:
@@ -101,9 +100,9 @@ def test_the_prompts_that_verify_are_those_that_were_seen() -> None:
     found = find(edges=20, verify=12)
     assert found.verification is not None
     seen = Dataset.of(task().split(6)[0], MODEL)
-    effects = patch_edges(MODEL, seen, logit_diff, list(found.verification.edges))
-    np.testing.assert_allclose(found.verification.exact, effects.mean(1), rtol=1e-3, atol=1e-4)
-    assert np.abs(effects).max() > 0.5
+    effects = patch_edges(MODEL, list(found.verification.edges), seen, logit_diff)
+    np.testing.assert_allclose(found.verification.exact, effects.mean, rtol=1e-3, atol=1e-4)
+    assert np.abs(effects.values).max() > 0.5
 
 
 def test_what_was_verified_is_printed_and_json() -> None:
@@ -199,7 +198,7 @@ def test_fewer_than_two_orders_are_refused(orders: int) -> None:
 
 
 # -- what happens once -----------------------------------------------------------------------------
-ONCE = (make_task, prepare, fitted, needed, foresee, ability)
+ONCE = (make_task, fitted, needed, foresee, ability)
 NAMED = ["corruptions", "discovery", "metrics", "tasks"]
 
 
@@ -255,7 +254,7 @@ def test_within_a_discovery_inputs_are_prepared_once(
     monkeypatch.chdir(tmp_path)
     for _ in range(1 + ("resume" in RUNS[name])):  # the second takes up the blocks of the first
         calls.clear()
-        find_circuit(MODEL, "ioi", examples=6, **RUNS[name])
+        discover(MODEL, "ioi", examples=6, **RUNS[name])
         assert once(calls) == dict.fromkeys(once(calls), 1)
         assert calls["of"] == 2  # the data, and the result
         assert lookups(calls) == NAMED
@@ -267,7 +266,7 @@ def test_what_is_given_is_neither_drawn_nor_resolved_nor_planned_for(calls: Coun
     prompts, corruption = task(), eap_corruption()
     calls.clear()
     given = {"method": eap, "metric": logit_diff, "corruption": corruption}
-    find_circuit(MODEL, prompts, edges=20, batch_size=5, **given)
+    discover(MODEL, prompts, edges=20, batch_size=5, **given)
     assert not lookups(calls)
     assert not calls["make_task"] + calls["fitted"] + calls["foresee"]
 

@@ -256,7 +256,7 @@ def test_a_path_through_an_expert_is_routed_as_its_base_run(router: str) -> None
         expected = before - after if direction == "noise" else after - before
         path = ["a0.h1", "m1", "m1.e0", "logits"]
         data = dataset(padding="left", batch_size=6)
-        found = patch_path(m, data, logit_diff, path, direction=direction)
+        found = patch_path(m, path, data, logit_diff, direction=direction)
         np.testing.assert_allclose(found, expected, atol=1e-4)
         assert np.abs(expected).max() > 1e-2
 

@@ -38,7 +38,7 @@ from circuitkit.evaluation.faithfulness import (
     completeness,
     evaluate,
     evaluate_beside,
-    measure,
+    measure_all,
 )
 from circuitkit.evaluation.masks import node_level, random_masks
 from circuitkit.graph import circuit as graphs
@@ -204,11 +204,11 @@ def test_several_metrics_are_each_as_alone(carry: Any, kind: Any) -> None:
     masks = [scores_of("llama").mask(n) for n in (30, 60)]
     together = evaluate(m, masks, data, metrics, carry)
     assert [len(each) for each in together] == [2, 2, 2]
-    tables = measure(m, masks, data, metrics, carry)
+    tables = measure_all(m, masks, data, metrics, carry)
     assert tables.shape == (3, 4, len(data))
     for metric, found, table in zip(metrics, together, tables, strict=True):
         alone = evaluate(m, masks, data, metric, carry)
-        assert np.array_equal(table, measure(m, masks, data, metric, carry))
+        assert np.array_equal(table, measure_all(m, masks, data, [metric], carry)[0])
         assert [e.metric for e in found] == [metric.__name__] * 2
         for one, other in zip(found, alone, strict=True):
             assert np.array_equal(rows(one), rows(other))
@@ -238,9 +238,8 @@ def test_several_metrics_of_one_circuit_are_a_list_and_share_their_runs(
 
 
 def test_without_a_metric_nothing_is_measured() -> None:
-    for function, masks in ((evaluate, model("gpt2").wiring.legal), (measure, [])):
-        with pytest.raises(MetricError, match="no metrics; give at least one"):
-            function(model("gpt2"), masks, dataset(), [], counterfactual)
+    with pytest.raises(MetricError, match="no metrics; give at least one"):
+        evaluate(model("gpt2"), model("gpt2").wiring.legal, dataset(), [], counterfactual)
 
 
 def test_dead_ends_change_nothing() -> None:
@@ -540,7 +539,7 @@ def test_a_circuit_is_evaluated_beside_all_other_edges_and_random_circuits_of_it
 def test_the_smallest_circuit_reaches_its_target(family: str, target: float) -> None:
     """It is one of the best circuits of some size."""
     m, data, scores = model(family), able(family), scores_of(family)
-    keep = smallest(m, scores, data, logit_diff, counterfactual, target - 1e-4)
+    keep = smallest(m, scores, data, logit_diff, counterfactual, target=target - 1e-4)
     assert evaluate(m, keep, data, logit_diff, counterfactual).faithfulness >= target - 1e-4
     assert any(np.array_equal(scores.mask(n), keep) for n in range(1, m.wiring.n_edges + 1))
 
@@ -561,7 +560,7 @@ def test_the_smallest_circuit_is_that_where_faithfulness_grows_with_size(
         return [evaluation([1], [0], [mask.sum() / total]) for mask in masks]
 
     monkeypatch.setattr(sys.modules["circuitkit.evaluation.choosing"], "evaluate", shares)
-    found = smallest(m, scores, dataset(), logit_diff, counterfactual, target, rule=rule)
+    found = smallest(m, scores, dataset(), logit_diff, counterfactual, target=target, rule=rule)
     sizes = [int(scores.mask(n, rule).sum()) for n in range(1, total + 1)]
     first = next(n for n, size in enumerate(sizes, 1) if size / total >= target)
     within = sizes[first - 1 : first + max(1, first // 50) + 1]
@@ -572,7 +571,9 @@ def test_the_smallest_circuit_is_that_where_faithfulness_grows_with_size(
 
 def test_a_target_that_nothing_reaches_is_refused() -> None:
     with pytest.raises(EvaluationError, match="no circuit reaches the faithfulness 1000"):
-        smallest(model("gpt2"), scores_of("gpt2"), able("gpt2"), logit_diff, counterfactual, 1000)
+        smallest(
+            model("gpt2"), scores_of("gpt2"), able("gpt2"), logit_diff, counterfactual, target=1000
+        )
 
 
 # -- ability ---------------------------------------------------------------------------------------

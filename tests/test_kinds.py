@@ -241,8 +241,8 @@ def test_what_sits_on_the_verbs_takes_the_kind_as_it_is() -> None:
     found = evaluate(model, mask, data, logit_diff, counterfactual)
     assert np.isfinite(found.circuit).all()
     halves = {"m1": [f"m1.half{half}" for half in range(HALVES)]}
-    joint = patch_together(model, data, logit_diff, halves).values
-    expected = patch_together(whole, data, logit_diff, {"m1": ["m1"]}).values
+    joint = patch_together(model, halves, data, logit_diff).values
+    expected = patch_together(whole, {"m1": ["m1"]}, data, logit_diff).values
     assert distance(joint, expected) < 1e-6
-    path = patch_path(model, data, logit_diff, ["a0.h0", "m1.half1", "logits"])
+    path = patch_path(model, ["a0.h0", "m1.half1", "logits"], data, logit_diff)
     assert np.abs(path).max() > 0

@@ -373,14 +373,14 @@ def test_minimality_is_at_least_what_the_edge_does_beside_every_set_that_was_tri
 def test_masks_are_measured_a_few_at_a_time_and_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
     circuit, some = gate_circuit([*WHOLE, *IDLE]), (marginal_effects, minimality)
     whole = [function(GATES, circuit, *ARGUMENTS).to_dict() for function in some]
-    blocks, measure = [], _runs.measure
+    blocks, measure = [], _runs.measure_all
 
     def watched(model: Any, masks: list[np.ndarray], *given: Any) -> np.ndarray:
         blocks.append([GATES.wiring.alive(mask).tobytes() for mask in masks])
         return measure(model, masks, *given)
 
     monkeypatch.setattr(_runs, "TOGETHER", 7)
-    monkeypatch.setattr(_runs, "measure", watched)
+    monkeypatch.setattr(_runs, "measure_all", watched)
     assert [function(GATES, circuit, *ARGUMENTS).to_dict() for function in some] == whole
     assert max(map(len, blocks)) == 7
     blocks.clear()

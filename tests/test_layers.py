@@ -260,12 +260,19 @@ def test_nothing_is_asserted_and_only_the_command_line_prints() -> None:
     assert not wrong
 
 
+def own_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The lines of a function without those of its docstring."""
+    doc = node.body[0] if ast.get_docstring(node) is not None else None
+    said = (doc.end_lineno or 0) - doc.lineno + 1 if doc else 0
+    return (node.end_lineno or 0) - node.lineno + 1 - said
+
+
 def test_no_function_is_longer_than_a_screen() -> None:
     wrong = [
         f"{name}: {node.name}"
         for name, tree in FILES.items()
         for node in functions(tree)
-        if (node.end_lineno or 0) - node.lineno >= 60
+        if own_lines(node) > 56
     ]
     assert not wrong
 

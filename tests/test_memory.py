@@ -18,6 +18,7 @@ from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine import run as engine
+from circuitkit.engine.batching import fitted, needed
 from circuitkit.engine.memory import Need, foresee, peak, room
 from circuitkit.engine.record import record
 from circuitkit.errors import BudgetError, VersionError
@@ -26,7 +27,6 @@ from circuitkit.evaluation.masks import random_masks
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.transformer_lens import Transformer, from_module
 from circuitkit.util.bytesize import parse, spell
-from circuitkit.workflows.batching import fitted, needed
 
 
 def test_the_peak_is_what_lives_at_once() -> None:

@@ -90,9 +90,9 @@ def one_by_one(
 def test_each_edge_is_its_own_masked_run_on_every_example(family: str, direction: str) -> None:
     m, data = exactly(family), dataset((7, 5, 7), batch_size=2)
     places = some(m)
-    found = patch_edges(m, data, logit_diff, named(m, places), direction=direction)
+    found = patch_edges(m, named(m, places), data, logit_diff, direction=direction)
     expected = one_by_one(m, data, places, counterfactual, direction)
-    assert found.dtype == np.float32
+    assert found.values.dtype == np.float32
     assert distance(found, expected) < 1e-5
     assert (np.abs(expected) > 1e-6).mean() > 0.4
 
@@ -101,9 +101,9 @@ def test_each_edge_is_its_own_masked_run_on_every_example(family: str, direction
 def test_the_draws_of_a_corruption_are_averaged(direction: str) -> None:
     m, data = exactly("llama"), dataset((7, 5, 7), batch_size=2)
     corruption, places = partial(noise, multiple=1.0, draws=3), some(m)
-    found = patch_edges(m, data, logit_diff, named(m, places), corruption, direction=direction)
+    found = patch_edges(m, named(m, places), data, logit_diff, corruption, direction=direction)
     assert distance(found, one_by_one(m, data, places, corruption, direction)) < 1e-5
-    first = patch_edges(m, data, logit_diff, named(m, places), partial(corruption, draws=1))
+    first = patch_edges(m, named(m, places), data, logit_diff, partial(corruption, draws=1))
     assert distance(first, found) > 1e-2
 
 
@@ -120,7 +120,7 @@ def test_effects_stand_in_the_order_in_which_the_edges_are_asked() -> None:
     mask[tuple(np.array(places).T)] = True
     listed = [w.index(writer, reader) for writer, reader, _ in circuits.edges(graph)]
 
-    every = patch_edges(m, data, logit_diff, None)
+    every = patch_edges(m, None, data, logit_diff)
     assert every.shape == (w.n_edges, 3)
     table = np.zeros((*w.shape, 3))
     table[w.legal] = every
@@ -128,10 +128,10 @@ def test_effects_stand_in_the_order_in_which_the_edges_are_asked() -> None:
         (names, places), (pairs, places), (graph, listed), (mask, sorted(places)),
         (names * 2, places * 2), (names[0], places[:1]),
     ):  # fmt: skip
-        found = patch_edges(m, data, logit_diff, asked)
+        found = patch_edges(m, asked, data, logit_diff)
         assert distance(found, table[tuple(np.array(order).T)]) < 1e-4
     assert listed != sorted(listed) or places != sorted(places)
-    assert patch_edges(m, data, logit_diff, []).shape == (0, 3)
+    assert patch_edges(m, [], data, logit_diff).shape == (0, 3)
     assert len(np.unique(every[:, 0].round(6))) > w.n_edges / 2  # a wrong order would be seen
 
 
@@ -147,27 +147,29 @@ def test_effects_stand_in_the_order_in_which_the_edges_are_asked() -> None:
 )
 def test_edges_that_there_are_not_are_refused(edges: Any, error: type, words: str) -> None:
     with pytest.raises(error, match=words):
-        patch_edges(model("gpt2"), dataset((5, 5)), logit_diff, edges)
+        patch_edges(model("gpt2"), edges, dataset((5, 5)), logit_diff)
 
 
 def test_a_direction_that_there_is_not_is_refused() -> None:
     with pytest.raises(CircuitError, match=r"'sideways'.*denoise"):
-        patch_edges(model("gpt2"), dataset((5, 5)), logit_diff, None, direction="sideways")
+        patch_edges(model("gpt2"), None, dataset((5, 5)), logit_diff, direction="sideways")
 
 
 def test_identical_prompts_have_no_effects() -> None:
     m, data = model("gpt2"), dataset((7, 5))
     data = replace(data, examples=tuple(replace(e, corrupt=e.clean) for e in data.examples))
-    assert np.abs(patch_edges(m, data, logit_diff, None)).max() < 1e-4
-    assert np.abs(patch_edges(m, dataset((7, 5)), logit_diff, None)).max() > 0.1
+    assert np.abs(patch_edges(m, None, data, logit_diff)).max() < 1e-4
+    assert np.abs(patch_edges(m, None, dataset((7, 5)), logit_diff)).max() > 0.1
 
 
 # -- as scores -------------------------------------------------------------------------------------
 def test_exact_scores_are_the_means_over_the_examples() -> None:
     m, data = model("mistral"), dataset((7, 5, 7), batch_size=2)
-    effects = patch_edges(m, data, logit_diff, None, mean, direction="denoise")
+    effects = patch_edges(m, None, data, logit_diff, mean, direction="denoise")
     scores = exact(m, data, logit_diff, mean, direction="denoise")
-    assert np.array_equal(scores.values[m.wiring.legal], effects.astype(float).mean(1).astype("f4"))
+    assert np.array_equal(
+        scores.values[m.wiring.legal], effects.values.astype(float).mean(1).astype("f4")
+    )
     assert not scores.values[~m.wiring.legal].any()
     assert scores.about["settings"] == {"direction": "denoise"}
     assert np.abs(effects).max() > 0.1
@@ -273,7 +275,7 @@ def test_twenty_killed_runs_go_on_to_the_very_numbers_of_an_uninterrupted_one(
 @pytest.mark.usefixtures("small")
 def test_finished_blocks_are_not_done_again(tmp_path: Path, sweeps: list[int]) -> None:
     m = model("gpt2")
-    work = partial(patch_edges, m, BATCHES, logit_diff, None, resume=tmp_path)
+    work = partial(patch_edges, m, None, BATCHES, logit_diff, resume=tmp_path)
     first = work()
     assert sum(sweeps) == m.wiring.n_edges * 3
     assert len(sweeps) == len(blocks(tmp_path)) > 20
@@ -289,7 +291,7 @@ def test_finished_blocks_are_not_done_again(tmp_path: Path, sweeps: list[int]) -
 
 @pytest.mark.usefixtures("small")
 def test_a_damaged_block_is_done_again(tmp_path: Path, sweeps: list[int]) -> None:
-    work = partial(patch_edges, model("gpt2"), BATCHES, logit_diff, None, resume=tmp_path)
+    work = partial(patch_edges, model("gpt2"), None, BATCHES, logit_diff, resume=tmp_path)
     first = work()
     done = len(sweeps)
     cut, swapped, *_, last = blocks(tmp_path)
@@ -306,7 +308,7 @@ def test_an_error_loses_only_the_block_in_which_it_happens(
     tmp_path: Path, sweeps: list[int]
 ) -> None:
     m = model("gpt2")
-    expected = patch_edges(m, BATCHES, logit_diff, None)
+    expected = patch_edges(m, None, BATCHES, logit_diff)
     total = len(sweeps)
 
     def logit_diff_until(*args: Any) -> Any:
@@ -316,9 +318,9 @@ def test_an_error_loses_only_the_block_in_which_it_happens(
 
     logit_diff_until.__name__ = "logit_diff"
     with pytest.raises(KeyboardInterrupt):
-        patch_edges(m, BATCHES, logit_diff_until, None, resume=tmp_path)
+        patch_edges(m, None, BATCHES, logit_diff_until, resume=tmp_path)
     assert len(blocks(tmp_path)) == 8
-    assert np.array_equal(patch_edges(m, BATCHES, logit_diff, None, resume=tmp_path), expected)
+    assert np.array_equal(patch_edges(m, None, BATCHES, logit_diff, resume=tmp_path), expected)
     assert len(sweeps) == 2 * total + 1
 
 
@@ -388,9 +390,9 @@ def test_blocks_of_another_metric_under_the_same_name_are_refused(tmp_path: Path
         return mine
 
     m = model("gpt2")
-    patch_edges(m, BATCHES, named_alike(1), ["m0->m1"], resume=tmp_path)
+    patch_edges(m, ["m0->m1"], BATCHES, named_alike(1), resume=tmp_path)
     with pytest.raises(OutputError, match="metric"):
-        patch_edges(m, BATCHES, named_alike(-1), ["m0->m1"], resume=tmp_path)
+        patch_edges(m, ["m0->m1"], BATCHES, named_alike(-1), resume=tmp_path)
 
 
 def test_rounding_alone_is_no_other_model(tmp_path: Path) -> None:
@@ -401,8 +403,8 @@ def test_rounding_alone_is_no_other_model(tmp_path: Path) -> None:
 
     rounded.__name__ = "logit_diff"
     m = model("gpt2")
-    first = patch_edges(m, BATCHES, logit_diff, ["m0->m1"], resume=tmp_path)
-    assert np.array_equal(patch_edges(m, BATCHES, rounded, ["m0->m1"], resume=tmp_path), first)
+    first = patch_edges(m, ["m0->m1"], BATCHES, logit_diff, resume=tmp_path)
+    assert np.array_equal(patch_edges(m, ["m0->m1"], BATCHES, rounded, resume=tmp_path), first)
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_any_run(
@@ -411,7 +413,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_run(
     taken = tmp_path / "taken"
     taken.write_text("")
     with pytest.raises(OutputError, match="taken"):
-        patch_edges(model("gpt2"), BATCHES, logit_diff, None, resume=taken)
+        patch_edges(model("gpt2"), None, BATCHES, logit_diff, resume=taken)
     assert not sweeps
 
 
@@ -430,7 +432,7 @@ def test_edges_are_counted_over_all_batches_once_whatever_the_draws(
     monkeypatch.setattr(module, "counting", watched)
     m = model("gpt2")
     work = partial(
-        patch_edges, m, BATCHES, logit_diff, None, partial(noise, draws=3), resume=tmp_path
+        patch_edges, m, None, BATCHES, logit_diff, partial(noise, draws=3), resume=tmp_path
     )
     work()
     assert totals == [(m.wiring.n_edges * 3, "edge")]

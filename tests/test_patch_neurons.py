@@ -63,7 +63,7 @@ def test_the_neurons_are_half_of_the_mlp(family: str) -> None:
 
 def test_experts_have_no_neurons() -> None:
     with pytest.raises(CircuitError, match=r"'mixtral'.*experts.*'mlp_out'"):
-        patch_nodes(model("mixtral"), dataset(LENGTHS), logit_diff, "neurons")
+        patch_nodes(model("mixtral"), "neurons", dataset(LENGTHS), logit_diff)
 
 
 # -- by hand ---------------------------------------------------------------------------------------
@@ -71,10 +71,8 @@ def test_experts_have_no_neurons() -> None:
 @pytest.mark.parametrize("family", WITH_NEURONS)
 def test_a_patched_neuron_is_a_hook_on_the_plain_module(family: str, direction: str) -> None:
     own, m = hand(family, direction), exactly(family)
-    found = patch_nodes(
-        m, own.data, logit_diff, "neurons", at=("subject", "all"), layers=(2, 1),
-        direction=direction,
-    )  # fmt: skip
+    found = patch_nodes(m, "neurons", own.data, logit_diff, at=("subject", "all"),
+                        layers=(2, 1), direction=direction)  # fmt: skip
     assert found.axes["layer"] == ("1", "2")
     assert len(found.axes["neuron"]) == m.neurons(1, torch.zeros(1, 1, 32).double()).shape[-1]
     expected = np.array([
@@ -88,7 +86,7 @@ def test_a_patched_neuron_is_a_hook_on_the_plain_module(family: str, direction: 
 def test_neurons_do_not_depend_on_batches_or_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     def patch(**options: Any) -> Any:
         data = dataset((7, 5, 6, 7), **options)
-        given = (m, data, logit_diff, "neurons", mean)
+        given = m, "neurons", data, logit_diff, mean
         return patch_nodes(*given, at=SPANS, layers=[1]).values
 
     m = model("gemma2")
@@ -100,8 +98,8 @@ def test_neurons_do_not_depend_on_batches_or_padding(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("nodes", ["resid_pre", "attn_out", "z", "k", "pattern"])
 def test_some_layers_are_rows_of_all(nodes: str) -> None:
     m, data = exactly("llama"), dataset(LENGTHS)
-    every = patch_nodes(m, data, logit_diff, nodes)
-    some = patch_nodes(m, data, logit_diff, nodes, layers=(2, 0))
+    every = patch_nodes(m, nodes, data, logit_diff)
+    some = patch_nodes(m, nodes, data, logit_diff, layers=(2, 0))
     assert some.axes == {**every.axes, "layer": ("0", "2")}
     assert distance(some, every.values[[0, 2]]) < 1e-9
     assert some.names == tuple(name for name in every.names if "1" not in name.split(".")[0])

@@ -231,7 +231,7 @@ def test_a_patched_layer_is_a_hook_on_the_plain_module(
     family: str, nodes: str, direction: str
 ) -> None:
     own, m = hand(family, direction), exactly(family)
-    found = patch_nodes(m, own.data, logit_diff, nodes, at=SPANS, direction=direction)
+    found = patch_nodes(m, nodes, own.data, logit_diff, at=SPANS, direction=direction)
     module = own.mlp if nodes == "mlp_out" else own.attention
     expected = np.array([[own.overwritten([module(layer)], own.site(name)) for name in SPANS]
                          for layer in range(3)])  # fmt: skip
@@ -244,7 +244,7 @@ def test_a_patched_layer_is_a_hook_on_the_plain_module(
 def test_a_patched_port_is_a_hook_on_the_plain_module(family: str, nodes: str) -> None:
     own, m = hand(family, "noise" if nodes == "k" else "denoise"), exactly(family)
     direction = "noise" if own.sign < 0 else "denoise"
-    found = patch_nodes(m, own.data, logit_diff, nodes, at=SPANS, direction=direction)
+    found = patch_nodes(m, nodes, own.data, logit_diff, at=SPANS, direction=direction)
     cells = [cell for cell in np.ndindex(found.shape[:3]) if sum(cell) % 3 == 1]
     expected = []
     for layer, index, name in cells:
@@ -260,7 +260,7 @@ def test_a_patched_port_is_a_hook_on_the_plain_module(family: str, nodes: str) -
 def test_a_patched_pattern_is_that_pattern_over_the_values(family: str, direction: str) -> None:
     """By the patterns that the plain module says it has, and its own values."""
     own, m = hand(family, direction), exactly(family)
-    found = patch_nodes(m, own.data, logit_diff, "pattern", at=SPANS, direction=direction)
+    found = patch_nodes(m, "pattern", own.data, logit_diff, at=SPANS, direction=direction)
     batch, size = own.batch, m.wiring.heads // m.wiring.groups
     with torch.no_grad():
         patterns = own.oracle.module(
@@ -308,8 +308,8 @@ def test_heads_and_residuals_are_patched_at_spans(family: str, direction: str) -
 @pytest.mark.parametrize("nodes", ["z", "mlp_out"])
 def test_a_span_of_one_token_is_its_position(nodes: str) -> None:
     m, data = exactly("llama"), dataset(LENGTHS)
-    each = patch_nodes(m, data, logit_diff, nodes, at="positions").values
-    end = patch_nodes(m, data, logit_diff, nodes, at="end").values
+    each = patch_nodes(m, nodes, data, logit_diff, at="positions").values
+    end = patch_nodes(m, nodes, data, logit_diff, at="end").values
     last = [len(example.clean) - 1 for example in data.examples]
     assert distance(end, np.stack([each[..., p, i] for i, p in enumerate(last)], axis=-1)) < 1e-9
 
@@ -385,7 +385,7 @@ def test_effects_do_not_depend_on_batches_or_padding(
     family: str, nodes: str, corruption: Any, at: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def patch(m: Any, data: Dataset) -> Any:
-        return patch_nodes(m, data, logit_diff, nodes, corruption, at=at).values
+        return patch_nodes(m, nodes, data, logit_diff, corruption, at=at).values
 
     m = model(family)
     wide = patch(m, dataset((7, 5, 6, 7), batch_size=4))
@@ -415,7 +415,7 @@ def test_the_whole_residual_stream_is_the_whole_gap(
 def test_several_metrics_are_read_from_the_same_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     m, data, ran = exactly("gpt2"), dataset(LENGTHS), []
     metrics = [logit_diff, log_probability, kl]
-    alone = [patch_nodes(m, data, metric, "mlp_out", noise, at=SPANS) for metric in metrics]
+    alone = [patch_nodes(m, "mlp_out", data, metric, noise, at=SPANS) for metric in metrics]
     finals = engine.Rest.finals
 
     def watched(self: engine.Rest, *given: Any) -> Tensor:
@@ -423,9 +423,9 @@ def test_several_metrics_are_read_from_the_same_runs(monkeypatch: pytest.MonkeyP
         return ran[-1]
 
     monkeypatch.setattr(engine.Rest, "finals", watched)
-    patch_nodes(m, data, logit_diff, "mlp_out", noise, at=SPANS)
+    patch_nodes(m, "mlp_out", data, logit_diff, noise, at=SPANS)
     once = len(ran)
-    together = patch_nodes(m, data, metrics, "mlp_out", noise, at=SPANS)
+    together = patch_nodes(m, "mlp_out", data, metrics, noise, at=SPANS)
     assert len(ran) == 2 * once > 0
     for one, other in zip(together, alone, strict=True):
         assert one.metric == other.metric
@@ -451,8 +451,8 @@ def test_an_example_that_ends_before_the_others_differ_keeps_its_answer(nodes: s
     m, long = exactly("gpt2"), (1, 2, 3, 4, 5, 6, 7, 8)
     short = Example((4, 2, 3), (4, 2, 3), (5,), (7,), {})
     changed = Example(long, (*long[:6], 9, 10), (5,), (7,), {})
-    found = patch_nodes(m, Dataset((short, changed)), logit_diff, nodes).values
-    alone = patch_nodes(m, Dataset((changed,)), logit_diff, nodes).values
+    found = patch_nodes(m, nodes, Dataset((short, changed)), logit_diff).values
+    alone = patch_nodes(m, nodes, Dataset((changed,)), logit_diff).values
     np.testing.assert_allclose(found[..., 0], 0, atol=1e-9)
     np.testing.assert_allclose(found[..., 1:], alone, atol=1e-9)
     assert np.abs(alone).max() > 1e-2
@@ -468,13 +468,13 @@ def test_what_does_not_exist_is_refused(patch: Any) -> None:
     with pytest.raises(CircuitError, match=r"stage='middle'.*mid"):
         patch_residual(m, data, logit_diff, stage="middle")
     with pytest.raises(CircuitError, match=r"'neuron'.*mlp_out"):
-        patch_nodes(m, data, logit_diff, "neuron")
+        patch_nodes(m, "neuron", data, logit_diff)
     for nodes in ("mlp_out", "neurons"):
         with pytest.raises(CircuitError, match=f"has no MLPs.*'{nodes}'"):
-            patch_nodes(model("attention-only"), data, logit_diff, nodes)
+            patch_nodes(model("attention-only"), nodes, data, logit_diff)
     for layers in ((3,), (-1,), ()):
         with pytest.raises(CircuitError, match="not layers of 'gpt2'; give some of 0 to 2"):
-            patch_nodes(m, data, logit_diff, "z", layers=layers)
+            patch_nodes(m, "z", data, logit_diff, layers=layers)
     with pytest.raises(DataError, match=r"'IO'.*subject"):
         patch(m, data, logit_diff, at=("subject", "IO"))
     with pytest.raises(DataError, match="names no tokens"):
@@ -545,7 +545,7 @@ def test_every_node_has_its_name_in_the_order_of_the_values(
     nodes: str, family: str, name: str
 ) -> None:
     layers = [1, 2]
-    found = patch_nodes(model(family), dataset(LENGTHS), logit_diff, nodes, layers=layers)
+    found = patch_nodes(model(family), nodes, dataset(LENGTHS), logit_diff, layers=layers)
     assert found.names[-1 if len(found.axes) == 1 else found.shape[1] + 1] == name
     assert len({*found.names}) == len(found.names) == found.mean.size
     if nodes in ("z", "mlp_out", "q", "k", "v"):

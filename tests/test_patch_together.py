@@ -94,7 +94,7 @@ class Together:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nodes_patched_together_are_hooks_on_the_plain_module(family: str, direction: str) -> None:
     own, m, groups = hand(family, direction), exactly(family), own_groups(family)
-    found = patch_together(m, own.data, logit_diff, groups, direction=direction)
+    found = patch_together(m, groups, own.data, logit_diff, direction=direction)
     assert found.names == found.axes["group"] == tuple(groups)
     expected = np.array([Together(own, nodes).effect() for nodes in groups.values()])
     assert (np.abs(expected).max(1) > 1e-4).all()
@@ -106,10 +106,13 @@ def test_nodes_patched_together_are_hooks_on_the_plain_module(family: str, direc
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_group_of_one_is_that_node_alone(family: str, corruption: Any, direction: str) -> None:
     m, data = exactly(family), dataset(LENGTHS)
-    patch = partial(patch_nodes, m, data, logit_diff, direction=direction, corruption=corruption)
+
+    def patch(nodes: str) -> Any:
+        return patch_nodes(m, nodes, data, logit_diff, corruption, direction=direction)
+
     heads = patch("z")
     groups = {name: [name] for name in (*heads.names, *m.wiring.writers) if name != "embed"}
-    found = patch_together(m, data, logit_diff, groups, corruption, direction=direction)
+    found = patch_together(m, groups, data, logit_diff, corruption, direction=direction)
     alone = dict(zip(found.names, found.values, strict=True))
     assert distance([alone[name] for name in heads.names], heads.values.reshape(12, -1)) < 1e-6
     if m.wiring.mlp:
@@ -123,7 +126,7 @@ def test_a_group_of_one_is_that_node_alone(family: str, corruption: Any, directi
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "neox-parallel", "attention-only"])
 def test_all_that_is_written_is_the_whole_gap(family: str, direction: str) -> None:
     m, data = exactly(family), dataset(LENGTHS)
-    found = patch_together(m, data, logit_diff, {"all": m.wiring.writers}, direction=direction)
+    found = patch_together(m, {"all": m.wiring.writers}, data, logit_diff, direction=direction)
     assert distance(found.values[0], found.gap) < 1e-6
 
 
@@ -133,7 +136,7 @@ def test_groups_do_not_depend_on_batches_or_padding(
 ) -> None:
     def patch(**options: Any) -> Any:
         data = dataset((7, 5, 6, 7), **options)
-        return patch_together(model(family), data, logit_diff, own_groups(family), noise).values
+        return patch_together(model(family), own_groups(family), data, logit_diff, noise).values
 
     wide = patch(batch_size=4)
     monkeypatch.setattr(engine, "TOKENS", 30)  # one or a few runs at once
@@ -143,9 +146,9 @@ def test_groups_do_not_depend_on_batches_or_padding(
 
 def test_several_metrics_are_read_from_the_same_runs() -> None:
     m, data, metrics = model("gpt2"), dataset(LENGTHS), (logit_diff, log_probability)
-    together = patch_together(m, data, metrics, GROUPS)
+    together = patch_together(m, GROUPS, data, metrics)
     for metric, found in zip(metrics, together, strict=True):
-        assert distance(found, patch_together(m, data, metric, GROUPS)) < 1e-6
+        assert distance(found, patch_together(m, GROUPS, data, metric)) < 1e-6
 
 
 def test_on_mini_the_strongest_heads_together_do_no_less_than_the_best() -> None:
@@ -154,18 +157,20 @@ def test_on_mini_the_strongest_heads_together_do_no_less_than_the_best() -> None
     alone = circuitkit.patch_heads(m, data, logit_diff)
     order = np.argsort(-alone.mean, axis=None)
     groups = {"three": [alone.names[i] for i in order[:3]], "all": m.wiring.writers}
-    found = circuitkit.patch_together(m, data, logit_diff, groups)
+    found = circuitkit.patch_together(m, groups, data, logit_diff)
     assert found.mean[0] >= alone.mean.max() > 1
     assert distance(found.values[1], found.gap) < 1e-4
 
 
 def test_what_does_not_exist_is_refused() -> None:
-    patch = partial(patch_together, model("gpt2"), dataset(LENGTHS), logit_diff)
+    def patch(groups: Any, **options: Any) -> Any:
+        return patch_together(model("gpt2"), groups, dataset(LENGTHS), logit_diff, **options)
+
     with pytest.raises(CircuitError, match="no groups"):
         patch({})
     with pytest.raises(CircuitError, match="'none' is empty"):
         patch({"none": []})
-    for name in ("a0.h4", "a1.h0.q", "logits", "embedding"):
+    for name in ("a0.h4", "a1.h0.q", "logits"):
         with pytest.raises(CircuitError, match=rf"'{name}' in the group 'own'.*a0\.h0|embed to m2"):
             patch({"own": ["a0.h0", name]})
     with pytest.raises(CircuitError, match=r"'sideways'.*denoise"):

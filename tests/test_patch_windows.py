@@ -39,7 +39,7 @@ def test_a_joint_window_is_hooks_on_the_plain_module(
         pytest.skip("it has no MLPs")
     own, m = hand(family, direction), exactly(family)
     found = patch_windows(
-        m, own.data, logit_diff, nodes, sizes=(1, 2, 3), at=SPANS, direction=direction
+        m, nodes, own.data, logit_diff, sizes=(1, 2, 3), at=SPANS, direction=direction
     )
     module = own.mlp if nodes == "mlp_out" else own.attention
     for size, windows in LAYERS.items():
@@ -54,8 +54,8 @@ def test_a_joint_window_is_hooks_on_the_plain_module(
 @outputs
 def test_the_sums_are_of_single_layers(nodes: str) -> None:
     m, data = exactly("llama"), dataset(LENGTHS)
-    found = patch_windows(m, data, logit_diff, nodes, sizes=(2, 1), at="positions")
-    alone = patch_nodes(m, data, logit_diff, nodes, at="positions").values
+    found = patch_windows(m, nodes, data, logit_diff, sizes=(2, 1), at="positions")
+    alone = patch_nodes(m, nodes, data, logit_diff, at="positions").values
     here = ~np.isnan(alone[0])
     assert 0 < here.mean() < 1
     for size, windows in ((1, LAYERS[1]), (2, LAYERS[2])):
@@ -75,7 +75,7 @@ def test_windows_do_not_depend_on_batches_or_padding(
     family: str, nodes: str, corruption: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def patch(data: Dataset) -> Any:
-        found = patch_windows(model(family), data, logit_diff, nodes, corruption, at=SPANS)
+        found = patch_windows(model(family), nodes, data, logit_diff, corruption, at=SPANS)
         return found.joint[3].values
 
     wide = patch(dataset((7, 5, 6, 7), batch_size=4))
@@ -122,7 +122,7 @@ def teamwork() -> tuple[Teamwork, Dataset]:
 def test_two_layers_that_need_each_other_do_more_jointly_than_in_sum() -> None:
     """With the signal s, layer 1 alone restores s, layer 2 nothing, and both s + s²."""
     m, data = teamwork()
-    found = patch_windows(m, data, logit_diff, sizes=(1, 2, 3))
+    found = patch_windows(m, "mlp_out", data, logit_diff, sizes=(1, 2, 3))
     assert found.joint[1].values.tolist() == [[0, 0, 0], [1, 2, 3], [0, 0, 0], [0, 0, 0]]
     assert found.joint[2].values.tolist() == [[1, 2, 3], [2, 6, 12], [0, 0, 0]]
     assert found.summed[2].values.tolist() == [[1, 2, 3], [1, 2, 3], [0, 0, 0]]
@@ -134,7 +134,7 @@ def test_two_layers_that_need_each_other_do_more_jointly_than_in_sum() -> None:
 def test_two_layers_that_need_each_other_are_missed_twice_in_the_sum() -> None:
     """Without layer 1, s + s² is lost, without layer 2, s²; and without both no more than all."""
     m, data = teamwork()
-    found = patch_windows(m, data, logit_diff, sizes=(2,), direction="noise")
+    found = patch_windows(m, "mlp_out", data, logit_diff, sizes=(2,), direction="noise")
     assert found.joint[2].values[1].tolist() == [2, 6, 12]
     assert found.summed[2].values[1].tolist() == [3, 10, 21]
     assert found.peak_ratio(2) == pytest.approx(20 / 34)
@@ -142,7 +142,7 @@ def test_two_layers_that_need_each_other_are_missed_twice_in_the_sum() -> None:
 
 def test_there_is_no_ratio_to_a_sum_that_is_not_positive() -> None:
     m, data = teamwork()
-    found = patch_windows(m, data, lambda *given: -logit_diff(*given), sizes=(2,))
+    found = patch_windows(m, "mlp_out", data, lambda *given: -logit_diff(*given), sizes=(2,))
     assert found.summed[2].mean.tolist() == [-2, -2, 0]
     assert np.isnan(found.peak_ratio(2))
 
@@ -150,7 +150,7 @@ def test_there_is_no_ratio_to_a_sum_that_is_not_positive() -> None:
 # -- the result ------------------------------------------------------------------------------------
 def test_windows_print_their_peaks() -> None:
     m, data = teamwork()
-    found = patch_windows(m, data, logit_diff, sizes=(1, 2))
+    found = patch_windows(m, "mlp_out", data, logit_diff, sizes=(1, 2))
     head, columns, *rows = repr(found).splitlines()
     assert head.startswith("mlp_out of adjacent layers, denoise, logit_diff under counterfactual")
     assert columns.split()[0] == "size"
@@ -158,21 +158,23 @@ def test_windows_print_their_peaks() -> None:
         ["1", "+2.000", "(1)", "+2.000", "(1)", "1.00"],
         ["2", "+6.667", "(1-2)", "+2.000", "(0-1)", "3.33"],
     ]
-    several = patch_windows(model("gpt2"), dataset(LENGTHS), logit_diff, at=SPANS)
+    several = patch_windows(model("gpt2"), "mlp_out", dataset(LENGTHS), logit_diff, at=SPANS)
     assert [row.split()[-1] for row in repr(several).splitlines()[2:]] == [*SPANS, *SPANS]
 
 
 def test_several_metrics_are_read_from_the_same_runs() -> None:
     m, data, metrics = model("gpt2"), dataset(LENGTHS), (logit_diff, log_probability)
-    for metric, found in zip(metrics, patch_windows(m, data, metrics, sizes=(2,)), strict=True):
-        alone = patch_windows(m, data, metric, sizes=(2,))
+    for metric, found in zip(
+        metrics, patch_windows(m, "mlp_out", data, metrics, sizes=(2,)), strict=True
+    ):
+        alone = patch_windows(m, "mlp_out", data, metric, sizes=(2,))
         assert distance(found.joint[2], alone.joint[2]) < 1e-6
         assert distance(found.summed[2], alone.summed[2]) < 1e-6
 
 
 def test_sizes_are_those_that_fit() -> None:
     m, data = model("gpt2"), dataset(LENGTHS)
-    found = patch_windows(m, data, logit_diff)
+    found = patch_windows(m, "mlp_out", data, logit_diff)
     assert list(found.joint) == list(found.summed) == [1, 3]
     with pytest.raises(CircuitError, match="no windows of 5 layers; choose from 1, 3"):
         found.peak_ratio(5)
@@ -181,21 +183,21 @@ def test_sizes_are_those_that_fit() -> None:
 @pytest.mark.parametrize("sizes", [(4,), (0,), (1, -1), ()])
 def test_a_size_that_does_not_fit_is_refused(sizes: tuple[int, ...]) -> None:
     with pytest.raises(CircuitError, match="sizes from 1 to 3"):
-        patch_windows(model("gpt2"), dataset(LENGTHS), logit_diff, sizes=sizes)
+        patch_windows(model("gpt2"), "mlp_out", dataset(LENGTHS), logit_diff, sizes=sizes)
 
 
 def test_what_does_not_exist_is_refused() -> None:
     m, data = model("gpt2"), dataset(LENGTHS)
     with pytest.raises(CircuitError, match=r"'z' have no windows.*mlp_out"):
-        patch_windows(m, data, logit_diff, "z")
+        patch_windows(m, "z", data, logit_diff)
     with pytest.raises(CircuitError, match="has no MLPs"):
-        patch_windows(model("attention-only"), data, logit_diff)
+        patch_windows(model("attention-only"), "mlp_out", data, logit_diff)
     with pytest.raises(CircuitError, match=r"'sideways'.*denoise"):
-        patch_windows(m, data, logit_diff, direction="sideways")
+        patch_windows(m, "mlp_out", data, logit_diff, direction="sideways")
 
 
 def test_windows_are_called_by_their_layers() -> None:
     for nodes, letter in (("mlp_out", "m"), ("attn_out", "a")):
-        found = patch_windows(model("gpt2"), dataset(LENGTHS), logit_diff, nodes, at=SPANS)
+        found = patch_windows(model("gpt2"), nodes, dataset(LENGTHS), logit_diff, at=SPANS)
         assert found.joint[3].names == tuple(f"{letter}0-2@{span}" for span in SPANS)
         assert found.summed[1].at("end").names == tuple(f"{letter}{i}" for i in range(3))

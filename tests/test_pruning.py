@@ -26,14 +26,14 @@ from circuitkit.engine.model import Model
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import run
 from circuitkit.errors import MetricError, UnknownNameError
-from circuitkit.evaluation.faithfulness import evaluate, measure
+from circuitkit.evaluation.faithfulness import evaluate, measure_all
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.metrics.divergence import kl
 from circuitkit.models.loading import load
 from circuitkit.models.transformer_lens import from_module
-from circuitkit.workflows.discover import find_circuit
+from circuitkit.workflows.discover import discover
 
 DRAWS = partial(noise, draws=2)
 PAIR: dict[str, Any] = {**SMALL, "num_attention_heads": 2, "num_key_value_heads": 1}
@@ -120,7 +120,7 @@ def one_by_one(
 
 
 def gap(model: Model, data: Dataset, metric: Metric, corruption: Corruption) -> float:
-    everything, nothing = measure(model, [], data, metric, corruption).mean(1)
+    ((everything, nothing),) = measure_all(model, [], data, [metric], corruption).mean(-1)
     return float(everything - nothing)
 
 
@@ -243,7 +243,7 @@ def test_what_is_said_of_the_result() -> None:
     assert about.pop("settings") == {"threshold": 0.5, "order": "forward", "seed": 3}
     assert about == {
         "model": "gpt2", "metric": "kl", "corruption": "counterfactual", "method": "acdc",
-        "examples": 2, "chosen": True,
+        "examples": 2, "chosen": True, "seen": "".join(e.fingerprint for e in pairs(2).examples),
     }  # fmt: skip
 
 
@@ -335,7 +335,7 @@ def test_random_orders_find_either_leg() -> None:
 
 # -- in use ----------------------------------------------------------------------------------------
 def test_the_circuit_of_the_small_model_is_faithful() -> None:
-    found = find_circuit(load("mini"), "ioi", method="acdc", metric="kl", examples=8)
+    found = discover(load("mini"), "ioi", method="acdc", metric="kl", examples=8)
     assert found.circuit.graph["method"] == "acdc"
     assert found.evaluation.faithfulness > 0.8 > 0.3 > found.random
     assert found.evaluation.edges < 0.2 * found.scores.wiring.n_edges

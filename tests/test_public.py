@@ -181,7 +181,7 @@ def test_the_readme_names_every_command() -> None:
 
 def test_results_draw_themselves_in_a_notebook() -> None:
     model = circuitkit.load("mini")
-    found = circuitkit.find_circuit(model, "ioi", edges=30, examples=8)
+    found = circuitkit.discover(model, "ioi", edges=30, examples=8)
     assert "<svg" in found.circuit._repr_svg_()
     assert "<svg" in found._repr_html_()
     assert "faithfulness" in repr(found)

@@ -45,7 +45,7 @@ FEW = able(FAMILY, (5, 5))
 @cache
 def found() -> Robustness:
     """Circuits of 40 edges under every condition."""
-    return vary(model(FAMILY), SEEN, UNSEEN, METRICS, CORRUPTIONS, edges=40)
+    return vary(model(FAMILY), SEEN, METRICS, CORRUPTIONS, unseen=UNSEEN, edges=40)
 
 
 def measured(circuits: dict[str, nx.DiGraph], *given: Any, **options: Any) -> Robustness:
@@ -261,18 +261,18 @@ class Watched:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: list[str] = []
         self.most = 1000
-        for name in ("measure", "smallest"):
+        for name in ("measure_all", "smallest"):
             inner: Callable[..., Any] = getattr(robustness, name)
             monkeypatch.setattr(robustness, name, partial(self.count, name, inner))
 
     def method(self, *given: Any) -> Any:
         return self.count("method", partial(eap_ig, steps=1), *given)
 
-    def count(self, name: str, inner: Callable[..., Any], *given: Any) -> Any:
+    def count(self, name: str, inner: Callable[..., Any], *given: Any, **options: Any) -> Any:
         if len(self.done) == self.most:
             raise KeyboardInterrupt
         self.done.append(name)
-        return inner(*given)
+        return inner(*given, **options)
 
     def run(self, place: Path | None, m: Transformer | None = None, **changed: Any) -> Robustness:
         self.done.clear()
@@ -299,7 +299,7 @@ def test_circuits_of_one_size_do_not_take_each_others_values(tmp_path: Path) -> 
     assert not np.array_equal(*values)
 
 
-WHOLE = [*["method"] * 4, "smallest", *["measure"] * 2]
+WHOLE = [*["method"] * 4, "smallest", *["measure_all"] * 2]
 
 
 def test_a_finished_run_is_taken_up_whole(watched: Watched, tmp_path: Path) -> None:
@@ -331,10 +331,10 @@ def test_other_work_takes_up_what_is_the_same_and_nothing_else(
 ) -> None:
     watched.run(tmp_path)
     shorter = watched.run(tmp_path, corruptions=[counterfactual])
-    assert watched.done == ["measure"]  # other circuits
+    assert watched.done == ["measure_all"]  # other circuits
     assert same(shorter, watched.run(None, corruptions=[counterfactual]))
     watched.run(tmp_path, unseen=able(FAMILY, (5, 6), seed=2))
-    assert watched.done == ["measure"] * 2
+    assert watched.done == ["measure_all"] * 2
     watched.run(tmp_path, m=model("qwen2"))
     assert watched.done == WHOLE
 
@@ -392,7 +392,7 @@ def _with_another_weight(m: Transformer) -> Transformer:
     [
         ([], [zero], "the metrics are none"),
         ([kl], [], "the corruptions are none"),
-        ([kl, kl], [zero], "the metrics are kl, kl; .* each of another name"),
+        ([kl, kl], [zero], "the metrics are kl, kl; .* each with a name of its own"),
         ([kl], [zero, zero], "the corruptions are zero, zero"),
     ],
 )
@@ -400,7 +400,7 @@ def test_conditions_are_there_and_have_names_of_their_own(
     metrics: list[Any], corruptions: list[Any], message: str
 ) -> None:
     with pytest.raises(EvaluationError, match=message):
-        vary(model(FAMILY), SEEN, UNSEEN, metrics, corruptions)
+        vary(model(FAMILY), SEEN, metrics, corruptions, unseen=UNSEEN)
     with pytest.raises(EvaluationError, match=message):
         measured(dict(found().circuits), metrics, corruptions)
 
@@ -431,7 +431,7 @@ def test_a_circuit_of_mini_is_more_faithful_where_it_was_found() -> None:
     m = circuitkit.load("mini")
     seen, unseen = (Dataset.of(t, m) for t in circuitkit.make_task("ioi", m, n=48).split(24))
     corruptions = [counterfactual, zero]
-    several = vary(m, seen, unseen, [logit_diff, probability], corruptions)
+    several = vary(m, seen, [logit_diff, probability], corruptions, unseen=unseen)
     own, other = (
         several.evaluations["logit_diff under counterfactual", c, "logit_diff", "edge"].faithfulness
         for c in ("counterfactual", "zero")

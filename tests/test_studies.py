@@ -59,7 +59,7 @@ def test_its_effects_are_those_of_the_single_experiments(corruption: Any) -> Non
     whole = made()
     for part in PARTS:
         alone = patch_nodes(
-            model("llama"), able("llama"), METRICS, part.nodes, corruption, at=part.at
+            model("llama"), part.nodes, able("llama"), METRICS, corruption, at=part.at
         )
         for effects in alone:
             found = whole.effects[part.name, name_of(corruption), effects.metric]
@@ -73,11 +73,11 @@ def test_noising_is_noising_throughout() -> None:
     rest: dict[str, Any] = {"windows": (2,), "circuits": (), "only": None, "direction": "noise"}
     groups = {"two": ("a0.h1", "a2.h3")}
     found = study(model("llama"), able("llama"), groups=groups, **given, **rest)
-    args = model("llama"), able("llama"), logit_diff
+    m, *args = model("llama"), able("llama"), logit_diff
     alone = {
-        "z": patch_nodes(*args, "z", direction="noise"),
-        "windows": patch_windows(*args, sizes=(2,), direction="noise").joint[2],
-        "groups": patch_together(*args, groups, direction="noise"),
+        "z": patch_nodes(m, "z", *args, direction="noise"),
+        "windows": patch_windows(m, "mlp_out", *args, sizes=(2,), direction="noise").joint[2],
+        "groups": patch_together(m, groups, *args, direction="noise"),
     }
     by = ("counterfactual", "logit_diff")
     whole = {
@@ -95,15 +95,15 @@ def test_its_windows_groups_and_attention_are_those_of_the_single_experiments() 
     whole, m, data = made(), model("llama"), able("llama")
     for corruption in CORRUPTIONS:
         name = name_of(corruption)
-        alone = patch_windows(m, data, logit_diff, "mlp_out", corruption, sizes=(1, 2), at="all")
+        alone = patch_windows(m, "mlp_out", data, logit_diff, corruption, sizes=(1, 2), at="all")
         found = whole.windows[name, "logit_diff"]
         for size in (1, 2):
             for kind in ("joint", "summed"):
                 mine, theirs = (getattr(w, kind)[size].values for w in (found, alone))
                 np.testing.assert_array_equal(mine, theirs)
-        together = patch_together(m, data, logit_diff, whole.groups, corruption)
+        together = patch_together(m, whole.groups, data, logit_diff, corruption)
         np.testing.assert_array_equal(whole.restored[name, "logit_diff"].values, together.values)
-        seen = attention_to(m, data, whole.watched, whole.spans, corruption)
+        seen = attention_to(m, whole.watched, data, corruption, at=whole.spans)
         np.testing.assert_array_equal(whole.attention[name], seen)
         assert seen.max() > 0.1
     assert whole.watched == ("a0.h1", "a2.h3")

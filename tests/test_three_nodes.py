@@ -141,9 +141,9 @@ def test_attribution_is_the_slope_and_exact_where_nothing_is_switched() -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_the_effect_of_a_path(path: list[str], noise: int, denoise: int) -> None:
-    assert patch_path(MODEL, DATA, logit_diff, path).tolist() == [noise]
-    back = patch_path(MODEL, DATA, logit_diff, path, direction="denoise")
-    assert back.tolist() == [denoise]
+    assert patch_path(MODEL, path, DATA, logit_diff).values.tolist() == [noise]
+    back = patch_path(MODEL, path, DATA, logit_diff, direction="denoise")
+    assert back.values.tolist() == [denoise]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,9 +42,11 @@ class World:
         self.spread = rng.standard_normal((WIRING.n_edges, EXAMPLES))
         self.spread -= self.spread.mean(1, keepdims=True)
         monkeypatch.setattr(verification, "patch_edges", self.measure)
+        monkeypatch.setattr(verification, "prepare", lambda *_, **__: (None,) * 4)
 
-    def measure(self, _: Any, __: Any, ___: Any, edges: Any, *____: Any, **_____: Any) -> Any:
-        return self.effects[edges][:, None] + self.spread[: edges.sum()]
+    def measure(self, _: Any, edges: Any, *__: Any, **___: Any) -> Any:
+        values = self.effects[edges][:, None] + self.spread[: edges.sum()]
+        return SimpleNamespace(values=values)
 
     def scores(self) -> Scores:
         return Scores(WIRING, self.estimates, {"method": "planted"})
@@ -50,7 +54,7 @@ class World:
     def verify(self, n: int, size: int = 40, rule: str = "abs", **options: Any) -> Verification:
         scores = self.scores()
         keep = scores.mask(size, rule)
-        return verify(None, None, None, None, scores, keep, n, rule=rule, **options)  # type: ignore[arg-type]
+        return verify(None, scores, None, None, None, circuit=keep, n=n, rule=rule, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -144,7 +148,7 @@ def test_enough_edges_are_all_edges(world: World, n: int) -> None:
 def test_an_edge_that_the_method_dropped_is_measured_by_chance_only(world: World) -> None:
     own = np.where(world.scores().mask(20), world.estimates, 0)
     scores = Scores(WIRING, own, {"chosen": True})
-    found = verify(None, None, None, None, scores, scores.chosen, 100)  # type: ignore[arg-type]
+    found = verify(None, scores, None, None, None, circuit=scores.chosen, n=100)  # type: ignore[arg-type]
     sizes = {s.name: s.edges for s in found.by_stratum()}
     kept = int(scores.chosen.sum())  # type: ignore[union-attr]
     assert sizes == {"strongest": kept, "random sample": 100 - kept}
@@ -167,7 +171,7 @@ def test_merged_scores_are_exact_where_measured_and_estimated_elsewhere(world: W
 
 def test_what_was_exact_before_stays_so(world: World) -> None:
     scores = world.verify(40).scores
-    again = verify(None, None, None, None, scores, scores.mask(40), 40, seed=1)  # type: ignore[arg-type]
+    again = verify(None, scores, None, None, None, circuit=scores.mask(40), n=40, seed=1)  # type: ignore[arg-type]
     assert scores.exact is not None
     assert again.scores.exact is not None
     assert (again.scores.exact >= scores.exact).all()
@@ -316,7 +320,8 @@ every_family = pytest.mark.parametrize("family", INPUTS)
 def test_measuring_everything_is_the_method_exact(family: str, direction: str) -> None:
     inputs = INPUTS[family]
     scores = eap(*inputs)
-    found = verify(*inputs, scores, scores.mask(30), 10**6, direction=direction)
+    found = verify(inputs[0], scores, *inputs[1:], circuit=scores.mask(30), n=10**6,
+                   direction=direction)  # fmt: skip
     truth = exact(*inputs, direction=direction)
     assert np.abs(truth.values).max() > 0.05
     np.testing.assert_allclose(found.scores.values, truth.values, rtol=1e-5, atol=1e-6)
@@ -328,7 +333,7 @@ def test_measuring_everything_is_the_method_exact(family: str, direction: str) -
 def test_a_part_is_exact_and_the_rest_is_estimated(family: str) -> None:
     inputs = INPUTS[family]
     scores = eap(*inputs)
-    merged = verify(*inputs, scores, scores.mask(30), 40).scores
+    merged = verify(inputs[0], scores, *inputs[1:], circuit=scores.mask(30), n=40).scores
     truth, measured = exact(*inputs).values, merged.exact
     assert measured is not None
     assert measured.sum() == 40
@@ -344,7 +349,8 @@ def test_a_part_is_exact_and_the_rest_is_estimated(family: str) -> None:
 def test_exact_scores_survive_verification() -> None:
     """The law that ties the two: nothing is off where nothing was estimated."""
     inputs = INPUTS["gpt2"]
-    found = verify(*inputs, exact(*inputs), exact(*inputs).mask(30), 40)
+    true = exact(*inputs)
+    found = verify(inputs[0], true, *inputs[1:], circuit=true.mask(30), n=40)
     for stratum in found.by_stratum():
         assert (stratum.flipped, stratum.error) == (0, pytest.approx(0, abs=1e-5))
         assert stratum.largest > 1e-4
@@ -356,17 +362,19 @@ def test_finished_blocks_are_not_measured_again(
 ) -> None:
     inputs = INPUTS["gpt2"]
     scores = eap(*inputs)
-    one = verify(*inputs, scores, scores.mask(30), 40, resume=tmp_path)
+    given = inputs[0], scores, *inputs[1:]
+    work = partial(verify, *given, circuit=scores.mask(30), n=40, resume=tmp_path)
+    one = work()
 
     def never(*_: Any) -> Any:
         raise ZeroDivisionError
 
     monkeypatch.setattr(patching, "sweep", never)
-    two = verify(*inputs, scores, scores.mask(30), 40, resume=tmp_path)
+    two = work()
     assert one.to_csv() == two.to_csv()
     assert np.abs(one.exact).max() > 0.05
     with pytest.raises(ZeroDivisionError):
-        verify(*inputs, scores, scores.mask(30), 40, seed=1, resume=tmp_path)
+        work(seed=1)
 
 
 def test_a_corruption_with_draws_is_averaged_as_patch_edges_does() -> None:
@@ -374,9 +382,9 @@ def test_a_corruption_with_draws_is_averaged_as_patch_edges_does() -> None:
 
     m, data = model("gpt2"), able("gpt2")
     scores = eap(m, data, logit_diff, noise)
-    found = verify(m, data, logit_diff, noise, scores, scores.mask(30), 20)
-    effects = patch_edges(m, data, logit_diff, list(found.edges), noise)
-    np.testing.assert_allclose(found.exact, effects.mean(1), rtol=1e-4, atol=1e-6)
+    found = verify(m, scores, data, logit_diff, noise, circuit=scores.mask(30), n=20)
+    effects = patch_edges(m, list(found.edges), data, logit_diff, noise)
+    np.testing.assert_allclose(found.exact, effects.mean, rtol=1e-4, atol=1e-6)
     assert np.abs(found.exact).max() > 1e-3
 
 
@@ -385,14 +393,14 @@ def test_mistakes_are_refused(world: World) -> None:
     scores = world.scores()
     empty = np.zeros(WIRING.shape, dtype=bool)
     for keep, n, says in (
-        (scores.mask(9), 0, "at least 1"), (empty, 9, "0 edges"), (empty[:3], 9, r"\(3, "),
+        (scores.mask(9), 0, "at least 1"), (empty, 9, "no edges"), (empty[:3], 9, r"\(3, "),
     ):  # fmt: skip
-        with pytest.raises(ScoresError, match=says):
-            verify(None, None, None, None, scores, keep, n)  # type: ignore[arg-type]
+        with pytest.raises((ScoresError, CircuitError), match=says):
+            verify(None, scores, None, None, None, circuit=keep, n=n)  # type: ignore[arg-type]
 
 
 def test_an_unknown_direction_is_refused() -> None:
     inputs = INPUTS["gpt2"]
     scores = Scores(inputs[0].wiring, np.ones(inputs[0].wiring.shape))
     with pytest.raises(CircuitError, match="sideways"):
-        verify(*inputs, scores, scores.mask(30), 9, direction="sideways")
+        verify(inputs[0], scores, *inputs[1:], circuit=scores.mask(30), n=9, direction="sideways")

@@ -94,15 +94,11 @@ def unseen(
     check_names("tasks", task)
     name = options.model or recorded(circuit, "model")
     model = load_model(name, options, about.get("experts"))
-    from circuitkit.data.batches import Dataset
-    from circuitkit.data.tasks import held_out
-    from circuitkit.workflows.batching import batched
-    from circuitkit.workflows.inputs import Inputs
+    from circuitkit.engine.batching import batched
+    from circuitkit.engine.inputs import Inputs, as_data
 
-    seen = int(about.get("examples", 0)) if task == about.get("task") else 0
-    prompts = held_out(task, model, options.examples, int(about.get("seed", 0)), seen)
+    whole = as_data(model, task, circuit, examples=options.examples, memory=options.memory)
     measures, carried = _resolved("metrics", metrics), _resolved("corruptions", corruptions)
-    whole = Dataset.of(prompts, model, memory=options.memory)
     data = batched(model, whole, list(carried.values()), options.batch_size)
     each = product(measures.items(), carried.items())
     cells = {(m, c): Inputs(model, data, metric, how) for (m, metric), (c, how) in each}

@@ -52,16 +52,16 @@ def discover(options: argparse.Namespace) -> None:
     model = load_model(options.model, options)
     from circuitkit.graph.circuit import write
     from circuitkit.util.atomic import write_whole
-    from circuitkit.workflows.discover import find_circuit
+    from circuitkit.workflows import discover as workflow
 
     place = options.output or default_place(options, "circuits")
     unfinished = place / ".unfinished"
-    found = find_circuit(
-        model, options.task, method=options.method, metric=options.metric,
-        corruption=options.corruption, edges=options.edges, faithfulness=options.faithfulness,
-        rule=options.rule, examples=options.examples, seed=options.seed,
-        batch_size=options.batch_size, memory=options.memory, verify=options.verify,
-        orders=options.orders, resume=unfinished, force=options.force,
+    found = workflow.discover(
+        model, options.task, options.metric, options.corruption, method=options.method,
+        edges=options.edges, faithfulness=options.faithfulness, rule=options.rule,
+        examples=options.examples, seed=options.seed, batch_size=options.batch_size,
+        memory=options.memory, verify=options.verify, orders=options.orders, resume=unfinished,
+        force=options.force,
     )  # fmt: skip
     written = [
         write(found.circuit, place / "circuit.json"),

@@ -29,8 +29,8 @@ def task_show(options: argparse.Namespace) -> None:
     check_names("tasks", options.task)
     model = load_model(options.model, options)
     from circuitkit.data.tasks import make_task
+    from circuitkit.engine.inputs import prepare
     from circuitkit.evaluation.ability import ability
-    from circuitkit.workflows.inputs import prepare
 
     task = make_task(options.task, model, n=options.examples, seed=options.seed)
     inputs = prepare(model, task, batch_size=options.batch_size, memory=options.memory)

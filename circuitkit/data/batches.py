@@ -14,6 +14,7 @@ from circuitkit.data.examples import Example, swapped
 from circuitkit.data.prompts import Prompt, Task
 from circuitkit.data.tokens import Tokenizer, TokenizerView, tokenise
 from circuitkit.errors import DataError
+from circuitkit.util.json_values import Json
 
 __all__ = ["Batch", "Dataset"]
 
@@ -110,7 +111,8 @@ class Dataset:
     """Examples that are iterated in batches; ``len`` is the number of examples.
 
     ``memory`` are the bytes that the process may take in all while it works through them (on a GPU:
-    its tensors); None: what the machine has.
+    its tensors); None: what the machine has. ``about`` says where the examples come from: the
+    ``task``, its ``metric``, its ``source`` and ``seed``, as far as known.
     """
 
     examples: tuple[Example, ...]
@@ -118,6 +120,7 @@ class Dataset:
     device: str = "cpu"
     padding: str = "right"
     memory: int | None = None
+    about: Mapping[str, Json] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if not self.examples:
@@ -142,7 +145,8 @@ class Dataset:
         if model.tokenizer is None:
             raise DataError("the model has no tokenizer; give Dataset the token ids as Examples")
         examples = tuple(tokenise(prompts, TokenizerView(model.tokenizer)))
-        return cls(examples, batch_size, str(model.device), padding, memory)
+        about = task.about if isinstance(task, Task) else {}
+        return cls(examples, batch_size, str(model.device), padding, memory, about)
 
     def __len__(self) -> int:
         return len(self.examples)

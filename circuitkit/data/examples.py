@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -24,6 +25,12 @@ class Example:
     wrong: tuple[int, ...]
     spans: Mapping[str, tuple[int, int]]
     others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits by which results remember that they saw this clean prompt."""
+        tokens = ",".join(map(str, self.clean))
+        return hashlib.sha256(tokens.encode()).hexdigest()[:8]
 
     def __post_init__(self) -> None:
         length = len(self.clean)

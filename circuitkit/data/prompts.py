@@ -45,6 +45,12 @@ class Task:
     source: str
     settings: Mapping[str, Json] = field(default_factory=dict)
 
+    @property
+    def about(self) -> dict[str, Json]:
+        """What data sets and results say of it: the task, its metric, source and seed."""
+        seed = {"seed": self.settings["seed"]} if "seed" in self.settings else {}
+        return {"task": self.name, "metric": self.metric, "source": self.source, **seed}
+
     def split(self, first: int) -> tuple[Task, Task]:
         """The first prompts and the others: for discovery and for evaluation."""
         if not 0 < first < len(self.prompts):

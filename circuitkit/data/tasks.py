@@ -1,16 +1,17 @@
-"""Tasks by name: their prompts for discovery, and those that a discovery did not see."""
+"""Tasks by name, or from a file."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from circuitkit.data.batches import Tokenized
 from circuitkit.data.prompts import Task
 from circuitkit.data.tokens import TokenizerView
 from circuitkit.errors import DataError
-from circuitkit.registry import resolve
+from circuitkit.registry import name_of, resolve
 
-__all__ = ["draw", "held_out", "make_task"]
+__all__ = ["draw", "make_task"]
 
 
 def make_task(
@@ -22,8 +23,10 @@ def make_task(
         raise DataError("the model has no tokenizer, so no task can be put to it; load one")
     if name.endswith((".csv", ".jsonl")):
         name = f"from_file(path={name!r})"
-    made: Task = resolve("tasks", name)(TokenizerView(model.tokenizer), n=n, seed=seed, **settings)
-    return replace(made, name=name)
+    function = partial(resolve("tasks", name), **settings)
+    made: Task = function(TokenizerView(model.tokenizer), n=n, seed=seed)
+    name = name_of(function) if settings else name
+    return replace(made, name=name, settings={**made.settings, "seed": seed})
 
 
 def draw(task: str, model: Tokenized, n: int, seed: int) -> Task:
@@ -32,13 +35,3 @@ def draw(task: str, model: Tokenized, n: int, seed: int) -> Task:
         made = make_task(task, model, n=None, seed=seed)
         return replace(made, prompts=made.prompts[:n])
     return make_task(task, model, n=n, seed=seed)
-
-
-def held_out(task: str, model: Tokenized, n: int, seed: int, seen: int) -> Task:
-    """n prompts of the task that a discovery on ``seen`` prompts with this seed did not see."""
-    known = {p.clean for p in draw(task, model, max(1, 2 * seen), seed).prompts[:seen]}
-    made = draw(task, model, n + seen, seed)
-    fresh = [p for p in made.prompts if p.clean not in known]
-    if not fresh:
-        raise DataError(f"{task} has no prompts beyond the {seen} of the discovery; give more")
-    return replace(made, prompts=tuple(fresh[:n]))

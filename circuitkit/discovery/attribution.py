@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitkit.data.batches import Batch, Dataset
+from circuitkit.data.batches import Batch
 from circuitkit.engine.attribute import Gradients, gradients, score
-from circuitkit.engine.metric import Corruption, Metric, check_metric
+from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
+from circuitkit.engine.metric import Metric, check_metric
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.numerics import wide
 from circuitkit.engine.record import answer, record
@@ -30,16 +31,26 @@ __all__ = ["clean_corrupted", "eap", "eap_ig"]
 FLAT = 1e-6  # a metric's gradient in the logits below this is rounding: kl at the clean run
 
 
-def eap(model: Model, data: Dataset, metric: Metric, corruption: Corruption) -> Scores:
+def eap(
+    model: Model,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
+) -> Scores:
     """Edge attribution patching: the gradient at the clean run (Syed et al. 2023).
 
     Raises MetricError where the metric has no gradient there (kl and js are at their best).
     """
-    return _attribute(model, data, metric, corruption, [1.0], "eap")
+    return _attribute(prepare(model, data, metric, corruption), [1.0], "eap")
 
 
 def eap_ig(
-    model: Model, data: Dataset, metric: Metric, corruption: Corruption, *, steps: int = 5
+    model: Model,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
+    *,
+    steps: int = 5,
 ) -> Scores:
     """EAP with integrated gradients over the inputs (Hanna et al. 2024).
 
@@ -49,24 +60,22 @@ def eap_ig(
     if steps < 1:
         raise MetricError(f"eap_ig takes {steps} steps; give at least 1")
     alphas = [k / steps for k in range(steps)]
-    return _attribute(model, data, metric, corruption, alphas, "eap_ig", steps=steps)
+    return _attribute(prepare(model, data, metric, corruption), alphas, "eap_ig", steps=steps)
 
 
-def clean_corrupted(model: Model, data: Dataset, metric: Metric, corruption: Corruption) -> Scores:
-    """The mean of the gradients at the clean and at the corrupted embedding (Hanna et al. 2024)."""
-    return _attribute(model, data, metric, corruption, [0.0, 1.0], "clean_corrupted")
-
-
-def _attribute(
+def clean_corrupted(
     model: Model,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
-    alphas: Sequence[float],
-    method: str,
-    **settings: float,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
 ) -> Scores:
+    """The mean of the gradients at the clean and at the corrupted embedding (Hanna et al. 2024)."""
+    return _attribute(prepare(model, data, metric, corruption), [0.0, 1.0], "clean_corrupted")
+
+
+def _attribute(inputs: Inputs, alphas: Sequence[float], method: str, **settings: float) -> Scores:
     """The scores with the gradient averaged over these fractions of the way to the clean input."""
+    model, data, metric, corruption = inputs
     carry = corruption(model, data)
     total = np.zeros(model.wiring.shape)
     flat = True
@@ -80,14 +89,7 @@ def _attribute(
             f"the gradient of {name_of(metric)} is zero wherever {method} looks, so every score "
             "would be zero; use eap_ig, or another metric (logit_diff)"
         )
-    about = {
-        "model": model.name,
-        "metric": name_of(metric),
-        "corruption": name_of(corruption),
-        "method": method,
-        "settings": settings,
-        "examples": len(data),
-    }
+    about = {**inputs.metadata(), "method": method, "settings": settings}
     return Scores(model.wiring, (total / len(data)).astype(np.float32), about)
 
 

@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuitkit.data.batches import Batch, Dataset
+from circuitkit.data.batches import Batch
 from circuitkit.discovery.attribution import FLAT, eap
 from circuitkit.engine.attribute import BLOCK_BYTES, Gradients, at_tokens, gradients
-from circuitkit.engine.metric import Corruption, Metric, check_metric
+from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
+from circuitkit.engine.metric import Metric, check_metric
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.numerics import wide
 from circuitkit.engine.record import record
@@ -33,7 +34,10 @@ __all__ = ["activation_magnitude", "gradient_norm", "node_attribution", "informa
 # -- one end of an edge ----------------------------------------------------------------------------
 @torch.no_grad()
 def activation_magnitude(
-    model: Model, data: Dataset, metric: Metric | None, corruption: Corruption
+    model: Model,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
 ) -> Scores:
     """How much an edge's writer changes, whatever becomes of it.
 
@@ -41,15 +45,16 @@ def activation_magnitude(
     dimensions, in the mean over examples and draws: never negative, in units of the residual
     stream. The metric is not used.
     """
-    carry = corruption(model, data)
+    inputs = prepare(model, data, metric, corruption)
+    carry = inputs.corruption(model, inputs.data)
     total = np.zeros(len(model.wiring.writers))
-    for batch in track(data, "activation_magnitude"):
+    for batch in track(inputs.data, "activation_magnitude"):
         live = record(model, model.start(batch.clean, batch.mask)).written()
         draws = [carried.written() for carried in carry(batch)]
         for carried in draws:
             total += _array(_changes(model, batch, live, carried).sum(0)) / len(draws)
     table = np.broadcast_to(total[:, None], model.wiring.shape)
-    return _scores(model, data, table, "activation_magnitude", corruption=name_of(corruption))
+    return _scores(inputs, table, "activation_magnitude", "corruption")
 
 
 def _changes(
@@ -65,7 +70,10 @@ def _changes(
 
 @torch.no_grad()
 def gradient_norm(
-    model: Model, data: Dataset, metric: Metric, corruption: Corruption | None
+    model: Model,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
 ) -> Scores:
     """How steep the metric is in what an edge's reader reads, whatever is written there.
 
@@ -74,18 +82,19 @@ def gradient_norm(
     of the residual stream. The corruption is not used. Raises MetricError where the metric has no
     gradient there.
     """
+    inputs = prepare(model, data, metric, corruption)
     total, steepest = np.zeros(len(model.wiring.readers)), 0.0
-    for batch in track(data, "gradient_norm"):
-        at = _gradients(model, batch, metric)
+    for batch in track(inputs.data, "gradient_norm"):
+        at = _gradients(model, batch, inputs.metric)
         total += _array(_steepness(model, batch, at).sum(0))
         steepest = max(steepest, at.steepest)
     if steepest < FLAT:
         raise MetricError(
-            f"the gradient of {name_of(metric)} is zero at the clean run, so every score would be "
-            "zero; use another metric (logit_diff)"
+            f"the gradient of {name_of(inputs.metric)} is zero at the clean run, so every score "
+            "would be zero; use another metric (logit_diff)"
         )
     table = np.broadcast_to(total, model.wiring.shape)
-    return _scores(model, data, table, "gradient_norm", metric=name_of(metric))
+    return _scores(inputs, table, "gradient_norm", "metric")
 
 
 def _gradients(model: Model, batch: Batch, metric: Metric) -> Gradients:
@@ -114,7 +123,12 @@ def _steepness(model: Model, batch: Batch, at: Gradients) -> Float[Tensor, "b r"
 
 
 # -- both ends of an edge --------------------------------------------------------------------------
-def node_attribution(model: Model, data: Dataset, metric: Metric, corruption: Corruption) -> Scores:
+def node_attribution(
+    model: Model,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
+) -> Scores:
     """Node attribution patching, spread on the edges: an edge is worth its weaker end.
 
     A node's attribution is (clean − carried output) · (gradient of the metric there) at the clean
@@ -148,7 +162,10 @@ def _weaker_end(
 # -- what flows ------------------------------------------------------------------------------------
 @torch.no_grad()
 def information_flow(
-    model: Model, data: Dataset, metric: Metric | None, corruption: Corruption | None
+    model: Model,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
 ) -> Scores:
     """Information-flow routes: how much of what a reader reads comes from a writer (Ferrando &
     Voita 2024).
@@ -159,11 +176,12 @@ def information_flow(
     run: between 0 and 1, and the same for all ports of a layer, which read the same. Neither metric
     nor corruption is used. MIB selects ``greedy`` from these scores.
     """
+    inputs = prepare(model, data, metric, corruption)
     table = np.zeros(model.wiring.shape)
-    for batch in track(data, "information_flow"):
+    for batch in track(inputs.data, "information_flow"):
         run = record(model, model.start(batch.clean, batch.mask))
         table += _array(_flows(model, batch, run))
-    return _scores(model, data, table, "information_flow")
+    return _scores(inputs, table, "information_flow")
 
 
 def _flows(model: Model, batch: Batch, run: Activations) -> Float[Tensor, "w r"]:
@@ -214,13 +232,10 @@ def _array(x: Tensor) -> Float[np.ndarray, "..."]:
 
 
 def _scores(
-    model: Model,
-    data: Dataset,
-    totals: Float[np.ndarray, "writers readers"],
-    method: str,
-    **used: str,
+    inputs: Inputs, totals: Float[np.ndarray, "writers readers"], method: str, *used: str
 ) -> Scores:
     """The means over the examples of these sums, as scores that say what they were made of."""
-    values = np.where(model.wiring.legal, totals / len(data), 0).astype(np.float32)
-    about = {"model": model.name, **used, "method": method, "settings": {}, "examples": len(data)}
-    return Scores(model.wiring, values, about)
+    wiring, own = inputs.model.wiring, {"metric", "corruption"} - {*used}
+    values = np.where(wiring.legal, totals / len(inputs.data), 0).astype(np.float32)
+    made_of = {key: value for key, value in inputs.metadata().items() if key not in own}
+    return Scores(wiring, values, {**made_of, "method": method, "settings": {}})

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from circuitkit.data.batches import Dataset
-from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, require_model
 from circuitkit.engine.model import Model
 from circuitkit.graph.scores import Scores
 
@@ -14,13 +13,14 @@ __all__ = ["random"]
 
 def random(
     model: Model,
-    data: Dataset,
-    metric: Metric | None,
-    corruption: Corruption | None,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     seed: int = 0,
 ) -> Scores:
     """Standard normal scores: the circuits that any method has to beat."""
+    require_model(model)
     drawn = np.random.default_rng(seed).standard_normal(model.wiring.shape)
     values = np.where(model.wiring.legal, drawn, 0).astype(np.float32)
     about = {"model": model.name, "method": "random", "settings": {"seed": seed}}

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.record import answer, difference, record
@@ -38,9 +39,9 @@ CHAIN = 32  # edges that are tested at once, at most
 @torch.no_grad()
 def acdc(
     model: Model,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     threshold: float | None = None,
     order: str = "reverse",
@@ -62,21 +63,15 @@ def acdc(
     """
     if order not in ORDERS:
         raise UnknownNameError(unknown("order", order, ORDERS))
-    pruning = _Pruning(model, data, metric, corruption)
-    least = _checked(threshold, pruning, name_of(metric))
+    inputs = prepare(model, data, metric, corruption)
+    pruning = _Pruning(*inputs)
+    least = _checked(threshold, pruning, name_of(inputs.metric))
     rng = np.random.default_rng(seed) if order == "random" else None
     with counting(model.wiring.n_edges, "acdc", "edge") as count:
         for column in _readers(model.wiring, rng):
             pruning.visit(column, _writers(model.wiring, column, order, rng), least, count)
-    about = {
-        "model": model.name,
-        "metric": name_of(metric),
-        "corruption": name_of(corruption),
-        "method": "acdc",
-        "settings": {"threshold": least, "order": order, "seed": seed},
-        "examples": len(data),
-        "chosen": True,
-    }
+    settings = {"threshold": least, "order": order, "seed": seed}
+    about = {**inputs.metadata(), "method": "acdc", "settings": settings, "chosen": True}
     return Scores(model.wiring, pruning.losses.astype(np.float32), about)
 
 

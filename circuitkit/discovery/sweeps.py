@@ -7,22 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from circuitkit.data.batches import Dataset
 from circuitkit.engine.edges import edge_effects
-from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Model
 from circuitkit.graph.edges import Edges, indices
 from circuitkit.graph.scores import Scores
-from circuitkit.registry import name_of
 
 __all__ = ["exact"]
 
 
 def exact(
     model: Model,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     direction: str = "noise",
     edges: Edges = None,
@@ -37,21 +35,14 @@ def exact(
     directory from which a killed run goes on. Raises CircuitError for another direction or an edge
     that there is not, and OutputError where the directory cannot be used.
     """
-    effects = edge_effects(
-        model, data, metric, edges, corruption, direction=direction, resume=resume
-    )
+    inputs = prepare(model, data, metric, corruption, circuit=edges)
+    effects, _ = edge_effects(*inputs[:3], edges, inputs.corruption, direction=direction,
+                              resume=resume)  # fmt: skip
     places = indices(model.wiring, edges)
     values = np.zeros(model.wiring.shape, dtype=np.float32)
     values[places] = effects.mean(axis=1, dtype=np.float64)
     settings: dict[str, Any] = {"direction": direction}
     if edges is not None:
         settings["edges"] = len(set(zip(*places, strict=True)))
-    about = {
-        "model": model.name,
-        "metric": name_of(metric),
-        "corruption": name_of(corruption),
-        "method": "exact",
-        "settings": settings,
-        "examples": len(data),
-    }
+    about = {**inputs.metadata(), "method": "exact", "settings": settings}
     return Scores(model.wiring, values, about)

@@ -44,20 +44,22 @@ def edge_effects(
     *,
     direction: str = "noise",
     resume: str | os.PathLike[str] | None = None,
-) -> Float[np.ndarray, "edges examples"]:
-    """The exact effect of each edge alone on every example; ``patch_edges`` says it in full."""
+) -> tuple[Float[np.ndarray, "edges examples"], Float[np.ndarray, " examples"]]:
+    """The exact effect of each edge alone on every example, and the metric's gap between the clean
+    and the corrupted run; ``patch_edges`` says it in full."""
     require("direction", direction, DIRECTIONS)
     wanted, place = _in_order(model.wiring, *indices(model.wiring, edges))
     journal = Journal(resume, _about(model, data, metric, corruption, direction, wanted))
     carry = corruption(model, data)
     batches = -(-len(data) // data.batch_size)
-    effects = []
+    effects, gaps = [], []
     with counting(len(wanted) * batches, "exact", "edge") as count:
         for number, batch in enumerate(data):
             patching = _Patching(model, batch, metric, carry(batch), direction == "noise")
             effects.append(_effects(patching, wanted, journal, f"batch-{number:04}", count))
+            gaps.append(patching.gap)
     asked: np.ndarray = np.concatenate(effects, axis=1)[place]
-    return asked
+    return asked, np.concatenate(gaps)
 
 
 def _in_order(
@@ -138,6 +140,12 @@ class _Patching:
         ends = [[answer(model, batch, run.final) for run in pair] for pair in self.runs]
         self.plain = np.array([[_numbers(self.value(end)) for end in pair] for pair in ends])
         self.size = max(1, TOKENS // (batch.clean.numel() * len(draws)))
+
+    @property
+    def gap(self) -> Float[np.ndarray, " b"]:
+        """What the metric loses from the clean to the corrupted run, in the mean over the draws."""
+        base, other = self.plain.mean(0)
+        return np.asarray(base - other if self.noise else other - base)
 
     def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " b"]:
         """The metric of every example."""

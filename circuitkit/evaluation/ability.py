@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
-from circuitkit.engine.metric import Metric, check_metric
+from circuitkit.engine.inputs import Data, MetricLike, as_data, as_metric, require_model
+from circuitkit.engine.metric import check_metric
 from circuitkit.engine.model import Model
 from circuitkit.engine.record import answer, record
 from circuitkit.errors import EvaluationError
@@ -47,8 +48,11 @@ class Ability:
 
 
 @torch.no_grad()
-def ability(model: Model, data: Dataset, metric: Metric) -> Ability:
+def ability(model: Model, data: Data, metric: MetricLike | None = None) -> Ability:
     """How well the model does the task on this data."""
+    require_model(model)
+    data = as_data(model, data)
+    metric = as_metric(metric, data=data)
     rows = []
     for batch in data:
         clean, corrupt = (_logits(model, batch, x) for x in (batch.clean, batch.corrupt))
@@ -59,9 +63,12 @@ def ability(model: Model, data: Dataset, metric: Metric) -> Ability:
 
 
 @torch.no_grad()
-def known(model: Model, data: Dataset, metric: Metric) -> Dataset:
+def known(model: Model, data: Data, metric: MetricLike = "accuracy") -> Dataset:
     """The examples that the model answers: those on whose clean prompt the metric, ``accuracy`` or
     ``top1``, is above 1/2. Raises EvaluationError where it answers none."""
+    require_model(model)
+    data = as_data(model, data)
+    metric = as_metric(metric, data=data)
     values: list[float] = []
     for batch in data:
         logits = _logits(model, batch, batch.clean)

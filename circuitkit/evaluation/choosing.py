@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from circuitkit.data.batches import Dataset
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import EvaluationError, ScoresError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
+from circuitkit.evaluation.masks import require_scores
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
 
@@ -42,7 +44,7 @@ def choose(
     chosen = scores.chosen if own is None else own
     if faithfulness is not None or chosen is None:
         target = FAITHFULNESS if faithfulness is None else faithfulness
-        return smallest(model, scores, data, metric, corruption, target, rule=rule)
+        return smallest(model, scores, data, metric, corruption, target=target, rule=rule)
     if not chosen.any():
         raise ScoresError(
             f"{scores.about.get('method', 'the method')} keeps no edge; loosen its settings, or "
@@ -54,11 +56,11 @@ def choose(
 def smallest(
     model: Model,
     scores: Scores,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
-    target: float,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
     *,
+    target: float = FAITHFULNESS,
     rule: str = "abs",
 ) -> Mask:
     """The smallest of the best circuits that reaches the target faithfulness on the data.
@@ -68,10 +70,13 @@ def smallest(
     EvaluationError where not even the whole model reaches the target.
     """
 
+    inputs = prepare(model, data, metric, corruption, circuit=scores)
+    require_scores(scores)
+
     def first(sizes: Sequence[int]) -> int | None:
         """The first of these sizes that reaches the target."""
         masks = [scores.mask(n, rule) for n in sizes]
-        found: list[Evaluation] = evaluate(model, masks, data, metric, corruption)
+        found: list[Evaluation] = evaluate(model, masks, *inputs[1:])
         reached = (n for n, e in zip(sizes, found, strict=True) if e.faithfulness >= target)
         return next(reached, None)
 

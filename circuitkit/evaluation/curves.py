@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitkit.data.batches import Dataset
-from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Model
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
+from circuitkit.evaluation.masks import require_scores
 from circuitkit.graph.scores import Scores
 from circuitkit.viz.figures import Lines
 
@@ -63,17 +63,19 @@ def draw_curves(curves: Mapping[str, Curve]) -> Lines:
 def curve(
     model: Model,
     scores: Scores,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     sizes: Sequence[int] | None = None,
     rule: str = "abs",
 ) -> Curve:
     """Faithfulness of the best circuits of growing size, and of the whole model at the end."""
+    inputs = prepare(model, data, metric, corruption, circuit=scores)
+    require_scores(scores)
     total = scores.wiring.n_edges
     sizes = sizes or sorted({round(float(n)) for n in np.geomspace(min(10, total), total, 9)})
     masks = {int(mask.sum()): mask for mask in (scores.mask(n, rule) for n in sizes)}
     masks.pop(0, None)  # so few edges never hang together
-    found = evaluate(model, list(masks.values()), data, metric, corruption)
+    found = evaluate(model, list(masks.values()), *inputs[1:])
     return Curve(tuple(masks), tuple(found), total)

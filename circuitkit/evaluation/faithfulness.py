@@ -16,21 +16,30 @@ from functools import cached_property
 from itertools import chain
 from typing import overload
 
-import networkx as nx
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.inputs import (
+    CorruptionLike,
+    Data,
+    MetricLike,
+    Several,
+    as_metrics,
+    is_several,
+    prepare,
+    require_model,
+)
 from circuitkit.engine.memory import room
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Model
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import POOL_BYTES, runs
-from circuitkit.errors import EvaluationError, MetricError
-from circuitkit.evaluation.masks import as_mask, random_masks
-from circuitkit.graph.types import Graph, Mask
+from circuitkit.errors import EvaluationError
+from circuitkit.evaluation.masks import CircuitLike, as_mask, as_masks, is_one, random_masks
+from circuitkit.graph.types import Mask
 from circuitkit.registry import name_of
 from circuitkit.util.progress import track
 from circuitkit.util.statistics import LEVEL, bootstrap_interval
@@ -41,7 +50,7 @@ __all__ = [
     "evaluate",
     "evaluate_beside",
     "evaluations",
-    "measure",
+    "measure_all",
 ]
 
 
@@ -107,59 +116,71 @@ def _ratio_of_means(
 
 
 @overload
-def evaluate(
+def evaluate(  # type: ignore[overload-overlap]  # a str is a sequence too
     model: Model,
-    circuit: Graph | Mask,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
+    circuit: CircuitLike,
+    data: Data,
+    metric: MetricLike | None = ...,
+    corruption: CorruptionLike | None = ...,
 ) -> Evaluation: ...
 @overload
-def evaluate(
+def evaluate(  # type: ignore[overload-overlap]  # a str is a sequence too
     model: Model,
-    circuit: Sequence[Graph | Mask],
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
+    circuit: Sequence[CircuitLike],
+    data: Data,
+    metric: MetricLike | None = ...,
+    corruption: CorruptionLike | None = ...,
 ) -> list[Evaluation]: ...
 @overload
 def evaluate(
     model: Model,
-    circuit: Graph | Mask,
-    data: Dataset,
-    metric: Sequence[Metric],
-    corruption: Corruption,
+    circuit: CircuitLike,
+    data: Data,
+    metric: Several,
+    corruption: CorruptionLike | None = ...,
 ) -> list[Evaluation]: ...
 @overload
 def evaluate(
     model: Model,
-    circuit: Sequence[Graph | Mask],
-    data: Dataset,
-    metric: Sequence[Metric],
-    corruption: Corruption,
+    circuit: Sequence[CircuitLike],
+    data: Data,
+    metric: Several,
+    corruption: CorruptionLike | None = ...,
 ) -> list[list[Evaluation]]: ...
 def evaluate(
     model: Model,
-    circuit: Graph | Mask | Sequence[Graph | Mask],
-    data: Dataset,
-    metric: Metric | Sequence[Metric],
-    corruption: Corruption,
+    circuit: CircuitLike | Sequence[CircuitLike],
+    data: Data,
+    metric: MetricLike | Several | None = None,
+    corruption: CorruptionLike | None = None,
 ) -> Evaluation | list[Evaluation] | list[list[Evaluation]]:
-    """The Evaluation of a circuit (or of each of several, which share what they compute alike); of
-    several metrics a list of that, one for each, from the same runs.
+    """How much of the behaviour a circuit carries, measured on every example.
 
-    A circuit is a graph, or a mask over the model's wiring. Raises CircuitError where it does not
+    Returns the Evaluation of a circuit, or a list of those of several, which share what they
+    compute alike; of several metrics a list of that, one for each, from the same runs. A circuit is
+    a graph, a Discovery, or a mask over the model's wiring. A task's name or a Task means prompts
+    that the circuit's discovery did not see; a Dataset is used as it is. Metric and corruption are
+    those with which the circuit was found, unless others are given.
+
+    Raises ArgumentError for what stands in the wrong place, CircuitError where a circuit does not
     fit the model, and MetricError where there is no metric.
+
+    Source: faithfulness as in Hanna et al. (2024) and MIB (Mueller et al. 2025).
+
+    Example:
+        >>> found = ck.evaluate(model, circuit, "ioi", "kl", "mean")
+        >>> found.metric, found.corruption
+        ('kl', 'mean')
     """
-    each = [circuit] if isinstance(circuit, nx.DiGraph | np.ndarray) else circuit
-    masks = [as_mask(one, model.wiring) for one in each]
-    metrics = [metric] if callable(metric) else metric
-    tables = measure(model, masks, data, metrics, corruption)
-    every = [evaluations(*of, corruption, masks) for of in zip(tables, metrics, strict=True)]
-    if isinstance(circuit, nx.DiGraph | np.ndarray):
-        firsts = [found[0] for found in every]
-        return firsts[0] if callable(metric) else firsts
-    return every[0] if callable(metric) else every
+    require_model(model)
+    masks = as_masks(circuit, model.wiring)
+    inputs = prepare(model, data, metric, corruption, circuit=circuit)
+    metrics = as_metrics(metric, circuit, inputs.data)
+    tables = measure_all(model, masks, inputs.data, metrics, inputs.corruption)
+    cells = zip(tables, metrics, strict=True)
+    every = [evaluations(table, one, inputs.corruption, masks) for table, one in cells]
+    found = [each[0] for each in every] if is_one(circuit) else every
+    return found if is_several(metric) else found[0]
 
 
 def evaluations(
@@ -168,7 +189,7 @@ def evaluations(
     corruption: Corruption,
     masks: Sequence[Mask],
 ) -> list[Evaluation]:
-    """The Evaluation of each mask, of what ``measure`` gives for them and one metric."""
+    """The Evaluation of each mask, of what ``measure_all`` gives for them and one metric."""
     names = name_of(metric), name_of(corruption)
     return [
         Evaluation(values[0], values[1], row, *names, edges=int(mask.sum()))
@@ -177,45 +198,58 @@ def evaluations(
 
 
 def completeness(
-    model: Model, circuit: Graph | Mask, data: Dataset, metric: Metric, corruption: Corruption
+    model: Model,
+    circuit: CircuitLike,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
 ) -> Evaluation:
-    """The Evaluation of all the other edges: a complete circuit leaves them a faithfulness of 0."""
+    """The Evaluation of all edges outside the circuit.
+
+    A complete circuit leaves them a faithfulness of 0. Arguments and errors are those of
+    ``evaluate``.
+
+    Example:
+        >>> ck.completeness(model, circuit, task).edges + len(circuit.to_frame()) == len(scores)
+        True
+    """
+    require_model(model)
     others: Mask = model.wiring.legal & ~as_mask(circuit, model.wiring)
-    return evaluate(model, others, data, metric, corruption)
+    inputs = prepare(model, data, metric, corruption, circuit=circuit)
+    return evaluate(model, others, *inputs[1:])
 
 
 def evaluate_beside(
     model: Model,
-    circuit: Graph | Mask,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
+    circuit: CircuitLike,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     random: int = 5,
     seed: int = 0,
 ) -> tuple[Evaluation, Evaluation, tuple[Evaluation, ...]]:
     """The Evaluations of a circuit, of all other edges, and of so many random circuits of its
     size."""
+    require_model(model)
     mask = as_mask(circuit, model.wiring)
+    inputs = prepare(model, data, metric, corruption, circuit=circuit)
     chance = random_masks(model.wiring, int(mask.sum()), random, seed)
     masks = [mask, model.wiring.legal & ~mask, *chance]
-    found, others, *by_chance = evaluate(model, masks, data, metric, corruption)
+    found, others, *by_chance = evaluate(model, masks, *inputs[1:])
     return found, others, tuple(by_chance)
 
 
 @torch.no_grad()
-def measure(
+def measure_all(
     model: Model,
     masks: Sequence[Mask],
     data: Dataset,
-    metric: Metric | Sequence[Metric],
+    metrics: Sequence[Metric],
     corruption: Corruption,
-) -> Float[np.ndarray, "*metrics runs examples"]:
-    """The metric of everything, of nothing, and under each mask, for every example; of several
-    metrics a table each, from the same runs. Raises MetricError where there is none."""
-    metrics = [metric] if callable(metric) else metric
-    if not metrics:
-        raise MetricError("there are no metrics; give at least one")
+) -> Float[np.ndarray, "metrics runs examples"]:
+    """Each metric of everything, of nothing, and under each mask, for every example, from the same
+    runs."""
     carry = corruption(model, data)
     pool = int(min(POOL_BYTES, max(0, room(model.device, data.memory) / 2)))
     columns = []
@@ -235,5 +269,4 @@ def measure(
             under.append(torch.stack([value(logits) for logits in chain([nothing], kept)], dim=1))
         rows = torch.cat([value(reference)[:, None], torch.stack(under).mean(0)], dim=1)
         columns.append(rows.cpu().numpy())
-    tables = np.concatenate(columns, axis=-1)
-    return np.asarray(tables[0]) if callable(metric) else tables
+    return np.concatenate(columns, axis=-1)

@@ -2,23 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
 
+import networkx as nx
 import numpy as np
 
+from circuitkit.engine.inputs import refuse
 from circuitkit.errors import CircuitError
 from circuitkit.graph import circuit as circuits
+from circuitkit.graph.circuit import Circuit
+from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
 
-__all__ = ["as_mask", "node_level", "random_masks"]
+__all__ = [
+    "CircuitLike",
+    "as_mask",
+    "as_masks",
+    "is_one",
+    "node_level",
+    "random_masks",
+    "require_scores",
+]
 
 
-def as_mask(circuit: Graph | Mask, wiring: Wiring) -> Mask:
-    """The mask of a circuit, which may be one already; raises CircuitError where it does not fit
-    the wiring."""
-    found = circuit if isinstance(circuit, np.ndarray) else circuits.mask(circuit)
-    theirs = None if isinstance(circuit, np.ndarray) else circuits.wiring_of(circuit)
+def require_scores(scores: object) -> None:
+    """Raise ArgumentError where this is no Scores."""
+    if not isinstance(scores, Scores):
+        refuse("scores", scores, "the Scores of a discovery method")
+
+
+class _Found(Protocol):
+    """What holds a circuit, as a Discovery does."""
+
+    @property
+    def circuit(self) -> Circuit:
+        """The circuit."""
+
+
+CircuitLike: TypeAlias = Graph | Mask | _Found
+
+
+def is_one(circuit: CircuitLike | Sequence[CircuitLike]) -> bool:
+    """Whether this is one circuit, rather than several."""
+    return not isinstance(circuit, list | tuple)
+
+
+def as_masks(circuit: CircuitLike | Sequence[CircuitLike], wiring: Wiring) -> list[Mask]:
+    """The mask of a circuit, or of each of several; raises as ``as_mask`` does."""
+    each: list[Any] = [*circuit] if isinstance(circuit, list | tuple) else [circuit]
+    return [as_mask(one, wiring) for one in each]
+
+
+def as_graph(circuit: CircuitLike) -> Graph | Mask:
+    """The graph of a Discovery; a graph or a mask as it is. Raises as ``as_mask`` does."""
+    if isinstance(circuit, Scores):
+        raise CircuitError("scores are not a circuit; choose one: scores.top(100)")
+    graph = circuit if isinstance(circuit, nx.DiGraph) else getattr(circuit, "circuit", circuit)
+    if not isinstance(graph, nx.DiGraph | np.ndarray):
+        refuse("circuit", circuit, "a circuit, or a mask over the model's edges")
+    return graph
+
+
+def as_mask(circuit: CircuitLike, wiring: Wiring) -> Mask:
+    """The mask of a circuit, which may be one already; raises ArgumentError for what is not a
+    circuit, and CircuitError where it does not fit the wiring."""
+    graph = as_graph(circuit)
+    found = graph if isinstance(graph, np.ndarray) else circuits.mask(graph)
+    theirs = None if isinstance(graph, np.ndarray) else circuits.wiring_of(graph)
     if found.shape != wiring.shape or theirs not in (None, wiring):
         raise CircuitError(
             f"the circuit belongs to {theirs or f'a mask of shape {found.shape}'}, and the model "
@@ -27,7 +79,7 @@ def as_mask(circuit: Graph | Mask, wiring: Wiring) -> Mask:
     return found
 
 
-def node_level(circuit: Graph | Mask, wiring: Wiring) -> Mask:
+def node_level(circuit: CircuitLike, wiring: Wiring) -> Mask:
     """The mask of a circuit's nodes: every edge out of every one of them, so that in its run each
     other node is ablated as a whole, and not edge by edge (Miller et al. 2024).
 

@@ -20,21 +20,33 @@ import numpy as np
 import torch
 
 from circuitkit.data.batches import Dataset
-from circuitkit.discovery.attribution import eap_ig
 from circuitkit.engine.checkpoints import Journal, digest, identity
+from circuitkit.engine.inputs import (
+    CorruptionLike,
+    Data,
+    Inputs,
+    Several,
+    as_corruption,
+    as_data,
+    as_metrics,
+    is_several,
+    prepare_halves,
+    refuse,
+    require_model,
+)
 from circuitkit.engine.metric import Corruption, Method, Metric
 from circuitkit.engine.model import Model
 from circuitkit.engine.record import answer, record
 from circuitkit.errors import CircuitError, EvaluationError
 from circuitkit.evaluation.choosing import FAITHFULNESS, smallest
-from circuitkit.evaluation.faithfulness import Evaluation, evaluations, measure
+from circuitkit.evaluation.faithfulness import Evaluation, evaluations, measure_all
 from circuitkit.evaluation.masks import as_mask, node_level
 from circuitkit.graph import circuit as graphs
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.compare import agreement, compare
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Graph
-from circuitkit.registry import name_of
+from circuitkit.registry import name_of, resolve
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.tables import as_text
 
@@ -234,18 +246,30 @@ def _counted(n: int, what: str) -> str:
 # -- finding and measuring -------------------------------------------------------------------------
 def vary(
     model: Model,
-    seen: Dataset,
-    unseen: Dataset,
-    metrics: Sequence[Metric],
-    corruptions: Sequence[Corruption],
+    data: Data,
+    metrics: Several,
+    corruptions: Sequence[CorruptionLike],
     *,
-    method: Method = eap_ig,
+    unseen: Data | None = None,
+    method: Method | str = "eap_ig",
     edges: int | None = None,
     granularities: Sequence[str] = ("edge", "node"),
     resume: str | os.PathLike[str] | None = None,
 ) -> Robustness:
-    """The Robustness of the circuits that a method finds on ``seen`` under each corruption ×
-    metric, measured on ``unseen`` under all of them: ``discover_each``, then ``cross_evaluate``."""
+    """How much what is found depends on the choices: circuits found under each corruption × metric,
+    each measured under all of them.
+
+    Returns the Robustness of ``discover_each``, then ``cross_evaluate``. Of a Task or a task's name
+    circuits are found on one half of the prompts and measured on the other; a Dataset is measured
+    on the prompts ``unseen``, or without any in sample.
+
+    Example:
+        >>> found = ck.vary(model, task, ["logit_diff", "kl"], ["counterfactual"], edges=20)
+        >>> list(found.circuits)
+        ['logit_diff under counterfactual', 'kl under counterfactual']
+    """
+    found, measured = prepare_halves(model, data, unseen, None, None)
+    seen, unseen = found.data, measured.data
     circuits = discover_each(
         model, seen, metrics, corruptions, method=method, edges=edges, resume=resume
     )
@@ -256,11 +280,11 @@ def vary(
 
 def discover_each(
     model: Model,
-    data: Dataset,
-    metrics: Sequence[Metric],
-    corruptions: Sequence[Corruption],
+    data: Data,
+    metrics: Several,
+    corruptions: Sequence[CorruptionLike],
     *,
-    method: Method = eap_ig,
+    method: Method | str = "eap_ig",
     edges: int | None = None,
     resume: str | os.PathLike[str] | None = None,
 ) -> dict[str, Circuit]:
@@ -273,13 +297,14 @@ def discover_each(
     no metric or corruption or two have one name, and OutputError where the directory cannot be
     written or is another model's; what the method cannot use raises its own error.
     """
-    _require_names(metrics, corruptions)
+    data, measures, corrupted = _choices(model, data, metrics, corruptions)
+    how = resolve("discovery", method)
     about = {**identity(model, data), "format": "circuitkit.discover_each", "version": VERSION}
-    journal = _journal(resume, {**about, "method": name_of(method)}, model, data)
-    inputs = [(model, data, m, c) for c, m in product(corruptions, metrics)]
-    found = [_scores(journal, method, *own) for own in inputs]
+    journal = _journal(resume, {**about, "method": name_of(how)}, model, data)
+    inputs = [Inputs(model, data, m, c) for c, m in product(corrupted, measures)]
+    found = [_scores(journal, how, own) for own in inputs]
     if edges is None:
-        size = partial(_size, found[0], *inputs[0])
+        size = partial(_size, found[0], inputs[0])
         edges = int(_finished(journal, f"size-{_key(*inputs[0][2:])}", size)["edges"])
     names = (f"{name_of(m)} under {name_of(c)}" for _, _, m, c in inputs)
     return {name: scores.top(edges) for name, scores in zip(names, found, strict=True)}
@@ -288,9 +313,9 @@ def discover_each(
 def cross_evaluate(
     model: Model,
     circuits: Mapping[str, Graph],
-    data: Dataset,
-    metrics: Sequence[Metric],
-    corruptions: Sequence[Corruption],
+    data: Data,
+    metrics: Several,
+    corruptions: Sequence[CorruptionLike],
     *,
     granularities: Sequence[str] = ("edge", "node"),
     resume: str | os.PathLike[str] | None = None,
@@ -302,7 +327,10 @@ def cross_evaluate(
     Raises CircuitError where there is no circuit, one does not fit the model, or a granularity is
     not known; otherwise as ``discover_each``.
     """
-    _require_names(metrics, corruptions)
+    require_model(model)
+    if not isinstance(circuits, Mapping):
+        refuse("circuits", circuits, "circuits by name, {'mine': circuit}")
+    data, measures, corrupted = _choices(model, data, metrics, corruptions, circuits)
     if not circuits or not granularities or not {*granularities} <= {*GRANULARITIES}:
         raise CircuitError(
             f"{len(circuits)} circuits cannot be evaluated at the granularities "
@@ -315,68 +343,70 @@ def cross_evaluate(
         **identity(model, data),
         "format": "circuitkit.cross_evaluate",
         "version": VERSION,
-        "metrics": [name_of(metric) for metric in metrics],
+        "metrics": [name_of(metric) for metric in measures],
         "masks": [digest(np.packbits(mask).tobytes().hex()) for mask in masks],
     }
     journal = _journal(resume, about, model, data)
     cells = {}
-    for corruption in corruptions:
-        work = partial(_tables, model, masks, data, metrics, corruption)
+    for corruption in corrupted:
+        work = partial(_tables, model, masks, data, measures, corruption)
         tables = _finished(journal, f"values-{_key(corruption)}", work)["values"]
-        for metric, table in zip(metrics, tables, strict=True):
+        for metric, table in zip(measures, tables, strict=True):
             each = evaluations(table, metric, corruption, masks)
             for (name, level), evaluation in zip(runs, each, strict=True):
                 cells[name, name_of(corruption), name_of(metric), level] = evaluation
     return Robustness(dict(circuits), cells)
 
 
-def _scores(
-    journal: Journal,
-    method: Method,
+def _choices(
     model: Model,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
-) -> Scores:
+    data: Data,
+    metrics: Several,
+    corruptions: Sequence[CorruptionLike],
+    circuits: Mapping[str, Graph] | None = None,
+) -> tuple[Dataset, list[Metric], list[Corruption]]:
+    """The data, the metrics and the corruptions as the engine takes them; raises ArgumentError
+    where one stands alone, and EvaluationError where there are none, or two of one name."""
+    require_model(model)
+    own = as_data(model, data, circuits)
+    if not is_several(metrics):
+        refuse("metrics", metrics, "a list of metrics")
+    if isinstance(corruptions, str) or not isinstance(corruptions, Sequence):
+        refuse("corruptions", corruptions, "a list of corruptions")
+    measures = as_metrics(metrics, data=own) if metrics else []
+    corrupted = [as_corruption(one) for one in corruptions]
+    for kind, functions in (("metrics", measures), ("corruptions", corrupted)):
+        names = [name_of(function) for function in functions]
+        if not names or len(set(names)) < len(names):
+            raise EvaluationError(
+                f"the {kind} are {', '.join(names) or 'none'}; give at least one, each with a name "
+                "of its own"
+            )
+    return own, measures, corrupted
+
+
+def _scores(journal: Journal, method: Method, inputs: Inputs) -> Scores:
     """The method's scores; those of a finished discovery are taken up."""
 
     def work() -> Block:
-        scores = method(model, data, metric, corruption)
+        scores = method(*inputs)
         return {"values": scores.values, "chosen": np.array(bool(scores.about.get("chosen")))}
 
-    block = _finished(journal, f"scores-{_key(metric, corruption)}", work)
-    about = {
-        "model": model.name,
-        "metric": name_of(metric),
-        "corruption": name_of(corruption),
-        "method": name_of(method),
-        "examples": len(data),
-    }
+    block = _finished(journal, f"scores-{_key(*inputs[2:])}", work)
+    about = {**inputs.metadata(), "method": name_of(method)}
     chosen = {"chosen": True} if block["chosen"] else {}
-    return Scores(model.wiring, block["values"], {**about, **chosen})
+    return Scores(inputs.model.wiring, block["values"], {**about, **chosen})
 
 
-def _size(scores: Scores, *inputs: Any) -> Block:
+def _size(scores: Scores, inputs: Inputs) -> Block:
     """The number of edges that reach the usual faithfulness."""
-    model, data, metric, corruption = inputs
-    mask = smallest(model, scores, data, metric, corruption, FAITHFULNESS)
-    return {"edges": np.array(mask.sum())}
+    keep = smallest(inputs.model, scores, *inputs[1:], target=FAITHFULNESS)
+    return {"edges": np.array(keep.sum())}
 
 
 def _tables(*inputs: Any) -> Block:
     """Every metric of every run under one corruption."""
-    return {"values": measure(*inputs)}
-
-
-def _require_names(metrics: Sequence[Metric], corruptions: Sequence[Corruption]) -> None:
-    """Raise EvaluationError where there are none, or two could not be told apart."""
-    for kind, functions in (("metrics", metrics), ("corruptions", corruptions)):
-        names = [name_of(function) for function in functions]
-        if not names or len(set(names)) < len(names):
-            raise EvaluationError(
-                f"the {kind} are {', '.join(names) or 'none'}; give at least one, each of another "
-                "name"
-            )
+    return {"values": measure_all(*inputs)}
 
 
 # -- finished blocks -------------------------------------------------------------------------------

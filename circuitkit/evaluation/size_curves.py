@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from circuitkit.data.batches import Dataset
-from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Model
 from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
+from circuitkit.evaluation.masks import require_scores
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
 from circuitkit.metrics.answers import accuracy
@@ -110,9 +110,9 @@ class SizeCurve:
 def size_curves(
     model: Model,
     scores: Scores,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     shares: Sequence[float] = SHARES,
     rules: Sequence[str] = ("signed", "abs"),
@@ -123,12 +123,14 @@ def size_curves(
     ``shares`` of all edges are asked for, ascending up to 1; see ``best``. Raises EvaluationError
     for other shares, and ScoresError for a rule that there is not.
     """
+    inputs = prepare(model, data, metric, corruption, circuit=scores)
+    require_scores(scores)
     if not shares or shares[0] <= 0 or shares[-1] > 1 or (np.diff(shares) <= 0).any():
         raise EvaluationError(
             f"the shares {tuple(shares)} are no sizes; give ascending ones above 0, up to 1"
         )
     masks = [best(scores, share, rule) for rule in rules for share in shares]
-    found = evaluate(model, masks, data, [metric, accuracy], corruption)
+    found = evaluate(model, masks, inputs.data, [inputs.metric, accuracy], inputs.corruption)
     curves, n = {}, len(shares)
     for i, rule in enumerate(rules):
         here = slice(i * n, (i + 1) * n)

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from circuitkit.data.batches import Dataset
-from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Model
 from circuitkit.errors import ScoresError
+from circuitkit.evaluation.choosing import choose
+from circuitkit.evaluation.masks import CircuitLike, as_mask, require_scores
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
@@ -198,13 +199,13 @@ _ORDER = {name: place for place, name in enumerate((STRONGEST, CUT, RANDOM, ALL)
 
 def verify(
     model: Model,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
     scores: Scores,
-    keep: Mask,
-    n: int = 500,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
     *,
+    circuit: CircuitLike | None = None,
+    n: int = 500,
     direction: str = "noise",
     rule: str = "abs",
     seed: int = 0,
@@ -212,20 +213,26 @@ def verify(
 ) -> Verification:
     """How far the scores are off: the exact effects of n edges, and what the others may hide.
 
-    ``keep`` is the circuit that was chosen from the scores by this rule. Half of the n edges are
-    the strongest by |score|, a quarter those nearest in the ranking to the circuit's last edge, the
-    rest is drawn evenly from all others; where n reaches the number of edges, all are measured.
-    ``direction`` and ``resume`` are those of ``patch_edges``. Raises ScoresError where n < 1, or
-    where the circuit is empty or does not fit the scores.
+    ``circuit`` is the one that was chosen from the scores by this rule; without it, it is the
+    method's own choice, or the smallest that keeps 0.85. Half of the n edges are the strongest by
+    |score|, a quarter those nearest in the ranking to the circuit's last edge, the rest is drawn
+    evenly from all others; where n reaches the number of edges, all are measured. ``direction`` and
+    ``resume`` are those of ``patch_edges``. Raises ScoresError where n < 1, or where the circuit is
+    empty or does not fit the scores.
+
+    Example:
+        >>> ck.verify(model, scores, task, n=20).scores.exact.sum()
+        20
     """
+    inputs = prepare(model, data, metric, corruption, circuit=scores)
+    require_scores(scores)
     legal = scores.wiring.legal
     if n < 1:
         raise ScoresError(f"{n} edges cannot verify anything; give at least 1")
-    if keep.shape != legal.shape or not (keep & legal).any():
-        raise ScoresError(
-            f"a mask of shape {keep.shape} with {int(keep.sum())} edges is no circuit of these "
-            f"scores, of shape {legal.shape}; give scores.mask(n)"
-        )
+    keep = choose(model, scores, *inputs[1:], rule=rule) if circuit is None else circuit
+    keep = as_mask(keep, scores.wiring)
+    if not (keep & legal).any():
+        raise ScoresError("the circuit has no edges, so there is no cut; give scores.mask(n)")
     head = _head(scores, keep & legal, rule)
     below = legal.copy()
     below.flat[head] = False
@@ -235,9 +242,8 @@ def verify(
     for name, flat in parts.items():
         measured.flat[flat] = True
         labels.flat[flat] = name
-    effects = patch_edges(
-        model, data, metric, measured, corruption, direction=direction, resume=resume
-    ).astype(np.float64)
+    found = patch_edges(model, measured, *inputs[1:], direction=direction, resume=resume)
+    effects = found.values.astype(np.float64)
     by_chance = parts[ALL] if ALL in parts else _others(scores, [parts[STRONGEST], parts[CUT]])
     names = ((scores.wiring.writers[w], scores.wiring.readers[r]) for w, r in np.argwhere(measured))
     about = {"edges": int(measured.sum()), "direction": direction, "seed": seed}

@@ -15,7 +15,7 @@ from circuitkit.graph.nodes import parse_edge
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
 
-__all__ = ["Edges", "indices"]
+__all__ = ["Edges", "indices", "is_edges"]
 
 Edges: TypeAlias = Graph | Sequence[str | tuple[str, str]] | Mask | None
 
@@ -33,6 +33,19 @@ def indices(
         places = np.array([wiring.index(*pair) for pair in _pairs(edges)], dtype=np.int64)
     rows, columns = places.reshape(-1, 2).T
     return rows, columns
+
+
+def is_edges(edges: object) -> bool:
+    """Whether this is something that names edges: a circuit, names or pairs, a mask, or None."""
+    if edges is None or isinstance(edges, str | nx.DiGraph | np.ndarray):
+        return True
+    if not isinstance(edges, list | tuple | set | frozenset):
+        return False
+    return all(
+        isinstance(edge, str)
+        or (isinstance(edge, tuple | list) and len(edge) == 2 and isinstance(edge[0], str))
+        for edge in edges
+    )
 
 
 def _of_mask(wiring: Wiring, mask: Mask) -> Int[np.ndarray, "edges 2"]:

@@ -9,8 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitkit.data.batches import Batch, Dataset
-from circuitkit.engine.metric import Corruption
+from circuitkit.data.batches import Batch
+from circuitkit.engine.inputs import (
+    CorruptionLike,
+    Data,
+    as_corruption,
+    as_data,
+    refuse,
+    require_model,
+)
 from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.record import record
 from circuitkit.errors import CircuitError, DataError
@@ -23,29 +30,40 @@ __all__ = ["attention_to"]
 @torch.no_grad()
 def attention_to(
     model: Model,
-    data: Dataset,
     heads: Sequence[str],
-    spans: Sequence[str],
-    corruption: Corruption | None = None,
+    data: Data,
+    corruption: CorruptionLike | None = None,
     *,
+    at: str | Sequence[str],
     query: str = "end",
 ) -> Float[np.ndarray, "heads spans examples"]:
-    """The share of its attention, from 0 to 1, that each head (``a9.h9``) pays from the last token
-    of the span ``query`` to all tokens of each span together.
+    """The share of its attention that each head pays to named parts of the prompt.
 
-    In the clean run, or by the queries and keys of what the corruption carries (the mean over its
-    draws). Raises CircuitError where a name is no head of the model, and DataError without heads or
-    spans and for a span that an example lacks.
+    Returns an array [heads, spans, examples], from 0 to 1: what each head (``a9.h9``) pays from the
+    last token of the span ``query`` to all tokens of each span in ``at`` together. In the clean
+    run, or by the queries and keys of what the corruption carries (the mean over its draws). Raises
+    CircuitError where a name is not a head of the model, and DataError without heads or spans and
+    for a span that an example lacks.
+
+    Example:
+        >>> ck.attention_to(model, ["a0.h0"], task, at=["S2", "IO"]).shape == (1, 2, len(task))
+        True
     """
-    if not heads or not spans:
-        raise DataError(f"heads={heads!r}, spans={spans!r}: give at least one of each")
+    require_model(model)
+    data = as_data(model, data)
+    listed, spans = ([own] if isinstance(own, str) else own for own in (heads, at))
+    if not isinstance(listed, list | tuple):
+        refuse("heads", heads, "names such as ['a9.h9']")
+    if not listed or not spans:
+        raise DataError(f"heads={heads!r}, at={at!r}: give at least one of each")
+    heads = [Node(name) for name in listed]
     for name in heads:
         if name not in model.wiring.writer or not Node(name).is_head:
             raise CircuitError(
-                f"{name!r} is no head of {model.name!r}; give names like "
-                f"{model.wiring.writers[1]!r}"
+                f"{str(name)!r} is not a head of {model.name!r}; give names like "
+                f"{str(model.wiring.writers[1])!r}"
             )
-    carry = None if corruption is None else corruption(model, data)
+    carry = None if corruption is None else as_corruption(corruption)(model, data)
     parts = []
     for batch in track(list(data), "attention"):
         context = model.start(batch.clean, batch.mask)

@@ -3,6 +3,7 @@ over the examples."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -19,6 +20,7 @@ __all__ = ["PORTS", "Effects"]
 
 PORTS = ("q", "k", "v", "pattern")
 SITES = ("span", "position")  # the axes that say at which tokens
+NAMED = {"edge", "path"}  # axes whose labels are names
 PREFIX = {"mlp_out": "m", "neurons": "m", "groups": ""}  # of names; else "a" or that of a residual
 
 
@@ -49,6 +51,21 @@ class Effects:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         values: np.ndarray = np.array(self.values, dtype=dtype, copy=copy)
         return values
+
+    def __len__(self) -> int:
+        """The number of nodes, edges or paths that were patched."""
+        return math.prod(self.shape[:-1])
+
+    def __getitem__(self, name: Any) -> Float[np.ndarray, "*rest"]:
+        """The effect of the one of that name (``"a3.h7"``) on every example; of an index, that part
+        of the values. Raises DataError for a name that was not patched."""
+        if not isinstance(name, str):
+            return np.asarray(self.values[name])
+        if name not in self.names:
+            raise DataError(
+                f"{name!r} was not patched; the names are {', '.join(self.names[:3])}, ..."
+            )
+        return np.asarray(self.values.reshape(len(self), -1)[self.names.index(name)])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,13 +128,17 @@ class Effects:
 
     def _label(self, at: tuple[int, ...]) -> str:
         places = zip(self.axes.items(), at, strict=True)
-        return ", ".join(f"{name} {labels[i]}" for (name, labels), i in places)
+        named = ", ".join(
+            labels[i] if name in NAMED else f"{name} {labels[i]}" for (name, labels), i in places
+        )
+        return named or self.nodes
 
     def __repr__(self) -> str:
         sizes = " × ".join(f"{len(labels)} {name}s" for name, labels in self.axes.items())
         head = (
-            f"{self.nodes}, {self.direction}, {self.metric} under {self.corruption}: {sizes}, "
-            f"{self.shape[-1]} examples; the largest mean effects, ± standard error:"
+            f"{self.nodes}, {self.direction}, {self.metric} under {self.corruption}: "
+            f"{sizes + ', ' if sizes else ''}{self.shape[-1]} examples; the largest mean effects, "
+            "± standard error:"
         )
         mean, error = self.mean, self.standard_error
         rows = [
@@ -130,6 +151,8 @@ class Effects:
 def _name(nodes: str, place: Mapping[str, str]) -> str:
     """The name of the node at a place, which has a label for every axis."""
     where = "".join(f"@{label}" for axis, label in place.items() if axis in SITES)
+    if not place or place.keys() & NAMED:
+        return next(iter(place.values()), nodes)
     first, *inner = ((axis, label) for axis, label in place.items() if axis not in SITES)
     name = PREFIX.get(nodes, nodes if nodes.startswith("resid") else "a") + first[1]
     name += "".join(f".{axis[0]}{label}" for axis, label in inner)  # .h7, .g1, .n17

@@ -10,13 +10,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data.batches import Dataset
-from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.inputs import (
+    CorruptionLike,
+    Data,
+    MetricLike,
+    Several,
+    refuse,
+    require_model,
+)
 from circuitkit.engine.model import Activations, Model, Ports
 from circuitkit.engine.record import difference
 from circuitkit.engine.sweep import Place, Rest
 from circuitkit.errors import CircuitError
+from circuitkit.graph.nodes import Node
 from circuitkit.graph.stages import Stage
 from circuitkit.graph.wiring import Wiring
 from circuitkit.patching.effects import Effects
@@ -28,31 +34,31 @@ Rows: TypeAlias = list[int]  # of writers, in the order of writing
 
 
 @overload
-def patch_together(
+def patch_together(  # type: ignore[overload-overlap]  # a str is a sequence too
     model: Model,
-    data: Dataset,
-    metric: Metric,
     groups: Mapping[str, Sequence[str]],
-    corruption: Corruption = ...,
+    data: Data,
+    metric: MetricLike | None = ...,
+    corruption: CorruptionLike | None = ...,
     *,
     direction: str = ...,
 ) -> Effects: ...
 @overload
 def patch_together(
     model: Model,
-    data: Dataset,
-    metric: Sequence[Metric],
     groups: Mapping[str, Sequence[str]],
-    corruption: Corruption = ...,
+    data: Data,
+    metric: Several,
+    corruption: CorruptionLike | None = ...,
     *,
     direction: str = ...,
 ) -> list[Effects]: ...
 def patch_together(
     model: Model,
-    data: Dataset,
-    metric: Metric | Sequence[Metric],
     groups: Mapping[str, Sequence[str]],
-    corruption: Corruption = counterfactual,
+    data: Data,
+    metric: MetricLike | Several | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     direction: str = "denoise",
 ) -> Effects | list[Effects]:
@@ -65,6 +71,9 @@ def patch_together(
     ``patch_nodes`` of ``z``, whose ``direction`` this is. Raises CircuitError where there is no
     group, for an empty one, for a node that is no writer of the model, and another direction.
     """
+    require_model(model)
+    if not isinstance(groups, Mapping):
+        refuse("groups", groups, "groups of nodes by name, {'movers': ['a9.h9', 'm10']}")
     if not groups:
         raise CircuitError("there are no groups; give the nodes of at least one by its name")
     rows = [_rows(model.wiring, name, nodes) for name, nodes in groups.items()]
@@ -85,16 +94,17 @@ def patch_together(
 
 def _rows(wiring: Wiring, name: str, nodes: Sequence[str]) -> Rows:
     """The rows of a group's nodes."""
-    for node in nodes:
+    named = [Node(node) for node in nodes]
+    for node in named:
         if node not in wiring.writer:
             known = f"{wiring.writers[1]} to {wiring.writers[-1]}"
             raise CircuitError(
-                f"{node!r} in the group {name!r} writes nothing in this model; give names of its "
-                f"heads and MLPs, {known}"
+                f"{str(node)!r} in the group {name!r} writes nothing in this model; give names of "
+                f"its heads and MLPs, {known}"
             )
     if not nodes:
         raise CircuitError(f"the group {name!r} is empty; give it at least one node")
-    return sorted({wiring.writer[node] for node in nodes})
+    return sorted({wiring.writer[node] for node in named})
 
 
 # -- joint runs ------------------------------------------------------------------------------------

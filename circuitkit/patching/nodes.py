@@ -18,13 +18,23 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Batch, Dataset
-from circuitkit.engine.metric import Corruption, Metric, check_metric
+from circuitkit.engine.inputs import (
+    CorruptionLike,
+    Data,
+    MetricLike,
+    Several,
+    as_metrics,
+    is_several,
+    prepare,
+    refuse,
+    require_model,
+)
+from circuitkit.engine.metric import Metric, check_metric
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import answer, difference, output, record
 from circuitkit.engine.sweep import Place, Rest, measure, residual, untouched
-from circuitkit.errors import CircuitError, DataError, MetricError
+from circuitkit.errors import CircuitError, DataError
 from circuitkit.graph.stages import Stage
 from circuitkit.graph.wiring import Wiring
 from circuitkit.patching.effects import PORTS, Effects
@@ -53,12 +63,12 @@ Sweep: TypeAlias = Callable[[Rest, Activations, Site], Ends]
 
 # -- what is patched -------------------------------------------------------------------------------
 @overload
-def patch_nodes(
+def patch_nodes(  # type: ignore[overload-overlap]  # a str is a sequence too
     model: Model,
-    data: Dataset,
-    metric: Metric,
     nodes: str,
-    corruption: Corruption = ...,
+    data: Data,
+    metric: MetricLike | None = ...,
+    corruption: CorruptionLike | None = ...,
     *,
     at: str | Sequence[str] = ...,
     layers: Sequence[int] | None = ...,
@@ -67,10 +77,10 @@ def patch_nodes(
 @overload
 def patch_nodes(
     model: Model,
-    data: Dataset,
-    metric: Sequence[Metric],
     nodes: str,
-    corruption: Corruption = ...,
+    data: Data,
+    metric: Several,
+    corruption: CorruptionLike | None = ...,
     *,
     at: str | Sequence[str] = ...,
     layers: Sequence[int] | None = ...,
@@ -78,10 +88,10 @@ def patch_nodes(
 ) -> list[Effects]: ...
 def patch_nodes(
     model: Model,
-    data: Dataset,
-    metric: Metric | Sequence[Metric],
     nodes: str,
-    corruption: Corruption = counterfactual,
+    data: Data,
+    metric: MetricLike | Several | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     at: str | Sequence[str] = "all",
     layers: Sequence[int] | None = None,
@@ -123,11 +133,11 @@ def patch_nodes(
 
 
 @overload
-def patch_heads(
+def patch_heads(  # type: ignore[overload-overlap]  # a str is a sequence too
     model: Model,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption = ...,
+    data: Data,
+    metric: MetricLike | None = ...,
+    corruption: CorruptionLike | None = ...,
     *,
     at: str | Sequence[str] = ...,
     direction: str = ...,
@@ -135,32 +145,32 @@ def patch_heads(
 @overload
 def patch_heads(
     model: Model,
-    data: Dataset,
-    metric: Sequence[Metric],
-    corruption: Corruption = ...,
+    data: Data,
+    metric: Several,
+    corruption: CorruptionLike | None = ...,
     *,
     at: str | Sequence[str] = ...,
     direction: str = ...,
 ) -> list[Effects]: ...
 def patch_heads(
     model: Model,
-    data: Dataset,
-    metric: Metric | Sequence[Metric],
-    corruption: Corruption = counterfactual,
+    data: Data,
+    metric: MetricLike | Several | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     at: str | Sequence[str] = "all",
     direction: str = "denoise",
 ) -> Effects | list[Effects]:
     """The Effects of each head's output: ``patch_nodes`` of ``z``."""
-    return patch_nodes(model, data, metric, "z", corruption, at=at, direction=direction)
+    return patch_nodes(model, "z", data, metric, corruption, at=at, direction=direction)
 
 
 @overload
-def patch_residual(
+def patch_residual(  # type: ignore[overload-overlap]  # a str is a sequence too
     model: Model,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption = ...,
+    data: Data,
+    metric: MetricLike | None = ...,
+    corruption: CorruptionLike | None = ...,
     *,
     stage: str = ...,
     at: str | Sequence[str] = ...,
@@ -169,9 +179,9 @@ def patch_residual(
 @overload
 def patch_residual(
     model: Model,
-    data: Dataset,
-    metric: Sequence[Metric],
-    corruption: Corruption = ...,
+    data: Data,
+    metric: Several,
+    corruption: CorruptionLike | None = ...,
     *,
     stage: str = ...,
     at: str | Sequence[str] = ...,
@@ -179,9 +189,9 @@ def patch_residual(
 ) -> list[Effects]: ...
 def patch_residual(
     model: Model,
-    data: Dataset,
-    metric: Metric | Sequence[Metric],
-    corruption: Corruption = counterfactual,
+    data: Data,
+    metric: MetricLike | Several | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     stage: str = "pre",
     at: str | Sequence[str] = "positions",
@@ -191,12 +201,16 @@ def patch_residual(
     ``resid_pre``, ``resid_mid`` or ``resid_post``, which ``stage`` says without the ``resid_``."""
     require("stage", stage, ("pre", "mid", "post"))
     return patch_nodes(
-        model, data, metric, f"resid_{stage}", corruption, at=at, direction=direction
+        model, f"resid_{stage}", data, metric, corruption, at=at, direction=direction
     )
 
 
 def _require(model: Model, nodes: str) -> None:
-    """Raise CircuitError where the model has no such nodes."""
+    """Raise ArgumentError where this is no model or no kind of nodes, and CircuitError where the
+    model has no such nodes."""
+    require_model(model)
+    if not isinstance(nodes, str):
+        refuse("nodes", nodes, f"one of {', '.join(NODES)}")
     require("nodes", nodes, NODES)
     if nodes == "resid_mid" and model.wiring.parallel:
         raise CircuitError(
@@ -242,11 +256,11 @@ def _labels(n: int) -> tuple[str, ...]:
 
 # -- every batch, draw and site --------------------------------------------------------------------
 @overload
-def collect(
+def collect(  # type: ignore[overload-overlap]  # a str is a sequence too
     model: Model,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
+    data: Data,
+    metric: MetricLike | None,
+    corruption: CorruptionLike | None,
     *,
     nodes: str,
     axes: Mapping[str, tuple[str, ...]],
@@ -257,9 +271,9 @@ def collect(
 @overload
 def collect(
     model: Model,
-    data: Dataset,
-    metric: Sequence[Metric],
-    corruption: Corruption,
+    data: Data,
+    metric: Several,
+    corruption: CorruptionLike | None,
     *,
     nodes: str,
     axes: Mapping[str, tuple[str, ...]],
@@ -270,9 +284,9 @@ def collect(
 @torch.no_grad()
 def collect(
     model: Model,
-    data: Dataset,
-    metric: Metric | Sequence[Metric],
-    corruption: Corruption,
+    data: Data,
+    metric: MetricLike | Several | None,
+    corruption: CorruptionLike | None,
     *,
     nodes: str,
     axes: Mapping[str, tuple[str, ...]],
@@ -283,25 +297,25 @@ def collect(
     """The Effects (of several metrics a list) of what a sweep patches: for each site the units,
     counted through ``axes``, and the final residuals of their runs. See ``patch_nodes``."""
     require("direction", direction, DIRECTIONS)
-    metrics = [metric] if callable(metric) else metric
-    if not metrics:
-        raise MetricError("there are no metrics; give at least one")
-    where = _axis(data, at)
+    inputs = prepare(model, data, metric, corruption)
+    metrics = as_metrics(metric, data=inputs.data)
+    where = _axis(inputs.data, at)
     units = tuple(map(len, axes.values()))
-    carry = corruption(model, data)
+    carry = inputs.corruption(model, inputs.data)
     parts = []
-    for batch in track(list(data), "patching"):
+    for batch in track(list(inputs.data), "patching"):
         patching = _Patching(model, batch, metrics, direction == "noise")
         sites = _sites(batch, at, *map(len, where.values()))
         parts.append(patching.effects(carry(batch), sites, units, sweep))
     values, gaps = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
     every = {**axes, **where}
-    shape = (*map(len, every.values()), len(data))
+    shape = (*map(len, every.values()), len(inputs.data))
+    names = nodes, name_of(inputs.corruption)
     found = [
-        Effects(own.reshape(shape), every, gap, nodes, name_of(m), name_of(corruption), direction)
+        Effects(own.reshape(shape), every, gap, names[0], name_of(m), names[1], direction)
         for own, gap, m in zip(values, gaps, metrics, strict=True)
     ]
-    return found[0] if callable(metric) else found
+    return found if is_several(metric) else found[0]
 
 
 def _axis(data: Dataset, at: str | Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -17,9 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.data.batches import Dataset
-from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.inputs import (
+    CorruptionLike,
+    Data,
+    MetricLike,
+    Several,
+    refuse,
+    require_model,
+)
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import output
 from circuitkit.engine.sweep import Rest
@@ -80,12 +85,12 @@ def _peak(effects: Effects, at: tuple[int, ...]) -> str:
 
 
 @overload
-def patch_windows(
+def patch_windows(  # type: ignore[overload-overlap]  # a str is a sequence too
     model: Model,
-    data: Dataset,
-    metric: Metric,
-    nodes: str = ...,
-    corruption: Corruption = ...,
+    nodes: str,
+    data: Data,
+    metric: MetricLike | None = ...,
+    corruption: CorruptionLike | None = ...,
     *,
     sizes: Sequence[int] | None = ...,
     at: str | Sequence[str] = ...,
@@ -94,10 +99,10 @@ def patch_windows(
 @overload
 def patch_windows(
     model: Model,
-    data: Dataset,
-    metric: Sequence[Metric],
-    nodes: str = ...,
-    corruption: Corruption = ...,
+    nodes: str,
+    data: Data,
+    metric: Several,
+    corruption: CorruptionLike | None = ...,
     *,
     sizes: Sequence[int] | None = ...,
     at: str | Sequence[str] = ...,
@@ -105,10 +110,10 @@ def patch_windows(
 ) -> list[Windows]: ...
 def patch_windows(
     model: Model,
-    data: Dataset,
-    metric: Metric | Sequence[Metric],
-    nodes: str = "mlp_out",
-    corruption: Corruption = counterfactual,
+    nodes: str,
+    data: Data,
+    metric: MetricLike | Several | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     sizes: Sequence[int] | None = None,
     at: str | Sequence[str] = "all",
@@ -123,6 +128,9 @@ def patch_windows(
     ``at`` and ``direction`` see ``patch_nodes``. Raises CircuitError for other nodes, MLPs that the
     model lacks, a size that does not fit it, and another direction.
     """
+    require_model(model)
+    if not isinstance(nodes, str):
+        refuse("nodes", nodes, "'mlp_out' or 'attn_out'")
     wiring = model.wiring
     if nodes not in ("mlp_out", "attn_out"):
         raise CircuitError(f"nodes={nodes!r} have no windows; choose from mlp_out, attn_out")

@@ -13,9 +13,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from circuitkit.data.prompts import Task
-from circuitkit.data.tasks import draw
-from circuitkit.engine.metric import Corruption, Method, Metric
+from circuitkit.engine.inputs import (
+    EXAMPLES,
+    CorruptionLike,
+    Data,
+    MetricLike,
+    prepare_halves,
+)
+from circuitkit.engine.metric import Method
 from circuitkit.engine.model import Model
 from circuitkit.errors import ScoresError, UnknownNameError
 from circuitkit.evaluation.ability import ability
@@ -26,23 +31,23 @@ from circuitkit.graph.compare import agreement
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of, resolve
 from circuitkit.util.process import peak_mebibytes
-from circuitkit.workflows.inputs import prepare
 from circuitkit.workflows.results import Discovery
 
-__all__ = ["find_circuit"]
+__all__ = ["discover"]
 
 
-def find_circuit(
+def discover(
     model: Model,
-    task: Task | str,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     method: Method | str = "eap_ig",
-    metric: Metric | str | None = None,
-    corruption: Corruption | str = "counterfactual",
+    unseen: Data | None = None,
     edges: int | None = None,
     faithfulness: float | None = None,
     rule: str = "abs",
-    examples: int = 64,
+    examples: int = EXAMPLES,
     seed: int = 0,
     batch_size: int | None = None,
     memory: int | None = None,
@@ -53,39 +58,48 @@ def find_circuit(
 ) -> Discovery:
     """The circuit of a task, with its faithfulness on prompts that the discovery did not see.
 
-    ``edges`` is the size of the circuit; else it is the one that the method chose itself, or the
-    smallest that reaches ``faithfulness`` (0.85) on the half of the prompts on which it is
-    discovered. ``examples`` are the prompts of each half; a Task that is given is halved.
-    ``verify`` edges are measured exactly before the choice is made again; ``orders`` repeats the
-    discovery in random orders; ``resume`` is a directory for finished blocks of exact effects.
-    Without ``batch_size``, batches are as large as ``memory`` (bytes; default: what the machine
-    has) allows, up to 32. Names stand for catalogued functions. Raises EvaluationError where the
-    model cannot do the task, and BudgetError where one prompt does not fit the memory.
+    Of a task's name (``"ioi"``) or a file, ``examples`` prompts are drawn for the discovery and as
+    many for the measurement; a Task is halved. A Dataset is used as it is: the circuit is measured
+    on ``unseen`` prompts, or without any in sample, which the result says. ``edges`` is the size of
+    the circuit; else it is the one that the method chose itself, or the smallest that reaches
+    ``faithfulness`` (0.85) on the prompts of the discovery. ``verify`` edges are measured exactly
+    before the choice is made again; ``orders`` repeats the discovery in random orders; ``resume``
+    is a directory for finished blocks of exact effects. Without ``batch_size``, batches are as
+    large as ``memory`` (bytes; default: what the machine has) allows, up to 32.
+
+    Raises ArgumentError for what stands in the wrong place, EvaluationError where the model cannot
+    do the task (unless ``force``), and BudgetError where one prompt does not fit the memory.
+
+    Example:
+        >>> found = ck.discover(model, "ioi", edges=30, examples=8)
+        >>> found.circuit.graph["task"], found.evaluation.edges
+        ('ioi', 30)
     """
     if edges is not None and faithfulness is not None:
         raise ScoresError("give the number of edges or the faithfulness to reach, not both")
     start = time.perf_counter()
     how = resolve("discovery", method)
     in_orders = _in_orders(how, orders)
-    task = task if isinstance(task, Task) else draw(task, model, 2 * examples, seed)
-    inputs = prepare(model, task, metric, corruption, batch_size=batch_size, memory=memory)
-    seen, unseen = inputs.halves()
+    seen, measured = prepare_halves(model, data, unseen, metric, corruption, examples=examples,
+                                     seed=seed, batch_size=batch_size, memory=memory)  # fmt: skip
     able = ability(*seen[:3])
     if not force:
-        able.require(task.name)
+        able.require(str(seen.data.about.get("task", "the task")))
     chosen = partial(choose, edges=edges, faithfulness=faithfulness, rule=rule)
     scores, checked = _resumed(how, resume)(*seen), None
     mask = chosen(model, scores, *seen[1:])
     if verify is not None:
-        checked = verify_edges(*seen, scores, mask, verify, rule=rule, seed=seed, resume=resume)
+        checked = verify_edges(
+            model, scores, *seen[1:], circuit=mask, n=verify, rule=rule, seed=seed, resume=resume
+        )
         mask = chosen(model, checked.scores, *seen[1:], own=scores.chosen)
         scores = checked.scores
     others = (other(*seen) for other in in_orders)
     several = [scored.circuit(chosen(model, scored, *seen[1:])) for scored in others]
-    evaluated = evaluate_beside(model, mask, *unseen[1:], seed=seed)
+    evaluated = evaluate_beside(model, mask, *measured[1:], seed=seed)
     metadata = {
-        **seen.metadata(), "task": task.name, "method": name_of(how), "rule": rule, "seed": seed,
-        "source": task.source,
+        "task": "own data", **seen.metadata(), "method": name_of(how), "rule": rule,
+        **({"in_sample": True} if measured.data is seen.data else {}),
     }  # fmt: skip
     return Discovery.of(
         scores, mask, evaluated, metadata, ability=able, verification=checked,

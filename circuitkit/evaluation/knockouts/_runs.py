@@ -14,11 +14,18 @@ import numpy as np
 from jaxtyping import Float
 
 from circuitkit.data.batches import Dataset
+from circuitkit.engine.inputs import (
+    CorruptionLike,
+    Data,
+    MetricLike,
+    prepare,
+    require_model,
+)
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError
-from circuitkit.evaluation.faithfulness import Evaluation, measure
-from circuitkit.evaluation.masks import as_mask
+from circuitkit.evaluation.faithfulness import Evaluation, measure_all
+from circuitkit.evaluation.masks import CircuitLike, as_mask
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.types import Graph, Mask
@@ -86,7 +93,8 @@ class Knockouts:
         found: list[Float[np.ndarray, " examples"]] = []
         stream = unseen()
         while block := list(islice(stream, TOGETHER)):
-            values = measure(self.model, block, self.data, self.metric, self.corruption)
+            work = self.model, block, self.data, [self.metric], self.corruption
+            (values,) = measure_all(*work)
             everything, nothing = values[:2]
             found += list(values[2:])
         own, *rest = [found[place] for place in order]
@@ -96,14 +104,20 @@ class Knockouts:
 
 
 def knockouts_of(
-    model: Model, circuit: Graph | Mask, data: Dataset, metric: Metric, corruption: Corruption
+    model: Model,
+    circuit: CircuitLike,
+    data: Data,
+    metric: MetricLike | None,
+    corruption: CorruptionLike | None,
 ) -> Knockouts:
     """The circuit with its inputs; raises CircuitError where it has no edge, or is not of this
     model."""
+    require_model(model)
     keep = as_mask(circuit, model.wiring) & model.wiring.legal
     if not keep.any():
         raise CircuitError("the circuit has no edges, so there are none to cut; give at least one")
-    return Knockouts(model, keep, data, metric, corruption)
+    inputs = prepare(model, data, metric, corruption, circuit=circuit)
+    return Knockouts(model, keep, *inputs[1:])
 
 
 def without(mask: Mask, edges: Iterable[Edge]) -> Mask:

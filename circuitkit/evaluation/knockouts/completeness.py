@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from circuitkit.data.batches import Dataset
-from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike
 from circuitkit.engine.model import Model
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more, require_gap
@@ -19,7 +18,7 @@ from circuitkit.evaluation.knockouts._runs import (
     knockouts_of,
     without,
 )
-from circuitkit.graph.types import Graph, Mask
+from circuitkit.evaluation.masks import CircuitLike
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.tables import as_text
 
@@ -112,10 +111,10 @@ class Incompleteness:
 
 def incompleteness(
     model: Model,
-    circuit: Graph | Mask,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
+    circuit: CircuitLike,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     sets: int = 20,
     sizes: Sequence[int] | None = None,

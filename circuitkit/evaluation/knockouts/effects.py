@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from circuitkit.data.batches import Dataset
-from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike
 from circuitkit.engine.model import Model
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import SHOWN, about, more
 from circuitkit.evaluation.knockouts._runs import knockouts_of, without
-from circuitkit.graph.types import Graph, Mask
+from circuitkit.evaluation.masks import CircuitLike
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.statistics import standard_error
 from circuitkit.util.tables import as_text
@@ -69,7 +68,11 @@ class MarginalEffects:
 
 
 def marginal_effects(
-    model: Model, circuit: Graph | Mask, data: Dataset, metric: Metric, corruption: Corruption
+    model: Model,
+    circuit: CircuitLike,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
 ) -> MarginalEffects:
     """What each edge of a circuit does inside it: one masked run per edge.
 

@@ -8,16 +8,15 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float
 
-from circuitkit.data.batches import Dataset
-from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more
 from circuitkit.evaluation.knockouts._runs import Edge, Knockouts, knockouts_of, without
 from circuitkit.evaluation.knockouts.effects import marginal_effects
+from circuitkit.evaluation.masks import CircuitLike, as_graph
 from circuitkit.graph import circuit as circuits
-from circuitkit.graph.types import Graph, Mask
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.options import require
 from circuitkit.util.statistics import standard_error
@@ -112,10 +111,10 @@ class Interactions:
 
 def interactions(
     model: Model,
-    circuit: Graph | Mask,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
+    circuit: CircuitLike,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     edges: int = 12,
     within: str = "model",
@@ -155,12 +154,13 @@ def interactions(
     return Interactions(evaluation, within, tuple(made))
 
 
-def _strength(runs: Knockouts, circuit: Graph | Mask) -> Float[np.ndarray, " edges"]:
+def _strength(runs: Knockouts, circuit: CircuitLike) -> Float[np.ndarray, " edges"]:
     """By what edges are chosen: their weights, or else their marginal effects."""
-    if isinstance(circuit, np.ndarray):
+    graph = as_graph(circuit)
+    if isinstance(graph, np.ndarray):
         effects = marginal_effects(runs.model, runs.keep, runs.data, runs.metric, runs.corruption)
         return effects.means
-    return np.asarray(circuits.weight_matrix(circuit)[runs.keep])
+    return np.asarray(circuits.weight_matrix(graph)[runs.keep])
 
 
 def _pair(

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from circuitkit.data.batches import Dataset
-from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike
 from circuitkit.engine.model import Model
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more, require_gap
@@ -20,7 +19,8 @@ from circuitkit.evaluation.knockouts._runs import (
     knockouts_of,
     without,
 )
-from circuitkit.graph.types import Graph, Mask
+from circuitkit.evaluation.masks import CircuitLike
+from circuitkit.graph.types import Mask
 from circuitkit.util.json_values import Json
 from circuitkit.util.tables import as_text
 
@@ -86,10 +86,10 @@ class Minimality:
 
 def minimality(
     model: Model,
-    circuit: Graph | Mask,
-    data: Dataset,
-    metric: Metric,
-    corruption: Corruption,
+    circuit: CircuitLike,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     sets: int = 5,
     threshold: float = 0.01,

@@ -19,6 +19,7 @@ import numpy as np
 import circuitkit.workflows.benchmark.variants as variants
 from circuitkit.data.batches import Dataset
 from circuitkit.data.tasks import make_task
+from circuitkit.engine.batching import batched
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Model
 from circuitkit.errors import UnknownNameError
@@ -35,7 +36,6 @@ from circuitkit.truth.rasp import (
     redundant_edges,
     true_edges,
 )
-from circuitkit.workflows.batching import batched
 
 __all__ = ["LABELS", "TrueEdges", "Subject", "Source", "source", "seeded"]
 

@@ -15,7 +15,7 @@ from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.checkpoints import Journal, digest
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Activations, Model
-from circuitkit.evaluation.faithfulness import measure
+from circuitkit.evaluation.faithfulness import measure_all
 from circuitkit.patching.attention import attention_to
 from circuitkit.patching.effects import Effects
 from circuitkit.patching.joint import patch_together
@@ -58,7 +58,7 @@ class StudyContext:
         where the journal has others."""
         clean, corrupted = {}, {}
         for name, corruption in zip(self.names, self.corruptions, strict=True):
-            values = np.array(measure(self.model, [], self.data, self.metrics, corruption))
+            values = np.array(measure_all(self.model, [], self.data, self.metrics, corruption))
             self._recognise(digest(["plain", name]), values)
             for metric, (full, nothing) in zip(self.metric_names, values, strict=True):
                 clean[metric], corrupted[name, metric] = full, nothing
@@ -82,7 +82,7 @@ class StudyContext:
 
     def _nodes(self, part: Part, corruption: Corruption) -> list[list[Effects]]:
         found = patch_nodes(
-            self.model, self.data, self.metrics, part.nodes, corruption, at=part.at,
+            self.model, part.nodes, self.data, self.metrics, corruption, at=part.at,
             direction=self.direction,
         )  # fmt: skip
         return [[effects] for effects in found]
@@ -98,7 +98,7 @@ class StudyContext:
         self, sizes: Sequence[int] | None, at: str, corruption: Corruption
     ) -> list[list[Effects]]:
         found = patch_windows(
-            self.model, self.data, self.metrics, "mlp_out", corruption, sizes=sizes, at=at,
+            self.model, "mlp_out", self.data, self.metrics, corruption, sizes=sizes, at=at,
             direction=self.direction,
         )  # fmt: skip
         return [[*own.joint.values(), *own.summed.values()] for own in found]
@@ -115,7 +115,7 @@ class StudyContext:
         self, groups: Mapping[str, Sequence[str]], corruption: Corruption
     ) -> list[list[Effects]]:
         found = patch_together(
-            self.model, self.data, self.metrics, groups, corruption, direction=self.direction
+            self.model, groups, self.data, self.metrics, corruption, direction=self.direction
         )
         return [[effects] for effects in found]
 
@@ -145,7 +145,7 @@ class StudyContext:
             prepared.__name__ = name_of(corruption)
             return [
                 patch_nodes(
-                    self.model, self.data, self.metrics, "resid_pre", prepared, at="positions",
+                    self.model, "resid_pre", self.data, self.metrics, prepared, at="positions",
                     direction=self.direction,
                 )
             ]  # fmt: skip
@@ -159,9 +159,11 @@ class StudyContext:
         each corruption."""
         if not heads or not spans:
             return {}
-        arguments = (self.model, self.data, heads, spans)
-        under = {name_of(c): attention_to(*arguments, c) for c in self.corruptions}
-        return {"clean": attention_to(*arguments), **under}
+        model, data = self.model, self.data
+        under = {
+            name_of(c): attention_to(model, heads, data, c, at=spans) for c in self.corruptions
+        }
+        return {"clean": attention_to(model, heads, data, at=spans), **under}
 
     def _each(
         self, label: str, work: Callable[[Corruption], list[list[Effects]]]

@@ -13,10 +13,19 @@ from typing import Any
 import numpy as np
 
 from circuitkit.data.batches import Dataset
-from circuitkit.data.prompts import Task
-from circuitkit.data.tasks import make_task
+from circuitkit.engine.batching import batched
 from circuitkit.engine.checkpoints import Journal, identity
-from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.inputs import (
+    CorruptionLike,
+    Data,
+    MetricLike,
+    Several,
+    as_corruption,
+    as_data,
+    as_metric,
+    as_metrics,
+    require_model,
+)
 from circuitkit.engine.model import Model
 from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.ability import known
@@ -24,9 +33,8 @@ from circuitkit.evaluation.robustness import Robustness, vary
 from circuitkit.graph.nodes import Node
 from circuitkit.patching.detection import THRESHOLD, detect
 from circuitkit.patching.effects import Effects
-from circuitkit.registry import name_of, resolve
+from circuitkit.registry import name_of
 from circuitkit.util.versions import versions
-from circuitkit.workflows.batching import batched
 from circuitkit.workflows.study.cells import StudyContext
 from circuitkit.workflows.study.records import Part
 from circuitkit.workflows.study.results import Study
@@ -41,19 +49,19 @@ FEWEST = 4  # prompts that a study needs
 
 def study(
     model: Model,
-    task: Task | Dataset | str,
+    data: Data,
+    metrics: Several = METRICS,
+    corruptions: Sequence[CorruptionLike] | None = None,
     *,
-    metrics: Sequence[Metric | str] = METRICS,
-    corruptions: Sequence[Corruption | str] | None = None,
     parts: Sequence[Part] | None = None,
     windows: Sequence[int] | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     roles: Mapping[str, str] | None = None,
-    circuits: Sequence[Corruption | str] | None = None,
+    circuits: Sequence[CorruptionLike] | None = None,
     direction: str = "denoise",
     threshold: float = THRESHOLD,
     examples: int = 64,
-    only: Metric | str | None = "accuracy",
+    only: MetricLike | None = "accuracy",
     both_ways: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
@@ -76,7 +84,7 @@ def study(
     and OutputError where ``resume`` holds cells of another model of this name.
     """
     context, metadata = _context(
-        model, task, metrics, corruptions, direction=direction, examples=examples, only=only,
+        model, data, metrics, corruptions, direction=direction, examples=examples, only=only,
         both_ways=both_ways, seed=seed, batch_size=batch_size, memory=memory, resume=resume,
     )  # fmt: skip
     spans = _spans(context.data)
@@ -100,13 +108,13 @@ def study(
 # -- what is studied -------------------------------------------------------------------------------
 def _context(
     model: Model,
-    task: Task | Dataset | str,
-    metrics: Sequence[Metric | str],
-    corruptions: Sequence[Corruption | str] | None,
+    data: Data,
+    metrics: Several,
+    corruptions: Sequence[CorruptionLike] | None,
     *,
     direction: str,
     examples: int,
-    only: Metric | str | None,
+    only: MetricLike | None,
     both_ways: bool,
     seed: int,
     batch_size: int | None,
@@ -114,40 +122,32 @@ def _context(
     resume: str | os.PathLike[str] | None,
 ) -> tuple[StudyContext, dict[str, Any]]:
     """What the cells share, and what the study says of itself."""
-    data, metadata = _data(model, task, examples, seed, memory)
-    data = data.both_ways() if both_ways else data
-    metadata |= {"direction": direction, "both_ways": both_ways, "seed": seed, "prompts": len(data)}
-    data = _admitted(model, data, only, metadata)
-    chosen = [resolve("corruptions", c) for c in corruptions or _usual(data)]
-    data = batched(model, data, chosen[:1], batch_size)
-    measures = [resolve("metrics", metric) for metric in metrics]
+    require_model(model)
+    own = as_data(model, data, examples=examples, seed=seed, memory=memory)
+    about = {"task": "own data", **own.about}
+    metadata: dict[str, Any] = {key: about[key] for key in ("task", "source") if key in about}
+    own = own.both_ways() if both_ways else own
+    metadata |= {"direction": direction, "both_ways": both_ways, "seed": seed, "prompts": len(own)}
+    own = _admitted(model, own, only, metadata)
+    chosen = [as_corruption(c) for c in corruptions or _usual(own)]
+    own = batched(model, own, chosen[:1], batch_size)
+    measures = as_metrics(metrics, data=own)
     names = {
         "metrics": list(map(name_of, measures)), "corruptions": list(map(name_of, chosen)),
     }  # fmt: skip
-    work = {**identity(model, data), "format": "circuitkit.study", "version": VERSION}
+    work = {**identity(model, own), "format": "circuitkit.study", "version": VERSION}
     journal = Journal(resume, {**work, "direction": direction, "metrics": names["metrics"]})
-    metadata |= {**names, "model": model.name, "examples": len(data), "versions": versions()}
-    return StudyContext(model, data, measures, chosen, direction, journal), metadata
-
-
-def _data(
-    model: Model, task: Task | Dataset | str, examples: int, seed: int, memory: int | None
-) -> tuple[Dataset, dict[str, Any]]:
-    """The prompts, and where they come from."""
-    if isinstance(task, Dataset):
-        return task, {"task": "own data"}
-    made = make_task(task, model, n=examples, seed=seed) if isinstance(task, str) else task
-    metadata = {"task": made.name, "source": made.source}
-    return Dataset.of(made, model, memory=memory), metadata
+    metadata |= {**names, "model": model.name, "examples": len(own), "versions": versions()}
+    return StudyContext(model, own, measures, chosen, direction, journal), metadata
 
 
 def _admitted(
-    model: Model, data: Dataset, only: Metric | str | None, metadata: dict[str, Any]
+    model: Model, data: Dataset, only: MetricLike | None, metadata: dict[str, Any]
 ) -> Dataset:
     """The prompts on which the model is right, by this metric."""
     metadata["only"] = None
     if only is not None:
-        metric = resolve("metrics", only)
+        metric = as_metric(only)
         metadata["only"] = name_of(metric)
         data = known(model, data, metric)
     if len(data) < FEWEST:
@@ -206,12 +206,13 @@ def _groups(
 
 def _circuits(
     context: StudyContext,
-    circuits: Sequence[Corruption | str] | None,
+    circuits: Sequence[CorruptionLike] | None,
     resume: str | os.PathLike[str] | None,
 ) -> Robustness | None:
     """How circuits change with the corruption and the metric, found on one half of the prompts and
     evaluated on the other."""
     if circuits is not None and not circuits:
         return None
-    chosen = [resolve("corruptions", c) for c in circuits or context.corruptions]
-    return vary(context.model, *context.data.halves(), context.metrics, chosen, resume=resume)
+    chosen = [as_corruption(c) for c in circuits or context.corruptions]
+    seen, unseen = context.data.halves()
+    return vary(context.model, seen, context.metrics, chosen, unseen=unseen, resume=resume)

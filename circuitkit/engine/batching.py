@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitkit.data.batches import Batch, Dataset
-from circuitkit.discovery.attribution import eap
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.attribute import gradients, score
 from circuitkit.engine.memory import Need, foresee, room
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Model
-from circuitkit.evaluation.faithfulness import evaluate
+from circuitkit.engine.record import record
+from circuitkit.engine.run import run
 
 __all__ = ["batched", "fitted", "needed"]
 
@@ -46,15 +47,34 @@ def needed(model: Model, data: Dataset, corruption: Corruption) -> Need:
 
     def work(n: int) -> None:
         few = replace(data, examples=tuple(islice(cycle(longest), n)), batch_size=n)
-        eap(model, few, _slope, corruption)
-        evaluate(model, model.wiring.legal, few, _slope, corruption)
+        _attributed(model, few, corruption)
+        _run(model, few, corruption)
 
     return foresee(work)
 
 
-def _slope(
-    logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
-) -> Float[Tensor, " b"]:
+def _attributed(model: Model, data: Dataset, corruption: Corruption) -> None:
+    """Score every edge of one batch, under every draw."""
+    carry = corruption(model, data)
+    for batch in data:
+        draws = [carried.written() for carried in carry(batch)]
+        context = model.start(batch.clean, batch.mask)
+        at = gradients(model, batch, context, context.embed, _slope)
+        for carried in draws:
+            score(model, batch, at.activations, carried, at)
+
+
+@torch.no_grad()
+def _run(model: Model, data: Dataset, corruption: Corruption) -> None:
+    """Run one batch with every edge kept."""
+    carry = corruption(model, data)
+    for batch in data:
+        context = model.start(batch.clean, batch.mask)
+        record(model, context)
+        for carried in carry(batch):
+            run(model, batch, context, carried, model.wiring.legal)
+
+
+def _slope(logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " b"]:
     """A metric that any prompt has, and that has a gradient."""
-    del reference, batch
     return torch.logsumexp(logits, dim=-1)

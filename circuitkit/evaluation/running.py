@@ -1,0 +1,137 @@
+"""Circuits run on data: their logits, and what a metric says of them; differentiable in a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuitkit.data.batches import Batch
+from circuitkit.engine.inputs import (
+    CorruptionLike,
+    Data,
+    Inputs,
+    MetricLike,
+    prepare,
+    require_model,
+)
+from circuitkit.engine.metric import check_metric
+from circuitkit.engine.model import Activations, Model
+from circuitkit.engine.record import answer, record
+from circuitkit.engine.run import Keep, runs
+from circuitkit.errors import CircuitError
+from circuitkit.evaluation.masks import CircuitLike, as_mask
+from circuitkit.graph.wiring import Wiring
+
+__all__ = ["measure", "run"]
+
+Value = Callable[[Float[Tensor, "b vocab"], Float[Tensor, "b vocab"], Batch], Tensor]
+
+
+def run(
+    model: Model,
+    circuits: CircuitLike | Tensor | Sequence[CircuitLike | Tensor],
+    data: Data,
+    corruption: CorruptionLike | None = None,
+) -> Float[Tensor, "circuits examples vocab"]:
+    """The logits of circuits at the answer positions.
+
+    Returns a tensor [circuits, examples, vocab] on the model's device, in the mean over the
+    corruption's draws; one circuit gives the first axis the length 1. A circuit is a graph, a
+    Discovery, a mask of bool, or a tensor of weights from 0 (the edge carries the corruption) to 1
+    (it is live), over the model's writers and readers. A tensor that requires a gradient carries
+    one. A task's name or a Task means prompts that the circuits' discovery did not see.
+
+    Raises ArgumentError for what stands in the wrong place, and CircuitError where a circuit does
+    not fit the model.
+
+    Example:
+        >>> ck.run(model, [circuit, scores.top(50)], task, corruption="counterfactual").shape[:2]
+        torch.Size([2, 8])
+    """
+    inputs, keeps = _prepared(model, circuits, data, None, corruption)
+    return _stacked(inputs, keeps, lambda logits, *_: logits)
+
+
+def measure(
+    model: Model,
+    circuits: CircuitLike | Tensor | Sequence[CircuitLike | Tensor],
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
+) -> Float[Tensor, "circuits examples"]:
+    """What the metric says of circuits on every example.
+
+    Returns a tensor [circuits, examples] in metric units, higher is better, in the mean over the
+    corruption's draws. Arguments, gradients and errors are those of ``run``.
+
+    Example:
+        >>> ck.measure(model, circuit, task, "logit_diff").shape
+        torch.Size([1, 8])
+    """
+    inputs, keeps = _prepared(model, circuits, data, metric, corruption)
+
+    def value(
+        logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
+    ) -> Tensor:
+        return check_metric(inputs.metric, logits, reference, batch)
+
+    return _stacked(inputs, keeps, value)
+
+
+def _prepared(
+    model: Model,
+    circuits: CircuitLike | Tensor | Sequence[CircuitLike | Tensor],
+    data: Data,
+    metric: MetricLike | None,
+    corruption: CorruptionLike | None,
+) -> tuple[Inputs, list[Keep]]:
+    """The arguments as the engine takes them, and every circuit as a mask or weights."""
+    require_model(model)
+    each: list[Any] = [*circuits] if isinstance(circuits, list | tuple) else [circuits]
+    if not each:
+        raise CircuitError("there are no circuits; give at least one")
+    keeps = [_keep(one, model.wiring) for one in each]
+    graphs = [one for one in each if not isinstance(one, Tensor | np.ndarray)]
+    return prepare(model, data, metric, corruption, circuit=graphs), keeps
+
+
+def _keep(circuit: CircuitLike | Tensor, wiring: Wiring) -> Keep:
+    """A circuit as a mask, or as weights."""
+    if not isinstance(circuit, Tensor):
+        return as_mask(circuit, wiring)
+    if circuit.shape != wiring.shape:
+        raise CircuitError(
+            f"the mask has the shape {tuple(circuit.shape)}, and the model's wiring "
+            f"{wiring.shape}; give one over its writers and readers"
+        )
+    return circuit.numpy(force=True) if circuit.dtype == torch.bool else circuit
+
+
+def _stacked(inputs: Inputs, keeps: Sequence[Keep], value: Value) -> Float[Tensor, "c n *rest"]:
+    """What is said of every circuit on every example, in the mean over the draws."""
+    model, data = inputs.model, inputs.data
+    wanted = any(isinstance(keep, Tensor) and keep.requires_grad for keep in keeps)
+    with torch.set_grad_enabled(wanted and torch.is_grad_enabled()):
+        carry = inputs.corruption(model, data)
+        return torch.cat(
+            [_batch(model, batch, carry(batch), keeps, value) for batch in data], dim=1
+        )
+
+
+def _batch(
+    model: Model, batch: Batch, draws: Sequence[Activations], keeps: Sequence[Keep], value: Value
+) -> Float[Tensor, "c b *rest"]:
+    """The same of one batch."""
+    with torch.no_grad():
+        context = model.start(batch.clean, batch.mask)
+        reference = answer(model, batch, record(model, context).final)
+    said = [
+        torch.stack([value(x, reference, batch) for x in runs(model, batch, context, own, keeps)])
+        for own in draws
+    ]
+    return torch.stack(said).mean(0)
