@@ -95,4 +95,4 @@ def _name(node: Any) -> str:
         return f"a{node.layer}.h{node.head}"
     if node.kind.endswith("_input"):
         return f"a{node.layer}.h{node.head}.{node.kind[0]}"
-    return str(node.kind)  # embed, logits
+    return "input" if node.kind == "embed" else str(node.kind)  # or logits

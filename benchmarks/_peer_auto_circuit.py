@@ -173,7 +173,7 @@ def _name(edge: Edge) -> str:
 def _node(name: str) -> str:
     """Our name: ``A3.7.Q`` is ``a3.h7.q``."""
     if name.startswith("Resid"):
-        return {"Resid Start": "embed", "Resid End": "logits"}[name]
+        return {"Resid Start": "input", "Resid End": "logits"}[name]
     if name.startswith("MLP"):
         return f"m{name.split()[1]}"
     layer, head, *port = name[1:].lower().split(".")

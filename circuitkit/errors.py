@@ -3,7 +3,7 @@
     CircuitkitError
     ├── ArgumentError           an argument that stands in the wrong place, or is of another kind
     ├── UnknownNameError        no metric, task, method, ... is called that
-    ├── NodeNameError           a string that is no node or edge name
+    ├── NodeNameError           a string that is not the name of a node or an edge
     ├── CircuitError            a graph, or a circuit file, that breaks the circuit format
     ├── ScoresError             a scores file, or a selection, that cannot be used
     ├── DataError               prompts that do not form clean/corrupt pairs
@@ -54,7 +54,7 @@ class UnknownNameError(CircuitkitError):
 
 
 class NodeNameError(CircuitkitError):
-    """A string that is no node or edge name."""
+    """A string that is not the name of a node or an edge."""
 
 
 class CircuitError(CircuitkitError):

@@ -154,7 +154,7 @@ class Oracle:
         }
         self.live = None if real and not self.coupled else self._live(keep)
         if self.live is not None:
-            ends = self.live | {"embed", "logits"}
+            ends = self.live | {"input", "logits"}
             keep = {e: x if {*e} <= ends else 0.0 for e, x in keep.items()}
         logits = self._run(batch.clean, batch.mask, carried, keep)[0]
         return logits[range(len(batch)), batch.last]
@@ -162,10 +162,10 @@ class Oracle:
     def _live(self, keep: Keep) -> set[str]:
         """The nodes on kept paths from the embedding to the logits."""
         graph = nx.DiGraph([edge for edge, weight in keep.items() if weight])
-        graph.add_nodes_from(["embed", "logits"])
+        graph.add_nodes_from(["input", "logits"])
         for reader in self.wiring.readers:
             graph.add_edges_from((str(reader), h) for h in self._fed(str(reader)))
-        return nx.descendants(graph, "embed") & nx.ancestors(graph, "logits")
+        return nx.descendants(graph, "input") & nx.ancestors(graph, "logits")
 
     def _fed(self, port: str) -> list[str]:
         """The heads that a port feeds, from its name."""
@@ -246,7 +246,7 @@ class _State:
 
     def _embed(self, _: Any, args: Any, kwargs: Any) -> None:
         embed = args[0] if args else kwargs["hidden_states"]
-        self.written.writers["embed"] = embed.detach().clone()
+        self.written.writers["input"] = embed.detach().clone()
 
     def _project(self, layer: int, letters: str) -> Any:
         block, wiring = self.oracle.blocks[layer], self.oracle.wiring

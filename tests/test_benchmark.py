@@ -422,9 +422,9 @@ def test_agreement_is_the_mean_overlap_with_the_other_seeds() -> None:
     def cell(writer: str) -> Cell:
         table = np.zeros(wiring.shape, np.float32)
         table[wiring.index(writer, "logits")] = 1
-        if writer != "embed":  # so that it hangs together
+        if writer != "input":  # so that it hangs together
             reader = "a0.h0.v" if writer == "a0.h0" else "m0"
-            table[wiring.index("embed", reader)] = 2
+            table[wiring.index("input", reader)] = 2
         numbers = dict.fromkeys(NUMBERS, nan) | {"true": 2.0, "edges": float(wiring.n_edges)}
         return Cell(Scores(wiring, table), numbers)
 

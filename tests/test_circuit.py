@@ -98,20 +98,20 @@ def test_equal_circuits_give_equal_text_in_whatever_order_they_were_built(seed: 
 def test_different_circuits_give_different_text() -> None:
     wiring = Wiring(1, 1, 1)
     texts = {
-        to_json(build(wiring, {("embed", "logits"): 1.0})),
-        to_json(build(wiring, {("embed", "logits"): 1.0 + 1e-15})),
-        to_json(build(wiring, {("embed", "m0"): 1.0})),
-        to_json(build(wiring, {("embed", "logits"): 1.0}, task="ioi")),
-        to_json(build(wiring, {("embed", "logits"): 1.0}, edge_attributes={
-            ("embed", "logits"): {"role": "skip"}})),
-        to_json(build(Wiring(1, 1, 1, parallel=True), {("embed", "logits"): 1.0})),
+        to_json(build(wiring, {("input", "logits"): 1.0})),
+        to_json(build(wiring, {("input", "logits"): 1.0 + 1e-15})),
+        to_json(build(wiring, {("input", "m0"): 1.0})),
+        to_json(build(wiring, {("input", "logits"): 1.0}, task="ioi")),
+        to_json(build(wiring, {("input", "logits"): 1.0}, edge_attributes={
+            ("input", "logits"): {"role": "skip"}})),
+        to_json(build(Wiring(1, 1, 1, parallel=True), {("input", "logits"): 1.0})),
     }  # fmt: skip
     assert len(texts) == 6
 
 
 def test_the_mask_and_the_weights_are_those_that_were_given() -> None:
     wiring = Wiring(2, 4, 2)
-    weights = {("embed", "a0.g1.k"): -0.5, ("a0.h3", "m0"): 0.0, ("m0", "logits"): 2.0}
+    weights = {("input", "a0.g1.k"): -0.5, ("a0.h3", "m0"): 0.0, ("m0", "logits"): 2.0}
     circuit = build(wiring, weights)
     assert {(w, r): x for w, r, x in edges(circuit)} == weights
     kept = np.argwhere(mask(circuit)).tolist()
@@ -122,9 +122,9 @@ def test_the_mask_and_the_weights_are_those_that_were_given() -> None:
 
 def test_a_mask_over_another_wiring_keeps_the_edges_or_names_the_one_it_lacks() -> None:
     small, large = Wiring(1, 2, 2), Wiring(3, 2, 2)
-    circuit = build(small, {("embed", "a0.h1.q"): 1.0})
+    circuit = build(small, {("input", "a0.h1.q"): 1.0})
     found = np.argwhere(mask(circuit, large))
-    assert found.tolist() == [list(large.index("embed", "a0.h1.q"))]
+    assert found.tolist() == [list(large.index("input", "a0.h1.q"))]
     with pytest.raises(CircuitError, match="m2->logits is not an edge of a model with 1 layers"):
         mask(build(large, {("m2", "logits"): 1.0}), small)
 
@@ -134,8 +134,8 @@ def test_simple_paths_through_the_ports_are_exactly_what_is_alive(seed: int) -> 
     circuit = some_circuit(seed, density=DENSITY)
     wiring = wiring_of(circuit)
     found = np.zeros(wiring.shape, dtype=bool)
-    if "embed" in circuit and "logits" in circuit:
-        for path in nx.all_simple_edge_paths(circuit, "embed", "logits"):
+    if "input" in circuit and "logits" in circuit:
+        for path in nx.all_simple_edge_paths(circuit, "input", "logits"):
             for writer, reader in path:
                 if "weight" in circuit[writer][reader]:
                     found[wiring.index(writer, reader)] = True
@@ -161,38 +161,38 @@ def test_ancestors_of_the_logits_are_all_of_a_circuit_of_alive_edges(seed: int) 
     pruned = build(wiring, weights)
     if pruned:
         assert nx.ancestors(pruned, "logits") == set(pruned) - {"logits"}
-        assert nx.descendants(pruned, "embed") == set(pruned) - {"embed"}
+        assert nx.descendants(pruned, "input") == set(pruned) - {"input"}
         assert nx.is_directed_acyclic_graph(pruned)
 
 
 def test_a_group_port_leads_to_every_head_of_its_group_that_writes() -> None:
     wiring = Wiring(1, 4, 2, mlp=False)
-    weights = {("embed", "a0.g1.v"): 1.0}
+    weights = {("input", "a0.g1.v"): 1.0}
     weights |= {(f"a0.h{h}", "logits"): 1.0 for h in range(4)}
     circuit = build(wiring, weights)
     assert set(circuit.successors("a0.g1.v")) == {"a0.h2", "a0.h3"}
-    paths = list(nx.all_simple_paths(circuit, "embed", "logits"))
+    paths = list(nx.all_simple_paths(circuit, "input", "logits"))
     assert sorted(path[2] for path in paths) == ["a0.h2", "a0.h3"]
 
 
 def test_the_summary_counts_what_writes() -> None:
     wiring = Wiring(12, 12, 12)
-    chain = [("embed", "m0"), ("m0", "a1.h1.q"), ("m0", "a1.h1.v"), ("a1.h1", "logits")]
+    chain = [("input", "m0"), ("m0", "a1.h1.q"), ("m0", "a1.h1.v"), ("a1.h1", "logits")]
     circuit = build(wiring, dict.fromkeys(chain, 1.0))
     assert summary(circuit) == "4 of 32,491 edges, 1 of 144 heads, 1 of 12 MLPs"
 
 
 def test_a_graph_attribute_may_have_any_name() -> None:
     names = ["weights", "incoming_graph_data", "data", "name", "self", "attr", "circuit"]
-    circuit = build(Wiring(1, 1, 1), {("embed", "logits"): 1.0}, **dict.fromkeys(names, "x"))
+    circuit = build(Wiring(1, 1, 1), {("input", "logits"): 1.0}, **dict.fromkeys(names, "x"))
     circuit.graph["edge_attributes"] = "x"
     for other in (from_json(to_json(circuit)), circuit.copy()):
         assert parts(other) == parts(circuit)
-    assert set(circuit) == {"embed", "logits"}
+    assert set(circuit) == {"input", "logits"}
 
 
 def test_an_edge_attribute_may_have_any_name_but_that_of_the_edge() -> None:
-    edge = ("embed", "logits")
+    edge = ("input", "logits")
     extra = {"u_of_edge": 1, "v_of_edge": 2, "self": 3}
     circuit = build(Wiring(1, 1, 1), {edge: 1.0}, edge_attributes={edge: extra})
     assert circuit.edges[edge] == {"weight": 1.0, **extra}
@@ -203,17 +203,17 @@ def test_an_edge_attribute_may_have_any_name_but_that_of_the_edge() -> None:
 
 
 def test_a_role_survives_even_where_its_node_lost_its_edges() -> None:
-    circuit = build(Wiring(1, 2, 1), {("embed", "a0.g0.k"): 1.0, ("a0.h1", "logits"): 1.0})
+    circuit = build(Wiring(1, 2, 1), {("input", "a0.g0.k"): 1.0, ("a0.h1", "logits"): 1.0})
     nx.set_node_attributes(circuit, "lonely", "role")
-    circuit.remove_edge("embed", "a0.g0.k")
+    circuit.remove_edge("input", "a0.g0.k")
     again = from_json(to_json(circuit))
     assert dict(again.nodes(data=True)) == dict(circuit.nodes(data=True))
 
 
 def test_numbers_of_numpy_are_written_as_numbers() -> None:
-    circuit = build(Wiring(1, 1, 1), {("embed", "logits"): np.float32(0.5)})  # type: ignore[dict-item]
-    circuit["embed"]["logits"]["weight"] = np.float32(0.5)
-    assert to_json(circuit) == to_json(build(Wiring(1, 1, 1), {("embed", "logits"): 0.5}))
+    circuit = build(Wiring(1, 1, 1), {("input", "logits"): np.float32(0.5)})  # type: ignore[dict-item]
+    circuit["input"]["logits"]["weight"] = np.float32(0.5)
+    assert to_json(circuit) == to_json(build(Wiring(1, 1, 1), {("input", "logits"): 0.5}))
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -float("inf")])
@@ -230,7 +230,7 @@ def test_an_edge_that_the_wiring_lacks_is_not_built() -> None:
 def test_a_graph_without_a_wiring_is_told_how_circuits_are_built() -> None:
     for use in (wiring_of, mask, summary, to_json, weight_matrix):
         with pytest.raises(CircuitError, match="build circuits with circuitkit"):
-            use(nx.DiGraph([("embed", "logits")]))
+            use(nx.DiGraph([("input", "logits")]))
 
 
 @pytest.mark.parametrize("wiring", [None, 3, [], "x", {"layers": 1}, {"depth": 1}])
@@ -240,7 +240,7 @@ def test_a_graph_with_a_broken_wiring_is_a_circuit_error(wiring: Any) -> None:
 
 
 def _nan(circuit: nx.DiGraph) -> None:
-    circuit["embed"]["logits"]["weight"] = float("nan")
+    circuit["input"]["logits"]["weight"] = float("nan")
 
 
 def _foreign_edge(circuit: nx.DiGraph) -> None:
@@ -268,7 +268,7 @@ def _itself(circuit: nx.DiGraph) -> None:
     "spoil", [_nan, _foreign_edge, _foreign_node, _an_object, _a_surrogate, _itself]
 )
 def test_what_could_not_be_read_again_is_not_written(spoil: Callable[[nx.DiGraph], None]) -> None:
-    circuit = build(Wiring(1, 1, 1), {("embed", "logits"): 1.0})
+    circuit = build(Wiring(1, 1, 1), {("input", "logits"): 1.0})
     spoil(circuit)
     with pytest.raises(CircuitError):
         to_json(circuit)
@@ -309,7 +309,7 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
     circuit = read(tmp_path / "good.json")
     assert circuit.number_of_edges() == 3 + 2
     assert circuit.nodes["a1.h2"] == {"role": "name mover"}
-    assert circuit["embed"]["a0.g1.k"] == {"weight": 0.5, "stderr": 0.1}
+    assert circuit["input"]["a0.g1.k"] == {"weight": 0.5, "stderr": 0.1}
 
 
 def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
@@ -407,11 +407,19 @@ def test_the_file_of_a_later_version_asks_for_an_update(tmp_path: Path) -> None:
     assert "has the format version 2, only 1 is known; update circuitkit" in message
 
 
-@pytest.mark.parametrize("twin", ["input->logits", "embed->logits"])
-def test_an_edge_that_stands_there_twice_is_refused(twin: str, tmp_path: Path) -> None:
-    listed = [{"edge": name, "weight": 1.0} for name in ("input->logits", twin)]
+def test_an_edge_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    listed = [{"edge": "input->logits", "weight": 1.0}] * 2
     message = refused(tmp_path / "twice.json", json.dumps({**good(), "nodes": {}, "edges": listed}))
-    assert f"the edge {twin} stands there twice" in message
+    assert "the edge input->logits stands there twice" in message
+
+
+def test_the_old_name_of_the_embedding_is_refused_with_the_new_one(tmp_path: Path) -> None:
+    for data in (
+        {**good(), "nodes": {}, "edges": [{"edge": "embed->logits", "weight": 1.0}]},
+        {**good(), "nodes": {"embed": {"role": "start"}}},
+    ):
+        message = refused(tmp_path / "old.json", json.dumps(data))
+        assert "'embed' is not a node; the embedding is called input" in message
 
 
 @pytest.mark.parametrize("weight", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 400, "null"])
@@ -568,7 +576,7 @@ def test_a_path_that_names_no_file_cannot_be_written(
 
 def test_the_wiring_in_a_file_is_that_of_the_circuit() -> None:
     for wiring in WIRINGS:
-        text = to_json(build(wiring, {("embed", "logits"): 1.0}))
+        text = to_json(build(wiring, {("input", "logits"): 1.0}))
         assert json.loads(text)["wiring"] == wiring.to_dict()
         assert wiring_of(from_json(text)) == wiring
         assert all(type(node) is Node for node in from_json(text))

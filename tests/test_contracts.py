@@ -350,7 +350,7 @@ def test_a_reference_is_compared_and_drawn_by_its_name(reference: str, tmp_path:
 def some_circuit() -> circuits.Circuit:
     """A circuit with every kind of edge, a role, and words that markup and Unicode make hard."""
     weights = {
-        ("embed", "m0"): 0.5, ("embed", "a0.h1.q"): 0.1, ("a0.h1", "m0"): 0.2,
+        ("input", "m0"): 0.5, ("input", "a0.h1.q"): 0.1, ("a0.h1", "m0"): 0.2,
         ("m0", "a1.h0.k"): -0.7, ("a0.h1", "a1.h0.v"): 0.4, ("a1.h0", "logits"): 1.0,
     }  # fmt: skip
     made = circuits.build(Wiring(2, 2, 2), weights, model="gpt2", task='<"ü" & ü>')

@@ -36,7 +36,7 @@ def carried(corruption: Callable[..., object], m: Model, data: Dataset) -> list[
 def contributions(m: Model, run: Activations) -> dict[str, Tensor]:
     """What each writer adds to the residual stream."""
     w = m.wiring
-    out, own = {"embed": run.embed}, Layers(w, run)
+    out, own = {"input": run.embed}, Layers(w, run)
     for layer in range(w.layers):
         for head, x in enumerate(m.write(layer, None, own.heads[layer])):
             out[f"a{layer}.h{head}"] = x

@@ -270,7 +270,7 @@ def test_a_circuit_of_experts_is_written_read_and_drawn() -> None:
     assert np.array_equal(mask(again), mask(circuit))
     assert mask(circuit).sum() == len(np.argwhere(mask(circuit)))
     assert "experts" in repr(circuit)
-    assert nx.has_path(circuit, "embed", "logits")
+    assert nx.has_path(circuit, "input", "logits")
     for text in (svg(circuit), graphml(circuit)):
         assert ".e" in text
     assert Wiring(**m.wiring.to_dict()) == m.wiring

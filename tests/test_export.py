@@ -41,9 +41,9 @@ HOSTILE = "</svg>&amp;<script>\"'\\N\\ \x00\x07 {|} -->  ü 漢 \u202e"
 def name_movers() -> nx.DiGraph:
     """A small circuit of GPT-2's shape, with every kind of edge and some roles."""
     weights = {
-        ("embed", "m0"): 0.5,
+        ("input", "m0"): 0.5,
         ("m0", "a5.h5.k"): 0.2,
-        ("embed", "a3.h0.q"): 0.15,
+        ("input", "a3.h0.q"): 0.15,
         ("a3.h0", "a8.h6.v"): 0.3,
         ("a5.h5", "a8.h6.v"): 0.4,
         ("a8.h6", "a9.h9.q"): 0.7,
@@ -64,7 +64,7 @@ def name_movers() -> nx.DiGraph:
 def dense(edges: int, wiring: Wiring, seed: int = 0) -> nx.DiGraph:
     """A circuit of so many edges, drawn at random among those of a few components."""
     rng = random.Random(seed)
-    busy = set(rng.sample(wiring.writers[1:], min(60, len(wiring.writers) - 1))) | {"embed"}
+    busy = set(rng.sample(wiring.writers[1:], min(60, len(wiring.writers) - 1))) | {"input"}
     pairs = [
         (writer, reader)
         for reader, upstream in zip(wiring.readers, wiring.upstream, strict=True)
@@ -188,7 +188,7 @@ def test_every_edge_and_every_node_is_drawn(suffix: str) -> None:
         title = f"{name}  {weight:+.3g}"
         shown = title if suffix == "dot" else title.replace(">", "&gt;").replace("<", "&lt;")
         assert shown in picture
-    for label in ("embed", "m0", "3.0", "5.5", "8.6", "9.9", "10.7", "logits"):
+    for label in ("input", "m0", "3.0", "5.5", "8.6", "9.9", "10.7", "logits"):
         assert f">{label}<" in picture or f"label={label}" in picture or f'"{label}"' in picture
 
 
@@ -239,7 +239,7 @@ def test_the_caption_says_how_many_weights_are_exact(
     flags: tuple[bool | None, bool | None], words: str
 ) -> None:
     wiring = Wiring(1, 2, 2)
-    pairs = [("embed", "logits"), ("m0", "logits")]
+    pairs = [("input", "logits"), ("m0", "logits")]
     made = circuits.build(wiring, dict.fromkeys(pairs, 1.0))
     for (writer, reader), flag in zip(pairs, flags, strict=True):
         if flag is not None:
@@ -251,7 +251,7 @@ def test_the_caption_says_how_many_weights_are_exact(
 
 @pytest.mark.parametrize("suffix", ["svg", "dot"])
 def test_the_legend_explains_only_what_is_there(suffix: str) -> None:
-    made = circuits.build(Wiring(2, 2, 2), {("embed", "logits"): 1.0})
+    made = circuits.build(Wiring(2, 2, 2), {("input", "logits"): 1.0})
     picture = lookup("formats", suffix)(made)
     for words in ("into Q", "negative weight", "K/V group", "left out", "model:", "faithfulness"):
         assert words not in picture
@@ -266,7 +266,7 @@ def test_the_legend_explains_only_what_is_there(suffix: str) -> None:
     ],
 )
 def test_faithfulness_may_be_a_number_or_a_mapping(value: Any, words: str) -> None:
-    made = circuits.build(Wiring(2, 2, 2), {("embed", "logits"): 1.0}, faithfulness=value)
+    made = circuits.build(Wiring(2, 2, 2), {("input", "logits"): 1.0}, faithfulness=value)
     assert words in texts(lookup("formats", "svg")(made))
 
 
@@ -297,8 +297,8 @@ def test_only_the_strongest_edges_that_hang_together_are_drawn_and_the_caption_s
     suffix: str,
 ) -> None:
     wiring = Wiring(2, 2, 2)
-    strong = {("embed", "m0"): 3.0, ("m0", "m1"): 2.0, ("m1", "logits"): 4.0}
-    weak = {("embed", "a0.h1.q"): 5.0, ("a0.h1", "logits"): 0.5}
+    strong = {("input", "m0"): 3.0, ("m0", "m1"): 2.0, ("m1", "logits"): 4.0}
+    weak = {("input", "a0.h1.q"): 5.0, ("a0.h1", "logits"): 0.5}
     picture = lookup("formats", suffix)(circuits.build(wiring, {**strong, **weak}), edges=4)
     assert "the 3 strongest of 5 edges that hang together" in picture
     assert "(2 left out)" in picture
@@ -316,12 +316,12 @@ def test_a_number_of_edges_that_is_none_is_refused(edges: Any) -> None:
 
 def test_a_circuit_without_edges_is_embedding_and_logits() -> None:
     said = texts(lookup("formats", "svg")(circuits.build(Wiring(2, 4, 4), {})))
-    assert {"embed", "logits"} <= set(said)
+    assert {"input", "logits"} <= set(said)
     assert any(line.startswith("no edges of") for line in said)
 
 
 def test_an_edge_into_a_group_leads_to_its_heads_that_are_drawn() -> None:
-    weights = {("embed", "a1.g1.k"): 1.0, ("a1.h3", "logits"): 1.0, ("a1.h5", "logits"): 1.0}
+    weights = {("input", "a1.g1.k"): 1.0, ("a1.h3", "logits"): 1.0, ("a1.h5", "logits"): 1.0}
     picture = lookup("formats", "svg")(circuits.build(Wiring(3, 9, 3), weights))
     assert len(drawn(picture)["input->a1.g1<k>"]) == 2
     assert "to every head of a K/V group" in texts(picture)
@@ -329,7 +329,7 @@ def test_an_edge_into_a_group_leads_to_its_heads_that_are_drawn() -> None:
 
 
 def test_an_edge_into_a_group_without_heads_leads_to_the_group() -> None:
-    made = circuits.build(Wiring(3, 9, 3), {("embed", "a1.g1.k"): 1.0})
+    made = circuits.build(Wiring(3, 9, 3), {("input", "a1.g1.k"): 1.0})
     assert "1.g1" in texts(lookup("formats", "svg")(made))
 
 
@@ -375,7 +375,7 @@ def test_edges_run_upwards_and_under_no_box(case: str) -> None:
 def test_rows_stand_in_the_order_of_the_layers() -> None:
     root = ElementTree.fromstring(lookup("formats", "svg")(name_movers()))
     heights = {text.text: float(text.get("y", "")) for text in root.iter(f"{SVG}text")}
-    rows = ["embed", "m0", "3.0", "5.5", "8.6", "9.9", "10.7", "logits"]
+    rows = ["input", "m0", "3.0", "5.5", "8.6", "9.9", "10.7", "logits"]
     found = [heights[label] for label in rows]
     assert found == sorted(found, reverse=True)
     assert len(set(found)) == len(found)

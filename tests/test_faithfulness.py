@@ -146,7 +146,7 @@ def test_faithfulness_agrees_with_transformer_lens(family: str) -> None:
 def our_name(node: Any) -> str:
     """A node of TransformerLens in our grammar."""
     if node.kind in ("embed", "logits"):
-        return str(node.kind)
+        return "input" if node.kind == "embed" else "logits"
     if node.kind in ("mlp_in", "mlp_out"):
         return f"m{node.layer}"
     head = f"a{node.layer}.h{node.head}"
@@ -299,10 +299,10 @@ def test_the_ends_are_the_same_by_nodes_as_by_edges() -> None:
 @pytest.mark.parametrize(
     ("edge", "held"),
     [
-        ("input->a1.h2<q>", {"embed", "a1.h2"}),
+        ("input->a1.h2<q>", {"input", "a1.h2"}),
         ("a0.h1->m1", {"a0.h1", "m1"}),
         ("m0->logits", {"m0"}),
-        ("input->a1.g0<k>", {"embed"}),  # heads 0 and 1 share it
+        ("input->a1.g0<k>", {"input"}),  # heads 0 and 1 share it
     ],
 )
 def test_a_node_is_held_that_writes_or_reads_by_itself(edge: str, held: set[str]) -> None:
@@ -317,7 +317,7 @@ def test_other_nodes_are_ablated_as_hooks_on_their_outputs_do_it() -> None:
     """On a plain module: what heads and MLPs outside write is put in from the corrupted run."""
     module, m, data = pristine("gpt2"), model("gpt2"), able("gpt2", (7, 7, 7))
     batch, circuit = as_batch(data), scores_of("gpt2").top(12)
-    assert "embed" in circuit
+    assert "input" in circuit
     heads, width = m.wiring.heads, m.d_head
     corrupted: dict[str, Tensor] = {}
 
@@ -469,7 +469,7 @@ def test_a_curve_grows_to_the_whole_model_where_it_is_one(family: str, rule: str
 
 def test_a_curve_has_the_sizes_that_are_asked_for() -> None:
     m, values = model("gpt2"), scores_of("gpt2").values.copy()
-    values[m.wiring.index("embed", "logits")] = 0
+    values[m.wiring.index("input", "logits")] = 0
     scores = Scores(m.wiring, values, scores_of("gpt2").about)
     assert scores.mask(1).sum() == 0  # one edge of another kind is no circuit
     found = curve(m, scores, able("gpt2"), logit_diff, counterfactual, sizes=[1, 20, 90])

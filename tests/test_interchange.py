@@ -147,7 +147,7 @@ def test_a_circuit_comes_back(wiring: Wiring, suffix: str, tmp_path: Path) -> No
 
 @either_suffix
 def test_an_edge_of_weight_zero_stays_in_the_circuit(suffix: str, tmp_path: Path) -> None:
-    circuit = build(SMALL, {("embed", "logits"): 0.0, ("m0", "logits"): -1.0})
+    circuit = build(SMALL, {("input", "logits"): 0.0, ("m0", "logits"): -1.0})
     path = write_eap(circuit, tmp_path / f"c{suffix}", d_model=8)
     assert flat(read_eap_circuit(path)) == flat(circuit)
 

@@ -35,11 +35,11 @@ from circuitkit.metrics import logit_diff
 GATES, DATA = gates(), gate_prompts()
 ARGUMENTS = (DATA, logit_diff, counterfactual)
 LEGS = [(f"a0.h{h}", "m0") for h in range(6)]
-FEET = [("embed", f"a0.h{h}.v") for h in range(6)]
+FEET = [("input", f"a0.h{h}.v") for h in range(6)]
 WHOLE = [*FEET, *LEGS, ("m0", "logits")]
 # What does nothing: a query that nobody multiplies by, a head that nobody reads, the size, which is
 # the same on both prompts.
-IDLE = [("embed", "a0.h0.q"), ("embed", "a0.h6.v"), ("a0.h6", "m0"), ("embed", "m0")]
+IDLE = [("input", "a0.h0.q"), ("input", "a0.h6.v"), ("a0.h6", "m0"), ("input", "m0")]
 ONE_LEG = [edge for edge in WHOLE if edge not in ((FEET[1], LEGS[1]))]
 # The sizes are 1, 2 and 3: their mean is 2, their standard deviation 1.
 ERROR = 1 / 3**0.5
@@ -323,7 +323,7 @@ def test_what_does_nothing_is_redundant_and_nothing_else(sets: int) -> None:
 
 
 def test_a_dead_end_is_redundant_and_the_threshold_is_a_share_of_the_gap() -> None:
-    dead = ("embed", "a0.h6.v")
+    dead = ("input", "a0.h6.v")
     circuit = gate_circuit([*WHOLE, dead])
     assert {*minimality(GATES, circuit, *ARGUMENTS).redundant} == names([dead])
     strict = minimality(GATES, circuit, *ARGUMENTS, threshold=0.25)  # what a leg does, and no more
@@ -331,7 +331,7 @@ def test_a_dead_end_is_redundant_and_the_threshold_is_a_share_of_the_gap() -> No
 
 
 def test_no_difference_is_larger_than_the_largest_over_all_subsets() -> None:
-    kept = [FEET[0], FEET[1], LEGS[0], LEGS[1], ("embed", "m0"), ("m0", "logits")]
+    kept = [FEET[0], FEET[1], LEGS[0], LEGS[1], ("input", "m0"), ("m0", "logits")]
     keep = np.zeros(GATES.wiring.shape, dtype=bool)
     for edge in kept:
         keep[GATES.wiring.index(*edge)] = True
@@ -340,7 +340,7 @@ def test_no_difference_is_larger_than_the_largest_over_all_subsets() -> None:
     found = minimality(GATES, keep, *ARGUMENTS, sets=40)
     for edge, largest in zip(found.edges, found.largest, strict=True):
         assert largest == max(abs(value[k] - value[k | {edge}]) for k in value)
-    assert {*found.redundant} == names([("embed", "m0")])
+    assert {*found.redundant} == names([("input", "m0")])
 
 
 def test_minimality_is_at_least_what_the_edge_does_beside_every_set_that_was_tried() -> None:

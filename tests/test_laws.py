@@ -518,7 +518,7 @@ def theirs(family: str, data: Dataset) -> np.ndarray:
 def our_name(node: Any) -> str:
     """A node of TransformerLens in our grammar."""
     if node.kind in ("embed", "logits"):
-        return str(node.kind)
+        return "input" if node.kind == "embed" else "logits"
     if node.kind in ("mlp_in", "mlp_out"):
         return f"m{node.layer}"
     head = f"a{node.layer}.h{node.head}"

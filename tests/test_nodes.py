@@ -9,10 +9,10 @@ import random
 import pytest
 
 from circuitkit.errors import NodeNameError
-from circuitkit.graph.nodes import EMBED, LOGITS, Node, edge_name, parse_edge
+from circuitkit.graph.nodes import INPUT, LOGITS, Node, edge_name, parse_edge
 
 WELL_FORMED = {
-    "embed": (None, None, None, None),
+    "input": (None, None, None, None),
     "logits": (None, None, None, None),
     "m0": (0, None, None, None),
     "m31": (31, None, None, None),
@@ -25,7 +25,7 @@ WELL_FORMED = {
     "a10.g11.v": (10, None, 11, "v"),
 }
 MALFORMED = [
-    "", " ", "input", "Embed", "EMBED", "embed ", " embed", "embed\n", "output", "logit",
+    "", " ", "embed", "Input", "INPUT", "input ", " input", "input\n", "output", "logit",
     "m", "m-1", "m1.5", "m1.q", "mlp1", "m 1", "m+1", "m1_0", "M1", "m٣", "m²", "m01", "m00",
     "a", "a1", "a1.", "a.h1", "a1.h", "a1h1", "a1.h1.", "a1.h1.o", "a1.h1.qk", "a1.h1.Q",
     "a1.h1q", "a1.h1<q>", "a1.h-1", "a1.h1.q.k", "a01.h1", "a1.h01", "a1.h1 ", "a1.h1\n",
@@ -37,7 +37,7 @@ MALFORMED = [
 def some_writer(rng: random.Random) -> str:
     """A random name that may stand left of an arrow."""
     layer, head = rng.randrange(100), rng.randrange(100)
-    return rng.choice(["embed", f"m{layer}", f"a{layer}.h{head}"])
+    return rng.choice(["input", f"m{layer}", f"a{layer}.h{head}"])
 
 
 def some_reader(rng: random.Random) -> str:
@@ -62,7 +62,7 @@ def test_a_node_is_of_just_one_kind(name: str) -> None:
     node = Node(name)
     assert node.is_mlp == name.startswith("m")
     assert node.is_head == (name.count(".") == 1 and ".h" in name)
-    kinds = [node in (EMBED, LOGITS), node.is_mlp, node.is_head, node.port is not None]
+    kinds = [node in (INPUT, LOGITS), node.is_mlp, node.is_head, node.port is not None]
     assert sum(kinds) == 1
 
 
@@ -80,7 +80,10 @@ def test_a_malformed_node_is_refused_with_the_remedy(name: str) -> None:
     with pytest.raises(NodeNameError) as caught:
         Node(name)
     message = str(caught.value)
-    assert "write embed, a3.h7, a3.h7.q, a3.g1.k, m3 or logits" in message
+    if name == "embed":
+        assert message == "'embed' is not a node; the embedding is called input"
+        return
+    assert "write input, a3.h7, a3.h7.q, a3.g1.k, m3 or logits" in message
     assert "\n" not in message
     assert len(message) < 300
 
@@ -88,7 +91,7 @@ def test_a_malformed_node_is_refused_with_the_remedy(name: str) -> None:
 @pytest.mark.parametrize("name", [None, 3, 1.5, b"m1", ["m1"], {}])
 @pytest.mark.unchecked
 def test_what_is_no_string_is_no_node(name: object) -> None:
-    with pytest.raises(NodeNameError, match="is no node; write embed"):
+    with pytest.raises(NodeNameError, match="is not a node; write input"):
         Node(name)  # type: ignore[arg-type]
 
 
@@ -126,7 +129,7 @@ def test_a_parsed_edge_is_written_as_it_was() -> None:
     for _ in range(2000):
         writer, reader = some_writer(rng), some_reader(rng)
         target = f"{reader[:-2]}<{reader[-1]}>" if reader.startswith("a") else reader
-        name = f"{'input' if writer == 'embed' else writer}->{target}"
+        name = f"{writer}->{target}"
         assert edge_name(*parse_edge(name)) == name
 
 
@@ -135,9 +138,9 @@ def test_a_parsed_edge_is_written_as_it_was() -> None:
     [
         ("a0.h1", "a5.h5.q", "a0.h1->a5.h5<q>"),
         ("m0", "m3", "m0->m3"),
-        ("embed", "m2", "input->m2"),
+        ("input", "m2", "input->m2"),
         ("a9.h9", "logits", "a9.h9->logits"),
-        ("embed", "a3.g1.k", "input->a3.g1<k>"),
+        ("input", "a3.g1.k", "input->a3.g1<k>"),
     ],
 )
 def test_edges_are_spelled_as_the_field_spells_them(writer: str, reader: str, name: str) -> None:
@@ -149,14 +152,14 @@ def test_edges_are_spelled_as_the_field_spells_them(writer: str, reader: str, na
     "name",
     [
         "", "->", "m0", "m0->", "->m1", "m0-m1", "m0>m1", "m0 -> m1", "m0->m1->m2", "m0->m1\n",
-        "m0->input", "m0->m1<q>", "m0->logits<k>", "m0->a1.h1<o>", "m0->a1.h1<q", "m0->a1.h1q>",
+        "m0->m1<q>", "m0->logits<k>", "m0->a1.h1<o>", "m0->a1.h1<q", "m0->a1.h1q>",
         "m0->a1.h1<q><k>", "m0->a1.h1.q<k>", "m0-><q>", "m0->a1.g1<q>", "a1.h1<q>->m2", "m0=>m1",
         "foo->m1", "m0->bar", "m0->a1.h1<>", "m0->a1.h1<qk>", "m0->" + "x" * 100_000,
     ],
     ids=lambda name: ascii(name[:20]),
 )  # fmt: skip
 def test_a_malformed_edge_is_refused_with_the_remedy(name: str) -> None:
-    with pytest.raises(NodeNameError, match=r"write (it as a0\.h1->a5\.h5<q>|embed, a3\.h7)") as e:
+    with pytest.raises(NodeNameError, match=r"write (it as a0\.h1->a5\.h5<q>|input, a3\.h7)") as e:
         parse_edge(name)
     assert "\n" not in str(e.value)
     assert len(str(e.value)) < 300
@@ -165,12 +168,12 @@ def test_a_malformed_edge_is_refused_with_the_remedy(name: str) -> None:
 @pytest.mark.parametrize("name", [None, 3, ["m0->m1"], {"edge": "m0->m1"}])
 @pytest.mark.unchecked
 def test_what_is_no_string_is_no_edge(name: object) -> None:
-    with pytest.raises(NodeNameError, match="is no edge; write it as"):
+    with pytest.raises(NodeNameError, match="is not an edge; write it as"):
         parse_edge(name)  # type: ignore[arg-type]
 
 
 def test_an_edge_is_not_written_of_what_is_no_node() -> None:
-    with pytest.raises(NodeNameError, match="'nonsense' is no node"):
+    with pytest.raises(NodeNameError, match="'nonsense' is not a node"):
         edge_name("m0", "nonsense")
-    with pytest.raises(NodeNameError, match="'nonsense' is no node"):
+    with pytest.raises(NodeNameError, match="'nonsense' is not a node"):
         edge_name("nonsense", "m0")

@@ -337,7 +337,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "corruption": {"corruption": zero},
     "draw": {"corruption": partial(noise, seed=1)},
     "direction": {"direction": "denoise"},
-    "edges": {"edges": ["embed->m0", "m0->logits"]},
+    "edges": {"edges": ["input->m0", "m0->logits"]},
     "fewer edges": {"edges": ["m0->logits"]},
     "prompts": {"data": dataset((7, 5, 7, 5, 7), batch_size=2, seed=1)},
     "corrupted prompt": {"data": but(corrupt=(*FIRST.corrupt[:-1], 59 - FIRST.corrupt[-1]))},

@@ -116,7 +116,7 @@ def test_many_paths_are_what_each_is_alone_and_directions_differ() -> None:
     model = from_module(build("qwen2"), name="qwen2")
     paths = [
         ["a0.h0", "logits"],
-        ["embed", "a0.g1.v", "a0.h2", "logits"],
+        ["input", "a0.g1.v", "a0.h2", "logits"],
         ["m0", "a2.g1.v", "a2.h3", "logits"],
     ]
     data = pairs()
@@ -129,7 +129,7 @@ def test_many_paths_are_what_each_is_alone_and_directions_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("beside", "sender"), [("held", ["embed", "a0.h0.q", "a0.h0"]), ("mlps", ["a0.h0", "logits"])]
+    ("beside", "sender"), [("held", ["input", "a0.h0.q", "a0.h0"]), ("mlps", ["a0.h0", "logits"])]
 )
 def test_a_path_does_not_take_the_change_of_another_sender(beside: str, sender: list[str]) -> None:
     """In a parallel model m0 writes after a0.h0 but does not hear it: where both senders' changes
@@ -146,7 +146,7 @@ def test_a_path_does_not_take_the_change_of_another_sender(beside: str, sender: 
 
 def test_a_sender_is_changed_at_the_chosen_tokens_alone() -> None:
     model = from_module(build("gpt2"), name="gpt2")
-    data, path = pairs(), ["embed", "a1.h0.v", "a1.h0", "logits"]
+    data, path = pairs(), ["input", "a1.h0.v", "a1.h0", "logits"]
     everywhere = patch_path(model, path, data, logit_diff)
     at_the_end = patch_path(model, path, data, logit_diff, at="end")
     assert np.abs(everywhere).max() > 1e-3

@@ -111,7 +111,7 @@ def test_a_group_of_one_is_that_node_alone(family: str, corruption: Any, directi
         return patch_nodes(m, nodes, data, logit_diff, corruption, direction=direction)
 
     heads = patch("z")
-    groups = {name: [name] for name in (*heads.names, *m.wiring.writers) if name != "embed"}
+    groups = {name: [name] for name in (*heads.names, *m.wiring.writers) if name != "input"}
     found = patch_together(m, groups, data, logit_diff, corruption, direction=direction)
     alone = dict(zip(found.names, found.values, strict=True))
     assert distance([alone[name] for name in heads.names], heads.values.reshape(12, -1)) < 1e-6
@@ -171,7 +171,7 @@ def test_what_does_not_exist_is_refused() -> None:
     with pytest.raises(CircuitError, match="'none' is empty"):
         patch({"none": []})
     for name in ("a0.h4", "a1.h0.q", "logits"):
-        with pytest.raises(CircuitError, match=rf"'{name}' in the group 'own'.*a0\.h0|embed to m2"):
+        with pytest.raises(CircuitError, match=rf"'{name}' in the group 'own'.*a0\.h0|input to m2"):
             patch({"own": ["a0.h0", name]})
     with pytest.raises(CircuitError, match=r"'sideways'.*denoise"):
         patch({"own": ["a0.h0"]}, direction="sideways")

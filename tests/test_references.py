@@ -18,7 +18,7 @@ from circuitkit.errors import UnknownNameError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import edges, mask, read, to_json
 from circuitkit.graph.compare import compare, compare_members, lists_members
-from circuitkit.graph.nodes import EMBED, LOGITS, Node, edge_name
+from circuitkit.graph.nodes import INPUT, LOGITS, Node, edge_name
 from circuitkit.graph.published import Published, named, skeleton
 from circuitkit.graph.wiring import Wiring
 from circuitkit.models.loading import load
@@ -61,7 +61,7 @@ every_reference = pytest.mark.parametrize("name", [*COUNTS, *MEMBERS])
 def kind(name: str) -> str:
     """The embedding, a head by its port (if any), an MLP or the logits."""
     node = Node(name)
-    if node in (EMBED, LOGITS):
+    if node in (INPUT, LOGITS):
         return str(node)
     return "MLP" if node.is_mlp else node.port or "head"
 
@@ -73,7 +73,7 @@ def composition(published: Published) -> Counter[tuple[str, str]]:
 
 def between(published: Published) -> Counter[tuple[str, str]]:
     """How many edges there are from each role to each role; ends and MLPs go by their names."""
-    role = {"embed": "embed", "logits": "logits", **published.roles}
+    role = {"input": "input", "logits": "logits", **published.roles}
     pairs = ((role.get(w, w), role.get(Node(r).component, r)) for w, r in published.edges)
     return Counter(pairs)
 
@@ -117,7 +117,7 @@ def test_the_components_are_as_many_as_the_source_says(name: str) -> None:
 def test_a_model_has_as_many_edges_as_either_convention_counts(
     wiring: Wiring, residual: int, acdc: int
 ) -> None:
-    edge = frozenset({("embed", "logits")})
+    edge = frozenset({("input", "logits")})
     about = ("a:b", "model", wiring, "source", "convention", "note", {})
     assert Published(*about, edges=edge).counted == (1, residual)
     assert Published(*about, edges=edge, direct=True).counted == (1, acdc)
@@ -129,8 +129,8 @@ def test_acdc_keeps_every_mlp_and_joins_the_classes() -> None:
     assert found == {
         ("MLP", "q"): 189, ("MLP", "k"): 189, ("MLP", "v"): 189, ("head", "MLP"): 123,
         ("MLP", "MLP"): 66, ("head", "q"): 52, ("head", "k"): 36, ("head", "v"): 36,
-        ("embed", "q"): 9, ("embed", "k"): 18, ("embed", "v"): 18, ("head", "logits"): 13,
-        ("MLP", "logits"): 12, ("embed", "MLP"): 12, ("embed", "logits"): 1,
+        ("input", "q"): 9, ("input", "k"): 18, ("input", "v"): 18, ("head", "logits"): 13,
+        ("MLP", "logits"): 12, ("input", "MLP"): 12, ("input", "logits"): 1,
     }  # fmt: skip
     assert sum(n for (writer, reader), n in found.items()
                if writer == "MLP" and reader in "qkv") == 567  # fmt: skip
@@ -164,7 +164,7 @@ def test_acdc_is_what_dropping_and_switching_on_leaves() -> None:
     assert len(kept) == 963 - 124 - 45 - 13
     rest = published.edges - kept
     assert kept < published.edges
-    assert all(w == EMBED or w in own for w, _ in rest)
+    assert all(w == INPUT or w in own for w, _ in rest)
 
 
 def test_autocircuit_is_within_acdc_and_a_third_of_it_goes_by_the_first_mlp() -> None:
@@ -185,18 +185,18 @@ def test_the_heads_alone_are_all_that_their_ablation_keeps() -> None:
 
 def test_eap_ig_names_26_heads_and_one_mlp() -> None:
     found = between(named("ioi:eap_ig"))
-    assert found["embed", "previous token"] == 6
+    assert found["input", "previous token"] == 6
     assert found["previous token", "induction"] == 8
-    assert found["embed", "duplicate token"] == 9
+    assert found["input", "duplicate token"] == 9
     assert found["duplicate token", "induction"] == 24
     assert found["induction", "induction"] == 3
-    assert found["embed", "S-inhibition"] == 12
+    assert found["input", "S-inhibition"] == 12
     assert found["induction", "S-inhibition"] == 32
     movers = {pair: n for pair, n in found.items() if "mover" in pair[0] and "mover" in pair[1]}
     assert sum(movers.values()) == 28
     inhibited = {pair: n for pair, n in found.items() if pair[0] == "S-inhibition"}
     assert sum(inhibited.values()) == 52
-    entered = [n for (a, b), n in found.items() if a == "embed" and "mover" in b]
+    entered = [n for (a, b), n in found.items() if a == "input" and "mover" in b]
     assert sum(entered) == 26
     assert sum(n for (a, b), n in found.items() if "mover" in a and b == "logits") == 13
     assert (found["backup name mover", "m11"], found["m11", "logits"]) == (1, 1)
@@ -219,8 +219,8 @@ def test_the_years_of_acdc_are_composed_as_published() -> None:
     assert composition(named("greater_than:acdc")) == {
         ("MLP", "MLP"): 42, ("MLP", "q"): 41, ("MLP", "k"): 24, ("MLP", "v"): 24,
         ("head", "MLP"): 27, ("head", "q"): 18, ("head", "k"): 18, ("head", "v"): 18,
-        ("head", "logits"): 6, ("MLP", "logits"): 4, ("embed", "MLP"): 4,
-        ("embed", "q"): 3, ("embed", "k"): 3, ("embed", "v"): 3,
+        ("head", "logits"): 6, ("MLP", "logits"): 4, ("input", "MLP"): 4,
+        ("input", "q"): 3, ("input", "k"): 3, ("input", "v"): 3,
     }  # fmt: skip
     assert named("greater_than:acdc").edges == named("greater_than:autocircuit").edges
 
@@ -246,7 +246,7 @@ def test_the_years_of_eap_ig_are_19_components() -> None:
     def count(writers: set[str], readers: set[str]) -> int:
         return sum(n for (a, b), n in found.items() if a in writers and b in readers)
 
-    assert count({"embed"}, low) == 13
+    assert count({"input"}, low) == 13
     assert count(low, {"mid head"}) == 168
     assert count(low, low) == 10
     assert count({"mid head"}, {"logits"}) == 8
@@ -351,7 +351,7 @@ def test_every_edge_is_on_a_path_to_the_logits(name: str) -> None:
 @every_reference
 def test_a_skeleton_joins_components_with_roles_and_the_two_ends(name: str) -> None:
     published = named(name)
-    known = {*published.roles, EMBED, LOGITS}
+    known = {*published.roles, INPUT, LOGITS}
     circuit = published.circuit
     before, small = to_json(circuit), skeleton(circuit)
     inside = {(w, r) for w, r in published.edges if {w, Node(r).component} <= known}

@@ -68,7 +68,7 @@ def ref2026():
     return Published(
         "mine:ref2026", "mini", Wiring(4, 4, 4), "somebody 2026", "residual edges", "a test's",
         {"a0.h1": "previous token", "a3.h2": "mover"},
-        edges=frozenset([("embed", "a0.h1.v"), ("a0.h1", "a3.h2.k"), ("a3.h2", "logits")]),
+        edges=frozenset([("input", "a0.h1.v"), ("a0.h1", "a3.h2.k"), ("a3.h2", "logits")]),
     )
 
 def backwards():

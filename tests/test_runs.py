@@ -133,7 +133,7 @@ def test_circuits_that_differ_late_share_what_comes_before() -> None:
     whole = SHAPE.legal
     late, early = whole.copy(), whole.copy()
     late[SHAPE.index("m1", "m2")] = False
-    early[SHAPE.index("embed", "m0")] = False
+    early[SHAPE.index("input", "m0")] = False
     n = len(SHAPE.writers)
     assert slots([whole]) == n
     assert slots([whole, late]) == n + 1  # the last MLP anew

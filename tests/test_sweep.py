@@ -179,7 +179,7 @@ def test_only_wanted_edges_are_swept() -> None:
     model = from_module(build("gpt2"), name="gpt2")
     batch = next(iter(pairs()))
     wanted = np.zeros(model.wiring.shape, dtype=bool)
-    chosen = [model.wiring.index("a0.h1", "m0"), model.wiring.index("embed", "a2.h3.v"),
+    chosen = [model.wiring.index("a0.h1", "m0"), model.wiring.index("input", "a2.h3.v"),
               model.wiring.index("m1", "logits")]  # fmt: skip
     for edge in chosen:
         wanted[edge] = True

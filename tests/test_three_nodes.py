@@ -29,8 +29,8 @@ from circuitkit.graph.circuit import build
 from circuitkit.metrics import logit_diff
 from circuitkit.patching.paths import patch_path
 
-Q, K, V = (("embed", f"a0.h0.{port}") for port in "qkv")
-X_TO_MLP, X_TO_Y = ("embed", "m0"), ("embed", "logits")
+Q, K, V = (("input", f"a0.h0.{port}") for port in "qkv")
+X_TO_MLP, X_TO_Y = ("input", "m0"), ("input", "logits")
 H_TO_MLP, H_TO_Y = ("a0.h0", "m0"), ("a0.h0", "logits")
 M_TO_Y = ("m0", "logits")
 EDGES = (Q, K, V, X_TO_MLP, H_TO_MLP, X_TO_Y, H_TO_Y, M_TO_Y)
@@ -127,16 +127,16 @@ def test_attribution_is_the_slope_and_exact_where_nothing_is_switched() -> None:
     [
         # q = 1 makes h = 9, which the MLP alone hears: m = 9 − 8 = 1, y = 8 + 18 + 2 = 28
         # q = 2 makes h = 4: m = max(0, 4 − 4) = 0, y = 6
-        (["embed", "a0.h0.q", "a0.h0", "m0", "logits"], 46 - 28, 0),
+        (["input", "a0.h0.q", "a0.h0", "m0", "logits"], 46 - 28, 0),
         # h = 9, which y alone hears: y = 8 + 9 + 20 = 37;  h = 4: y = 4 + 4 + 0 = 8
-        (["embed", "a0.h0.q", "a0.h0", "logits"], 46 - 37, 8 - 6),
+        (["input", "a0.h0.q", "a0.h0", "logits"], 46 - 37, 8 - 6),
         # v = 1 makes h = 6: m = 0, y = 8 + 18 + 0 = 26;  v = 3 makes h = 6: m = 6 − 4 = 2,
         # y = 4 + 2 + 4 = 10
-        (["embed", "a0.h0.v", "m0", "logits"], 46 - 26, 10 - 6),
+        (["input", "a0.h0.v", "m0", "logits"], 46 - 26, 10 - 6),
         # x = 1: m = 18 − 4 = 14, y = 54;  x = 2: m = max(0, 2 − 8) = 0, y = 6
-        (["embed", "m0", "logits"], 46 - 54, 0),
+        (["input", "m0", "logits"], 46 - 54, 0),
         # a path that ends at q goes on through all that follows: the edge's own effects
-        (["embed", "a0.h0.q"], NOISE[Q], DENOISE[Q]),
+        (["input", "a0.h0.q"], NOISE[Q], DENOISE[Q]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -10,7 +10,7 @@ import pytest
 from families import first_head, mlp_column, mlp_row, port, port_columns
 
 from circuitkit.errors import CircuitError, CircuitkitError
-from circuitkit.graph.nodes import EMBED, LOGITS, Node, parse_edge
+from circuitkit.graph.nodes import INPUT, LOGITS, Node, parse_edge
 from circuitkit.graph.wiring import Wiring
 
 SHAPES = [
@@ -32,7 +32,7 @@ every_shape = pytest.mark.parametrize("wiring", SHAPES, ids=map(describe, SHAPES
 
 def stage(name: str, parallel: bool) -> tuple[int, float]:
     """When a node acts: a reader sees what writers of an earlier stage wrote."""
-    if name == "embed":
+    if name == "input":
         return -1, 0
     if name == "logits":
         return 10**6, 0
@@ -42,7 +42,7 @@ def stage(name: str, parallel: bool) -> tuple[int, float]:
 
 def enumerate_edges(wiring: Wiring) -> set[tuple[str, str]]:
     """Every pair in which the writer has finished before the reader starts."""
-    writers = ["embed"]
+    writers = ["input"]
     readers = ["logits"]
     shared = wiring.groups < wiring.heads
     for layer in range(wiring.layers):
@@ -72,7 +72,7 @@ def fed_heads(wiring: Wiring, reader: str) -> list[str]:
 def graph_of(wiring: Wiring, keep: np.ndarray) -> nx.DiGraph:
     """The kept edges, and behind each port its heads, with readers and writers told apart."""
     graph = nx.DiGraph()
-    graph.add_nodes_from([("w", "embed"), ("r", "logits")])
+    graph.add_nodes_from([("w", "input"), ("r", "logits")])
     for row, column in np.argwhere(keep):
         graph.add_edge(("w", wiring.writers[row]), ("r", wiring.readers[column]))
     for reader in wiring.readers:
@@ -86,7 +86,7 @@ def graph_of(wiring: Wiring, keep: np.ndarray) -> nx.DiGraph:
 def alive_by_paths(wiring: Wiring, keep: np.ndarray) -> np.ndarray:
     """The kept edges from which the embedding can be reached backwards and the logits forwards."""
     graph = graph_of(wiring, keep)
-    start, end = ("w", "embed"), ("r", "logits")
+    start, end = ("w", "input"), ("r", "logits")
     reached = nx.descendants(graph, start) | {start}
     heard = nx.ancestors(graph, end) | {end}
     alive = np.zeros_like(keep)
@@ -116,7 +116,7 @@ def test_names_are_unique_and_the_indices_are_their_places(wiring: Wiring) -> No
     assert [wiring.writer[name] for name in wiring.writers] == list(range(wiring.shape[0]))
     assert [wiring.reader[name] for name in wiring.readers] == list(range(wiring.shape[1]))
     assert all(type(node) is Node for node in (*wiring.writers, *wiring.readers))
-    assert wiring.writers[0] == EMBED
+    assert wiring.writers[0] == INPUT
     assert wiring.readers[-1] == LOGITS
 
 
@@ -249,7 +249,7 @@ def test_index_finds_every_edge_and_refuses_every_other_pair(wiring: Wiring) -> 
     "edge",
     [
         ("m1", "m1"), ("m1", "m0"), ("m9", "logits"), ("a0.h9", "logits"), ("logits", "m1"),
-        ("embed", "embed"), ("embed", "a0.h0"), ("embed", "a0.h0.k"), ("embed", "a0.g2.k"),
+        ("input", "input"), ("input", "a0.h0"), ("input", "a0.h0.k"), ("input", "a0.g2.k"),
         ("a0.h0.q", "m1"), ("a1.h0", "a1.h1.q"), ("a0.g0.k", "m1"),
     ],
 )  # fmt: skip
@@ -260,7 +260,7 @@ def test_an_edge_that_the_model_lacks_is_named_beside_the_model(edge: tuple[str,
 
 @pytest.mark.parametrize("edge", [("nonsense", "m1"), ("m0", "nonsense"), ("", "")])
 def test_an_index_of_what_is_no_node_is_refused(edge: tuple[str, str]) -> None:
-    with pytest.raises(CircuitkitError, match="is no node"):
+    with pytest.raises(CircuitkitError, match="is not a node"):
         Wiring(2, 4, 2).index(*edge)
 
 

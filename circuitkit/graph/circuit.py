@@ -30,7 +30,7 @@ from typing import Any, SupportsFloat
 import numpy as np
 from jaxtyping import Float
 
-from circuitkit.errors import CircuitError, CircuitkitError, OutputError
+from circuitkit.errors import CircuitError, CircuitkitError, NodeNameError, OutputError
 from circuitkit.graph.nodes import Node, edge_name, parse_edge
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
@@ -187,8 +187,14 @@ def _sorted(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _known(wiring: Wiring, name: str) -> None:
-    if name not in wiring.writer and name not in wiring.reader:
-        raise CircuitError(f"{reprlib.repr(name)} has attributes but is no node of this model")
+    """Raise CircuitError for what has attributes and is not a node of this model."""
+    if name in wiring.writer or name in wiring.reader:
+        return
+    try:
+        why = f"{str(Node(name))!r} is not a node of this model"
+    except NodeNameError as error:
+        why = str(error)
+    raise CircuitError(f"attributes belong to nodes, and {why}")
 
 
 def from_json(text: str, source: str = "the text") -> Circuit:

@@ -1,7 +1,7 @@
 """The grammar of node and edge names.
 
 ==============  ====================================================================
-``embed``       the token (and position) embedding: a writer
+``input``       the token (and position) embedding: a writer
 ``a3.h7``       attention head 7 of layer 3: a writer
 ``a3.h7.q``     its query input: a reader; ``.k`` and ``.v`` likewise
 ``a3.g1.k``     the key input of group 1 of layer 3, where heads share keys and values
@@ -21,12 +21,12 @@ import reprlib
 
 from circuitkit.errors import NodeNameError
 
-__all__ = ["EMBED", "LOGITS", "Node", "edge_name", "parse_edge"]
+__all__ = ["INPUT", "LOGITS", "Node", "edge_name", "parse_edge"]
 
 _N = "(?:0|[1-9][0-9]{0,5})"  # one spelling for each number
 _PART = f"[a-z]{_N}|[a-z][a-z]+(?:{_N})?"  # e5, shared; never a port
 _NODE = re.compile(
-    rf"embed|logits|m(?P<mlp>{_N})(?:\.(?P<part>{_PART}))?|a(?P<layer>{_N})\."
+    rf"input|logits|m(?P<mlp>{_N})(?:\.(?P<part>{_PART}))?|a(?P<layer>{_N})\."
     rf"(?:h(?P<head>{_N})(?:\.(?P<port>[qkv]))?|g(?P<group>{_N})\.(?P<shared>[kv]))"
 )
 _READER = re.compile(r"(?P<name>[^<>]+?)(?:<(?P<port>[qkv])>)?")
@@ -47,10 +47,7 @@ class Node(str):
     def __new__(cls, name: str) -> Node:
         match = _NODE.fullmatch(name) if isinstance(name, str) else None
         if match is None:
-            raise NodeNameError(
-                f"{reprlib.repr(name)} is no node; "
-                "write embed, a3.h7, a3.h7.q, a3.g1.k, m3 or logits"
-            )
+            raise NodeNameError(_refusal(name))
         node = super().__new__(cls, name)
         number = {
             key: int(value) for key, value in match.groupdict().items() if value and value.isdigit()
@@ -78,25 +75,32 @@ class Node(str):
         return Node(self.rsplit(".", 1)[0]) if self.port and self.head is not None else self
 
 
-EMBED = Node("embed")
+INPUT = Node("input")
 LOGITS = Node("logits")
+
+
+def _refusal(name: object) -> str:
+    """The sentence for what is not a node."""
+    if name == "embed":
+        return "'embed' is not a node; the embedding is called input"
+    return f"{reprlib.repr(name)} is not a node; write input, a3.h7, a3.h7.q, a3.g1.k, m3 or logits"
 
 
 def edge_name(writer: str, reader: str) -> str:
     """The edge in EAP-IG's spelling: ``a0.h1->a5.h5<q>`` of ``a0.h1`` and ``a5.h5.q``; raises
-    NodeNameError where one of the two is no node."""
+    NodeNameError where one of the two is not a node."""
     source, node = (n if isinstance(n, Node) else Node(n) for n in (writer, reader))
     target = f"{node[: -len(node.port) - 1]}<{node.port}>" if node.port else node
-    return f"{'input' if source == EMBED else source}->{target}"
+    return f"{source}->{target}"
 
 
 def parse_edge(name: str) -> tuple[Node, Node]:
-    """The writer and the reader of an edge name; raises NodeNameError where it is none."""
+    """The writer and the reader of an edge name; raises NodeNameError where it is not one."""
     writer, arrow, reader = name.partition("->") if isinstance(name, str) else ("", "", "")
     match = _READER.fullmatch(reader)
     if not arrow or match is None:
         raise NodeNameError(
-            f"{reprlib.repr(name)} is no edge; write it as a0.h1->a5.h5<q>, m0->m3 or input->m2"
+            f"{reprlib.repr(name)} is not an edge; write it as a0.h1->a5.h5<q>, m0->m3 or input->m2"
         )
     target = f"{match['name']}.{match['port']}" if match["port"] else match["name"]
-    return Node("embed" if writer == "input" else writer), Node(target)
+    return Node(writer), Node(target)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from circuitkit.errors import UnknownNameError
 from circuitkit.graph.circuit import Circuit, build, edges, wiring_of
-from circuitkit.graph.nodes import EMBED, LOGITS, Node
+from circuitkit.graph.nodes import INPUT, LOGITS, Node
 from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import lookup
@@ -111,7 +111,7 @@ def skeleton(circuit: Graph) -> Circuit:
     what heads write: small enough to be drawn. Raises CircuitError where the graph is no circuit.
     """
     roles = {name: data for name, data in circuit.nodes(data=True) if data.get("role")}
-    known = {*roles, EMBED, LOGITS}
+    known = {*roles, INPUT, LOGITS}
     kept: dict[tuple[str, str], float] = {
         (writer, reader): weight
         for writer, reader, weight in edges(circuit)
@@ -140,7 +140,7 @@ def joined(wiring: Wiring, groups: Mapping[str, Iterable[str]], rules: Iterable[
     ``input`` is the embedding, ``output`` the logits; the letters are the ports at which a head is
     entered, and mean nothing to an MLP.
     """
-    known = {"input": (EMBED,), "output": (LOGITS,), **groups}
+    known = {"input": (INPUT,), "output": (LOGITS,), **groups}
     return frozenset().union(
         *(legal(wiring, known[a], known[b], letters) for a, b, letters in rules)
     )

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from circuitkit.errors import CircuitError
-from circuitkit.graph.nodes import EMBED, LOGITS, Node, edge_name
+from circuitkit.graph.nodes import INPUT, LOGITS, Node, edge_name
 from circuitkit.graph.stages import ATTENTION, Part, Stage, attention, experts, laid_out, mlp
 from circuitkit.graph.types import Mask
 from circuitkit.util.json_values import Json
@@ -104,7 +104,7 @@ class Wiring:
     @cached_property
     def writers(self) -> tuple[Node, ...]:
         """Every writer, in the order of writing."""
-        return (EMBED, *(node for stage in self.stages for node in stage.part.writers))
+        return (INPUT, *(node for stage in self.stages for node in stage.part.writers))
 
     @cached_property
     def readers(self) -> tuple[Node, ...]:
@@ -167,7 +167,7 @@ class Wiring:
 
     def index(self, writer: str, reader: str) -> tuple[int, int]:
         """Row and column of an edge; raises CircuitError where this model has no such edge, and
-        NodeNameError where a name is no node's."""
+        NodeNameError where a name is not a node's."""
         row, column = self.writer.get(writer), self.reader.get(reader)
         if row is None or column is None or not self.legal[row, column]:
             raise CircuitError(

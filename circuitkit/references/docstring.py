@@ -3,7 +3,7 @@ circuit."""
 
 from __future__ import annotations
 
-from circuitkit.graph.nodes import EMBED, LOGITS
+from circuitkit.graph.nodes import INPUT, LOGITS
 from circuitkit.graph.published import Edges, Published, Rule, heads, joined, legal, roles_of
 from circuitkit.graph.wiring import Wiring
 
@@ -125,5 +125,5 @@ def autocircuit_heads() -> Published:
 
 
 def _without_other_heads() -> Edges:
-    parts = [writer for writer in _WIRING.writers if writer != EMBED]
-    return legal(_WIRING, (EMBED, *roles_of(_HELPING)), (*parts, LOGITS))
+    parts = [writer for writer in _WIRING.writers if writer != INPUT]
+    return legal(_WIRING, (INPUT, *roles_of(_HELPING)), (*parts, LOGITS))

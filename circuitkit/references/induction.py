@@ -28,7 +28,7 @@ def circuitry() -> Published:
         convention="residual edges",
         note=(
             "ACDC names no edges here; head 1.5 is a second induction head that this set leaves "
-            "out; positions enter queries and keys alone, so that embed carries tokens only"
+            "out; positions enter queries and keys alone, so that input carries tokens only"
         ),
         roles=roles_of(_CLASSES),
         edges=joined(_WIRING, _CLASSES, _RULES),

@@ -3,7 +3,7 @@ edges between them, and Merullo et al.'s heads in GPT-2 medium."""
 
 from __future__ import annotations
 
-from circuitkit.graph.nodes import EMBED, LOGITS, Node
+from circuitkit.graph.nodes import INPUT, LOGITS, Node
 from circuitkit.graph.published import (
     GPT2,
     Edges,
@@ -227,15 +227,15 @@ def merullo2024() -> Published:
 def _acdc() -> Edges:
     """The classes as they are joined, and every edge of an MLP or from end to end."""
     parts = (*_ROLES, *_MLPS)
-    through = legal(GPT2, (EMBED, *parts), _MLPS) | legal(GPT2, _MLPS, (*parts, LOGITS))
-    return joined(GPT2, _CLASSES, _RULES) | through | {(str(EMBED), str(LOGITS))}
+    through = legal(GPT2, (INPUT, *parts), _MLPS) | legal(GPT2, _MLPS, (*parts, LOGITS))
+    return joined(GPT2, _CLASSES, _RULES) | through | {(str(INPUT), str(LOGITS))}
 
 
 def _autocircuit() -> Edges:
     """The classes as they are joined, directly and through the MLPs between them."""
     found: Edges = frozenset()
     for first, second, letters in _RULES:
-        writers, readers = _CLASSES.get(first, (EMBED,)), _CLASSES.get(second, (LOGITS,))
+        writers, readers = _CLASSES.get(first, (INPUT,)), _CLASSES.get(second, (LOGITS,))
         start = min((_layer(name) for name in _CLASSES.get(first, ())), default=0)
         stop = max((_layer(name) for name in _CLASSES.get(second, ())), default=0)
         between = _MLPS[start:stop]
@@ -248,7 +248,7 @@ def _layer(name: str) -> int:
 
 
 def _without_other_heads() -> Edges:
-    parts = [writer for writer in GPT2.writers if writer != EMBED]
+    parts = [writer for writer in GPT2.writers if writer != INPUT]
     kept = [writer for writer in GPT2.writers if not writer.is_head or writer in _ROLES]
     return legal(GPT2, kept, (*parts, LOGITS))
 

@@ -36,14 +36,14 @@ BAND = "#f4f4f4"  # behind every second layer
 # Okabe and Ito's palette: told apart with every common form of colour blindness, and in print.
 PORTS = MappingProxyType({"q": "#0072b2", "k": "#e69f00", "v": "#009e73"})
 PLAIN = "#5a5a5a"  # edges into MLPs and the logits
-KINDS = MappingProxyType({"embed": "#444444", "logits": "#444444", "mlp": "#e2e2e2"})
+KINDS = MappingProxyType({"input": "#444444", "logits": "#444444", "mlp": "#e2e2e2"})
 # After Tol's light palette, made to lie behind black letters.
 ROLES = (
     "#99ddff", "#eedd88", "#ffaabb", "#bbcc33", "#ee8866", "#77aadd", "#44bb99", "#d5c3e8",
 )  # fmt: skip
 
 WIDTH, HEIGHT = 38.0, 21.0  # of a box
-ENDS = (58.0, 3.0, 300.0)  # width of embed and logits; more for each edge; at most
+ENDS = (58.0, 3.0, 300.0)  # width of input and logits; more for each edge; at most
 MARGIN, GAP, CLEAR = 14.0, 18.0, 7.0  # around the picture; box to box; box to passing edge
 LANE, LANES = (4.0, 12.0), 420.0  # width of a passing edge's lane; what a row spends on lanes
 PITCH, TALL = (31.0, 58.0), 900.0  # from row to row; the height that a picture aims at

@@ -14,6 +14,7 @@ from circuitkit.evaluation.verification import Verification
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.compare import Agreement
+from circuitkit.graph.nodes import INPUT
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
 from circuitkit.util.json_values import Json
@@ -78,7 +79,7 @@ class Discovery:
         carried: dict[str, float] = {}
         for writer, _, weight in circuits.edges(self.circuit):
             carried[writer] = carried.get(writer, 0.0) + abs(weight)
-        carried.pop("embed", None)
+        carried.pop(INPUT, None)
         return sorted(carried.items(), key=lambda item: -item[1])[:n]
 
     def edges(self, n: int = 10) -> list[tuple[str, float]]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from circuitkit.errors import CircuitError
-from circuitkit.graph.nodes import EMBED, LOGITS, edge_name
+from circuitkit.graph.nodes import INPUT, LOGITS, edge_name
 from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json
@@ -54,7 +54,7 @@ def writer_names(wiring: Wiring) -> list[str]:
 
 def reader_names(wiring: Wiring) -> list[str]:
     """EAP-IG's names of the readers, in its order, which is ours."""
-    return [edge_name(EMBED, reader).partition("->")[2] for reader in wiring.readers]
+    return [edge_name(INPUT, reader).partition("->")[2] for reader in wiring.readers]
 
 
 def _size(wiring: Wiring) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from circuitkit.errors import OutputError
 from circuitkit.graph.circuit import edges as edges_of
 from circuitkit.graph.circuit import wiring_of
-from circuitkit.graph.nodes import EMBED, LOGITS, Node, edge_name
+from circuitkit.graph.nodes import INPUT, LOGITS, Node, edge_name
 from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json
@@ -28,7 +28,7 @@ class Box:
     """One drawn node: a component, or a key/value group none of whose heads is drawn."""
 
     name: str
-    kind: str  # embed, head, group, mlp or logits
+    kind: str  # input, head, group, mlp or logits
     layer: int
     label: str
 
@@ -100,7 +100,7 @@ class Drawing:
 
     def ink(self, box: Box) -> str:
         """The colour of a box's letters."""
-        dark = box.kind in ("embed", "logits") and box.name not in self.roles
+        dark = box.kind in ("input", "logits") and box.name not in self.roles
         return style.PAPER if dark else style.INK
 
     @property
@@ -181,7 +181,7 @@ def _ends(reader: Node, wiring: Wiring, heads: set[Node]) -> tuple[str, ...]:
 
 
 def _boxes(drawn: Iterable[Edge]) -> dict[str, Box]:
-    names = {str(EMBED), str(LOGITS)}
+    names = {str(INPUT), str(LOGITS)}
     for edge in drawn:
         names |= {str(edge.writer), *edge.ends}
     return {box.name: box for box in sorted(map(_box, names), key=lambda b: (b.rank, _tail(b)))}
@@ -192,8 +192,8 @@ def _tail(box: Box) -> tuple[int, str]:
 
 
 def _box(name: str) -> Box:
-    if name in (EMBED, LOGITS):
-        return Box(name, name, -1 if name == EMBED else 10**9, name)
+    if name in (INPUT, LOGITS):
+        return Box(name, name, -1 if name == INPUT else 10**9, name)
     if name.startswith("m"):
         return Box(name, "mlp", int(name[1:].partition(".")[0]), name)
     layer, part = name[1:].split(".")

@@ -97,7 +97,7 @@ def _unique(items: Sequence[_Item]) -> list[_Item]:
 
 def _width(drawing: Drawing, name: str) -> float:
     box = drawing.boxes[name]
-    if box.kind not in ("embed", "logits"):
+    if box.kind not in ("input", "logits"):
         return max(style.WIDTH, style.text_width(box.label, style.LABEL) + 8.0)
     least, more, most = style.ENDS
     degree = sum(name in (edge.writer, *edge.ends) for edge in drawing.edges)

@@ -95,12 +95,12 @@ def _boxes(drawn: Drawing, layout: Layout) -> Iterator[Shape]:
         role = drawn.roles.get(name)
         fill, title = drawn.fill(box), f"{name}: {role}" if role else name
         yield Rect(x, y, layout.widths[name], style.HEIGHT, fill, style.INK, _radius(box), title)
-        bold = box.kind in ("embed", "logits")
+        bold = box.kind in ("input", "logits")
         yield Text(x, y, box.label, style.LABEL, drawn.ink(box), anchor="middle", bold=bold)
 
 
 def _radius(box: Box) -> float:
-    """Heads are rounded, MLPs are not, embed and logits are pills."""
+    """Heads are rounded, MLPs are not, input and logits are pills."""
     return {"head": 6.0, "group": 6.0, "mlp": 0.0}.get(box.kind, style.HEIGHT / 2)
 
 

@@ -14,7 +14,7 @@ from circuitkit.viz.circuits.drawing import Box, Drawing, Edge, drawing
 
 __all__ = ["dot"]
 
-ENDS = ("embed", "logits")
+ENDS = ("input", "logits")
 MANY = 300  # edges: above, dot takes minutes unless it is told to hurry
 HURRY = {"nslimit": "0.5", "nslimit1": "0.5", "mclimit": "0.2", "splines": "line"}
 
