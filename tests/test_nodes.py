@@ -10,6 +10,7 @@ import pytest
 
 from circuitkit.errors import NodeNameError
 from circuitkit.graph.nodes import INPUT, LOGITS, Node, edge_name, parse_edge
+from circuitkit.graph.wiring import Wiring
 
 WELL_FORMED = {
     "input": (None, None, None, None),
@@ -104,7 +105,31 @@ def test_copying_and_pickling_keep_a_node_whole(name: str) -> None:
         assert vars(other) == vars(node)
 
 
-def test_two_spellings_never_name_one_node() -> None:
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [("23.3", "a23.h3"), ("0.0", "a0.h0"), ("23.3.q", "a23.h3.q"), ("1.10.v", "a1.h10.v")],
+)
+def test_the_short_form_of_a_head_becomes_the_long_one_at_once(short: str, long: str) -> None:
+    node = Node(short)
+    assert str(node) == node == long
+    assert vars(node) == vars(Node(long))
+
+
+def test_the_short_form_is_taken_in_the_name_of_an_edge() -> None:
+    assert parse_edge("0.1->5.5<q>") == ("a0.h1", "a5.h5.q")
+    assert edge_name("0.1", "5.5.q") == "a0.h1->a5.h5<q>"
+    assert parse_edge("0.1->logits") == ("a0.h1", "logits")
+    assert Wiring(6, 6, 6).index("0.1", "5.5.q") == Wiring(6, 6, 6).index("a0.h1", "a5.h5.q")
+
+
+@pytest.mark.parametrize("name", ["23", "23.", ".3", "23.03", "1.2.x", "1.2.3", "1.2.q.k", "1.2<q>",
+                                  "-1.2", "1,2", "1.2 ", "1.2\n", "1e1.2"])  # fmt: skip
+def test_what_only_looks_like_the_short_form_is_refused(name: str) -> None:
+    with pytest.raises(NodeNameError, match="is not a node"):
+        Node(name)
+
+
+def test_two_spellings_of_the_long_form_never_name_one_node() -> None:
     rng = random.Random(0)
     for _ in range(2000):
         layer, head = (rng.choice(["0", "1", "00", "01", "10", "010"]) for _ in range(2))

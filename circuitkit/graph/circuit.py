@@ -78,19 +78,19 @@ def build(
     finite."""
     circuit = Circuit()
     circuit.graph.update(attributes, wiring=wiring.to_dict())
-    writers = {writer for writer, _ in weights}
-    for (writer, reader), weight in weights.items():
+    writers = {Node(writer) for writer, _ in weights}
+    for pair, weight in weights.items():
+        writer, reader = map(Node, pair)
         wiring.index(writer, reader)
         if not math.isfinite(weight):
             raise CircuitError(
                 f"{edge_name(writer, reader)} has the weight {weight}; give a finite number"
             )
-        extra = (edge_attributes or {}).get((writer, reader), {})
+        extra = (edge_attributes or {}).get(pair, {})
         circuit.add_edge(writer, reader)
         circuit[writer][reader].update(extra, weight=float(weight))
-        node = Node(reader)
-        for fed in wiring.fed(node):
-            if fed != node and (fed in writers or node.head is not None):
+        for fed in wiring.fed(reader):
+            if fed != reader and (fed in writers or reader.head is not None):
                 circuit.add_edge(reader, fed)
     return circuit
 

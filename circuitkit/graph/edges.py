@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph import circuit as circuits
-from circuitkit.graph.nodes import parse_edge
+from circuitkit.graph.nodes import Node, parse_edge
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
 
@@ -59,8 +59,11 @@ def _of_mask(wiring: Wiring, mask: Mask) -> Int[np.ndarray, "edges 2"]:
     return np.argwhere(mask)
 
 
-def _pairs(edges: Graph | Sequence[str | tuple[str, str]]) -> list[tuple[str, str]]:
+def _pairs(edges: Graph | Sequence[str | tuple[str, str]]) -> list[tuple[Node, Node]]:
     if isinstance(edges, nx.DiGraph):
         return [(writer, reader) for writer, reader, _ in circuits.edges(edges)]
     listed = [edges] if isinstance(edges, str) else edges
-    return [parse_edge(edge) if isinstance(edge, str) else (edge[0], edge[1]) for edge in listed]
+    return [
+        parse_edge(edge) if isinstance(edge, str) else (Node(edge[0]), Node(edge[1]))
+        for edge in listed
+    ]

@@ -10,6 +10,8 @@
 ``logits``      the output: a reader
 ==============  ====================================================================
 
+``3.7`` and ``3.7.q`` may be typed for ``a3.h7`` and ``a3.h7.q``; they become the long form at once.
+
 Edges are written as EAP-IG writes them (Hanna et al. 2024), the tongue that the field shares:
 ``a0.h1->a5.h5<q>``, ``m0->m3``, ``input->m2``, ``a9.h9->logits``.
 """
@@ -29,13 +31,20 @@ _NODE = re.compile(
     rf"input|logits|m(?P<mlp>{_N})(?:\.(?P<part>{_PART}))?|a(?P<layer>{_N})\."
     rf"(?:h(?P<head>{_N})(?:\.(?P<port>[qkv]))?|g(?P<group>{_N})\.(?P<shared>[kv]))"
 )
+_SHORT = re.compile(rf"(?P<layer>{_N})\.(?P<head>{_N})(?P<port>\.[qkv])?")
 _READER = re.compile(r"(?P<name>[^<>]+?)(?:<(?P<port>[qkv])>)?")
 
 
 class Node(str):
     """A node's name, checked on construction; it is the string, so it serves as a graph's key.
 
-    Raises NodeNameError where the name does not follow the grammar.
+    A head may be typed as ``3.7``. Raises NodeNameError where the name does not follow the grammar.
+
+    Example:
+        >>> Node("a3.h7.q").layer
+        3
+        >>> Node("3.7.q")
+        'a3.h7.q'
     """
 
     layer: int | None
@@ -45,6 +54,10 @@ class Node(str):
     part: str | None
 
     def __new__(cls, name: str) -> Node:
+        if type(name) is cls:
+            return name
+        if isinstance(name, str) and (short := _SHORT.fullmatch(name)):
+            name = f"a{short['layer']}.h{short['head']}{short['port'] or ''}"
         match = _NODE.fullmatch(name) if isinstance(name, str) else None
         if match is None:
             raise NodeNameError(_refusal(name))

@@ -169,6 +169,8 @@ class Wiring:
         """Row and column of an edge; raises CircuitError where this model has no such edge, and
         NodeNameError where a name is not a node's."""
         row, column = self.writer.get(writer), self.reader.get(reader)
+        if row is None or column is None:  # a head in its short form, 3.7
+            row, column = self.writer.get(Node(writer)), self.reader.get(Node(reader))
         if row is None or column is None or not self.legal[row, column]:
             raise CircuitError(
                 f"{edge_name(writer, reader)} is not an edge of a model with {self.layers} layers, "
