@@ -47,8 +47,6 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.formats.interchange.mib import read_mib as read_mib
     from circuitkit.formats.interchange.mib import write_mib as write_mib
     from circuitkit.graph.circuit import Circuit as Circuit
-    from circuitkit.graph.circuit import read as read
-    from circuitkit.graph.circuit import write as write
     from circuitkit.graph.compare import agreement as agreement
     from circuitkit.graph.compare import compare as compare
     from circuitkit.graph.scores import Scores as Scores
@@ -113,7 +111,6 @@ _PLACES = {
     "patch_together": "patching.joint",
     "patch_windows": "patching.windows",
     "random_masks": "evaluation.masks",
-    "read": "graph.circuit",
     "read_eap_circuit": "formats.interchange.eap_ig",
     "read_eap_scores": "formats.interchange.eap_ig",
     "read_mib": "formats.interchange.mib",
@@ -126,7 +123,6 @@ _PLACES = {
     "study": "workflows.study.running",
     "vary": "evaluation.robustness",
     "verify": "evaluation.verification",
-    "write": "graph.circuit",
     "write_eap": "formats.interchange.eap_ig",
     "write_mib": "formats.interchange.mib",
 }

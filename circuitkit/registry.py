@@ -23,7 +23,17 @@ from typing import Any
 
 from circuitkit.errors import UnknownNameError
 
-__all__ = ["KINDS", "describe", "lookup", "name_of", "names", "resolve", "serve", "unknown"]
+__all__ = [
+    "KINDS",
+    "describe",
+    "folder_of",
+    "lookup",
+    "name_of",
+    "names",
+    "resolve",
+    "serve",
+    "unknown",
+]
 
 _ONE = {
     "metrics": "metric",
@@ -81,6 +91,15 @@ def describe(kind: str) -> dict[str, str]:
 def names(kind: str) -> tuple[str, ...]:
     """The names of a kind."""
     return tuple(_entries(kind))
+
+
+def folder_of(kind: str, name: str) -> str:
+    """The folder whose file offers the name: ``formats`` of what saves a circuit, ``viz/pictures``
+    of what draws one. Raises UnknownNameError, with the nearest name, where there is none."""
+    entries = _entries(kind)
+    if name not in entries:
+        raise UnknownNameError(unknown(_ONE[kind], name, tuple(entries)))
+    return entries[name][0].parent.relative_to(_ROOT).as_posix()
 
 
 def lookup(kind: str, name: str) -> Callable[..., Any]:

@@ -50,7 +50,13 @@ def test_equal_circuits_agree_and_random_ones_as_chance_has_it() -> None:
 def test_it_prints_itself_and_is_json() -> None:
     found = agreement([circuit(ONE), circuit(TWO), circuit(THREE)])
     for word in ("3 circuits of 2 to 4 edges", "1 edges in all", "5 in any", "by chance"):
+        assert word in str(found)
         assert word in repr(found)
+    assert "\n" not in str(found)
+    frame = found.to_frame()
+    assert [(row.first, row.second) for row in frame.itertuples()] == [(0, 1), (0, 2), (1, 2)]
+    assert list(frame["both"]) == [pair.both for pair in found.pairs]
+    assert found._repr_html_().count("<tr") == 4
     answer = json.loads(json.dumps(found.to_dict()))
     assert answer["sizes"] == [4, 3, 2]
     assert answer["jaccard"] == found.jaccard

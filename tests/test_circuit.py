@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 
 from circuitkit.errors import CircuitError, OutputError
+from circuitkit.formats.interchange.eap_ig import write_eap
 from circuitkit.graph.circuit import (
+    Circuit,
     build,
     edges,
     from_json,
     mask,
-    read,
     summary,
     to_json,
     weight_matrix,
@@ -69,7 +70,7 @@ def parts(circuit: nx.DiGraph) -> tuple[Any, ...]:
 @pytest.mark.parametrize("seed", range(40))
 def test_a_circuit_survives_its_file_unchanged(seed: int, tmp_path: Path) -> None:
     circuit = some_circuit(seed)
-    again = read(write_whole(tmp_path / "circuit.json", to_json(circuit)))
+    again = Circuit.load(write_whole(tmp_path / "circuit.json", to_json(circuit)))
     assert parts(again) == parts(circuit)
     np.testing.assert_array_equal(mask(again), mask(circuit))
     np.testing.assert_array_equal(weight_matrix(again), weight_matrix(circuit))
@@ -295,7 +296,7 @@ def refused(path: Path, content: str | bytes) -> str:
     """The one sentence with which the file is refused."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(CircuitError) as caught:
-        read(path)
+        Circuit.load(path)
     message = str(caught.value)
     assert repr(str(path)) in message
     assert "\n" not in message
@@ -306,7 +307,7 @@ def refused(path: Path, content: str | bytes) -> str:
 
 def test_the_good_file_is_good(tmp_path: Path) -> None:
     (tmp_path / "good.json").write_text(json.dumps(good()))
-    circuit = read(tmp_path / "good.json")
+    circuit = Circuit.load(tmp_path / "good.json")
     assert circuit.number_of_edges() == 3 + 2
     assert circuit.nodes["a1.h2"] == {"role": "name mover"}
     assert circuit["input"]["a0.g1.k"] == {"weight": 0.5, "stderr": 0.1}
@@ -318,7 +319,7 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
     for length in [*range(0, len(whole) - 1, 3), *range(len(whole) - 9, len(whole) - 1)]:
         refused(tmp_path / "cut.json", whole[:length])
     (tmp_path / "cut.json").write_bytes(whole[:-1])
-    assert to_json(read(tmp_path / "cut.json")).encode() == whole
+    assert to_json(Circuit.load(tmp_path / "cut.json")).encode() == whole
 
 
 HOSTILE: list[Any] = [
@@ -391,7 +392,7 @@ def test_lists_are_not_taken_for_objects_nor_words_for_numbers(tmp_path: Path) -
         (b"null", "'format' is not"),
         (b'"circuitkit.circuit"', "'format' is not"),
         (b'{"format": "circuitkit.scores", "version": 1}', "'format' is not"),
-        (b'{"nodes": {}, "edges": {}, "cfg": {"n_layers": 12}}', "'format' is not"),
+        (b'{"nodes": {}, "edges": {}, "cfg": {"n_layers": 12}}', "'cfg' has no 'n_heads'"),
         (b"[" * 10**5, "nested too deeply"),
         (b'{"a":' * 10**5, "nested too deeply"),
         (b'{"a": ' + b"9" * 10**4 + b"}", "it is no JSON"),
@@ -443,13 +444,13 @@ def test_an_edge_and_a_role_that_the_model_lacks_are_refused_with_their_names(
 
 def test_a_file_that_is_not_there_is_a_circuit_error(tmp_path: Path) -> None:
     with pytest.raises(CircuitError, match=r"there is no file '.*absent\.json'"):
-        read(tmp_path / "absent.json")
+        Circuit.load(tmp_path / "absent.json")
 
 
 @pytest.mark.parametrize("path", ["", ".", "a\0b", "x" * 5000])
 def test_a_path_that_holds_no_file_is_a_circuit_error(path: str) -> None:
     with pytest.raises(CircuitError):
-        read(path)
+        Circuit.load(path)
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -580,3 +581,88 @@ def test_the_wiring_in_a_file_is_that_of_the_circuit() -> None:
         assert json.loads(text)["wiring"] == wiring.to_dict()
         assert wiring_of(from_json(text)) == wiring
         assert all(type(node) is Node for node in from_json(text))
+
+
+# -- what users type -------------------------------------------------------------------------------
+def plain_graph() -> nx.DiGraph:
+    """What somebody built without circuitkit, heads in their short form."""
+    graph: nx.DiGraph = nx.DiGraph(wiring=Wiring(2, 4, 2).to_dict(), task="ioi")
+    graph.add_edge("input", "0.1.q", weight=-0.5, exact=True)
+    graph.add_edge("0.1", "logits", weight=2)
+    graph.add_edge("m0", "logits", weight=1)
+    graph.add_edge("0.1.q", "0.1")
+    graph.add_node("1.3", role="spectator")
+    return graph
+
+
+def test_a_circuit_is_made_of_any_graph_that_has_what_it_needs(tmp_path: Path) -> None:
+    before = parts(plain_graph())
+    graph = plain_graph()
+    circuit = Circuit(graph)
+    assert parts(graph) == before
+    assert set(circuit.edges) == {("input", "a0.h1.q"), ("a0.h1.q", "a0.h1"), ("a0.h1", "logits"),
+                                  ("m0", "logits")}  # fmt: skip
+    assert parts(Circuit.load(circuit.save(tmp_path / "c.json"))) == parts(circuit)
+    assert parts(Circuit(circuit)) == parts(circuit)
+
+
+def test_heads_and_mlps_are_listed_in_the_order_of_the_model() -> None:
+    circuit = Circuit(plain_graph())
+    assert circuit.heads == ["a0.h1", "a1.h3"]  # the second by its role
+    assert circuit.mlps == ["m0"]
+    reader = build(Wiring(2, 4, 2), {("input", "a1.h2.q"): 1.0, ("input", "a1.g0.k"): 1.0,
+                                     ("input", "m1"): 1.0, ("a0.h3", "logits"): 1.0})  # fmt: skip
+    assert reader.heads == ["a0.h3", "a1.h2"]
+    assert reader.mlps == ["m1"]
+
+
+def test_the_frame_has_a_row_an_edge_the_strongest_first() -> None:
+    frame = Circuit(plain_graph()).to_frame()
+    assert list(frame.columns) == ["writer", "reader", "weight", "exact"]
+    rows = [tuple(row) for row in frame.itertuples(index=False)]
+    assert [row[:3] for row in rows] == [
+        ("a0.h1", "logits", 2.0), ("m0", "logits", 1.0), ("input", "a0.h1.q", -0.5)
+    ]  # fmt: skip
+    assert frame["exact"].isna().tolist() == [True, True, False]
+    assert bool(frame["exact"][2]) is True
+    assert len(build(Wiring(1, 1, 1), {}).to_frame()) == 0
+    assert all(type(name) is str for name in frame["writer"])
+
+
+def test_a_circuit_prints_its_own_edges_and_shows_itself() -> None:
+    circuit = Circuit(plain_graph())
+    total = Wiring(2, 4, 2).n_edges
+    assert str(circuit) == f"3 of {total} edges, 2 of 8 heads, 1 of 2 MLPs"
+    assert repr(circuit).splitlines() == [
+        str(circuit), "task: ioi", "spectator: a1.h3", "the strongest edges:",
+        "          +2  a0.h1->logits", "          +1  m0->logits", "        -0.5  input->a0.h1<q>",
+    ]  # fmt: skip
+    assert circuit._repr_svg_().startswith("<svg")
+    assert circuit._repr_html_().startswith(f"<pre>{circuit!s}")
+    assert "input-&gt;a0.h1&lt;q&gt;" in circuit._repr_html_()
+    assert "<svg" in circuit._repr_html_()
+
+
+def test_a_graph_without_a_wiring_still_prints_itself() -> None:
+    for graph in (Circuit(), Circuit(nx.DiGraph([("x", "y")]))):
+        assert "DiGraph" in repr(graph) or "Circuit" in repr(graph)
+        assert "DiGraph" in str(graph) or "Circuit" in str(graph)
+
+
+def test_networkx_counts_and_copies_as_it_does() -> None:
+    circuit = Circuit(plain_graph())
+    assert len(circuit) == circuit.number_of_nodes() == 6
+    assert len(circuit.edges) == 4
+    assert sorted(circuit) == sorted(nx.DiGraph(circuit))
+    for copy in (circuit.copy(), circuit.subgraph(["a0.h1", "logits"]).copy(), circuit.reverse()):
+        assert isinstance(copy, Circuit)
+    assert nx.has_path(circuit, "input", "logits")
+
+
+def test_load_takes_eap_ig_graphs_too(tmp_path: Path) -> None:
+    circuit = build(Wiring(2, 4, 4), {("input", "m0"): 0.5, ("m0", "logits"): -1.0})
+    for suffix in ("json", "pt"):
+        path = write_eap(circuit, tmp_path / f"graph.{suffix}", d_model=16)
+        found = Circuit.load(path)
+        assert isinstance(found, Circuit)
+        assert to_json(found) == to_json(circuit)

@@ -38,7 +38,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 
 
 def test_discover_writes_a_circuit_its_scores_and_its_picture(found: Path) -> None:
-    circuit = circuits.read(found / "circuit.json")
+    circuit = circuits.Circuit.load(found / "circuit.json")
     scores = Scores.load(found / "scores.safetensors")
     kept = list(circuits.edges(circuit))
     assert 0 < len(kept) <= 40
@@ -92,7 +92,7 @@ def test_verify_measures_edges_and_says_which(
         lines = list(csv.DictReader(file))
     assert len(lines) == 60
     weights = {line["edge"]: float(line["exact"]) for line in lines}
-    circuit = circuits.read(tmp_path / "circuit.json")
+    circuit = circuits.Circuit.load(tmp_path / "circuit.json")
     measured = 0
     for writer, reader, weight in circuits.edges(circuit):
         name = edge_name(writer, reader)
@@ -155,7 +155,7 @@ def test_evaluate_crosses_metrics_with_corruptions(
         ("logit_diff", "counterfactual"), ("logit_diff", "zero"),
         ("kl", "counterfactual"), ("kl", "zero"),
     ]  # fmt: skip
-    recorded = circuits.read(found / "circuit.json").graph["faithfulness"]
+    recorded = circuits.Circuit.load(found / "circuit.json").graph["faithfulness"]
     assert rows[0]["faithfulness"] == pytest.approx(recorded["value"], abs=1e-3)
 
 
@@ -167,7 +167,7 @@ PARTS = ["marginal_effects", "interactions", "incompleteness", "minimality"]
 def few(found: Path) -> Path:
     """The strongest edges of that circuit alone."""
     circuit = Scores.load(found / "scores.safetensors").top(16)
-    circuit.graph.update(circuits.read(found / "circuit.json").graph)
+    circuit.graph.update(circuits.Circuit.load(found / "circuit.json").graph)
     return circuits.write_whole(found.parent / "few.json", circuits.to_json(circuit))
 
 
@@ -227,8 +227,8 @@ def test_knockout_prints_four_results_below_one_faithfulness(
 ) -> None:
     assert main(["knockout", str(few), *KNOCKOUT]) == 0
     title, first, *rest = capsys.readouterr().out.splitlines()
-    circuit = circuits.read(few)
-    assert title == f"{circuit!r}; 12 prompts of ioi on mini"
+    circuit = circuits.Circuit.load(few)
+    assert title == f"{circuit}; 12 prompts of ioi on mini"
     assert first.startswith("faithfulness 0.")
     text = "\n".join(rest)
     assert "faithfulness" not in text
@@ -261,7 +261,7 @@ def test_knockout_for_machines_is_what_the_functions_give(
     ]
     answer = said(capsys, "knockout", str(few), *KNOCKOUT, *options)
     assert list(answer) == PARTS
-    circuit, model = circuits.read(few), load("mini")
+    circuit, model = circuits.Circuit.load(few), load("mini")
     data = replace(as_data(model, "ioi", circuit, examples=12), batch_size=6)
     given = (model, circuit, data, prob_diff, zero)
     expected = (
@@ -374,7 +374,7 @@ def test_prompts_of_a_file_become_a_circuit(tmp_path: Path) -> None:
     pairs.write_text("\n".join(map(json.dumps, rows)))
     arguments = ["discover", str(pairs), "--edges", "20", "-o", str(tmp_path / "out"), *TINY]
     assert main(arguments) == 0
-    assert list(circuits.edges(circuits.read(tmp_path / "out" / "circuit.json")))
+    assert list(circuits.edges(circuits.Circuit.load(tmp_path / "out" / "circuit.json")))
 
 
 BAD = [
@@ -480,7 +480,7 @@ def test_code_that_a_file_names_is_not_run(
     found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, key: str
 ) -> None:
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')\nrank = print\n")
-    circuit = circuits.read(found / "circuit.json")
+    circuit = circuits.Circuit.load(found / "circuit.json")
     circuit.graph[key] = f"{tmp_path / 'evil.py'}:rank"
     received = circuits.write_whole(tmp_path / "received.json", circuits.to_json(circuit))
     assert main([command, str(received)]) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from circuitkit.errors import CircuitError
+from circuitkit.errors import CircuitError, CircuitkitError
+from circuitkit.formats.interchange.eap_ig import write_eap
 from circuitkit.graph.circuit import build, edges, mask
-from circuitkit.graph.compare import Comparison, Overlap, compare
+from circuitkit.graph.compare import Comparison, Overlap, agreement, compare
 from circuitkit.graph.nodes import parse_edge
+from circuitkit.graph.published import named
+from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 
 WIRING = Wiring(2, 4, 2)
@@ -231,8 +235,70 @@ def test_a_comparison_prints_itself_and_goes_to_machines(
 ) -> None:
     found: Comparison = compare(circuit(pair[0]), circuit(pair[1]))
     assert "Jaccard" in repr(found)
+    assert "\n" not in str(found)
+    assert "Jaccard" in str(found)
+    assert found._repr_html_().count("<tr") == 3
+    assert list(found.to_frame()["what"]) == ["nodes", "edges"]
+    assert list(found.to_frame()["both"]) == [found.nodes.both, found.edges.both]
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert all(n is None or isinstance(n, (int, float)) for n in numbers(plain))
     assert plain["edges"]["both"] == found.edges.both
     assert plain["edges"]["left"] == int(mask(circuit(pair[0])).sum())
     assert plain["spearman"] is None
+
+
+# -- names and files -------------------------------------------------------------------------------
+def test_either_side_may_be_a_name_a_file_or_a_graph(tmp_path: Path) -> None:
+    one, other = named("ioi:acdc"), named("ioi:eap_ig")
+    expected = compare(one.circuit, other.circuit).to_dict()
+    path = one.circuit.save(tmp_path / "one.json")
+    plain = nx.DiGraph(one.circuit)
+    for left in ("ioi:acdc", path, str(path), plain, one):
+        assert compare(left, "ioi:eap_ig").to_dict() == expected
+    eap = write_eap(one.circuit, tmp_path / "eap.pt", d_model=4)
+    assert compare(eap, other).edges == compare(one, other).edges
+    assert agreement([path, "ioi:eap_ig"]).pairs == (compare(one, other).edges,)
+
+
+def test_a_reference_that_lists_members_is_compared_by_them_and_says_so() -> None:
+    found = compare("ioi:acdc", "ioi:wang2022")
+    assert found.of_edges is None
+    assert found.roles["name mover"] == (3, 3)
+    for text in (repr(found), found._repr_html_()):
+        assert "only components are compared: ioi:wang2022 lists members and no edges" in text
+        assert "heads alone are compared" in text
+    assert "name mover" in repr(found)
+    assert list(found.to_frame()["what"]) == ["nodes"]
+    assert found.to_dict()["note"] == found.note
+    with pytest.raises(CircuitError, match=r"no edges are compared: ioi:wang2022 lists"):
+        found.edges  # noqa: B018
+    assert compare("ioi:acdc", "ioi:eap_ig").note == ""
+    with pytest.raises(CircuitError, match="use compare"):
+        agreement(["ioi:acdc", "ioi:wang2022"])
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("ioi", "did you mean 'ioi:"),
+        ("ioi:wagn2022", "did you mean 'ioi:wang2022'"),
+        ("absent.json", "there is no file 'absent.json'"),
+        (3, "int is not a circuit; give a circuit"),
+        (None, "NoneType is not a circuit"),
+        (Scores(WIRING, np.zeros(WIRING.shape)), r"Scores is not a circuit.*scores\.top"),
+    ],
+    ids=str,
+)
+def test_what_is_not_a_circuit_is_refused_in_a_sentence(wrong: Any, words: str) -> None:
+    for pair in ((wrong, "ioi:acdc"), ("ioi:acdc", wrong)):
+        with pytest.raises(CircuitkitError, match=words) as caught:
+            compare(*pair)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_overlap_is_a_sentence_a_row_and_a_table() -> None:
+    overlap = Overlap(left=4, right=3, both=2, universe=12)
+    assert str(overlap) == "2 shared of 4 and 3, Jaccard 0.400 (by chance 0.167)"
+    assert overlap.to_frame().iloc[0].to_dict() == overlap.to_dict()
+    assert overlap._repr_html_().count("<tr") == 2

@@ -29,8 +29,8 @@ from circuitkit.engine.run import run, runs
 from circuitkit.engine.sweep import sweep
 from circuitkit.errors import CircuitError, UnsupportedModelError
 from circuitkit.evaluation.masks import random_masks
-from circuitkit.formats.tables import graphml
-from circuitkit.graph.circuit import from_json, mask, read, to_json
+from circuitkit.formats.graphs import graphml
+from circuitkit.graph.circuit import Circuit, from_json, mask, to_json
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.checking import check
@@ -312,7 +312,7 @@ def test_the_command_takes_experts_and_a_circuit_says_how_they_were_taken(
     assert main(["check", str(tmp_path / "moe"), "--experts", "held"]) == 0
     few = ["--examples", "6", "--edges", "40", "--force", "-o", "out"]
     assert main(["discover", "ioi", *asked, *few]) == 0
-    circuit = read(tmp_path / "out" / "circuit.json")
+    circuit = Circuit.load(tmp_path / "out" / "circuit.json")
     assert circuit.graph["experts"] == "held"
     assert circuit.graph["wiring"]["experts"] == (3, 3)
     assert any(".e" in name for name in circuit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import json
 import random
 import re
 import shutil
@@ -23,14 +24,15 @@ from matplotlib.image import imread
 from circuitkit.cli.main import main
 from circuitkit.errors import CircuitError, OutputError
 from circuitkit.graph import circuit as circuits
-from circuitkit.graph.circuit import write
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.published import named
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import lookup, names
 from circuitkit.viz import render, style
+from circuitkit.viz.circuits.graphviz import as_dot
 
-TEXTS = ("csv", "dot", "graphml", "json", "svg")
+DATA = ("csv", "dot", "graphml", "json")
+TEXTS = (*DATA, "svg")
 BYTES = {"png": b"\x89PNG", "pdf": b"%PDF"}
 GRAPHVIZ = bool(shutil.which("dot") or importlib.util.find_spec("pygraphviz"))
 needs_graphviz = pytest.mark.skipif(not GRAPHVIZ, reason="neither dot nor pygraphviz is installed")
@@ -38,7 +40,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "</svg>&amp;<script>\"'\\N\\ \x00\x07 {|} -->  ü 漢 \u202e"
 
 
-def name_movers() -> nx.DiGraph:
+def name_movers() -> circuits.Circuit:
     """A small circuit of GPT-2's shape, with every kind of edge and some roles."""
     weights = {
         ("input", "m0"): 0.5,
@@ -61,7 +63,7 @@ def name_movers() -> nx.DiGraph:
     return made
 
 
-def dense(edges: int, wiring: Wiring, seed: int = 0) -> nx.DiGraph:
+def dense(edges: int, wiring: Wiring, seed: int = 0) -> circuits.Circuit:
     """A circuit of so many edges, drawn at random among those of a few components."""
     rng = random.Random(seed)
     busy = set(rng.sample(wiring.writers[1:], min(60, len(wiring.writers) - 1))) | {"input"}
@@ -113,6 +115,11 @@ def along(path: ElementTree.Element, steps: int = 12) -> list[tuple[float, float
             place = u**3 * a + 3 * u * u * t * b + 3 * u * t * t * c + t**3 * d
             found.append((place.real, place.imag))
     return found
+
+
+def pictured(suffix: str, circuit: nx.DiGraph, **style: Any) -> Any:
+    """The picture, or the DOT text from which Graphviz draws it."""
+    return (as_dot if suffix == "dot" else lookup("formats", suffix))(circuit, **style)
 
 
 @pytest.fixture
@@ -182,7 +189,7 @@ def test_a_graph_that_is_no_circuit_is_refused(suffix: str) -> None:
 # -- what a picture shows --------------------------------------------------------------------------
 @pytest.mark.parametrize("suffix", ["svg", "dot"])
 def test_every_edge_and_every_node_is_drawn(suffix: str) -> None:
-    picture = lookup("formats", suffix)(name_movers())
+    picture = pictured(suffix, name_movers())
     for writer, reader, weight in circuits.edges(name_movers()):
         name = edge_name(writer, reader)
         title = f"{name}  {weight:+.3g}"
@@ -208,7 +215,7 @@ def test_colour_says_the_port_dashes_the_sign_and_width_the_weight() -> None:
 
 
 def test_dot_says_the_same() -> None:
-    lines = [line for line in lookup("formats", "dot")(name_movers()).splitlines() if "->" in line]
+    lines = [line for line in as_dot(name_movers()).splitlines() if "->" in line]
     line = next(line for line in lines if '"a10.h7" -> logits' in line)
     assert "style=dashed" in line
     assert style.PLAIN in line
@@ -221,7 +228,7 @@ def test_dot_says_the_same() -> None:
 
 @pytest.mark.parametrize("suffix", ["svg", "dot"])
 def test_legend_and_caption(suffix: str) -> None:
-    picture = lookup("formats", suffix)(name_movers(), title="Who gave it?")
+    picture = pictured(suffix, name_movers(), title="Who gave it?")
     said = "\n".join(texts(picture)) if suffix == "svg" else picture
     for words in ("into Q", "into K", "into V", "into an MLP or the logits", "negative weight",
                   "|weight| 1", "name mover", "negative name mover", "model: gpt2", "task: ioi",
@@ -252,7 +259,7 @@ def test_the_caption_says_how_many_weights_are_exact(
 @pytest.mark.parametrize("suffix", ["svg", "dot"])
 def test_the_legend_explains_only_what_is_there(suffix: str) -> None:
     made = circuits.build(Wiring(2, 2, 2), {("input", "logits"): 1.0})
-    picture = lookup("formats", suffix)(made)
+    picture = pictured(suffix, made)
     for words in ("into Q", "negative weight", "K/V group", "left out", "model:", "faithfulness"):
         assert words not in picture
 
@@ -299,9 +306,11 @@ def test_only_the_strongest_edges_that_hang_together_are_drawn_and_the_caption_s
     wiring = Wiring(2, 2, 2)
     strong = {("input", "m0"): 3.0, ("m0", "m1"): 2.0, ("m1", "logits"): 4.0}
     weak = {("input", "a0.h1.q"): 5.0, ("a0.h1", "logits"): 0.5}
-    picture = lookup("formats", suffix)(circuits.build(wiring, {**strong, **weak}), edges=4)
-    assert "the 3 strongest of 5 edges that hang together" in picture
-    assert "(2 left out)" in picture
+    picture = pictured(suffix, circuits.build(wiring, {**strong, **weak}), edges=4)
+    said = " ".join(texts(picture)) if suffix == "svg" else picture
+    assert "the 3 strongest of 5 edges that hang together" in said
+    assert "(2 left out, |weight| at most 5)" in said
+    assert "; not shown: 1 component without a drawn edge" in said
     drawn = {label: f"{label}<" in picture or f'"{label}"' in picture or f"label={label}" in picture
              for label in ("m0", "m1", "0.1")}  # fmt: skip
     assert drawn == {"m0": True, "m1": True, "0.1": False}  # 0.1 is in, or out, with both edges
@@ -311,7 +320,7 @@ def test_only_the_strongest_edges_that_hang_together_are_drawn_and_the_caption_s
 def test_a_number_of_edges_that_is_none_is_refused(edges: Any) -> None:
     for suffix in ("svg", "dot", "png"):
         with pytest.raises(OutputError, match="edges="):
-            lookup("formats", suffix)(name_movers(), edges=edges)
+            pictured(suffix, name_movers(), edges=edges)
 
 
 def test_a_circuit_without_edges_is_embedding_and_logits() -> None:
@@ -325,7 +334,7 @@ def test_an_edge_into_a_group_leads_to_its_heads_that_are_drawn() -> None:
     picture = lookup("formats", "svg")(circuits.build(Wiring(3, 9, 3), weights))
     assert len(drawn(picture)["input->a1.g1<k>"]) == 2
     assert "to every head of a K/V group" in texts(picture)
-    assert lookup("formats", "dot")(circuits.build(Wiring(3, 9, 3), weights)).count("g1<k>") == 2
+    assert as_dot(circuits.build(Wiring(3, 9, 3), weights)).count("g1<k>") == 2
 
 
 def test_an_edge_into_a_group_without_heads_leads_to_the_group() -> None:
@@ -427,13 +436,13 @@ def test_a_large_circuit_shows_its_two_hundred_strongest_edges() -> None:
     picture = lookup("formats", "svg")(made)
     strongest = sorted(circuits.edges(made), key=lambda edge: -abs(edge[2]))[:200]
     assert set(drawn(picture)) == {edge_name(w, r) for w, r, _ in strongest}
-    assert "(1,800 left out)" in picture
+    assert "(1,800 left out, |weight| at most" in picture
 
 
 def test_dot_is_told_to_hurry_only_above_some_hundred_edges() -> None:
     made = dense(400, Wiring(12, 12, 12))
-    assert "splines=line" not in lookup("formats", "dot")(made)
-    assert "splines=line" in lookup("formats", "dot")(made, edges=400)
+    assert "splines=line" not in as_dot(made)
+    assert "splines=line" in as_dot(made, edges=400)
 
 
 # -- Graphviz, there or not ------------------------------------------------------------------------
@@ -493,7 +502,10 @@ def test_a_graphviz_that_hangs_or_breaks_is_reported(
 
 # -- tables ----------------------------------------------------------------------------------------
 def test_csv_lists_every_edge_the_strongest_first() -> None:
-    rows = list(csv.reader(io.StringIO(lookup("formats", "csv")(name_movers()))))
+    made = name_movers()
+    for _, data in made.nodes(data=True):
+        data.clear()
+    rows = list(csv.reader(io.StringIO(lookup("formats", "csv")(made))))
     assert rows[0] == ["writer", "reader", "edge", "weight"]
     expected = {(w, r, edge_name(w, r), x) for w, r, x in circuits.edges(name_movers())}
     assert {(w, r, name, float(x)) for w, r, name, x in rows[1:]} == expected
@@ -520,14 +532,15 @@ def test_graphml_reads_back_with_what_it_has_no_type_for_as_json() -> None:
 
 # -- files -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("suffix", TEXTS)
-def test_write_goes_by_the_suffix(suffix: str, tmp_path: Path) -> None:
-    path = write(name_movers(), tmp_path / "deep" / f"circuit.{suffix.upper()}")
+def test_saving_and_drawing_go_by_the_suffix(suffix: str, tmp_path: Path) -> None:
+    made, place = name_movers(), tmp_path / "deep" / f"circuit.{suffix.upper()}"
+    path = made.save(place) if suffix in DATA else made.draw(place)
     assert path.read_text(encoding="utf-8") == lookup("formats", suffix)(name_movers())
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_write_hands_the_style_on(tmp_path: Path) -> None:
-    path = write(name_movers(), str(tmp_path / "circuit.svg"), edges=2, title="two")
+def test_drawing_hands_the_style_on(tmp_path: Path) -> None:
+    path = name_movers().draw(str(tmp_path / "circuit.svg"), edges=2, title="two")
     assert path.read_text(encoding="utf-8") == lookup("formats", "svg")(
         name_movers(), edges=2, title="two"
     )
@@ -545,16 +558,27 @@ def test_write_hands_the_style_on(tmp_path: Path) -> None:
 def test_an_unknown_suffix_is_refused_with_the_known_ones(
     name: str, words: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(OutputError, match=words) as caught:
-        write(name_movers(), tmp_path / name)
-    assert all(suffix in str(caught.value) for suffix in (*TEXTS, *BYTES))
+    for write in (name_movers().save, name_movers().draw):
+        with pytest.raises(OutputError, match=words) as caught:
+            write(tmp_path / name)
+        assert all(suffix in str(caught.value) for suffix in (*TEXTS, *BYTES))
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [*TEXTS, *BYTES])
+def test_a_picture_is_not_saved_and_a_file_not_drawn(suffix: str, tmp_path: Path) -> None:
+    made, place = name_movers(), tmp_path / f"x.{suffix}"
+    wrong, right = (made.draw, "save") if suffix in DATA else (made.save, "draw")
+    for path, format in ((place, None), (tmp_path / "x.txt", suffix)):
+        with pytest.raises(OutputError, match=rf"with circuit\.{right}\('.*x\.") as caught:
+            wrong(path, format=format)
+        assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("name", "words"), [("x.svg", "edges"), ("x.csv", "no style at all")])
-def test_an_unknown_style_is_refused(name: str, words: str, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=f"'edgs'.*{words}"):
-        write(name_movers(), tmp_path / name, edgs=3)
+def test_an_unknown_style_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"'edgs'.*edges"):
+        name_movers().draw(tmp_path / "x.svg", edgs=3)
 
 
 def test_another_format_than_the_suffix_may_be_asked_for(
@@ -562,21 +586,24 @@ def test_another_format_than_the_suffix_may_be_asked_for(
 ) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text("def names(circuit):\n    return ' '.join(sorted(circuit))\n")
-    path = write(name_movers(), tmp_path / "c.txt", format=f"{mine}:names")
-    assert path.read_text() == " ".join(sorted(name_movers()))
-    assert write(name_movers(), tmp_path / "c", format="csv").read_text().startswith("writer,")
+    for write in (name_movers().save, name_movers().draw):
+        path = write(tmp_path / "c.txt", format=f"{mine}:names")
+        assert path.read_text() == " ".join(sorted(name_movers()))
+    assert name_movers().save(tmp_path / "c", format="csv").read_text().startswith("writer,")
     target = str(tmp_path / "d.txt")
     for asked in ("csv", f"{mine}:names"):
         assert main(["draw", "docstring:acdc", "-o", target, "--format", asked]) == 0
         assert "a3.h0" in Path(target).read_text()
     assert main(["draw", "docstring:acdc", "-o", target, "--format", "cvs"]) == 2
     assert "did you mean 'csv'" in capsys.readouterr().err
+    assert main(["draw", "docstring:acdc", "-o", str(tmp_path / "c.csv"), "--edges", "3"]) == 2
+    assert "leave --edges and --title away" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "taken.svg").mkdir()
     with pytest.raises(OutputError, match=r"taken\.svg"):
-        write(name_movers(), tmp_path / "taken.svg")
+        name_movers().draw(tmp_path / "taken.svg")
     assert [file.name for file in tmp_path.iterdir()] == ["taken.svg"]
 
 
@@ -584,9 +611,98 @@ def test_a_picture_that_fails_leaves_the_old_file(no_graphviz: None, tmp_path: P
     old = tmp_path / "circuit.png"
     old.write_bytes(b"old")
     with pytest.raises(OutputError):
-        write(name_movers(), old, engine="dot")
+        name_movers().draw(old, engine="dot")
     assert old.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["circuit.png"]
+
+
+# -- what is left out ------------------------------------------------------------------------------
+def test_a_saved_circuit_is_all_there(tmp_path: Path) -> None:
+    """Every edge, node and attribute, of more edges than a picture shows."""
+    made = dense(400, Wiring(12, 12, 12))
+    made.graph.update(model="gpt2", settings={"steps": 5})
+    made["input"][next(iter(made["input"]))]["exact"] = True
+    made.nodes["logits"]["role"] = 'the "end" \\'
+    assert parts(circuits.Circuit.load(made.save(tmp_path / "c.json"))) == parts(made)
+    for found in (nx.read_graphml(made.save(tmp_path / "c.graphml")),
+                  from_dot(made.save(tmp_path / "c.dot").read_text())):  # fmt: skip
+        assert set(found) == set(made)
+        assert set(found.edges) == set(made.edges)
+        assert found.nodes["logits"]["role"] == 'the "end" \\'
+        assert found.graph["model"] == "gpt2"
+        assert json.loads(found.graph["settings"]) == {"steps": 5}
+        for writer, reader, weight in circuits.edges(made):
+            assert float(found[writer][reader]["weight"]) == weight
+            exact = made[writer][reader].get("exact")
+            assert str(found[writer][reader].get("exact")).lower() == str(exact).lower()
+    rows = list(csv.DictReader(io.StringIO(made.save(tmp_path / "c.csv").read_text())))
+    assert len(rows) == 400
+    assert sum(row["exact"] == "True" for row in rows) == 1
+    assert {row["reader_role"] for row in rows if row["reader"] == "logits"} == {'the "end" \\'}
+
+
+def parts(circuit: nx.DiGraph) -> tuple[Any, ...]:
+    return dict(circuit.graph), dict(circuit.nodes(data=True)), dict(circuit.adj)
+
+
+def from_dot(text: str) -> nx.DiGraph:
+    """What a DOT file says, where every name and value is quoted."""
+    quoted = r'"((?:[^"\\]|\\.)*)"'
+    graph: nx.DiGraph = nx.DiGraph()
+
+    def plain(value: str) -> str:
+        return value.replace('\\"', '"').replace("\\\\", "\\")
+
+    for line in text.splitlines():
+        own = {plain(k): plain(v) for k, v in re.findall(f"{quoted}={quoted}", line)}
+        if line.startswith("graph ["):
+            graph.graph.update(own)
+        elif found := re.match(f"{quoted} -> {quoted}", line):
+            graph.add_edge(*found.groups(), **own)
+        elif found := re.match(f"{quoted} \\[", line):
+            graph.add_node(found[1], **own)
+    return graph
+
+
+@needs_graphviz
+def test_a_saved_dot_file_is_one_that_graphviz_draws() -> None:
+    text = lookup("formats", "dot")(name_movers())
+    assert {"a9.h9", "a9.h9.q", "logits"} <= set(texts(render.laid_out(text, "svg").decode()))
+
+
+def test_components_without_an_edge_are_counted_in_the_caption() -> None:
+    made = name_movers()
+    made.add_node("a1.h1", role="spectator")
+    said = " ".join(texts(lookup("formats", "svg")(made)))
+    assert "; not shown: 1 component without a drawn edge" in said
+    assert "not shown" not in " ".join(texts(lookup("formats", "svg")(name_movers())))
+
+
+def test_edges_that_do_not_hang_together_are_not_said_to() -> None:
+    weights = {("input", "m0"): 3.0, ("m0", "logits"): 2.0, ("a0.h1", "logits"): 1.0}
+    picture = lookup("formats", "svg")(circuits.build(Wiring(2, 2, 2), weights), edges=2)
+    said = " ".join(texts(picture))
+    assert "the 2 strongest of 3 edges (1 left out, |weight| at most 1), of the model's" in said
+
+
+def test_a_circuit_of_components_alone_is_not_drawn(tmp_path: Path) -> None:
+    circuit = named("ioi:wang2022").circuit
+    with pytest.raises(OutputError, match=r"no edges to draw; save it as \.json"):
+        circuit.draw(tmp_path / "c.svg")
+    with pytest.raises(OutputError, match=r"lists edges; save it as \.json"):
+        circuit.save(tmp_path / "c.csv")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(NotImplementedError):  # which tells a notebook to show the text
+        circuit._repr_svg_()
+    assert "name mover: a9.h6, a9.h9, a10.h0" in circuit._repr_html_()
+
+
+def test_a_published_circuit_is_drawn_between_its_roles_by_its_method_too(tmp_path: Path) -> None:
+    path = named("ioi:acdc").circuit.draw(tmp_path / "c.svg")
+    said = " ".join(texts(path.read_text()))
+    assert "183 of 963 edges, those between components with roles (780 left out)" in said
+    everything = named("ioi:acdc").circuit.draw(tmp_path / "all.svg", edges=963, title="")
+    assert len(drawn(everything.read_text())) == 963
 
 
 def test_lines_without_weights_are_alike_and_no_weight_is_explained() -> None:

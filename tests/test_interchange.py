@@ -536,13 +536,15 @@ def test_draw_takes_a_foreign_graph(
     mini_graphs: list[Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     said(capsys, "draw", str(mini_graphs[1]), "-o", str(tmp_path / "x.json"))
-    assert flat(circuits.read(tmp_path / "x.json")) == flat(circuits.read(mini_graphs[0]))
+    assert flat(circuits.Circuit.load(tmp_path / "x.json")) == flat(
+        circuits.Circuit.load(mini_graphs[0])
+    )
 
 
 def test_a_foreign_circuit_is_as_faithful_as_ours(mini_graphs: list[Path]) -> None:
     model = load("mini")
     data = Dataset.of(make_task("ioi", model, 8), model, batch_size=8)
-    read = circuits.read(mini_graphs[0]), *map(read_eap_circuit, mini_graphs[1:])
+    read = circuits.Circuit.load(mini_graphs[0]), *map(read_eap_circuit, mini_graphs[1:])
     ours, *theirs = evaluate(model, list(read), data, logit_diff, counterfactual)
     assert np.abs(ours.circuit).max() > 1e-3
     assert not np.allclose(ours.circuit, ours.everything)

@@ -187,7 +187,7 @@ def test_a_saved_circuit_is_read_drawn_and_compared_without_torch(tmp_path: Path
 import sys
 import numpy as np
 from circuitkit.registry import lookup
-from circuitkit.graph.circuit import read, summary, to_json
+from circuitkit.graph.circuit import Circuit, summary, to_json
 from circuitkit.graph.compare import compare
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
@@ -197,7 +197,7 @@ wiring = Wiring(2, 4, 2)
 scores = Scores(wiring, np.random.default_rng(0).standard_normal(wiring.shape))
 scores.save("s")
 write_whole("c.json", to_json(Scores.load("s").top(20)))
-circuit = read("c.json")
+circuit = Circuit.load("c.json")
 lookup("formats", "svg")(circuit), summary(circuit), repr(compare(circuit, circuit))
 sys.exit("torch is imported" if "torch" in sys.modules else 0)
 """

@@ -163,4 +163,4 @@ def test_the_contract_tests_find_what_was_added_and_what_breaks_them(extended: P
         assert any(name in line and "PASSED" in line for line in done), name
     failed = [line for line in done if line.startswith("FAILED")]
     assert failed
-    assert all("mine:backwards" in line for line in failed)
+    assert all("mine:backwards" in line for line in failed), failed

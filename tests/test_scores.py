@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from circuitkit.errors import OutputError, ScoresError
+from circuitkit.errors import CircuitkitError, OutputError, ScoresError
 from circuitkit.graph.circuit import edges, from_json, mask, to_json, weight_matrix
 from circuitkit.graph.nodes import edge_name, parse_edge
 from circuitkit.graph.scores import RULES, Scores
@@ -23,7 +24,7 @@ WIRINGS = [
     Wiring(3, 2, 1, parallel=True),
     Wiring(2, 3, 3, mlp=False),
 ]
-SMALL = Wiring(1, 1, 1)  # 8 edges: embed and a0.h0 and m0, to q k v, m0 and logits
+SMALL = Wiring(1, 1, 1)  # 8 edges: input and a0.h0 and m0, to q k v, m0 and logits
 
 
 def some_scores(seed: int = 0, ties: bool = False) -> Scores:
@@ -532,3 +533,76 @@ def test_a_place_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> No
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
         some_scores().save(tmp_path / "file" / "s")
+
+
+# -- as a mapping, and as a table ------------------------------------------------------------------
+def test_a_score_is_looked_up_by_the_name_or_the_nodes_of_its_edge() -> None:
+    scores = some_scores(0)
+    w = scores.wiring
+    assert len(scores) == w.n_edges == len(list(scores))
+    for name in scores:
+        writer, reader = parse_edge(name)
+        expected = scores.values[w.index(writer, reader)]
+        assert scores[name] == scores[writer, reader] == expected
+        assert isinstance(scores[name], float)
+        assert name in scores
+        assert (writer, reader) in scores
+    if "a0.h0" in w.writer:
+        assert scores["0.0->logits"] == scores["0.0", "logits"] == scores["a0.h0->logits"]
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("edge", "words"),
+    [
+        ("a0.h0", "is not an edge; write it as"),
+        ("embed->logits", "the embedding is called input"),
+        ("logits->input", "is not an edge of a model with"),
+        ("a99.h0->logits", "is not an edge of a model with"),
+        (("a0.h0", "input"), "is not an edge of a model with"),
+        (("a0.h0",), "is not an edge; write it as"),
+        (3, "is not an edge; write it as"),
+        (None, "is not an edge; write it as"),
+    ],
+    ids=str,
+)
+def test_what_is_not_an_edge_is_refused_in_a_sentence(edge: Any, words: str) -> None:
+    scores = some_scores(0)
+    with pytest.raises(CircuitkitError, match=words) as caught:
+        scores[edge]
+    assert "\n" not in str(caught.value)
+    assert edge not in scores
+
+
+def test_the_frame_has_all_edges_the_strongest_first() -> None:
+    scores = some_scores(0)
+    frame = scores.to_frame()
+    assert list(frame.columns) == ["writer", "reader", "weight", "exact"]
+    assert len(frame) == len(scores)
+    assert frame["exact"].isna().all()
+    for row in frame.itertuples():
+        assert scores[row.writer, row.reader] == row.weight
+    sizes = frame["weight"].abs().to_numpy()
+    assert (sizes[:-1] >= sizes[1:]).all()
+    exact = scores.values > 0
+    mixed = Scores(scores.wiring, scores.values, exact=exact).to_frame()
+    assert (mixed["exact"] == (mixed["weight"] > 0)).all()
+
+
+def test_scores_of_millions_of_edges_are_quick() -> None:
+    wiring = Wiring(32, 32, 32)  # 1.6 million edges
+    scores = Scores(wiring, np.random.default_rng(0).standard_normal(wiring.shape))
+    started = time.perf_counter()
+    assert len(scores) > 1.5e6
+    assert scores["a0.h1->logits"] == scores.values[wiring.index("a0.h1", "logits")]
+    assert len(repr(scores).splitlines()) == 9
+    assert len(scores.to_frame()) == len(scores)
+    assert time.perf_counter() - started < 20  # of which most is for busy machines
+
+
+def test_scores_print_short_and_long_and_in_a_notebook() -> None:
+    scores = Scores(SMALL, np.ones(SMALL.shape), {"method": "eap"})
+    assert str(scores) == "8 scores (eap)"
+    assert repr(scores).startswith("8 scores (eap); the strongest:\n")
+    assert scores._repr_html_().count("<tr") == 9
+    assert "input-&gt;logits" in scores._repr_html_()

@@ -51,13 +51,9 @@ def load_model(name: str, options: argparse.Namespace, experts: str | None = Non
 
 def open_circuit(name: str) -> Any:
     """The circuit of that file, be it EAP-IG's or ours, or the published one of that name."""
-    from circuitkit.formats.interchange.eap_ig import is_eap, read_eap_circuit
-    from circuitkit.graph.circuit import read
-    from circuitkit.graph.published import named
+    from circuitkit.graph.published import opened
 
-    if ":" in name and not name.endswith((".json", ".pt")):
-        return named(name).circuit
-    return read_eap_circuit(name) if is_eap(name) else read(name)
+    return opened(name)
 
 
 def recorded(circuit: Any, key: str) -> str:
@@ -102,7 +98,7 @@ def unseen(
     data = batched(model, whole, list(carried.values()), options.batch_size)
     each = product(measures.items(), carried.items())
     cells = {(m, c): Inputs(model, data, metric, how) for (m, metric), (c, how) in each}
-    return cells, f"{circuit!r}; {len(data)} prompts of {task} on {model.name}"
+    return cells, f"{circuit}; {len(data)} prompts of {task} on {model.name}"
 
 
 def _resolved(kind: str, names: Iterable[str]) -> dict[str, Any]:

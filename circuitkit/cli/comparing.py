@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from circuitkit.cli._opening import open_circuit
 from circuitkit.cli._options import Commands, common
 from circuitkit.cli._printing import print_json
 
@@ -23,13 +22,5 @@ def compare(options: argparse.Namespace) -> None:
     """Print the overlap of two circuits, and of the roles of the right one."""
     from circuitkit.graph import compare as overlap
 
-    left, right = open_circuit(options.left), open_circuit(options.right)
-    members = overlap.compare_members(left, right)
-    if overlap.lists_members(left) or overlap.lists_members(right):
-        print_json(members.to_dict()) if options.json else print(members)
-        return
-    found = overlap.compare(left, right)
-    if options.json:
-        print_json({**found.to_dict(), "roles": members.shares()})
-    else:
-        print(*filter(None, (repr(found), members.table())), sep="\n")
+    found = overlap.compare(options.left, options.right)
+    print_json(found.to_dict()) if options.json else print(repr(found))

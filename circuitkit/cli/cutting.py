@@ -49,9 +49,9 @@ def add(commands: Commands) -> None:
 
 def knockout(options: argparse.Namespace) -> None:
     """Print what a circuit's edges do inside it, on unseen prompts; each result as it comes."""
-    from circuitkit.graph.circuit import read
+    from circuitkit.graph.circuit import Circuit
 
-    circuit = read(options.circuit)
+    circuit = Circuit.load(options.circuit)
     metric = options.metric or recorded(circuit, "metric")
     corruption = options.corruption or recorded(circuit, "corruption")
     cells, title = unseen(options, circuit, [metric], [corruption])

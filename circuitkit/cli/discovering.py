@@ -50,7 +50,6 @@ def discover(options: argparse.Namespace) -> None:
     check_names("metrics", options.metric)
     check_names("corruptions", options.corruption)
     model = load_model(options.model, options)
-    from circuitkit.graph.circuit import write
     from circuitkit.util.atomic import write_whole
     from circuitkit.workflows import discover as workflow
 
@@ -64,9 +63,9 @@ def discover(options: argparse.Namespace) -> None:
         force=options.force,
     )  # fmt: skip
     written = [
-        write(found.circuit, place / "circuit.json"),
+        found.circuit.save(place / "circuit.json"),
         found.scores.save(place / "scores.safetensors"),
-        write(found.circuit, place / "circuit.svg"),
+        found.circuit.draw(place / "circuit.svg"),
     ]
     if found.verification:
         written.append(write_whole(place / "verification.csv", found.verification.to_csv()))

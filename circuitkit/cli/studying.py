@@ -87,10 +87,10 @@ def _reference(name: str | None) -> dict[str, str] | None:
     if name is None:
         return None
     if name.endswith(".json"):
-        from circuitkit.graph.circuit import read
+        from circuitkit.graph.circuit import Circuit
         from circuitkit.patching.detection import roles_of
 
-        return roles_of(read(name))
+        return roles_of(Circuit.load(name))
     from circuitkit.graph.published import named
 
     return dict(named(name).roles)

@@ -1,65 +1,45 @@
-"""The whole circuit as data: JSON, GraphML and CSV. They take no style."""
+"""A circuit as a table of its edges: CSV."""
 
 from __future__ import annotations
 
-import json as _json
-import re
-from collections.abc import Mapping
-from typing import Any
-
-import networkx as nx
-
-from circuitkit.graph.circuit import edges, to_json
-from circuitkit.graph.nodes import edge_name
+from circuitkit.errors import OutputError
+from circuitkit.formats._values import flat
+from circuitkit.graph.circuit import edges, lists_members
+from circuitkit.graph.nodes import Node, edge_name
 from circuitkit.graph.types import Graph
+from circuitkit.util.json_values import Json
 from circuitkit.util.tables import to_csv
 
-__all__ = ["csv", "graphml", "json"]
-
-# What XML 1.0 forbids in a text.
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
-def json(circuit: Graph) -> str:
-    """The circuit in its own file format, which ``circuitkit.graph.circuit.read`` reads back.
-
-    Raises CircuitError where the graph is no circuit, or holds what JSON cannot.
-    """
-    return to_json(circuit)
-
-
-def graphml(circuit: Graph) -> str:
-    """The graph with its ports as GraphML, for Gephi, Cytoscape, yEd and their kind; what GraphML
-    has no type for stands there as JSON."""
-    flat: Graph = nx.DiGraph(**_flat(circuit.graph))
-    flat.add_nodes_from((str(n), _flat(circuit.nodes[n])) for n in sorted(circuit))
-    pairs = sorted(circuit.edges(data=True), key=lambda edge: edge[:2])
-    flat.add_edges_from((str(a), str(b), _flat(data)) for a, b, data in pairs)
-    return "\n".join(nx.generate_graphml(flat)) + "\n"
+__all__ = ["csv"]
 
 
 def csv(circuit: Graph) -> str:
-    """One line an edge: writer, reader, name and weight; the strongest first.
+    """One line an edge, the strongest first: writer, reader, name, weight, other attributes.
 
-    Raises NodeNameError where a node's name does not follow the grammar.
+    Attributes of the nodes stand as ``writer_role`` and ``reader_role``. A table of edges has no
+    place for what says where the circuit comes from: json, graphml and dot hold that too. Raises
+    OutputError for a circuit that only lists its components, and NodeNameError where a node's name
+    does not follow the grammar.
     """
-    columns = ("writer", "reader", "edge", "weight")
-    rows = [
-        dict(zip(columns, (writer, reader, edge_name(writer, reader), weight), strict=True))
-        for writer, reader, weight in sorted(edges(circuit), key=lambda e: (-abs(e[2]), *e[:2]))
-    ]
-    return to_csv(rows, columns, digits=None)
+    if lists_members(circuit):
+        raise OutputError(
+            "the circuit has components and no edges, and a .csv lists edges; save it as .json"
+        )
+    rows = []
+    for writer, reader, weight in sorted(edges(circuit), key=lambda e: (-abs(e[2]), *e[:2])):
+        named = {"writer": str(writer), "reader": str(reader), "edge": edge_name(writer, reader)}
+        own = {k: v for k, v in circuit[writer][reader].items() if k not in (*named, "weight")}
+        rows.append({**named, "weight": weight, **flat(own), **_of_ends(circuit, writer, reader)})
+    first = ("writer", "reader", "edge", "weight")
+    further = sorted({name for row in rows for name in row} - {*first})
+    return to_csv(rows, [*first, *further], digits=None)
 
 
-def _flat(attributes: Mapping[Any, Any]) -> dict[str, Any]:
-    return {_text(str(key)): _value(attributes[key]) for key in sorted(attributes, key=str)}
-
-
-def _value(value: Any) -> str | int | float | bool:
-    if isinstance(value, bool | int | float):
-        return value
-    return _text(value if isinstance(value, str) else _json.dumps(value, default=str))
-
-
-def _text(text: str) -> str:
-    return _FORBIDDEN.sub("�", text)
+def _of_ends(circuit: Graph, writer: str, reader: Node) -> dict[str, Json]:
+    """The attributes of the two components that an edge joins."""
+    found: dict[str, Json] = {}
+    for end, name in (("writer", writer), ("reader", reader.component)):
+        if name in circuit:
+            own = flat(circuit.nodes[name])
+            found |= {f"{end}_{key}": value for key, value in own.items()}
+    return found

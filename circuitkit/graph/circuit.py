@@ -17,52 +17,258 @@ The file is JSON, and loading it executes nothing::
 
 from __future__ import annotations
 
+import contextlib
+import html
 import inspect
 import json
 import math
 import os
 import reprlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
+import networkx as nx
 import numpy as np
 from jaxtyping import Float
 
 from circuitkit.errors import CircuitError, CircuitkitError, NodeNameError, OutputError
+from circuitkit.graph.frames import edge_frame
 from circuitkit.graph.nodes import Node, edge_name, parse_edge
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
-from circuitkit.registry import lookup, names, unknown
+from circuitkit.registry import folder_of, lookup, names, unknown
 from circuitkit.util.atomic import write_whole
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = [
     "Circuit",
     "build",
+    "components",
     "edges",
     "from_json",
     "mask",
-    "read",
+    "lists_members",
+    "strongest",
     "summary",
     "to_json",
     "wiring_of",
-    "write",
 ]
 
 FORMAT = "circuitkit.circuit"
 VERSION = 1
+_EAP = "circuitkit.formats.interchange.eap_ig"  # reached by name: it stands below this room
+_SAVES, _DRAWS = "formats", "viz/pictures"  # the folders of what saves and of what draws
+_OTHER = {
+    _SAVES: "would be a picture, which may leave edges out; draw it with circuit.draw",
+    _DRAWS: "would not be a picture; write all of the circuit with circuit.save",
+}
+_SOURCE = ("model", "task", "metric", "corruption", "method")
 
 
 class Circuit(Graph):  # type: ignore[misc, unused-ignore]
-    """A ``networkx.DiGraph`` that prints itself as one line, and draws itself in a notebook."""
+    """A circuit: a ``networkx.DiGraph`` whose edges carry weights and whose attributes say where it
+    comes from; all of NetworkX works on it.
+
+    A weight is in units of the metric per example, and positive where the edge helps the clean
+    behaviour. ``len(circuit)``, ``circuit.nodes`` and ``circuit.edges`` are NetworkX's, and count
+    ports and the edges from ports to their heads too; ``to_frame`` and ``print`` count the
+    circuit's own edges. ``Circuit(graph)`` makes one of any directed graph with these attributes.
+    ``save`` writes all of a circuit, ``draw`` a picture, which may leave edges out; NetworkX's own
+    ``write_graphml`` refuses attributes that are mappings, ``save("c.graphml")`` takes them.
+
+    Example:
+        >>> import circuitkit as ck
+        >>> circuit = ck.references.docstring.acdc().circuit
+        >>> print(circuit)
+        24 of 1,281 edges, 6 of 32 heads, 0 of 0 MLPs
+        >>> circuit["a3.h6"]["logits"]["weight"]
+        1.0
+    """
+
+    def __init__(self, incoming_graph_data: Graph | None = None, **attr: object) -> None:
+        super().__init__(incoming_graph_data, **attr)
+        short = {name: Node(name) for name in self if isinstance(name, str) and name[:1].isdigit()}
+        if short:
+            nx.relabel_nodes(self, short, copy=False)
+
+    # -- what is in it -------------------------------------------------------------------------
+    @property
+    def heads(self) -> list[str]:
+        """The attention heads in the circuit, in the model's order: those that an edge leaves or
+        enters at a port of their own, and those with a role. Raises CircuitError without a wiring.
+
+        Example:
+            >>> import circuitkit as ck
+            >>> ck.references.greater_than.hanna2023().circuit.heads[:3]
+            ['a0.h1', 'a0.h3', 'a0.h5']
+        """
+        found = components(self)
+        return [str(node) for node in wiring_of(self).writers if node.is_head and node in found]
+
+    @property
+    def mlps(self) -> list[str]:
+        """The MLPs in the circuit, in the model's order, or the experts where MLPs are taken apart.
+        Raises CircuitError without a wiring.
+
+        Example:
+            >>> import circuitkit as ck
+            >>> ck.references.greater_than.hanna2023().circuit.mlps
+            ['m0', 'm1', 'm2', 'm3', 'm8', 'm9', 'm10', 'm11']
+        """
+        found = components(self)
+        return [str(node) for node in wiring_of(self).writers if node.is_mlp and node in found]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The circuit's edges as a pandas table, the strongest first.
+
+        Columns: ``writer`` and ``reader`` (names), ``weight`` (metric units per example), ``exact``
+        (whether the weight was measured rather than estimated; missing where nothing says so).
+
+        Example:
+            >>> import circuitkit as ck
+            >>> ck.references.docstring.acdc().circuit.to_frame().head(2)
+              writer   reader  weight  exact
+            0  a0.h5  a1.h2.k     1.0   <NA>
+            1  a0.h5  a1.h2.q     1.0   <NA>
+        """
+        found = strongest(self)
+        writers, readers = ([str(edge[end]) for edge in found] for end in (0, 1))
+        flags = [self[writer][reader].get("exact") for writer, reader, _ in found]
+        return edge_frame(writers, readers, [weight for _, _, weight in found], flags)
+
+    # -- files ---------------------------------------------------------------------------------
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Circuit:
+        """The circuit in a file: circuitkit's ``.json``, or an EAP-IG graph (``.json``, ``.pt``).
+
+        Nothing that a file holds is executed. Raises CircuitError where the file is missing, broken
+        or not a circuit.
+
+        Example:
+            >>> import circuitkit as ck
+            >>> path = ck.references.docstring.acdc().circuit.save("docstring.json")
+            >>> print(ck.Circuit.load(path))
+            24 of 1,281 edges, 6 of 32 heads, 0 of 0 MLPs
+        """
+        if lookup("formats", f"{_EAP}:is_eap")(path):
+            found: Circuit = lookup("formats", f"{_EAP}:read_eap_circuit")(path)
+            return found
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise CircuitError(f"there is no file {os.fspath(path)!r}") from error
+        except (OSError, ValueError) as error:
+            raise CircuitError(
+                f"{os.fspath(path)!r} cannot be read as a circuit: {error}"
+            ) from error
+        return from_json(text, source=repr(os.fspath(path)))
+
+    def save(self, path: str | os.PathLike[str], *, format: str | None = None) -> Path:
+        """Write all of the circuit, in the format of the path's suffix, and return the path.
+
+        ``.json`` (which ``load`` reads), ``.graphml`` and ``.dot`` hold every edge, node and
+        attribute; ``.csv`` every edge with its attributes. ``format`` asks for another one than the
+        suffix: its name, or ``path/to/mine.py:name``. A file that was there is replaced once the
+        new one is whole.
+
+        Raises OutputError for a suffix that is not known, or is a picture's, and where the file
+        cannot be written; UnknownNameError for a format that is not known.
+
+        Example:
+            >>> import circuitkit as ck
+            >>> ck.references.docstring.acdc().circuit.save("docstring.csv").name
+            'docstring.csv'
+        """
+        return write_whole(path, _exporter(path, format, _SAVES)(self))
+
+    def draw(
+        self, path: str | os.PathLike[str], *, format: str | None = None, **style: object
+    ) -> Path:
+        """Draw the circuit as ``.svg``, ``.pdf`` or ``.png``, and return the path.
+
+        A picture may leave edges out, and its caption says which and how many. Style: ``edges``,
+        how many to draw at most (200; of a circuit without weights all between components with
+        roles), ``title``, ``engine`` ("builtin", or "dot" for Graphviz's layout). ``format`` asks
+        for another one than the suffix: its name, or ``path/to/mine.py:name``.
+
+        Raises OutputError for a suffix or style that is not known, a suffix that is not a
+        picture's, and where the picture cannot be drawn or written; UnknownNameError for a format
+        that is not known.
+
+        Example:
+            >>> import circuitkit as ck
+            >>> ck.references.docstring.acdc().circuit.draw("docstring.svg", title="ACDC").name
+            'docstring.svg'
+        """
+        exporter = _exporter(path, format, _DRAWS)
+        styles = [name for name in inspect.signature(exporter).parameters if name != "circuit"]
+        for name in style:
+            if name not in styles:
+                listed = ", ".join(styles) or "no style at all"
+                what = format or Path(path).suffix.removeprefix(".").lower()
+                raise OutputError(f"{what} files have no style {name!r}; they take {listed}")
+        return write_whole(path, exporter(self, **style))
+
+    # -- displays ------------------------------------------------------------------------------
+    def __str__(self) -> str:
+        return summary(self) if "wiring" in self.graph else str(super().__str__())
 
     def __repr__(self) -> str:
-        return summary(self) if "wiring" in self.graph else super().__repr__()
+        if "wiring" not in self.graph:
+            return str(super().__repr__())
+        about = [f"{key}: {self.graph[key]}" for key in _SOURCE if self.graph.get(key)]
+        lines = [summary(self), " · ".join(about), *_by_role(self)]
+        if not self.graph.get("unweighted"):
+            lines += ["the strongest edges:"] * (next(edges(self), None) is not None)
+            lines += [f"{x:+12.4g}  {edge_name(w, r)}" for w, r, x in strongest(self)[:8]]
+        return "\n".join(filter(None, lines))
 
     def _repr_svg_(self) -> str:
-        picture: str = lookup("formats", "svg")(self)
+        try:
+            picture: str = lookup("formats", "svg")(self)
+        except CircuitkitError as error:  # a notebook then shows the text
+            raise NotImplementedError(str(error)) from error
         return picture
+
+    def _repr_html_(self) -> str:
+        text = f"<pre>{html.escape(repr(self))}</pre>"
+        with contextlib.suppress(NotImplementedError):
+            return text + self._repr_svg_()
+        return text
+
+
+def _exporter(
+    path: str | os.PathLike[str], format: str | None, folder: str
+) -> Callable[..., str | bytes]:
+    """What writes the format, or that of the path's suffix, if it saves (or draws) circuits."""
+    name, known = os.fspath(path), names("formats")
+    suffix = Path(path).suffix.removeprefix(".").lower()
+    if format is None and suffix not in known:
+        why = unknown("file format", suffix, known) if suffix else "it has no suffix"
+        sorts = {sort: [f for f in known if folder_of("formats", f) == sort] for sort in _OTHER}
+        raise OutputError(
+            f"{name!r} cannot be written: {why}; save writes {', '.join(sorts[_SAVES])}, "
+            f"draw {', '.join(sorts[_DRAWS])}"
+        )
+    format = format or suffix
+    if ":" not in format and folder_of("formats", format) != folder:
+        raise OutputError(f"{name!r} {_OTHER[folder]}({name!r})")
+    return lookup("formats", format)
+
+
+def _by_role(circuit: Graph) -> Iterator[str]:
+    """A line for each role: the components that have it."""
+    held: dict[str, list[str]] = {}
+    for name, said in circuit.nodes(data="role"):
+        if said:
+            held.setdefault(str(said), []).append(str(name))
+    row = wiring_of(circuit).writer
+    for role, found in held.items():
+        yield f"{role}: {', '.join(sorted(found, key=lambda name: row.get(name, 0)))}"
 
 
 def build(
@@ -131,17 +337,38 @@ def weight_matrix(circuit: Graph) -> Float[np.ndarray, "writers readers"]:
     return values
 
 
+def strongest(circuit: Graph) -> list[tuple[Node, Node, float]]:
+    """The weighted edges, those of largest magnitude first; equal ones by their names."""
+    return sorted(edges(circuit), key=lambda edge: (-abs(edge[2]), *edge[:2]))
+
+
+def components(circuit: Graph) -> set[str]:
+    """The heads and MLPs in the circuit: those that an edge leaves or enters at a port of their
+    own, and those that have a role."""
+    wiring = wiring_of(circuit)
+    found = {Node(name) for name, role in circuit.nodes(data="role") if role}
+    for writer, reader, _ in edges(circuit):
+        found.add(writer)
+        found |= set(wiring.fed(reader)) if reader.head is not None else {reader}
+    return {name for name in found if wiring.writer.get(name, 0) > 0}
+
+
+def lists_members(circuit: Graph) -> bool:
+    """Whether the circuit names components by their roles and no edge between them."""
+    named = any(role for _, role in circuit.nodes(data="role"))
+    return named and next(edges(circuit), None) is None
+
+
 def summary(circuit: Graph) -> str:
     """One line: how many edges, heads and MLPs of how many."""
-    wiring = wiring_of(circuit)
-    kept = list(edges(circuit))
-    written = {writer for writer, _, _ in kept}
+    wiring, own = wiring_of(circuit), components(circuit)
+    kept = sum(1 for _ in edges(circuit))
     heads = [writer for writer in wiring.writers if writer.is_head]
     mlps = [writer for writer in wiring.writers if writer.is_mlp]
     return (
-        f"{len(kept):,} of {wiring.n_edges:,} edges, "
-        f"{len(written.intersection(heads))} of {len(heads)} heads, "
-        f"{len(written.intersection(mlps))} of {len(mlps)} "
+        f"{kept:,} of {wiring.n_edges:,} edges, "
+        f"{len(own.intersection(heads))} of {len(heads)} heads, "
+        f"{len(own.intersection(mlps))} of {len(mlps)} "
         f"{'experts' if wiring.experts else 'MLPs'}"
     )
 
@@ -258,40 +485,3 @@ def _weight(entry: Mapping[str, Any]) -> float:
             f"{entry['edge']} has the weight {reprlib.repr(weight)}; give a finite number"
         )
     return float(weight)
-
-
-def read(path: str | os.PathLike[str]) -> Circuit:
-    """The circuit in the file; raises CircuitError where there is none, or it is broken."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise CircuitError(f"there is no file {os.fspath(path)!r}") from error
-    except (OSError, ValueError) as error:
-        raise CircuitError(f"{os.fspath(path)!r} cannot be read as a circuit: {error}") from error
-    return from_json(text, source=repr(os.fspath(path)))
-
-
-def write(
-    circuit: Graph, path: str | os.PathLike[str], *, format: str | None = None, **style: object
-) -> Path:
-    """Write the circuit in the format of the path's suffix, or in another one (``format``: its
-    name, or ``path/to/mine.py:name``), and return the path; a file that was there is replaced once
-    the new one is whole.
-
-    Raises UnknownNameError for a format, and OutputError for a suffix or a style, that is not
-    known; OutputError where the file cannot be drawn or written.
-    """
-    suffix, known = Path(path).suffix.removeprefix(".").lower(), names("formats")
-    if format is None and suffix not in known:
-        why = unknown("file format", suffix, known) if suffix else "it has no suffix"
-        raise OutputError(
-            f"{os.fspath(path)!r} cannot be written: {why}; the formats are {', '.join(known)}"
-        )
-    format = format or suffix
-    exporter = lookup("formats", format)
-    styles = [name for name in inspect.signature(exporter).parameters if name != "circuit"]
-    for name in style:
-        if name not in styles:
-            listed = ", ".join(styles) or "no style at all"
-            raise OutputError(f"{format} files know no style {name!r}; they take {listed}")
-    return write_whole(path, exporter(circuit, **style))

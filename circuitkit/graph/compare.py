@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import isnan, nan
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -13,22 +14,28 @@ from jaxtyping import Float
 from circuitkit.errors import CircuitError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import Node
+from circuitkit.graph.published import CircuitLike, opened
 from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.statistics import expected_overlap, spearman
-from circuitkit.util.tables import as_text
+from circuitkit.util.tables import as_html, as_text, to_frame
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = [
     "Agreement",
     "Comparison",
-    "Members",
     "Overlap",
     "agreement",
     "compare",
-    "compare_members",
-    "lists_members",
 ]
+
+
+_MOST = 20  # pairs that are printed
+_COLUMNS = ("left", "right", "both", "universe", "jaccard", "expected_jaccard", "precision",
+            "recall")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,39 +74,94 @@ class Overlap:
         union = self.left + self.right - self.expected
         return self.expected / union if union else 1.0
 
+    def to_dict(self) -> dict[str, Json]:
+        """All numbers, for machines; what is undefined is None."""
+        return {name: nan_to_none(getattr(self, name)) for name in _COLUMNS}
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row: ``left``, ``right``, ``both``, ``universe`` (counts), ``jaccard``,
+        ``expected_jaccard`` (by chance), ``precision``, ``recall`` (shares)."""
+        return to_frame([self.to_dict()])
+
+    def __str__(self) -> str:
+        return (
+            f"{self.both:,} shared of {self.left:,} and {self.right:,}, Jaccard "
+            f"{self.jaccard:.3f} (by chance {self.expected_jaccard:.3f})"
+        )
+
+    def _repr_html_(self) -> str:
+        return as_html(self.to_frame())
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """The overlap of nodes and of edges, and how the shared edges' weights agree.
+    """The overlap of two circuits' components and edges, and how the shared edges' weights agree.
 
+    ``nodes`` is the overlap of heads and MLPs, ``edges`` that of edges. ``roles`` says of each role
+    of the right circuit how many of its components the left one holds, and how many there are.
     ``weighted`` is Σ min(|a|, |b|) / Σ max(|a|, |b|) over all edges, each circuit's weights scaled
     to sum to one; ``spearman`` the rank correlation of the signed weights of the shared edges (nan
     for fewer than three); ``flipped`` how many of them differ in sign. Where one of the two says
     that it is ``unweighted``, there is nothing to agree: the first two are nan, ``flipped`` is 0.
+
+    Where one of the circuits only lists its members, ``of_edges`` is None, ``edges`` is refused,
+    and ``note`` says what is compared.
     """
 
     nodes: Overlap
-    edges: Overlap
+    of_edges: Overlap | None
     weighted: float
     spearman: float
     flipped: int
+    roles: Mapping[str, tuple[int, int]]
+    note: str = ""
+
+    @property
+    def edges(self) -> Overlap:
+        """The overlap of edges; raises CircuitError where only components are compared."""
+        if self.of_edges is None:
+            raise CircuitError(f"no edges are compared: {self.note}; see .nodes and .roles")
+        return self.of_edges
 
     def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
+        roles = {role: {"held": held, "of": of} for role, (held, of) in self.roles.items()}
+        if self.of_edges is None:
+            return {"nodes": self.nodes.to_dict(), "roles": roles, "note": self.note}
         return {
-            "nodes": _plain(self.nodes), "edges": _plain(self.edges),
+            "nodes": self.nodes.to_dict(), "edges": self.of_edges.to_dict(),
             "weighted": nan_to_none(self.weighted), "spearman": nan_to_none(self.spearman),
-            "flipped": None if isnan(self.weighted) else self.flipped,
+            "flipped": None if isnan(self.weighted) else self.flipped, "roles": roles,
         }  # fmt: skip
 
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for nodes and one for edges: ``what``, then the columns of ``Overlap.to_frame``."""
+        found = {"nodes": self.nodes, "edges": self.of_edges}
+        return to_frame([{"what": k, **o.to_dict()} for k, o in found.items() if o is not None])
+
+    def table(self) -> str:
+        """A line for each role."""
+        rows = [{"role": role, "held": f"{h} of {n}"} for role, (h, n) in self.roles.items()]
+        return as_text(rows, header=False)
+
+    def __str__(self) -> str:
+        edges = "" if self.of_edges is None else f"edges: {self.of_edges}; "
+        return f"{edges}nodes: {self.nodes}"
+
     def __repr__(self) -> str:
-        table = _as_text(nodes=self.nodes, edges=self.edges)
-        if isnan(self.weighted):
-            return table
-        return (
-            f"{table}\nweighted overlap {self.weighted:.3f}; rank correlation of the shared edges' "
-            f"weights {self.spearman:.3f}; {self.flipped} of them differ in sign"
-        )
+        of_edges = {} if self.of_edges is None else {"edges": self.of_edges}
+        lines = [_as_text(nodes=self.nodes, **of_edges)]
+        if not isnan(self.weighted):
+            lines.append(
+                f"weighted overlap {self.weighted:.3f}; rank correlation of the shared edges' "
+                f"weights {self.spearman:.3f}; {self.flipped} of them differ in sign"
+            )
+        lines += [f"only components are compared: {self.note}"] * bool(self.note)
+        return "\n".join(filter(None, (*lines, self.table())))
+
+    def _repr_html_(self) -> str:
+        note = f"only components are compared: {self.note}" if self.note else ""
+        return as_html(self.to_frame(), note)
 
 
 def _as_text(**overlaps: Overlap) -> str:
@@ -116,87 +178,68 @@ def _as_text(**overlaps: Overlap) -> str:
     return as_text(rows, formats=counts | shares)
 
 
-def _plain(overlap: Overlap) -> dict[str, float | None]:
-    names = ("left", "right", "both", "universe", "jaccard", "expected_jaccard", "precision",
-             "recall")  # fmt: skip
-    return {name: nan_to_none(getattr(overlap, name)) for name in names}
+def compare(left: CircuitLike, right: CircuitLike) -> Comparison:
+    """Compare two circuits of one model: which components and edges they share, beside chance.
 
+    Each is a circuit, the name of a published one (``ioi:wang2022``) or a circuit's file; precision
+    is of the left against the right, recall the reverse. Nodes are the components (heads and MLPs).
+    Where one of the two only lists its components, edges are not compared; where no MLP is among
+    those that it lists, it does not speak of MLPs, and heads alone are compared.
 
-def compare(left: Graph, right: Graph) -> Comparison:
-    """The comparison of two circuits of one model; precision is of the left against the right.
+    Raises CircuitError where the wirings differ or a file is broken, UnknownNameError for a name
+    that no circuit has.
 
-    Nodes are the components (heads and MLPs). Raises CircuitError where the wirings differ.
+    Example:
+        >>> found = compare("ioi:acdc", "ioi:wang2022")
+        >>> found.nodes.both, found.nodes.right
+        (26, 26)
+        >>> found.roles["name mover"]
+        (3, 3)
     """
-    wiring = _shared_wiring([left, right])
-    a, b = circuits.mask(left), circuits.mask(right)
-    parts = [_components(c) for c in (left, right)]
-    n_nodes = len(wiring.writers) - 1
-    wa, wb = circuits.weight_matrix(left), circuits.weight_matrix(right)
+    one, other = opened(left), opened(right)
+    wiring = _shared_wiring([one, other])
+    nodes, roles, note = _members(wiring, one, other)
+    if note:
+        return Comparison(nodes, None, nan, nan, 0, roles, note)
+    a, b = circuits.mask(one), circuits.mask(other)
+    wa, wb = circuits.weight_matrix(one), circuits.weight_matrix(other)
     shared = a & b
-    unweighted = any(circuit.graph.get("unweighted") for circuit in (left, right))
+    unweighted = any(circuit.graph.get("unweighted") for circuit in (one, other))
     return Comparison(
-        nodes=Overlap(len(parts[0]), len(parts[1]), len(parts[0] & parts[1]), n_nodes),
-        edges=Overlap(int(a.sum()), int(b.sum()), int(shared.sum()), wiring.n_edges),
+        nodes=nodes,
+        of_edges=Overlap(int(a.sum()), int(b.sum()), int(shared.sum()), wiring.n_edges),
         weighted=nan if unweighted else _ruzicka(np.abs(wa), np.abs(wb)),
         spearman=nan if unweighted else spearman(wa[shared], wb[shared]),
         flipped=0 if unweighted else int((wa[shared] * wb[shared] < 0).sum()),
+        roles=roles,
     )
 
 
-# -- components ------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Members:
-    """The overlap of two circuits' components; of each role of the right one, how many of its
-    components the left one holds, and how many there are."""
-
-    nodes: Overlap
-    roles: Mapping[str, tuple[int, int]]
-
-    def to_dict(self) -> dict[str, Json]:
-        """All numbers, for machines; what is undefined is None."""
-        return {"nodes": _plain(self.nodes), "roles": self.shares()}
-
-    def shares(self) -> dict[str, dict[str, int]]:
-        """Of each role how many are held, and how many there are, by name."""
-        return {role: {"held": held, "of": of} for role, (held, of) in self.roles.items()}
-
-    def table(self) -> str:
-        """A line for each role."""
-        rows = [{"role": role, "held": f"{h} of {n}"} for role, (h, n) in self.roles.items()]
-        return as_text(rows, header=False)
-
-    def __repr__(self) -> str:
-        lines = [_as_text(nodes=self.nodes), self.table()]
-        return "\n".join(line for line in lines if line)
-
-
-def compare_members(left: Graph, right: Graph) -> Members:
-    """The comparison of two circuits' components alone, by the roles of the right one's.
-
-    Components are heads and MLPs. Where a circuit only lists its members and no MLP is among them,
-    it does not speak of MLPs, and heads alone are compared. Raises CircuitError where the wirings
-    differ.
-    """
-    wiring = _shared_wiring([left, right])
-    parts = [_components(circuit) for circuit in (left, right)]
-    heads_alone = any(
-        lists_members(circuit) and not any(Node(name).is_mlp for name in found)
-        for circuit, found in zip((left, right), parts, strict=True)
-    )
-    spoken = {w for w in wiring.writers[1:] if w.is_head or not heads_alone}
+def _members(
+    wiring: Wiring, left: Graph, right: Graph
+) -> tuple[Overlap, dict[str, tuple[int, int]], str]:
+    """The overlap of the components, by the roles of the right one's; and a note where one circuit
+    only lists its members."""
+    parts = [circuits.components(circuit) for circuit in (left, right)]
+    listing = [
+        (name, circuit, found)
+        for name, circuit, found in zip(("left", "right"), (left, right), parts, strict=True)
+        if circuits.lists_members(circuit)
+    ]
+    silent = [name for name, _, found in listing if not any(Node(n).is_mlp for n in found)]
+    spoken = {w for w in wiring.writers[1:] if w.is_head or not silent}
     one, two = (found & spoken for found in parts)
     held: dict[str, list[bool]] = {}
     for name, role in right.nodes(data="role"):
         if role and name in two:
             held.setdefault(str(role), []).append(name in one)
     roles = {role: (sum(found), len(found)) for role, found in held.items()}
-    return Members(Overlap(len(one), len(two), len(one & two), len(spoken)), roles)
-
-
-def lists_members(circuit: Graph) -> bool:
-    """Whether the circuit names components by their roles and no edge between them."""
-    named = any(role for _, role in circuit.nodes(data="role"))
-    return named and next(circuits.edges(circuit), None) is None
+    called = [
+        str(circuit.graph.get("reference", f"the {name} one")) for name, circuit, _ in listing
+    ]
+    note = f"{' and '.join(dict.fromkeys(called))} lists members and no edges" if listing else ""
+    note += ", and no MLPs, so that heads alone are compared" * bool(silent)
+    return Overlap(len(one), len(two), len(one & two), len(spoken)), roles, note
 
 
 # -- several ---------------------------------------------------------------------------------------
@@ -225,7 +268,27 @@ class Agreement:
         names = ("in_all", "in_any", "jaccard", "expected_jaccard")
         return {"sizes": list(self.sizes)} | {name: getattr(self, name) for name in names}
 
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each pair of circuits: ``first`` and ``second`` (their numbers, from 0), then
+        the columns of ``Overlap.to_frame``, of their edges."""
+        numbers = combinations(range(len(self.sizes)), 2)
+        rows = zip(numbers, self.pairs, strict=True)
+        return to_frame([{"first": i, "second": j, **pair.to_dict()} for (i, j), pair in rows])
+
+    def _repr_html_(self) -> str:
+        return as_html(self.to_frame(), str(self))
+
     def __repr__(self) -> str:
+        rows = [
+            {"circuits": f"{i} and {j}", "shared": pair.both, "Jaccard": pair.jaccard}
+            for (i, j), pair in zip(
+                combinations(range(len(self.sizes)), 2), self.pairs, strict=True
+            )
+        ]
+        more = f"… and {len(rows) - _MOST:,} more pairs" if len(rows) > _MOST else ""
+        return "\n".join(filter(None, (str(self), as_text(rows[:_MOST]), more)))
+
+    def __str__(self) -> str:
         low, high = min(self.sizes), max(self.sizes)
         size = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         return (
@@ -235,15 +298,29 @@ class Agreement:
         )
 
 
-def agreement(several: Sequence[Graph]) -> Agreement:
-    """How much the edges of two or more circuits of one model agree.
+def agreement(several: Sequence[CircuitLike]) -> Agreement:
+    """How much the edges of two or more circuits of one model agree: counts, and Jaccard indices.
 
-    Raises CircuitError for fewer than two, and where the wirings differ.
+    Each is given as to ``compare``. Raises CircuitError for fewer than two, where one only lists
+    its components, and where the wirings differ.
+
+    Example:
+        >>> found = agreement(["ioi:acdc", "ioi:eap_ig"])
+        >>> found.in_all == found.pairs[0].both
+        True
     """
-    if len(several) < 2:
-        raise CircuitError(f"{len(several)} circuits cannot agree or differ; give at least 2")
-    wiring = _shared_wiring(several)
-    masks = [circuits.mask(circuit) for circuit in several]
+    if isinstance(several, str) or len(several) < 2:
+        number = 1 if isinstance(several, str) else len(several)
+        raise CircuitError(f"{number} circuits cannot agree or differ; give a list of at least 2")
+    all_of_them = [opened(circuit) for circuit in several]
+    wiring = _shared_wiring(all_of_them)
+    for number, circuit in enumerate(all_of_them):
+        if circuits.lists_members(circuit):
+            raise CircuitError(
+                f"circuit {number} lists members and no edges, which is what agreement counts; "
+                "use compare"
+            )
+    masks = [circuits.mask(circuit) for circuit in all_of_them]
     sizes = tuple(int(mask.sum()) for mask in masks)
     held = np.sum(masks, axis=0)
     pairs = tuple(
@@ -263,15 +340,6 @@ def _shared_wiring(several: Sequence[Graph]) -> Wiring:
                 "compare circuits of one model"
             )
     return wirings[0]
-
-
-def _components(circuit: Graph) -> set[str]:
-    wiring = circuits.wiring_of(circuit)
-    found = {name for name, role in circuit.nodes(data="role") if role}
-    for writer, reader, _ in circuits.edges(circuit):
-        found.add(writer)
-        found |= set(wiring.fed(reader)) if reader.head is not None else {reader}
-    return {name for name in found if wiring.writer.get(name, 0) > 0}
 
 
 def _ruzicka(a: Float[np.ndarray, "w r"], b: Float[np.ndarray, "w r"]) -> float:

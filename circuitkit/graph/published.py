@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
 
-from circuitkit.errors import UnknownNameError
+import networkx as nx
+
+from circuitkit.errors import CircuitError, UnknownNameError
 from circuitkit.graph.circuit import Circuit, build, edges, wiring_of
 from circuitkit.graph.nodes import INPUT, LOGITS, Node
 from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
-from circuitkit.registry import lookup
+from circuitkit.registry import lookup, names, unknown
 
 __all__ = [
-    "GPT2",
+    "CircuitLike",
     "Edges",
+    "GPT2",
     "Published",
     "Rule",
     "heads",
     "joined",
     "legal",
     "named",
+    "opened",
     "roles_of",
     "skeleton",
 ]
@@ -104,6 +111,34 @@ def named(name: str) -> Published:
             "circuitkit.graph.published.Published"
         )
     return found
+
+
+CircuitLike: TypeAlias = Graph | Published | str | os.PathLike[str]
+
+
+def opened(circuit: CircuitLike) -> Circuit:
+    """The circuit that is meant: a graph itself, the published circuit of a name
+    (``ioi:wang2022``), or that in a file, circuitkit's or EAP-IG's.
+
+    Raises UnknownNameError and CircuitError, with what belongs there, where there is none.
+    """
+    if isinstance(circuit, Circuit):
+        return circuit
+    if isinstance(circuit, nx.DiGraph):
+        return Circuit(circuit)
+    if isinstance(circuit, Published):
+        return circuit.circuit
+    if not isinstance(circuit, str | os.PathLike):
+        raise CircuitError(
+            f"{type(circuit).__name__} is not a circuit; give a circuit (scores.top(n) chooses "
+            "one), its file, or the name of a published one: ioi:wang2022"
+        )
+    name = os.fspath(circuit)
+    if Path(name).suffix.lower() not in (".json", ".pt") and not Path(name).is_file():
+        if ":" not in name:
+            raise UnknownNameError(unknown("circuit", name, names("references")))
+        return named(name).circuit
+    return Circuit.load(name)
 
 
 def skeleton(circuit: Graph) -> Circuit:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import heapq
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,11 +21,16 @@ from jaxtyping import Float, Int
 from circuitkit.errors import CircuitkitError, ScoresError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
-from circuitkit.graph.nodes import edge_name
+from circuitkit.graph.frames import edge_frame
+from circuitkit.graph.nodes import edge_name, parse_edge
 from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json
+from circuitkit.util.tables import as_html, to_frame
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["RULES", "Scores"]
 
@@ -41,6 +46,19 @@ class Scores:
     ``exact`` says which scores were measured rather than estimated; None where the method does not
     mix the two. A method that chooses a circuit itself says so by ``about["chosen"] = True``: then
     a score of exactly 0 means that it dropped the edge.
+
+    ``scores["a0.h1->logits"]`` and ``scores["a0.h1", "logits"]`` look one up; ``len``, ``in`` and
+    iteration go over the model's edges by their names, chosen or not. Raises ScoresError for tables
+    of another shape or type, and for scores that are not finite.
+
+    Example:
+        >>> import circuitkit as ck
+        >>> wiring = ck.references.ioi.acdc().wiring  # of GPT-2 small: 157 writers, 445 readers
+        >>> scores = ck.Scores(wiring, np.ones(wiring.shape))
+        >>> len(scores), scores["input->a0.h0<q>"], scores["a0.h1", "logits"]
+        (32491, 1.0, 1.0)
+        >>> print(scores.top(10))
+        9 of 32,491 edges, 2 of 144 heads, 0 of 12 MLPs
     """
 
     wiring: Wiring
@@ -65,8 +83,64 @@ class Scores:
                 "check the metric, or use float32"
             )
 
+    # -- as a mapping of edges -------------------------------------------------------------------
+    def __len__(self) -> int:
+        """How many edges have a score: all of the model's."""
+        return self.wiring.n_edges
+
+    def __getitem__(self, edge: str | tuple[str, str]) -> float:
+        """The score of an edge, by its name or its two nodes. Raises NodeNameError and CircuitError
+        where this is not an edge of the model."""
+        pair = edge if isinstance(edge, tuple) and len(edge) == 2 else parse_edge(edge)
+        return float(self.values[self.wiring.index(*pair)])
+
+    def __contains__(self, edge: object) -> bool:
+        """Whether this is an edge of the model, by its name or its two nodes."""
+        try:
+            self[edge]  # type: ignore[index]
+        except (CircuitkitError, TypeError):
+            return False
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of all edges, in the order of the wiring."""
+        w = self.wiring
+        for row, column in zip(*np.nonzero(w.legal), strict=True):
+            yield edge_name(w.writers[row], w.readers[column])
+
+    def to_frame(self) -> pandas.DataFrame:
+        """All edges as a pandas table, the strongest first.
+
+        Columns: ``writer`` and ``reader`` (names), ``weight`` (the score, in metric units per
+        example), ``exact`` (whether it was measured rather than estimated; missing where the
+        method does not mix the two).
+
+        Example:
+            >>> import circuitkit as ck
+            >>> wiring = ck.references.docstring.acdc().wiring
+            >>> ck.Scores(wiring, np.ones(wiring.shape)).to_frame().head(2)
+              writer   reader  weight  exact
+            0  input  a0.h0.q     1.0   <NA>
+            1  input  a0.h1.q     1.0   <NA>
+        """
+        w = self.wiring
+        flat = np.flatnonzero(w.legal)
+        flat = flat[np.argsort(-np.abs(self.values.flat[flat]), kind="stable")]
+        rows, columns = np.divmod(flat, w.shape[1])
+        writers, readers = (np.array([*map(str, n)], object) for n in (w.writers, w.readers))
+        exact = None if self.exact is None else self.exact.flat[flat]
+        return edge_frame(writers[rows], readers[columns], self.values.flat[flat], exact)
+
+    # -- displays --------------------------------------------------------------------------------
+    def __str__(self) -> str:
+        return f"{len(self):,} scores{self._origin()}"
+
+    def _repr_html_(self) -> str:
+        rows = [{"edge": name, "weight": value} for name, value in self.strongest(8)]
+        return as_html(to_frame(rows), f"{self}; the strongest:")
+
     def __repr__(self) -> str:
-        lines = [f"{self.wiring.n_edges:,} scores{self._origin()}; the strongest:"]
+        lines = [f"{self}; the strongest:"]
         lines += [f"{value:+12.4g}  {name}" for name, value in self.strongest(8)]
         return "\n".join(lines)
 

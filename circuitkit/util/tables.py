@@ -6,6 +6,7 @@ CSV and on pages, and a dash in text. pandas and rich take time to import, so fu
 
 from __future__ import annotations
 
+import html
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import StringIO
 from numbers import Integral, Real
@@ -16,8 +17,8 @@ from circuitkit.util.json_values import Json
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["DASH", "WIDTH", "as_text", "cell", "columns", "heading", "is_number", "to_csv",
-           "to_frame"]  # fmt: skip
+__all__ = ["DASH", "WIDTH", "as_html", "as_text", "cell", "columns", "heading", "is_number",
+           "to_csv", "to_frame"]  # fmt: skip
 
 WIDTH = 100  # of text, unless numbers need more
 DASH = "–"  # for what is not defined
@@ -42,6 +43,12 @@ def to_csv(
     exact = None if digits is None else f"%.{digits}g"
     frame = to_frame(rows, columns)
     return str(frame.to_csv(index=False, float_format=exact, lineterminator="\n"))
+
+
+def as_html(frame: pandas.DataFrame, heading: str = "") -> str:
+    """The frame for a notebook, below a line of text; fractions to three digits."""
+    table = frame.to_html(index=False, border=0, na_rep=DASH, float_format=cell)
+    return (f"<p>{html.escape(heading)}</p>" if heading else "") + str(table)
 
 
 # -- text ------------------------------------------------------------------------------------------

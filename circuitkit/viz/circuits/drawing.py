@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from circuitkit.errors import OutputError
-from circuitkit.graph.circuit import edges as edges_of
-from circuitkit.graph.circuit import wiring_of
+from circuitkit.graph.circuit import components, wiring_of
 from circuitkit.graph.nodes import INPUT, LOGITS, Node, edge_name
 from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json
 from circuitkit.viz import style
+from circuitkit.viz.circuits.choice import Choice, chosen
 
 __all__ = ["Box", "Drawing", "Edge", "SOURCE", "drawing"]
 
@@ -71,7 +68,8 @@ class Drawing:
     edges: tuple[Edge, ...]  # the weakest first, so that the strongest lie on top
     boxes: Mapping[str, Box]
     roles: Mapping[str, str]  # of boxes
-    left_out: int
+    choice: Choice
+    hidden: int  # components of the circuit that have no box
     exact: int | None  # drawn edges whose weight was measured; None where they do not say
     metadata: Mapping[str, Json]  # the graph's attributes
     title: str
@@ -110,7 +108,8 @@ class Drawing:
             f"{key}: {style.plain(self.metadata[key])}" for key in SOURCE if self.metadata.get(key)
         ]
         faithful = _faithfulness(self.metadata.get("faithfulness"))
-        parts = (" · ".join(source), self._extent() + self._measured(), faithful)
+        extent = self._extent() + self._measured() + self._hidden()
+        parts = (" · ".join(source), extent, faithful)
         return tuple(part for part in parts if part)
 
     def _measured(self) -> str:
@@ -119,14 +118,14 @@ class Drawing:
         return f", {'all' if self.exact == len(self.edges) else f'{self.exact:,}'} measured exactly"
 
     def _extent(self) -> str:
-        drawn, model = len(self.edges), f"the model's {self.wiring.n_edges:,}"
-        if not self.left_out:
-            return f"{drawn:,} edges of {model}" if drawn else f"no edges of {model}"
-        total = drawn + self.left_out
-        return (
-            f"the {drawn:,} strongest of {total:,} edges that hang together "
-            f"({self.left_out:,} left out), of {model}"
-        )
+        comma = "," if self.choice.left_out else ""
+        return f"{self.choice.words}{comma} of the model's {self.wiring.n_edges:,}"
+
+    def _hidden(self) -> str:
+        if not self.hidden:
+            return ""
+        what = "component" if self.hidden == 1 else "components"
+        return f"; not shown: {self.hidden:,} {what} without a drawn edge"
 
 
 def _exact(circuit: Graph, shown: Iterable[tuple[Node, Node, float]]) -> int | None:
@@ -135,29 +134,14 @@ def _exact(circuit: Graph, shown: Iterable[tuple[Node, Node, float]]) -> int | N
     return None if set(said) <= {None} else sum(flag is True for flag in said)
 
 
-def _strongest(
-    found: list[tuple[Node, Node, float]], n: int, wiring: Wiring
-) -> list[tuple[Node, Node, float]]:
-    """The first n edges; those that hang together, where all of them do, so that no box dangles."""
-    if len(found) <= n:
-        return found
-    flat = np.ravel_multi_index(
-        np.array([wiring.index(writer, reader) for writer, reader, _ in found]).T, wiring.shape
-    )
-    if wiring.best(flat, len(found)).sum() < len(found):
-        return found[:n]
-    kept = wiring.best(flat, n)
-    return [edge for edge in found if kept[wiring.index(edge[0], edge[1])]]
+def drawing(circuit: Graph, edges: int | None, title: str | None) -> Drawing:
+    """What to draw of the circuit: at most so many edges (200), the strongest; the title is the
+    name of a published circuit unless another is given.
 
-
-def drawing(circuit: Graph, edges: int, title: str | None) -> Drawing:
-    """What to draw of the circuit: at most so many edges, the strongest. Raises OutputError where
-    ``edges`` is no count, CircuitError where the graph is no circuit."""
-    if not isinstance(edges, int) or edges < 1:
-        raise OutputError(f"edges={edges!r} cannot be drawn; give a whole number from 1 on")
-    wiring = wiring_of(circuit)
-    found = sorted(edges_of(circuit), key=lambda e: (-abs(e[2]), e[0], e[1]))
-    shown = _strongest(found, edges, wiring_of(circuit))
+    Raises OutputError as ``choice.chosen`` does, CircuitError where the graph is not a circuit.
+    """
+    wiring, choice = wiring_of(circuit), chosen(circuit, edges)
+    shown = choice.shown
     heads = {writer for writer, _, _ in shown} | {reader.component for _, reader, _ in shown}
     drawn = tuple(Edge(w, r, x, _ends(r, wiring, heads)) for w, r, x in reversed(shown))
     boxes = _boxes(drawn)
@@ -166,9 +150,10 @@ def drawing(circuit: Graph, edges: int, title: str | None) -> Drawing:
         for name in boxes
         if name in circuit and circuit.nodes[name].get("role")
     }
-    left_out, heading = len(found) - len(shown), style.plain(title or "")
+    heading = style.plain(circuit.graph.get("reference", "") if title is None else title)
+    hidden = len(components(circuit) - boxes.keys())
     exact = _exact(circuit, shown)
-    return Drawing(wiring, drawn, boxes, roles, left_out, exact, circuit.graph, heading)
+    return Drawing(wiring, drawn, boxes, roles, choice, hidden, exact, circuit.graph, heading)
 
 
 def _ends(reader: Node, wiring: Wiring, heads: set[Node]) -> tuple[str, ...]:

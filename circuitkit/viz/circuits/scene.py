@@ -21,9 +21,9 @@ LAYER_NAMES = 46.0  # room at the left
 LEAST_WIDTH = 368.0
 
 
-def scene(circuit: Graph, edges: int, title: str | None) -> Scene:
-    """The circuit as a picture, of its strongest edges, at most so many. Raises OutputError where
-    ``edges`` is no count, CircuitError where the graph is no circuit."""
+def scene(circuit: Graph, edges: int | None, title: str | None) -> Scene:
+    """The circuit as a picture, of its strongest edges, at most so many. Raises OutputError and
+    CircuitError as ``drawing`` does."""
     drawn = drawing(circuit, edges, title)
     layout = lay_out(drawn)
     left, right = _sides(layout)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from circuitkit.graph.types import Graph
+from circuitkit.viz.circuits.graphviz import as_dot
 from circuitkit.viz.circuits.scene import scene
 from circuitkit.viz.painting import painted
-from circuitkit.viz.pictures.graphviz import dot
 from circuitkit.viz.render import check_engine, laid_out
 
 __all__ = ["pdf", "png"]
 
 
 def png(
-    circuit: Graph, *, edges: int = 200, title: str | None = None, engine: str = "builtin"
+    circuit: Graph, *, edges: int | None = None, title: str | None = None, engine: str = "builtin"
 ) -> bytes:
     """The circuit as a PNG picture, 200 dots an inch.
 
@@ -23,7 +23,7 @@ def png(
 
 
 def pdf(
-    circuit: Graph, *, edges: int = 200, title: str | None = None, engine: str = "builtin"
+    circuit: Graph, *, edges: int | None = None, title: str | None = None, engine: str = "builtin"
 ) -> bytes:
     """The circuit as a PDF page of its size, of lines and letters.
 
@@ -33,7 +33,7 @@ def pdf(
     return _drawn(circuit, "pdf", edges, title, engine)
 
 
-def _drawn(circuit: Graph, suffix: str, edges: int, title: str | None, engine: str) -> bytes:
+def _drawn(circuit: Graph, suffix: str, edges: int | None, title: str | None, engine: str) -> bytes:
     if check_engine(engine) == "dot":
-        return laid_out(dot(circuit, edges=edges, title=title), suffix)
+        return laid_out(as_dot(circuit, edges, title), suffix)
     return painted(scene(circuit, edges, title), suffix)

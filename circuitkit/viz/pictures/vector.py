@@ -7,8 +7,8 @@ version to version; ``engine="dot"`` asks for Graphviz's all the same.
 from __future__ import annotations
 
 from circuitkit.graph.types import Graph
+from circuitkit.viz.circuits.graphviz import as_dot
 from circuitkit.viz.circuits.scene import scene
-from circuitkit.viz.pictures.graphviz import dot
 from circuitkit.viz.render import check_engine, laid_out
 from circuitkit.viz.svg import document
 
@@ -16,7 +16,7 @@ __all__ = ["svg"]
 
 
 def svg(
-    circuit: Graph, *, edges: int = 200, title: str | None = None, engine: str = "builtin"
+    circuit: Graph, *, edges: int | None = None, title: str | None = None, engine: str = "builtin"
 ) -> str:
     """The circuit as an SVG picture: layers upwards, at most so many edges, the strongest.
 
@@ -24,5 +24,5 @@ def svg(
     not installed or not done in time; CircuitError where the graph is not a circuit.
     """
     if check_engine(engine) == "dot":
-        return laid_out(dot(circuit, edges=edges, title=title), "svg").decode()
+        return laid_out(as_dot(circuit, edges, title), "svg").decode()
     return document(scene(circuit, edges, title))

@@ -1,4 +1,4 @@
-"""DOT, for Graphviz and for whatever else reads it: to be laid out by ``dot``, layers upwards."""
+"""A picture as Graphviz draws it: the DOT text that ``engine="dot"`` lays out."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from circuitkit.viz import style
 from circuitkit.viz.circuits import legend
 from circuitkit.viz.circuits.drawing import Box, Drawing, Edge, drawing
 
-__all__ = ["dot"]
+__all__ = ["as_dot"]
 
 ENDS = ("input", "logits")
 MANY = 300  # edges: above, dot takes minutes unless it is told to hurry
 HURRY = {"nslimit": "0.5", "nslimit1": "0.5", "mclimit": "0.2", "splines": "line"}
 
 
-def dot(circuit: Graph, *, edges: int = 200, title: str | None = None) -> str:
-    """The circuit as DOT text: layers upwards, at most so many edges, the strongest.
+def as_dot(circuit: Graph, edges: int | None = None, title: str | None = None) -> str:
+    """The picture of the circuit as DOT text: layers upwards, at most so many edges, the strongest.
 
-    Raises OutputError where ``edges`` is no count; CircuitError where the graph is no circuit.
+    Raises OutputError and CircuitError as ``drawing`` does.
     """
     drawn = drawing(circuit, edges, title)
     lettering = {"fontname": style.FONT, "fontsize": f"{style.LABEL:g}"}

@@ -1,0 +1,98 @@
+"""Which edges of a circuit a picture shows, and the words for those that it leaves out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from circuitkit.errors import OutputError
+from circuitkit.graph.circuit import components, edges, wiring_of
+from circuitkit.graph.nodes import Node
+from circuitkit.graph.published import skeleton
+from circuitkit.graph.types import Graph
+from circuitkit.graph.wiring import Wiring
+
+__all__ = ["Choice", "Weighted", "chosen"]
+
+USUAL = 200  # edges that are drawn unless another number is asked for
+MOST_ALIKE = 300  # edges without weights: above, a picture of equal lines says nothing
+
+Weighted = tuple[Node, Node, float]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The edges to draw, the strongest first; which they are, and how strong what is left out."""
+
+    shown: list[Weighted]
+    left_out: int
+    which: str  # "the 3 strongest of 5 edges"; empty where all are shown
+    largest: float | None = None  # |weight| of what is left out; None where weights say nothing
+
+    @property
+    def words(self) -> str:
+        """How many edges are drawn, of how many, and which are not."""
+        number = len(self.shown)
+        if not self.left_out:
+            return f"{number:,} edges" if number else "no edges"
+        strong = "" if self.largest is None else f", |weight| at most {self.largest:.3g}"
+        return f"{self.which} ({self.left_out:,} left out{strong})"
+
+
+def chosen(circuit: Graph, most: int | None) -> Choice:
+    """The edges of the circuit that a picture shows, at most so many (200).
+
+    The strongest that hang together; of a circuit without weights all, or else those between
+    components that have roles. Raises OutputError where ``most`` is not a count, where there are
+    components and no edges, and where the edges that would be left out are no weaker than others.
+    """
+    if most is not None and (not isinstance(most, int) or most < 1):
+        raise OutputError(f"edges={most!r} cannot be drawn; give a whole number from 1 on")
+    wiring = wiring_of(circuit)
+    found = sorted(edges(circuit), key=lambda e: (-abs(e[2]), e[0], e[1]))
+    if not found and components(circuit):
+        raise OutputError(
+            f"{_name(circuit)} has components and no edges to draw; save it as .json instead"
+        )
+    if circuit.graph.get("unweighted"):
+        return _between_roles(circuit, found, most)
+    shown, which = _strongest(found, most or USUAL, wiring)
+    kept = set(shown)
+    largest = max((abs(edge[2]) for edge in found if edge not in kept), default=None)
+    return Choice(shown, len(found) - len(shown), which, largest)
+
+
+def _name(circuit: Graph) -> str:
+    return str(circuit.graph.get("reference", "the circuit"))
+
+
+def _strongest(found: list[Weighted], n: int, wiring: Wiring) -> tuple[list[Weighted], str]:
+    """The first n edges; those that hang together, where all of them do, so that no box dangles."""
+    if len(found) <= n:
+        return found, ""
+    flat = np.ravel_multi_index(
+        np.array([wiring.index(writer, reader) for writer, reader, _ in found]).T, wiring.shape
+    )
+    if wiring.best(flat, len(found)).sum() < len(found):
+        return found[:n], f"the {n:,} strongest of {len(found):,} edges"
+    kept = wiring.best(flat, n)
+    shown = [edge for edge in found if kept[wiring.index(edge[0], edge[1])]]
+    return shown, f"the {len(shown):,} strongest of {len(found):,} edges that hang together"
+
+
+def _between_roles(circuit: Graph, found: list[Weighted], most: int | None) -> Choice:
+    """All edges where so many are asked for, else those between components with roles: edges
+    without weights have no order in which some could be left out."""
+    small = found
+    if len(found) > (most or 0) and any(role for _, role in circuit.nodes(data="role")):
+        kept = {edge[:2] for edge in edges(skeleton(circuit))}
+        small = [edge for edge in found if edge[:2] in kept]
+    if len(small) > (most or MOST_ALIKE):
+        between = "" if small is found else " between components with roles"
+        raise OutputError(
+            f"{_name(circuit)} has {len(small):,} edges{between}, none of them stronger than "
+            f"another; ask for all of them with edges={len(small)} (--edges {len(small)})"
+        )
+    which = f"{len(small):,} of {len(found):,} edges, those between components with roles"
+    return Choice(small, len(found) - len(small), which)
