@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.graph.scores import Scores as Scores
     from circuitkit.models.checking import check as check
     from circuitkit.models.fetching import fetch as fetch
+    from circuitkit.models.listing import list_models as list_models
     from circuitkit.models.loading import load as load
     from circuitkit.patching.attention import attention_to as attention_to
     from circuitkit.patching.edges import patch_edges as patch_edges
@@ -63,6 +64,12 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.patching.paths import patch_paths as patch_paths
     from circuitkit.patching.paths import patch_senders as patch_senders
     from circuitkit.patching.windows import patch_windows as patch_windows
+    from circuitkit.registry import list_corruptions as list_corruptions
+    from circuitkit.registry import list_formats as list_formats
+    from circuitkit.registry import list_methods as list_methods
+    from circuitkit.registry import list_metrics as list_metrics
+    from circuitkit.registry import list_references as list_references
+    from circuitkit.registry import list_tasks as list_tasks
     from circuitkit.registry import resolve as resolve
     from circuitkit.truth import rasp as rasp
     from circuitkit.viz import figures as figures
@@ -95,6 +102,13 @@ _PLACES = {
     "incompleteness": "evaluation.knockouts.completeness",
     "interactions": "evaluation.knockouts.pairs",
     "known": "evaluation.ability",
+    "list_corruptions": "registry",
+    "list_formats": "registry",
+    "list_methods": "registry",
+    "list_metrics": "registry",
+    "list_models": "models.listing",
+    "list_references": "registry",
+    "list_tasks": "registry",
     "load": "models.loading",
     "make_task": "data.tasks",
     "marginal_effects": "evaluation.knockouts.effects",
@@ -137,6 +151,33 @@ _FOLDERS = {
     "tasks": "tasks",
 }
 
+# Names of earlier versions and of other tools, each with what does the same here.
+_SUCCESSORS = {
+    "Graph": "Circuit, or Scores of every edge",
+    "HookedTransformer": "load",
+    "TransformerBridge": "load",
+    "activation_patching": "patch_nodes",
+    "attribute": "discover, or a method of discovery such as discovery.eap_ig",
+    "benchmark": "bench",
+    "draw": "circuit.draw",
+    "evaluate_graph": "evaluate",
+    "export": "circuit.save, or circuit.draw for a picture",
+    "find_circuit": "discover",
+    "from_pretrained": "load",
+    "load_circuit": "Circuit.load",
+    "load_dataset": "make_task",
+    "load_model": "load",
+    "load_scores": "Scores.load",
+    "path_patching": "patch_path",
+    "plot": "circuit.draw",
+    "read": "Circuit.load",
+    "read_circuit": "Circuit.load",
+    "save": "circuit.save",
+    "tokenize": "Dataset.of",
+    "visualize": "circuit.draw",
+    "write": "circuit.save, or circuit.draw for a picture",
+}
+
 __all__ = ["__version__", *sorted(_PLACES), *_FOLDERS]
 
 
@@ -147,8 +188,23 @@ def __getattr__(name: str) -> object:
         value = getattr(importlib.import_module(f"circuitkit.{_PLACES[name]}"), name)
         globals()[name] = value  # so that a module of that name does not stand in its way
         return value
-    raise AttributeError(f"circuitkit has no {name!r}")
+    if name.startswith("__"):  # what Python asks every module for
+        raise AttributeError(name)
+    raise AttributeError(f"circuitkit has no {name!r}; {_advice(name)}")
 
 
 def __dir__() -> list[str]:
     return list(__all__)
+
+
+def _advice(name: str) -> str:
+    """What to use instead of a name that does not exist: its successor, or the nearest name."""
+    if name in _SUCCESSORS:
+        return f"use {_SUCCESSORS[name]}"
+    from circuitkit.registry import KINDS, names, nearest
+
+    places = {own: f"{kind}.{own}" for kind in KINDS for own in names(kind) if ":" not in own}
+    near = nearest(name, [*places, *__all__])
+    if near is None:
+        return "dir(circuitkit) lists its names"
+    return f"did you mean {near if near in __all__ else places[near]!r}?"

@@ -2,9 +2,9 @@
 
 Each file of ``metrics/``, ``corruptions/``, ``discovery/``, ``tasks/``, ``references/``,
 ``formats/`` and ``viz/pictures/`` (the formats that draw) offers the functions in its ``__all__``.
-A reference is called as its file and its function, ``ioi:wang2022``: the task, and the source.
-Listing the names reads the files without importing them, so that ``circuitkit list`` does not wait
-for torch.
+The name of a reference is that of its file and of its function, ``ioi:wang2022``: the task, and the
+source. Listing the names reads the files without importing them, so that ``circuitkit list`` does
+not wait for torch; a file is read once, and again when it has changed.
 """
 
 from __future__ import annotations
@@ -15,25 +15,36 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from circuitkit.errors import UnknownNameError
 
 __all__ = [
     "KINDS",
+    "bind",
     "describe",
     "folder_of",
+    "list_corruptions",
+    "list_formats",
+    "list_methods",
+    "list_metrics",
+    "list_references",
+    "list_tasks",
     "lookup",
     "name_of",
     "names",
+    "nearest",
     "resolve",
+    "same_name",
     "serve",
     "unknown",
 ]
+
+T = TypeVar("T")
 
 _ONE = {
     "metrics": "metric",
@@ -51,12 +62,14 @@ _BY_FILE = ("references",)  # kinds whose names are file:function
 
 @cache
 def _exported(file: Path, changed: int) -> dict[str, str]:
-    """The public functions of a file, each with the first paragraph of its docstring as one line,
-    unimported; read again when the file has ``changed``."""
+    """The public functions of a file, each with the first paragraph of its docstring as one line;
+    the file is not imported, and is read again when it has ``changed``."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
-        raise UnknownNameError(f"{str(file)!r} is not a Python file ({error}); mend it") from error
+        raise UnknownNameError(
+            f"{str(file)!r} is not a Python file ({error}); correct it"
+        ) from error
     public: list[str] = []
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
@@ -70,11 +83,9 @@ def _exported(file: Path, changed: int) -> dict[str, str]:
 
 
 def _entries(kind: str) -> dict[str, tuple[Path, str, str]]:
-    """What a kind offers: each name with its file, its function, and what that is said to do."""
+    """What a kind offers: each name with its file, its function and its description."""
     if kind not in KINDS:
-        raise UnknownNameError(
-            f"nothing is catalogued under {kind!r}; choose from {', '.join(KINDS)}"
-        )
+        raise UnknownNameError(f"there is no registry {kind!r}; choose from {', '.join(KINDS)}")
     files = (f for folder in _FOLDERS[kind] for f in sorted((_ROOT / folder).glob("[!_]*.py")))
     return {
         f"{file.stem}:{name}" if kind in _BY_FILE else name: (file, name, doc)
@@ -105,7 +116,7 @@ def folder_of(kind: str, name: str) -> str:
 def lookup(kind: str, name: str) -> Callable[..., Any]:
     """The function of that name, or of ``path/to/file.py:name``, or of ``package.module:name``.
 
-    Raises UnknownNameError, with the nearest name, where there is none.
+    Raises UnknownNameError, with the nearest name, if there is none.
     """
     if _from_outside(kind, name):
         return _outside(kind, *name.rsplit(":", 1))
@@ -118,11 +129,30 @@ def lookup(kind: str, name: str) -> Callable[..., Any]:
 
 
 def resolve(kind: str, expression: Callable[..., Any] | str) -> Callable[..., Any]:
-    """The function that a name with settings stands for: ``eap_ig(steps=10)``, ``zero``; one that
-    is given itself stays as it is.
+    """The function for a name with settings, such as ``eap_ig(steps=10)`` or ``zero``.
 
-    Settings are Python literals; ``name_of`` writes what this reads. Raises
-    UnknownNameError where the expression, the name or a setting is not known.
+    Args:
+        kind: The registry: ``metrics``, ``corruptions``, ``discovery``, ``tasks``, ``references``
+            or ``formats``.
+        expression: A name; a name with settings, which are Python literals given by name;
+            ``path/to/file.py:name`` or ``package.module:name``. A function is returned as it is.
+
+    Returns:
+        The function itself, or a ``functools.partial`` of it with the settings.
+
+    Raises:
+        UnknownNameError: if the expression cannot be read, or if there is no such name or setting;
+            the message suggests the nearest one.
+
+    Example:
+        >>> ck.resolve("metrics", "kl") is ck.metrics.kl
+        True
+        >>> ck.resolve("discovery", "eap_ig(steps=10)").keywords
+        {'steps': 10}
+        >>> ck.resolve("metrics", "logit-diff")
+        Traceback (most recent call last):
+            ...
+        circuitkit.errors.UnknownNameError: no metric is called 'logit-diff'; did you mean ...
     """
     if not isinstance(expression, str):
         return expression
@@ -132,20 +162,27 @@ def resolve(kind: str, expression: Callable[..., Any] | str) -> Callable[..., An
         return function
     try:
         call = ast.parse(f"f({rest}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError("it is not one call")
+        if call.args:
             raise ValueError("settings are given by name")
         settings = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (ValueError, SyntaxError) as error:
         raise UnknownNameError(
             f"{expression!r} cannot be read ({error}); write name(setting=value, ...)"
         ) from error
-    known = tuple(
-        p.name for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY
-    )
+    return bind(name.strip(), function, settings)
+
+
+def bind(name: str, function: Callable[..., T], settings: Mapping[str, object]) -> Callable[..., T]:
+    """The function with these settings; raises UnknownNameError for one that it does not have,
+    with the nearest that it has. ``name`` is what the message calls the function."""
+    parameters = inspect.signature(function).parameters.values()
+    known = tuple(p.name for p in parameters if p.kind == p.KEYWORD_ONLY)
     for setting in settings:
         if setting not in known:
-            hint = unknown(f"setting of {name}", setting, known) if known else f"{name} has none"
-            raise UnknownNameError(hint)
+            none = f"{name} has no settings, so {setting!r} cannot be set"
+            raise UnknownNameError(unknown(f"setting of {name}", setting, known) if known else none)
     return partial(function, **settings)
 
 
@@ -160,14 +197,16 @@ def name_of(function: Callable[..., object]) -> str:
 
 def serve(kind: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a folder's package: its functions, imported when used, or
-    its files (``references.ioi``) where they are a part of the names."""
+    its files (``references.ioi``) if they are part of the names."""
 
     def listed() -> list[str]:
         return list(dict.fromkeys(name.partition(":")[0] for name in names(kind)))
 
     def get(name: str) -> Any:
+        if name.startswith("__"):  # what Python asks every module for
+            raise AttributeError(name)
         if name not in listed():
-            raise AttributeError(unknown(_ONE[kind], name, names(kind)))
+            raise AttributeError(unknown(_ONE[kind], name, tuple(listed())))
         files = {file.stem: file for file, _, _ in _entries(kind).values()}
         return _module(files[name]) if kind in _BY_FILE else lookup(kind, name)
 
@@ -175,12 +214,103 @@ def serve(kind: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
 
 
 def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
-    """The sentence for a name that nothing carries, with the nearest one that something does."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+    """The sentence for a name that does not exist, with the nearest one that does."""
+    near = nearest(name, known)
+    hint = f"did you mean {near!r}?" if near else f"choose from {', '.join(known)}"
     return f"no {what} is called {name!r}; {hint}"
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like this one, whatever its case and its hyphens; None if none
+    is near."""
+    plain = {_plain(one): one for one in known}
+    near = difflib.get_close_matches(_plain(name), plain, n=1)
+    return plain[near[0]] if near else None
+
+
+def same_name(kind: str, name: str) -> str:
+    """The name of a kind that differs from this one in case and hyphens only; else this one."""
+    return next((known for known in names(kind) if _plain(known) == _plain(name)), name)
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold().replace("-", "_").replace(" ", "_")
+
+
+# -- what there is, for users ----------------------------------------------------------------------
+def list_metrics() -> tuple[str, ...]:
+    """The names of the metrics, as ``evaluate`` and ``discover`` take them.
+
+    ``help(ck.metrics.kl)`` says what one measures; ``circuitkit list metrics`` describes them all.
+
+    Example:
+        >>> "logit_diff" in ck.list_metrics()
+        True
+    """
+    return names("metrics")
+
+
+def list_corruptions() -> tuple[str, ...]:
+    """The names of the corruptions: what an edge outside of the circuit carries.
+
+    ``help(ck.corruptions.mean)`` says what one carries; ``circuitkit list corruptions`` describes
+    them all.
+
+    Example:
+        >>> ck.list_corruptions()
+        ('mean', 'mean_by_position', 'zero', 'noise', 'counterfactual', 'resample')
+    """
+    return names("corruptions")
+
+
+def list_methods() -> tuple[str, ...]:
+    """The names of the discovery methods, which are the functions of ``ck.discovery``.
+
+    ``help(ck.discovery.eap_ig)`` says how one scores edges; ``circuitkit list discovery`` describes
+    them all.
+
+    Example:
+        >>> "eap_ig" in ck.list_methods()
+        True
+    """
+    return names("discovery")
+
+
+def list_tasks() -> tuple[str, ...]:
+    """The names of the tasks, as ``make_task`` and ``discover`` take them.
+
+    ``help(ck.tasks.ioi)`` shows the prompts of one; ``circuitkit list tasks`` describes them all.
+
+    Example:
+        >>> "ioi" in ck.list_tasks()
+        True
+    """
+    return names("tasks")
+
+
+def list_references() -> tuple[str, ...]:
+    """The names of the published circuits, ``task:source``, as ``compare`` takes them.
+
+    ``circuitkit list references`` says how large each is.
+
+    Example:
+        >>> "ioi:wang2022" in ck.list_references()
+        True
+    """
+    return names("references")
+
+
+def list_formats() -> tuple[str, ...]:
+    """The file formats that a circuit is written in, which are the suffixes of their files.
+
+    Example:
+        >>> ck.list_formats()
+        ('csv', 'graphml', 'json', 'dot', 'pdf', 'png', 'svg')
+    """
+    return names("formats")
+
+
+# -- files -----------------------------------------------------------------------------------------
 def _module(file: Path) -> ModuleType:
     """A file of the package as its module."""
     return importlib.import_module(
@@ -189,7 +319,7 @@ def _module(file: Path) -> ModuleType:
 
 
 def _from_outside(kind: str, name: str) -> bool:
-    """Whether a name has a place before its colon; that of a reference may be a task's."""
+    """Whether a name has a place before its colon; a reference may have its task there."""
     place, colon, _ = name.rpartition(":")
     return bool(colon) and (kind not in _BY_FILE or "." in place)
 
@@ -197,7 +327,7 @@ def _from_outside(kind: str, name: str) -> bool:
 def _outside(kind: str, place: str, name: str) -> Callable[..., Any]:
     try:
         module = _file_module(place) if place.endswith(".py") else importlib.import_module(place)
-    except Exception as error:  # what is not ours raises what it likes
+    except Exception as error:  # code that is not ours may raise anything
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
         raise UnknownNameError(
             f"{place!r} cannot be imported for {kind} ({reason}); "
@@ -211,12 +341,12 @@ def _outside(kind: str, place: str, name: str) -> Callable[..., Any]:
 
 
 def _file_module(place: str) -> ModuleType:
-    """The file as a module, under a name that hides no other module of that name."""
+    """The file as a module, under a name that does not hide another module."""
     name = f"circuitkit_outside_{Path(place).stem}"
     spec = importlib.util.spec_from_file_location(name, place)
     if spec is None or spec.loader is None:
         raise ImportError(place)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look for the names in their annotations
+    sys.modules[name] = module  # dataclasses look up the names in their annotations there
     spec.loader.exec_module(module)
     return module

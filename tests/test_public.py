@@ -32,6 +32,41 @@ def test_every_public_name_is_served(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         circuitkit.nothing  # noqa: B018
+    assert not hasattr(circuitkit, "__wrapped__")
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("evalute", "did you mean 'evaluate'"), ("Patch_Node", "did you mean 'patch_nodes'"),
+        ("eap_ig", "did you mean 'discovery.eap_ig'"), ("IOI", "did you mean 'tasks.ioi'"),
+        ("logitdiff", "did you mean 'metrics.logit_diff'"), ("HookedTransformer", "use load"),
+        ("from_pretrained", "use load"), ("path_patching", "use patch_path"),
+        ("xyzzy", r"dir\(circuitkit\) lists its names"),
+    ],
+)  # fmt: skip
+def test_an_unknown_name_is_answered_with_what_to_use(typed: str, answer: str) -> None:
+    with pytest.raises(AttributeError, match=f"circuitkit has no {typed!r}; {answer}"):
+        getattr(circuitkit, typed)
+
+
+COMING = {"discover", "Circuit.load"}  # empty once these are there
+
+
+def test_every_successor_is_there_and_what_it_replaces_is_not() -> None:
+    """Names that are still served are replaced when they go."""
+    for old, new in circuitkit._SUCCESSORS.items():
+        first = re.split(r"[ ,]", new)[0]
+        if first in COMING or old in circuitkit.__all__ or first.startswith("circuit."):
+            continue
+        assert operator.attrgetter(first)(circuitkit), new
+
+
+@pytest.mark.parametrize("place", [*circuitkit._FOLDERS, ""])
+def test_dir_lists_public_names_only(place: str) -> None:
+    listed = dir(getattr(circuitkit, place) if place else circuitkit)
+    assert listed
+    assert not [name for name in listed if name.startswith("_") and name != "__version__"]
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)

@@ -94,6 +94,19 @@ def test_the_nearest_name_is_offered_and_where_none_is_near_all_are() -> None:
     assert unknown("metric", "zzz", known).endswith("choose from logit_diff, kl, accuracy")
 
 
+@pytest.mark.parametrize("typed", ["logit-diff", "LOGIT_DIFF", "Logit Diff", "logitdiff"])
+def test_case_and_hyphens_do_not_hide_the_nearest_name(typed: str) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'logit_diff'"):
+        lookup("metrics", typed)
+    assert registry.nearest(typed, names("metrics")) == "logit_diff"
+
+
+def test_only_case_and_hyphens_are_forgiven() -> None:
+    assert registry.same_name("tasks", "Greater-Than") == "greater_than"
+    assert registry.same_name("tasks", "IOI") == "ioi"
+    assert registry.same_name("tasks", "greaterthan") == "greaterthan"
+
+
 @pytest.mark.parametrize("kind", ["", "metric", "../metrics", "models"])
 def test_an_unknown_kind_is_answered_with_the_kinds(kind: str) -> None:
     for ask in (names, describe, lambda kind: lookup(kind, "zero")):
@@ -136,6 +149,16 @@ def test_a_file_is_read_once_and_again_when_it_has_changed(
     (folder / "two.py").write_text('__all__ = ["c"]\ndef c():\n    """Third."""\n')
     assert names("metrics") == ("b", "c")
     assert len(parsed) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_access_reads_no_file(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    get, listed = serve(kind)
+    listed()
+    monkeypatch.setattr(registry.ast, "parse", None)
+    for name in listed():
+        get(name)
+    assert describe(kind)
 
 
 def test_a_file_that_cannot_be_read_is_named_in_one_sentence(folder: Path) -> None:
@@ -234,6 +257,13 @@ def test_settings_that_cannot_be_read_are_refused(mine: Path, settings: str) -> 
     assert one_sentence(str(caught.value))
 
 
+def test_positional_settings_and_functions_without_settings_are_refused_in_a_sentence() -> None:
+    with pytest.raises(UnknownNameError, match=r"'eap_ig\(10\)' .*settings are given by name"):
+        resolve("discovery", "eap_ig(10)")
+    with pytest.raises(UnknownNameError, match="kl has no settings, so 'base' cannot be set"):
+        resolve("metrics", "kl(base=2)")
+
+
 def test_an_unknown_setting_is_answered_with_the_nearest(mine: Path) -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'width'"):
         resolve("metrics", f"{mine}:probe(with=5)".replace("with", "wdth"))
@@ -307,3 +337,26 @@ def test_a_place_that_is_not_there_is_refused(place: str) -> None:
 def test_a_function_that_a_file_lacks_is_refused(name: str, mine: Path) -> None:
     with pytest.raises(UnknownNameError, match=f"has no function {name!r}"):
         lookup("metrics", f"{mine}:{name}")
+
+
+# -- what users list -------------------------------------------------------------------------------
+LISTS = {"metrics": "metrics", "corruptions": "corruptions", "discovery": "methods",
+         "tasks": "tasks", "references": "references", "formats": "formats"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_registry_is_listed_and_its_package_lists_its_names(kind: str) -> None:
+    import circuitkit
+
+    listed = getattr(circuitkit, f"list_{LISTS[kind]}")()
+    assert listed == names(kind)
+    assert type(listed) is tuple
+    package = getattr(circuitkit, kind)
+    assert dir(package) == sorted({name.partition(":")[0] for name in listed})
+
+
+def test_the_listed_models_are_those_that_load_knows_by_name() -> None:
+    import circuitkit
+    from circuitkit.models.fetching import FETCHED
+
+    assert circuitkit.list_models() == ("mini", *FETCHED)

@@ -50,3 +50,7 @@ __all__ = [
     "tokens",
     "true_edges",
 ]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -9,3 +9,7 @@ from circuitkit.viz.figures.grids import Panels
 from circuitkit.viz.figures.heatmaps import Heatmap
 
 __all__ = ["Heatmap", "Lines", "Panels"]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
