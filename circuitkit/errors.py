@@ -2,22 +2,22 @@
 
     CircuitkitError
     ├── ArgumentError           an argument that stands in the wrong place, or is of another kind
-    ├── UnknownNameError        no metric, task, method, ... is called that
-    ├── NodeNameError           a string that is not the name of a node or an edge
+    ├── UnknownNameError        a metric, task, method, ... that does not exist
+    ├── NodeNameError           a string that is not a node or edge name
     ├── CircuitError            a graph, or a circuit file, that breaks the circuit format
     ├── ScoresError             a scores file, or a selection, that cannot be used
     ├── DataError               prompts that do not form clean/corrupt pairs
     │   └── TaskFitError        a task that the model's tokenizer cannot express
     ├── ModelError              a model that cannot be found or loaded
     │   ├── UnsupportedModelError   a model whose graph would be wrong
-    │   └── VersionError        a library whose installed version is not as models need it
+    │   └── VersionError        a library in a version that models cannot use
     ├── MetricError             a metric that cannot be used here
-    ├── EvaluationError         a faithfulness that is undefined, or a task the model cannot do
+    ├── EvaluationError         a faithfulness that is not defined, or a task the model cannot do
     ├── BudgetError             work that does not fit the memory it may take
     └── OutputError             a file that cannot be written or drawn
 
-Each message holds the offending value and the remedy, in one sentence: a shell user sees just that
-sentence, with exit code 2.
+Each message is one sentence with the offending value and the remedy; on the command line that
+sentence is all that is printed, and the exit code is 2.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 
 
 class CircuitkitError(Exception):
-    """The root: catch it to catch every mistake that circuitkit reports."""
+    """The base class of all errors that circuitkit raises on purpose."""
 
 
 class ArgumentError(CircuitkitError, TypeError):
@@ -50,11 +50,11 @@ class ArgumentError(CircuitkitError, TypeError):
 
 
 class UnknownNameError(CircuitkitError):
-    """No metric, corruption, method, task, reference or format is called that."""
+    """A metric, corruption, method, task, reference or format that does not exist."""
 
 
 class NodeNameError(CircuitkitError):
-    """A string that is not the name of a node or an edge."""
+    """A string that is not a node or edge name."""
 
 
 class CircuitError(CircuitkitError):
@@ -82,7 +82,7 @@ class UnsupportedModelError(ModelError):
 
 
 class VersionError(ModelError):
-    """A library whose installed version no longer has, or does not yet have, what models need."""
+    """A library in a version that no longer has, or does not yet have, what models need."""
 
 
 class MetricError(CircuitkitError):

@@ -220,7 +220,7 @@ def several(padding: str = "right") -> Dataset:
     """Pairs with a further corrupted text, that of other random pairs."""
     data, more = dataset(padding=padding), dataset(seed=5)
     pairs = zip(data.examples, more.examples, strict=True)
-    return replace(data, examples=tuple(replace(e, others={"t": o.clean}) for e, o in pairs))
+    return replace(data, examples=tuple(replace(e, corruptions={"t": o.clean}) for e, o in pairs))
 
 
 def assert_same(one: Activations, two: Activations, mask: Tensor) -> None:
@@ -235,7 +235,9 @@ def assert_same(one: Activations, two: Activations, mask: Tensor) -> None:
 @every_kind
 def test_another_text_is_carried_as_if_it_were_the_prompts_own(family: str, padding: str) -> None:
     m, data = model(family), several(padding)
-    own = replace(data, examples=tuple(replace(e, corrupt=e.others["t"]) for e in data.examples))
+    own = replace(
+        data, examples=tuple(replace(e, corrupt=e.corruptions["t"]) for e in data.examples)
+    )
     for corruption in (counterfactual, noise):
         (found,) = carried(partial(corruption, text="t"), m, data)
         (expected,) = carried(corruption, m, own)
@@ -250,7 +252,7 @@ def test_outside_the_spans_a_replaced_prompt_has_its_own_tokens(padding: str) ->
     batch = as_batch(data)
     held = batch.within(*SPANS)
     clean = m.start(batch.clean, batch.mask).embed
-    other = m.start(batch.others["t"], batch.mask).embed
+    other = m.start(batch.corruptions["t"], batch.mask).embed
     (found,) = carried(partial(counterfactual, text="t", spans=SPANS), m, data)
     assert torch.equal(found.embed[~held], clean[~held])
     assert torch.equal(found.embed[held], other[held])
@@ -265,7 +267,7 @@ def test_outside_the_spans_a_replaced_prompt_has_its_own_tokens(padding: str) ->
 def test_noise_of_another_text_is_where_that_text_differs() -> None:
     data = several()
     found, batch = disturbances("gpt2", data, text="t", draws=60)
-    differs = batch.others["t"] != batch.clean
+    differs = batch.corruptions["t"] != batch.clean
     assert not torch.equal(differs, batch.corrupt != batch.clean)
     assert torch.equal(found[0].any(-1), differs)
     tokens = torch.tensor([t for e in data.examples for t in e.clean])
@@ -329,7 +331,7 @@ def test_texts_and_spans_can_be_written_as_settings(written: str) -> None:
 
 @pytest.mark.parametrize("corruption", [counterfactual, noise])
 def test_an_unknown_text_is_refused_with_the_known_ones(corruption: Callable[..., object]) -> None:
-    with pytest.raises(DataError, match="corrupted text 'S1'; the others that all have are 't'"):
+    with pytest.raises(DataError, match="corrupted text 'S1'; those that all have are 't'"):
         carried(partial(corruption, text="S1"), model("gpt2"), several())
 
 

@@ -71,7 +71,7 @@ def pair(one: str = "Mary", two: str = "John", more: str = "", **changes: Any) -
 def several(prompt: Prompt) -> Prompt:
     """The prompt with two further corrupted texts."""
     words = prompt.clean.replace(" went", " gave"), prompt.clean.replace(" shop", " Tom")
-    return replace(prompt, others=dict(zip(("verb", "noun"), words, strict=True)))
+    return replace(prompt, corruptions=dict(zip(("verb", "noun"), words, strict=True)))
 
 
 PROMPTS = (pair(), pair("Anna", "Tom", " again"), pair("Tom", "Mary", " and the shop"))
@@ -168,7 +168,8 @@ def test_required_words_are_those_that_fit_or_the_task_is_refused() -> None:
     with pytest.raises(TaskFitError) as caught:
         words.require("ioi", "names", asked, 5)
     message = str(caught.value)
-    assert message.startswith("ioi needs 5 names that are one token each, but of 5 only 4 are")
+    assert message.startswith("ioi needs 5 names that are one token each, but with ")
+    assert "only 4 of 5 are" in message
     assert "(' Zaphod' is not)" in message
     assert "\n" not in message
     with pytest.raises(TaskFitError):
@@ -193,11 +194,11 @@ def test_required_words_are_those_that_fit_or_the_task_is_refused() -> None:
         ({"spans": {"S": (6, 9)}}, "ends inside a token"),
         ({"spans": {"S": (4, 7)}}, "ends inside a token"),
         ({"spans": {"S": (5, 9)}}, "ends inside a token"),
-        ({"spans": {"S": (4, 4)}}, "the span 'S' of 4 to 4 holds no token"),
-        ({"spans": {"S": (9, 4)}}, "the span 'S' of 9 to 4 holds no token"),
-        ({"spans": {"S": (0, 999)}}, "the span 'S' of 0 to 999 holds no token"),
+        ({"spans": {"S": (4, 4)}}, "the span 'S' from 4 to 4 contains no token"),
+        ({"spans": {"S": (9, 4)}}, "the span 'S' from 9 to 4 contains no token"),
+        ({"spans": {"S": (0, 999)}}, "the span 'S' from 0 to 999 contains no token"),
         ({"spans": {"S": (-5, 4)}}, "the span 'S'|ends inside a token"),
-        ({"others": {"S": "When Mary"}}, "'When Mary' has 2; make them equally long"),
+        ({"corruptions": {"S": "When Mary"}}, "'When Mary' has 2; make them equally long"),
     ],
     ids=str,
 )
@@ -239,7 +240,7 @@ def test_a_model_without_a_tokenizer_is_asked_for_examples() -> None:
     [
         {"clean": (), "corrupt": ()}, {"corrupt": (1, 2)}, {"corrupt": (1, 2, 3, 4)},
         {"spans": {"S": (0, 4)}}, {"spans": {"S": (-1, 2)}}, {"spans": {"S": (2, 2)}},
-        {"others": {"S": (1, 2)}}, {"others": {"S": (1, 2, 3), "T": ()}},
+        {"corruptions": {"S": (1, 2)}}, {"corruptions": {"S": (1, 2, 3), "T": ()}},
     ],
     ids=str,
 )  # fmt: skip
@@ -340,9 +341,9 @@ def test_a_repeated_batch_is_the_batch_stacked_on_itself(times: int) -> None:
     again = batch.repeat(times)
     assert len(again) == times * len(batch)
     for name, table in vars(batch).items():
-        if name not in ("spans", "others"):
+        if name not in ("spans", "corruptions"):
             assert torch.equal(getattr(again, name), torch.cat([table] * times))
-    for own, more in ((batch.spans, again.spans), (batch.others, again.others)):
+    for own, more in ((batch.spans, again.spans), (batch.corruptions, again.corruptions)):
         assert own
         assert more.keys() == own.keys()
         for name, table in own.items():
@@ -360,25 +361,68 @@ def test_examples_can_be_filtered_but_not_away() -> None:
         data.where(lambda example: False)
 
 
+def test_an_index_gives_an_example_a_slice_a_dataset_and_iteration_batches() -> None:
+    data = Dataset.of(PROMPTS, model_of(word_level()), batch_size=2, padding="left")
+    assert data[0] == data.examples[0]
+    assert data[-1] == data.examples[-1]
+    some = data[:2]
+    assert some.examples == data.examples[:2]
+    assert replace(some, examples=data.examples) == data
+    assert all(isinstance(batch, Batch) for batch in data)
+    with pytest.raises(IndexError):
+        data[3]
+    with pytest.raises(DataError, match="there are no examples"):
+        data[3:]
+
+
+def test_a_dataset_is_shown_in_the_text_of_its_tokens() -> None:
+    data = Dataset.of(SEVERAL * 4, model_of(word_level()), batch_size=5)
+    assert str(data) == "12 examples of 12 to 15 tokens, in batches of 5"
+    assert len(repr(data).splitlines()) <= 20
+    assert "and 9 more" in repr(data)
+    frame = data.to_frame()
+    assert len(frame) == 12
+    assert {"clean", "corrupt", "correct", "wrong", "span_A", "span_end", "corrupt_verb"} <= {
+        *frame
+    }
+    assert "Mary" in frame["clean"][0]
+    assert "Mary" in repr(data)
+    assert "<table" in data._repr_html_()
+
+
+def test_a_dataset_without_a_tokenizer_is_shown_in_token_ids() -> None:
+    data = Dataset((Example((1, 2, 3), (1, 5, 3), (7, 8), (), {"end": (2, 3)}),))
+    assert str(data) == "1 example of 3 tokens, in batches of 32"
+    row = {"clean": "1 2 3", "corrupt": "1 5 3", "correct": "7|8", "wrong": "", "span_end": "3"}
+    assert data.to_frame().to_dict("records") == [row]
+    assert "'1 2 3'" in repr(data)
+
+
+def test_the_tokenizer_of_a_dataset_is_for_displays_only() -> None:
+    data = Dataset.of(PROMPTS, model_of(word_level()))
+    assert data.tokenizer is not None
+    assert replace(data, tokenizer=None) == data
+
+
 # -- several corrupted texts -----------------------------------------------------------------------
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("opening", [False, True])
 def test_further_corrupted_texts_stand_beside_the_clean_one(padding: str, opening: bool) -> None:
     words = word_level(opening, bos_token="<s>")
     (batch,) = Dataset.of(SEVERAL, model_of(words), padding=padding)
-    assert list(batch.others) == ["verb", "noun"]
-    for name, tokens in batch.others.items():
+    assert list(batch.corruptions) == ["verb", "noun"]
+    for name, tokens in batch.corruptions.items():
         assert tokens.shape == batch.clean.shape
         assert torch.equal(tokens[~batch.mask], batch.clean[~batch.mask])
         for row, mask in rows(batch):
-            assert decoded(words, tokens[row][mask].tolist()) == SEVERAL[row].others[name]
+            assert decoded(words, tokens[row][mask].tolist()) == SEVERAL[row].corruptions[name]
 
 
 def test_a_batch_offers_just_the_texts_that_all_its_examples_have() -> None:
-    fewer = replace(SEVERAL[1], others={"noun": SEVERAL[1].others["noun"]})
+    fewer = replace(SEVERAL[1], corruptions={"noun": SEVERAL[1].corruptions["noun"]})
     one, two = Dataset.of([SEVERAL[0], fewer, PROMPTS[2]], model_of(word_level()), batch_size=2)
-    assert list(one.others) == ["noun"]
-    assert not two.others
+    assert list(one.corruptions) == ["noun"]
+    assert not two.corruptions
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
@@ -386,7 +430,7 @@ def test_replaced_tokens_are_the_corrupted_ones_in_the_spans_and_the_clean_ones_
     padding: str,
 ) -> None:
     (batch,) = Dataset.of(SEVERAL, model_of(word_level()), padding=padding)
-    for text, tokens in {None: batch.corrupt, **batch.others}.items():
+    for text, tokens in {None: batch.corrupt, **batch.corruptions}.items():
         assert torch.equal(batch.replaced(text), tokens)
         assert torch.equal(batch.differing(text), tokens != batch.clean)
         assert batch.differing(text).any()
@@ -405,12 +449,12 @@ def test_replaced_tokens_are_the_corrupted_ones_in_the_spans_and_the_clean_ones_
 def test_an_unknown_text_or_span_is_refused_with_the_known_ones(ask: Any) -> None:
     (batch,) = Dataset.of(SEVERAL, model_of(word_level()))
     for spans in ((), ("A",)):
-        with pytest.raises(DataError, match=r"the corrupted text 'no'; .* are 'verb', 'noun', and"):
+        with pytest.raises(DataError, match=r"the corrupted text 'no'; .* are 'verb', 'noun';"):
             ask(batch, "no", spans)
     with pytest.raises(DataError, match="no span 'no'; the spans are A, B, S2, end"):
         ask(batch, "verb", ("A", "no"))
     (plain,) = Dataset.of(PROMPTS, model_of(word_level()))
-    with pytest.raises(DataError, match=r"the corrupted text 'verb'; .* are none, and"):
+    with pytest.raises(DataError, match=r"the corrupted text 'verb'; .* are none;"):
         ask(plain, "verb")
 
 
@@ -419,14 +463,14 @@ def test_both_ways_each_example_is_followed_by_its_swap() -> None:
     data = Dataset.of(SEVERAL, model_of(word_level()), batch_size=2, padding="left")
     both = data.both_ways()
     assert (len(both), both.batch_size, both.padding) == (6, 2, "left")
-    assert both.examples[::2] == tuple(replace(e, others={}) for e in data.examples)
+    assert both.examples[::2] == tuple(replace(e, corruptions={}) for e in data.examples)
     for one, swap in zip(both.examples[::2], both.examples[1::2], strict=True):
         assert (swap.clean, swap.corrupt) == (one.corrupt, one.clean)
         assert (swap.correct, swap.wrong) == (one.wrong, one.correct)
         assert swap.spans == one.spans
-        assert not swap.others
+        assert not swap.corruptions
         assert one != swap
-    assert data.examples[0].others
+    assert data.examples[0].corruptions
 
 
 @pytest.mark.parametrize("wrong", [(), (" Anna", " Mary")])
@@ -448,10 +492,12 @@ def test_a_task_splits_into_all_its_prompts(first: int) -> None:
     assert replace(one, prompts=PROMPTS) == replace(two, prompts=PROMPTS) == task
 
 
-@pytest.mark.parametrize("first", [-1, 0, 3, 100])
-def test_a_split_that_leaves_one_side_empty_is_refused(first: int) -> None:
+@pytest.mark.unchecked
+@pytest.mark.parametrize("first", [-1, 0, 3, 100, 1.5, "half", None])
+def test_a_split_that_leaves_one_side_empty_is_refused(first: Any) -> None:
     task = Task("ioi", PROMPTS, "logit_diff", "Wang et al. 2023")
-    with pytest.raises(DataError, match=f"ioi has 3 prompts, which cannot be split after {first}"):
+    says = f"ioi has 3 prompts, which cannot be split after {first!r}; give a whole number from 1"
+    with pytest.raises(DataError, match=says):
         task.split(first)
 
 

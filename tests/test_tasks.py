@@ -7,9 +7,12 @@ import json
 import operator
 import re
 from collections import Counter
+from dataclasses import replace
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -27,8 +30,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import circuitkit
 from circuitkit.data.examples import Example
 from circuitkit.data.prompts import Prompt, Task
+from circuitkit.data.tasks import make_task
 from circuitkit.data.tokens import TokenizerView, tokenise
-from circuitkit.errors import DataError, TaskFitError
+from circuitkit.errors import ArgumentError, DataError, TaskFitError, UnknownNameError
 from circuitkit.registry import lookup, names
 from circuitkit.tasks import _names, calculation
 from circuitkit.tasks.recall import RELATIONS
@@ -125,7 +129,7 @@ def test_prompts_are_pairs_that_differ_and_are_answered_by_single_tokens(
     assert task.metric in names("metrics")
     assert len({prompt.clean for prompt in task.prompts}) == 40
     for prompt, example in zip(task.prompts, examples, strict=True):
-        assert list(example.others) == list(prompt.others)
+        assert list(example.corruptions) == list(prompt.corruptions)
         assert len(example.clean) == len(example.corrupt)
         assert example.clean != example.corrupt
         assert example.correct
@@ -194,10 +198,10 @@ def test_ioi_has_three_corrupted_texts_of_the_same_clean_one(
     prompts = make("ioi", words, corrupt=corrupt).prompts
     assert [p.clean for p in prompts] == [p.clean for p in make("ioi", words).prompts]
     for prompt, example in zip(prompts, tokenise(prompts, words), strict=True):
-        assert list(prompt.others) == list(NEW)
-        assert prompt.corrupt == prompt.others["S2" if corrupt == "io" else "names"]
+        assert list(prompt.corruptions) == list(NEW)
+        assert prompt.corrupt == prompt.corruptions["S2" if corrupt == "io" else "names"]
         there = {*prompt.correct, *prompt.wrong}
-        for name, tokens in example.others.items():
+        for name, tokens in example.corruptions.items():
             at = {span: words.tokenizer.decode(tokens[slice(*example.spans[span])])
                   for span in ("IO", "S1", "S2")}  # fmt: skip
             new = {span: word for span, word in at.items() if word not in there}
@@ -486,7 +490,7 @@ def test_a_csv_file_gives_the_same_without_spans_and_other_texts(
     mini: TokenizerView, tmp_path: Path
 ) -> None:
     found = lookup("tasks", "from_file")(mini, path=str(write_csv(tmp_path / "mine.csv")))
-    none: dict[str, object] = {"spans": {}, "others": {}}
+    none: dict[str, object] = {"spans": {}, "corruptions": {}}
     assert [vars(p) | none for p in ROWS] == [vars(p) for p in found.prompts]
 
 
@@ -513,21 +517,25 @@ def test_some_prompts_of_a_file_are_drawn_by_the_seed(mini: TokenizerView, tmp_p
 
 GOOD = '{"clean": "a", "corrupt": "b", "correct": [" c"], "wrong": []}\n'
 BAD = {
-    "empty.csv": ("", "holds no prompts"),
-    "header.csv": ("clean,corrupt,correct,wrong\n", "holds no prompts"),
-    "column.csv": ("clean,corrupt,correct\nx,y,z\n", "line 2 lacks 'wrong'"),
-    "short.csv": ("clean,corrupt,correct,wrong\nx,y,z\n", "line 2 lacks 'wrong'"),
+    "empty.csv": ("", "contains no prompts"),
+    "header.csv": ("clean,corrupt,correct,wrong\n", "contains no prompts"),
+    "column.csv": ("clean,corrupt,correct\nx,y,z\n", "line 2 has no 'wrong'"),
+    "short.csv": ("clean,corrupt,correct,wrong\nx,y,z\n", "line 2 has no 'wrong'"),
     "blank.csv": ("clean,corrupt,correct,wrong\n,y,z,w\n", "line 2 has '' for 'clean'"),
     "answer.csv": ("clean,corrupt,correct,wrong\nx,y,z||v,w\n", "line 2 has '' for 'correct'"),
-    "empty.jsonl": ("\n", "holds no prompts"),
-    "broken.jsonl": (GOOD + "{", "line 2 is no JSON "),
-    "list.jsonl": (GOOD + GOOD + "[1]", "line 3 is no JSON object"),
-    "field.jsonl": ('{"clean": "a", "corrupt": "b", "wrong": []}', "line 1 lacks 'correct'"),
+    "empty.jsonl": ("\n", "contains no prompts"),
+    "broken.jsonl": (GOOD + "{", "line 2 is not JSON "),
+    "list.jsonl": (GOOD + GOOD + "[1]", "line 3 is not a JSON object"),
+    "field.jsonl": ('{"clean": "a", "corrupt": "b", "wrong": []}', "line 1 has no 'correct'"),
     "number.jsonl": (GOOD.replace('" c"', "7"), "line 1 has 7 for 'correct'"),
     "spans.jsonl": (GOOD.replace("[]", '[], "spans": [1]'), "line 1 has the spans"),
     "far.jsonl": (GOOD.replace("[]", '[], "spans": {"x": [0, 2]}'), "has 1 characters"),
-    "others.jsonl": (GOOD.replace("[]", '[], "others": ["x"]'), r"line 1 has the others \['x'\]"),
-    "text.jsonl": (GOOD.replace("[]", '[], "others": {"x": 3}'), "line 1 has 3 for 'x'"),
+    "texts.jsonl": (GOOD.replace("[]", '[], "corruptions": ["x"]'), r"has the corruptions \['x'\]"),
+    "text.jsonl": (GOOD.replace("[]", '[], "corruptions": {"x": 3}'), "line 1 has 3 for 'x'"),
+    "both.jsonl": (
+        GOOD.replace("[]", '[], "corruptions": {}, "others": {}'),
+        "its old name; give one",
+    ),
     "other.txt": (GOOD, "neither .csv nor .jsonl"),
 }
 
@@ -555,5 +563,173 @@ def test_a_file_that_is_missing_or_no_text_cannot_be_read(
 
 def test_a_file_holds_no_more_prompts_than_it_has(mini: TokenizerView, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "mine.jsonl")
-    with pytest.raises(DataError, match="holds 3 prompts, not 4"):
+    with pytest.raises(DataError, match="contains 3 prompts, not 4"):
         make("from_file", mini, 4, path=path)
+
+
+def test_the_frame_of_a_task_is_a_file_that_gives_its_prompts(
+    mini: TokenizerView, tmp_path: Path
+) -> None:
+    task = make("ioi", mini, 5)
+    task.to_frame().to_csv(tmp_path / "mine.csv", index=False)
+    again = make("from_file", mini, None, path=tmp_path / "mine.csv")
+    plain = [replace(p, spans={}, corruptions={}) for p in task.prompts]
+    assert [*again] == plain
+
+
+def test_a_file_of_an_earlier_version_calls_further_texts_others(
+    mini: TokenizerView, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(GOOD.replace("[]", '[], "others": {"x": "d"}'))
+    (prompt,) = make("from_file", mini, None, path=path)
+    assert prompt.corruptions == {"x": "d"}
+
+
+# --- tasks by name
+
+
+@pytest.fixture(scope="module")
+def model() -> object:
+    return circuitkit.load("mini")
+
+
+def test_a_task_is_made_of_its_name_alone(model: Any) -> None:
+    task = make_task("ioi", model)
+    assert (len(task), task.name, task.metric) == (100, "ioi", "logit_diff")
+    assert make_task("ioi", model, 100, 0) == task
+
+
+@pytest.mark.parametrize("typed", ["IOI", "Ioi", "greater-than", "Greater_Than", "ioi "])
+def test_case_and_hyphens_of_a_task_are_forgiven(model: Any, typed: str) -> None:
+    plain = typed.lower().replace("-", "_").strip()
+    assert make_task(typed, model, 5) == make_task(plain, model, 5)
+
+
+def test_settings_are_part_of_the_name_by_which_the_task_is_found_again(model: Any) -> None:
+    asked = make_task("ioi", model, 5, corrupt="names")
+    assert asked.name == "ioi(corrupt='names')"
+    assert make_task(asked.name, model, 5) == asked
+    assert make_task("ioi(corrupt='io')", model, 5, corrupt="names") == asked
+    assert asked != make_task("ioi", model, 5)
+
+
+def test_a_setting_of_a_task_from_elsewhere_keeps_its_place(model: Any, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from circuitkit.tasks import ioi\n"
+        "def own(words, n=3, seed=0, *, corrupt='io'):\n"
+        "    return ioi(words, n, seed, corrupt=corrupt)\n"
+    )
+    task = make_task(f"{mine}:own", model, corrupt="names")
+    assert task.name == f"{mine}:own(corrupt='names')"
+    assert len(task) == 3
+    assert make_task(task.name, model) == task
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "MINE.CSV", "mine.jsonl", "Mine.JsonL"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_file_is_a_task_whatever_the_case_of_its_name(
+    model: Any, tmp_path: Path, name: str, kind: type
+) -> None:
+    path = (write_csv if name.lower().endswith("csv") else write_jsonl)(tmp_path / name)
+    task = make_task(kind(path), model)
+    assert len(task) == len(ROWS)
+    assert task == make_task(task.name, model)
+    with pytest.raises(DataError, match="contains 3 prompts, not 4; give n from 1 to 3"):
+        make_task(kind(path), model, n=4)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        (("iio",), UnknownNameError, "no task is called 'iio'; did you mean 'ioi'?"),
+        (("ioi", 0), DataError, "ioi cannot make 0 prompts; ask for at least 1"),
+        (("ioi", -1), DataError, "ioi cannot make -1 prompts; ask for at least 1"),
+        (("ioi", "x"), ArgumentError, "n is 'x'; give a whole number"),
+        (("ioi", 2.5), ArgumentError, "n is 2.5; give a whole number"),
+        (("ioi", True), ArgumentError, "n is True; give a whole number"),
+        (("ioi", 5, "x"), ArgumentError, "seed is 'x'; give a whole number"),
+        (("ioi", 5, None), ArgumentError, "seed is None; give a whole number"),
+        (("none.csv",), DataError, "none.csv cannot be read"),
+        ((Path("none.txt"),), DataError, "none.txt is neither .csv nor .jsonl"),
+        ((3,), ArgumentError, "the first argument is of type int, not a task's name; the order is"),
+    ],
+    ids=str,
+)
+@pytest.mark.unchecked
+def test_a_wrong_call_of_make_task_is_refused_in_a_sentence(
+    model: Any, given: tuple[Any, ...], error: type[Exception], says: str
+) -> None:
+    name, *others = given
+    with pytest.raises(error) as caught:
+        make_task(name, model, *others)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.unchecked
+def test_the_order_of_make_task_is_shown_where_it_is_wrong(model: Any) -> None:
+    order = r"the order is make_task\(name, model, n, seed\)"
+    with pytest.raises(ArgumentError, match=f"first argument is of type Transformer.*{order}"):
+        make_task(model, "ioi")
+    with pytest.raises(ArgumentError, match=f"second argument is 'gpt2'.*ck.load.*{order}"):
+        make_task("ioi", "gpt2")
+    with pytest.raises(UnknownNameError, match="did you mean 'corrupt'"):
+        make_task("ioi", model, corupt="names")
+    with pytest.raises(UnknownNameError, match="facts has no settings"):
+        make_task("facts", model, corrupt="names")
+
+
+def test_a_model_without_a_tokenizer_makes_no_task() -> None:
+    bare: Any = SimpleNamespace(tokenizer=None, device=torch.device("cpu"))
+    with pytest.raises(DataError, match="the model has no tokenizer"):
+        make_task("ioi", bare)
+
+
+# --- how tasks and data sets are shown
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_fits_one_screen_and_its_summary_one_line(mini: TokenizerView, name: str) -> None:
+    for n in (1, 3, 100):
+        task = make(name, mini, n)
+        lines = repr(task).splitlines()
+        assert len(lines) <= 22
+        assert max(map(len, lines)) <= 100
+        assert f"{n} prompt" in lines[0]
+        assert task.source in repr(task)
+        assert task.metric in repr(task)
+        assert all(repr(prompt.correct[0]) in repr(task) for prompt in task[:3])
+        assert len(str(task).splitlines()) == 1
+        assert (f"... and {n - 3} more" in repr(task)) is (n > 3)
+
+
+def test_a_task_is_a_sequence_of_prompts(mini: TokenizerView) -> None:
+    task = make("ioi", mini, 12)
+    assert len(task) == 12
+    assert [*task] == [task[i] for i in range(12)] == [*task.prompts]
+    assert task[-1] == task.prompts[-1]
+    assert isinstance(task[:10], Task)
+    assert task[:10].prompts == task.prompts[:10]
+    assert replace(task[2:5], prompts=task.prompts) == task
+    with pytest.raises(IndexError):
+        task[12]
+
+
+def test_a_prompt_says_its_answers_and_the_text_of_a_span() -> None:
+    assert str(ROWS[0]) == "'The cat is' -> ' small', ' here', not ' old'"
+    assert str(ROWS[2]) == "'My ear' -> ' is'"
+    assert ROWS[0].text("who") == " cat"
+    with pytest.raises(DataError, match="no span 'x'; its spans are who"):
+        ROWS[0].text("x")
+
+
+def test_a_notebook_shows_a_table_and_escapes_what_a_file_says() -> None:
+    task = Task("<b>", (Prompt("<i>", "<u>", (" <a>",)),) * 30, "kl", "")
+    page = task._repr_html_()
+    assert "<table" in page
+    assert "20 more" in page
+    for tag in ("<b>", "<i>", "<u>", "<a>"):
+        assert tag not in page
+        assert tag.replace("<", "&lt;").replace(">", "&gt;") in page

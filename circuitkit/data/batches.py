@@ -1,30 +1,43 @@
-"""Examples as padded tensors, and data sets that are iterated in such batches."""
+"""Examples as padded tensors, and datasets that are iterated in such batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from circuitkit.data._showing import Shown, as_html, as_lines, row
 from circuitkit.data.examples import Example, swapped
 from circuitkit.data.prompts import Prompt, Task
 from circuitkit.data.tokens import Tokenizer, TokenizerView, tokenise
 from circuitkit.errors import DataError
 from circuitkit.util.json_values import Json
+from circuitkit.util.tables import to_frame
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Batch", "Dataset"]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples as tensors, padded to one length; answers are padded with -1.
+    """Examples as tensors, padded to one length.
 
-    ``spans`` are token ranges [start, stop); a row without that span has (-1, -1). ``others`` holds
-    the further corrupted texts that every example has.
+    Attributes:
+        clean: Token ids of the clean texts, [batch, pos]; padding is 0.
+        corrupt: Token ids of the corrupted texts, [batch, pos].
+        mask: True at tokens, False at padding, [batch, pos].
+        last: The position of each text's last token, at which the model answers, [batch].
+        correct: Token ids of the correct answers, [batch, answers]; fewer are padded with -1.
+        wrong: Token ids of the wrong answers, likewise.
+        spans: Ranges of positions [start, stop) by name, [batch, 2]; (-1, -1) for an example that
+            does not have the span.
+        corruptions: Token ids of the further corrupted texts that every example has, by name.
     """
 
     clean: Int[Tensor, "batch pos"]
@@ -34,14 +47,14 @@ class Batch:
     correct: Int[Tensor, "batch correct"]
     wrong: Int[Tensor, "batch wrong"]
     spans: Mapping[str, Int[Tensor, "batch 2"]]
-    others: Mapping[str, Int[Tensor, "batch pos"]] = field(default_factory=dict)
+    corruptions: Mapping[str, Int[Tensor, "batch pos"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.last)
 
     def within(self, *names: str) -> Bool[Tensor, "batch pos"]:
-        """Which tokens the spans of these names hold; raises DataError where an example lacks
-        one."""
+        """Which tokens are in the spans of these names; raises DataError if an example does not
+        have one."""
         at = torch.arange(self.mask.shape[1], device=self.mask.device)
         held = torch.zeros_like(self.mask)
         for name in names:
@@ -55,10 +68,10 @@ class Batch:
     def replaced(
         self, text: str | None = None, spans: Sequence[str] = ()
     ) -> Int[Tensor, "batch pos"]:
-        """The corrupted tokens: those of ``corrupt``, or of the other text of that name.
+        """The corrupted tokens: those of ``corrupt``, or of the further text of that name.
 
-        Where spans are named, only their tokens are the corrupted ones, and all others the clean
-        ones. Raises DataError for a text or a span that an example lacks.
+        If spans are named, only their tokens are corrupted, and all other tokens are clean. Raises
+        DataError for a text or a span that an example does not have.
         """
         tokens = self._corrupted(text)
         return torch.where(self.within(*spans), tokens, self.clean) if spans else tokens
@@ -66,21 +79,22 @@ class Batch:
     def differing(
         self, text: str | None = None, spans: Sequence[str] = ()
     ) -> Bool[Tensor, "batch pos"]:
-        """Which tokens a corruption is to change: those of the spans, or without any those at which
-        the clean text and the corrupted one (of that name) differ. Raises as ``replaced`` does."""
+        """Which tokens a corruption changes: those of the spans or, if none are named, those at
+        which the clean and the corrupted text (of that name) differ. Raises as ``replaced`` does.
+        """
         tokens = self._corrupted(text)
         return self.within(*spans) if spans else (tokens != self.clean) & self.mask
 
     def _corrupted(self, text: str | None) -> Int[Tensor, "batch pos"]:
         if text is None:
             return self.corrupt
-        if text not in self.others:
-            known = ", ".join(map(repr, self.others)) or "none"
+        if text not in self.corruptions:
+            known = ", ".join(map(repr, self.corruptions)) or "none"
             raise DataError(
-                f"not every example has the corrupted text {text!r}; the others that all have are "
-                f"{known}, and without a name it is the prompt's own"
+                f"not every example has the corrupted text {text!r}; those that all have are "
+                f"{known}; without a name it is the prompt's own"
             )
-        return self.others[text]
+        return self.corruptions[text]
 
     def repeat(self, times: int) -> Batch:
         """The batch stacked on itself that many times."""
@@ -95,24 +109,45 @@ class Batch:
 
 @runtime_checkable
 class Tokenized(Protocol):
-    """What has a tokenizer of its own, as a model does, and says where its tokens go."""
+    """What has a tokenizer and a device, as a model does."""
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """Its tokenizer, where it has one."""
+        """Its tokenizer, if it has one."""
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of its weights."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Examples that are iterated in batches; ``len`` is the number of examples.
+    """Examples in tokens, and how they are put into batches.
 
-    ``memory`` are the bytes that the process may take in all while it works through them (on a GPU:
-    its tensors); None: what the machine has. ``about`` says where the examples come from: the
-    ``task``, its ``metric``, its ``source`` and ``seed``, as far as known.
+    Like a PyTorch dataset together with its loader: ``len(data)`` is the number of examples,
+    ``data[0]`` the first ``Example``, ``data[:10]`` a dataset of the first ten; **iteration gives
+    batches** (``Batch``), and ``data.examples`` are the examples to go through one by one.
+
+    Attributes:
+        examples: The examples, a tuple of ``Example``.
+        batch_size: How many examples a batch has; the last one may have fewer.
+        device: Where the tensors of a batch are.
+        padding: The side on which shorter examples are padded, ``right`` or ``left``.
+        memory: The bytes that the process may use in all while it works through the data (on a
+            GPU: of its tensors); None for what the machine has.
+        about: Where the examples come from: the ``task``, its ``metric``, ``source`` and ``seed``,
+            as far as known.
+        tokenizer: What turns the tokens back into text for displays, if it is known.
+
+    Raises DataError for no examples, a batch size below 1 and an unknown side.
+
+    Example:
+        >>> print(data)
+        16 examples of 14 to 21 tokens, in batches of 32
+        >>> len(data), len(data[:10])
+        (16, 10)
+        >>> [batch.clean.shape[0] for batch in data]
+        [16]
     """
 
     examples: tuple[Example, ...]
@@ -121,6 +156,7 @@ class Dataset:
     padding: str = "right"
     memory: int | None = None
     about: Mapping[str, Json] = field(default_factory=dict, compare=False)
+    tokenizer: Tokenizer | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.examples:
@@ -140,13 +176,33 @@ class Dataset:
         padding: str = "right",
         memory: int | None = None,
     ) -> Dataset:
-        """The task's prompts in the model's tokens; raises DataError where they are no pairs."""
+        """The prompts of a task in the tokens of a model.
+
+        Args:
+            task: A ``Task``, or a sequence of ``Prompt``.
+            model: The model whose tokenizer and device are used.
+            batch_size: How many examples a batch has.
+            padding: The side on which shorter examples are padded, ``right`` or ``left``; results
+                do not depend on it.
+            memory: The bytes that the process may use in all; None for what the machine has.
+
+        Raises:
+            DataError: if the model has no tokenizer, if the clean and the corrupted text of a
+                prompt do not have equally many tokens, if an answer is not a single token, or if a
+                span starts or ends inside a token.
+
+        Example:
+            >>> data = ck.Dataset.of(task, model, batch_size=8)
+            >>> batch = next(iter(data))
+            >>> batch.clean.shape == batch.mask.shape, len(batch)
+            (True, 8)
+        """
         prompts = task.prompts if isinstance(task, Task) else task
         if model.tokenizer is None:
             raise DataError("the model has no tokenizer; give Dataset the token ids as Examples")
         examples = tuple(tokenise(prompts, TokenizerView(model.tokenizer)))
         about = task.about if isinstance(task, Task) else {}
-        return cls(examples, batch_size, str(model.device), padding, memory, about)
+        return cls(examples, batch_size, str(model.device), padding, memory, about, model.tokenizer)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -155,27 +211,74 @@ class Dataset:
         for start in range(0, len(self), self.batch_size):
             yield self._collate(self.examples[start : start + self.batch_size])
 
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Dataset: ...
+
+    def __getitem__(self, index: int | slice) -> Example | Dataset:
+        """The example of that number, or the dataset of a slice of the examples."""
+        if isinstance(index, slice):
+            return replace(self, examples=self.examples[index])
+        return self.examples[index]
+
+    def __str__(self) -> str:
+        lengths = [len(example.clean) for example in self.examples]
+        low, high, n = min(lengths), max(lengths), len(self)
+        tokens = f"{low} to {high}" if low < high else str(low)
+        return (
+            f"{n:,} example{'' if n == 1 else 's'} of {tokens} tokens, "
+            f"in batches of {self.batch_size}"
+        )
+
+    def __repr__(self) -> str:
+        shown = [_shown(example, self.tokenizer) for example in self.examples[:10]]
+        return "\n".join([str(self), *as_lines(shown, len(self))])
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self), self[:10].to_frame(), len(self))
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each example, with the columns of ``Task.to_frame``, in the text to which the
+        tokens decode (with special tokens); without a tokenizer the token ids, separated by spaces.
+
+        Example:
+            >>> data.to_frame()["clean"].tolist() == task.to_frame()["clean"].tolist()
+            True
+        """
+        return to_frame([row(_shown(example, self.tokenizer)) for example in self.examples])
+
     def where(self, keep: Callable[[Example], bool]) -> Dataset:
-        """The examples that satisfy the condition."""
+        """The examples that satisfy the condition; raises DataError if there are none.
+
+        Example:
+            >>> short = data.where(lambda example: len(example.clean) < 16)
+            >>> 0 < len(short) < len(data)
+            True
+        """
         return replace(self, examples=tuple(filter(keep, self.examples)))
 
     def halves(self) -> tuple[Dataset, Dataset]:
-        """The first half of the examples, on which a circuit is found, and the others; raises
+        """The first half of the examples, on which a circuit is found, and the second half; raises
         DataError for a single example."""
         half = len(self) // 2
         if not half:
-            raise DataError("one prompt cannot be found on and measured on; give at least two")
+            raise DataError(
+                "a circuit cannot be found and measured on one prompt; give at least two"
+            )
         first, second = self.examples[:half], self.examples[half:]
         return replace(self, examples=first), replace(self, examples=second)
 
     def both_ways(self) -> Dataset:
-        """Every example, and after it its swap: clean and corrupt, correct and wrong change places.
+        """Every example followed by its swap: clean and corrupt, correct and wrong change places.
 
-        For pairs whose corrupted text has the wrong answer for its own, as those of ``facts``
-        (Zhang & Nanda 2024, appendix B) and of ``ioi`` by default; whether they are such pairs is
-        not seen here. Spans stay where they are (S1 of a swap of ``ioi`` is its indirect object).
-        The ``others`` are left out, since they corrupt the one clean text only. Raises DataError
-        where an example has no wrong answer, or not as many as correct ones.
+        This is for pairs in which the wrong answer is the answer of the corrupted text, such as
+        those of ``facts`` (Zhang & Nanda 2024, appendix B) and of ``ioi`` by default; it does not
+        check that they are. Spans stay where they are (S1 of a swap of ``ioi`` is its indirect
+        object). The further ``corruptions`` are left out, because they are texts of the one clean
+        text only. Raises DataError if an example has no wrong answer, or not as many as correct
+        ones.
         """
         return replace(self, examples=tuple(one for e in self.examples for one in swapped(e)))
 
@@ -187,13 +290,13 @@ class Dataset:
             values = list(values)
             width = length if shift else max(map(len, values))
             table = torch.full((len(values), width), fill, dtype=torch.long)
-            for row, (value, offset) in enumerate(zip(values, offsets, strict=True)):
+            for at, (value, offset) in enumerate(zip(values, offsets, strict=True)):
                 start = offset if shift else 0
-                table[row, start : start + len(value)] = torch.tensor(value, dtype=torch.long)
+                table[at, start : start + len(value)] = torch.tensor(value, dtype=torch.long)
             return table.to(self.device)
 
         names = sorted({name for e in examples for name in e.spans})
-        texts = [name for name in examples[0].others if all(name in e.others for e in examples)]
+        texts = _common_texts(examples)
         return Batch(
             clean=rows((e.clean for e in examples), 0, True),
             corrupt=rows((e.corrupt for e in examples), 0, True),
@@ -212,5 +315,29 @@ class Dataset:
                 ).to(self.device)
                 for name in names
             },
-            others={name: rows((e.others[name] for e in examples), 0, True) for name in texts},
+            corruptions={
+                name: rows((e.corruptions[name] for e in examples), 0, True) for name in texts
+            },
         )
+
+
+def _common_texts(examples: Sequence[Example]) -> list[str]:
+    """The names of the further corrupted texts that all examples have."""
+    first, *rest = examples
+    return [name for name in first.corruptions if all(name in e.corruptions for e in rest)]
+
+
+def _shown(example: Example, tokenizer: Tokenizer | None) -> Shown:
+    """The example as text; without a tokenizer its token ids."""
+
+    def text(ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(list(ids))
+
+    return Shown(
+        clean=text(example.clean),
+        corrupt=text(example.corrupt),
+        correct=[text([token]) for token in example.correct],
+        wrong=[text([token]) for token in example.wrong],
+        spans={name: text(example.clean[a:b]) for name, (a, b) in example.spans.items()},
+        corruptions={name: text(own) for name, own in example.corruptions.items()},
+    )

@@ -13,10 +13,18 @@ __all__ = ["Example", "swapped"]
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt in tokens; ``spans`` are token ranges, and ``end`` is among them.
+    """One prompt in tokens.
 
-    Raises DataError where the clean and the corrupted texts (``corrupt`` and the ``others``) are
-    not equally long, or a span is outside of them.
+    Attributes:
+        clean: The token ids of the clean text, with the BOS token if the tokenizer adds one.
+        corrupt: Those of the corrupted text, as many.
+        correct: The token of each correct answer.
+        wrong: The token of each wrong answer.
+        spans: Ranges of tokens [start, stop) by name; ``end`` is the last token.
+        corruptions: The token ids of further corrupted texts by name, as many as of the clean one.
+
+    Raises DataError if the clean and the corrupted texts do not have equally many tokens, or if a
+    span is outside of them.
     """
 
     clean: tuple[int, ...]
@@ -24,7 +32,7 @@ class Example:
     correct: tuple[int, ...]
     wrong: tuple[int, ...]
     spans: Mapping[str, tuple[int, int]]
-    others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    corruptions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -34,27 +42,27 @@ class Example:
 
     def __post_init__(self) -> None:
         length = len(self.clean)
-        for corrupt in (self.corrupt, *self.others.values()):
+        for corrupt in (self.corrupt, *self.corruptions.values()):
             if not length or len(corrupt) != length:
                 raise DataError(
                     f"an example has {length} clean and {len(corrupt)} corrupted tokens; "
-                    "give as many of both, and at least one"
+                    "give equally many of both, and at least one"
                 )
         for name, (start, stop) in self.spans.items():
             if not 0 <= start < stop <= length:
                 raise DataError(
                     f"the span {name!r} goes from token {start} to {stop} of {length}; "
-                    "let it hold at least one token of the text"
+                    "give a range of at least one token of the text"
                 )
 
 
 def swapped(example: Example) -> tuple[Example, Example]:
-    """The example and its swap, both without other texts."""
+    """The example and its swap, both without further corrupted texts."""
     right, wrong = len(example.correct), len(example.wrong)
     if not wrong or right != wrong:
         raise DataError(
             f"an example has {right} correct and {wrong} wrong answers, so that its corrupted text "
-            "asks for no answer of its own; give as many of both, or leave the swap out"
+            "has no answer of its own; give equally many of both, or do not swap"
         )
     swap = Example(example.corrupt, example.clean, example.wrong, example.correct, example.spans)
-    return replace(example, others={}), swap
+    return replace(example, corruptions={}), swap

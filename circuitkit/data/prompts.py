@@ -1,30 +1,50 @@
-"""Prompts as text, and the tasks that draw them.
+"""Prompts as text, and the tasks that they belong to.
 
 A prompt is a pair: the clean text, and a corrupted one that is a clean text of another answer
 (symmetric token replacement, Zhang & Nanda 2024, §2). Both have the same number of tokens, so that
-every position of the one has its counterpart in the other.
+each position of one corresponds to a position of the other.
 """
 
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, overload
 
+from circuitkit.data._showing import Shown, as_html, as_lines, quoted, row
 from circuitkit.errors import DataError
 from circuitkit.util.json_values import Json
+from circuitkit.util.tables import to_frame
 
-__all__ = ["Prompt", "Task", "compose"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["FILES", "Prompt", "Task", "compose", "is_file"]
+
+FILES = (".csv", ".jsonl")  # that prompts are read from
 
 
 @dataclass(frozen=True)
 class Prompt:
     """A clean and a corrupted text, and the answers that continue the clean one.
 
-    ``correct`` and ``wrong`` are continuations, with their leading space; each is one token.
-    ``spans`` names parts of the clean text by their character ranges (``{"S2": (31, 36)}``); the
-    same tokens carry the same name in the corrupted text. ``others`` are further corrupted texts of
-    the clean one, by name (``{"S1+IO": ...}``), as long as it.
+    Attributes:
+        clean: The text that the model continues.
+        corrupt: The corrupted text; it has as many tokens as the clean one.
+        correct: The correct continuations, each a single token with its leading space.
+        wrong: The wrong continuations; may be empty.
+        spans: Parts of the clean text by name, as ranges of characters [start, stop). In the
+            corrupted text the tokens at the same positions have that name.
+        corruptions: Further corrupted texts of the clean one by name, each as long as it;
+            ``counterfactual(text=name)`` and ``noise(text=name)`` use them.
+
+    Example:
+        >>> prompt = ck.Prompt("The cat is", "The dog is", (" small",), (" big",), {"who": (3, 7)})
+        >>> print(prompt)
+        'The cat is' -> ' small', not ' big'
+        >>> prompt.text("who")
+        ' cat'
     """
 
     clean: str
@@ -32,12 +52,43 @@ class Prompt:
     correct: tuple[str, ...]
     wrong: tuple[str, ...] = ()
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    others: Mapping[str, str] = field(default_factory=dict)
+    corruptions: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        wrong = f", not {quoted(self.wrong)}" if self.wrong else ""
+        return f"{self.clean!r} -> {quoted(self.correct)}{wrong}"
+
+    def text(self, span: str) -> str:
+        """The part of the clean text that has this name; raises DataError if there is none."""
+        if span not in self.spans:
+            known = ", ".join(self.spans) or "none"
+            raise DataError(f"the prompt has no span {span!r}; its spans are {known}")
+        start, stop = self.spans[span]
+        return self.clean[start:stop]
 
 
 @dataclass(frozen=True)
 class Task:
-    """Prompts with the metric that suits them, and where they come from."""
+    """Prompts with the metric that suits them, and where they come from.
+
+    ``len(task)`` is the number of prompts, ``task[0]`` the first one, ``task[:10]`` a task of the
+    first ten, and iteration goes over the prompts.
+
+    Attributes:
+        name: The task's name with its settings, as ``make_task`` takes it.
+        prompts: The prompts, a tuple of ``Prompt``.
+        metric: The name of the metric by which the task is measured unless another one is given.
+        source: The paper, or the file, that the prompts are from.
+        settings: What the prompts were made with: ``n``, ``seed`` and the task's own settings.
+
+    Example:
+        >>> print(task)
+        ioi: 16 prompts, metric logit_diff (Wang et al. 2023, arXiv:2211.00593)
+        >>> len(task), len(task[:10])
+        (16, 10)
+        >>> task[0].correct == (task[0].text("IO"),)
+        True
+    """
 
     name: str
     prompts: tuple[Prompt, ...]
@@ -51,16 +102,90 @@ class Task:
         seed = {"seed": self.settings["seed"]} if "seed" in self.settings else {}
         return {"task": self.name, "metric": self.metric, "source": self.source, **seed}
 
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Task: ...
+
+    def __getitem__(self, index: int | slice) -> Prompt | Task:
+        """The prompt of that number, or the task of a slice of the prompts."""
+        if isinstance(index, slice):
+            return replace(self, prompts=tuple(self.prompts[index]))
+        return self.prompts[index]
+
+    def __str__(self) -> str:
+        source = f" ({self.source})" if self.source else ""
+        return f"{self.name}: {_counted(self)}, metric {self.metric}{source}"
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.settings.items())
+        title = [
+            f"{self.name}: {_counted(self)}",
+            f"     metric   {self.metric}",
+            *([f"     source   {self.source}"] if self.source else []),
+            *([f"     settings {settings}"] if settings else []),
+        ]
+        return "\n".join([*title, *as_lines(list(map(_shown, self.prompts[:10])), len(self))])
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self), self[:10].to_frame(), len(self))
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each prompt.
+
+        The columns ``clean``, ``corrupt``, ``correct`` and ``wrong`` are those of a CSV file of
+        prompts, in which ``|`` separates several answers; ``span_NAME`` is the text of a span, and
+        ``corrupt_NAME`` a further corrupted text.
+
+        Example:
+            >>> frame = task.to_frame()
+            >>> list(frame)[:4], len(frame)
+            (['clean', 'corrupt', 'correct', 'wrong'], 16)
+        """
+        return to_frame([row(_shown(prompt)) for prompt in self.prompts])
+
     def split(self, first: int) -> tuple[Task, Task]:
-        """The first prompts and the others: for discovery and for evaluation."""
-        if not 0 < first < len(self.prompts):
+        """The first prompts and the rest: for discovery and for evaluation.
+
+        Raises DataError if one of the two would have no prompts, or ``first`` is not a number.
+
+        Example:
+            >>> seen, unseen = task.split(12)
+            >>> len(seen), len(unseen)
+            (12, 4)
+        """
+        if not isinstance(first, int) or not 0 < first < len(self.prompts):
             raise DataError(
-                f"{self.name} has {len(self.prompts)} prompts, which cannot be split after {first}"
+                f"{self.name} has {len(self.prompts)} prompts, which cannot be split after "
+                f"{first!r}; give a whole number from 1 to {len(self.prompts) - 1}"
             )
         return (
             replace(self, prompts=self.prompts[:first]),
             replace(self, prompts=self.prompts[first:]),
         )
+
+
+def is_file(name: str) -> bool:
+    """Whether a task's name is that of a file of prompts."""
+    return name.lower().endswith(FILES)
+
+
+def _counted(task: Task) -> str:
+    return f"{len(task):,} prompt{'' if len(task) == 1 else 's'}"
+
+
+def _shown(prompt: Prompt) -> Shown:
+    spans = {name: prompt.text(name) for name in prompt.spans}
+    return Shown(
+        prompt.clean, prompt.corrupt, prompt.correct, prompt.wrong, spans, prompt.corruptions
+    )
 
 
 def compose(template: str, words: Mapping[str, str]) -> tuple[str, dict[str, tuple[int, int]]]:

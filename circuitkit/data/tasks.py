@@ -2,36 +2,115 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from circuitkit.data.batches import Tokenized
-from circuitkit.data.prompts import Task
-from circuitkit.data.tokens import TokenizerView
-from circuitkit.errors import DataError
-from circuitkit.registry import name_of, resolve
+from circuitkit.data.prompts import Task, is_file
+from circuitkit.data.tokens import Tokenizer, TokenizerView
+from circuitkit.errors import ArgumentError, DataError
+from circuitkit.registry import bind, name_of, resolve, same_name
 
 __all__ = ["draw", "make_task"]
 
+ORDER = "the order is make_task(name, model, n, seed)"
+
 
 def make_task(
-    name: str, model: Tokenized, n: int | None = 100, seed: int = 0, **settings: object
+    name: str | os.PathLike[str],
+    model: Tokenized,
+    n: int | None = None,
+    seed: int = 0,
+    **settings: object,
 ) -> Task:
-    """The task of that name (with settings: ``ioi(corrupt='names')``, or a CSV or JSONL file), made
-    of words that fit the model's tokenizer. Raises TaskFitError where they do not."""
-    if model.tokenizer is None:
-        raise DataError("the model has no tokenizer, so no task can be put to it; load one")
-    if name.endswith((".csv", ".jsonl")):
-        name = f"from_file(path={name!r})"
-    function = partial(resolve("tasks", name), **settings)
-    made: Task = function(TokenizerView(model.tokenizer), n=n, seed=seed)
-    name = name_of(function) if settings else name
+    """The prompts of a task, made of words that are single tokens of the model.
+
+    Args:
+        name: The name of a task, in upper or lower case (``ck.list_tasks()``), which may hold
+            settings: ``"ioi(corrupt='names')"``; a CSV or JSONL file with the columns ``clean``,
+            ``corrupt``, ``correct`` and ``wrong``; or ``path/to/mine.py:name``.
+        model: The model whose tokenizer decides which words fit.
+        n: The number of prompts; None for 100, or for all that a file has.
+        seed: The seed with which prompts are drawn; the same seed gives the same prompts.
+        **settings: The task's own settings, such as ``corrupt="names"`` of ``ioi``.
+
+    Returns:
+        A ``Task`` with ``n`` different prompts.
+
+    Raises:
+        ArgumentError: for arguments in another order, or of another kind.
+        UnknownNameError: for an unknown task or setting, with the nearest one.
+        TaskFitError: if the tokenizer splits the words that the task needs.
+        DataError: if the model has no tokenizer, or if there are fewer than ``n`` prompts.
+
+    Example:
+        >>> task = ck.make_task("ioi", model, n=20)
+        >>> print(task)
+        ioi: 20 prompts, metric logit_diff (Wang et al. 2023, arXiv:2211.00593)
+        >>> print(task[0])
+        'Yesterday Lauren and Philip met at the library, where Lauren sold a cake to' -> ...
+        >>> ck.make_task("ioi", model, n=20, corrupt="names").name
+        "ioi(corrupt='names')"
+    """
+    called = _called(name)
+    tokenizer = _tokenizer(model, called)
+    _check_number("n", n, none="None for as many as the task makes by itself")
+    _check_number("seed", seed)
+    head = called.partition("(")[0]
+    given = resolve("tasks", called)
+    bound = bind(head, given, settings) if settings else given
+    made: Task = bound(TokenizerView(tokenizer), **({} if n is None else {"n": n}), seed=seed)
+    name = _with_settings(head, bound) if settings else called
     return replace(made, name=name, settings={**made.settings, "seed": seed})
 
 
 def draw(task: str, model: Tokenized, n: int, seed: int) -> Task:
-    """n prompts of the task, or all that a file has where it has fewer."""
-    if task.endswith((".csv", ".jsonl")) or task.startswith("from_file"):
+    """n prompts of the task, or all that a file has if it has fewer."""
+    if is_file(task) or task.startswith("from_file"):
         made = make_task(task, model, n=None, seed=seed)
         return replace(made, prompts=made.prompts[:n])
     return make_task(task, model, n=n, seed=seed)
+
+
+def _called(name: object) -> str:
+    """The task's name with its settings, as results record it."""
+    if not isinstance(name, str | os.PathLike):
+        raise ArgumentError(
+            f"the first argument is of type {type(name).__name__}, not a task's name; {ORDER}"
+        )
+    text = os.fspath(name).strip()
+    if isinstance(name, os.PathLike) or is_file(text):
+        return f"from_file(path={text!r})"
+    head, bracket, rest = text.partition("(")
+    return f"{same_name('tasks', head)}{bracket}{rest}"
+
+
+def _tokenizer(model: object, task: str) -> Tokenizer:
+    """The model's tokenizer; raises for what is not a model, or has no tokenizer."""
+    if not isinstance(model, Tokenized):
+        what = repr(model) if isinstance(model, str) else f"of type {type(model).__name__}"
+        raise ArgumentError(
+            f"the second argument is {what}, not a loaded model; write "
+            f"make_task({task.partition('(')[0]!r}, ck.load(...)): {ORDER}"
+        )
+    if model.tokenizer is None:
+        raise DataError(
+            "the model has no tokenizer, which tasks need to make prompts; load a model with a "
+            "tokenizer, or give Dataset the token ids as Examples"
+        )
+    return model.tokenizer
+
+
+def _check_number(name: str, value: object, none: str = "") -> None:
+    """Raise ArgumentError for what is not a whole number, nor None where that has a meaning."""
+    if isinstance(value, bool) or not isinstance(value, int | (type(None) if none else int)):
+        hint = f", or {none}" if none else ""
+        raise ArgumentError(f"{name} is {value!r}; give a whole number{hint} ({ORDER})")
+
+
+def _with_settings(head: str, bound: Callable[..., Task]) -> str:
+    """The name by which ``resolve`` finds the function with all that is bound."""
+    function = bound.func if isinstance(bound, partial) else bound
+    return head + name_of(bound).removeprefix(name_of(function))

@@ -1,7 +1,7 @@
-"""Prompts in the tokens of a model: what a tokenizer makes of words, and where spans fall.
+"""Prompts in the tokens of a model: how a tokenizer splits words, and where spans fall.
 
-Nothing is truncated or reordered, and special tokens are what the model's own tokenizer adds: no
-BOS is prepended silently.
+Nothing is truncated or reordered, and special tokens are those that the model's own tokenizer adds:
+no BOS token is prepended silently.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["Tokenizer", "TokenizerView", "tokenise"]
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What we ask of a Hugging Face tokenizer."""
+    """What we need of a Hugging Face tokenizer."""
 
     @property
     def bos_token_id(self) -> int | None:
-        """The token that opens a text, where there is one."""
+        """The token that starts a text, if there is one."""
 
     def __call__(
         self, text: list[str], *, add_special_tokens: bool
@@ -36,12 +36,12 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class TokenizerView:
-    """What a tokenizer makes of words: a task asks it what fits."""
+    """How a tokenizer splits words; a task asks it which of its words are single tokens."""
 
     tokenizer: Tokenizer
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, with the BOS token where the tokenizer adds one."""
+        """The token ids of each text, with the BOS token if the tokenizer adds one."""
         if not texts:
             return []
         plain = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
@@ -54,7 +54,7 @@ class TokenizerView:
         return first if bos is not None and first == [bos] else []
 
     def fitting(self, words: Iterable[str], after: str = "a") -> list[str]:
-        """Those of the words (given with their leading space, if any) that are one token after
+        """The words (given with their leading space, if any) that are one token after the text
         ``after``."""
         words = list(words)
         head = self.ids([after])[0]
@@ -65,29 +65,29 @@ class TokenizerView:
         ]
 
     def continues(self, head: list[int], ids: list[int]) -> bool:
-        """Whether the tokens go on by exactly one, which the tokenizer knows."""
+        """Whether the tokens continue the head by exactly one that the tokenizer knows."""
         unknown = getattr(self.tokenizer, "unk_token_id", None)
         return len(ids) == len(head) + 1 and ids[:-1] == head and ids[-1] != unknown
 
     def require(
         self, task: str, kind: str, words: Iterable[str], at_least: int, after: str = "a"
     ) -> list[str]:
-        """The words that fit; raises TaskFitError where they are fewer than the task needs."""
+        """The words that fit; raises TaskFitError if they are fewer than the task needs."""
         words = list(words)
         fit = self.fitting(words, after)
         if len(fit) < at_least:
             misfit = next((w for w in words if w not in fit), "")
             raise TaskFitError(
-                f"{task} needs {at_least} {kind} that are one token each, but of {len(words)} "
-                f"only {len(fit)} are with this tokenizer ({misfit!r} is not); "
+                f"{task} needs {at_least} {kind} that are one token each, but with this tokenizer "
+                f"only {len(fit)} of {len(words)} are ({misfit!r} is not); "
                 "use another task or another model"
             )
         return fit
 
 
 def tokenise(prompts: Sequence[Prompt], words: TokenizerView) -> Iterator[Example]:
-    """Each prompt in tokens; raises DataError, with the prompt, where the clean and a corrupted
-    text differ in length, a span cuts a token, or an answer is not exactly one token."""
+    """Each prompt in tokens; raises DataError, with the prompt, if the clean and a corrupted text
+    differ in length, a span cuts a token, or an answer is not exactly one token."""
     clean = words.ids([p.clean for p in prompts])
     corrupt = _corrupted(prompts, clean, words)
     answers = [_answers(prompts, [getattr(p, kind) for p in prompts], clean, words)
@@ -104,25 +104,25 @@ def tokenise(prompts: Sequence[Prompt], words: TokenizerView) -> Iterator[Exampl
             correct=answers[0][i],
             wrong=answers[1][i],
             spans={**spans[i], "end": (len(clean[i]) - 1, len(clean[i]))},
-            others=dict(zip(prompt.others, corrupt[i][1:], strict=True)),
+            corruptions=dict(zip(prompt.corruptions, corrupt[i][1:], strict=True)),
         )
 
 
 def _corrupted(
     prompts: Sequence[Prompt], clean: Sequence[list[int]], words: TokenizerView
 ) -> list[list[tuple[int, ...]]]:
-    """The tokens of each prompt's corrupted text, and after it of the others."""
-    texts = [[p.corrupt, *p.others.values()] for p in prompts]
+    """The tokens of each prompt's corrupted text, followed by those of its further ones."""
+    texts = [[p.corrupt, *p.corruptions.values()] for p in prompts]
     ids = iter(words.ids([text for own in texts for text in own]))
     found = []
     for prompt, own, one in zip(prompts, texts, clean, strict=True):
         if not one:
-            raise DataError(f"the clean text {prompt.clean!r} has no tokens; write a text")
+            raise DataError(f"the clean text {prompt.clean!r} has no tokens; give a text")
         found.append([tuple(next(ids)) for _ in own])
         for text, two in zip(own, found[-1], strict=True):
             if len(one) != len(two):
                 raise DataError(
-                    f"the clean text {prompt.clean!r} has {len(one)} tokens and its corrupted one "
+                    f"the clean text {prompt.clean!r} has {len(one)} tokens and the corrupted text "
                     f"{text!r} has {len(two)}; make them equally long"
                 )
     return found
@@ -172,13 +172,13 @@ def _spans(
             if ids[: len(head)] != head:
                 raise DataError(
                     f"{prompt.clean[:cut]!r} ends inside a token of {prompt.clean!r}; "
-                    "let spans start at the space before a word and end with the word"
+                    "start spans at the space before a word and end them with the word"
                 )
             at[cut] = len(head)
         for name, (a, b) in prompt.spans.items():
             if not 0 <= a < b <= len(prompt.clean) or at[a] == at[b]:
                 raise DataError(
-                    f"the span {name!r} of {a} to {b} holds no token of {prompt.clean!r}; "
+                    f"the span {name!r} from {a} to {b} contains no token of {prompt.clean!r}; "
                     "give the characters from the space before a word to its end"
                 )
         found.append({name: (at[a], at[b]) for name, (a, b) in prompt.spans.items()})

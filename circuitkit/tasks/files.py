@@ -30,21 +30,40 @@ def from_file(
 ) -> Task:
     """Your own pairs, from a CSV or JSONL file with clean, corrupt, correct and wrong.
 
-    Returns all prompts in the order of the file, or ``n`` of them drawn by the seed. Several
-    answers are parted by ``|`` in CSV, and are a list in JSONL, where an object ``spans`` may name
-    character ranges of the clean text, ``{"subject": [15, 22]}``, and an object ``others`` further
-    corrupted texts, ``{"verb": "The cat eats"}``. ``wrong`` may be empty. The task is called as the
-    file is. Whether the pairs fit the tokenizer shows when they are tokenised.
+    ``wrong`` may be empty. Several answers are separated by ``|`` in CSV, and are a list in JSONL.
+    In JSONL an object ``spans`` may name ranges of characters of the clean text,
+    ``{"subject": [15, 22]}``, and an object ``corruptions`` further corrupted texts,
+    ``{"verb": "The cat eats"}``. Whether the pairs fit the tokenizer shows when they are tokenised.
 
-    Raises DataError, with the line, where the file cannot be read as such or is empty, and where it
-    holds fewer than ``n`` prompts.
+    Args:
+        words: What the model's tokenizer makes of words.
+        n: How many prompts are drawn with the seed; None for all, in the order of the file.
+        seed: The seed of the draw.
+        path: The file; ``make_task("mine.csv", model)`` is the same.
+        metric: The name of the metric that suits the prompts.
+
+    Returns:
+        A ``Task`` named after the file.
+
+    Raises:
+        DataError: with the line, if the file cannot be read or is empty, or if it has fewer than
+            ``n`` prompts.
+
+    Example:
+        >>> from pathlib import Path
+        >>> text = "clean,corrupt,correct,wrong\\nMary gave John a, John gave Mary a, book, ball"
+        >>> _ = Path("mine.csv").write_text(text)
+        >>> print(ck.make_task("mine.csv", model))
+        from_file(path='mine.csv'): 1 prompt, metric logit_diff (mine.csv)
     """
     path = Path(path)
     prompts = [_prompt(fields, f"{path}, line {line}") for line, fields in _rows(path)]
     if not prompts:
-        raise DataError(f"{path} holds no prompts; write at least one clean/corrupt pair")
+        raise DataError(f"{path} contains no prompts; write at least one clean/corrupt pair")
     if n is not None and not 1 <= n <= len(prompts):
-        raise DataError(f"{path} holds {len(prompts)} prompts, not {n}; ask for 1 to that many")
+        raise DataError(
+            f"{path} contains {len(prompts)} prompts, not {n}; give n from 1 to {len(prompts)}"
+        )
     if n is not None:
         random.Random(seed).shuffle(prompts)
     settings = {"n": n, "seed": seed, "path": str(path), "metric": metric}
@@ -54,13 +73,14 @@ def from_file(
 def _rows(path: Path) -> Rows:
     """The fields of each row, with the number of its last line."""
     readers = {".csv": _csv, ".jsonl": _jsonl}
-    if path.suffix not in readers:
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise DataError(f"{path} is neither .csv nor .jsonl; give a file of one of these kinds")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); give a CSV or JSONL file") from error
-    return readers[path.suffix](text, path)
+    return readers[suffix](text, path)
 
 
 def _csv(text: str, path: Path) -> Rows:
@@ -78,20 +98,22 @@ def _jsonl(text: str, path: Path) -> Rows:
         try:
             fields = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number} is no JSON ({error}); correct it") from error
+            raise DataError(f"{path}, line {number} is not JSON ({error}); correct it") from error
         if not isinstance(fields, dict):
-            raise DataError(f"{path}, line {number} is no JSON object; write one of {_FIELDS}")
+            raise DataError(
+                f"{path}, line {number} is not a JSON object; write one with {', '.join(_FIELDS)}"
+            )
         yield number, fields
 
 
 def _prompt(fields: Mapping[str, Any], place: str) -> Prompt:
     missing = [name for name in _FIELDS if fields.get(name) is None]
     if missing:
-        raise DataError(f"{place} lacks {missing[0]!r}; give each of {', '.join(_FIELDS)}")
+        raise DataError(f"{place} has no {missing[0]!r}; give each of {', '.join(_FIELDS)}")
     clean, corrupt = (_text(fields[name], name, place) for name in _FIELDS[:2])
     correct, wrong = (_texts(fields[name], name, place) for name in _FIELDS[2:])
     spans = _spans(fields.get("spans", {}), clean, place)
-    return Prompt(clean, corrupt, correct, wrong, spans, _others(fields.get("others", {}), place))
+    return Prompt(clean, corrupt, correct, wrong, spans, _corruptions(fields, place))
 
 
 def _text(value: Any, name: str, place: str) -> str:
@@ -121,9 +143,15 @@ def _spans(spans: Any, clean: str, place: str) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _others(others: Any, place: str) -> dict[str, str]:
-    if not isinstance(others, dict):
+def _corruptions(fields: Mapping[str, Any], place: str) -> dict[str, str]:
+    """The further corrupted texts, which files before version 0.3 call ``others``."""
+    given = {name: fields[name] for name in ("corruptions", "others") if name in fields}
+    if len(given) > 1:
+        raise DataError(f"{place} has both 'corruptions' and 'others', its old name; give one")
+    texts: Any = next(iter(given.values()), {})
+    if not isinstance(texts, dict):
         raise DataError(
-            f'{place} has the others {others!r}; write an object such as {{"verb": "The cat eats"}}'
+            f"{place} has the corruptions {texts!r}; "
+            'write an object such as {"verb": "The cat eats"}'
         )
-    return {name: _text(text, name, place) for name, text in others.items()}
+    return {name: _text(text, name, place) for name, text in texts.items()}

@@ -70,12 +70,12 @@ def _prompt(template: str, setting: dict[str, str], people: list[str], corrupt: 
     io, s, *new = people
     clean, spans = compose(template, setting | {"IO": io, "S1": s, "S2": s})
     replaced = {"S2": (io, s, io), "S1+IO": (new[0], new[1], s), "names": new}
-    others = {
+    corruptions = {
         name: compose(template, setting | dict(zip(("IO", "S1", "S2"), own, strict=True)))[0]
         for name, own in replaced.items()
     }
     after = _NEXT.match(clean, spans["S1"][1])
     if after is not None:
         spans["S1+1"] = after.span()
-    own = others[_TEXTS[corrupt]]
-    return Prompt(clean, own, (f" {io}",), (f" {s}",), spans, others)
+    own = corruptions[_TEXTS[corrupt]]
+    return Prompt(clean, own, (f" {io}",), (f" {s}",), spans, corruptions)

@@ -160,8 +160,9 @@ def _admitted(
 
 
 def _usual(data: Dataset) -> list[str]:
-    """Every corrupted text's tokens, put in and under noise."""
-    texts = [t for t in data.examples[0].others if all(t in e.others for e in data.examples)]
+    """The tokens of every corrupted text, replaced and with noise."""
+    first, *rest = data.examples
+    texts = [t for t in first.corruptions if all(t in e.corruptions for e in rest)]
     if not texts:
         return ["counterfactual", "noise"]
     return [f"{name}(text={text!r})" for text in texts for name in ("counterfactual", "noise")]

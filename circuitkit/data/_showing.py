@@ -1,0 +1,81 @@
+"""Prompts as they are shown: in a few lines, and as the rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["ANSWERS", "Shown", "as_html", "as_lines", "quoted", "row"]
+
+WIDTH = 100  # characters of a line
+SHOWN = 3  # prompts in a text
+IN_HTML = 10  # rows on a page
+ANSWERS = 3  # of each kind, before the rest is counted
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A prompt as texts: its own, or those that its tokens decode to."""
+
+    clean: str
+    corrupt: str
+    correct: Sequence[str]
+    wrong: Sequence[str]
+    spans: Mapping[str, str]
+    corruptions: Mapping[str, str]
+
+
+def row(shown: Shown) -> dict[str, str]:
+    """The prompt as a row of a table: the columns of a CSV file of prompts, then the spans and the
+    further corrupted texts."""
+    return {
+        "clean": shown.clean,
+        "corrupt": shown.corrupt,
+        "correct": "|".join(shown.correct),
+        "wrong": "|".join(shown.wrong),
+        **{f"span_{name}": text for name, text in shown.spans.items()},
+        **{f"corrupt_{name}": text for name, text in shown.corruptions.items()},
+    }
+
+
+def as_lines(prompts: Sequence[Shown], total: int) -> Iterator[str]:
+    """The first prompts, at most five lines each, and how many more there are."""
+    for number, shown in enumerate(prompts[:SHOWN]):
+        wrong = f", not {quoted(shown.wrong)}" if shown.wrong else ""
+        yield f"{number:>3}  clean    {_cut(repr(shown.clean))}"
+        yield f"     corrupt  {_cut(repr(shown.corrupt))}"
+        yield f"     answer   {_cut(quoted(shown.correct) + wrong)}"
+        if shown.spans:
+            spans = (f"{name} {text!r}" for name, text in shown.spans.items())
+            first, *more = wrap(", ".join(spans), WIDTH - 14, max_lines=2, placeholder=" ...")
+            yield f"     spans    {first}"
+            yield from (f"{'':14}{line}" for line in more)
+    if total > SHOWN:
+        yield f"     ... and {total - SHOWN:,} more"
+
+
+def quoted(answers: Sequence[str]) -> str:
+    """The first of several answers, and how many more there are."""
+    shown, more = answers[:ANSWERS], len(answers) - ANSWERS
+    return ", ".join(map(repr, shown)) + (f" and {more} more" if more > 0 else "")
+
+
+def as_html(title: str, frame: pandas.DataFrame, total: int) -> str:
+    """The title above the first rows of a table, as HTML."""
+    more = f"<p>... and {total - IN_HTML:,} more</p>" if total > IN_HTML else ""
+    table: str = frame.head(IN_HTML).to_html(na_rep="")
+    return f"<p>{escape(title)}</p>{table}{more}"
+
+
+def _cut(text: str) -> str:
+    """The text without its middle if it does not fit into a line."""
+    room = WIDTH - 14
+    if len(text) <= room:
+        return text
+    return f"{text[: room // 2 - 3]} ... {text[3 - room // 2 :]}"

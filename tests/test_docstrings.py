@@ -1,0 +1,262 @@
+"""The docstrings of public names: a line that says what it is, and an example that runs.
+
+Examples are doctests with ``ck``, ``model`` (mini), ``task`` (16 prompts of ioi), ``data`` (the
+task in tokens), ``scores`` (EAP on them) and ``circuit`` (the 50 strongest edges) at hand.
+"""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import operator
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import circuitkit as ck
+from circuitkit.registry import KINDS, lookup, names
+
+PACKAGES = ("figures", "rasp")  # whose names are public too
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+# Names that still lack a summary of one line, or an example. Only ever take names out.
+WITHOUT_EXAMPLE: set[str] = {
+    "Circuit",
+    "Scores",
+    "ability",
+    "agreement",
+    "attention_to",
+    "bench",
+    "check",
+    "compare",
+    "completeness",
+    "corruptions.counterfactual",
+    "corruptions.mean",
+    "corruptions.mean_by_position",
+    "corruptions.noise",
+    "corruptions.resample",
+    "corruptions.zero",
+    "cross_evaluate",
+    "curve",
+    "discover_each",
+    "discovery.acdc",
+    "discovery.activation_magnitude",
+    "discovery.clean_corrupted",
+    "discovery.eap",
+    "discovery.eap_ig",
+    "discovery.exact",
+    "discovery.gradient_norm",
+    "discovery.information_flow",
+    "discovery.node_attribution",
+    "discovery.random",
+    "draw_curves",
+    "evaluate",
+    "fetch",
+    "figures.Heatmap",
+    "figures.Lines",
+    "figures.Panels",
+    "find_circuit",
+    "formats.csv",
+    "formats.dot",
+    "formats.graphml",
+    "formats.json",
+    "formats.pdf",
+    "formats.png",
+    "formats.svg",
+    "incompleteness",
+    "interactions",
+    "known",
+    "load",
+    "marginal_effects",
+    "metrics.accuracy",
+    "metrics.js",
+    "metrics.kl",
+    "metrics.log_probability",
+    "metrics.logit_diff",
+    "metrics.prob_diff",
+    "metrics.probability",
+    "metrics.top1",
+    "minimality",
+    "node_level",
+    "patch_edges",
+    "patch_heads",
+    "patch_nodes",
+    "patch_path",
+    "patch_paths",
+    "patch_residual",
+    "patch_senders",
+    "patch_together",
+    "patch_windows",
+    "rasp.Aggregate",
+    "rasp.Decoder",
+    "rasp.Map",
+    "rasp.Otherwise",
+    "rasp.Program",
+    "rasp.Select",
+    "rasp.SelectorWidth",
+    "rasp.SequenceMap",
+    "rasp.Truth",
+    "rasp.compile_program",
+    "rasp.compress",
+    "rasp.distract",
+    "rasp.either",
+    "rasp.evaluate",
+    "rasp.indices",
+    "rasp.named",
+    "rasp.programs",
+    "rasp.redundant_edges",
+    "rasp.rotate",
+    "rasp.soften",
+    "rasp.split",
+    "rasp.structural_edges",
+    "rasp.tokens",
+    "rasp.true_edges",
+    "read",
+    "read_eap_circuit",
+    "read_eap_scores",
+    "read_mib",
+    "recovery",
+    "references.colored_objects.merullo2024",
+    "references.docstring.acdc",
+    "references.docstring.autocircuit",
+    "references.docstring.autocircuit_heads",
+    "references.docstring.heimersheim2023",
+    "references.greater_than.acdc",
+    "references.greater_than.autocircuit",
+    "references.greater_than.eap_ig",
+    "references.greater_than.hanna2023",
+    "references.induction.circuitry",
+    "references.ioi.acdc",
+    "references.ioi.autocircuit",
+    "references.ioi.autocircuit_heads",
+    "references.ioi.eap_ig",
+    "references.ioi.merullo2024",
+    "references.ioi.wang2022",
+    "references.ioi.wang2022_naive",
+    "references.tracr_proportion.acdc",
+    "references.tracr_proportion.resample",
+    "references.tracr_reverse.acdc",
+    "references.tracr_reverse.resample",
+    "size_curves",
+    "smallest",
+    "stability",
+    "study",
+    "tasks.arithmetic",
+    "tasks.docstring",
+    "tasks.facts",
+    "tasks.gendered_pronoun",
+    "tasks.greater_than",
+    "tasks.induction",
+    "tasks.ioi",
+    "vary",
+    "verify",
+    "write",
+    "write_eap",
+    "write_mib",
+}
+
+
+def public() -> Iterator[tuple[str, Any]]:
+    """Every public function and class, by the name that users write after ``ck.``"""
+    folders = {*ck._FOLDERS}
+    for name in ck.__all__:
+        if name not in folders and name != "__version__":
+            yield name, getattr(ck, name)
+    for kind in KINDS:
+        for name in names(kind):
+            yield f"{kind}.{name.replace(':', '.')}", lookup(kind, name)
+    for package in PACKAGES:
+        for name in getattr(ck, package).__all__:
+            yield f"{package}.{name}", getattr(getattr(ck, package), name)
+
+
+def methods(name: str, kind: type) -> Iterator[tuple[str, Any]]:
+    """The public methods and properties of a class of ours, those of the bases of ours included."""
+    ours = [base for base in kind.__mro__ if base.__module__.startswith("circuitkit.")]
+    for own in dict.fromkeys(own for base in ours for own in vars(base)):
+        value = inspect.getattr_static(kind, own)
+        called = inspect.isroutine(value) or isinstance(value, property | classmethod)
+        if not own.startswith("_") and called:
+            yield f"{name}.{own}", value
+
+
+NAMES = dict(public())
+METHODS = {name: value for owner, kind in NAMES.items() if isinstance(kind, type)
+           for name, value in methods(owner, kind)}  # fmt: skip
+
+
+def docstring(value: Any) -> str:
+    return inspect.cleandoc(value.__doc__ or "")
+
+
+def examples(value: Any) -> list[doctest.Example]:
+    return doctest.DocTestParser().get_examples(docstring(value))
+
+
+def is_summed_up(name: str, value: Any) -> bool:
+    """Whether the docstring starts with one line; that of a reference, which is its counts and its
+    source, may be two."""
+    lines = docstring(value).split("\n\n")[0].splitlines()
+    return 0 < len(lines) <= (2 if name.startswith("references.") else 1)
+
+
+@cache
+def shared() -> dict[str, object]:
+    """What every example finds at hand, made once."""
+    model = ck.load("mini")
+    task = ck.make_task("ioi", model, n=16)
+    data = ck.Dataset.of(task, model)
+    scores = ck.discovery.eap(model, data, ck.metrics.logit_diff, ck.corruptions.counterfactual)
+    return {"ck": ck, "model": model, "task": task, "data": data, "scores": scores,
+            "circuit": scores.top(50)}  # fmt: skip
+
+
+def run(name: str, value: Any) -> str:
+    """What is wrong with the examples of a docstring; empty where they show what happens."""
+    test = doctest.DocTestParser().get_doctest(docstring(value), dict(shared()), name, None, None)
+    said: list[str] = []
+    doctest.DocTestRunner(verbose=False, optionflags=FLAGS).run(test, out=said.append)
+    return "".join(said)
+
+
+SHOWN = {name: value for name, value in {**NAMES, **METHODS}.items() if examples(value)}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_example_shows_what_happens(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # for the files that examples write
+    wrong = run(name, SHOWN[name])
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_is_summed_up_in_a_line_and_has_an_example(name: str) -> None:
+    value = NAMES[name]
+    documented = is_summed_up(name, value) and bool(examples(value))
+    assert documented is (name not in WITHOUT_EXAMPLE), "take it out of WITHOUT_EXAMPLE"
+
+
+def test_a_public_method_is_summed_up() -> None:
+    missing = [name for name, value in METHODS.items() if not docstring(value)]
+    assert not missing
+
+
+def test_the_names_that_lack_an_example_are_public() -> None:
+    assert NAMES.keys() >= WITHOUT_EXAMPLE
+
+
+def test_a_wrong_example_is_seen() -> None:
+    def wrong() -> None:
+        """Nothing.
+
+        >>> len(task)
+        17
+        """
+
+    assert "Expected:\n    17\nGot:\n    16" in run("wrong", wrong)
+    assert operator.attrgetter("tasks.ioi")(ck) is NAMES["tasks.ioi"]
