@@ -217,7 +217,7 @@ def test_ioi_has_three_corrupted_texts_of_the_same_clean_one(
 
 
 def test_ioi_refuses_another_corruption(mini: TokenizerView) -> None:
-    with pytest.raises(DataError, match="'noise'; choose 'io' or 'names'"):
+    with pytest.raises(DataError, match="no corrupted text 'noise'; choose 'io' or 'names'"):
         make("ioi", mini, corrupt="noise")
 
 
@@ -415,7 +415,7 @@ def test_arithmetic_takes_the_numbers_and_the_form_that_the_tokenizer_has(
 
 
 def test_arithmetic_needs_ten_numbers(mini: TokenizerView) -> None:
-    with pytest.raises(TaskFitError, match=r"of 0 to 99 only 9 are .* or another model$"):
+    with pytest.raises(TaskFitError, match=r"only 9 of 0 to 99 are, .* or another model$"):
         make("arithmetic", with_numbers(8, " "))
     make("arithmetic", letters())
     for operators in ((), ("plus", "over"), "plus"):
@@ -598,6 +598,14 @@ def test_a_task_is_made_of_its_name_alone(model: Any) -> None:
     task = make_task("ioi", model)
     assert (len(task), task.name, task.metric) == (100, "ioi", "logit_diff")
     assert make_task("ioi", model, 100, 0) == task
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_function_takes_a_model_as_well(model: Any, name: str) -> None:
+    task = lookup("tasks", name)(model, 5)
+    assert task.prompts == make_task(name, model, 5).prompts
+    with pytest.raises(DataError, match="the model has no tokenizer"):
+        lookup("tasks", name)(SimpleNamespace(tokenizer=None))
 
 
 @pytest.mark.parametrize("typed", ["IOI", "Ioi", "greater-than", "Greater_Than", "ioi "])

@@ -9,7 +9,7 @@ from functools import partial
 
 from circuitkit.data.batches import Tokenized
 from circuitkit.data.prompts import Task, is_file
-from circuitkit.data.tokens import Tokenizer, TokenizerView
+from circuitkit.data.tokens import TokenizerView, view
 from circuitkit.errors import ArgumentError, DataError
 from circuitkit.registry import bind, name_of, resolve, same_name
 
@@ -55,13 +55,13 @@ def make_task(
         "ioi(corrupt='names')"
     """
     called = _called(name)
-    tokenizer = _tokenizer(model, called)
+    words = _words(model, called)
     _check_number("n", n, none="None for as many as the task makes by itself")
     _check_number("seed", seed)
     head = called.partition("(")[0]
     given = resolve("tasks", called)
     bound = bind(head, given, settings) if settings else given
-    made: Task = bound(TokenizerView(tokenizer), **({} if n is None else {"n": n}), seed=seed)
+    made: Task = bound(words, **({} if n is None else {"n": n}), seed=seed)
     name = _with_settings(head, bound) if settings else called
     return replace(made, name=name, settings={**made.settings, "seed": seed})
 
@@ -87,7 +87,7 @@ def _called(name: object) -> str:
     return f"{same_name('tasks', head)}{bracket}{rest}"
 
 
-def _tokenizer(model: object, task: str) -> Tokenizer:
+def _words(model: object, task: str) -> TokenizerView:
     """The model's tokenizer; raises for what is not a model, or has no tokenizer."""
     if not isinstance(model, Tokenized):
         what = repr(model) if isinstance(model, str) else f"of type {type(model).__name__}"
@@ -95,12 +95,7 @@ def _tokenizer(model: object, task: str) -> Tokenizer:
             f"the second argument is {what}, not a loaded model; write "
             f"make_task({task.partition('(')[0]!r}, ck.load(...)): {ORDER}"
         )
-    if model.tokenizer is None:
-        raise DataError(
-            "the model has no tokenizer, which tasks need to make prompts; load a model with a "
-            "tokenizer, or give Dataset the token ids as Examples"
-        )
-    return model.tokenizer
+    return view(model)
 
 
 def _check_number(name: str, value: object, none: str = "") -> None:

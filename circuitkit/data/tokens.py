@@ -14,7 +14,7 @@ from circuitkit.data.examples import Example
 from circuitkit.data.prompts import Prompt
 from circuitkit.errors import DataError, TaskFitError
 
-__all__ = ["Tokenizer", "TokenizerView", "tokenise"]
+__all__ = ["Tokenizer", "TokenizerView", "Tokenizing", "tokenise", "view"]
 
 
 @runtime_checkable
@@ -32,6 +32,15 @@ class Tokenizer(Protocol):
 
     def decode(self, token_ids: list[int], /) -> str:
         """The text of these token ids."""
+
+
+@runtime_checkable
+class Tokenizing(Protocol):
+    """What has a tokenizer: a model, or a view of one."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,18 @@ class TokenizerView:
                 "use another task or another model"
             )
         return fit
+
+
+def view(words: Tokenizing) -> TokenizerView:
+    """The tokenizer of a model, as a task asks it; raises DataError if the model has none."""
+    if isinstance(words, TokenizerView):
+        return words
+    if words.tokenizer is None:
+        raise DataError(
+            "the model has no tokenizer, which tasks need to make prompts; load a model with a "
+            "tokenizer, or give Dataset the token ids as Examples"
+        )
+    return TokenizerView(words.tokenizer)
 
 
 def tokenise(prompts: Sequence[Prompt], words: TokenizerView) -> Iterator[Example]:

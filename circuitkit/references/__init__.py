@@ -1,7 +1,7 @@
-"""Published circuits, with the roles of their components and their sources, one task a file.
+"""Published circuits with the roles of their components and their sources, one file for each task.
 
-A reference is a function ``() -> Published``; its name is its file's and its own, ``ioi:wang2022``.
-They are read, drawn and compared without torch.
+A reference is a function ``() -> Published``; its name is that of its file and its own,
+``ioi:wang2022``. References are read, drawn and compared without torch.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What the two programs that Tracr compiled share; which edges are true depends on what a cut edge
-carries."""
+"""What the two programs compiled by Tracr share; their edges depend on what a cut edge carries."""
 
 from __future__ import annotations
 
@@ -18,13 +17,13 @@ ZERO = (
 )
 RESAMPLED = "residual edges under resampling, tokens and positions as one input"
 CONSTANT = (
-    "what carries only positions or the length is the same in every prompt of one length: cut or "
-    "not, nothing changes, so that its edges are none here"
+    "edges that carry only positions or the length carry the same in every prompt of one length: "
+    "cutting them changes nothing, so they are not in this circuit"
 )
 
 
 def merged(names: Iterable[str]) -> Edges:
-    """The edges, tokens and positions become the one embedding."""
+    """The edges, with tokens and positions as one input."""
     pairs = [name.partition("->")[::2] for name in names]
     return frozenset(
         parse_edge(f"{'input' if writer in ('tokens', 'positions') else writer}->{reader}")

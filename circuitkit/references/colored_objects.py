@@ -16,7 +16,12 @@ _CLASSES = {
 
 
 def merullo2024() -> Published:
-    """gpt2-medium: 10 of 384 components; Merullo et al. 2024, arXiv:2310.08744."""
+    """gpt2-medium: 10 of 384 components; Merullo et al. 2024, arXiv:2310.08744.
+
+    Example:
+        >>> ck.references.colored_objects.merullo2024().roles["a15.h14"]
+        'mover'
+    """
     return Published(
         name="colored_objects:merullo2024",
         model="gpt2-medium",
@@ -25,7 +30,7 @@ def merullo2024() -> Published:
         convention="heads; no edges were published",
         note=(
             "shares movers, induction and duplicate-token heads with ioi:merullo2024; content "
-            "gatherers stand where that has inhibition and negative movers"
+            "gatherers replace its inhibition heads and negative movers"
         ),
         roles=roles_of(_CLASSES),
     )

@@ -54,7 +54,12 @@ _RULES: tuple[Rule, ...] = (
 
 
 def heimersheim2023() -> Published:
-    """attn-only-4l: 11 of 32 components; Heimersheim & Janiak 2023."""
+    """attn-only-4l: 11 of 32 components; Heimersheim & Janiak 2023.
+
+    Example:
+        >>> ck.references.docstring.heimersheim2023().roles["a3.h0"]
+        'argument mover'
+    """
     return Published(
         name="docstring:heimersheim2023",
         model=_MODEL,
@@ -63,7 +68,7 @@ def heimersheim2023() -> Published:
         convention="heads, each at one or more token positions",
         note=(
             "the original: six heads that patching finds, 0.2 and 0.4, which it cannot find, and "
-            "three that help by means unknown, at no position in particular; B_def+1 is the comma "
+            "three that help in an unknown way, at no particular position; B_def+1 is the comma "
             "after B"
         ),
         roles=roles_of(_HELPING),
@@ -73,7 +78,12 @@ def heimersheim2023() -> Published:
 
 def acdc() -> Published:
     """attn-only-4l: 37 of 1,377 edges (24 without the direct ones);
-    Conmy et al. 2023, arXiv:2304.14997."""
+    Conmy et al. 2023, arXiv:2304.14997.
+
+    Example:
+        >>> len(ck.references.docstring.acdc().edges)
+        24
+    """
     return Published(
         name="docstring:acdc",
         model=_MODEL,
@@ -81,7 +91,7 @@ def acdc() -> Published:
         source=_ACDC,
         convention="residual edges, and one direct edge for every port that they enter",
         note=(
-            "the six heads that patching finds, joined by the authors of the post; lacks 0.2 and "
+            "the six heads that patching finds, joined by the authors of the post; without 0.2 and "
             "0.4 of docstring:heimersheim2023"
         ),
         roles=_KNOWN,
@@ -92,14 +102,19 @@ def acdc() -> Published:
 
 
 def autocircuit() -> Published:
-    """attn-only-4l: 24 of 1,281 edges; Miller et al. 2024, arXiv:2407.08734."""
+    """attn-only-4l: 24 of 1,281 edges; Miller et al. 2024, arXiv:2407.08734.
+
+    Example:
+        >>> len(ck.references.docstring.autocircuit().edges)
+        24
+    """
     return Published(
         name="docstring:autocircuit",
         model=_MODEL,
         wiring=_WIRING,
         source=_AUTOCIRCUIT,
         convention="residual edges",
-        note="the edges of docstring:acdc, counted without direct ones",
+        note="the edges of docstring:acdc, counted without the direct ones",
         roles=_KNOWN,
         positions={name: _POSITIONS[name] for name in _KNOWN},
         edges=joined(_WIRING, _CLASSES, _RULES),
@@ -107,16 +122,21 @@ def autocircuit() -> Published:
 
 
 def autocircuit_heads() -> Published:
-    """attn-only-4l: 588 of 1,281 edges; Miller et al. 2024, arXiv:2407.08734."""
+    """attn-only-4l: 588 of 1,281 edges; Miller et al. 2024, arXiv:2407.08734.
+
+    Example:
+        >>> len(ck.references.docstring.autocircuit_heads().edges)
+        588
+    """
     return Published(
         name="docstring:autocircuit_heads",
         model=_MODEL,
         wiring=_WIRING,
         source=_AUTOCIRCUIT,
-        convention="residual edges, whatever the position",
+        convention="residual edges, at all positions",
         note=(
-            "every edge save those that leave a head outside docstring:heimersheim2023: what "
-            "patching the other heads keeps"
+            "every edge except those that leave a head outside docstring:heimersheim2023: what is "
+            "kept when the other heads are patched"
         ),
         roles=roles_of(_HELPING),
         positions=_POSITIONS,

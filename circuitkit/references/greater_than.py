@@ -54,7 +54,12 @@ _QUERIES: tuple[Rule, ...] = (
 
 
 def hanna2023() -> Published:
-    """gpt2: 18 of 156 components; Hanna et al. 2023, arXiv:2305.00586."""
+    """gpt2: 18 of 156 components; Hanna et al. 2023, arXiv:2305.00586.
+
+    Example:
+        >>> ck.references.greater_than.hanna2023().roles["a0.h3"]
+        'early head'
+    """
     return Published(
         name="greater_than:hanna2023",
         model="gpt2",
@@ -69,7 +74,12 @@ def hanna2023() -> Published:
 
 def acdc() -> Published:
     """gpt2: 262 of 32,923 edges (235 without the direct ones);
-    Conmy et al. 2023, arXiv:2304.14997."""
+    Conmy et al. 2023, arXiv:2304.14997.
+
+    Example:
+        >>> len(ck.references.greater_than.acdc().edges)
+        235
+    """
     return Published(
         name="greater_than:acdc",
         model="gpt2",
@@ -77,7 +87,7 @@ def acdc() -> Published:
         source=_ACDC,
         convention="residual edges, and one direct edge for every port of the 9 heads",
         note=(
-            "has head 6.1 and lacks 5.1 and 8.8 of greater_than:hanna2023; the MLPs below the mid "
+            "has head 6.1 and not 5.1 and 8.8 of greater_than:hanna2023; the MLPs below the mid "
             "heads, and their edges into the queries, stand for the queries left clean"
         ),
         roles=roles_of(_GROUPS),
@@ -87,21 +97,31 @@ def acdc() -> Published:
 
 
 def autocircuit() -> Published:
-    """gpt2: 235 of 32,491 edges; Miller et al. 2024, arXiv:2407.08734."""
+    """gpt2: 235 of 32,491 edges; Miller et al. 2024, arXiv:2407.08734.
+
+    Example:
+        >>> len(ck.references.greater_than.autocircuit().edges)
+        235
+    """
     return Published(
         name="greater_than:autocircuit",
         model="gpt2",
         wiring=GPT2,
         source=_AUTOCIRCUIT,
         convention="residual edges",
-        note="the edges of greater_than:acdc, counted without direct ones",
+        note="the edges of greater_than:acdc, counted without the direct ones",
         roles=roles_of(_GROUPS),
         edges=_acdc(),
     )
 
 
 def eap_ig() -> Published:
-    """gpt2: 240 of 32,491 edges; Hanna et al. 2024, arXiv:2403.17806."""
+    """gpt2: 240 of 32,491 edges; Hanna et al. 2024, arXiv:2403.17806.
+
+    Example:
+        >>> len(ck.references.greater_than.eap_ig().edges)
+        240
+    """
     return Published(
         name="greater_than:eap_ig",
         model="gpt2",
@@ -122,6 +142,6 @@ def _acdc() -> Edges:
 
 
 def _positions() -> dict[str, tuple[str, ...]]:
-    """The low components work at the year's ending, the others at the last token."""
+    """The low components work at the year's ending, all others at the last token."""
     low = roles_of(_LOW)
     return {name: (("YY",) if name in low else ("end",)) for name in roles_of(_ORIGINAL)}

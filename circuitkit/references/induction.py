@@ -19,7 +19,12 @@ _RULES: tuple[Rule, ...] = (
 
 
 def circuitry() -> Published:
-    """redwood_attn_2l: 6 of 257 edges; Shi et al. 2024, arXiv:2410.13032."""
+    """redwood_attn_2l: 6 of 257 edges; Shi et al. 2024, arXiv:2410.13032.
+
+    Example:
+        >>> len(ck.references.induction.circuitry().edges)
+        6
+    """
     return Published(
         name="induction:circuitry",
         model="redwood_attn_2l",
@@ -28,7 +33,7 @@ def circuitry() -> Published:
         convention="residual edges",
         note=(
             "ACDC names no edges here; head 1.5 is a second induction head that this set leaves "
-            "out; positions enter queries and keys alone, so that input carries tokens only"
+            "out; positions enter queries and keys only, so that the input carries tokens alone"
         ),
         roles=roles_of(_CLASSES),
         edges=joined(_WIRING, _CLASSES, _RULES),

@@ -32,7 +32,7 @@ _AUTOCIRCUIT = "Miller et al. 2024, arXiv:2407.08734"
 _EAP_IG = "Hanna et al. 2024, arXiv:2403.17806"
 _MERULLO = "Merullo et al. 2024, arXiv:2310.08744"
 
-# The heads of each class, by importance where the paper ranks them, and where their output counts.
+# The heads of each class, by importance if the paper ranks them, and where their output counts.
 _CLASSES = {
     "name mover": heads("9.9 10.0 9.6"),
     "backup name mover": heads("10.10 10.6 10.2 10.1 11.2 9.7 9.0 11.9"),
@@ -100,13 +100,18 @@ _EAP_IG_RULES: tuple[Rule, ...] = (
 
 
 def wang2022() -> Published:
-    """gpt2: 26 of 144 components; Wang et al. 2023, arXiv:2211.00593."""
+    """gpt2: 26 of 144 components; Wang et al. 2023, arXiv:2211.00593.
+
+    Example:
+        >>> ck.references.ioi.wang2022().roles["a9.h9"]
+        'name mover'
+    """
     return Published(
         name="ioi:wang2022",
         model="gpt2",
         wiring=GPT2,
         source=_WANG,
-        convention="heads, each at one token position; MLPs and the embedding are left untouched",
+        convention="heads, each at one token position; MLPs and the embedding stay as they are",
         note=(
             "the original: a set of heads, no edges; the paper's code merges name movers and "
             "backup name movers into one class"
@@ -117,16 +122,21 @@ def wang2022() -> Published:
 
 
 def wang2022_naive() -> Published:
-    """gpt2: 13 of 144 components; Wang et al. 2023, arXiv:2211.00593."""
+    """gpt2: 13 of 144 components; Wang et al. 2023, arXiv:2211.00593.
+
+    Example:
+        >>> ck.references.ioi.wang2022_naive().roles["a9.h9"]
+        'name mover'
+    """
     return Published(
         name="ioi:wang2022_naive",
         model="gpt2",
         wiring=GPT2,
         source=_WANG,
-        convention="heads, each at one token position; MLPs and the embedding are left untouched",
+        convention="heads, each at one token position; MLPs and the embedding stay as they are",
         note=(
-            "the paper's control: no backup or negative name movers, half the induction heads; "
-            "it is faithful and far from complete"
+            "the paper's control: no backup or negative name movers, half of the induction heads; "
+            "it is faithful but far from complete"
         ),
         roles=roles_of(_NAIVE),
         positions={name: _POSITIONS[name] for name in roles_of(_NAIVE)},
@@ -135,7 +145,12 @@ def wang2022_naive() -> Published:
 
 def acdc() -> Published:
     """gpt2: 1,041 of 32,923 edges (963 without the direct ones);
-    Conmy et al. 2023, arXiv:2304.14997."""
+    Conmy et al. 2023, arXiv:2304.14997.
+
+    Example:
+        >>> len(ck.references.ioi.acdc().edges)
+        963
+    """
     return Published(
         name="ioi:acdc",
         model="gpt2",
@@ -154,7 +169,12 @@ def acdc() -> Published:
 
 
 def autocircuit() -> Published:
-    """gpt2: 739 of 32,491 edges; Miller et al. 2024, arXiv:2407.08734."""
+    """gpt2: 739 of 32,491 edges; Miller et al. 2024, arXiv:2407.08734.
+
+    Example:
+        >>> len(ck.references.ioi.autocircuit().edges)
+        739
+    """
     return Published(
         name="ioi:autocircuit",
         model="gpt2",
@@ -164,7 +184,7 @@ def autocircuit() -> Published:
         note=(
             "the classes of ioi:acdc, joined through the MLPs from the first layer of the one to "
             "the layer before the last of the other; without token positions the bound for the "
-            "logits falls to 0, so that no MLP stands between a mover and the logits"
+            "logits falls to 0, so that no MLP is between a mover and the logits"
         ),
         roles=_ROLES,
         positions=_POSITIONS,
@@ -173,16 +193,21 @@ def autocircuit() -> Published:
 
 
 def autocircuit_heads() -> Published:
-    """gpt2: 6,540 of 32,491 edges; Miller et al. 2024, arXiv:2407.08734."""
+    """gpt2: 6,540 of 32,491 edges; Miller et al. 2024, arXiv:2407.08734.
+
+    Example:
+        >>> len(ck.references.ioi.autocircuit_heads().edges)
+        6540
+    """
     return Published(
         name="ioi:autocircuit_heads",
         model="gpt2",
         wiring=GPT2,
         source=_AUTOCIRCUIT,
-        convention="residual edges, whatever the position",
+        convention="residual edges, at all positions",
         note=(
-            "every edge save those that leave a head outside ioi:wang2022: what ablating the "
-            "other heads keeps"
+            "every edge except those that leave a head outside ioi:wang2022: what is kept when the "
+            "other heads are ablated"
         ),
         roles=_ROLES,
         positions=_POSITIONS,
@@ -191,7 +216,12 @@ def autocircuit_heads() -> Published:
 
 
 def eap_ig() -> Published:
-    """gpt2: 215 of 32,491 edges; Hanna et al. 2024, arXiv:2403.17806."""
+    """gpt2: 215 of 32,491 edges; Hanna et al. 2024, arXiv:2403.17806.
+
+    Example:
+        >>> len(ck.references.ioi.eap_ig().edges)
+        215
+    """
     return Published(
         name="ioi:eap_ig",
         model="gpt2",
@@ -209,7 +239,12 @@ def eap_ig() -> Published:
 
 
 def merullo2024() -> Published:
-    """gpt2-medium: 11 of 384 components; Merullo et al. 2024, arXiv:2310.08744."""
+    """gpt2-medium: 11 of 384 components; Merullo et al. 2024, arXiv:2310.08744.
+
+    Example:
+        >>> ck.references.ioi.merullo2024().roles["a15.h14"]
+        'mover'
+    """
     return Published(
         name="ioi:merullo2024",
         model="gpt2-medium",
@@ -217,8 +252,8 @@ def merullo2024() -> Published:
         source=_MERULLO,
         convention="heads; no edges were published",
         note=(
-            "another model than all other circuits of the task; an appendix has 13.14 among the "
-            "inhibition heads as well"
+            "a different model from all other circuits of the task; an appendix also has 13.14 "
+            "among the inhibition heads"
         ),
         roles=roles_of(_MEDIUM),
     )

@@ -18,7 +18,12 @@ _ROLES = {"m0": "is x", "a1.h0": "mean so far"}
 
 
 def acdc() -> Published:
-    """tracr-xproportion: 5 of 23 edges; Conmy et al. 2023, arXiv:2304.14997."""
+    """tracr-xproportion: 5 of 23 edges; Conmy et al. 2023, arXiv:2304.14997.
+
+    Example:
+        >>> len(ck.references.tracr_proportion.acdc().edges)
+        5
+    """
     return Published(
         name="tracr_proportion:acdc",
         model="tracr-xproportion",
@@ -35,7 +40,12 @@ def acdc() -> Published:
 
 
 def resample() -> Published:
-    """tracr-xproportion: 3 of 23 edges; Miller et al. 2024, arXiv:2407.08734."""
+    """tracr-xproportion: 3 of 23 edges; Miller et al. 2024, arXiv:2407.08734.
+
+    Example:
+        >>> len(ck.references.tracr_proportion.resample().edges)
+        3
+    """
     return Published(
         name="tracr_proportion:resample",
         model="tracr-xproportion",

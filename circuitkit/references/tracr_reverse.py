@@ -21,7 +21,12 @@ _ROLES = {
 
 
 def acdc() -> Published:
-    """tracr-reverse: 10 of 77 edges; Conmy et al. 2023, arXiv:2304.14997."""
+    """tracr-reverse: 10 of 77 edges; Conmy et al. 2023, arXiv:2304.14997.
+
+    Example:
+        >>> len(ck.references.tracr_reverse.acdc().edges)
+        10
+    """
     return Published(
         name="tracr_reverse:acdc",
         model="tracr-reverse",
@@ -35,7 +40,12 @@ def acdc() -> Published:
 
 
 def resample() -> Published:
-    """tracr-reverse: 2 of 77 edges; Miller et al. 2024, arXiv:2407.08734."""
+    """tracr-reverse: 2 of 77 edges; Miller et al. 2024, arXiv:2407.08734.
+
+    Example:
+        >>> len(ck.references.tracr_reverse.resample().edges)
+        2
+    """
     return Published(
         name="tracr_reverse:resample",
         model="tracr-reverse",

@@ -1,7 +1,8 @@
-"""Prompts of a task, one task a file.
+"""Tasks, one file for each: functions that make prompts for a model.
 
-A task is a function ``(words, n, seed, **settings) -> Task``: it asks ``words`` what the model's
-tokenizer holds as single tokens, makes ``n`` different prompts, and is the same for the same seed.
+A task is a function ``(words, n, seed, **settings) -> Task``: ``words`` is the model, or a view of
+its tokenizer, which says which words are single tokens. It makes ``n`` different prompts, the same
+ones for the same seed.
 """
 
 from __future__ import annotations

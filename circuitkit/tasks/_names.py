@@ -1,4 +1,4 @@
-"""First names that are commonly one token, by the pronoun that they go with."""
+"""First names that are often one token, by the pronoun that goes with them."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from circuitkit.data.prompts import Prompt, Task, compose
-from circuitkit.data.tokens import TokenizerView
+from circuitkit.data.tokens import Tokenizing, view
 from circuitkit.tasks._draw import distinct, pool, single
 
 __all__ = ["docstring"]
@@ -33,19 +33,34 @@ _DEFINED = ["A_def", "B_def", "C_def"]
 _DESCRIBED = ["A_doc", "B_doc"]
 
 
-def docstring(words: TokenizerView, n: int = 100, seed: int = 0) -> Task:
+def docstring(words: Tokenizing, n: int = 100, seed: int = 0) -> Task:
     """Docstrings: "def run(self, size, file): ... :param size: sea paper :param" -> " file".
 
-    Returns prompts in which a function's arguments A, B, C stand among others, and its docstring
-    describes A and B, so that C comes next; neither the place of C nor the length of the notes
-    tells which it is. In the corrupted text all arguments are random, and those described are not
-    those defined (the paper's random_random), so that no answer is right; the wrong answers are all
-    the other arguments of both texts. Spans: ``A_def``, ``B_def``, ``C_def``, ``A_doc``, ``B_doc``.
+    The arguments A, B and C of a function stand among other arguments, and its docstring describes
+    A and B, so that C comes next; neither the position of C nor the length of the notes tells which
+    it is. In the corrupted text all arguments are random, and those described are not those
+    defined (random_random in the paper), so that no answer is correct there. The wrong answers are
+    all other arguments of both texts. Spans: ``A_def``, ``B_def``, ``C_def``, ``A_doc``, ``B_doc``.
+
+    Args:
+        words: The model, or a view of its tokenizer, which decides which words fit.
+        n: The number of prompts, all different.
+        seed: The seed with which they are drawn.
+
+    Returns:
+        A ``Task`` with the metric ``logit_diff``.
+
+    Raises:
+        TaskFitError: if too few argument names are single tokens.
+
     Source: Heimersheim & Janiak 2023.
 
-    Raises TaskFitError where too few argument names are single tokens.
+    Example:
+        >>> task = ck.tasks.docstring(model, n=5)
+        >>> task[0].correct == (task[0].text("C_def"),)
+        True
     """
-    arguments = single(words, "docstring", "argument names", ARGUMENTS, 40)
+    arguments = single(view(words), "docstring", "argument names", ARGUMENTS, 40)
 
     def draw(rng: random.Random) -> Prompt:
         before, after = ([f"{side}{i}" for i in range(rng.randrange(3))] for side in "ab")

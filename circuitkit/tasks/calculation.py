@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from circuitkit.data.prompts import Prompt, Task, compose
-from circuitkit.data.tokens import TokenizerView
+from circuitkit.data.tokens import TokenizerView, Tokenizing, view
 from circuitkit.errors import DataError, TaskFitError
 from circuitkit.tasks._draw import distinct
 
@@ -32,7 +32,7 @@ Sum: TypeAlias = tuple[int, int, int]  # the operands and the answer
 
 
 def arithmetic(
-    words: TokenizerView,
+    words: Tokenizing,
     n: int = 100,
     seed: int = 0,
     *,
@@ -40,20 +40,39 @@ def arithmetic(
 ) -> Task:
     """Arithmetic: "Q: What is 23 plus 14? A:" -> " 37".
 
-    Returns prompts whose operands (1 and above) and answers are those of the numbers up to 99 that
-    the tokenizer holds as one token, be it " 37" or, where the space before a number is a token of
-    its own, "37" (or digits alone); the text then ends in that space. In the corrupted text both
-    operands are others, of as many tokens and with another answer, which is the wrong one. Spans:
-    ``first``, ``operator`` and ``second``. Source: after Stolfo et al. 2023 (Zhang & Nanda 2024,
-    appendix C).
+    Operands (from 1) and answers are numbers up to 99 that are single tokens: " 37" or, if the
+    tokenizer makes the space before a number a token of its own (or knows digits alone), "37"; the
+    text then ends in that space. In the corrupted text both operands are different, have as many
+    tokens, and have another answer, which is the wrong one. Spans: ``first``, ``operator`` and
+    ``second``.
 
-    Raises TaskFitError where fewer than ten numbers are single tokens, and DataError where
-    ``operators`` are not among ``plus``, ``minus`` and ``times``.
+    Args:
+        words: The model, or a view of its tokenizer, which decides which words fit.
+        n: The number of prompts, all different.
+        seed: The seed with which they are drawn.
+        operators: Which of ``plus``, ``minus`` and ``times`` the prompts have.
+
+    Returns:
+        A ``Task`` with the metric ``logit_diff``.
+
+    Raises:
+        TaskFitError: if fewer than ten numbers are single tokens.
+        DataError: for an unknown operator, or none.
+
+    Source: after Stolfo et al. 2023 (Zhang & Nanda 2024, appendix C).
+
+    Example:
+        >>> prompt = ck.tasks.arithmetic(model, n=5, operators=("plus",))[0]
+        >>> int(prompt.text("first")) + int(prompt.text("second")) == int(prompt.correct[0])
+        True
     """
     if not operators or not set(operators) <= OPERATORS.keys():
-        raise DataError(f"arithmetic has no operators {operators!r}; choose from {[*OPERATORS]}")
-    gap, numbers = _numbers(words)
-    pools = {name: _pool(words, numbers, name) for name in operators}
+        raise DataError(
+            f"arithmetic has no operators {operators!r}; choose from {', '.join(OPERATORS)}"
+        )
+    tokenizer = view(words)
+    gap, numbers = _numbers(tokenizer)
+    pools = {name: _pool(tokenizer, numbers, name) for name in operators}
 
     def draw(rng: random.Random) -> Prompt:
         name, template = rng.choice(operators), rng.choice(TEMPLATES) + gap
@@ -70,7 +89,7 @@ def arithmetic(
 
 
 def _numbers(words: TokenizerView) -> tuple[str, list[int]]:
-    """What the text ends in so that one token more is the answer (nothing, or a space), and the
+    """What the text ends in so that one more token is the answer (nothing, or a space), and the
     numbers that are such a token."""
     every = [f" {number}" for number in range(LARGEST + 1)]
     fits = {
@@ -80,16 +99,16 @@ def _numbers(words: TokenizerView) -> tuple[str, list[int]]:
     gap = max(fits, key=lambda gap: len(fits[gap]))
     if len(fits[gap]) < 10:
         raise TaskFitError(
-            f"arithmetic needs 10 numbers that are one token each, but of 0 to {LARGEST} only "
-            f"{len(fits[gap])} are with this tokenizer, with the space before them or after it; "
+            f"arithmetic needs 10 numbers that are one token each, but with this tokenizer only "
+            f"{len(fits[gap])} of 0 to {LARGEST} are, with the space before them or after it; "
             "use another task or another model"
         )
     return gap, [int(number) for number in fits[gap]]
 
 
 def _pool(words: TokenizerView, numbers: Sequence[int], name: str) -> list[tuple[Sum, list[Sum]]]:
-    """Each sum of these numbers that has one to be corrupted by, with all whose operands have as
-    many tokens."""
+    """Each sum of these numbers that can be corrupted, with all sums whose operands have as many
+    tokens."""
     texts = words.ids([f"a {number}" for number in numbers])
     length = {number: len(ids) for number, ids in zip(numbers, texts, strict=True)}
     alike: dict[tuple[int, int], list[Sum]] = defaultdict(list)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitkit.data.prompts import Prompt, Task
-from circuitkit.data.tokens import TokenizerView
+from circuitkit.data.tokens import Tokenizing
 from circuitkit.errors import DataError
 
 __all__ = ["from_file"]
@@ -21,7 +21,7 @@ Rows = Iterator[tuple[int, Mapping[str, Any]]]
 
 
 def from_file(
-    words: TokenizerView,
+    words: Tokenizing,
     n: int | None = None,
     seed: int = 0,
     *,
@@ -36,8 +36,8 @@ def from_file(
     ``{"verb": "The cat eats"}``. Whether the pairs fit the tokenizer shows when they are tokenised.
 
     Args:
-        words: What the model's tokenizer makes of words.
-        n: How many prompts are drawn with the seed; None for all, in the order of the file.
+        words: The model, or a view of its tokenizer.
+        n: The number of prompts, drawn with the seed; None for all, in the order of the file.
         seed: The seed of the draw.
         path: The file; ``make_task("mine.csv", model)`` is the same.
         metric: The name of the metric that suits the prompts.

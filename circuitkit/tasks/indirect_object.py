@@ -6,7 +6,7 @@ import random
 import re
 
 from circuitkit.data.prompts import Prompt, Task, compose
-from circuitkit.data.tokens import TokenizerView
+from circuitkit.data.tokens import Tokenizing, view
 from circuitkit.errors import DataError
 from circuitkit.tasks._draw import distinct, pool, single
 from circuitkit.tasks._names import NAMES
@@ -35,21 +35,40 @@ _TEXTS = {"io": "S2", "names": "names"}
 _NEXT = re.compile(r" ?(?:\w+|[^\w\s])")
 
 
-def ioi(words: TokenizerView, n: int = 100, seed: int = 0, *, corrupt: str = "io") -> Task:
+def ioi(words: Tokenizing, n: int = 100, seed: int = 0, *, corrupt: str = "io") -> Task:
     """Indirect objects: "When Mary and John went to the store, John gave a drink to" -> " Mary".
 
-    Returns prompts in the orders ABBA and BABA alike. ``corrupt="io"`` puts the indirect object in
-    the second subject's place, so that the answer flips; ``corrupt="names"`` puts three new names
-    in place of the three (the paper's p_ABC). Every prompt has both texts, and a third, by name:
-    ``S2``, ``names``, and ``S1+IO``, with two new names in place of the first subject and the
-    indirect object (Zhang & Nanda 2024, appendix F). The wrong answer is always the subject.
-    Source: Wang et al. 2023, §2 and appendix E.
+    Half of the prompts have the order ABBA, half BABA. The wrong answer is the subject. Spans:
+    ``IO``, ``S1``, ``S1+1`` (the token after it), ``S2``, ``place`` and ``object``. Each prompt has
+    three corrupted texts by name: ``S2`` with the indirect object in place of the second subject,
+    ``names`` with three new names, and ``S1+IO`` with two new names in place of the first subject
+    and the indirect object.
 
-    Raises TaskFitError where too few names, places or objects are single tokens, and DataError
-    where ``corrupt`` is neither of these.
+    Args:
+        words: The model, or a view of its tokenizer, which decides which words fit.
+        n: The number of prompts, all different.
+        seed: The seed with which they are drawn.
+        corrupt: Which text is the prompt's corrupted one: ``"io"``, the text ``S2``, in which the
+            answer flips; or ``"names"``, the paper's p_ABC.
+
+    Returns:
+        A ``Task`` with the metric ``logit_diff``.
+
+    Raises:
+        TaskFitError: if too few names, places or objects are single tokens.
+        DataError: if ``corrupt`` is neither ``"io"`` nor ``"names"``.
+
+    Source: Wang et al. 2023, §2 and appendix E; ``S1+IO``: Zhang & Nanda 2024, appendix F.
+
+    Example:
+        >>> task = ck.tasks.ioi(model, n=5)
+        >>> prompt = task[0]
+        >>> prompt.correct == (prompt.text("IO"),), prompt.wrong == (prompt.text("S2"),)
+        (True, True)
     """
+    words = view(words)
     if corrupt not in _TEXTS:
-        raise DataError(f"ioi cannot corrupt by {corrupt!r}; choose 'io' or 'names'")
+        raise DataError(f"ioi has no corrupted text {corrupt!r}; choose 'io' or 'names'")
     names = single(words, "ioi", "names", NAMES, 20)
     places = single(words, "ioi", "places", PLACES, 5)
     objects = single(words, "ioi", "objects", OBJECTS, 5)

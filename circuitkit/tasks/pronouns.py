@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from circuitkit.data.prompts import Prompt, Task, compose
-from circuitkit.data.tokens import TokenizerView
+from circuitkit.data.tokens import Tokenizing, view
 from circuitkit.tasks._draw import distinct, single
 from circuitkit.tasks._names import MEN, WOMEN
 
@@ -21,19 +21,36 @@ TEMPLATES = (
 )
 
 
-def gendered_pronoun(words: TokenizerView, n: int = 100, seed: int = 0) -> Task:
+def gendered_pronoun(words: Tokenizing, n: int = 100, seed: int = 0) -> Task:
     """Pronouns: "So Mary is a really great friend, isn't" -> " she".
 
-    Returns prompts of men's and women's names alike; the corrupted name is one of the other gender,
-    so that the answer flips. Source: Mathwin et al. 2023, "Identifying a preliminary circuit for
-    predicting gendered pronouns in GPT-2 small".
+    Half of the names are men's, half women's; the corrupted text has a name of the other gender, so
+    that the answer flips. Span: ``name``.
 
-    Raises TaskFitError where too few names, or the pronouns, are no single tokens.
+    Args:
+        words: The model, or a view of its tokenizer, which decides which words fit.
+        n: The number of prompts, all different.
+        seed: The seed with which they are drawn.
+
+    Returns:
+        A ``Task`` with the metric ``logit_diff``.
+
+    Raises:
+        TaskFitError: if the pronouns, or too many of the names, are not single tokens.
+
+    Source: Mathwin et al. 2023, "Identifying a preliminary circuit for predicting gendered pronouns
+    in GPT-2 small".
+
+    Example:
+        >>> task = ck.tasks.gendered_pronoun(model, n=5)
+        >>> sorted(task[0].correct + task[0].wrong)
+        [' he', ' she']
     """
-    single(words, "gendered_pronoun", "pronouns", PRONOUNS, 2)
+    tokenizer = view(words)
+    single(tokenizer, "gendered_pronoun", "pronouns", PRONOUNS, 2)
     names = {
-        " he": single(words, "gendered_pronoun", "men's names", MEN, 10),
-        " she": single(words, "gendered_pronoun", "women's names", WOMEN, 10),
+        " he": single(tokenizer, "gendered_pronoun", "men's names", MEN, 10),
+        " she": single(tokenizer, "gendered_pronoun", "women's names", WOMEN, 10),
     }
 
     def draw(rng: random.Random) -> Prompt:

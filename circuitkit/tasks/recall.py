@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from circuitkit.data.prompts import Prompt, Task, compose
-from circuitkit.data.tokens import TokenizerView
+from circuitkit.data.tokens import TokenizerView, Tokenizing, view
 from circuitkit.errors import TaskFitError
 from circuitkit.tasks._draw import distinct, single
 
@@ -62,17 +62,34 @@ RELATIONS = _relations()
 Fact = tuple[str, str]
 
 
-def facts(words: TokenizerView, n: int = 100, seed: int = 0) -> Task:
+def facts(words: Tokenizing, n: int = 100, seed: int = 0) -> Task:
     """Facts: "The capital of France is" -> " Paris".
 
-    Returns prompts whose corrupted text asks the same of another subject, of as many tokens and of
-    another answer; that answer is the wrong one. Either subject of a pair may be the clean one.
-    Spans: ``subject``, and ``subject_last`` for its last token. Source: Zhang & Nanda 2024, §2
-    (PairedFacts).
+    The corrupted text asks the same about another subject, which has as many tokens and another
+    answer; that answer is the wrong one. Each of the two subjects may be the clean one. Spans:
+    ``subject``, and ``subject_last`` for its last token.
 
-    Raises TaskFitError where too few answers are single tokens, or no subjects are equally long.
+    Args:
+        words: The model, or a view of its tokenizer, which decides which words fit.
+        n: The number of prompts, all different.
+        seed: The seed with which they are drawn.
+
+    Returns:
+        A ``Task`` with the metric ``logit_diff``.
+
+    Raises:
+        TaskFitError: if too few answers are single tokens, or if no two subjects have equally many
+            tokens.
+
+    Source: Zhang & Nanda 2024, §2 (PairedFacts).
+
+    Example:
+        >>> task = ck.tasks.facts(model, n=5)
+        >>> task[0].text("subject") in task[0].clean, task[0].text("subject") in task[0].corrupt
+        (True, False)
     """
-    pools = _pools(words)
+    tokenizer = view(words)
+    pools = _pools(tokenizer)
     known = [(relation, own, fact) for relation, own in pools for fact in own]
 
     def draw(rng: random.Random) -> Prompt:
@@ -80,7 +97,7 @@ def facts(words: TokenizerView, n: int = 100, seed: int = 0) -> Task:
         template = rng.choice(RELATIONS[relation].templates)
         other, wrong = rng.choice([fact for fact in own if fact[1] != answer])
         clean, spans = compose(template, {"subject": subject})
-        spans["subject_last"] = _last_token(words, clean, spans["subject"])
+        spans["subject_last"] = _last_token(tokenizer, clean, spans["subject"])
         corrupt, _ = compose(template, {"subject": other})
         return Prompt(clean, corrupt, (f" {answer}",), (f" {wrong}",), spans)
 
@@ -90,7 +107,7 @@ def facts(words: TokenizerView, n: int = 100, seed: int = 0) -> Task:
 
 
 def _pools(words: TokenizerView) -> list[tuple[str, list[Fact]]]:
-    """The facts of a relation whose subjects have as many tokens, where their answers differ."""
+    """The facts of each relation whose subjects have equally many tokens, if answers differ."""
     every = sorted({answer for own in RELATIONS.values() for answer in own.answers.values()})
     fit = set(single(words, "facts", "answers", every, 10))
     groups: dict[tuple[str, int], list[Fact]] = defaultdict(list)
@@ -102,14 +119,14 @@ def _pools(words: TokenizerView) -> list[tuple[str, list[Fact]]]:
     found = [(name, own) for (name, _), own in groups.items() if len({a for _, a in own}) > 1]
     if not found:
         raise TaskFitError(
-            f"facts finds no two of {len(every)} facts whose subjects have equally many tokens "
-            "with this tokenizer; use another task or another model"
+            "facts needs two subjects of one relation that have equally many tokens, which this "
+            "tokenizer does not give; use another task or another model"
         )
     return found
 
 
 def _last_token(words: TokenizerView, text: str, subject: tuple[int, int]) -> tuple[int, int]:
-    """The range of the subject's last token: what the text before it lacks is just that token."""
+    """The range of the subject's last token: the text before it has all tokens but that one."""
     start, stop = subject
     (whole,) = words.ids([text[:stop]])
     heads = words.ids([text[:cut] for cut in range(start, stop)])

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from circuitkit.data.prompts import Prompt, Task, compose
-from circuitkit.data.tokens import TokenizerView
+from circuitkit.data.tokens import Tokenizing, view
 from circuitkit.errors import DataError
 from circuitkit.tasks._draw import distinct, pool, single
 
@@ -26,18 +26,35 @@ COMMON = pool(
 )
 
 
-def induction(words: TokenizerView, n: int = 100, seed: int = 0, *, length: int = 12) -> Task:
+def induction(words: Tokenizing, n: int = 100, seed: int = 0, *, length: int = 12) -> Task:
     """Repeats: random words "... A B ... C D ... A" -> B, which followed A before.
 
-    Returns texts of ``length`` words, all different save the last, which repeats the first A. In
-    the corrupted text the first A and C have changed places, so that the answer is D: what differs
-    is the word before each candidate, which is what an induction head looks up. Spans: ``first``
-    (the first A), ``next`` (B) and ``second`` (the last A). Source: Olsson et al. 2022.
+    All words of a text are different except the last, which repeats A. In the corrupted text the
+    first A and C have changed places, so that the answer is D: what differs is the word before each
+    candidate, which is what an induction head looks up. Spans: ``first`` (the first A), ``next``
+    (B) and ``second`` (the last A).
 
-    Raises TaskFitError where too few words are single tokens, DataError where ``length`` is below
-    5 or above the number of those words.
+    Args:
+        words: The model, or a view of its tokenizer, which decides which words fit.
+        n: The number of prompts, all different.
+        seed: The seed with which they are drawn.
+        length: The number of words in a text, at least 5.
+
+    Returns:
+        A ``Task`` with the metric ``logit_diff``.
+
+    Raises:
+        TaskFitError: if too few words are single tokens.
+        DataError: if ``length`` is below 5, or above the number of those words.
+
+    Source: Olsson et al. 2022.
+
+    Example:
+        >>> task = ck.tasks.induction(model, n=5, length=8)
+        >>> task[0].text("first") == task[0].text("second"), len(task[0].clean.split())
+        (True, 8)
     """
-    common = single(words, "induction", "words", COMMON, 20)
+    common = single(view(words), "induction", "words", COMMON, 20)
     if not 5 <= length <= len(common):
         raise DataError(
             f"induction cannot make texts of {length} words; choose 5 to {len(common)} words"
@@ -46,7 +63,7 @@ def induction(words: TokenizerView, n: int = 100, seed: int = 0, *, length: int 
     def draw(rng: random.Random) -> Prompt:
         drawn = rng.sample(common, length - 1)
         early, late = sorted(rng.sample(range(length - 3), 2))
-        pairs = [early, late + 1]  # where two pairs of neighbours start that share no word
+        pairs = [early, late + 1]  # the starts of two pairs of neighbours without a common word
         rng.shuffle(pairs)
         return _prompt(drawn, *pairs)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from circuitkit.data.prompts import Prompt, Task, compose
-from circuitkit.data.tokens import TokenizerView
+from circuitkit.data.tokens import TokenizerView, Tokenizing, view
 from circuitkit.errors import TaskFitError
 from circuitkit.tasks._draw import distinct, pool
 
@@ -26,17 +26,33 @@ TEMPLATE = "The {noun} lasted from the year {XX}{YY} to the year {XX2:XX}"
 _LOWEST = "01"
 
 
-def greater_than(words: TokenizerView, n: int = 100, seed: int = 0) -> Task:
+def greater_than(words: Tokenizing, n: int = 100, seed: int = 0) -> Task:
     """Later years: "The war lasted from the year 1732 to the year 17" -> "33" and above.
 
-    Returns prompts whose correct answers are all the two-digit endings above that of the first
-    year, and whose wrong ones are all the others; the corrupted year ends in 01, after which nearly
-    every ending is right. Endings that the tokenizer does not give as one token of their own (such
-    as those of years that it holds whole) are no answers. Source: Hanna et al. 2023, §2.
+    The correct answers are all two-digit endings above that of the first year, the wrong ones all
+    others. The first year of the corrupted text ends in 01, after which nearly every ending is
+    correct. Endings that are not a token of their own after the century are not answers. Spans:
+    ``noun``, ``XX`` and ``YY`` (the century and the ending of the first year) and ``XX2``.
 
-    Raises TaskFitError where years are not a token for the century and one for the ending.
+    Args:
+        words: The model, or a view of its tokenizer, which decides which words fit.
+        n: The number of prompts, all different.
+        seed: The seed with which they are drawn.
+
+    Returns:
+        A ``Task`` with the metric ``prob_diff``.
+
+    Raises:
+        TaskFitError: if the tokenizer does not split years into a century and an ending.
+
+    Source: Hanna et al. 2023, §2.
+
+    Example:
+        >>> task = ck.tasks.greater_than(model, n=5)
+        >>> all(answer > task[0].text("YY") for answer in task[0].correct)
+        True
     """
-    endings = _endings(words)
+    endings = _endings(view(words))
 
     def draw(rng: random.Random) -> Prompt:
         century = rng.choice(list(endings))
