@@ -183,7 +183,7 @@ def test_an_amount_is_read(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "much", "-1G", "0", "8 XB", "nan"])
 def test_what_is_no_amount_is_refused(text: str) -> None:
-    with pytest.raises(BudgetError, match="no amount of memory"):
+    with pytest.raises(BudgetError, match="not an amount of memory"):
         parse(text)
 
 

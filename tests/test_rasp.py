@@ -470,7 +470,7 @@ def test_what_is_no_program_is_refused() -> None:
         SequenceMap(lambda x, y: x, number, tokens)
     with pytest.raises(ModelError, match="a Select reads"):
         Select(number, tokens, lambda key, query: True)
-    with pytest.raises(ModelError, match="'a'; let its function give a finite number"):
+    with pytest.raises(ModelError, match="'a'; its function must return a finite number"):
         compile_program(Program("p", Map(lambda word: word, tokens, numeric=True), "a", 2))
     for words in ("aab", ["a b"], ["<bos>"], []):
         with pytest.raises(ModelError, match="different words without spaces"):
@@ -490,7 +490,7 @@ def test_a_mixed_selection_is_no_value() -> None:
     p = Program("all", everything, "ab", 3)
     assert set(p.answers) == {tuple(word * n) for n in (1, 2, 3) for word in "ab"}
     for prompt in ((), ("a",) * 4, ("c",)):
-        with pytest.raises(DataError, match="is no prompt of 'all'"):
+        with pytest.raises(DataError, match="is not a prompt of 'all'"):
             p.answer(prompt)
     with pytest.raises(DataError, match=r"has 6 prompts .* not 7"):
         p.task(7)
@@ -498,7 +498,7 @@ def test_a_mixed_selection_is_no_value() -> None:
 
 def test_what_no_variant_can_be_is_refused() -> None:
     m, data = compiled("shift"), program("shift").data(4)
-    with pytest.raises(CircuitError, match=r"'m0' is no head .*'a0.h0'"):
+    with pytest.raises(CircuitError, match=r"'m0' is not a head .*'a0.h0'"):
         split(m, "m0")
     with pytest.raises(ModelError, match=r"\(0.5, 0.4\) are not at least two"):
         split(m, "a0.h0", (0.5, 0.4))

@@ -59,10 +59,19 @@ class Spaced:
 
 @dataclass(eq=False)
 class Decoder:
-    """The weights of a decoder (``l`` layers, ``h`` heads), which is a ``Model``.
+    """A compiled program, or a variant of one: a decoder as plain weights, which is a ``Model``.
 
-    A score is q · k, unscaled. ``words`` are the vocabulary, which begins with ``SPECIAL``;
-    ``roles`` says what each writer is for.
+    There are ``l`` layers of ``h`` heads. An attention score is q · k, unscaled. ``words`` are the
+    vocabulary, which begins with ``SPECIAL``; ``roles`` says what each writer computes.
+
+    Example:
+        >>> model = ck.rasp.compile_program(ck.rasp.named("shift"))
+        >>> model.roles["a0.h0"]
+        '1 before'
+        >>> model.save("shift.decoder").name
+        'shift.decoder'
+        >>> ck.load("shift.decoder")
+        shift: 1 layers × 1 heads, d_model 13, 8 edges, float32 on cpu
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""Models whose circuit is known."""
+"""Models whose circuit is known: compiled programs."""

@@ -1,1 +1,1 @@
-"""What has nothing to do with circuits: files, numbers, progress, options."""
+"""Helpers that have nothing to do with circuits: files, numbers, progress, options."""

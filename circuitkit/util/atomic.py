@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ __all__ = ["write_whole"]
 def write_whole(
     path: str | os.PathLike[str], content: str | bytes | Callable[[Path], None]
 ) -> Path:
-    """Write the file under a temporary name beside its place, then rename it: a reader, or a killed
-    run, never finds half of it. ``content`` may be a function that writes to the path it is given.
+    """Write the file under a temporary name in the same folder, then rename it, so that nobody ever
+    sees half of it, also after a kill. ``content`` may be a function that writes to the path that
+    it is given. Returns the path.
 
-    Raises OutputError where the place cannot be written.
+    Raises OutputError if the file cannot be written.
     """
     target = Path(path)
     if not target.name or "\0" in str(target):
-        raise OutputError(f"{os.fspath(path)!r} cannot be written: it names no file")
+        raise OutputError(f"{os.fspath(path)!r} cannot be written: it is not the name of a file")
     draft = target.parent / f".{target.name[:50]}.{os.getpid()}.part"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

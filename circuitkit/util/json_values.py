@@ -1,4 +1,4 @@
-"""Numbers that are not defined: nan within, None for machines, since JSON has no nan."""
+"""Undefined numbers: nan in Python, None in JSON, which has no nan."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 
 __all__ = ["Json", "nan_to_none"]
 
-Json: TypeAlias = Any  # what the json module reads and writes; who takes one out knows its kind
+Json: TypeAlias = Any  # what the json module reads and writes
 
 
 def nan_to_none(value: Json) -> Json:
-    """The value with None for every nan in it, also within mappings, lists and tuples."""
+    """The value with None for every nan, also inside mappings, lists and tuples."""
     if isinstance(value, dict):
         return {key: nan_to_none(own) for key, own in value.items()}
     if isinstance(value, (list, tuple)):

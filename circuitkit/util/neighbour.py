@@ -1,20 +1,20 @@
-"""Another project's package, which installs into the same folder as ours."""
+"""A package of another project that installs into the same folder as ours."""
 
 from __future__ import annotations
 
 __all__ = ["NeighbourWarning", "neighbour"]
 
-THEIRS = "circuitkit"  # that project's distribution; ours is called circuitkit-graph
+THEIRS = "circuitkit"  # the distribution of that project; ours is circuitkit-graph
 
 
 class NeighbourWarning(UserWarning):
-    """Another project's package lies in the same folder as ours."""
+    """A package of another project is in the same folder as ours."""
 
 
 def neighbour() -> str | None:
-    """What to say where the other project's package is installed beside ours; None where it is
-    not. One look-up by name."""
-    import importlib.metadata  # of no use to --help
+    """The warning if the other project's package is installed beside ours, else None; one look-up
+    by name."""
+    import importlib.metadata  # --help does not need it
 
     try:
         found = importlib.metadata.distribution(THEIRS)

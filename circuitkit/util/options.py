@@ -1,4 +1,4 @@
-"""What an option may be."""
+"""The values that an option may have."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ DIRECTIONS = ("noise", "denoise")
 
 
 def require(name: str, value: str, known: Sequence[str]) -> None:
-    """Raise CircuitError where the option has none of the known values."""
+    """Raise CircuitError if the option does not have one of the known values."""
     if value not in known:
         raise CircuitError(f"{name}={value!r} is not known; choose from {', '.join(known)}")

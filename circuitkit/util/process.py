@@ -1,4 +1,4 @@
-"""What this process has taken of the machine."""
+"""How much memory this process has used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress bars on stderr: silent where stderr is no terminal, or TQDM_DISABLE is set."""
+"""Progress bars on stderr; silent if stderr is not a terminal or TQDM_DISABLE is set."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Count(Protocol):
-    """Counts further items; those that an earlier run has done say nothing about the time left."""
+    """Counts finished items; those of an earlier run do not count for the estimate of the time."""
 
     def __call__(self, n: int, *, earlier: bool = False) -> None: ...
 
 
 def track(items: Iterable[T], label: str, unit: str = "batch") -> Iterable[T]:
-    """The items, with a bar and the time left while they are gone through."""
+    """The items, with a bar that shows the time left."""
     bar: Iterable[T] = _bar(items, desc=label, unit=unit)
     return bar
 
 
 @contextmanager
 def counting(total: int, label: str, unit: str) -> Iterator[Count]:
-    """A bar with the time left, moved by the function that is given."""
+    """A bar with the time left, and the function that moves it."""
     with _bar(total=total, desc=label, unit=unit) as bar:
 
         def count(n: int, *, earlier: bool = False) -> None:

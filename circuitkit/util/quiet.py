@@ -1,4 +1,4 @@
-"""Other libraries kept quiet: what they print and warn while they load is no user's business."""
+"""Other libraries kept quiet: users need not see what they print and warn while they load."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["quiet"]
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing is printed, warned or drawn on stderr inside; errors pass."""
+    """Inside, nothing is printed, logged or warned; errors are raised as usual."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

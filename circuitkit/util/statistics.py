@@ -1,6 +1,6 @@
 """Statistics of examples, draws and rankings: standard errors, intervals, bounds and ranks.
 
-What is not defined is nan. scipy takes most of a second to import, so functions import it.
+Undefined values are nan. scipy takes most of a second to import, so functions import it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ LEVEL = 0.95  # of intervals and bounds
 
 # -- over examples ---------------------------------------------------------------------------------
 def standard_error(values: Float[np.ndarray, "*axes examples"]) -> Float[np.ndarray, "*axes"]:
-    """The standard error of the mean over the last axis, where nan is left out; nan where the mean
-    rests on one value."""
+    """The standard error of the mean over the last axis, without nan; nan for the mean of a single
+    value."""
     n = (~np.isnan(values)).sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.nansum(values, axis=-1, keepdims=True) / n[..., None]
@@ -47,8 +47,8 @@ def standard_error(values: Float[np.ndarray, "*axes examples"]) -> Float[np.ndar
 def weighted_mean(
     values: Float[np.ndarray, "*axes examples"], weights: Float[np.ndarray, "draws examples"]
 ) -> Float[np.ndarray, "*axes draws"]:
-    """The mean over the last axis when each example counts so many times, where nan is left out;
-    nan for a draw that holds no value."""
+    """The mean over the last axis in which each example counts so many times, without nan; nan for
+    a draw without any value."""
     here = (~np.isnan(values)).astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray((np.where(here, values, 0) @ weights.T) / (here @ weights.T))
@@ -58,8 +58,8 @@ def weighted_mean(
 def percentile_interval(
     drawn: Float[np.ndarray, "*axes draws"], level: float = LEVEL
 ) -> Float[np.ndarray, " low_and_high *axes"]:
-    """Between which values this share of the draws lies, as many below as above; nan is left
-    out."""
+    """The values between which this share of the draws lies, with equally many below and above;
+    nan is left out."""
     tail = (1 - level) / 2
     return np.asarray(np.nanquantile(drawn, [tail, 1 - tail], axis=-1))
 
@@ -71,11 +71,11 @@ def bootstrap_interval(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of a statistic of paired samples, which takes each of them
-    as [draws, examples].
+    """The percentile bootstrap interval of a statistic of paired samples; the statistic takes each
+    sample as [draws, examples].
 
-    It is ``scipy.stats.bootstrap`` with ``paired=True, vectorized=True, method="percentile"``, from
-    the same draws, but also defined for one example, and where some draws have no value.
+    It is ``scipy.stats.bootstrap`` with ``paired=True, vectorized=True, method="percentile"`` on
+    the same draws, but it is also defined for one example, and if some draws have no value.
     """
     n = len(samples[0])
     picks = np.random.default_rng(seed).integers(0, n, (resamples, n))
@@ -89,9 +89,9 @@ def bootstrap_of_means(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Float[np.ndarray, " low_and_high *axes"]:
-    """The percentile bootstrap interval of the mean over the last axis, where nan is left out.
+    """The percentile bootstrap interval of the mean over the last axis, without nan.
 
-    All rows share their draws, which are counts of the examples: so that thousands of rows are one
+    All rows share their draws, which are counts of the examples, so that thousands of rows are one
     matrix product.
     """
     n = values.shape[-1]
@@ -109,14 +109,14 @@ def student_half_width(values: Sequence[float], level: float = LEVEL) -> float:
     return float(t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / sqrt(n))
 
 
-# -- what a sample says of the rest ----------------------------------------------------------------
+# -- what a sample says about the rest -------------------------------------------------------------
 def at_most(population: int, sampled: int, found: int, level: float = LEVEL) -> int:
-    """How many of a population have a property at most, where ``found`` of ``sampled`` that were
-    drawn from it without replacement have it.
+    """An upper bound of how many of a population have a property, if ``found`` of ``sampled``
+    members, drawn without replacement, have it.
 
-    The exact one-sided confidence bound of the hypergeometric distribution: the largest number with
-    which as few as ``found`` turn up with a chance of more than 1 − level (Buonaccorsi 1987). With
-    ``found`` = 0 it also bounds how many exceed the largest of the sample.
+    It is the exact one-sided confidence bound of the hypergeometric distribution: the largest
+    number with which ``found`` or fewer are found with a probability of more than 1 − level
+    (Buonaccorsi 1987). With ``found`` = 0 it also bounds how many exceed the sample's largest.
     """
     from scipy.stats import hypergeom
 
@@ -128,28 +128,28 @@ def at_most(population: int, sampled: int, found: int, level: float = LEVEL) -> 
 
 
 def expected_overlap(left: int, right: int, universe: int) -> float:
-    """How many members random sets of these sizes share on average (the hypergeometric mean)."""
+    """How many members two random sets of these sizes share on average (hypergeometric mean)."""
     return left * right / universe
 
 
 # -- ranks -----------------------------------------------------------------------------------------
 def pearson(a: Real[np.ndarray, " n"], b: Real[np.ndarray, " n"]) -> float:
-    """The correlation; nan for fewer than three pairs, or where one side is constant."""
+    """The correlation; nan for fewer than three pairs, or if one side is constant."""
     if len(a) < 3 or len(set(a)) < 2 or len(set(b)) < 2:
         return nan
     return float(np.corrcoef(a, b)[0, 1])
 
 
 def spearman(a: Real[np.ndarray, " n"], b: Real[np.ndarray, " n"]) -> float:
-    """The correlation of ranks, ties sharing their mean rank; nan where ``pearson`` is."""
+    """The correlation of ranks, where ties share their mean rank; nan if ``pearson`` is."""
     from scipy.stats import rankdata
 
     return pearson(rankdata(a), rankdata(b))
 
 
 def auroc(values: Real[np.ndarray, " n"], true: Bool[np.ndarray, " n"]) -> float:
-    """The area under the ROC curve: how likely a true one has a larger value than another one, a
-    tie counting one half (Mann & Whitney's U); nan where none, or every one, is true."""
+    """The area under the ROC curve: the probability that a true one has a larger value than a false
+    one, where a tie counts one half (Mann & Whitney's U); nan if none, or all, are true."""
     from scipy.stats import rankdata
 
     hits, others = int(true.sum()), int((~true).sum())
@@ -160,7 +160,7 @@ def auroc(values: Real[np.ndarray, " n"], true: Bool[np.ndarray, " n"]) -> float
 
 def acdc_auroc(values: Real[np.ndarray, " n"], true: Bool[np.ndarray, " n"]) -> float:
     """The area under the ``staircase`` through the points of all thresholds, as Conmy et al. (2023)
-    measure it: every tie is decided against the ranking. nan where ``auroc`` is."""
+    measure it: every tie is decided against the ranking. nan if ``auroc`` is."""
     hits, others = _blocks(values, true)
     if not hits.sum() or not others.sum():
         return nan
@@ -169,7 +169,7 @@ def acdc_auroc(values: Real[np.ndarray, " n"], true: Bool[np.ndarray, " n"]) -> 
 
 
 def average_precision(values: Real[np.ndarray, " n"], true: Bool[np.ndarray, " n"]) -> float:
-    """Σ (recall gained) · precision over all thresholds, without interpolation; nan where none is
+    """Σ (recall gained) · precision over all thresholds, without interpolation; nan if none is
     true."""
     hits, others = _blocks(values, true)
     if not hits.sum():
@@ -180,10 +180,10 @@ def average_precision(values: Real[np.ndarray, " n"], true: Bool[np.ndarray, " n
 
 def staircase(points: Iterable[tuple[float, float]]) -> float:
     """The area under the lower staircase through points of a ROC curve (false, then true positive
-    rate), (0, 0) and (1, 1) added: between two points only the lower one's rate is granted.
+    rate) with (0, 0) and (1, 1) added: between two points the rate of the lower one counts.
 
-    For circuits of several runs (ACDC at several thresholds), which need not hold each other, a
-    point counts with the best rate of those to its left. nan where a point is.
+    For circuits of several runs (ACDC at several thresholds), which need not contain each other, a
+    point has the best rate of the points to its left. nan if a point is.
     """
     x, y = np.array(sorted([(0.0, 0.0), *points, (1.0, 1.0)])).T
     if np.isnan(x).any() or np.isnan(y).any():
@@ -194,7 +194,7 @@ def staircase(points: Iterable[tuple[float, float]]) -> float:
 def _blocks(
     values: Real[np.ndarray, " n"], true: Bool[np.ndarray, " n"]
 ) -> tuple[Int[np.ndarray, " blocks"], Int[np.ndarray, " blocks"]]:
-    """Of each block of equal values, the largest first, how many are true and how many are not."""
+    """For each block of equal values, the largest first, how many are true and how many are not."""
     place = np.unique(-values, return_inverse=True)[1]
     size = int(place.max()) + 1
     return np.bincount(place[true], minlength=size), np.bincount(place[~true], minlength=size)

@@ -1,6 +1,6 @@
 """Tables: rows as a pandas frame, as CSV, and as text for a terminal.
 
-A row maps column names to values. What is not defined (nan, None, or missing) is an empty cell in
+A row maps column names to values. An undefined value (nan, None, or missing) is an empty cell in
 CSV and on pages, and a dash in text. pandas and rich take time to import, so functions import them.
 """
 
@@ -21,14 +21,14 @@ __all__ = ["DASH", "WIDTH", "as_html", "as_text", "cell", "columns", "heading", 
            "to_csv", "to_frame"]  # fmt: skip
 
 WIDTH = 100  # of text, unless numbers need more
-DASH = "–"  # for what is not defined
+DASH = "–"  # for undefined values
 
 
 # -- frames and CSV --------------------------------------------------------------------------------
 def to_frame(
     rows: Iterable[Mapping[str, Json]], columns: Sequence[str] | None = None
 ) -> pandas.DataFrame:
-    """The rows as a frame, with these columns or all that any row has."""
+    """The rows as a pandas frame, with these columns, or with all columns that any row has."""
     import pandas
 
     return pandas.DataFrame(list(rows), columns=columns)
@@ -39,7 +39,7 @@ def to_csv(
     columns: Sequence[str] | None = None,
     digits: int | None = 6,
 ) -> str:
-    """The rows as CSV, numbers to so many digits (None: as exactly as they are)."""
+    """The rows as CSV, numbers with so many digits (None for all digits)."""
     exact = None if digits is None else f"%.{digits}g"
     frame = to_frame(rows, columns)
     return str(frame.to_csv(index=False, float_format=exact, lineterminator="\n"))
@@ -63,9 +63,9 @@ def as_text(
 ) -> str:
     """The rows as aligned text, the same in every terminal.
 
-    Numbers stand right, as do the columns named in ``right``; ``formats`` are format
-    specifications by column (``.3f``), ``headings`` other texts above the columns. Long texts are
-    folded into the width; numbers never are. Without rows it is empty.
+    Numbers are aligned to the right, and so are the columns named in ``right``; ``formats`` are
+    format specifications by column (``.3f``), ``headings`` different texts above the columns. Long
+    texts are folded to the width; numbers are not. Without rows the text is empty.
     """
     if not rows:
         return ""
@@ -106,22 +106,22 @@ def _width(text: str) -> int:
 
 
 def columns(rows: Iterable[Mapping[str, Json]]) -> list[str]:
-    """The names of all columns, in the order in which they come."""
+    """The names of all columns, in the order in which rows have them."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def heading(name: str) -> str:
-    """What stands above a column."""
+    """The text above a column."""
     return name.replace("_", " ")
 
 
 def is_number(value: object) -> bool:
-    """Whether the value is a number, and so stands right."""
+    """Whether the value is a number, which is aligned to the right."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def cell(value: object, format: str | None = None, undefined: str = "") -> str:
-    """The text of a value, by a format specification where there is one; fractions else to three
+    """The text of a value, by a format specification if there is one; else fractions have three
     digits."""
     if value is None or value != value:  # nan
         return undefined

@@ -1,4 +1,4 @@
-"""Pages from templates that lie beside the code that fills them."""
+"""Pages from templates, which are beside the code that fills them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ __all__ = ["render"]
 
 
 def render(template: str, **values: object) -> str:
-    """The page of a template, named by its path within the package.
+    """The page made from a template, which is named by its path in the package.
 
-    In ``.html.jinja`` every value is escaped; in ``.md.jinja`` what goes through the filter
-    ``cell`` neither ends a table's cell nor is read as HTML.
+    In ``.html.jinja`` every value is escaped; in ``.md.jinja`` the filter ``cell`` escapes what
+    would end the cell of a table or would be read as HTML.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -1,4 +1,4 @@
-"""The versions of what a result was computed with, and of what we can work with."""
+"""The versions of the libraries that a result was computed with, and those that are supported."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from circuitkit.errors import VersionError
 
 __all__ = ["changed", "supported", "versions"]
 
-OURS = "circuitkit-graph"  # what the distribution is called
+OURS = "circuitkit-graph"  # the name of the distribution
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of what computes."""
+    """The versions of Python, of this package and of the libraries that compute."""
     found = {"python": platform.python_version()}
     for package in (OURS, "torch", "transformer_lens", "transformers"):
         found[package] = _version(package)
@@ -22,8 +22,8 @@ def versions() -> dict[str, str]:
 
 
 def supported(library: str) -> str:
-    """The versions of a library with which circuitkit works, as its metadata declares them:
-    ``<5,>=4.0``; empty where circuitkit is not installed."""
+    """The versions of a library that circuitkit supports, as its metadata declares them:
+    ``<5,>=4.0``; empty if circuitkit is not installed."""
     try:
         needed = importlib.metadata.requires(OURS) or []
     except importlib.metadata.PackageNotFoundError:
@@ -36,11 +36,11 @@ def supported(library: str) -> str:
 
 
 def changed(library: str, what: str) -> VersionError:
-    """The error for a library in which what we use is not as it was."""
+    """The error for a library that no longer has what circuitkit uses."""
     wanted = f"{library}{supported(library)}"
     return VersionError(
-        f"{library} {_version(library)} is not as circuitkit needs it ({what}); "
-        f"install a version that is: pip install '{wanted}', or a newer circuitkit"
+        f"{library} {_version(library)} does not work with this version of circuitkit ({what}); "
+        f"run pip install '{wanted}', or install a newer circuitkit"
     )
 
 

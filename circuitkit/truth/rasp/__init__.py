@@ -1,7 +1,7 @@
 """Programs in a small RASP, compiled to transformers whose true circuit is known exactly.
 
-``compile_program(named("reverse"))`` is a model, ``named("reverse").data()`` its prompts, and
-``true_edges(model, data)`` its truth; ``rotate``, ``distract``, ... make harder models of it.
+``compile_program(named("reverse"))`` is a model, ``named("reverse").data()`` are its prompts, and
+``true_edges(model, data)`` is its truth; ``rotate``, ``distract``, ... make harder models of it.
 """
 
 from __future__ import annotations

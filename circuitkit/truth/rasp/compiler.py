@@ -1,11 +1,11 @@
 """A program's expression as the weights of a decoder (after Lindner et al. 2023, Tracr).
 
-Every value of a categorical operation has a direction of the residual stream of its own, a numeric
-operation has one; the opening token has one, and all other tokens share one, ``ONE``. An aggregate
-is a head: q · k is ``sharpness`` where the predicate holds, and half of that at the opening token,
-which is what a head attends to that finds nothing. Maps are neurons: of one-hot inputs a table, of
-numbers a sum of steps. A selector's width d is read from the attention 1 / (1 + d) that the opening
-token gets beside all that is selected.
+Each value of a categorical operation has its own direction of the residual stream, and a numeric
+operation has one direction; the opening token has one, and all other tokens share one, ``ONE``. An
+aggregate is a head: q · k is ``sharpness`` if the predicate holds, and half of that at the opening
+token, to which a head attends that finds nothing. Maps are neurons: a table for one-hot inputs, a
+sum of steps for numbers. The width d of a selector is read from the attention 1 / (1 + d) that the
+opening token gets besides all selected tokens.
 """
 
 from __future__ import annotations
@@ -45,18 +45,34 @@ Unit: TypeAlias = tuple[Sparse, Sparse]  # what a neuron reads, and what it writ
 
 
 def compile_program(program: Program, *, sharpness: float = 100.0) -> Decoder:
-    """The model whose logits at the last token are the program's value there: 1 at the value's word
-    and 0 elsewhere, up to rounding and e^(−sharpness / 2).
+    """The program as a transformer, whose logits at the last token are the program's value there.
 
-    It has as few layers as the expression's depth allows, and as many heads in each as are needed
-    at once. Raises ModelError where the expression cannot be compiled.
+    The logit of the value's word is 1 and all others are 0, up to rounding and e^(−sharpness / 2).
+    The model has as few layers as the depth of the expression allows, and in each as many heads as
+    are needed at once.
+
+    Args:
+        program: The program, such as ``ck.rasp.named("reverse")``.
+        sharpness: The attention score of a selected token.
+
+    Returns:
+        A ``Decoder``, which every function takes as a model.
+
+    Raises:
+        ModelError: if the expression cannot be compiled.
+
+    Source: after Lindner et al. 2023 (Tracr).
+
+    Example:
+        >>> ck.rasp.compile_program(ck.rasp.named("reverse"))
+        reverse: 2 layers × 1 heads, d_model 48, 23 edges, float32 on cpu
     """
     return _Compiler(program, sharpness).decoder().to(torch.float32)
 
 
 def _halves(ops: Sequence[Op]) -> dict[Op, int]:
-    """After which half of a layer each operation is there: attention is even, MLPs are odd; −1: the
-    embedding."""
+    """After which half of a layer each operation is available: attention is even, MLPs are odd; −1
+    is the embedding."""
     done: dict[Op, int] = {}
     for op in ops:
         after = max((done[one] for one in op.inputs), default=-2) + 1
@@ -80,7 +96,7 @@ class _Head:
 
 
 class _Compiler:
-    """Where everything of a program goes, and then its weights."""
+    """The directions, heads and neurons of a program, and then its weights."""
 
     def __init__(self, program: Program, sharpness: float) -> None:
         self.program, self.sharpness = program, sharpness
@@ -125,7 +141,7 @@ class _Compiler:
 
     # -- neurons -----------------------------------------------------------------------------------
     def units(self, op: Op) -> Iterator[Unit]:
-        """The neurons of an operation that an MLP computes."""
+        """The neurons of an operation that is computed by an MLP."""
         if isinstance(op, SelectorWidth):
             points = [(Fraction(1, 1 + n), self._out(op, n)) for n in self.domains[op]]
             yield from _steps(self.aside[op], points)
@@ -148,7 +164,7 @@ class _Compiler:
                 yield {**absent, at: 1.0}, self._out(op, value)
 
     def _out(self, op: Op, value: Value) -> Sparse:
-        """The directions that say that an operation has a value."""
+        """The directions that mean that an operation has this value."""
         if value is None:
             return {}
         if op.is_numeric:
@@ -246,9 +262,9 @@ def _fill(rows: Tensor, sparse: Sequence[Sparse]) -> None:
 
 
 def _steps(source: int, points: Sequence[tuple[Fraction, Sparse]]) -> Iterator[Unit]:
-    """The neurons of a step function of one number: of the nearest point what it writes. A step
-    takes a quarter of the smallest distance of points. At the opening token, which lacks ONE, the
-    two neurons of a step are the same, so that nothing is written."""
+    """The neurons of a step function of one number, which writes what the nearest point writes. A
+    step takes a quarter of the smallest distance of points. At the opening token, which does not
+    have ONE, the two neurons of a step are the same, so that nothing is written."""
     ordered = sorted(points, key=lambda point: point[0])
     gaps = [float(b[0] - a[0]) for a, b in pairwise(ordered)]
     slope = 4 / min(gaps, default=4.0)

@@ -1,9 +1,9 @@
-"""A small RASP (Weiss et al. 2021): sequences of values, one a token, and what they mean.
+"""A small RASP (Weiss et al. 2021): sequences with one value for each token, and their meaning.
 
 A program is an expression over ``tokens`` and ``indices``. As in every decoder, a token sees itself
-and what is before it. Values are categorical (any hashable values, finitely many) or numeric (a
-number, exact as a Fraction). None is the value of what has none: nothing is selected by it, and
-functions of it are None.
+and the tokens before it. Values are categorical (any hashable values, finitely many) or numeric (a
+number, exact as a Fraction). None means that there is no value: it selects nothing, and functions
+of it are None.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ __all__ = [
 
 Value: TypeAlias = Any  # hashable, or None
 Row: TypeAlias = Sequence[Value]
-MOST_MEANS = 2000  # different values of a numeric aggregate: beyond, floats cannot tell them apart
+MOST_MEANS = 2000  # different values of a numeric aggregate: floats cannot tell more apart
 
 
 @dataclass(frozen=True)
 class Space:
-    """What prompts are made of: the words, and the largest number of them."""
+    """The words that prompts are made of, and the largest number of them."""
 
     vocabulary: tuple[str, ...]
     length: int
@@ -48,7 +48,7 @@ class Space:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """A sequence of values, one a token; ``name`` says what it is for in drawings."""
+    """A sequence with one value for each token; ``name`` labels it in drawings."""
 
     name: str = field(default="", kw_only=True)
 
@@ -59,7 +59,7 @@ class Op:
 
     @property
     def is_numeric(self) -> bool:
-        """Whether its values are numbers that are kept as one number."""
+        """Whether its values are numbers, each kept as one number."""
         return False
 
     def row(self, prompt: Sequence[str], *inputs: Row) -> Row:
@@ -67,12 +67,19 @@ class Op:
         raise NotImplementedError
 
     def domain(self, space: Space, *inputs: Sequence[Value]) -> Sequence[Value]:
-        """The values, None aside, that there may be, from those of the inputs."""
+        """The possible values, except None, from those of the inputs."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
 class _Tokens(Op):
+    """The words of the prompt: each token's value is its word.
+
+    Example:
+        >>> ck.rasp.evaluate(ck.rasp.tokens, ["a", "b"])
+        ('a', 'b')
+    """
+
     def row(self, prompt: Sequence[str], *inputs: Row) -> Row:
         return tuple(prompt)
 
@@ -82,6 +89,13 @@ class _Tokens(Op):
 
 @dataclass(frozen=True, eq=False)
 class _Indices(Op):
+    """The positions in the prompt: each token's value is its position, from 0.
+
+    Example:
+        >>> list(ck.rasp.evaluate(ck.rasp.indices, ["a", "b"]))
+        [0, 1]
+    """
+
     def row(self, prompt: Sequence[str], *inputs: Row) -> Row:
         return range(len(prompt))
 
@@ -95,8 +109,15 @@ indices: Op = _Indices(name="indices")
 
 @dataclass(frozen=True, eq=False)
 class Map(Op):
-    """``function`` of each value. With ``numeric`` its numbers are kept as numbers, so that an
-    aggregate is their mean. Of a numeric input it is a step function: a lookup."""
+    """A function of each value.
+
+    With ``numeric=True`` the function's numbers are kept as numbers, so that an ``Aggregate`` of
+    them is their mean. A Map of a numeric sequence is a step function, that is a lookup.
+
+    Example:
+        >>> ck.rasp.evaluate(ck.rasp.Map(str.upper, ck.rasp.tokens), ["a", "b"])
+        ['A', 'B']
+    """
 
     function: Callable[[Value], Value]
     of: Op
@@ -104,12 +125,12 @@ class Map(Op):
 
     @property
     def inputs(self) -> tuple[Op, ...]:
-        """The operation that is mapped."""
+        """The sequence that is mapped."""
         return (self.of,)
 
     @property
     def is_numeric(self) -> bool:
-        """As asked."""
+        """As given."""
         return self.numeric
 
     def row(self, prompt: Sequence[str], *inputs: Row) -> Row:
@@ -127,7 +148,16 @@ class Map(Op):
 
 @dataclass(frozen=True, eq=False)
 class SequenceMap(Op):
-    """``function`` of the two values of each token; both are categorical. It may be None."""
+    """A function of the two values of each token.
+
+    Both sequences are categorical; the function may return None. Raises ModelError for a numeric
+    one.
+
+    Example:
+        >>> numbered = ck.rasp.SequenceMap(lambda a, i: a + str(i), ck.rasp.tokens, ck.rasp.indices)
+        >>> ck.rasp.evaluate(numbered, ["a", "b"])
+        ['a0', 'b1']
+    """
 
     function: Callable[[Value, Value], Value]
     one: Op
@@ -153,7 +183,16 @@ class SequenceMap(Op):
 
 @dataclass(frozen=True, eq=False)
 class Otherwise(Op):
-    """The value of ``one`` where it has one, else that of ``two``; both are categorical."""
+    """The value of the first sequence, or that of the second if the first one is None.
+
+    Both are categorical. Raises ModelError for a numeric one.
+
+    Example:
+        >>> vowel = ck.rasp.Map(lambda word: word if word in "aeiou" else None, ck.rasp.tokens)
+        >>> other = ck.rasp.Map(str.upper, ck.rasp.tokens)
+        >>> ck.rasp.evaluate(ck.rasp.Otherwise(vowel, other), ["a", "b"])
+        ['a', 'B']
+    """
 
     one: Op
     two: Op
@@ -167,7 +206,7 @@ class Otherwise(Op):
         return self.one, self.two
 
     def row(self, prompt: Sequence[str], *inputs: Row) -> Row:
-        """The first of the two values that is there."""
+        """The first of the two values that is not None."""
         return [two if one is None else one for one, two in zip(*inputs, strict=True)]
 
     def domain(self, space: Space, *inputs: Sequence[Value]) -> Sequence[Value]:
@@ -177,8 +216,18 @@ class Otherwise(Op):
 
 @dataclass(frozen=True, eq=False)
 class Select:
-    """Which tokens each token looks at: those up to itself for which ``predicate(key, query)``
-    holds of their value in ``keys`` and its own in ``queries``; both are categorical."""
+    """Which tokens each token looks at: the attention pattern of a head.
+
+    A token selects those up to itself for which ``predicate(key, query)`` holds, of their value in
+    ``keys`` and its own value in ``queries``. Both are categorical. Raises ModelError for a numeric
+    one.
+
+    Example:
+        >>> at = ck.rasp.indices
+        >>> before = ck.rasp.Select(at, at, lambda key, query: key < query)
+        >>> before.chosen([0, 1, 2], [0, 1, 2])
+        [[], [0], [0, 1]]
+    """
 
     keys: Op
     queries: Op
@@ -201,8 +250,17 @@ class Select:
 
 @dataclass(frozen=True, eq=False)
 class Aggregate(Op):
-    """What the selected tokens hold: of numbers the mean (0 where none is selected), of categorical
-    values the one that they all share (None where none is selected)."""
+    """The value that the selected tokens have: what a head moves.
+
+    Of numbers it is the mean (0 if no token is selected), of categorical values the one that they
+    all share (None if no token is selected).
+
+    Example:
+        >>> at = ck.rasp.indices
+        >>> previous = ck.rasp.Select(at, at, lambda key, query: key == query - 1)
+        >>> ck.rasp.evaluate(ck.rasp.Aggregate(previous, ck.rasp.tokens), ["a", "b", "c"])
+        [None, 'a', 'b']
+    """
 
     selector: Select
     of: Op
@@ -214,11 +272,11 @@ class Aggregate(Op):
 
     @property
     def is_numeric(self) -> bool:
-        """As what is aggregated."""
+        """Whether the aggregated sequence is numeric."""
         return self.of.is_numeric
 
     def row(self, prompt: Sequence[str], *inputs: Row) -> Row:
-        """The mean or the shared value; raises DataError where categorical values differ."""
+        """The mean or the shared value; raises DataError if categorical values differ."""
         keys, queries, values = inputs
         chosen = self.selector.chosen(keys, queries)
         return [self._together(prompt, [values[at] for at in own]) for own in chosen]
@@ -230,18 +288,24 @@ class Aggregate(Op):
         if len(set(values)) > 1:
             raise DataError(
                 f"for {' '.join(prompt)!r} an Aggregate of {self.of.name or 'categorical values'} "
-                f"selects {values[0]!r} and {values[-1]!r}; select one value, or a numeric Map"
+                f"selects {values[0]!r} and {values[-1]!r}; select one value, or use a numeric Map"
             )
         return values[0] if values else None
 
     def domain(self, space: Space, *inputs: Sequence[Value]) -> Sequence[Value]:
-        """The values themselves, or all means of at most as many of them as a prompt has."""
+        """The values themselves, or all means of up to as many of them as a prompt has tokens."""
         return _means(inputs[2], space.length) if self.is_numeric else inputs[2]
 
 
 @dataclass(frozen=True, eq=False)
 class SelectorWidth(Op):
-    """How many tokens each token selects."""
+    """How many tokens each token selects.
+
+    Example:
+        >>> same = ck.rasp.Select(ck.rasp.tokens, ck.rasp.tokens, lambda key, query: key == query)
+        >>> ck.rasp.evaluate(ck.rasp.SelectorWidth(same), ["a", "b", "a"])
+        [1, 1, 2]
+    """
 
     selector: Select
 
@@ -261,7 +325,7 @@ class SelectorWidth(Op):
 
 # -- what an expression means ----------------------------------------------------------------------
 def expression(output: Op) -> tuple[Op, ...]:
-    """Every operation of an expression once, inputs before what reads them."""
+    """Each operation of an expression once, inputs before the operations that read them."""
     found: dict[Op, None] = {}
 
     def visit(op: Op) -> None:
@@ -275,9 +339,21 @@ def expression(output: Op) -> tuple[Op, ...]:
 
 
 def evaluate(output: Op, prompt: Sequence[str]) -> Row:
-    """The expression's value at every token of a prompt: the interpreter.
+    """The value of an expression at every token of a prompt: the interpreter.
 
-    Raises DataError where an Aggregate selects different categorical values.
+    Args:
+        output: The expression.
+        prompt: The words, such as ``["a", "b"]``.
+
+    Returns:
+        A sequence with one value for each word.
+
+    Raises:
+        DataError: if an Aggregate selects different categorical values.
+
+    Example:
+        >>> ck.rasp.evaluate(ck.rasp.named("reverse").output, ["a", "b", "c", "a", "|"])[-1]
+        'a'
     """
     rows: dict[Op, Row] = {}
     for op in expression(output):
@@ -286,9 +362,9 @@ def evaluate(output: Op, prompt: Sequence[str]) -> Row:
 
 
 def domains(output: Op, space: Space) -> dict[Op, tuple[Value, ...]]:
-    """The values, None aside, that each operation may have for prompts of the space.
+    """The values, except None, that each operation may have for prompts of the space.
 
-    Raises ModelError where a numeric aggregate may have too many to be told apart.
+    Raises ModelError if a numeric aggregate may have too many to be told apart.
     """
     found: dict[Op, tuple[Value, ...]] = {}
     for op in expression(output):
@@ -305,7 +381,7 @@ def _number(value: Value) -> Fraction:
         return Fraction(value)
     except (TypeError, ValueError) as error:
         raise ModelError(
-            f"a numeric Map gave {value!r}; let its function give a finite number"
+            f"a numeric Map gave {value!r}; its function must return a finite number"
         ) from error
 
 
@@ -314,12 +390,12 @@ def _categorical(what: str, *ops: Op) -> None:
         if op.is_numeric:
             raise ModelError(
                 f"{what} reads the numeric {op.name or type(op).__name__}; "
-                "make it categorical by a Map first"
+                "make it categorical with a Map first"
             )
 
 
 def _means(values: Sequence[Value], most: int) -> list[Value]:
-    """All means of at most so many values, and 0."""
+    """All means of up to so many values, and 0."""
     sums, means = {Fraction()}, {Fraction()}
     for count in range(1, most + 1):
         sums = {total + _number(value) for total in sums for value in {*values, 0}}

@@ -1,7 +1,8 @@
-"""Programs whose circuits benchmarks ask for: ``programs()`` maps their names to them.
+"""Programs for benchmarks; ``programs()`` maps their names to them.
 
-A decoder answers at the last word of a prompt, from what is before it. What another order would
-need stands behind a bar: the words before ``|`` are given, those after it have been answered.
+A decoder answers at the last word of a prompt, from the words up to it. Programs with a longer
+answer give it word by word after a bar: the words before ``|`` are given, those after it are the
+answer so far.
 """
 
 from __future__ import annotations
@@ -32,7 +33,15 @@ BAR = "|"
 
 
 def programs() -> dict[str, Callable[[], Program]]:
-    """Every program by its name, as a function that makes it; the description is its docstring."""
+    """Every program by its name, as a function that makes it and whose docstring describes it.
+
+    Example:
+        >>> programs = ck.rasp.programs()
+        >>> "reverse" in programs
+        True
+        >>> programs["shift"].__doc__
+        'The word before the last.'
+    """
     return {
         "proportion": _proportion,
         "reverse": _reverse,
@@ -54,7 +63,15 @@ def programs() -> dict[str, Callable[[], Program]]:
 
 
 def named(name: str) -> Program:
-    """The program of that name; raises UnknownNameError, with the nearest one, for another."""
+    """The program of that name.
+
+    Raises UnknownNameError, with the nearest name, if there is none; ``ck.rasp.programs()`` lists
+    them.
+
+    Example:
+        >>> ck.rasp.named("shift").answer(["a", "b", "c"])
+        'b'
+    """
     known = programs()
     if name not in known:
         raise UnknownNameError(unknown("program", name, tuple(known)))
@@ -62,10 +79,22 @@ def named(name: str) -> Program:
 
 
 def either(one: Program, two: Program, name: str = "") -> Program:
-    """Two programs in one model: the prompt's first word is the name of the one to answer.
+    """Two programs in one model: the first word of a prompt names the one that answers.
 
-    Positions count from that word. Both are computed for every prompt. Raises ModelError where one
-    is numeric.
+    Positions count from that word. Both are computed for every prompt.
+
+    Args:
+        one: A program.
+        two: Another program.
+        name: The name of the new program; by default made of both names.
+
+    Raises:
+        ModelError: if one of them is numeric.
+
+    Example:
+        >>> both = ck.rasp.either(ck.rasp.named("shift"), ck.rasp.named("first_occurrence"))
+        >>> both.answer(["shift", "a", "b"])
+        'a'
     """
     task = Aggregate(Select(indices, indices, lambda key, query: key == 0), tokens, name="task")
     first, second = (SequenceMap(_only(p.name), task, p.output, name=p.name) for p in (one, two))
@@ -94,7 +123,7 @@ def _up_to(key: int, query: int) -> bool:
 
 
 def _back(by: int, of: Op = tokens) -> Op:
-    """What the token so many places before holds."""
+    """The value of the token so many places before."""
     before = Select(indices, indices, lambda key, query: key == query - by)
     return Aggregate(before, of, name=f"{by} before")
 
@@ -183,14 +212,14 @@ def _sort_unique() -> Program:
 
 
 def _beyond(letter: str) -> Select:
-    """This letter, where the last word is the bar or a letter before it."""
+    """This letter, if the last word is the bar or an earlier letter."""
     return Select(
         tokens, tokens, lambda key, query: key == letter and (query == BAR or query < letter)
     )
 
 
 def _dyck() -> Program:
-    """Whether all brackets so far are closed, and none before it was opened."""
+    """Whether all brackets so far are closed, and none of them before it was opened."""
     value = Map(lambda word: 1 if word == "(" else -1, tokens, numeric=True, name="bracket")
     level = Aggregate(Select(indices, indices, _up_to), value, name="level")
     sign = Map(lambda mean: (mean > 0) - (mean < 0), level, name="sign")
@@ -201,14 +230,14 @@ def _dyck() -> Program:
 
 
 def _induction() -> Program:
-    """The word that followed the last one where it stood before."""
+    """The word that followed the last word at its earlier occurrence."""
     matches = Select(_back(1), tokens, _equal)
     output = Aggregate(matches, tokens, name="induction")
     return Program("induction", output, "abcd", 6, shortest=3, source="Olsson et al. 2022")
 
 
 def _first_occurrence() -> Program:
-    """The place at which the last word stood first."""
+    """The position of the first occurrence of the last word."""
     first = SequenceMap(
         lambda word, count: word if count == 1 else None, tokens, _count(), name="new words"
     )
@@ -226,8 +255,8 @@ NAMES = ("mary", "john", "anne", "bob")
 
 
 def _indirect_object() -> Program:
-    """Of two names the one that is not repeated: the name mover looks at names that are not the one
-    that S-inhibition brings, which a count of two has marked (after Wang et al. 2022)."""
+    """Of two names the one that is not repeated: the name mover looks at names other than the one
+    that S-inhibition brings, which is the one that was counted twice (after Wang et al. 2022)."""
     count = _count()
     twice = Select(
         SequenceMap(lambda word, n: word in NAMES and n == 2, tokens, count, name="duplicate"),
@@ -248,7 +277,7 @@ def _indirect_object() -> Program:
 
 
 def _backup() -> Program:
-    """The word before the last, by a head and by another one that is heard where it is silent."""
+    """The word before the last, by a head and by a backup that counts if the head is silent."""
     output = Otherwise(_back(1), _spare(), name="backup")
     return Program("backup", output, "abc", 5, shortest=2)
 
@@ -259,5 +288,5 @@ def _spare() -> Op:
 
 
 def _two_tasks() -> Program:
-    """Two programs in one model: ``shift`` or ``first_occurrence``, as the first word says."""
+    """Two programs in one model: ``shift`` or ``first_occurrence``, named by the first word."""
     return either(_shift(), _first_occurrence(), "two_tasks")

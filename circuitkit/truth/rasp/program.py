@@ -1,7 +1,7 @@
-"""A program: an expression with its words, the prompts it is asked, and their answers.
+"""A program: an expression with its vocabulary, its prompts and their answers.
 
-What is asked is the expression's value at the last token. A categorical value is a word of its own
-name; of a numeric one the logit of ``more`` is the number, and that of ``less`` is 0.
+The answer is the expression's value at the last token. A categorical value is the word of that
+name; a numeric value is the logit of the word ``more``, and the logit of ``less`` is 0.
 """
 
 from __future__ import annotations
@@ -25,16 +25,33 @@ from circuitkit.truth.rasp.language import Op, Space, Value, domains, evaluate
 __all__ = ["NUMERIC", "Program", "Sentence"]
 
 NUMERIC = ("more", "less")
-MOST_PROMPTS = 50_000  # that are listed where none are given
+MOST_PROMPTS = 50_000  # that are listed if none are given
 Sentence = tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """An expression over prompts of at most ``length`` words of a vocabulary.
+    """An expression with its vocabulary, its prompts and their answers.
 
-    ``prompts`` are those that it is asked; without any, all of the vocabulary from ``shortest``
-    words on. Those without an answer are left out. Raises ModelError where it is no program.
+    Attributes:
+        name: The program's name.
+        output: The expression; the answer to a prompt is its value at the last word.
+        vocabulary: The words that prompts are made of.
+        length: The largest number of words of a prompt.
+        prompts: The prompts, each a sequence of words; if none are given, all sequences of
+            ``shortest`` to ``length`` words. Prompts without an answer are left out.
+        shortest: The smallest number of words of a prompt.
+        source: The paper that the program is from.
+
+    Raises ModelError for a vocabulary or lengths that cannot be used.
+
+    Example:
+        >>> shout = ck.rasp.Map(str.upper, ck.rasp.tokens)
+        >>> program = ck.rasp.Program("shout", shout, "ab", length=2)
+        >>> program.answer(["a", "b"])
+        'B'
+        >>> len(program.answers)
+        6
     """
 
     name: str
@@ -44,6 +61,12 @@ class Program:
     prompts: Sequence[Sequence[str]] = ()
     shortest: int = 1
     source: str = ""
+
+    def __repr__(self) -> str:
+        asked = f"{len(self.prompts):,} prompts" if self.prompts else "all prompts"
+        source = f" ({self.source})" if self.source else ""
+        words = " ".join(self.vocabulary)
+        return f"{self.name}: {asked} of up to {self.length} words of {words!r}{source}"
 
     def __post_init__(self) -> None:
         words = list(self.vocabulary)
@@ -60,37 +83,37 @@ class Program:
 
     @property
     def space(self) -> Space:
-        """What its prompts are made of."""
+        """The words that its prompts are made of, and their largest number."""
         return Space(tuple(self.vocabulary), self.length)
 
     @cached_property
     def words(self) -> Sentence:
-        """The model's vocabulary: the opening word, the prompts' words, and further answers."""
+        """The model's vocabulary: the first word, the words of prompts, and further answers."""
         answers = NUMERIC if self.output.is_numeric else self._called.values()
         return tuple(dict.fromkeys([*SPECIAL, *self.vocabulary, *answers]))
 
     @cached_property
     def _called(self) -> dict[Value, str]:
-        """The word of each value that there may be; values that are equal share one."""
+        """The word for each possible value; equal values share one."""
         return {value: str(value) for value in domains(self.output, self.space)[self.output]}
 
     def answer(self, prompt: Sequence[str]) -> Value:
-        """The value at the last word of a prompt, by the interpreter; None where it has none.
+        """The value at the last word of a prompt, by the interpreter; None if there is none.
 
-        Raises DataError where the prompt is too long, has other words, or an Aggregate selects
-        different categorical values.
+        Raises DataError if the prompt is too long or has words outside of the vocabulary, or if an
+        Aggregate selects different categorical values.
         """
         if not 1 <= len(prompt) <= self.length or not set(prompt) <= set(self.vocabulary):
             raise DataError(
-                f"{' '.join(prompt)!r} is no prompt of {self.name!r}; give 1 to {self.length} of "
-                f"the words {' '.join(self.vocabulary)}"
+                f"{' '.join(prompt)!r} is not a prompt of {self.name!r}; give 1 to {self.length} "
+                f"of the words {' '.join(self.vocabulary)}"
             )
         return evaluate(self.output, prompt)[-1]
 
     @cached_property
     def answers(self) -> dict[Sentence, Value]:
-        """Every prompt that it is asked, with its answer. Prompts without one, or for which an
-        Aggregate selects different categorical values, are left out."""
+        """Every prompt with its answer; prompts without an answer, or for which an Aggregate
+        selects different categorical values, are left out."""
         found: dict[Sentence, Value] = {}
         for prompt in self._asked():
             try:
@@ -111,17 +134,17 @@ class Program:
         number = sum(len(self.vocabulary) ** length for length in lengths)
         if number > MOST_PROMPTS:
             raise ModelError(
-                f"{self.name!r} has {number:,} prompts; give some of them as 'prompts'"
+                f"{self.name!r} has {number:,} prompts; give a part of them as 'prompts'"
             )
         for length in lengths:
             yield from product(self.vocabulary, repeat=length)
 
     def task(self, n: int | None = None, seed: int = 0) -> Task:
-        """``n`` different prompts (None: all), drawn with the seed, each with a corrupted one as
-        long as it whose answer differs, drawn at random.
+        """``n`` different prompts (None for all) drawn with the seed, each with a random corrupted
+        prompt of the same length and with another answer.
 
-        The corrupted prompt's answer is the wrong one; of numbers the correct answer is the one
-        that the clean prompt favours. Raises DataError where fewer prompts have such a partner.
+        The answer of the corrupted prompt is the wrong one; for numbers, the correct answer is the
+        one that the clean prompt favours. Raises DataError if fewer prompts have such a partner.
         """
         rng = random.Random(seed)
         alike: dict[int, dict[Value, list[Sentence]]] = defaultdict(lambda: defaultdict(list))
@@ -130,8 +153,8 @@ class Program:
         fit = [prompt for prompt in self.answers if len(alike[len(prompt)]) > 1]
         if not 1 <= (n or 1) <= len(fit):
             raise DataError(
-                f"{self.name!r} has {len(fit)} prompts with a partner of another answer, not {n}; "
-                "ask for fewer, or for None: all"
+                f"{self.name!r} has {len(fit)} prompts with a partner that has another answer, not "
+                f"{n}; give n from 1 to {len(fit)}, or None for all"
             )
         chosen = fit if n is None else rng.sample(fit, n)
         prompts = tuple(self._pair(prompt, alike[len(prompt)], rng) for prompt in chosen)
@@ -139,7 +162,7 @@ class Program:
         return Task(self.name, prompts, "logit_diff", self.source, settings)
 
     def _key(self, prompt: Sentence) -> Value:
-        """The number or the word that a prompt is answered with."""
+        """The number or the word that is the answer to a prompt."""
         value = self.answers[prompt]
         return value if self.output.is_numeric else self._called[value]
 
@@ -162,7 +185,7 @@ class Program:
 
 @dataclass(frozen=True)
 class _Reader:
-    """What Dataset.of asks of a model, without the model."""
+    """The parts of a model that Dataset.of uses."""
 
     tokenizer: Tokenizer
     device: torch.device

@@ -1,8 +1,8 @@
-"""Harder models of the same programs: each variant is a model made of a model.
+"""Harder models of the same programs: each variant is a model made from a model.
 
-Plain compiled models are too easy to tell good methods apart: what is not in the circuit has no
-effect at all. A variant keeps the names of the components, and adds heads behind them; each says
-what stays the same. The truth of a variant is found as that of any model, by brute force.
+Plain compiled models are too easy to tell good methods apart, because edges outside of the circuit
+have no effect at all. A variant keeps the names of the components and adds heads after them; each
+says what stays the same. The truth of a variant is found as for any model, by brute force.
 """
 
 from __future__ import annotations
@@ -30,18 +30,31 @@ WRITING = ("o", "w_out")
 
 
 def rotate(model: Decoder, *, seed: int = 0) -> Decoder:
-    """The model in a random orthonormal basis of its residual stream: no direction has a meaning of
-    its own any more. What it computes, and its truth, stay the same up to rounding."""
+    """The model in a random orthonormal basis of its residual stream.
+
+    Single directions have no meaning of their own any more. What the model computes, and its truth,
+    stay the same up to rounding.
+
+    Example:
+        >>> model = ck.rasp.compile_program(ck.rasp.named("shift"))
+        >>> ck.rasp.rotate(model).name
+        'shift, rotated'
+    """
     square = _draw(model, seed)(model.d_model, model.d_model)
     basis = torch.linalg.qr(square)[0].to(model.dtype)
     return replace(_moved(model, basis), name=f"{model.name}, rotated")
 
 
 def soften(model: Decoder, factor: float = 0.1) -> Decoder:
-    """The model with its attention scores multiplied by a factor: at 0.1 compiled heads give a
-    selected token e^10 times the attention of others, at 0.03 e^3 times. Outputs change a little.
+    """The model with its attention scores multiplied by a factor.
 
-    Raises ModelError where the factor is not positive.
+    At 0.1 compiled heads give a selected token e^10 times the attention of other tokens, at 0.03
+    e^3 times. Outputs change a little. Raises ModelError if the factor is not positive.
+
+    Example:
+        >>> model = ck.rasp.compile_program(ck.rasp.named("shift"))
+        >>> ck.rasp.soften(model, 0.03).name
+        'shift, softened 0.03'
     """
     if not factor > 0:
         raise ModelError(f"scores cannot be multiplied by {factor}; give a factor above 0")
@@ -49,15 +62,29 @@ def soften(model: Decoder, factor: float = 0.1) -> Decoder:
 
 
 def split(model: Decoder, head: str, shares: Sequence[float] = (0.5, 0.5)) -> Decoder:
-    """The model with a head (``a1.h0``) as several, each of which writes a share of what it wrote.
+    """The model with one head as several, each of which writes a share of what it wrote.
 
-    (0.5, 0.5) are twins, (1.3, −0.3) a head and a negative one, which works against it. The first
-    stands where the head was, the others are the last of its layer; the other layers get silent
-    heads. What is computed stays the same. Raises CircuitError where there is no such head, and
-    ModelError where the shares are not at least two that sum to 1.
+    Args:
+        model: The model.
+        head: The name of the head, such as ``a1.h0``.
+        shares: At least two shares that sum to 1: (0.5, 0.5) are twins, (1.3, −0.3) a head and a
+            negative head, which works against it.
+
+    Returns:
+        A model in which the first share is at the head's place and the other shares are the last
+        heads of its layer; the other layers get silent heads. What it computes stays the same.
+
+    Raises:
+        CircuitError: if there is no such head.
+        ModelError: if there are fewer than two shares, or if they do not sum to 1.
+
+    Example:
+        >>> model = ck.rasp.compile_program(ck.rasp.named("shift"))
+        >>> ck.rasp.split(model, "a0.h0").wiring.heads
+        2
     """
     if head not in model.wiring.writer or not Node(head).is_head:
-        raise CircuitError(f"{head!r} is no head of {model.name!r}; give a name like 'a0.h0'")
+        raise CircuitError(f"{head!r} is not a head of {model.name!r}; give a name like 'a0.h0'")
     if len(shares) < 2 or abs(sum(shares) - 1) > 1e-6:
         raise ModelError(f"the shares {tuple(shares)} are not at least two that sum to 1")
     first, more = model.wiring.heads, len(shares) - 1
@@ -82,12 +109,26 @@ def distract(
     leak: float = 0.0,
     seed: int = 0,
 ) -> Decoder:
-    """The model with random heads and neurons in every layer, which read and write a part of the
-    residual stream of their own: many large activations that do not matter.
+    """The model with random heads and neurons in every layer: large activations without a role.
 
-    ``leak`` is how strongly that part is read by the logits: at 0 the outputs stay the same, and
-    the distractors have no effect at all; at 0.01 they have small ones, beside which the truth
-    needs a larger tolerance. Raises ModelError where a number is negative, or the width is 0.
+    Args:
+        model: The model.
+        heads: How many heads each layer gets.
+        neurons: How many neurons each layer gets.
+        width: The dimensions that the residual stream gets; only the new parts read and write
+            them.
+        leak: How strongly the logits read these dimensions. At 0 the outputs stay the same, and
+            the distractors have no effect at all; at 0.01 they have small effects, so that the
+            truth needs a larger tolerance.
+        seed: The seed of the random weights.
+
+    Raises:
+        ModelError: if a number is negative, or if the width is 0.
+
+    Example:
+        >>> model = ck.rasp.compile_program(ck.rasp.named("shift"))
+        >>> ck.rasp.distract(model, heads=3).wiring.heads
+        4
     """
     if min(heads, neurons, width - 1) < 0:
         raise ModelError(
@@ -115,12 +156,18 @@ def distract(
 
 @torch.no_grad()
 def compress(model: Decoder, data: Dataset, width: int) -> Decoder:
-    """The model with its residual stream in fewer dimensions: the principal ones of what its
-    readers read on the data, in which its directions overlap.
+    """The model with a narrower residual stream, in which its directions overlap.
 
-    Compiled values exclude each other, so that a half to three quarters of the width often lose
-    nothing; with less the outputs change: measure the accuracy. Edges that carried nothing may now
-    matter a little. Raises ModelError where the width is not below that of the model.
+    The dimensions are the principal ones of what the readers read on the data. Compiled values
+    exclude each other, so that a half to three quarters of the width is often enough; with less the
+    outputs change: measure the accuracy. Edges that carried nothing may now matter a little. Raises
+    ModelError if the width is not below that of the model.
+
+    Example:
+        >>> program = ck.rasp.named("shift")
+        >>> model = ck.rasp.compile_program(program)
+        >>> ck.rasp.compress(model, program.data(8), width=8).d_model
+        8
     """
     if not 0 < width < model.d_model:
         raise ModelError(
@@ -150,20 +197,20 @@ def _moved(model: Decoder, basis: Float[Tensor, "d w"]) -> Decoder:
 
 
 def _residual(model: Decoder) -> list[tuple[str, Tensor, int]]:
-    """Every weight with the axis that is the residual stream."""
+    """Every weight with its axis of the residual stream."""
     axes = {"q": 2, "k": 2, "v": 2, "w_in": 1, "unembedding": 0}
     return [(name, x, axes.get(name, x.ndim - 1)) for name, x in model.tensors().items()]
 
 
 def _wider(x: Tensor, more: int, axis: int) -> Tensor:
-    """The tensor with so many zeros behind it along an axis."""
+    """The tensor with so many zeros after it along an axis."""
     shape = list(x.shape)
     shape[axis] = more
     return torch.cat([x, x.new_zeros(shape)], dim=axis)
 
 
 def _draw(model: Decoder, seed: int) -> Draw:
-    """Standard normal numbers of any shape, where the model is."""
+    """Standard normal numbers of any shape, on the model's device."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
