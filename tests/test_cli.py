@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import circuitkit
 from circuitkit.cli._opening import default_place
 from circuitkit.cli.main import main
 from circuitkit.graph import circuit as circuits
@@ -289,7 +290,7 @@ def test_a_number_that_counts_nothing_is_refused(
     with pytest.raises(SystemExit) as caught:
         main(["knockout", "c.json", f"--pairs={value}"])
     assert caught.value.code == 2
-    assert f"{value!r} is no whole number" in capsys.readouterr().err
+    assert f"{value!r} is not a whole number" in capsys.readouterr().err
 
 
 def test_compare_of_a_circuit_with_itself_is_one(
@@ -486,3 +487,18 @@ def test_code_that_a_file_names_is_not_run(
     assert main([command, str(received)]) == 2
     assert f"give --{key}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("task", ["IOI", "ioi"])
+def test_the_case_of_a_task_does_not_matter(capsys: pytest.CaptureFixture[str], task: str) -> None:
+    answer = said(capsys, "task", "show", task, "--examples", "4")
+    assert answer["task"] == "ioi"
+
+
+def test_a_file_of_prompts_may_be_called_in_capitals(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    prompts = circuitkit.make_task("ioi", circuitkit.load("mini"), 2)
+    prompts.to_frame().to_csv(tmp_path / "MINE.CSV", index=False)
+    answer = said(capsys, "task", "show", str(tmp_path / "MINE.CSV"), "--examples", "2")
+    assert answer["task"] == f"from_file(path={str(tmp_path / 'MINE.CSV')!r})"

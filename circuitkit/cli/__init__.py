@@ -1,4 +1,4 @@
-"""The commands, a file for each: ``add`` says what there is to type, the function below it does it.
+"""The commands, one file for each: ``add`` defines its options, the function below it runs it.
 
 What needs torch is imported inside the functions, so that ``--help`` answers at once.
 """

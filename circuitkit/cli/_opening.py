@@ -23,24 +23,27 @@ __all__ = [
 
 
 def check_names(kind: str, *names: str | None) -> None:
-    """Raise UnknownNameError for a name that is not catalogued, before anything slow is loaded;
-    None, and what is in a file elsewhere, is left to be seen later."""
+    """Raise UnknownNameError for an unknown name before anything slow is loaded; None, and names
+    of files, are not checked here."""
+    from circuitkit.data.prompts import is_file
+
     for name in names:
         plain = (name or "").partition("(")[0].strip()
-        from_elsewhere = ":" in plain or plain.endswith((".csv", ".jsonl"))
-        if name and not from_elsewhere and plain not in registry.names(kind):
+        from_elsewhere = ":" in plain or is_file(plain)
+        known = registry.same_name(kind, plain) if kind == "tasks" else plain
+        if name and not from_elsewhere and known not in registry.names(kind):
             registry.lookup(kind, plain)
 
 
 def default_place(options: argparse.Namespace, folder: str) -> Path:
-    """Where a command's files go unless it is told: ``folder/TASK-MODEL``."""
+    """The default directory for a command's files: ``folder/TASK-MODEL``."""
     task = Path(options.task.partition("(")[0].rpartition(":")[2]).stem
     return Path(folder) / f"{task}-{Path(options.model).name}"
 
 
 def load_model(name: str, options: argparse.Namespace, experts: str | None = None) -> Any:
-    """The model, on the device, in the dtype and with the threads that were asked for; with its
-    experts as asked for, or else as they were recorded."""
+    """The model on the device, in the dtype and with the threads of the options; with experts as
+    in the options, or else as they were recorded."""
     from circuitkit.models.loading import load
 
     set_threads(options.threads)
@@ -50,28 +53,28 @@ def load_model(name: str, options: argparse.Namespace, experts: str | None = Non
 
 
 def open_circuit(name: str) -> Any:
-    """The circuit of that file, be it EAP-IG's or ours, or the published one of that name."""
+    """The circuit in a file of ours or of EAP-IG, or the published circuit of that name."""
     from circuitkit.graph.published import opened
 
     return opened(name)
 
 
 def recorded(circuit: Any, key: str) -> str:
-    """What the circuit says of itself under that key; raises ScoresError where it says nothing, and
-    for code of elsewhere: what came in a file does not say which code is run."""
+    """What the circuit's metadata has under that key; raises ScoresError if it has nothing, and
+    for code from elsewhere: a file must not decide which code is run."""
     if key not in circuit.graph:
         raise ScoresError(f"the circuit does not say its {key}; give --{key}")
     value = str(circuit.graph[key])
     if key != "model" and ":" in value.partition("(")[0]:
         raise ScoresError(
-            f"the circuit says that its {key} is {value!r}, code from elsewhere, which is run only "
-            f"where you name it yourself; give --{key}"
+            f"the circuit says that its {key} is {value!r}, which is code from elsewhere and runs "
+            f"only if you name it yourself; give --{key}"
         )
     return value
 
 
 def set_threads(threads: int | None) -> None:
-    """Let torch use that many processor threads; None leaves it alone."""
+    """Let torch use that many processor threads; None changes nothing."""
     if threads:
         import torch
 
@@ -81,9 +84,9 @@ def set_threads(threads: int | None) -> None:
 def unseen(
     options: argparse.Namespace, circuit: Any, metrics: Sequence[str], corruptions: Sequence[str]
 ) -> tuple[dict[tuple[str, str], Any], str]:
-    """By the names of each metric and corruption, the inputs of a measurement on prompts that the
-    circuit's discovery did not see, and what to call them; raises before anything slow is loaded
-    where a name is not known."""
+    """For each metric and corruption by name, the inputs of a measurement on prompts that the
+    circuit's discovery did not see; and a title. Raises for an unknown name before anything slow
+    is loaded."""
     about, task = circuit.graph, options.task or recorded(circuit, "task")
     check_names("metrics", *metrics)
     check_names("corruptions", *corruptions)
@@ -102,5 +105,5 @@ def unseen(
 
 
 def _resolved(kind: str, names: Iterable[str]) -> dict[str, Any]:
-    """The function that each name stands for."""
+    """The function of each name."""
     return {name: registry.resolve(kind, name) for name in names}

@@ -1,4 +1,4 @@
-"""The options that several commands share, and the numbers that are typed."""
+"""The options that several commands share, and the numbers in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def add_circuit(p: argparse.ArgumentParser) -> None:
     """Add a saved circuit, and what it is measured on."""
     p.add_argument("circuit", metavar="CIRCUIT.json")
-    p.add_argument("--model", help="default: the circuit's own; so task, metric and corruption")
+    p.add_argument("--model", help="default: the circuit's own, as for task, metric and corruption")
     p.add_argument("--task")
     p.add_argument(
         "--examples", type=positive, default=64, metavar="N", help="unseen prompts (default: 64)"
@@ -23,7 +23,7 @@ def add_circuit(p: argparse.ArgumentParser) -> None:
 
 
 def common() -> argparse.ArgumentParser:
-    """What every command can be told, as a parent of its parser."""
+    """The options of every command, as a parent of its parser."""
     p = argparse.ArgumentParser(add_help=False)
     p.add_argument("--quiet", action="store_true", help="no progress bars")
     p.add_argument("--json", action="store_true", help="print JSON, for machines")
@@ -31,19 +31,19 @@ def common() -> argparse.ArgumentParser:
 
 
 def count(text: str) -> int:
-    """The number, which may be 0; raises ArgumentTypeError where the text is none."""
+    """The number, at least 0; raises ArgumentTypeError for any other text."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number; 0 skips it")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number; 0 skips it")
     return int(text)
 
 
 def machine() -> argparse.ArgumentParser:
-    """What every command that runs a model can be told, as a parent of its parser."""
+    """The options of every command that runs a model, as a parent of its parser."""
     p = argparse.ArgumentParser(add_help=False, parents=[common()])
     p.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     p.add_argument("--dtype", help="float32, bfloat16, ... (default: the checkpoint's)")
     p.add_argument("--experts", choices=("live", "held"),
-                   help="experts as writers, their router's weights live or held")  # fmt: skip
+                   help="experts as writers, with their router's weights live or held")  # fmt: skip
     p.add_argument("--threads", type=positive, help="processor threads")
     p.add_argument("--memory", type=parse, help="8GiB, ... (default: what the machine has)")
     p.add_argument("--batch-size", type=positive, metavar="N", help="default: what fits")
@@ -51,7 +51,7 @@ def machine() -> argparse.ArgumentParser:
 
 
 def positive(text: str) -> int:
-    """The number, at least 1; raises ArgumentTypeError where the text is none."""
+    """The number, at least 1; raises ArgumentTypeError for any other text."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)

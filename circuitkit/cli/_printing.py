@@ -11,7 +11,7 @@ __all__ = ["print_json", "print_table"]
 
 
 def print_json(value: Json) -> None:
-    """Print the value, None for every nan."""
+    """Print the value as JSON, with null for nan."""
     print(json.dumps(nan_to_none(value), indent=1, ensure_ascii=False, default=list))
 
 

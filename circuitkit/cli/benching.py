@@ -1,4 +1,4 @@
-"""``circuitkit bench``: how well methods find known circuits, and at what cost."""
+"""``circuitkit bench``: how well methods find known circuits, and what they cost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
         help="discovery methods × models with known circuits × corruptions, in one table",
     )
     p.add_argument("methods", nargs="*", metavar="METHOD", help="eap, mine.py:name (default: ten)")
-    several = "may be given several times; default: "
+    several = "can be given several times; default: "
     p.add_argument(
         "--model", action="append", metavar="M",
         help=f"a compiled program (reverse), a variant (reverse+rotate+distract) or MODEL:TASK "
@@ -36,12 +36,12 @@ def add(commands: Commands) -> None:
     p.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     p.add_argument("--threads", type=positive, help="processor threads")
     p.add_argument("-o", "--output", type=Path, metavar="DIR", default=Path("bench"),
-                   help="where tables, figures and finished cells go (default: bench)")  # fmt: skip
+                   help="folder of tables, figures and cells (default: bench)")  # fmt: skip
     p.set_defaults(run=bench)
 
 
 def bench(options: argparse.Namespace) -> None:
-    """Run the benchmark, write its tables and figures, print its summary."""
+    """Run the benchmark, write its tables and figures, and print its summary."""
     check_names("discovery", *options.methods)
     check_names("corruptions", *options.corruption or ())
     check_names("metrics", options.metric)
@@ -62,4 +62,4 @@ def bench(options: argparse.Namespace) -> None:
                     "files": [str(path) for path in written]})  # fmt: skip
     else:
         print(found)
-        print(f"\nwritten: {written[0]}, and {len(written) - 1} tables and figures beside it")
+        print(f"\nwritten: {written[0]}, and {len(written) - 1} tables and figures in its folder")

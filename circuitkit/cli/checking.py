@@ -1,4 +1,4 @@
-"""``circuitkit check``: the proof that a model is its graph."""
+"""``circuitkit check``: the proof that a model computes what its graph says."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ __all__ = ["add", "check"]
 
 def add(commands: Commands) -> None:
     """Add the command ``check`` and its options."""
-    p = commands.add_parser("check", parents=[machine()], help="prove that a model is its graph")
+    p = commands.add_parser(
+        "check", parents=[machine()], help="prove that a model computes what its graph says"
+    )
     p.add_argument("model", metavar="MODEL")
     p.set_defaults(run=check)
 
 
 def check(options: argparse.Namespace) -> None:
-    """Print the proof that a model is its graph; raises where it is not."""
+    """Print the proof that a model computes what its graph says; raise if it does not."""
     from circuitkit.models import checking as proof
     from circuitkit.models import loading as models
 

@@ -13,13 +13,13 @@ __all__ = ["add", "compare"]
 def add(commands: Commands) -> None:
     """Add the command ``compare`` and its options."""
     p = commands.add_parser("compare", parents=[common()], help="the overlap of two circuits")
-    p.add_argument("left", metavar="A", help="a saved circuit, or a published one: ioi:acdc")
+    p.add_argument("left", metavar="A", help="a saved circuit, or a published one such as ioi:acdc")
     p.add_argument("right", metavar="B", help="the same; precision is of A against B")
     p.set_defaults(run=compare)
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Print the overlap of two circuits, and of the roles of the right one."""
+    """Print the overlap of two circuits, also by the roles of the right one."""
     from circuitkit.graph import compare as overlap
 
     found = overlap.compare(options.left, options.right)

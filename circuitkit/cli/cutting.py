@@ -28,13 +28,13 @@ def add(commands: Commands) -> None:
         type=count,
         default=12,
         metavar="N",
-        help="pairs of the strongest N edges (default: 12; 0: no pairs)",
+        help="pairs of the N strongest edges (default: 12; 0: no pairs)",
     )
     p.add_argument(
         "--within",
         default="model",
         choices=("model", "circuit"),
-        help="what pairs are cut in (default: model)",
+        help="whether pairs are cut in the model or in the circuit (default: model)",
     )
     p.add_argument(
         "--subsets",
@@ -43,12 +43,12 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="random sets cut in circuit and model (default: 20; 0: none)",
     )
-    p.add_argument("--seed", type=int, default=0, help="of the random subsets")
+    p.add_argument("--seed", type=int, default=0, help="seed of the random subsets")
     p.set_defaults(run=knockout)
 
 
 def knockout(options: argparse.Namespace) -> None:
-    """Print what a circuit's edges do inside it, on unseen prompts; each result as it comes."""
+    """Print what a circuit's edges do inside it, on unseen prompts, each as it is computed."""
     from circuitkit.graph.circuit import Circuit
 
     circuit = Circuit.load(options.circuit)
@@ -67,7 +67,7 @@ def knockout(options: argparse.Namespace) -> None:
 
 
 def _knocked_out(options: argparse.Namespace, *inputs: Any) -> Iterator[tuple[str, Any]]:
-    """What is lost without one edge, two and many of them, each by its function's name."""
+    """What is lost without one, two and many edges, each by the name of its function."""
     from circuitkit.evaluation.knockouts.completeness import incompleteness
     from circuitkit.evaluation.knockouts.effects import marginal_effects
     from circuitkit.evaluation.knockouts.pairs import interactions

@@ -1,4 +1,4 @@
-"""``circuitkit discover``: the circuit of a task, its faithfulness, its files."""
+"""``circuitkit discover``: the circuit of a task, its faithfulness and its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add(commands: Commands) -> None:
     p.add_argument("task", metavar="TASK", help="ioi, greater_than, ... or a CSV or JSONL file")
     p.add_argument("--model", default="mini", help="mini, smollm2-135m, a directory or a hub name")
     p.add_argument("--method", default="eap_ig", help="how edges are scored (default: eap_ig)")
-    p.add_argument("--metric", help="what a run is judged by (default: the task's)")
+    p.add_argument("--metric", help="how outputs are measured (default: the task's metric)")
     p.add_argument("--corruption", default="counterfactual", help="what a cut edge carries")
     size = p.add_mutually_exclusive_group()
     size.add_argument("--edges", type=positive, metavar="N", help="the size of the circuit")
@@ -33,18 +33,20 @@ def add(commands: Commands) -> None:
     )
     p.add_argument("--rule", default="abs", choices=("abs", "signed", "greedy"))
     p.add_argument(
-        "--examples", type=positive, default=64, metavar="N", help="prompts of each half"
+        "--examples", type=positive, default=64, metavar="N", help="prompts in each half"
     )
-    p.add_argument("--verify", type=positive, metavar="N", help="measure N edges exactly as well")
+    p.add_argument("--verify", type=positive, metavar="N", help="also measure N edges exactly")
     p.add_argument("--orders", type=positive, metavar="N", help="repeat acdc in N random orders")
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--force", action="store_true", help="even if the model cannot do the task")
+    p.add_argument(
+        "--force", action="store_true", help="continue even if the model cannot do the task"
+    )
     p.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: circuits/TASK-MODEL")
     p.set_defaults(run=discover)
 
 
 def discover(options: argparse.Namespace) -> None:
-    """Find a circuit, write its files, print its summary."""
+    """Find a circuit, write its files, and print its summary."""
     check_names("tasks", options.task)
     check_names("discovery", options.method)
     check_names("metrics", options.metric)

@@ -21,9 +21,11 @@ def add(commands: Commands) -> None:
     suffixes = ", ".join(registry.names("formats"))
     p.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=suffixes)
     p.add_argument(
-        "--format", metavar="F", help="another format than the suffix: svg, mine.py:name"
+        "--format", metavar="F", help="a format other than the suffix: svg, mine.py:name"
     )
-    p.add_argument("--edges", type=positive, metavar="N", help="draw the strongest N (200)")
+    p.add_argument(
+        "--edges", type=positive, metavar="N", help="draw the N strongest (default: 200)"
+    )
     p.add_argument("--title")
     p.set_defaults(run=draw)
 

@@ -23,9 +23,9 @@ def add(commands: Commands) -> None:
         help="measure a saved circuit, under any metric × corruption",
     )
     add_circuit(p)
-    p.add_argument("--metric", action="append", metavar="M", help="may be given several times")
-    p.add_argument("--corruption", action="append", metavar="C", help="may be given several times")
-    p.add_argument("--curve", action="store_true", help="over sizes: its strongest edges alone")
+    p.add_argument("--metric", action="append", metavar="M", help="can be given several times")
+    p.add_argument("--corruption", action="append", metavar="C", help="can be given several times")
+    p.add_argument("--curve", action="store_true", help="over sizes: only its strongest edges")
     p.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="the curves as svg, pdf or png"
     )
@@ -38,7 +38,7 @@ def evaluate(options: argparse.Namespace) -> None:
     metrics = options.metric or [recorded(circuit, "metric")]
     corruptions = options.corruption or [recorded(circuit, "corruption")]
     if options.output and not options.curve:
-        raise OutputError(f"{str(options.output)!r} would hold a curve; give --curve as well")
+        raise OutputError(f"{str(options.output)!r} is the file for a curve; give --curve as well")
     cells, title = unseen(options, circuit, metrics, corruptions)
     rows: list[dict[str, Any]] = []
     curves = {}
@@ -57,7 +57,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def _beside(model: Any, circuit: Any, *inputs: Any) -> Any:
-    """The circuit's faithfulness, beside that of all other edges and of random circuits."""
+    """The circuit's faithfulness, with that of all other edges and of random circuits."""
     from circuitkit.evaluation.faithfulness import evaluate_beside
     from circuitkit.graph.circuit import mask
 
@@ -76,7 +76,7 @@ def _beside(model: Any, circuit: Any, *inputs: Any) -> Any:
 
 
 def _by_size(model: Any, circuit: Any, *inputs: Any) -> Any:
-    """The faithfulness of the circuit's strongest edges, more and more of them."""
+    """The faithfulness of the circuit's strongest edges, for more and more of them."""
     from circuitkit.evaluation.curves import curve
     from circuitkit.graph.circuit import edges, weight_matrix
     from circuitkit.graph.scores import Scores
@@ -88,7 +88,7 @@ def _by_size(model: Any, circuit: Any, *inputs: Any) -> Any:
 
 
 def _points(found: Any) -> Iterator[dict[str, Any]]:
-    """A row for every size of a curve."""
+    """A row for each size of a curve."""
     for size, point in zip(found.edges, found.evaluations, strict=True):
         low, high = point.interval()
         yield {"edges": size, "faithfulness": point.faithfulness, "low": low, "high": high}

@@ -1,4 +1,4 @@
-"""``circuitkit list``: what there is by name."""
+"""``circuitkit list``: the names of metrics, corruptions, methods, tasks, circuits and formats."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ __all__ = ["add", "list_names"]
 
 def add(commands: Commands) -> None:
     """Add the command ``list`` and its options."""
-    p = commands.add_parser("list", parents=[common()], help="what there is by name")
+    p = commands.add_parser(
+        "list",
+        parents=[common()],
+        help="list metrics, corruptions, methods, tasks, circuits and formats",
+    )
     p.add_argument("kind", nargs="?", choices=registry.KINDS)
     p.set_defaults(run=list_names)
 
 
 def list_names(options: argparse.Namespace) -> None:
-    """Print what there is by name: whole on a line each, or as wide as the terminal is."""
+    """Print each name with its description: on one line, or folded to the width of a terminal."""
     kinds = [options.kind] if options.kind else registry.KINDS
     listed = {kind: registry.describe(kind) for kind in kinds}
     if options.json:
@@ -37,7 +41,7 @@ def list_names(options: argparse.Namespace) -> None:
 
 
 def _entry(name: str, text: str, width: int | None) -> str:
-    """The name and what it does, on one line, or in lines of that width below each other."""
+    """The name and its description, on one line, or folded to that width."""
     if width is None:
         return name + text
     beside = " " * len(name)

@@ -1,7 +1,7 @@
-"""The command line: the parser of every command, and what it returns to the shell.
+"""The command line: the parser of all commands, and the exit code.
 
-Results go to stdout, progress to stderr. A user's mistake is one sentence on stderr and exit code
-2. What needs torch is imported by the commands that need it, so ``--help`` answers at once.
+Results go to stdout, progress to stderr. A user's mistake gives one sentence on stderr and exit
+code 2. Commands import torch only when they need it, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COMMANDS = (  # in the order of --help
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    # threads that spin while they wait slow a shared machine down several times
+    # threads that spin while they wait slow down a shared machine
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         options = _parser().parse_args(arguments)
@@ -52,13 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("circuitkit: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe went away: `circuitkit list | head -1`
+    except BrokenPipeError:  # the reader of a pipe has gone: `circuitkit list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _run(options: argparse.Namespace) -> None:
-    """Run the command, and say first where another project's package lies beside ours."""
+    """Run the command; warn first if the package of another project is beside ours."""
     found = neighbour()
     if found:
         print(f"circuitkit: {found}", file=sys.stderr)
@@ -70,8 +70,8 @@ def _run(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="circuitkit",
-        description="Find, measure and draw the circuit by which a language model does a task.",
-        epilog="Names take settings: --method 'eap_ig(steps=10)', "
+        description="Find, measure and draw the circuit that a language model uses for a task.",
+        epilog="Names can have settings: --method 'eap_ig(steps=10)', "
         "--corruption \"noise(spans=('S2',), draws=4)\"; own functions: --metric mine.py:name.",
     )
     parser.add_argument("--version", action="version", version=f"circuitkit {__version__}")

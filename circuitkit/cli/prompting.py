@@ -1,4 +1,4 @@
-"""``circuitkit task show``: a task's prompts, and how well a model does it."""
+"""``circuitkit task show``: the prompts of a task, and how well a model does it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ __all__ = ["add", "task_show"]
 
 def add(commands: Commands) -> None:
     """Add the command ``task show`` and its options."""
-    p = commands.add_parser(
-        "task", help="look at a task's prompts, and at how well a model does it"
-    )
+    p = commands.add_parser("task", help="show the prompts of a task, and how well a model does it")
     show = p.add_subparsers(required=True, metavar="show").add_parser("show", parents=[machine()])
     show.add_argument("task", metavar="TASK")
     show.add_argument("--model", default="mini")
@@ -25,7 +23,7 @@ def add(commands: Commands) -> None:
 
 
 def task_show(options: argparse.Namespace) -> None:
-    """Print prompts of a task, their token positions, and how well the model does it."""
+    """Print some prompts of a task with their token positions, and how well the model does it."""
     check_names("tasks", options.task)
     model = load_model(options.model, options)
     from circuitkit.data.tasks import make_task

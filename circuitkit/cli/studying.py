@@ -1,4 +1,4 @@
-"""``circuitkit study``: what activation patching finds, and what depends on the choice."""
+"""``circuitkit study``: what activation patching finds, and how it depends on the choices."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def add(commands: Commands) -> None:
     p = commands.add_parser(
         "study",
         parents=[machine()],
-        help="activation patching under every corruption × metric, and what depends on the choice",
+        help="activation patching under every corruption × metric, and how choices change it",
     )
     p.add_argument("task", metavar="TASK", help="ioi, facts, ... or a CSV or JSONL file")
     p.add_argument("--model", default="mini", help="mini, smollm2-135m, a directory or a hub name")
-    several = "may be given several times; default: "
+    several = "can be given several times; default: "
     p.add_argument("--metric", action="append", metavar="M", help=several + "three")
     p.add_argument(
-        "--corruption", action="append", metavar="C", help=several + "tokens replaced, and noise"
+        "--corruption", action="append", metavar="C", help=several + "replaced tokens, and noise"
     )
     p.add_argument(
         "--windows", type=_sizes_of_windows, metavar="N,N", help="layers (1,3,5,10; 0: none)"
     )
-    p.add_argument("--reference", metavar="R", help="ioi:wang2022, or a circuit's file")
+    p.add_argument("--reference", metavar="R", help="ioi:wang2022, or the file of a circuit")
     p.add_argument("--group", action="append", default=[], type=_group, metavar="NAME=a9.h9,a9.h6")
     p.add_argument(
         "--circuits", action="append", metavar="C",
@@ -44,14 +44,14 @@ def add(commands: Commands) -> None:
         "--only", default="accuracy", metavar="M",
         help="study prompts with this metric above 1/2 (accuracy, top1; 'none': all)",
     )  # fmt: skip
-    p.add_argument("--both-ways", action="store_true", help="each pair's swap as well")
+    p.add_argument("--both-ways", action="store_true", help="also the swap of each pair")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: studies/TASK-MODEL")
     p.set_defaults(run=study)
 
 
 def study(options: argparse.Namespace) -> None:
-    """Run the study of a task, write its page, tables and figures, print its summary."""
+    """Run the study of a task, write its page, tables and figures, and print its summary."""
     check_names("tasks", options.task)
     check_names("metrics", *options.metric or ())
     check_names("corruptions", *options.corruption or ())
@@ -79,11 +79,11 @@ def study(options: argparse.Namespace) -> None:
                     "files": [str(path) for path in written]})  # fmt: skip
     else:
         print(found)
-        print(f"\nwritten: {written[0]}, and {len(written) - 1} tables and figures beside it")
+        print(f"\nwritten: {written[0]}, and {len(written) - 1} tables and figures in its folder")
 
 
 def _reference(name: str | None) -> dict[str, str] | None:
-    """Each component's role in a published circuit, or in a circuit's file."""
+    """The role of each component in a published circuit, or in the file of a circuit."""
     if name is None:
         return None
     if name.endswith(".json"):
@@ -97,7 +97,7 @@ def _reference(name: str | None) -> dict[str, str] | None:
 
 
 def _sizes_of_windows(text: str) -> tuple[int, ...]:
-    """The sizes of ``1,3,5``, without a 0."""
+    """The sizes in ``1,3,5``, without 0."""
     sizes = tuple(count(part) for part in text.split(","))
     return tuple(size for size in sizes if size)
 
@@ -106,5 +106,5 @@ def _group(text: str) -> tuple[str, tuple[str, ...]]:
     """The name and the nodes of ``NAME=a9.h9,a9.h6``."""
     name, equals, nodes = text.partition("=")
     if not (name and equals and nodes):
-        raise argparse.ArgumentTypeError(f"{text!r} is no group; write NAME=a9.h9,a9.h6")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a group; write NAME=a9.h9,a9.h6")
     return name, tuple(nodes.split(","))

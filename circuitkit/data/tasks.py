@@ -10,7 +10,7 @@ from functools import partial
 from circuitkit.data.batches import Tokenized
 from circuitkit.data.prompts import Task, is_file
 from circuitkit.data.tokens import TokenizerView, view
-from circuitkit.errors import ArgumentError, DataError
+from circuitkit.errors import ArgumentError
 from circuitkit.registry import bind, name_of, resolve, same_name
 
 __all__ = ["draw", "make_task"]

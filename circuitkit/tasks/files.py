@@ -51,7 +51,7 @@ def from_file(
 
     Example:
         >>> from pathlib import Path
-        >>> text = "clean,corrupt,correct,wrong\\nMary gave John a, John gave Mary a, book, ball"
+        >>> text = "clean,corrupt,correct,wrong\\nThe cat is,The dog is, small, big"
         >>> _ = Path("mine.csv").write_text(text)
         >>> print(ck.make_task("mine.csv", model))
         from_file(path='mine.csv'): 1 prompt, metric logit_diff (mine.csv)
