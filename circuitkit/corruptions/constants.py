@@ -1,6 +1,6 @@
 """Corruptions that carry the same values for every example: zeros and means.
 
-Where ``spans`` names tokens, they do so at these, and carry what the clean run writes elsewhere.
+If ``spans`` are named, they do so at their tokens, and carry what the clean run writes elsewhere.
 """
 
 from __future__ import annotations
@@ -23,10 +23,16 @@ Carry = Callable[[Batch], list[Activations]]
 
 
 def zero(model: Model, data: Dataset, *, spans: Sequence[str] = ()) -> Carry:
-    """Nothing: every writer writes zeros (biases that belong to no writer stay).
+    """Zeros: every writer writes nothing (biases that do not belong to a writer stay).
 
-    At the tokens of ``spans`` only, where any are named; raises DataError, when used, for one that
-    an example lacks.
+    The embedding is zero as a whole, with its positions; EAP-IG's zero ablation keeps them.
+    If ``spans`` are named, only their tokens are corrupted; raises DataError, when used, for a span
+    that an example does not have.
+
+    Example:
+        >>> carried = ck.corruptions.zero(model, data)
+        >>> len(carried(next(iter(data))))
+        1
     """
     one = torch.zeros(1, 1, model.d_model, device=model.device, dtype=model.dtype)
     nothing = [
@@ -37,20 +43,31 @@ def zero(model: Model, data: Dataset, *, spans: Sequence[str] = ()) -> Carry:
 
 
 def mean(model: Model, data: Dataset, *, spans: Sequence[str] = ()) -> Carry:
-    """What each writer writes on average over all tokens of the data's clean prompts.
+    """What each writer writes on average over all tokens of the clean prompts of the data.
 
-    At the tokens of ``spans`` only, where any are named; raises DataError, when used, for one that
-    an example lacks.
+    Each writer has its own mean; EAP-IG's mean ablation takes one vector for all nodes.
+    If ``spans`` are named, only their tokens are corrupted; raises DataError, when used, for a span
+    that an example does not have.
+
+    Example:
+        >>> carried = ck.corruptions.mean(model, data)
+        >>> len(carried(next(iter(data))))
+        1
     """
     return _constant(model, _average(model, data, by_position=False), spans)
 
 
 def mean_by_position(model: Model, data: Dataset, *, spans: Sequence[str] = ()) -> Carry:
-    """What each writer writes on average at each position of the data's clean prompts.
+    """What each writer writes on average at each position of the clean prompts of the data.
 
-    Positions count from the first token. At the tokens of ``spans`` only, where any are named.
-    Raises DataError, when used, for a span that an example lacks, and for a prompt longer than any
-    of the data.
+    Positions count from the first token. If ``spans`` are named, only their tokens are corrupted.
+    Raises DataError, when used, for a span that an example does not have, and for a prompt that is
+    longer than all of the data.
+
+    Example:
+        >>> carried = ck.corruptions.mean_by_position(model, data)
+        >>> len(carried(next(iter(data))))
+        1
     """
     return _constant(model, _average(model, data, by_position=True), spans)
 

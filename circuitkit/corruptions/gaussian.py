@@ -26,14 +26,28 @@ def noise(
     draws: int = 1,
     seed: int = 0,
 ) -> Callable[[Batch], list[Activations]]:
-    """The run on the clean prompt with Gaussian noise on some tokens' embeddings.
+    """The run on the clean prompt with Gaussian noise on the embeddings of some tokens.
 
-    The standard deviation is ``multiple`` times that of the token embeddings over the data (3:
-    Meng et al. 2022; Zhang & Nanda 2024, §2). ``spans`` names the tokens (``S2``, ``subject``);
-    without any, those at which the clean and the corrupted prompt differ, or another corrupted text
-    of the prompt, ``text``: those that ``counterfactual`` of the same settings replaces. The noise
-    of an example depends on the seed, the draw and its tokens only. Raises DataError for a text or
-    a span that an example lacks.
+    Args:
+        model: The model.
+        data: The prompts, over which the standard deviation of the token embeddings is taken.
+        text: The corrupted text, by name, that says which tokens get noise if no spans are named:
+            those at which it differs from the clean text; by default the prompt's own. They are
+            the tokens that ``counterfactual`` with the same settings replaces.
+        spans: The spans whose tokens get noise, such as ``S2`` or ``subject``.
+        multiple: The standard deviation of the noise, in standard deviations of the embeddings.
+        draws: How many draws every value is averaged over.
+        seed: The seed; the noise of an example depends on it, the draw and the tokens only.
+
+    Raises:
+        DataError: when used, for a text or a span that an example does not have.
+
+    Source: Meng et al. 2022; Zhang & Nanda 2024, §2.
+
+    Example:
+        >>> carried = ck.corruptions.noise(model, data, spans=("S2",), draws=3)
+        >>> len(carried(next(iter(data))))
+        3
     """
     sigma = multiple * _spread(model, data)
 

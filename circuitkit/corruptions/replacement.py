@@ -1,4 +1,4 @@
-"""Corruptions that carry what another prompt makes the model write."""
+"""Corruptions that carry what the model writes on another prompt."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ __all__ = ["counterfactual", "resample"]
 def counterfactual(
     model: Model, data: Dataset, *, text: str | None = None, spans: Sequence[str] = ()
 ) -> Callable[[Batch], list[Activations]]:
-    """The run on the corrupted prompt: symmetric token replacement (Zhang & Nanda 2024, §2).
+    """The run on the corrupted prompt: symmetric token replacement.
 
-    ``text`` names another corrupted text of the prompt (``S1+IO`` of ``ioi``). Where ``spans``
-    names tokens, only these are replaced. Raises DataError, when used, for a text or a span that an
-    example lacks.
+    ``text`` names one of the further corrupted texts of a prompt (``S1+IO`` of ``ioi``). If
+    ``spans`` are named, only their tokens are replaced. Raises DataError, when used, for a text or
+    a span that an example does not have.
+
+    Source: Zhang & Nanda 2024, §2.
+
+    Example:
+        >>> carried = ck.corruptions.counterfactual(model, data, text="names")
+        >>> len(carried(next(iter(data))))
+        1
     """
 
     def carried(batch: Batch) -> list[Activations]:
@@ -35,11 +42,17 @@ def counterfactual(
 def resample(
     model: Model, data: Dataset, *, seed: int = 0, spans: Sequence[str] = ()
 ) -> Callable[[Batch], list[Activations]]:
-    """The run on another example's clean prompt, of the same length.
+    """The run on the clean prompt of another example with as many tokens.
 
-    Which one depends on the seed and on the two prompts only, not on the order of the data. Where
-    ``spans`` names tokens, only these are the other prompt's. Raises DataError where an example is
-    the only one of its length, and, when used, for a span that an example lacks.
+    Which one depends on the seed and on the two prompts only, not on the order of the data. If
+    ``spans`` are named, only their tokens are those of the other prompt. Raises DataError if an
+    example is the only one of its length, and, when used, for a span that an example does not have.
+
+    Example:
+        >>> more = ck.Dataset.of(ck.make_task("ioi", model, 40), model)
+        >>> carried = ck.corruptions.resample(model, more)
+        >>> len(carried(next(iter(more))))
+        1
     """
     partner = _partners([e.clean for e in data.examples], seed)
 
@@ -59,7 +72,7 @@ def _plain(model: Model, tokens: Tensor, mask: Tensor) -> Activations:
 
 
 def _partners(prompts: list[tuple[int, ...]], seed: int) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """For each prompt the other one of its length that a hash of the two ranks first."""
+    """For each prompt, the other one of its length that a hash of the two ranks first."""
     by_length: dict[int, list[tuple[int, ...]]] = {}
     for prompt in sorted(set(prompts)):
         by_length.setdefault(len(prompt), []).append(prompt)

@@ -1,8 +1,8 @@
-"""What a run is judged by, one theme a file.
+"""Metrics, which measure the output of a run; one theme in each file.
 
-A metric is a function ``(logits, reference, batch) -> values``: the logits at the answer positions,
-those of the full model on the clean prompt, and the batch; one value per example, higher is better.
-It never reduces over examples.
+A metric is a function ``(logits, reference, batch) -> values``: it takes the logits at the answer
+positions [batch, vocab], those of the full model on the clean prompts, and the batch, and returns
+one value per example [batch]; higher is better. It never reduces over examples.
 """
 
 from __future__ import annotations

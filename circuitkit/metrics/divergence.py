@@ -1,6 +1,8 @@
 """Metrics that compare whole next-token distributions with the full model's, in nats.
 
-They are summed over the vocabulary, and negated, so that higher is better and 0 is the best.
+They take the logits at the answer positions, [batch, vocab], those of the full model on the clean
+prompts, and the batch; they return one value per example, [batch]. They are sums over the
+vocabulary, and negative, so that higher is better and 0 is the best.
 """
 
 from __future__ import annotations
@@ -20,9 +22,16 @@ __all__ = ["js", "kl"]
 def kl(
     logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
 ) -> Float[Tensor, " b"]:
-    """Minus the Kullback-Leibler divergence KL(full model ‖ this run).
+    """Minus the Kullback-Leibler divergence KL(full model ‖ this run), in nats.
 
     Its gradient at the clean run is zero, so ``eap`` cannot use it; ``eap_ig`` can.
+
+    Example:
+        >>> import torch
+        >>> batch = next(iter(data))
+        >>> logits = torch.zeros(len(batch), model.d_vocab)
+        >>> ck.metrics.kl(logits, logits, batch).abs().max().item()
+        0.0
     """
     return -_divergence(wide(reference).log_softmax(-1), wide(logits).log_softmax(-1))
 
@@ -30,7 +39,15 @@ def kl(
 def js(
     logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
 ) -> Float[Tensor, " b"]:
-    """Minus the Jensen-Shannon divergence of the full model and this run (at most ln 2)."""
+    """Minus the Jensen-Shannon divergence of the full model and this run, in nats, at least -ln 2.
+
+    Example:
+        >>> import torch
+        >>> batch = next(iter(data))
+        >>> logits = torch.zeros(len(batch), model.d_vocab)
+        >>> ck.metrics.js(logits, logits, batch).abs().max().item()
+        0.0
+    """
     full, this = wide(reference).log_softmax(-1), wide(logits).log_softmax(-1)
     middle = torch.logaddexp(full, this) - math.log(2)
     return -(_divergence(full, middle) + _divergence(this, middle)) / 2
