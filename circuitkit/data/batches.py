@@ -199,7 +199,10 @@ class Dataset:
         """
         prompts = task.prompts if isinstance(task, Task) else task
         if model.tokenizer is None:
-            raise DataError("the model has no tokenizer; give Dataset the token ids as Examples")
+            raise DataError(
+                "the model has no tokenizer; load it with one: load(model, tokenizer=tokenizer), "
+                "or give Dataset the token ids as Examples"
+            )
         examples = tuple(tokenise(prompts, TokenizerView(model.tokenizer)))
         about = task.about if isinstance(task, Task) else {}
         return cls(examples, batch_size, str(model.device), padding, memory, about, model.tokenizer)

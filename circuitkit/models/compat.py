@@ -5,15 +5,28 @@ Each says which versions serve, in a VersionError, where the installed one no lo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import copy
 from typing import Any
 
+from torch import Tensor, nn
+
 from circuitkit.util.versions import changed
 
-__all__ = ["FORKS", "is_parallel", "original", "parts_of", "use_eager", "without_forks"]
+__all__ = [
+    "FORKS",
+    "is_parallel",
+    "original",
+    "parts_of",
+    "use_eager",
+    "versions_of",
+    "without_forks",
+    "without_hooks",
+]
 
 TRANSFORMER_LENS = "transformer_lens"
 FORKS = ("use_split_qkv_input", "use_attn_in", "use_attn_result")  # a bridge's settings
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def parts_of(component: Any) -> dict[str, Any]:
@@ -66,3 +79,22 @@ def use_eager(config: Any) -> None:
     if not hasattr(config, "_attn_implementation"):
         raise changed("transformers", f"{type(config).__name__} has no '_attn_implementation'")
     config._attn_implementation = "eager"
+
+
+def without_hooks(module: nn.Module) -> nn.Module:
+    """The module after all hooks on it and its parts were removed, those that a bridge hangs up
+    itself too: they are for what its settings fork, which is switched off."""
+    for part in {*module.modules(), *getattr(module, "original_model", module).modules()}:
+        for kind in HOOKS:
+            if not hasattr(part, kind):
+                raise changed("torch", f"{type(part).__name__} has no {kind!r}")
+            getattr(part, kind).clear()
+    for flag in (*FORKS, "use_hook_mlp_in"):
+        if getattr(getattr(module, "cfg", None), flag, False):
+            getattr(module, f"set_{flag}")(False)
+    return module
+
+
+def versions_of(weights: Iterable[Tensor]) -> tuple[int, ...]:
+    """How often each tensor was written to; always 0 where torch does not count it."""
+    return tuple(0 if weight.is_inference() else weight._version for weight in weights)

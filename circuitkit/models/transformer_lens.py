@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,15 +29,23 @@ from circuitkit.engine.numerics import wide
 from circuitkit.errors import CircuitError, ModelError, UnsupportedModelError
 from circuitkit.graph.stages import EXPERTS
 from circuitkit.graph.wiring import Wiring
-from circuitkit.models.compat import is_parallel, original, parts_of, use_eager, without_forks
+from circuitkit.models.compat import (
+    is_parallel,
+    original,
+    parts_of,
+    use_eager,
+    versions_of,
+    without_forks,
+)
 from circuitkit.models.experts import ROUTERS, ExpertBlock, Experts, routed
 from circuitkit.models.norms import Norm
 from circuitkit.models.stubs import HandsOver, Last, Muted, Through, copy_with
+from circuitkit.models.twins import twin
 from circuitkit.util.options import require
 from circuitkit.util.quiet import quiet
 from circuitkit.util.versions import changed
 
-__all__ = ["Transformer", "from_module", "from_pretrained"]
+__all__ = ["Transformer", "from_module", "from_pretrained", "tokenizer_of"]
 
 
 # -- layers --------------------------------------------------------------------------------------
@@ -145,24 +154,31 @@ def _twins(part: Any) -> list[Any]:
 class Transformer:
     """A TransformerBridge as a ``Model``; make one with ``circuitkit.load``.
 
-    The weights are frozen and the model is set to evaluation; nothing else of it changes. With
-    ``experts`` mixture-of-experts MLPs are taken apart: their router answers to what is read
-    (``live``), or keeps the weights that it has in the run whose tokens they are (``held``).
+    The bridge is set to evaluation and its weights are frozen: it is the model's own (``load``
+    makes one where it is given yours). With ``experts`` mixture-of-experts MLPs are taken apart:
+    their router answers to what is read (``live``), or keeps the weights that it has in the run
+    whose tokens they are (``held``). ``shared`` are weights that others may change.
     """
 
     def __init__(
-        self, bridge: Any, name: str, tokenizer: Tokenizer | None = None, experts: str | None = None
+        self,
+        bridge: Any,
+        name: str,
+        tokenizer: Tokenizer | None = None,
+        experts: str | None = None,
+        shared: Iterable[Tensor] = (),
     ) -> None:
         self.bridge = bridge.eval().requires_grad_(False)
+        self._shared = tuple(shared)
+        self._versions = versions_of(self._shared)
         self.name, self.tokenizer = name, tokenizer
         config = bridge.cfg
         heads = int(config.n_heads)
         groups = int(getattr(config, "n_key_value_heads", None) or heads)
         self.d_model, self.d_vocab = int(config.d_model), int(config.d_vocab)
-        blocks = getattr(bridge, "blocks", None)
-        if blocks is None:
+        if getattr(bridge, "blocks", None) is None:
             raise UnsupportedModelError(f"{name!r} has no stack of blocks; use a plain decoder")
-        self.layers = [_layer(block, heads, groups, self.d_model) for block in blocks]
+        self.layers = [_layer(block, heads, groups, self.d_model) for block in bridge.blocks]
         mlps = {layer.mlp is not None for layer in self.layers}
         if len(mlps) > 1:
             raise UnsupportedModelError(
@@ -171,7 +187,8 @@ class Transformer:
         self.router = experts
         self.experts = self._experts() if experts else {}
         self.kinds = {**KINDS, EXPERTS: Experts(self.experts)} if experts else KINDS
-        counts = (self.experts[i].count if i in self.experts else 0 for i in range(len(blocks)))
+        counts = (self.experts[i].count if i in self.experts else 0
+                  for i in range(len(self.layers)))  # fmt: skip
         self.wiring = Wiring(
             layers=len(self.layers),
             heads=heads,
@@ -290,7 +307,14 @@ class Transformer:
             return isinstance(layer.mlp(layer.out.new_zeros(1, 1, self.d_model)), tuple)
 
     def start(self, tokens: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"]) -> Context:
-        """The embedding and the layers' further arguments, from the model's own forward."""
+        """The embedding and the layers' further arguments, from the model's own forward.
+
+        Raises ModelError where weights that the model shares were changed after it was loaded.
+        """
+        if versions_of(self._shared) != self._versions:
+            raise ModelError(
+                f"the weights of {self.name!r} were changed after it was loaded; load it again"
+            )
         root, attentions, entry, *_ = self._hollow
         with torch.no_grad():
             root(**self._arguments(tokens, mask))
@@ -532,32 +556,77 @@ def from_module(
     *,
     tokenizer: Tokenizer | None = None,
     name: str = "module",
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
     experts: str | None = None,
 ) -> Transformer:
-    """The model of a Hugging Face causal language model, or of a TransformerBridge; with
-    ``experts`` see ``Transformer``.
+    """The model of a Hugging Face causal language model, or of a TransformerBridge, which stays as
+    it is; with ``experts`` see ``Transformer``.
 
+    Without a ``device`` or a ``dtype`` the weights are read where they are; else they are copied.
     Raises UnsupportedModelError where TransformerLens does not know the architecture.
     """
     with quiet():
-        bridge_type, build = _library()
-        if isinstance(module, bridge_type):
-            return Transformer(module, name, tokenizer or module.tokenizer, experts)
-        config = getattr(module, "config", None)
-        if config is None or getattr(config, "is_encoder_decoder", False):
-            raise UnsupportedModelError(f"{name!r} is no decoder; use a causal language model")
-        use_eager(config)
+        bridge_type, _ = _library()
+        if not isinstance(module, bridge_type):
+            _require_decoder(module, name)
+        own = twin(module)
+        if device is not None or dtype is not None:
+            where: dict[str, Any] = {"device": device, "dtype": dtype}
+            own = own.to(**{key: value for key, value in where.items() if value is not None})
+        places = {weight.data_ptr() for weight in own.parameters()}
+        shared = [weight for weight in module.parameters() if weight.data_ptr() in places]
+        if isinstance(own, bridge_type):
+            return Transformer(own, name, tokenizer, experts, shared)
+    return _wrapped(own, name, tokenizer, experts, shared)
+
+
+def _require_decoder(module: nn.Module, name: str) -> None:
+    """Raise UnsupportedModelError for what no bridge can be built around."""
+    remedy = "use a causal language model, as AutoModelForCausalLM loads it"
+    config = getattr(module, "config", None)
+    if any(kind.__name__ == "HookedTransformer" for kind in type(module).__mro__):
+        raise UnsupportedModelError(
+            f"{name!r} is a HookedTransformer, which TransformerLens 4 replaced; give a "
+            "TransformerBridge (TransformerBridge.boot_transformers) or the Hugging Face module"
+        )
+    if config is None:
+        raise UnsupportedModelError(
+            f"{name!r} is not a Hugging Face model (it has no config); {remedy}"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{name!r} is an encoder-decoder, whose graph is another one; {remedy}"
+        )
+    if any(hasattr(part, "original_component") for part in module.modules()):
+        raise UnsupportedModelError(
+            f"{name!r} is part of a TransformerBridge already; give the bridge"
+        )
+
+
+def _wrapped(
+    module: nn.Module,
+    name: str,
+    tokenizer: Tokenizer | None,
+    experts: str | None,
+    shared: Iterable[Tensor] = (),
+) -> Transformer:
+    """The model of a module that is ours to change."""
+    with quiet():
+        _, build = _library()
+        use_eager(module.config)
         _allow_double(module)
         try:
             bridge = build(
-                module, architecture=type(module).__name__, hf_config=config, tokenizer=None
+                module, architecture=type(module).__name__, hf_config=module.config, tokenizer=None
             )
         except Exception as error:  # TransformerLens raises what it likes
             raise UnsupportedModelError(
-                f"TransformerLens cannot wrap {type(module).__name__} ({error}); "
-                "use an architecture that it supports"
+                f"TransformerLens cannot wrap {type(module).__name__} ({error}); use a causal "
+                "language model, as AutoModelForCausalLM loads it, of an architecture that "
+                "TransformerLens supports"
             ) from error
-    return Transformer(bridge, name, tokenizer, experts)
+    return Transformer(bridge, name, tokenizer, experts, shared)
 
 
 def _allow_double(module: Any) -> None:
@@ -572,12 +641,13 @@ def from_pretrained(
     place: str | Path,
     *,
     name: str,
+    tokenizer: Tokenizer | None = None,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     experts: str | None = None,
 ) -> Transformer:
-    """The model in a Hugging Face directory or of a hub name; raises ModelError where it cannot be
-    loaded."""
+    """The model in a Hugging Face directory or of a hub name, with its tokenizer unless another one
+    is given; raises ModelError where it cannot be loaded."""
     with quiet():
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -589,7 +659,8 @@ def from_pretrained(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
             )
-            tokenizer = AutoTokenizer.from_pretrained(str(place))
+            if tokenizer is None:
+                tokenizer = AutoTokenizer.from_pretrained(str(place))
         except Exception as error:  # transformers and its readers raise what they like
             reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
             raise ModelError(
@@ -598,7 +669,24 @@ def from_pretrained(
                 "`circuitkit fetch smollm2-135m`"
             ) from error
     _require_all(name, found)
-    return from_module(module.to(device), tokenizer=tokenizer, name=name, experts=experts)
+    _require_decoder(module, name)
+    return _wrapped(module.to(device), name, tokenizer, experts)
+
+
+def tokenizer_of(module: nn.Module) -> Tokenizer | None:
+    """The tokenizer of a bridge, or the one in the local directory that a module says it was loaded
+    from, if there is one; nothing is downloaded."""
+    own: Tokenizer | None = getattr(module, "tokenizer", None)
+    config = getattr(getattr(module, "original_model", module), "config", None)
+    place = str(getattr(config, "name_or_path", "") or "")
+    if own is not None or not os.path.isdir(place):
+        return own
+    with quiet():
+        from transformers import AutoTokenizer
+
+        with contextlib.suppress(Exception):  # of a directory without one its readers raise any
+            own = AutoTokenizer.from_pretrained(place, local_files_only=True)
+    return own
 
 
 def _require_all(name: str, found: Mapping[str, Any]) -> None:
