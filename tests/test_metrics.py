@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from families import dataset, model
 from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 from scipy.stats import entropy
 from torch import Tensor
 
+from circuitkit.corruptions import counterfactual
 from circuitkit.data.batches import Batch
+from circuitkit.discovery import acdc, eap, eap_ig, exact, gradient_norm
+from circuitkit.engine.metric import check_metric
 from circuitkit.errors import MetricError
+from circuitkit.evaluation.ability import ability, known
 from circuitkit.metrics import (
     accuracy,
     js,
@@ -26,6 +31,7 @@ from circuitkit.metrics import (
     probability,
     top1,
 )
+from circuitkit.patching.nodes import patch_heads, patch_residual
 from circuitkit.registry import lookup, names
 
 METRICS = names("metrics")
@@ -242,3 +248,75 @@ def test_half_precision_logits_are_judged_in_single_precision(name: str, kind: A
     logits, full = some_logits(3).to(kind), some_logits(3, seed=1).to(kind)
     expected = metric(logits.float(), full.float(), batch)
     assert torch.allclose(metric(logits, full, batch).float(), expected, atol=1e-6)
+
+
+# -- what is not a metric --------------------------------------------------------------------------
+def _reduced(logits: Tensor, reference: Tensor, batch: Batch) -> Tensor:
+    return logits[:, 0].mean()
+
+
+NOT_METRICS: dict[str, tuple[Any, str]] = {
+    "reduces": (_reduced, r"_reduced returned the shape \(\) for 2 examples; .*one value per"),
+    "keeps a dimension": (lambda x, r, b: x[:, :1], r"the shape \(2, 1\) for 2 examples"),
+    "all logits": (lambda x, r, b: x, r"the shape \(2, 11\)"),
+    "float": (lambda x, r, b: 1.5, "an object of type float"),
+    "array": (lambda x, r, b: x[:, 0].detach().numpy(), r"an object of type numpy\.ndarray"),
+    "list": (lambda x, r, b: x[:, 0].tolist(), "an object of type list"),
+    "nothing": (lambda x, r, b: None, "returned None"),
+    "nan": (lambda x, r, b: x[:, 0] * torch.tensor([1, torch.nan]), "nan for 1 of 2 examples; a"),
+    "nan logits": (lambda x, r, b: (x * torch.nan)[:, 0], "nan for 2 of 2 examples; a metric"),
+    "complex": (lambda x, r, b: x[:, 0] + 1j, "complex numbers"),
+    "two arguments": (lambda x, labels: x[:, 0], r"takes the arguments \(x, labels\); a metric is"),
+    "four arguments": (lambda x, c, n, y: x[:, 0], r"takes the arguments \(x, c, n, y\)"),
+    "torch's own": (torch.nn.functional.cross_entropy, "cross_entropy raised a TypeError .*weight"),
+    "batch as a dictionary": (lambda x, r, b: x[:, b["correct"]], "TypeError .*subscriptable"),
+    "no function": ("logit_diff", "'logit_diff' is not a metric; .* or a name"),
+    "none": (None, "None is not a metric"),
+}
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("case", NOT_METRICS)
+def test_what_is_not_a_metric_is_refused_in_one_sentence(case: str) -> None:
+    metric, reason = NOT_METRICS[case]
+    batch, logits = batch_of([[1], [2]], [[3], [4]]), some_logits(2)
+    with pytest.raises(MetricError, match=reason) as caught:
+        check_metric(metric, logits, logits, batch)
+    assert "\n" not in str(caught.value)
+
+
+METHODS = [eap, eap_ig, acdc, gradient_norm, exact, patch_heads, patch_residual]
+
+
+@pytest.mark.parametrize("call", [ability, known, *METHODS], ids=lambda call: call.__name__)
+@pytest.mark.parametrize("case", ["reduces", "float", "array", "nothing", "two arguments"])
+def test_it_is_refused_by_all_that_calls_it(call: Any, case: str) -> None:
+    metric, reason = NOT_METRICS[case]
+    corruption = (counterfactual,) if call in METHODS else ()
+    with pytest.raises(MetricError, match=reason.partition(" for 2")[0].replace("2, ", r"\d, ")):
+        call(model("gpt2"), dataset((5, 6)), metric, *corruption)
+
+
+def test_the_logits_are_named_where_they_are_nan() -> None:
+    logits = some_logits(2) * torch.nan
+    with pytest.raises(MetricError, match="2 of 2 examples, as the logits are nan there too"):
+        check_metric(logit_diff, logits, logits, batch_of([[1], [2]], [[3], [4]]))
+
+
+def test_truth_values_and_whole_numbers_become_numbers() -> None:
+    batch, logits = batch_of([[1], [2]], [[3], [4]]), some_logits(2).double()
+
+    def right(logits: Tensor, reference: Tensor, batch: Batch) -> Tensor:
+        return logits.argmax(-1) == batch.correct[:, 0]
+
+    for metric in (right, lambda *given: right(*given).long()):
+        assert check_metric(metric, logits, logits, batch).dtype == torch.float64
+
+
+def test_an_error_in_a_metric_is_its_own() -> None:
+    def broken(logits: Tensor, reference: Tensor, batch: Batch) -> Tensor:
+        raise ZeroDivisionError("mine")
+
+    logits = some_logits(2)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        check_metric(broken, logits, logits, batch_of([[1], [2]], [[3], [4]]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -27,11 +29,59 @@ def check_metric(
     reference: Float[Tensor, "b vocab"],
     batch: Batch,
 ) -> Float[Tensor, " b"]:
-    """What the metric says of each example; raises MetricError where it reduces over them."""
-    values = metric(logits, reference, batch)
+    """The metric's value for each example of a batch, in the metric's own units.
+
+    Everything that calls a metric calls it through this function. ``logits`` are those at the
+    answer positions, ``reference`` those of the full model on the clean prompts. Truth values and
+    whole numbers become numbers of the logits' type.
+
+    Raises MetricError where the metric is not a function of these three arguments, reduces over the
+    examples, returns something else than a tensor of one value per example, or returns nan.
+    """
+    name, wanted = name_of(metric), "a metric returns a tensor with one value per example"
+    try:
+        values = metric(logits, reference, batch)
+    except TypeError as error:
+        raise MetricError(_uncallable(metric, error)) from error
+    if not isinstance(values, Tensor):
+        raise MetricError(f"{name} returned {_kind_of(values)}; {wanted}")
     if values.shape != (len(batch),):
         raise MetricError(
-            f"{name_of(metric)} gave the shape {tuple(values.shape)} for {len(batch)} examples; "
-            "a metric returns one value per example"
+            f"{name} returned the shape {tuple(values.shape)} for {len(batch)} examples; {wanted}"
+        )
+    if values.is_complex():
+        raise MetricError(f"{name} returned complex numbers; {wanted}, a real number")
+    if not values.is_floating_point():
+        return values.to(logits.dtype)
+    missing = int(values.detach().isnan().sum())
+    if missing:
+        because = ", as the logits are nan there too" if bool(logits.isnan().any()) else ""
+        raise MetricError(
+            f"{name} returned nan for {missing} of {len(batch)} examples{because}; {wanted}, "
+            "a number"
         )
     return values
+
+
+def _uncallable(metric: Metric, error: TypeError) -> str:
+    """Why the metric cannot be called as it should be."""
+    wanted = "a metric is a function of (logits, reference, batch)"
+    if not callable(metric):
+        return f"{metric!r} is not a metric; {wanted}, or a name"
+    with contextlib.suppress(TypeError, ValueError):  # functions in C have no signature
+        signature = inspect.signature(metric)
+        try:
+            signature.bind(*"123")
+        except TypeError:
+            return f"{name_of(metric)} takes the arguments {signature}; {wanted}"
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{name_of(metric)} raised a TypeError ({first}); {wanted}"
+
+
+def _kind_of(value: object) -> str:
+    """What a value is, for a message."""
+    if value is None:
+        return "None"
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return f"an object of type {name}"

@@ -56,8 +56,9 @@ def ability(model: Model, data: Data, metric: MetricLike | None = None) -> Abili
     rows = []
     for batch in data:
         clean, corrupt = (_logits(model, batch, x) for x in (batch.clean, batch.corrupt))
-        values = (accuracy(clean, clean, batch), metric(clean, clean, batch))
-        rows.append(torch.stack([*values, metric(corrupt, clean, batch)]).double())
+        values = [accuracy(clean, clean, batch)]
+        values += (check_metric(metric, x, clean, batch) for x in (clean, corrupt))
+        rows.append(torch.stack([x.double() for x in values]))
     correct, clean_value, corrupt_value = torch.cat(rows, dim=1).mean(1).tolist()
     return Ability(correct, clean_value, corrupt_value, name_of(metric), len(data))
 
