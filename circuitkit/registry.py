@@ -187,7 +187,7 @@ def bind(name: str, function: Callable[..., T], settings: Mapping[str, object]) 
 
 
 def name_of(function: Callable[..., object]) -> str:
-    """``noise(draws=4, spans=('S2',))`` of a partial application, else the function's name."""
+    """``noise(at='S2', draws=4)`` of a partial application, else the function's name."""
     if isinstance(function, partial):
         bound = [repr(value) for value in function.args]
         bound += [f"{key}={value!r}" for key, value in sorted(function.keywords.items())]

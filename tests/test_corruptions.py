@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -253,11 +254,11 @@ def test_outside_the_spans_a_replaced_prompt_has_its_own_tokens(padding: str) ->
     held = batch.within(*SPANS)
     clean = m.start(batch.clean, batch.mask).embed
     other = m.start(batch.corruptions["t"], batch.mask).embed
-    (found,) = carried(partial(counterfactual, text="t", spans=SPANS), m, data)
+    (found,) = carried(partial(counterfactual, text="t", at=SPANS), m, data)
     assert torch.equal(found.embed[~held], clean[~held])
     assert torch.equal(found.embed[held], other[held])
     assert distance(found.embed, other) > 0.1
-    (whole,), (part,) = (carried(partial(resample, spans=s), m, data) for s in ((), SPANS))
+    (whole,), (part,) = (carried(partial(resample, at=s), m, data) for s in ((), SPANS))
     assert torch.equal(part.embed[~held], clean[~held])
     assert torch.equal(part.embed[held], whole.embed[held])
     assert distance(part.embed, whole.embed) > 0.1
@@ -284,7 +285,7 @@ def test_constants_at_spans_are_those_of_all_tokens_there_and_the_clean_run_else
     batch = as_batch(data)
     held, mask = batch.within(*SPANS), batch.mask
     clean = contributions(m, record(m, m.start(batch.clean, mask)))
-    (whole,), (part,) = (carried(partial(corruption, spans=s), m, data) for s in ((), SPANS))
+    (whole,), (part,) = (carried(partial(corruption, at=s), m, data) for s in ((), SPANS))
     assert not part.consistent
     everywhere = contributions(m, whole)
     for name, value in contributions(m, part).items():
@@ -301,11 +302,32 @@ def test_constants_at_spans_that_hold_every_token_are_those_without_spans(
     m, data = model("gemma2"), dataset()
     whole = [replace(e, spans={"a": (0, 2), "b": (1, len(e.clean))}) for e in data.examples]
     data = replace(data, examples=tuple(whole))
-    (found,) = carried(partial(corruption, spans=("a", "b")), m, data)
+    (found,) = carried(partial(corruption, at=("a", "b")), m, data)
     (expected,) = carried(corruption, m, data)
     assert_same(found, expected, as_batch(data).mask)
-    (clean,) = carried(partial(corruption, spans=("a",)), m, data)
+    (clean,) = carried(partial(corruption, at=("a",)), m, data)
     assert distance(clean.embed, as_clean(m, data)) > 1e-2
+
+
+@pytest.mark.parametrize(
+    "corruption", [counterfactual, resample, noise, zero, mean, mean_by_position]
+)
+def test_one_span_may_be_a_string_and_all_is_all_tokens(corruption: Any) -> None:
+    m, data = model("gpt2"), several("left")
+    mask = as_batch(data).mask
+    (one,), (listed,) = (
+        carried(partial(corruption, at=at), m, data) for at in ("subject", ["subject"])
+    )
+    assert_same(one, listed, mask)
+    (whole,), (plain,) = (carried(one, m, data) for one in (partial(corruption, at="all"),
+                          corruption))  # fmt: skip
+    differs = (whole.embed - as_clean(m, data)).abs().amax(-1) > 0
+    if corruption is noise:
+        assert torch.equal(differs, mask)
+    else:
+        assert_same(whole, plain, mask)
+    with pytest.raises(DataError, match="no span 'verb'"):
+        carried(partial(corruption, at="verb"), m, data)
 
 
 def as_clean(m: Model, data: Dataset) -> Tensor:
@@ -316,9 +338,9 @@ def as_clean(m: Model, data: Dataset) -> Tensor:
 @pytest.mark.parametrize(
     "written",
     [
-        "counterfactual(text='t', spans=('subject',))", "noise(text='t', draws=2)",
-        "resample(spans=('subject',))", "zero(spans=('end',))", "mean(spans=('end', 'subject'))",
-        "mean_by_position(spans=('subject',))",
+        "counterfactual(text='t', at=('subject',))", "noise(text='t', draws=2)",
+        "resample(at=('subject',))", "zero(at=('end',))", "mean(at=('end', 'subject'))",
+        "mean_by_position(at=('subject',))",
     ],
 )  # fmt: skip
 def test_texts_and_spans_can_be_written_as_settings(written: str) -> None:
@@ -337,7 +359,7 @@ def test_an_unknown_text_is_refused_with_the_known_ones(corruption: Callable[...
 
 @pytest.mark.parametrize("name", names("corruptions"))
 def test_an_unknown_span_is_refused_by_every_corruption(name: str) -> None:
-    corruption = partial(lookup("corruptions", name), spans=("verb",))
+    corruption = partial(lookup("corruptions", name), at=("verb",))
     with pytest.raises(DataError, match="no span 'verb'; the spans are end, subject"):
         carried(corruption, model("gpt2"), several())
 
@@ -383,7 +405,7 @@ def test_noise_is_on_the_chosen_tokens_alone(padding: str) -> None:
     data = dataset(padding=padding)
     (found,), batch = disturbances("gpt2", data)
     assert torch.equal(found.any(-1), batch.clean != batch.corrupt)
-    (found,), batch = disturbances("gpt2", data, spans=("subject", "end"))
+    (found,), batch = disturbances("gpt2", data, at=("subject", "end"))
     expected = torch.zeros_like(batch.mask)
     for row, example in enumerate(data.examples):
         offset = int(batch.mask[row].long().argmax())
@@ -429,14 +451,14 @@ def test_noise_changes_nothing_but_the_embedding_and_what_follows() -> None:
 def test_noise_on_an_unknown_span_is_refused_with_the_known_ones(name: str) -> None:
     data = dataset()
     with pytest.raises(DataError, match=f"no span {name!r}.*end, subject"):
-        carried(partial(noise, spans=(name,)), model("gpt2"), data)
+        carried(partial(noise, at=(name,)), model("gpt2"), data)
 
 
 def test_noise_on_a_span_that_one_example_lacks_is_refused() -> None:
     one, two = dataset((6, 6)).examples
     lacking = replace(two, spans={"end": two.spans["end"]})
     with pytest.raises(DataError, match="no span 'subject'"):
-        carried(partial(noise, spans=("subject",)), model("gpt2"), Dataset((one, lacking)))
+        carried(partial(noise, at=("subject",)), model("gpt2"), Dataset((one, lacking)))
 
 
 @every_family

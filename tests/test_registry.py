@@ -198,9 +198,9 @@ def test_some_functions_have_settings_that_this_puts_to_the_test() -> None:
 def test_a_partial_is_named_with_all_that_is_bound() -> None:
     def noise() -> None: ...
 
-    bound = partial(noise, spans=("S2",), draws=4)
+    bound = partial(noise, at=("S2",), draws=4)
     assert registry.name_of(noise) == "noise"
-    assert registry.name_of(bound) == "noise(draws=4, spans=('S2',))"
+    assert registry.name_of(bound) == "noise(at=('S2',), draws=4)"
     assert registry.name_of(partial(noise, 3, draws=4)) == "noise(3, draws=4)"
     assert registry.name_of(partial(partial(noise, a=1), b=2)) == "noise(a=1, b=2)"
     assert registry.name_of(type("Probe", (), {"__call__": lambda self: None})()) == "Probe"

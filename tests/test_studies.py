@@ -297,7 +297,7 @@ def test_what_agrees_with_itself_agrees_wholly() -> None:
 def test_noise_is_compared_with_the_replacement_of_the_same_tokens() -> None:
     names = (
         "counterfactual(text='S2')", "noise(draws=2, text='S2')", "counterfactual(text='names')",
-        "noise(text='names')", "noise(spans=('S2',))", "mean",
+        "noise(text='names')", "noise(at=('S2',))", "mean",
     )  # fmt: skip
     assert twins(replace(made(), corruptions=names)) == [
         (names[0], names[1]), (names[2], names[3])

@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="circuitkit",
         description="Find, measure and draw the circuit that a language model uses for a task.",
         epilog="Names can have settings: --method 'eap_ig(steps=10)', "
-        "--corruption \"noise(spans=('S2',), draws=4)\"; own functions: --metric mine.py:name.",
+        "--corruption \"noise(at='S2', draws=4)\"; own functions: --metric mine.py:name.",
     )
     parser.add_argument("--version", action="version", version=f"circuitkit {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

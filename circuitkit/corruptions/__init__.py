@@ -1,10 +1,9 @@
 """Corruptions: what a cut edge carries; one theme in each file.
 
-A corruption is a function ``(model, data) -> (batch -> draws)``: it prepares once, and then gives
-for each batch a list of the ``Activations`` that cut edges carry: one, or several draws if it is
-random, over which every value is averaged. Real runs come from ``engine.record.record``; values
-that no run wrote are put together by ``engine.record.assemble``, so that they are not taken for a
-run.
+A corruption is a function ``(model, data) -> (batch -> draws)``: it prepares once, and then returns
+for each batch the ``Activations`` that cut edges carry; several draws where it is random, over
+which all effects are averaged. Real runs come from ``engine.record.record``; values that were not
+written in a run are put together by ``engine.record.assemble``, so that they are not taken for one.
 """
 
 from __future__ import annotations

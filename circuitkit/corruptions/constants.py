@@ -1,6 +1,6 @@
 """Corruptions that carry the same values for every example: zeros and means.
 
-If ``spans`` are named, they do so at their tokens, and carry what the clean run writes elsewhere.
+Where ``at`` names tokens, they do so at these, and carry what the clean run writes elsewhere.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from circuitkit.data.batches import Batch, Dataset
+from circuitkit.data.batches import Batch, Dataset, span_names
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import assemble, record
 from circuitkit.errors import DataError
@@ -22,59 +22,81 @@ __all__ = ["mean", "mean_by_position", "zero"]
 Carry = Callable[[Batch], list[Activations]]
 
 
-def zero(model: Model, data: Dataset, *, spans: Sequence[str] = ()) -> Carry:
-    """Zeros: every writer writes nothing (biases that do not belong to a writer stay).
+def zero(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
+    """Zero ablation: a cut edge carries zeros.
 
-    The embedding is zero as a whole, with its positions; EAP-IG's zero ablation keeps them.
-    If ``spans`` are named, only their tokens are corrupted; raises DataError, when used, for a span
-    that an example does not have.
+    ``input`` is cut as a whole, token and position embeddings together. EAP-IG's ``zero`` cuts the
+    token embedding alone and keeps the position embedding where a model adds one (GPT-2), so that
+    its numbers differ from ours there. Biases that do not belong to a writer (of the attention's
+    output projection) stay.
+
+    ``at`` names the tokens (a span, as ``S2``, or several) at which edges are cut; without it, all.
+    At the others a cut edge carries what its writer writes in the clean run.
+
+    Raises DataError, when used, for a span that an example lacks.
 
     Example:
-        >>> carried = ck.corruptions.zero(model, data)
-        >>> len(carried(next(iter(data))))
-        1
+        >>> import circuitkit as ck
+        >>> model = ck.load("mini")
+        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=4), model)
+        >>> zero = ck.corruptions.zero(model, data)
+        >>> (carried,) = zero(next(iter(data)))
+        >>> float(carried.embed.abs().max())
+        0.0
     """
     one = torch.zeros(1, 1, model.d_model, device=model.device, dtype=model.dtype)
     nothing = [
         one.new_zeros(1, 1, stage.writes, model.kinds[stage.kind].width(model))
         for stage in model.wiring.stages
     ]
-    return _constant(model, _Written(one, nothing, nothing), spans)
+    return _constant(model, _Written(one, nothing, nothing), at)
 
 
-def mean(model: Model, data: Dataset, *, spans: Sequence[str] = ()) -> Carry:
-    """What each writer writes on average over all tokens of the clean prompts of the data.
+def mean(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
+    """Mean ablation: a cut edge carries its writer's mean over all tokens of the clean prompts.
 
-    Each writer has its own mean; EAP-IG's mean ablation takes one vector for all nodes.
-    If ``spans`` are named, only their tokens are corrupted; raises DataError, when used, for a span
-    that an example does not have.
+    Each writer has a mean of its own. EAP-IG's ``mean`` is one vector for all nodes: it averages
+    over them too (``compute_mean_activations``, read in 2026), so its numbers differ from ours.
+    Padding does not count. ``at``: see ``zero``.
 
-    Example:
-        >>> carried = ck.corruptions.mean(model, data)
-        >>> len(carried(next(iter(data))))
-        1
-    """
-    return _constant(model, _average(model, data, by_position=False), spans)
-
-
-def mean_by_position(model: Model, data: Dataset, *, spans: Sequence[str] = ()) -> Carry:
-    """What each writer writes on average at each position of the clean prompts of the data.
-
-    Positions count from the first token. If ``spans`` are named, only their tokens are corrupted.
-    Raises DataError, when used, for a span that an example does not have, and for a prompt that is
-    longer than all of the data.
+    Raises DataError where there are no examples and, when used, for a span that an example lacks.
+    Source: Wang et al. 2023, who average by position, see ``mean_by_position``.
 
     Example:
-        >>> carried = ck.corruptions.mean_by_position(model, data)
-        >>> len(carried(next(iter(data))))
-        1
+        >>> import circuitkit as ck
+        >>> model = ck.load("mini")
+        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=4), model)
+        >>> (carried,) = ck.corruptions.mean(model, data)(next(iter(data)))
+        >>> bool((carried.embed[0, 0] == carried.embed[1, 3]).all())  # at every token
+        True
     """
-    return _constant(model, _average(model, data, by_position=True), spans)
+    return _constant(model, _average(model, data, by_position=False), at)
+
+
+def mean_by_position(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
+    """Mean ablation by position: a cut edge carries its writer's mean over the clean prompts at
+    the same position.
+
+    Positions count from a prompt's first token, whatever the padding, so it suits prompts that are
+    aligned. ``at``: see ``zero``.
+
+    Raises DataError where there are no examples and, when used, for a span that an example lacks
+    and for a prompt longer than any that was averaged over. Source: Wang et al. 2023, §2.1.
+
+    Example:
+        >>> import circuitkit as ck
+        >>> model = ck.load("mini")
+        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=4), model)
+        >>> (carried,) = ck.corruptions.mean_by_position(model, data)(next(iter(data)))
+        >>> bool((carried.embed[0, 2] == carried.embed[1, 2]).all())
+        True
+    """
+    return _constant(model, _average(model, data, by_position=True), at)
 
 
 @dataclass
 class _Written:
-    """What every writer writes; [1, 1, ...] for all positions, or [1, pos, ...] by position."""
+    """What each writer writes; [1, 1, ...] for all positions, or [1, pos, ...] by position."""
 
     embed: Tensor
     computed: list[Tensor]
@@ -133,24 +155,24 @@ def _sum(x: Tensor, mask: Tensor, places: Tensor, length: int) -> Tensor:
     return out.index_add_(0, places, x[mask].float())
 
 
-def _constant(model: Model, written: _Written, spans: Sequence[str]) -> Carry:
-    """What was written, at every token or at those of the spans."""
+def _constant(model: Model, written: _Written, at: str | Sequence[str]) -> Carry:
+    """What was written, at every token or at those that are named."""
 
     def carried(batch: Batch) -> list[Activations]:
-        at = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)
+        places = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)
         known = written.embed.shape[1]
-        if 1 < known <= int(at.max()):
+        if 1 < known <= int(places.max()):
             raise DataError(
-                f"a prompt has {int(at.max()) + 1} tokens, but means by position are known for "
+                f"a prompt has {int(places.max()) + 1} tokens, but means by position are known for "
                 f"{known}; average over data with prompts as long"
             )
 
         def spread(x: Tensor) -> Tensor:
-            return x[0][at] if known > 1 else x.expand(*batch.mask.shape, *x.shape[2:])
+            return x[0][places] if known > 1 else x.expand(*batch.mask.shape, *x.shape[2:])
 
         full = written.map(spread)
-        if spans:
-            full = full.where(batch.within(*spans), _clean(model, batch))
+        if at:
+            full = full.where(batch.within(*span_names(at)), _clean(model, batch))
         return [assemble(model, full.embed, full.computed, full.shares)]
 
     return carried

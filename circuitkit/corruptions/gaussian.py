@@ -21,38 +21,36 @@ def noise(
     data: Dataset,
     *,
     text: str | None = None,
-    spans: Sequence[str] = (),
+    at: str | Sequence[str] = (),
     multiple: float = 3.0,
     draws: int = 1,
     seed: int = 0,
 ) -> Callable[[Batch], list[Activations]]:
-    """The run on the clean prompt with Gaussian noise on the embeddings of some tokens.
+    """Gaussian noise: a cut edge carries what its writer writes when some tokens' embeddings are
+    disturbed.
 
-    Args:
-        model: The model.
-        data: The prompts, over which the standard deviation of the token embeddings is taken.
-        text: The corrupted text, by name, that says which tokens get noise if no spans are named:
-            those at which it differs from the clean text; by default the prompt's own. They are
-            the tokens that ``counterfactual`` with the same settings replaces.
-        spans: The spans whose tokens get noise, such as ``S2`` or ``subject``.
-        multiple: The standard deviation of the noise, in standard deviations of the embeddings.
-        draws: How many draws every value is averaged over.
-        seed: The seed; the noise of an example depends on it, the draw and the tokens only.
+    The standard deviation is ``multiple`` times that of the token embeddings over the data, all
+    entries together. ``at`` names the tokens (a span, as ``S2``, several of them, or ``all``);
+    without it, the tokens at which the clean and the corrupted prompt differ (or another corrupted
+    text of the prompt, ``text``), which are those that ``counterfactual`` replaces. There are
+    ``draws`` of the noise, over which all effects are averaged. The noise of an example depends on
+    nothing but the seed, the draw and its own tokens.
 
-    Raises:
-        DataError: when used, for a text or a span that an example does not have.
-
-    Source: Meng et al. 2022; Zhang & Nanda 2024, §2.
+    Raises DataError, when used, for a text or a span that an example lacks. Source: Meng et al.
+    2022, §2.1 (three standard deviations); Zhang & Nanda 2024, §2.
 
     Example:
-        >>> carried = ck.corruptions.noise(model, data, spans=("S2",), draws=3)
-        >>> len(carried(next(iter(data))))
+        >>> import circuitkit as ck
+        >>> model = ck.load("mini")
+        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=4), model)
+        >>> noise = ck.resolve("corruptions", "noise(at='S2', draws=3)")
+        >>> len(noise(model, data)(next(iter(data))))  # one run a draw
         3
     """
     sigma = multiple * _spread(model, data)
 
     def carried(batch: Batch) -> list[Activations]:
-        chosen = batch.differing(text, spans)
+        chosen = batch.differing(text, at)
         context = model.start(batch.clean, batch.mask)
         runs = []
         for draw in range(draws):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from circuitkit.data.batches import Batch, Dataset
+from circuitkit.data.batches import Batch, Dataset, span_names
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import record
 from circuitkit.errors import DataError
@@ -17,42 +17,53 @@ __all__ = ["counterfactual", "resample"]
 
 
 def counterfactual(
-    model: Model, data: Dataset, *, text: str | None = None, spans: Sequence[str] = ()
+    model: Model, data: Dataset, *, text: str | None = None, at: str | Sequence[str] = ()
 ) -> Callable[[Batch], list[Activations]]:
-    """The run on the corrupted prompt: symmetric token replacement.
+    """Symmetric token replacement: a cut edge carries what its writer writes on the corrupted
+    prompt.
 
-    ``text`` names one of the further corrupted texts of a prompt (``S1+IO`` of ``ioi``). If
-    ``spans`` are named, only their tokens are replaced. Raises DataError, when used, for a text or
-    a span that an example does not have.
+    ``text`` names another corrupted text of the prompt (``S1+IO`` of ``ioi``). ``at`` names the
+    tokens that are replaced (a span, as ``S2``, or several); without it, all.
 
-    Source: Zhang & Nanda 2024, §2.
+    Raises DataError, when used, for a text or a span that an example lacks. Source: Zhang & Nanda
+    2024, §2; ``patching`` of EAP-IG.
 
     Example:
-        >>> carried = ck.corruptions.counterfactual(model, data, text="names")
-        >>> len(carried(next(iter(data))))
-        1
+        >>> import circuitkit as ck
+        >>> model = ck.load("mini")
+        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=4), model)
+        >>> batch = next(iter(data))
+        >>> (carried,) = ck.corruptions.counterfactual(model, data)(batch)
+        >>> tuple(carried.embed.shape) == (*batch.corrupt.shape, model.d_model)
+        True
     """
 
     def carried(batch: Batch) -> list[Activations]:
-        return [_plain(model, batch.replaced(text, spans), batch.mask)]
+        return [_plain(model, batch.replaced(text, at), batch.mask)]
 
     return carried
 
 
 def resample(
-    model: Model, data: Dataset, *, seed: int = 0, spans: Sequence[str] = ()
+    model: Model, data: Dataset, *, seed: int = 0, at: str | Sequence[str] = ()
 ) -> Callable[[Batch], list[Activations]]:
-    """The run on the clean prompt of another example with as many tokens.
+    """Resample ablation: a cut edge carries what its writer writes on the clean prompt of a
+    different example of the same length.
 
-    Which one depends on the seed and on the two prompts only, not on the order of the data. If
-    ``spans`` are named, only their tokens are those of the other prompt. Raises DataError if an
-    example is the only one of its length, and, when used, for a span that an example does not have.
+    Which example depends on the seed and on the two prompts, not on the order of the data. ``at``
+    names the tokens that are taken from that prompt (a span, as ``S2``, or several); without it,
+    all.
+
+    Raises DataError where an example is the only one of its length and, when used, for a span that
+    an example lacks. Source: Chan et al. 2022 (causal scrubbing), with one sample for all edges.
 
     Example:
-        >>> more = ck.Dataset.of(ck.make_task("ioi", model, 40), model)
-        >>> carried = ck.corruptions.resample(model, more)
-        >>> len(carried(next(iter(more))))
-        1
+        >>> import circuitkit as ck
+        >>> model = ck.load("mini")
+        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=40), model)
+        >>> (carried,) = ck.corruptions.resample(model, data, seed=1)(next(iter(data)))
+        >>> carried.consistent  # it is a run that the model can make
+        True
     """
     partner = _partners([e.clean for e in data.examples], seed)
 
@@ -60,7 +71,7 @@ def resample(
         tokens = batch.clean.clone()
         for row, mask in zip(tokens, batch.mask, strict=True):
             row[mask] = row.new_tensor(partner[tuple(row[mask].tolist())])
-        chosen = batch.within(*spans) if spans else batch.mask
+        chosen = batch.within(*span_names(at)) if at else batch.mask
         return [_plain(model, torch.where(chosen, tokens, batch.clean), batch.mask)]
 
     return carried
@@ -72,7 +83,7 @@ def _plain(model: Model, tokens: Tensor, mask: Tensor) -> Activations:
 
 
 def _partners(prompts: list[tuple[int, ...]], seed: int) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """For each prompt, the other one of its length that a hash of the two ranks first."""
+    """For each prompt the one of the same length that a hash of the two ranks first."""
     by_length: dict[int, list[tuple[int, ...]]] = {}
     for prompt in sorted(set(prompts)):
         by_length.setdefault(len(prompt), []).append(prompt)
@@ -80,10 +91,10 @@ def _partners(prompts: list[tuple[int, ...]], seed: int) -> dict[tuple[int, ...]
     for length, peers in by_length.items():
         if len(peers) < 2:
             raise DataError(
-                f"only one prompt has {length} tokens, so resample has no partner for it; "
+                f"only one prompt has {length} tokens, so resample has nothing to replace it by; "
                 "give more examples, or use counterfactual"
             )
         for mine in peers:
-            others = (p for p in peers if p != mine)
-            partner[mine] = min(others, key=lambda p: zlib.crc32(repr((seed, mine, p)).encode()))
+            different = (p for p in peers if p != mine)
+            partner[mine] = min(different, key=lambda p: zlib.crc32(repr((seed, mine, p)).encode()))
     return partner

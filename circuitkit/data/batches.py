@@ -21,7 +21,12 @@ from circuitkit.util.tables import to_frame
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Batch", "Dataset"]
+__all__ = ["Batch", "Dataset", "span_names"]
+
+
+def span_names(at: str | Sequence[str]) -> tuple[str, ...]:
+    """The names of tokens in ``at``, which may be a single one."""
+    return (at,) if isinstance(at, str) else tuple(at)
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,14 @@ class Batch:
         return len(self.last)
 
     def within(self, *names: str) -> Bool[Tensor, "batch pos"]:
-        """Which tokens are in the spans of these names; raises DataError if an example does not
-        have one."""
+        """Which tokens the spans of these names hold, or ``all``; raises DataError where an example
+        lacks one."""
         at = torch.arange(self.mask.shape[1], device=self.mask.device)
         held = torch.zeros_like(self.mask)
         for name in names:
+            if name == "all":
+                held = held | self.mask
+                continue
             if name not in self.spans or bool((self.spans[name] < 0).any()):
                 known = ", ".join(self.spans) or "none"
                 raise DataError(f"an example has no span {name!r}; the spans are {known}")
@@ -66,24 +74,24 @@ class Batch:
         return held
 
     def replaced(
-        self, text: str | None = None, spans: Sequence[str] = ()
+        self, text: str | None = None, at: str | Sequence[str] = ()
     ) -> Int[Tensor, "batch pos"]:
         """The corrupted tokens: those of ``corrupt``, or of the further text of that name.
 
-        If spans are named, only their tokens are corrupted, and all other tokens are clean. Raises
-        DataError for a text or a span that an example does not have.
+        Where ``at`` names spans, only their tokens are the corrupted ones, and all others the clean
+        ones. Raises DataError for a text or a span that an example lacks.
         """
         tokens = self._corrupted(text)
-        return torch.where(self.within(*spans), tokens, self.clean) if spans else tokens
+        return torch.where(self.within(*span_names(at)), tokens, self.clean) if at else tokens
 
     def differing(
-        self, text: str | None = None, spans: Sequence[str] = ()
+        self, text: str | None = None, at: str | Sequence[str] = ()
     ) -> Bool[Tensor, "batch pos"]:
-        """Which tokens a corruption changes: those of the spans or, if none are named, those at
-        which the clean and the corrupted text (of that name) differ. Raises as ``replaced`` does.
-        """
+        """Which tokens a corruption is to change: those of the spans ``at``, or without any those
+        at which the clean text and the corrupted one (of that name) differ. Raises as ``replaced``
+        does."""
         tokens = self._corrupted(text)
-        return self.within(*spans) if spans else (tokens != self.clean) & self.mask
+        return self.within(*span_names(at)) if at else (tokens != self.clean) & self.mask
 
     def _corrupted(self, text: str | None) -> Int[Tensor, "batch pos"]:
         if text is None:

@@ -293,4 +293,4 @@ def twins(study: Records) -> list[tuple[str, str]]:
 
 def _settings(corruption: str) -> tuple[str, ...]:
     """The tokens that a corruption names."""
-    return tuple(sorted(re.findall(r"(?:text|spans)=(?:'[^']*'|\([^)]*\))", corruption)))
+    return tuple(sorted(re.findall(r"\b(?:text|at)=(?:'[^']*'|[(\[][^)\]]*[)\]])", corruption)))
