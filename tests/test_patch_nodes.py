@@ -62,6 +62,7 @@ class Hand:
         module = pristine(family)
         module = module.to(torch.float64)
         self.oracle = Oracle(module, exactly(family).wiring)
+        self.head_size = exactly(family).d_head
         clean, corrupt = self.batch.clean, self.batch.corrupt
         self.tokens, taken = (clean, corrupt) if direction == "noise" else (corrupt, clean)
         self.taken_tokens = taken
@@ -145,6 +146,25 @@ class Hand:
             handle.remove()
         return self.sign * (value - self.start)
 
+    def put_z(self, layer: int, head: int, site: Tensor) -> np.ndarray:
+        """The effect of a head's z being at these tokens what it is in the other run."""
+        out, size = self.oracle.blocks[layer].o, self.head_size
+        seen: list[Tensor] = []
+        own = slice(head * size, (head + 1) * size)
+
+        def put(_: Any, args: Any) -> Any:
+            mixed = args[0].clone()
+            mixed[..., own] = torch.where(site[..., None], seen[0][..., own], mixed[..., own])
+            return (mixed, *args[1:])
+
+        handle = out.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+        self.oracle.logits(self.taken_tokens, self.batch.mask)
+        handle.remove()
+        handle = out.register_forward_pre_hook(put)
+        value = self.value()
+        handle.remove()
+        return self.sign * (value - self.start)
+
     def value(self) -> np.ndarray:
         """The metric of every example, whatever hooks there are."""
         logits = self.oracle.logits(self.tokens, self.batch.mask)
@@ -190,8 +210,26 @@ def hand(family: str, direction: str) -> Hand:
 @both_directions
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_patched_head_is_a_hook_on_the_plain_module(family: str, direction: str) -> None:
+    """On what the output projection takes (``hook_z``): a norm behind it runs on the new sum."""
     own, m = hand(family, direction), exactly(family)
-    found = patch_heads(m, own.data, logit_diff, direction=direction)
+    found = patch_heads(m, own.data, logit_diff, at=SPANS, direction=direction)
+    expected = np.zeros((3, 4, len(SPANS), len(LENGTHS)))
+    for layer, head, i in np.ndindex(expected.shape[:3]):
+        expected[layer, head, i] = own.put_z(layer, head, own.site(SPANS[i]))
+    assert distance(found, expected) < 1e-5
+    assert (np.abs(expected) > 1e-6).mean() > 0.3
+    assert found.names[0] == "a0.h0@subject"
+
+
+@both_directions
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_share_is_what_a_head_adds_and_is_z_but_in_post_norm_models(
+    family: str, direction: str
+) -> None:
+    own, m = hand(family, direction), exactly(family)
+    found, z = (patch_nodes(m, nodes, own.data, logit_diff, direction=direction)
+                for nodes in ("share", "z"))  # fmt: skip
+    assert (distance(found, z) > 1e-2) if m.post_norm else np.array_equal(found, z)
     expected = np.zeros((3, 4, len(LENGTHS)))
     for layer, head in np.ndindex(3, 4):
         name = f"a{layer}.h{head}"
@@ -290,9 +328,10 @@ def test_a_patched_pattern_is_that_pattern_over_the_values(family: str, directio
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "neox-parallel"])
 def test_heads_and_residuals_are_patched_at_spans(family: str, direction: str) -> None:
     own, m = hand(family, direction), exactly(family)
-    heads = patch_heads(m, own.data, logit_diff, at=SPANS, direction=direction)
+    patch = partial(patch_nodes, m, "share", own.data, logit_diff, direction=direction)
+    heads = patch(at=SPANS)
     stream = patch_residual(m, own.data, logit_diff, at=SPANS, direction=direction)
-    alone = patch_heads(m, own.data, logit_diff, at="subject", direction=direction)
+    alone = patch(at="subject")
     assert distance(alone, heads.values[:, :, 0]) < 1e-9
     for i, name in enumerate(SPANS):
         site = own.site(name)[..., None]
@@ -531,7 +570,8 @@ def test_effects_say_what_they_are_with_the_largest_first() -> None:
 
 # -- what nodes are called -------------------------------------------------------------------------
 CALLED = {
-    "z": ("gpt2", "a2.h1"), "q": ("llama", "a2.h1.q"), "k": ("llama", "a2.g1.k"),
+    "z": ("gpt2", "a2.h1"), "share": ("gemma2", "a2.h1"), "q": ("llama", "a2.h1.q"),
+    "k": ("llama", "a2.g1.k"),
     "v": ("gpt2", "a2.h1.v"), "pattern": ("llama", "a2.h1.pattern"), "mlp_out": ("gpt2", "m2"),
     "attn_out": ("gpt2", "a2"), "resid_pre": ("gpt2", "resid_pre2"),
     "resid_post": ("gpt2", "resid_post2"), "neurons": ("llama", "m2.n1"),
@@ -548,9 +588,9 @@ def test_every_node_has_its_name_in_the_order_of_the_values(
     found = patch_nodes(model(family), nodes, dataset(LENGTHS), logit_diff, layers=layers)
     assert found.names[-1 if len(found.axes) == 1 else found.shape[1] + 1] == name
     assert len({*found.names}) == len(found.names) == found.mean.size
-    if nodes in ("z", "mlp_out", "q", "k", "v"):
+    if nodes in ("z", "share", "mlp_out", "q", "k", "v"):
         wiring = model(family).wiring
-        assert {*found.names} < {*(wiring.writer if nodes in ("z", "mlp_out") else wiring.reader)}
+        assert {*found.names} < {*(wiring.reader if nodes in "qkv" else wiring.writer)}
 
 
 def test_the_effects_of_one_site_are_those_without_the_axis() -> None:

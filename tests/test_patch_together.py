@@ -110,7 +110,7 @@ def test_a_group_of_one_is_that_node_alone(family: str, corruption: Any, directi
     def patch(nodes: str) -> Any:
         return patch_nodes(m, nodes, data, logit_diff, corruption, direction=direction)
 
-    heads = patch("z")
+    heads = patch("share")
     groups = {name: [name] for name in (*heads.names, *m.wiring.writers) if name != "input"}
     found = patch_together(m, groups, data, logit_diff, corruption, direction=direction)
     alone = dict(zip(found.names, found.values, strict=True))

@@ -68,7 +68,7 @@ def patch_together(
     ``groups`` gives each group's heads and MLPs by its name: ``{"movers": ["a9.h9", "m10"]}``. What
     lies between the nodes of a group answers; the nodes themselves write what they wrote in the
     other run (a head of a post-norm model: its share of the normed sum), so a group of one head is
-    ``patch_nodes`` of ``z``, whose ``direction`` this is. Raises CircuitError where there is no
+    ``patch_nodes`` of ``share``, whose ``direction`` this is. Raises CircuitError where there is no
     group, for an empty one, for a node that is no writer of the model, and another direction.
     """
     require_model(model)

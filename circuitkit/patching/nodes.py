@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
-NODES = (*STREAM, "attn_out", "mlp_out", "z", *PORTS, "neurons")
+NODES = (*STREAM, "attn_out", "mlp_out", "z", "share", *PORTS, "neurons")
 Unit: TypeAlias = tuple[int, ...]  # a layer, or a layer and a head, group or neuron of it
 Site: TypeAlias = Bool[Tensor, "b p"]  # the tokens at which a unit is patched at once
 Ends: TypeAlias = Iterator[tuple[list[Unit], Float[Tensor, "n b d"]]]
@@ -102,10 +102,14 @@ def patch_nodes(
 
     ``nodes``: the residual stream before a layer (``resid_pre``), between its attention and its MLP
     (``resid_mid``) or after it (``resid_post``); what its attention or MLP adds to it
-    (``attn_out``, ``mlp_out``); what each head adds (``z``; in a post-norm model its share of the
-    normed sum); each head's ``q``, ``k`` or ``v`` as projected (of a group where heads share them),
-    or its attention ``pattern``, whose positions are the queries'; or each of an MLP's ``neurons``,
-    which are what its down projection takes. ``layers``: those whose nodes are patched; None: all.
+    (``attn_out``, ``mlp_out``); each head's ``z``, which is TransformerLens's ``hook_z``: its
+    values weighted by its attention, before the output projection; or what it adds to the residual
+    stream (``share``), which is the same but in post-norm models (Gemma 2, OLMo 2): there a new z
+    moves the norm over all heads of the layer, and so what the others add, while a share of the
+    normed sum is that head's alone, as an edge is in a circuit; each head's ``q``, ``k`` or
+    ``v`` as projected (of a group where heads share them), or its attention ``pattern``, whose
+    positions are the queries'; or each of an MLP's ``neurons``, which are what its down projection
+    takes. ``layers``: those whose nodes are patched; None: all.
 
     ``at``: all tokens at once (``all``), each position (``positions``), a span (``S2``, ``end``) or
     several of these names but ``positions``. Positions count from each example's first token,
@@ -161,7 +165,8 @@ def patch_heads(
     at: str | Sequence[str] = "all",
     direction: str = "denoise",
 ) -> Effects | list[Effects]:
-    """The Effects of each head's output: ``patch_nodes`` of ``z``."""
+    """The Effects of each head's output: ``patch_nodes`` of ``z``, which TransformerLens calls
+    ``hook_z``."""
     return patch_nodes(model, "z", data, metric, corruption, at=at, direction=direction)
 
 
@@ -244,7 +249,7 @@ def _inner(model: Model, nodes: str, layers: Sequence[int]) -> dict[str, tuple[s
                 "neurons; patch layers of one width at a time"
             )
         return {"neuron": _labels(*widths)}
-    if nodes not in ("z", *PORTS):
+    if nodes not in ("z", "share", *PORTS):
         return {}
     grouped = nodes in "kv" and wiring.groups < wiring.heads
     return {"group": _labels(wiring.groups)} if grouped else {"head": _labels(wiring.heads)}
@@ -405,7 +410,7 @@ def _together(
     size = rest.size(rest.model.wiring.places[0])
     place = partial(_place, rest.model.wiring, nodes)
     change: Callable[[Unit], Float[Tensor, "b s d"]] = partial(_change, rest, other, nodes, site)
-    if nodes in PORTS:
+    if nodes in PORTS or (nodes == "z" and rest.model.post_norm):
         change = _Ports(rest, other, nodes, site)
     elif nodes == "neurons":
         change = _Neurons(rest, other, site)
@@ -434,7 +439,7 @@ def _change(
     place = _place(model.wiring, nodes, unit)
     if nodes in STREAM:
         delta = residual(model, other, place) - residual(model, base, place)
-    elif nodes == "z":
+    elif nodes in ("z", "share"):
         row = model.wiring.attention(unit[0]).rows.start + unit[1]
         delta = difference(model, other, base, row)
     else:
@@ -454,7 +459,8 @@ def layer_stages(wiring: Wiring, nodes: str, layer: int) -> tuple[Stage, ...]:
 
 
 class _Ports:
-    """What the residual stream gains when a head attends by something of the other run."""
+    """What the residual stream gains when a head attends by something of the other run, or has its
+    z of it."""
 
     def __init__(self, rest: Rest, other: Activations, nodes: str, site: Site) -> None:
         self.rest, self.model, self.base, self.other = rest, rest.model, rest.base, other
@@ -470,8 +476,8 @@ class _Ports:
         return self.rest.late(_place(self.model.wiring, self.nodes, unit), next(out) - next(out))
 
     def _coupled(self) -> bool:
-        """Whether what one head takes moves the other heads too; a pattern does not."""
-        return self.model.couples and self.nodes != "pattern"
+        """Whether what one head takes moves what other heads compute; a pattern or z does not."""
+        return self.model.couples and self.nodes not in ("pattern", "z")
 
     def _fed(self, index: int) -> slice:
         """The heads that are moved."""
@@ -490,6 +496,9 @@ class _Ports:
         return self.known[key]
 
     def _attend(self, stage: Stage, index: int) -> Float[Tensor, "b p h e"]:
+        if self.nodes == "z":
+            taken, plain = (run.computed[stage.index] for run in (self.other, self.base))
+            return torch.where(self.site, taken, plain)
         base, other = (
             dict(zip("qkv", self.model.project(stage.layer, run.reads[stage.index]), strict=True))
             for run in (self.base, self.other)
