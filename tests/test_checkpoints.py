@@ -144,11 +144,11 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
 def test_what_plain_runs_gave_is_recognised_but_for_rounding(tmp_path: Path) -> None:
     journal, m, now = Journal(tmp_path, ABOUT), model("gpt2"), np.array([1.0, -2.0, np.nan])
     journal.recognise(m, now * (1 + 1e-6), now)
-    with pytest.raises(OutputError, match="another model"):
+    with pytest.raises(OutputError, match="a different model"):
         journal.recognise(m, now * 1.01, now)
     small = now * 1e-6  # rounding, beside values that are compared as if they were 1
     journal.recognise(m, small * 2, small, least=1.0)
-    with pytest.raises(OutputError, match="another model"):
+    with pytest.raises(OutputError, match="a different model"):
         journal.recognise(m, small * 2, small)
 
 

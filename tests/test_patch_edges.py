@@ -377,7 +377,7 @@ def test_blocks_of_other_weights_under_the_same_name_are_refused(
         resume=tmp_path,
     )  # fmt: skip
     first = work(one)
-    with pytest.raises(OutputError, match=r"'gpt2'.*another directory"):
+    with pytest.raises(OutputError, match=r"'gpt2'.*different directory"):
         work(other)
     assert np.array_equal(work(one), first)
 

@@ -373,7 +373,7 @@ def test_blocks_of_another_model_of_that_name_are_refused(tmp_path: Path) -> Non
     given = UNSEEN, [logit_diff], [zero]
     cross_evaluate(model(FAMILY), circuits, *given, resume=tmp_path)
     trained = _with_another_weight(model(FAMILY))
-    with pytest.raises(OutputError, match="another model that is called 'llama' too"):
+    with pytest.raises(OutputError, match="a different model with the same name 'llama'"):
         cross_evaluate(trained, circuits, *given, resume=tmp_path)
     cross_evaluate(model(FAMILY), circuits, *given, resume=tmp_path)
 

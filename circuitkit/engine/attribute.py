@@ -6,8 +6,8 @@ To first order, cutting the edge w → r changes the metric by −score[w, r], w
 
 which is the gradient of the metric in the mask of ``circuitkit.engine.run``, at the full mask: edge
 attribution patching (Syed et al. 2023). A head's gradient is pulled back through its projection and
-its norm locally, and tokens are processed in blocks, so that neither writers × tokens × d_model nor
-readers × tokens × d_model ever exists whole.
+its norm locally, and tokens are processed in blocks, so neither writers × tokens × d_model nor
+readers × tokens × d_model is ever held in full.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from circuitkit.graph.stages import Stage
 
 __all__ = ["BLOCK_BYTES", "Gradients", "at_tokens", "gradients", "score"]
 
-BLOCK_BYTES = 12 * 2**20  # of one block's writers; larger gains little and costs memory
+BLOCK_BYTES = 12 * 2**20  # of one block's writers; larger blocks are hardly faster and need memory
 
 Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, " b"]]
 

@@ -1,4 +1,4 @@
-"""Finished blocks of long work on disk, so that a run that is killed loses no more than one block.
+"""Finished blocks of long work on disk, so that a killed run loses at most one block.
 
 ``directory/<hash of what the work is about>/`` holds ``about.json``, and each block as one
 safetensors file. Work about anything else has a directory of its own, so that runs can share one
@@ -33,9 +33,9 @@ def digest(value: Json) -> str:
 
 
 def identity(model: Model, data: Dataset) -> dict[str, Json]:
-    """What tells work on one model and data from work on others, but for the weights."""
+    """What tells work on one model and data from work on others, except for the weights."""
     examples = [vars(example) for example in data.examples]
-    router = model.router  # that of experts moves no plain run, but patched ones
+    router = model.router  # it does not change plain runs, but patched ones
     return {
         **({"router": router} if router else {}),
         "model": model.name,
@@ -60,8 +60,8 @@ class Journal:
             write_whole(self.place / "about.json", json.dumps(about, indent=1, sort_keys=True))
 
     def get(self, key: str) -> dict[str, np.ndarray] | None:
-        """The arrays of a finished block; None where there is none, or its file is damaged or is
-        another block's: such a block is to be done again."""
+        """The arrays of a finished block; None where there is none, or where its file is damaged or
+        belongs to a different block, which is then computed again."""
         from safetensors import SafetensorError, safe_open
 
         if self.place is None:
@@ -87,9 +87,9 @@ class Journal:
     def recognise(
         self, model: Model, kept: np.ndarray, now: np.ndarray, least: float = 0.0
     ) -> None:
-        """Raise OutputError where what plain runs gave when a block was kept is not what they give
-        now, but for rounding: then the blocks are another model's of the same name. Values that are
-        all below ``least`` are compared as if they were that large."""
+        """Raise OutputError where plain runs no longer give what they gave when a block was kept,
+        except for rounding: then the blocks belong to a different model of the same name. Values
+        that are all below ``least`` are compared as if they were that large."""
         scale = max(least, float(np.abs(now[np.isfinite(now)]).max(initial=0)))
         tolerance = torch.finfo(model.dtype).eps ** 0.5 * scale
         same = kept.shape == now.shape and np.allclose(
@@ -97,10 +97,10 @@ class Journal:
         )
         if not same:
             raise OutputError(
-                f"{str(self.place)!r} holds blocks of another model that is called {model.name!r} "
-                "too (or of another metric or corruption of the same name): what its plain runs "
-                f"gave was {kept.mean():.6g} on average and is {now.mean():.6g}; give 'resume' "
-                "another directory, or delete this one"
+                f"{str(self.place)!r} holds blocks of a different model with the same name "
+                f"{model.name!r} (or of a different metric or corruption with the same name): its "
+                f"plain runs gave {kept.mean():.6g} on average and now give {now.mean():.6g}; give "
+                "'resume' a different directory, or delete this one"
             )
 
     @staticmethod
@@ -108,7 +108,7 @@ class Journal:
         return place / f"{key}.safetensors"
 
     def _checksum(self, key: str, arrays: Mapping[str, np.ndarray]) -> str:
-        """Of the arrays, and of whose block they are."""
+        """A hash of the arrays, and of the block that they belong to."""
         found = hashlib.sha256(f"{self.place.name if self.place else ''}/{key}".encode())
         for name, values in sorted(arrays.items()):
             found.update(f"|{name}|{values.dtype.str}|{values.shape}|".encode())

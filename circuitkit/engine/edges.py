@@ -1,7 +1,7 @@
 """Edge patching: the exact effect of single edges, each alone, on every example.
 
-It is the truth that attribution estimates. The work is cut into blocks of edges that depend on
-nothing but what is asked, so that a run that was killed and resumed gives the same numbers.
+It is the truth that attribution estimates. The work is divided into blocks of edges that depend
+only on what was asked for, so that a run that resumes after a kill gives the same numbers.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _about(
     direction: str,
     wanted: Int[np.ndarray, "edges 2"],
 ) -> dict[str, Any]:
-    """All that tells one run's blocks from another's, but for the weights."""
+    """All that tells one run's blocks from another's, except for the weights."""
     return {
         **identity(model, data),
         "format": "circuitkit.patch_edges",
@@ -102,7 +102,7 @@ def _effects(
     name: str,
     count: Count,
 ) -> Float[np.ndarray, "edges b"]:
-    """The effects of all edges on one batch, block by block; the finished blocks are taken up."""
+    """The effects of all edges on one batch, block by block; finished blocks are read."""
     effects = [np.zeros((0, len(patching.batch)), np.float32)]
     for start in range(0, len(wanted), patching.size):
         edges = wanted[start : start + patching.size]
@@ -170,6 +170,6 @@ class _Patching:
 
 
 def _numbers(values: Float[Tensor, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """As numpy's doubles, which every type of the model becomes without loss."""
+    """As numpy doubles, to which every dtype of a model converts exactly."""
     numbers: np.ndarray = values.cpu().double().numpy()
     return numbers

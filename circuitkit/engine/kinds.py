@@ -1,6 +1,6 @@
 """How the stages that every model has compute: attention and MLPs.
 
-A verb walks the wiring's stages and asks the stage's kind; it knows nothing else of architectures.
+A verb walks the wiring's stages and asks each stage's kind; it does not know architectures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much memory work will take, foreseen from small pieces of it, and how much there is.
+"""How much memory work will take, predicted from small pieces of it, and how much there is.
 
 A piece of the work is run, and the tensors that live in it are counted. What the whole takes
 follows, because memory grows linearly with the examples, edges or circuits that run at once.
@@ -22,7 +22,7 @@ from circuitkit.util.versions import changed
 
 __all__ = ["Need", "foresee", "peak", "room"]
 
-SPARE = 0.7  # of the room: the allocator keeps some of what is freed, and others live here too
+SPARE = 0.7  # of the room: the allocator keeps some of what is freed, and other work needs some
 SMALL = (2, 4)  # the pieces from which the whole is foreseen
 
 
@@ -38,11 +38,11 @@ class Need:
         return self.fixed + n * self.each
 
     def most(self, space: float, at_most: int, piece: str = "example") -> int:
-        """How many pieces fit the space at once; raises BudgetError where not even one does."""
+        """How many pieces fit the space at once; raises BudgetError where a single one does not."""
         if self.of(1) > space:
             raise BudgetError(
-                f"one {piece} at a time takes {spell(self.of(1))}, and {spell(max(space, 0))} may "
-                "be taken; give more memory, shorter prompts, or a smaller model"
+                f"one {piece} at a time takes {spell(self.of(1))}, and {spell(max(space, 0))} is "
+                "available; give more memory, shorter prompts, or a smaller model"
             )
         return max(1, min(at_most, int((space - self.fixed) / max(self.each, 1))))
 
@@ -87,7 +87,8 @@ def peak(work: Callable[[], object]) -> int:
 
 
 def _watched(see: Callable[[Any, Any], None]) -> AbstractContextManager[Any]:
-    """Inside, every operation on tensors is seen: with what it was given, and what it made.
+    """A context in which ``see`` is called after each operation on tensors, with its arguments and
+    its result.
 
     Raises VersionError where torch has no such mode: it is documented, in a private module.
     """
@@ -109,14 +110,14 @@ def _watched(see: Callable[[Any, Any], None]) -> AbstractContextManager[Any]:
 
 
 class _Meter:
-    """Counts the bytes of the tensors that it sees made, as long as they live."""
+    """Counts the bytes of the new tensors that it sees, for as long as they are alive."""
 
     def __init__(self) -> None:
         self.live = self.peak = 0
         self.known: dict[int, weakref.ref[Any]] = {}
 
     def see(self, inputs: Any, made: Any) -> None:
-        """Count what is new of what was made."""
+        """Count the tensors in a result that are new."""
         old = {id(storage) for storage in _storages(inputs)}
         for storage in _storages(made):
             if id(storage) not in old and id(storage) not in self.known:

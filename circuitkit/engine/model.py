@@ -75,7 +75,7 @@ class Activations:
     """What every writer wrote, and every reader read, in one run; stage by stage.
 
     ``reads`` is the residual that a stage's readers read and ``final`` the one that the logits
-    read. ``computed`` is what a stage's components computed, as compact as it goes: for heads what
+    read. ``computed`` is what a stage's components computed, as compact as possible: for heads what
     the output projection takes (z), for an MLP what it writes. ``shares`` is the same such that
     ``Kind.write`` of it is what each of them contributes to the residual stream: another tensor
     only in post-norm models, where a norm over all heads scales each of them. ``consistent`` says
@@ -147,7 +147,7 @@ class Kind(Protocol):
     def shares(
         self, model: Model, stage: Stage, computed: Float[Tensor, "m p n e"]
     ) -> Float[Tensor, "m p n e"]:
-        """The second value of ``out`` alone, which is mostly free."""
+        """The second value of ``out`` alone, which usually costs nothing."""
 
     def write(
         self,
@@ -169,11 +169,15 @@ class Kind(Protocol):
 
 @runtime_checkable
 class Model(Protocol):
-    """A decoder as component functions; ``circuitkit.load`` gives one for TransformerLens.
+    """What circuitkit needs of a model: a decoder as functions of its components.
 
-    ``kinds`` says how each kind of the wiring's stages computes; ``router`` whether that of experts
-    which are writers is ``live`` or ``held``. ``post_norm`` says that a norm over what a layer's
-    heads write together scales each share.
+    ``circuitkit.load`` returns one around a Hugging Face model, and ``circuitkit.rasp`` compiles
+    one; any object with these members will do. Shapes are letters: b(atch), p(osition), h(ead),
+    g(roup of heads that share keys and values), e for d_head, d for d_model.
+
+    ``kinds`` says how each kind of the wiring's stages computes; ``router`` whether the router of
+    experts that are writers is ``live`` or ``held``. ``post_norm`` says that a norm over what a
+    layer's heads write together scales each share.
     """
 
     name: str
@@ -189,7 +193,7 @@ class Model(Protocol):
     @property
     def couples(self) -> bool:
         """Whether a head's output depends on the other heads of its layer beyond attention (a norm
-        over all heads' queries): then a run must know every head's ports, live or not."""
+        over all heads' queries): a run then needs the ports of every head, live or not."""
 
     @property
     def device(self) -> torch.device:
@@ -236,10 +240,10 @@ class Model(Protocol):
         self, layer: int, z: Float[Tensor, "b p h e"]
     ) -> tuple[Float[Tensor, "b p d"], Float[Tensor, "b p h e"]]:
         """What all heads of a layer write together, with the bias; and ``z`` scaled such that
-        ``write`` of it is each head's share (z itself, but for post-norm models)."""
+        ``write`` of it is each head's share (z itself, except in post-norm models)."""
 
     def share(self, layer: int, z: Float[Tensor, "b p h e"]) -> Float[Tensor, "b p h e"]:
-        """The second value of ``attention_out`` alone: free, but in post-norm models."""
+        """The second value of ``attention_out`` alone; costs nothing except in post-norm models."""
 
     def write(
         self, layer: int, index: Sequence[int] | None, z: Float[Tensor, "*t n e"]

@@ -1,4 +1,4 @@
-"""What a run of several circuits has to compute: whatever two circuits compute alike, once.
+"""What a run of several circuits has to compute, each value once that several circuits share.
 
 What a component writes in a circuit follows from which of its in-edges are kept and from what the
 writers behind them write there. Circuits that agree in both share the value, so circuits that grow
@@ -75,7 +75,7 @@ def plan(
     precomputed: Collection[int],
     joint: Collection[int] = (),
 ) -> Plan:
-    """The plan of these circuits, whose dead ends are dropped already.
+    """The plan of these circuits, whose dead ends have been removed.
 
     A writer in ``precomputed`` is not computed where a circuit keeps none of its in-edges.
     ``joint`` are the numbers of the stages in which what a component writes depends on all others.
@@ -114,7 +114,7 @@ class _Planner:
         return self.plan
 
     def _slots(self, n: int) -> range:
-        """So many new slots."""
+        """The next n slots."""
         start = self.plan.slots
         self.plan.slots += n
         return range(start, start + n)

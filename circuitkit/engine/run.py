@@ -4,8 +4,8 @@ For a reader r, with w running over the writers upstream of it,
 
     input[r] = Σ_w  keep[w, r] · live[w]  +  (1 − keep[w, r]) · carried[w]
 
-``live`` is what a writer writes in this run, ``carried`` what a cut edge carries. A component none
-of whose in-edges is kept writes what it wrote in the carried run, so it is not computed: the cost
+``live`` is what a writer writes in this run, ``carried`` what a cut edge carries. A component
+without a kept in-edge writes what it wrote in the carried run and is not computed, so the cost
 follows the circuit. Keeping everything is the clean run, keeping nothing the carried run.
 """
 
@@ -33,9 +33,9 @@ __all__ = ["POOL_BYTES", "Keep", "run", "runs"]
 Keep: TypeAlias = (  # a mask, or fractions
     Mask | Float[np.ndarray, "writers readers"] | Float[Tensor, "writers readers"]
 )
-TOGETHER = 8  # readings that are mixed by one matrix product
+TOGETHER = 8  # readings that one matrix product mixes
 FEW = 8  # edges per reading up to which adding them one by one is faster
-STACK = 32  # circuits that are run together: more gain nothing
+STACK = 32  # circuits that are run together: more do not help
 WRITTEN = 32  # heads that write at once
 POOL_BYTES = 512 * 2**20  # that a stack of circuits takes
 
@@ -51,9 +51,9 @@ def run(
     """The logits at the answer positions, under a mask.
 
     ``keep`` may hold fractions, and a tensor that requires a gradient; edges that do not exist are
-    ignored. ``context`` is of the clean tokens. ``precomputed`` maps writers to live − carried that
-    is known beforehand (the sender of a path): it counts where none of the writer's in-edges is
-    kept. Without it, the embedding is that of the context.
+    ignored. ``context`` is of the clean tokens. ``precomputed`` maps writers to a live − carried
+    that is known beforehand (the sender of a path): it is used where none of the writer's in-edges
+    are kept. Without it, the embedding is that of the context.
     """
     return next(runs(model, batch, context, carried, [keep], precomputed))
 
@@ -69,7 +69,7 @@ def runs(
     pool_bytes: int = POOL_BYTES,
 ) -> Iterator[Float[Tensor, "b vocab"]]:
     """The logits under each of many masks, in their order; see ``run``. As many run at once as
-    take no more than ``pool_bytes``."""
+    fit in ``pool_bytes``."""
     known = {0: context.embed - carried.embed} if precomputed is None else precomputed
     shared = _Shared(model, batch, context, carried, known)
     for start in range(0, len(keeps), STACK):
@@ -91,8 +91,8 @@ def _logits(
 
 @dataclass(frozen=True)
 class _Circuit:
-    """A mask without dead ends: as numbers to plan by, and as the weights to run by, which are
-    another thing where a gradient flows through them."""
+    """A mask without dead ends: as numbers for planning, and as weights for running, which differ
+    where a gradient flows through them."""
 
     numbers: Mask | Float[np.ndarray, "writers readers"]
     weights: Float[Tensor, "writers readers"]
@@ -192,7 +192,7 @@ class _Run:
         return x[self.examples, self.last][:, None] if self.ended else x[:, self.start :]
 
     def _end(self) -> None:
-        """From here on run the answer positions only: no other is looked at any more."""
+        """From here on run the answer positions only: later stages do not read the others."""
         known = self._values()[:, self.examples, self.last - self.start][:, :, None]
         self.blocks = [known]
         if not self.graded:
@@ -237,7 +237,7 @@ class _Run:
             return sums
         slots = np.unique(np.concatenate([reading.slots for reading in readings]))
         values = self._values()
-        if 2 * len(slots) > len(values):  # rather some for nothing than a copy
+        if 2 * len(slots) > len(values):  # a few too many are cheaper than a copy
             slots = np.arange(len(values))
         else:
             values = values[torch.from_numpy(slots).to(values.device)]
@@ -323,7 +323,7 @@ class _Run:
             where, which = (torch.tensor(own, device=base.device) for own in lists)
             port, place = stage.port(column)
             out[port][where, :, start:, place] = late[column][which]
-            if start and port:  # the first port of a position is looked at by that position alone
+            if start and port:  # only the position itself reads its first port
                 out[port][where, :, :start, place] = self.shared.early(stage, column)
         return out
 

@@ -1,4 +1,4 @@
-"""Many runs that each leave one base run at some place, and so the exact effect of single edges.
+"""Many runs that each differ from one base run at some place, and so the exact effect of edges.
 
 A run that differs from a base run in one place begins there, at the first position that differs,
 from the base's residual. Many run at once, as further examples of one batch, and those that begin
@@ -81,7 +81,7 @@ def residual(model: Model, run: Activations, place: Place) -> Float[Tensor, "b p
 
 def untouched(base: Activations, other: Activations) -> Bool[Tensor, "b p"]:
     """Where a run that leaves one real run for another cannot have changed: before the first token
-    at which they differ; nowhere if one of them is no real run."""
+    at which they differ; nowhere if one of them is not a real run."""
     same = base.untouched([other.embed - base.embed])
     return same if other.consistent else torch.zeros_like(same)
 
@@ -91,7 +91,7 @@ class Rest:
     """The rest of runs that leave a base run at the position ``start`` or after.
 
     The positions before are what they are in the base run, so their keys and values are taken from
-    there. After the last attention only the answer positions are run: nobody looks at the others.
+    there. After the last attention only the answer positions are run, because only they are read.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Rest:
 
     # -- which positions are run -------------------------------------------------------------------
     def size(self, place: Place) -> int:
-        """How many runs from this place on go well at once."""
+        """How many runs from this place on to make at once."""
         return self._size(self._ended(place))
 
     def _size(self, ended: bool) -> int:

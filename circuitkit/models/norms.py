@@ -17,7 +17,7 @@ class Norm:
 
     Its weight, bias and centring are found by probing the module, so that every spelling (Gemma's
     1 + w, a norm without parameters) is served; ``y = w∘Cx·s(x) + b`` with C the centring or 1.
-    Raises UnsupportedModelError where the module is no such norm.
+    Raises UnsupportedModelError where the module is not a LayerNorm or an RMSNorm.
     """
 
     def __init__(self, module: nn.Module | None, width: int, like: Tensor) -> None:

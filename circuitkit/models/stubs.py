@@ -14,7 +14,7 @@ __all__ = ["HandsOver", "Last", "Muted", "Through", "copy_with"]
 
 
 def copy_with(module: nn.Module, stubs: Mapping[int, nn.Module]) -> nn.Module:
-    """The module with some descendants (by id) replaced; what holds none of them is shared."""
+    """The module with some descendants (by id) replaced; parts without any of them are shared."""
     if id(module) in stubs:
         return stubs[id(module)]
     if "_modules" not in module.__dict__:

@@ -4,7 +4,8 @@ The functions of the protocol are TransformerBridge's own modules, called one by
 inside the model's own attention module, in a shallow copy whose projections hand over given q, k
 and v; the embedding, the masks, the rotary angles and the logits come from the model's own forward,
 in a shallow copy whose blocks do nothing. The copies share every weight, and the model stays as it
-is. What this composition does not reproduce ``circuitkit.check`` finds, and ``load`` refuses.
+is. ``circuitkit.check`` finds a model that this composition does not reproduce, and
+``load`` refuses it.
 """
 
 from __future__ import annotations
