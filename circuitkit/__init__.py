@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.evaluation.curves import draw_curves as draw_curves
     from circuitkit.evaluation.faithfulness import completeness as completeness
     from circuitkit.evaluation.faithfulness import evaluate as evaluate
+    from circuitkit.evaluation.hooks import hooks as hooks
     from circuitkit.evaluation.knockouts.completeness import incompleteness as incompleteness
     from circuitkit.evaluation.knockouts.effects import marginal_effects as marginal_effects
     from circuitkit.evaluation.knockouts.pairs import interactions as interactions
@@ -99,6 +100,8 @@ _PLACES = {
     "draw_curves": "evaluation.curves",
     "evaluate": "evaluation.faithfulness",
     "fetch": "models.fetching",
+    "find_circuit": "workflows.discover",
+    "hooks": "evaluation.hooks",
     "incompleteness": "evaluation.knockouts.completeness",
     "interactions": "evaluation.knockouts.pairs",
     "known": "evaluation.ability",
