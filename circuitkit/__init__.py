@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.evaluation.curves import draw_curves as draw_curves
     from circuitkit.evaluation.faithfulness import completeness as completeness
     from circuitkit.evaluation.faithfulness import evaluate as evaluate
+    from circuitkit.evaluation.heads.describe import describe_heads as describe_heads
+    from circuitkit.evaluation.heads.scores import attention_scores as attention_scores
     from circuitkit.evaluation.hooks import hooks as hooks
     from circuitkit.evaluation.knockouts.completeness import incompleteness as incompleteness
     from circuitkit.evaluation.knockouts.effects import marginal_effects as marginal_effects
@@ -88,6 +90,7 @@ _PLACES = {
     "Task": "data.prompts",
     "ability": "evaluation.ability",
     "agreement": "graph.compare",
+    "attention_scores": "evaluation.heads.scores",
     "attention_to": "patching.attention",
     "bench": "workflows.benchmark.running",
     "check": "models.checking",
@@ -96,6 +99,7 @@ _PLACES = {
     "cross_evaluate": "evaluation.robustness",
     "curve": "evaluation.curves",
     "discover": "workflows.discover",
+    "describe_heads": "evaluation.heads.describe",
     "discover_each": "evaluation.robustness",
     "draw_curves": "evaluation.curves",
     "evaluate": "evaluation.faithfulness",

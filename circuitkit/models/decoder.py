@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitkit.data.tokens import Tokenizer
+from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.kinds import KINDS
 from circuitkit.engine.model import Context, Kind, Native
 from circuitkit.errors import DataError, ModelError
@@ -177,8 +178,7 @@ class Decoder:
 
     def attend(self, context: Context, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What each head's output projection takes."""
-        scores = torch.einsum("bqhe,bkhe->bhqk", q, k)
-        pattern = scores.masked_fill(~context.calls[layer]["seen"], -torch.inf).softmax(-1)
+        pattern = self.scores(context, layer, q, k).softmax(-1)
         return torch.einsum("bhqk,bkhe->bqhe", pattern, v)
 
     def attention_out(self, layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,6 +213,32 @@ class Decoder:
     def unembed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:
         """The logits of these final residuals."""
         return x @ self.unembedding
+
+    # -- its affine parts --------------------------------------------------------------------------
+    def norm(self, layer: int | None, x: Tensor | None) -> Frozen:
+        """There is no norm."""
+        return Frozen.identity(self.d_model, like=self.embedding)
+
+    def projection(self, layer: int, port: str) -> tuple[Tensor, None]:
+        """The weights of a port (q, k or v), by head; there are no biases."""
+        weights: Tensor = getattr(self, port)[layer]
+        return weights, None
+
+    def port_norms(self, layer: int, q: Tensor | None, k: Tensor | None) -> tuple[Frozen, Frozen]:
+        """There are no norms over queries and keys."""
+        none = Frozen.identity(self.d_head, like=self.embedding)
+        return none, none
+
+    def scores(
+        self, context: Context, layer: int, q: Tensor, k: Tensor, *, normed: bool = False
+    ) -> Tensor:
+        """The scores that enter the softmax."""
+        found = torch.einsum("bqhe,bkhe->bhqk", q, k)
+        return found.masked_fill(~context.calls[layer]["seen"], -torch.inf)
+
+    def logit_directions(self, weights: Float[Tensor, "n vocab"]) -> tuple[Tensor, Tensor]:
+        """The directions of weighted sums of logits; of nothing they are 0."""
+        return weights @ self.unembedding.T, weights.new_zeros(len(weights))
 
     # -- the whole ---------------------------------------------------------------------------------
     def native(

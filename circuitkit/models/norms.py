@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.numerics import wide
 from circuitkit.errors import UnsupportedModelError
 
@@ -65,6 +66,11 @@ class Norm:
     def scale(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t 1"]:
         """The factor s(x) by which a norm without centring and bias multiplies w∘x."""
         return self._scale(x).to(x.dtype)
+
+    def frozen(self, x: Float[Tensor, "*t d"] | None) -> Frozen:
+        """The norm with its scale where it reads this, or without anything read with 1."""
+        weight = self.weight if x is None else self.weight * self.scale(x)
+        return Frozen(weight, self.bias, self.centred)
 
     def pull(
         self, x: Float[Tensor, "t d"], matrix: Float[Tensor, "n d e"], grad: Float[Tensor, "n t e"]

@@ -65,15 +65,19 @@ class Through(nn.Module):
 
 
 class Last(nn.Module):
-    """The final norm, or the unembedding, on a given residual; cheap where none is given."""
+    """The final norm, or the unembedding, on a given residual; cheap where none is given. ``bare``:
+    what is given is the norm's output already."""
 
     def __init__(self, module: nn.Module, *, first: bool) -> None:
         super().__init__()
         self.module, self.first = module, first
         self.value: Tensor | None = None
+        self.bare = False
 
     def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
         if self.value is None:
             return x if self.first else x[..., :1]
+        if self.bare and self.first:
+            return self.value
         shown: Tensor = self.module(self.value if self.first else x)
         return shown

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from circuitkit.data.tokens import Tokenizer
+from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.kinds import KINDS
 from circuitkit.engine.model import Context, Native
 from circuitkit.engine.numerics import wide
@@ -40,6 +41,7 @@ from circuitkit.models.compat import (
 )
 from circuitkit.models.experts import ROUTERS, ExpertBlock, Experts, routed
 from circuitkit.models.norms import Norm
+from circuitkit.models.scoring import PortNorm, seen_scores
 from circuitkit.models.stubs import HandsOver, Last, Muted, Through, copy_with
 from circuitkit.models.twins import twin
 from circuitkit.util.options import require
@@ -402,12 +404,18 @@ class Transformer:
 
     def attend(self, context: Context, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What each head's output projection takes, by the model's own attention module."""
+        return self._attend(self.layers[layer].attention, context, layer, q, k, v)
+
+    def _attend(
+        self, attention: nn.Module, context: Context, layer: int, q: Tensor, k: Tensor, v: Tensor
+    ) -> Tensor:
+        """What a layer's attention (or a copy of it) gives its output projection."""
         parts = self.layers[layer]
         for port, value in zip("qkv", (q, k, v), strict=True):
             parts.taps[port].value = value.flatten(-2)
         shape = q.new_zeros(1).expand(*q.shape[:2], self.d_model)
         try:
-            out = parts.attention(shape, **context.calls[layer])
+            out = attention(shape, **context.calls[layer])
         finally:
             for tap in parts.taps.values():
                 tap.value = None
@@ -466,6 +474,83 @@ class Transformer:
     def mlp_out(self, layer: int, neurons: Tensor) -> Tensor:
         """What the MLP writes from what its down projection takes."""
         return self._after_mlp(layer, self.layers[layer].down(neurons))
+
+    # -- its affine parts --------------------------------------------------------------------------
+    def norm(self, layer: int | None, x: Tensor | None) -> Frozen:
+        """The norm before a layer's attention, or the final one, frozen where it reads this."""
+        norm = self._final_norm if layer is None else self.layers[layer].ln1
+        return norm.frozen(x)
+
+    @cached_property
+    def _final_norm(self) -> Norm:
+        return Norm(original(self.bridge.ln_final), self.d_model, self.layers[0].weights["q"])
+
+    def projection(self, layer: int, port: str) -> tuple[Tensor, Tensor | None]:
+        """The weights and the biases of a port (q, k or v), by head or group."""
+        return self.layers[layer].weights[port], self.layers[layer].biases[port]
+
+    def port_norms(self, layer: int, q: Tensor | None, k: Tensor | None) -> tuple[Frozen, Frozen]:
+        """The norms over a layer's queries and keys, frozen as they are for these."""
+        norms = self._port_norms
+        if layer not in norms:
+            attn, like = self.layers[layer].attn, self.layers[layer].weights["q"]
+            groups = self.wiring.groups
+            norms[layer] = (
+                PortNorm(attn, "q", self.wiring.heads, like), PortNorm(attn, "k", groups, like)
+            )  # fmt: skip
+        over_q, over_k = norms[layer]
+        return over_q.frozen(q), over_k.frozen(k)
+
+    @cached_property
+    def _port_norms(self) -> dict[int, tuple[PortNorm, PortNorm]]:
+        """The norms over queries and keys that were asked for, by layer."""
+        return {}
+
+    def scores(
+        self, context: Context, layer: int, q: Tensor, k: Tensor, *, normed: bool = False
+    ) -> Tensor:
+        """The scores that enter the softmax of the model's own attention."""
+        parts = self.layers[layer]
+        attention = self._without_norms(layer) if normed else parts.attention
+        with seen_scores(parts.attn) as seen:
+            self._attend(attention, context, layer, q, k, torch.zeros_like(k))
+        if not seen or seen[0].shape[:2] != (len(q), self.wiring.heads):
+            raise UnsupportedModelError(
+                f"the attention scores of {self.name!r} are not seen before its softmax; use "
+                "another model"
+            )
+        return seen[0]
+
+    def _without_norms(self, layer: int) -> nn.Module:
+        """A layer's attention that takes queries and keys as they are behind the norms over
+        them."""
+        parts = self.layers[layer]
+        stubs: dict[int, nn.Module] = {
+            id(twin): parts.taps[p] for p in "qkvo" for twin in _twins(getattr(parts.attn, p))
+        }
+        norms = [
+            part for name, part in parts_of(parts.attn).items() if name in ("q_norm", "k_norm")
+        ]
+        stubs |= {id(twin): nn.Identity() for part in norms for twin in _twins(part)}
+        return _attention(parts.attn, stubs)
+
+    def logit_directions(self, weights: Float[Tensor, "n vocab"]) -> tuple[Tensor, Tensor]:
+        """The directions of weighted sums of logits in what the final norm gives, and what the
+        sums are where it gives nothing: the slope at zero, which a cap does not change."""
+        root, _, _, norm, head = self._hollow
+        given = torch.zeros(len(weights), 1, self.d_model, dtype=self.dtype, device=self.device)
+        tokens = torch.zeros(len(weights), 1, dtype=torch.long, device=self.device)
+        norm.value = head.value = given.requires_grad_()
+        norm.bare = True
+        try:
+            with torch.enable_grad():
+                output = root(**self._arguments(tokens, torch.ones_like(tokens)))
+                sums = (_logits(output)[:, 0] * weights).sum(-1)
+                (directions,) = torch.autograd.grad(sums.sum(), given)
+        finally:
+            norm.value = head.value = None
+            norm.bare = False
+        return directions[:, 0], sums.detach()
 
     # -- the model as it is, for the check and as the oracle ---------------------------------------
     def native(

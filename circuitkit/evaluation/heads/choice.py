@@ -1,0 +1,75 @@
+"""Which heads are read: those of a circuit, of a mask, or by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import networkx as nx
+import numpy as np
+
+from circuitkit.data.batches import Dataset
+from circuitkit.errors import CircuitError, DataError
+from circuitkit.evaluation.masks import as_mask
+from circuitkit.graph.nodes import Node
+from circuitkit.graph.types import Graph, Mask
+from circuitkit.graph.wiring import Wiring
+
+__all__ = ["Heads", "chosen", "group_of", "roles", "spans_of"]
+
+Heads: TypeAlias = Graph | Mask | Sequence[str] | str
+
+
+def chosen(circuit: Heads, wiring: Wiring) -> tuple[Node, ...]:
+    """The heads, in the order in which they were named or else write.
+
+    Raises CircuitError where there are none, where a name is not a head of the model, and where the
+    circuit does not fit it.
+    """
+    if isinstance(circuit, (nx.DiGraph, np.ndarray)):
+        keep = as_mask(circuit, wiring)
+        heads = [n for n, own in zip(wiring.writers, keep, strict=True) if n.is_head and own.any()]
+        if not heads:
+            raise CircuitError("the circuit has no heads; give one that has, or heads by name")
+        return tuple(heads)
+    names = [circuit] if isinstance(circuit, str) else list(circuit)
+    if not names:
+        raise CircuitError(f"there are no heads; give at least one, like {wiring.writers[1]!r}")
+    heads = []
+    for name in dict.fromkeys(names):
+        if name not in wiring.writer or not Node(name).is_head:
+            raise CircuitError(
+                f"{name!r} is not a head of a model with {wiring.layers} layers and {wiring.heads} "
+                f"heads; give names like {wiring.writers[1]!r}"
+            )
+        heads.append(Node(name))
+    return tuple(heads)
+
+
+def roles(circuit: Heads, heads: Sequence[str]) -> tuple[str, ...]:
+    """What the circuit says that each head is for; empty where it says nothing."""
+    if not isinstance(circuit, nx.DiGraph):
+        return ("",) * len(heads)
+    return tuple(str(circuit.nodes[head].get("role", "")) for head in heads)
+
+
+def group_of(wiring: Wiring, head: Node) -> int:
+    """The group whose keys and values a head has (its own number, where every head has its own)."""
+    return (head.head or 0) * wiring.groups // wiring.heads
+
+
+def spans_of(data: Dataset, at: Sequence[str] | str | None, query: str) -> tuple[str, ...]:
+    """The spans that are looked at: the named ones, or all that every prompt has and that reach no
+    further than the query. Raises DataError for a span that a prompt lacks."""
+    if at is None:
+        first, *others = (
+            [name for name, (_, stop) in e.spans.items() if stop <= e.spans[query][1]]
+            for e in data.examples
+        )
+        return tuple(name for name in first if all(name in own for own in others))
+    names = (at,) if isinstance(at, str) else tuple(at)
+    for name in names:
+        if any(name not in e.spans for e in data.examples):
+            known = ", ".join(data.examples[0].spans)
+            raise DataError(f"a prompt has no span {name!r}; the first one has {known}")
+    return names
