@@ -61,15 +61,17 @@ def group_of(wiring: Wiring, head: Node) -> int:
 def spans_of(data: Dataset, at: Sequence[str] | str | None, query: str) -> tuple[str, ...]:
     """The spans that are looked at: the named ones, or all that every prompt has and that reach no
     further than the query. Raises DataError for a span that a prompt lacks."""
-    if at is None:
-        first, *others = (
-            [name for name, (_, stop) in e.spans.items() if stop <= e.spans[query][1]]
-            for e in data.examples
-        )
-        return tuple(name for name in first if all(name in own for own in others))
-    names = (at,) if isinstance(at, str) else tuple(at)
-    for name in names:
+    if not data.examples:
+        raise DataError("there are no prompts; give at least one")
+    named = () if at is None else (at,) if isinstance(at, str) else tuple(at)
+    for name in (*named, query):
         if any(name not in e.spans for e in data.examples):
             known = ", ".join(data.examples[0].spans)
             raise DataError(f"a prompt has no span {name!r}; the first one has {known}")
-    return names
+    if at is not None:
+        return named
+    first, *others = (
+        [name for name, (_, stop) in e.spans.items() if stop <= e.spans[query][1]]
+        for e in data.examples
+    )
+    return tuple(name for name in first if all(name in own for own in others))

@@ -83,11 +83,12 @@ class Weights:
         self.squared, self.read_off = self._tokens()
 
     def _tokens(self) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:
-        """Eᵀ E, and Eᵀ Uᵀ: E the embedding, and U the unembedding [d, vocab]."""
+        """Eᵀ E, and Eᵀ Uᵀ: E the embedding, and U the unembedding [d, vocab] with its mean over
+        tokens taken off, since that moves no probability."""
         ids = torch.arange(self.model.d_vocab)[:, None]
         rows = [self.model.embed_tokens(some)[:, 0] for some in torch.split(ids, TOKENS)]
         embedding = torch.cat(rows)
-        columns = torch.split(embedding.T, ROWS)
+        columns = torch.split((embedding - embedding.mean(0)).T, ROWS)
         read_off = torch.cat([self.model.logit_directions(some)[0] for some in columns])
         return wide(embedding.T) @ wide(embedding), wide(read_off)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -117,6 +119,10 @@ class HeadDescriptions:
             )  # fmt: skip
         return Panels(panels, title=f"{len(self)} heads of {self.model}")
 
+    def draw(self, path: str | os.PathLike[str]) -> Path:
+        """Write the figure of ``plot`` as ``.svg``, ``.png`` or ``.pdf``."""
+        return self.plot().save(path)
+
     def __str__(self) -> str:
         best = max(range(len(self)), key=lambda i: abs(self.direct[i].mean()))
         part, whole = self.direct.mean(-1).sum(), self.answer.mean()
@@ -162,8 +168,9 @@ def describe_heads(
       output at the answer position adds to the mean logit of the correct answers less that of the
       wrong ones; where an example has no wrong answer, of all tokens. The final norm's scale is
       that of the run, and with it this is exact: all writers and the biases sum to the logit
-      difference (before a cap on the logits, as Gemma 2 has it). A head's output bias is nobody's.
-      In post-norm models it is the head's share of the normed sum. Source: Elhage et al. 2021.
+      difference (before a cap on the logits, as Gemma 2 has it). The value bias is the head's, the
+      output bias nobody's. In post-norm models the output is the head's share of the normed sum,
+      whose scale is that of the run too. Source: Elhage et al. 2021.
     - ``retained``: the projection ratio of Dao et al. 2023 (arXiv:2310.07325), by intervention.
       The head's output o at the answer position is taken away (or replaced: o is then what
       changes), and all later components answer; Δ is what the final residual there loses. It is
@@ -171,13 +178,15 @@ def describe_heads(
       where they write it again. ``corrected`` is ``direct`` times that, example by example: the
       direct attribution of what is left. ``total`` is the attribution of the whole Δ.
     - ``copying``: the share of tokens that are among the five best of what the head would write
-      from them alone, read behind the first layer (Wang et al. 2023, §3.1); ``suppressing`` that of
-      its negative. The tokens are those of the prompts that are answers, or all where none is.
+      from them alone, read behind the first layer, or as embedded by heads of that layer (Wang et
+      al. 2023, §3.1); ``suppressing`` that of its negative. The tokens are those of the prompts
+      that are answers, or all where none is.
     - ``ov`` and ``qk``: Σ λ / Σ |λ| of the eigenvalues of the head's full OV and QK circuits, from
       token embeddings to logits, and between token embeddings (Elhage et al. 2021): 1 copies, or
-      matches, every token. The norms' weights are in them, but not their scales; no biases. With
-      rotary positions the QK circuit is that at distance 0. With grouped queries a head has its
-      group's key and value. Relative position biases are left out.
+      matches, every token. The norms' weights are in them, but not their scales; no biases; logits
+      count from their mean. With rotary positions the QK circuit is that at distance 0 (what a
+      position adds to scores is left out). With grouped queries a head has its group's key and
+      value. Both are nan where they are not defined.
     - ``to S1``, ...: the mean attention from the last token of ``query`` to the spans ``at``
       (by default to all that all prompts have).
 
@@ -190,9 +199,9 @@ def describe_heads(
     >>> import circuitkit as ck
     >>> model = ck.load("mini")
     >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=8), model)
-    >>> found = ck.describe_heads(model, ["a3.h0", "a3.h5"], data)
-    >>> list(found.to_frame().columns)[:4]
-    ['head', 'direct', 'error', 'total']
+    >>> found = ck.describe_heads(model, ["a2.h2", "a3.h2"], data, at=["IO", "S2"])
+    >>> found.to_frame().set_index("head")[["to IO", "to S2"]].idxmax().tolist()
+    ['a3.h2', 'a2.h2']
     """
     heads = chosen(circuit, model.wiring)
     spans = spans_of(data, at, query)

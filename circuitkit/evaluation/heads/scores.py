@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,20 +39,20 @@ class AttentionScores:
     """The scores of heads from one span to others, split over the writers on both sides; made by
     ``attention_scores``, which says what the numbers are.
 
-    ``values`` are means over the examples, [heads, spans, query writers, key writers]; ``query``
-    and ``key`` keep the examples, with the other side summed; ``total`` is the score. ``heard`` says
-    how many writers stand upstream of each head (what later ones would add is 0). ``writers``
-    names both sides: the model's writers, ``bias``, and ``position`` where the model adds to scores
-    what depends on positions alone.
+    ``values`` are means over the examples, [heads, spans, query writers, key writers];
+    ``by_query`` and ``by_key`` keep the examples, with the other side summed; ``total`` is the
+    score. ``writers`` names both sides: the model's writers, ``bias``, and ``position`` where the
+    model adds to scores what depends on positions alone. ``heard`` says how many writers stand
+    upstream of each head; what later ones would add is 0.
     """
 
     heads: tuple[str, ...]
     spans: tuple[str, ...]
-    at: str
+    query: str
     writers: tuple[str, ...]
     values: Float[np.ndarray, "heads spans writers writers"]
-    query: Float[np.ndarray, "heads spans writers examples"]
-    key: Float[np.ndarray, "heads spans writers examples"]
+    by_query: Float[np.ndarray, "heads spans writers examples"]
+    by_key: Float[np.ndarray, "heads spans writers examples"]
     total: Float[np.ndarray, "heads spans examples"]
     heard: tuple[int, ...]
     model: str
@@ -71,7 +73,7 @@ class AttentionScores:
             raise CircuitError(f"side={side!r} is not a side; choose 'query', 'key' or None")
         for i, head in enumerate(self.heads):
             for j, span in enumerate(self.spans):
-                place: dict[str, Json] = {"head": head, "query": self.at, "key": span}
+                place: dict[str, Json] = {"head": head, "query": self.query, "key": span}
                 for own in self._parts(i, j, side):
                     yield place | own
 
@@ -83,7 +85,7 @@ class AttentionScores:
                     names = {"query_writer": self.writers[q], "key_writer": self.writers[k]}
                     yield {**names, "score": float(self.values[i, j, q, k])}
             return
-        values = getattr(self, side)[i, j]
+        values = (self.by_query if side == "query" else self.by_key)[i, j]
         error = standard_error(values)
         for w in heard:
             name: dict[str, Json] = {f"{side}_writer": self.writers[w]}
@@ -123,15 +125,20 @@ class AttentionScores:
     def _panel(self, i: int, j: int, most: int) -> Heatmap:
         table, rows = _strongest(self.values[i, j], self.writers, 0, most)
         table, columns = _strongest(table, self.writers, 1, most)
+        mean = self.total[i, j].mean()
         return Heatmap(
             table, rows, columns, row_name="query", column_name="key", unit="score", numbers=True,
-            title=f"{self.heads[i]}: {self.at} → {self.spans[j]}, {self.total[i, j].mean():+.2f}",
+            title=f"{self.heads[i]}: {self.query} → {self.spans[j]}, {mean:+.2f}",
         )  # fmt: skip
+
+    def draw(self, path: str | os.PathLike[str]) -> Path:
+        """Write the figure of ``plot`` as ``.svg``, ``.png`` or ``.pdf``."""
+        return self.plot().save(path)
 
     def __str__(self) -> str:
         head, span, query, key, score = self.strongest(1)[0]
         return (
-            f"scores of {len(self)} heads of {self.model} from {self.at} to "
+            f"scores of {len(self)} heads of {self.model} from {self.query} to "
             f"{', '.join(self.spans)}, {self.total.shape[-1]} examples: the strongest part is "
             f"{score:+.2f}, {head} to {span}, of {query} (query) and {key} (key)"
         )
@@ -206,8 +213,9 @@ def attention_scores(
     >>> model = ck.load("mini")
     >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=8), model)
     >>> why = ck.attention_scores(model, ["a3.h2"], data, at=["IO", "S1"])
-    >>> why.to_frame("key").columns.tolist()
-    ['head', 'query', 'key', 'key_writer', 'score', 'error']
+    >>> side = why.to_frame("query").pivot(index="query_writer", columns="key", values="score")
+    >>> (side["IO"] - side["S1"]).idxmax()
+    'a2.h2'
     """
     found = chosen(heads, model.wiring)
     spans = spans_of(data, at, query)
@@ -216,18 +224,18 @@ def attention_scores(
     split = Split(model, found, spans, query)
     parts = [split.batch(batch) for batch in track(list(data), "scores")]
     names = (*split.names, BIAS, POSITION)
-    query_side, key_side = (np.concatenate([p[i] for p in parts], axis=-1) for i in (1, 2))
+    by_query, by_key = (np.concatenate([p[i] for p in parts], axis=-1) for i in (1, 2))
     values = np.sum([part[0] for part in parts], axis=0) / len(data)
-    kept = [i for i, name in enumerate(names) if name != POSITION or query_side[:, :, i].any()]
+    kept = [i for i, name in enumerate(names) if name != POSITION or by_query[:, :, i].any()]
     return AttentionScores(
         heads=found,
         spans=spans,
-        at=query,
+        query=query,
         writers=tuple(names[i] for i in kept),
         values=values[..., kept, :][..., kept],
-        query=query_side[:, :, kept],
-        key=key_side[:, :, kept],
-        total=query_side.sum(2),
+        by_query=by_query[:, :, kept],
+        by_key=by_key[:, :, kept],
+        total=by_query.sum(2),
         heard=tuple(model.wiring.attention(head.layer or 0).upstream for head in found),
         model=model.name,
         capped=split.capped,
