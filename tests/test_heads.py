@@ -40,7 +40,8 @@ from circuitkit.data.examples import Example
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.engine.record import record
 from circuitkit.errors import CircuitError, DataError, OutputError, UnsupportedModelError
-from circuitkit.evaluation.heads.describe import HeadDescriptions, describe_heads
+from circuitkit.evaluation.heads.describe import describe_heads
+from circuitkit.evaluation.heads.descriptions import HeadDescriptions
 from circuitkit.evaluation.heads.scores import AttentionScores, attention_scores
 from circuitkit.models.decoder import SPECIAL, Decoder
 from circuitkit.models.loading import MINI

@@ -37,7 +37,7 @@ class _Softmax(TorchFunctionMode):
 
 
 @contextmanager
-def seen_scores(attention: Any) -> Iterator[list[Tensor]]:
+def seen_scores(attention: nn.Module) -> Iterator[list[Tensor]]:
     """The scores that an attention component computes inside, first of all before the softmax: it
     may have a hook for them, behind which a sink can still join; a hook that it calls later is
     given the pattern."""
@@ -60,7 +60,7 @@ class PortNorm:
     """The norm over a layer's queries or keys: over each head's, over those of all heads at once,
     or none."""
 
-    def __init__(self, attention: Any, port: str, heads: int, like: Tensor) -> None:
+    def __init__(self, attention: nn.Module, port: str, heads: int, like: Tensor) -> None:
         module, width = original(parts_of(attention).get(f"{port}_norm")), like.shape[-1]
         self.shape = heads, width
         shape = tuple(getattr(getattr(module, "weight", None), "shape", ())) or (width,)
