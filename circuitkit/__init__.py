@@ -104,7 +104,6 @@ _PLACES = {
     "draw_curves": "evaluation.curves",
     "evaluate": "evaluation.faithfulness",
     "fetch": "models.fetching",
-    "find_circuit": "workflows.discover",
     "hooks": "evaluation.hooks",
     "incompleteness": "evaluation.knockouts.completeness",
     "interactions": "evaluation.knockouts.pairs",
