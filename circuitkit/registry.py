@@ -305,7 +305,7 @@ def list_formats() -> tuple[str, ...]:
 
     Example:
         >>> ck.list_formats()
-        ('csv', 'graphml', 'json', 'dot', 'pdf', 'png', 'svg')
+        ('dot', 'graphml', 'json', 'csv', 'pdf', 'png', 'svg')
     """
     return names("formats")
 

@@ -356,7 +356,7 @@ def test_attention_is_that_of_attention_to() -> None:
     m, names = model("llama"), ["a0.h1", "a2.h2"]
     data = parted((7, 5, 6))
     found = describe_heads(m, names, data, at=["rest", "first"], query="early")
-    paid = attention_to(m, data, names, ["rest", "first"], query="early")
+    paid = attention_to(m, names, data, at=["rest", "first"], query="early")
     assert np.array_equal(found.attention, paid)
     assert found.to_frame()["to first"].tolist() == pytest.approx(paid[:, 1].mean(-1))
     assert describe_heads(m, names, data, at=()).attention.shape == (2, 0, 3)
@@ -491,7 +491,7 @@ def test_a_part_is_what_is_worked_out_by_hand(family: str) -> None:
     group = 3 * m.wiring.groups // 4
     sides: list[list[Tensor]] = [[], []]
     for name in found.writers[:-1]:
-        part = written["embed" if name in ("embed", "input") else name]
+        part = written[name]
         part = part - part.mean(-1, keepdim=True) if family == "gpt2" else part
         q, k = part * scale @ weights["q"][3], part * scale @ weights["k"][group]
         if family == "llama":

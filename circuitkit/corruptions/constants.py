@@ -74,8 +74,9 @@ def mean(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
 
 
 def mean_by_position(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
-    """Mean ablation by position: a cut edge carries its writer's mean over the clean prompts at
-    the same position.
+    """Mean ablation by position: a cut edge carries its writer's mean at the same position.
+
+    The mean is taken over the clean prompts of the data.
 
     Positions count from a prompt's first token, whatever the padding, so it suits prompts that are
     aligned. ``at``: see ``zero``.

@@ -26,8 +26,7 @@ def noise(
     draws: int = 1,
     seed: int = 0,
 ) -> Callable[[Batch], list[Activations]]:
-    """Gaussian noise: a cut edge carries what its writer writes when some tokens' embeddings are
-    disturbed.
+    """Gaussian noise: a cut edge carries what its writer writes under noise on some embeddings.
 
     The standard deviation is ``multiple`` times that of the token embeddings over the data, all
     entries together. ``at`` names the tokens (a span, as ``S2``, several of them, or ``all``);

@@ -19,8 +19,7 @@ __all__ = ["counterfactual", "resample"]
 def counterfactual(
     model: Model, data: Dataset, *, text: str | None = None, at: str | Sequence[str] = ()
 ) -> Callable[[Batch], list[Activations]]:
-    """Symmetric token replacement: a cut edge carries what its writer writes on the corrupted
-    prompt.
+    """Symmetric token replacement: a cut edge carries what the corrupted prompt makes of it.
 
     ``text`` names another corrupted text of the prompt (``S1+IO`` of ``ioi``). ``at`` names the
     tokens that are replaced (a span, as ``S2``, or several); without it, all.
@@ -47,8 +46,9 @@ def counterfactual(
 def resample(
     model: Model, data: Dataset, *, seed: int = 0, at: str | Sequence[str] = ()
 ) -> Callable[[Batch], list[Activations]]:
-    """Resample ablation: a cut edge carries what its writer writes on the clean prompt of a
-    different example of the same length.
+    """Resample ablation: a cut edge carries what its writer writes on a different clean prompt.
+
+    The prompt is that of another example of the same length.
 
     Which example depends on the seed and on the two prompts, not on the order of the data. ``at``
     names the tokens that are taken from that prompt (a span, as ``S2``, or several); without it,

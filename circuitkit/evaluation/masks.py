@@ -96,7 +96,14 @@ def node_level(circuit: CircuitLike, wiring: Wiring) -> Mask:
 
 
 def random_masks(wiring: Wiring, edges: int, n: int = 5, seed: int = 0) -> list[Mask]:
-    """Circuits of exactly that many edges (or all), drawn at random, that hang together."""
+    """Random circuits of exactly that many edges (or all), without dead ends.
+
+    Returns n masks [writers, readers] over the wiring.
+
+    Example:
+        >>> [int(mask.sum()) for mask in ck.random_masks(model.wiring, 30, n=2)]
+        [30, 30]
+    """
     rng = np.random.default_rng(seed)
     return [_grown(wiring, min(edges, wiring.n_edges), rng) for _ in range(n)]
 

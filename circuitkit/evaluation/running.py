@@ -51,7 +51,7 @@ def run(
 
     Example:
         >>> ck.run(model, [circuit, scores.top(50)], task, corruption="counterfactual").shape[:2]
-        torch.Size([2, 8])
+        torch.Size([2, 16])
     """
     inputs, keeps = _prepared(model, circuits, data, None, corruption)
     return _stacked(inputs, keeps, lambda logits, *_: logits)
@@ -71,7 +71,7 @@ def measure(
 
     Example:
         >>> ck.measure(model, circuit, task, "logit_diff").shape
-        torch.Size([1, 8])
+        torch.Size([1, 16])
     """
     inputs, keeps = _prepared(model, circuits, data, metric, corruption)
 

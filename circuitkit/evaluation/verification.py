@@ -221,7 +221,7 @@ def verify(
     empty or does not fit the scores.
 
     Example:
-        >>> ck.verify(model, scores, task, n=20).scores.exact.sum()
+        >>> int(ck.verify(model, scores, task, n=20).scores.exact.sum())
         20
     """
     inputs = prepare(model, data, metric, corruption, circuit=scores)

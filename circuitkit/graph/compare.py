@@ -190,7 +190,7 @@ def compare(left: CircuitLike, right: CircuitLike) -> Comparison:
     that no circuit has.
 
     Example:
-        >>> found = compare("ioi:acdc", "ioi:wang2022")
+        >>> found = ck.compare("ioi:acdc", "ioi:wang2022")
         >>> found.nodes.both, found.nodes.right
         (26, 26)
         >>> found.roles["name mover"]
@@ -305,7 +305,7 @@ def agreement(several: Sequence[CircuitLike]) -> Agreement:
     its components, and where the wirings differ.
 
     Example:
-        >>> found = agreement(["ioi:acdc", "ioi:eap_ig"])
+        >>> found = ck.agreement(["ioi:acdc", "ioi:eap_ig"])
         >>> found.in_all == found.pairs[0].both
         True
     """
