@@ -230,7 +230,7 @@ def test_an_edge_that_the_wiring_lacks_is_not_built() -> None:
 
 def test_a_graph_without_a_wiring_is_told_how_circuits_are_built() -> None:
     for use in (wiring_of, mask, summary, to_json, weight_matrix):
-        with pytest.raises(CircuitError, match="build circuits with circuitkit"):
+        with pytest.raises(CircuitError, match="build one with circuitkit"):
             use(nx.DiGraph([("input", "logits")]))
 
 
@@ -384,8 +384,8 @@ def test_lists_are_not_taken_for_objects_nor_words_for_numbers(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "it is no JSON"),
-        (b"not json", "it is no JSON"),
+        (b"", "it is not JSON"),
+        (b"not json", "it is not JSON"),
         (b"\x80\x02}q\x00.", "cannot be read as a circuit"),
         (b"\xff\xfe[\x00]\x00", "cannot be read as a circuit"),
         (b"[]", "'format' is not 'circuitkit.circuit'"),
@@ -395,7 +395,7 @@ def test_lists_are_not_taken_for_objects_nor_words_for_numbers(tmp_path: Path) -
         (b'{"nodes": {}, "edges": {}, "cfg": {"n_layers": 12}}', "'cfg' has no 'n_heads'"),
         (b"[" * 10**5, "nested too deeply"),
         (b'{"a":' * 10**5, "nested too deeply"),
-        (b'{"a": ' + b"9" * 10**4 + b"}", "it is no JSON"),
+        (b'{"a": ' + b"9" * 10**4 + b"}", "it is not JSON"),
     ],
     ids=lambda value: ascii(value[:20]),
 )
@@ -411,7 +411,7 @@ def test_the_file_of_a_later_version_asks_for_an_update(tmp_path: Path) -> None:
 def test_an_edge_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
     listed = [{"edge": "input->logits", "weight": 1.0}] * 2
     message = refused(tmp_path / "twice.json", json.dumps({**good(), "nodes": {}, "edges": listed}))
-    assert "the edge input->logits stands there twice" in message
+    assert "the edge input->logits is listed twice" in message
 
 
 def test_the_old_name_of_the_embedding_is_refused_with_the_new_one(tmp_path: Path) -> None:
@@ -587,9 +587,9 @@ def test_the_wiring_in_a_file_is_that_of_the_circuit() -> None:
 def plain_graph() -> nx.DiGraph:
     """What somebody built without circuitkit, heads in their short form."""
     graph: nx.DiGraph = nx.DiGraph(wiring=Wiring(2, 4, 2).to_dict(), task="ioi")
-    graph.add_edge("input", "0.1.q", weight=-0.5, exact=True)
+    graph.add_edge("input", "0.1.q", weight=0.5, exact=True)
     graph.add_edge("0.1", "logits", weight=2)
-    graph.add_edge("m0", "logits", weight=1)
+    graph.add_edge("m0", "logits", weight=-1)
     graph.add_edge("0.1.q", "0.1")
     graph.add_node("1.3", role="spectator")
     return graph
@@ -621,7 +621,7 @@ def test_the_frame_has_a_row_an_edge_the_strongest_first() -> None:
     assert list(frame.columns) == ["writer", "reader", "weight", "exact"]
     rows = [tuple(row) for row in frame.itertuples(index=False)]
     assert [row[:3] for row in rows] == [
-        ("a0.h1", "logits", 2.0), ("m0", "logits", 1.0), ("input", "a0.h1.q", -0.5)
+        ("a0.h1", "logits", 2.0), ("m0", "logits", -1.0), ("input", "a0.h1.q", 0.5)
     ]  # fmt: skip
     assert frame["exact"].isna().tolist() == [True, True, False]
     assert bool(frame["exact"][2]) is True
@@ -635,7 +635,7 @@ def test_a_circuit_prints_its_own_edges_and_shows_itself() -> None:
     assert str(circuit) == f"3 of {total} edges, 2 of 8 heads, 1 of 2 MLPs"
     assert repr(circuit).splitlines() == [
         str(circuit), "task: ioi", "spectator: a1.h3", "the strongest edges:",
-        "          +2  a0.h1->logits", "          +1  m0->logits", "        -0.5  input->a0.h1<q>",
+        "          +2  a0.h1->logits", "          -1  m0->logits", "        +0.5  input->a0.h1<q>",
     ]  # fmt: skip
     assert circuit._repr_svg_().startswith("<svg")
     assert circuit._repr_html_().startswith(f"<pre>{circuit!s}")

@@ -281,7 +281,7 @@ def test_a_reference_that_lists_members_is_compared_by_them_and_says_so() -> Non
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ("ioi", "did you mean 'ioi:"),
+        ("ioi", "ioi:wang2022"),
         ("ioi:wagn2022", "did you mean 'ioi:wang2022'"),
         ("absent.json", "there is no file 'absent.json'"),
         (3, "int is not a circuit; give a circuit"),

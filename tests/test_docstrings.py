@@ -26,7 +26,6 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 # Names that still lack a summary of one line, or an example. Only ever take names out.
 WITHOUT_EXAMPLE: set[str] = {
-    "Circuit",
     "ability",
     "bench",
     "cross_evaluate",
@@ -43,16 +42,6 @@ WITHOUT_EXAMPLE: set[str] = {
     "discovery.node_attribution",
     "discovery.random",
     "draw_curves",
-    "figures.Heatmap",
-    "figures.Lines",
-    "figures.Panels",
-    "formats.csv",
-    "formats.dot",
-    "formats.graphml",
-    "formats.json",
-    "formats.pdf",
-    "formats.png",
-    "formats.svg",
     "incompleteness",
     "interactions",
     "known",
@@ -65,17 +54,12 @@ WITHOUT_EXAMPLE: set[str] = {
     "patch_senders",
     "patch_together",
     "patch_windows",
-    "read_eap_circuit",
-    "read_eap_scores",
-    "read_mib",
     "recovery",
     "size_curves",
     "smallest",
     "stability",
     "study",
     "vary",
-    "write_eap",
-    "write_mib",
 }
 
 

@@ -302,7 +302,7 @@ def test_a_bad_graph_is_one_sentence(case: str, tmp_path: Path) -> None:
 
 
 BAD_TENSORS = {
-    "another order": (changed("dst_nodes", to=tensors()["dst_nodes"][::-1]), "another order"),
+    "a different order": (changed("dst_nodes", to=tensors()["dst_nodes"][::-1]), "different order"),
     "a missing writer": (changed("src_nodes", to=["input", "m0"]), "missing, the first a0.h0"),
     "names that are none": (changed("src_nodes", to=3), "'src_nodes' is 3"),
     "a missing column": (changed("edges_scores", to=torch.ones(3, 4)), r"\(3, 4\).*\(3, 5\)"),
@@ -460,7 +460,7 @@ def test_bad_submissions_are_one_sentence(tmp_path: Path) -> None:
             read_mib(tmp_path, wirings)
         assert "\n" not in str(told.value)
 
-    with pytest.raises(CircuitError, match="no folder that can be read"):
+    with pytest.raises(CircuitError, match="not a folder that can be read"):
         read_mib(tmp_path / "nowhere")
     refused("no folder TASK_MODEL")
     (tmp_path / "ioi").mkdir()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import pickle
 import random
 
 import pytest
 
 from circuitkit.errors import NodeNameError
+from circuitkit.graph import nodes
 from circuitkit.graph.nodes import INPUT, LOGITS, Node, edge_name, parse_edge
 from circuitkit.graph.wiring import Wiring
 
@@ -202,3 +204,9 @@ def test_an_edge_is_not_written_of_what_is_no_node() -> None:
         edge_name("m0", "nonsense")
     with pytest.raises(NodeNameError, match="'nonsense' is not a node"):
         edge_name("nonsense", "m0")
+
+
+def test_the_examples_are_true() -> None:
+    failed, tried = doctest.testmod(nodes)
+    assert tried
+    assert not failed

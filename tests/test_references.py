@@ -473,6 +473,15 @@ def test_what_has_no_weights_agrees_in_none() -> None:
     assert compare(found, weighed).flipped == 2
 
 
+def test_published_circuits_are_tables_too() -> None:
+    published = named("ioi:wang2022")
+    frame = published.to_frame()
+    assert list(frame.columns) == ["component", "role", "positions"]
+    assert dict(zip(frame["component"], frame["role"], strict=True)) == dict(published.roles)
+    assert str(published) == f"ioi:wang2022, {published!r}"
+    assert published._repr_html_().count("<tr") == 1 + len(frame)
+
+
 # -- the command -----------------------------------------------------------------------------------
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     assert main([*arguments, "--json"]) == 0

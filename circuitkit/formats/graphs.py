@@ -16,13 +16,25 @@ def json(circuit: Graph) -> str:
     """The circuit in its own file format, which ``Circuit.load`` reads back.
 
     Raises CircuitError where the graph is not a circuit, or holds what JSON cannot.
+
+    Example:
+        >>> ck.formats.json(circuit).count('"edge"')
+        50
     """
     return to_json(circuit)
 
 
 def graphml(circuit: Graph) -> str:
-    """The graph with its ports as GraphML, for Gephi, Cytoscape, yEd and their kind; what GraphML
-    has no type for stands there as JSON."""
+    """The graph with its ports as GraphML, for Gephi, Cytoscape, yEd and their kind.
+
+    All attributes are in it; what GraphML has no type for is written as JSON.
+
+    Example:
+        >>> import networkx
+        >>> graph = networkx.parse_graphml(ck.formats.graphml(circuit))
+        >>> len(graph.edges) == len(circuit.edges)
+        True
+    """
     whole: Graph = nx.DiGraph()
     whole.graph.update(flat(circuit.graph))
     whole.add_nodes_from((str(n), flat(circuit.nodes[n])) for n in sorted(circuit))
@@ -32,10 +44,14 @@ def graphml(circuit: Graph) -> str:
 
 
 def dot(circuit: Graph) -> str:
-    """The graph with its ports as DOT, for Graphviz and what else reads it; all attributes are in
-    it, as text. ``draw`` makes a picture, which ``dot`` of this file does not equal.
+    """The graph with its ports as DOT, for Graphviz and what else reads it.
 
-    Raises CircuitError where the graph is not a circuit.
+    All attributes are in it, as text. A layered picture comes from ``circuit.draw``, not from this
+    file. Raises CircuitError where the graph is not a circuit.
+
+    Example:
+        >>> ck.formats.dot(circuit).splitlines()[0]
+        'digraph circuit {'
     """
     wiring_of(circuit)
     lines = ["digraph circuit {", f"graph [{_listed(flat(circuit.graph))}]", "rankdir=BT"]

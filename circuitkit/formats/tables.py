@@ -20,6 +20,10 @@ def csv(circuit: Graph) -> str:
     place for what says where the circuit comes from: json, graphml and dot hold that too. Raises
     OutputError for a circuit that only lists its components, and NodeNameError where a node's name
     does not follow the grammar.
+
+    Example:
+        >>> ck.formats.csv(circuit).splitlines()[0]
+        'writer,reader,edge,weight'
     """
     if lists_members(circuit):
         raise OutputError(

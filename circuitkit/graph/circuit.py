@@ -70,23 +70,26 @@ _SOURCE = ("model", "task", "metric", "corruption", "method")
 
 
 class Circuit(Graph):  # type: ignore[misc, unused-ignore]
-    """A circuit: a ``networkx.DiGraph`` whose edges carry weights and whose attributes say where it
-    comes from; all of NetworkX works on it.
+    """A circuit: a ``networkx.DiGraph`` with weighted edges, on which all of NetworkX works.
 
-    A weight is in units of the metric per example, and positive where the edge helps the clean
-    behaviour. ``len(circuit)``, ``circuit.nodes`` and ``circuit.edges`` are NetworkX's, and count
-    ports and the edges from ports to their heads too; ``to_frame`` and ``print`` count the
-    circuit's own edges. ``Circuit(graph)`` makes one of any directed graph with these attributes.
-    ``save`` writes all of a circuit, ``draw`` a picture, which may leave edges out; NetworkX's own
-    ``write_graphml`` refuses attributes that are mappings, ``save("c.graphml")`` takes them.
+    The graph's attributes say where it comes from. A weight is in units of the metric per example,
+    and positive where the edge helps the clean behaviour. ``len(circuit)``, ``circuit.nodes`` and
+    ``circuit.edges`` are NetworkX's, and count ports and the edges from ports to their heads too;
+    ``to_frame`` and ``print`` count the circuit's own edges. ``Circuit(graph)`` makes one of any
+    directed graph with these attributes. ``save`` writes all of a circuit, ``draw`` a picture,
+    which may leave edges out; NetworkX's own ``write_graphml`` refuses attributes that are
+    mappings, ``save("c.graphml")`` takes them.
 
     Example:
-        >>> import circuitkit as ck
+        >>> import networkx
         >>> circuit = ck.references.docstring.acdc().circuit
         >>> print(circuit)
         24 of 1,281 edges, 6 of 32 heads, 0 of 0 MLPs
         >>> circuit["a3.h6"]["logits"]["weight"]
         1.0
+        >>> plain = networkx.DiGraph(circuit)
+        >>> print(ck.Circuit(plain))
+        24 of 1,281 edges, 6 of 32 heads, 0 of 0 MLPs
     """
 
     def __init__(self, incoming_graph_data: Graph | None = None, **attr: object) -> None:
@@ -98,11 +101,12 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
     # -- what is in it -------------------------------------------------------------------------
     @property
     def heads(self) -> list[str]:
-        """The attention heads in the circuit, in the model's order: those that an edge leaves or
-        enters at a port of their own, and those with a role. Raises CircuitError without a wiring.
+        """The attention heads in the circuit, in the model's order.
+
+        Those that an edge leaves or enters at a port of their own, and those with a role. Raises
+        CircuitError where the graph has no wiring.
 
         Example:
-            >>> import circuitkit as ck
             >>> ck.references.greater_than.hanna2023().circuit.heads[:3]
             ['a0.h1', 'a0.h3', 'a0.h5']
         """
@@ -111,11 +115,11 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
 
     @property
     def mlps(self) -> list[str]:
-        """The MLPs in the circuit, in the model's order, or the experts where MLPs are taken apart.
-        Raises CircuitError without a wiring.
+        """The MLPs in the circuit, in the model's order; their experts where MLPs are taken apart.
+
+        Raises CircuitError where the graph has no wiring.
 
         Example:
-            >>> import circuitkit as ck
             >>> ck.references.greater_than.hanna2023().circuit.mlps
             ['m0', 'm1', 'm2', 'm3', 'm8', 'm9', 'm10', 'm11']
         """
@@ -129,7 +133,6 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         (whether the weight was measured rather than estimated; missing where nothing says so).
 
         Example:
-            >>> import circuitkit as ck
             >>> ck.references.docstring.acdc().circuit.to_frame().head(2)
               writer   reader  weight  exact
             0  a0.h5  a1.h2.k     1.0   <NA>
@@ -149,7 +152,6 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         or not a circuit.
 
         Example:
-            >>> import circuitkit as ck
             >>> path = ck.references.docstring.acdc().circuit.save("docstring.json")
             >>> print(ck.Circuit.load(path))
             24 of 1,281 edges, 6 of 32 heads, 0 of 0 MLPs
@@ -179,7 +181,6 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         cannot be written; UnknownNameError for a format that is not known.
 
         Example:
-            >>> import circuitkit as ck
             >>> ck.references.docstring.acdc().circuit.save("docstring.csv").name
             'docstring.csv'
         """
@@ -200,7 +201,6 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         that is not known.
 
         Example:
-            >>> import circuitkit as ck
             >>> ck.references.docstring.acdc().circuit.draw("docstring.svg", title="ACDC").name
             'docstring.svg'
         """
@@ -307,7 +307,8 @@ def wiring_of(circuit: Graph) -> Wiring:
         return Wiring(**circuit.graph["wiring"])
     except (KeyError, TypeError) as error:
         raise CircuitError(
-            "the graph has no 'wiring' attribute; build circuits with circuitkit.circuit.build"
+            "the graph has no 'wiring' attribute; take a circuit from scores.top(n), or build one "
+            "with circuitkit.graph.circuit.build"
         ) from error
 
 
@@ -403,7 +404,9 @@ def _line(circuit: Graph, wiring: Wiring, writer: Node, reader: Node, weight: fl
     name = edge_name(writer, reader)
     extra = _sorted({k: v for k, v in circuit[writer][reader].items() if k != "weight"})
     if "edge" in extra:
-        raise CircuitError(f"{name} has an attribute 'edge', as its name is called; rename it")
+        raise CircuitError(
+            f"{name} has an attribute 'edge', which is what its name is called; rename it"
+        )
     return json.dumps({"edge": name, "weight": weight, **extra}, allow_nan=False)
 
 
@@ -430,7 +433,7 @@ def from_json(text: str, source: str = "the text") -> Circuit:
     try:
         data = json.loads(text)
     except ValueError as error:
-        raise CircuitError(f"{source} is not a circuit: it is no JSON ({error})") from error
+        raise CircuitError(f"{source} is not a circuit: it is not JSON ({error})") from error
     except RecursionError as error:
         raise CircuitError(f"{source} is not a circuit: it is nested too deeply") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -453,7 +456,7 @@ def _assemble(data: Mapping[str, Any]) -> Circuit:
         entry = _typed(entry, dict, "an entry of 'edges'")
         pair = parse_edge(entry.get("edge"))
         if pair in weights:
-            raise CircuitError(f"the edge {entry['edge']} stands there twice")
+            raise CircuitError(f"the edge {entry['edge']} is listed twice")
         weights[pair] = _weight(entry)
         extra[pair] = {key: value for key, value in entry.items() if key not in ("edge", "weight")}
     try:

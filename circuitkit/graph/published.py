@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import networkx as nx
 
@@ -16,6 +16,10 @@ from circuitkit.graph.nodes import INPUT, LOGITS, Node
 from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import lookup, names, unknown
+from circuitkit.util.tables import as_html, to_frame
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = [
     "CircuitLike",
@@ -46,7 +50,7 @@ class Published:
     ``positions`` are the token spans at which a component's output belongs to the circuit; one that
     is missing belongs to it everywhere, or its source does not say. ``direct`` is True where the
     source also counts one edge for every port that the circuit reads (ACDC's ``q_input -> q``),
-    which is no edge of the residual stream, and none of ours.
+    which is not an edge of the residual stream, and not one of ours.
     """
 
     name: str
@@ -92,6 +96,26 @@ class Published:
                 circuit.nodes[name]["positions"] = list(self.positions[name])
         return circuit
 
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each component that has a role: ``component``, ``role`` and ``positions`` (the
+        token spans, separated by spaces; empty where it belongs to the circuit everywhere)."""
+        return to_frame(
+            [
+                {
+                    "component": name,
+                    "role": role,
+                    "positions": " ".join(self.positions.get(name, ())),
+                }
+                for name, role in self.roles.items()
+            ]
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self!r}"
+
+    def _repr_html_(self) -> str:
+        return as_html(self.to_frame(), str(self))
+
     def __repr__(self) -> str:
         found, total = self.counted
         what = "edges" if self.edges else "components"
@@ -136,14 +160,17 @@ def opened(circuit: CircuitLike) -> Circuit:
     name = os.fspath(circuit)
     if Path(name).suffix.lower() not in (".json", ".pt") and not Path(name).is_file():
         if ":" not in name:
-            raise UnknownNameError(unknown("circuit", name, names("references")))
+            known = names("references")
+            own = tuple(one for one in known if one.startswith(f"{name}:"))
+            raise UnknownNameError(unknown("circuit", name, own or known))
         return named(name).circuit
     return Circuit.load(name)
 
 
 def skeleton(circuit: Graph) -> Circuit:
     """A copy without the edges of components that have no role, such as the MLPs that only carry
-    what heads write: small enough to be drawn. Raises CircuitError where the graph is no circuit.
+    what heads write: small enough to be drawn. Raises CircuitError where the graph is not a
+    circuit.
     """
     roles = {name: data for name, data in circuit.nodes(data=True) if data.get("role")}
     known = {*roles, INPUT, LOGITS}

@@ -52,13 +52,13 @@ class Scores:
     of another shape or type, and for scores that are not finite.
 
     Example:
-        >>> import circuitkit as ck
-        >>> wiring = ck.references.ioi.acdc().wiring  # of GPT-2 small: 157 writers, 445 readers
-        >>> scores = ck.Scores(wiring, np.ones(wiring.shape))
-        >>> len(scores), scores["input->a0.h0<q>"], scores["a0.h1", "logits"]
-        (32491, 1.0, 1.0)
-        >>> print(scores.top(10))
-        9 of 32,491 edges, 2 of 144 heads, 0 of 12 MLPs
+        >>> len(scores), scores.values.shape  # edges; writers × readers
+        (479, (21, 53))
+        >>> scores["a0.h1->logits"] == scores["a0.h1", "logits"]
+        True
+        >>> circuit = scores.top(20)
+        >>> 15 < len(circuit.to_frame()) <= 20
+        True
     """
 
     wiring: Wiring
@@ -67,13 +67,13 @@ class Scores:
     exact: Mask | None = None
 
     def __post_init__(self) -> None:
-        for name, table in (("scores have", self.values), ("mask of the exact has", self.exact)):
+        for name, table in (("scores have", self.values), ("mask 'exact' has", self.exact)):
             if table is not None and table.shape != self.wiring.shape:
                 raise ScoresError(
                     f"the {name} the shape {table.shape}, and the wiring {self.wiring.shape}"
                 )
         if self.exact is not None and self.exact.dtype != bool:
-            raise ScoresError(f"the mask of the exact is of {self.exact.dtype}; give one of bool")
+            raise ScoresError(f"'exact' is a mask of {self.exact.dtype}; give one of bool")
         wrong = ~np.isfinite(self.values) & self.wiring.legal
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
@@ -116,12 +116,9 @@ class Scores:
         method does not mix the two).
 
         Example:
-            >>> import circuitkit as ck
-            >>> wiring = ck.references.docstring.acdc().wiring
-            >>> ck.Scores(wiring, np.ones(wiring.shape)).to_frame().head(2)
-              writer   reader  weight  exact
-            0  input  a0.h0.q     1.0   <NA>
-            1  input  a0.h1.q     1.0   <NA>
+            >>> frame = scores.to_frame()
+            >>> len(frame), list(frame.columns)
+            (479, ['writer', 'reader', 'weight', 'exact'])
         """
         w = self.wiring
         flat = np.flatnonzero(w.legal)
@@ -202,15 +199,31 @@ class Scores:
         """The best n edges that hang together: the longest head of the ranking of which no more
         than n edges are left when dead ends are dropped. Raises ScoresError where n < 1."""
         if n < 1:
-            raise ScoresError(f"{n} edges are no circuit; ask for at least 1")
+            raise ScoresError(f"{n} edges do not make a circuit; ask for at least 1")
         return self.wiring.best(self.ranking(rule), n)
 
     def top(self, n: int, rule: str = "abs") -> Circuit:
-        """The circuit of the best n edges that hang together."""
+        """The circuit of the best n edges that hang together, or of a few less: the longest head
+        of the ranking that has no more than n edges without its dead ends.
+
+        Rules: ``abs`` (magnitude), ``signed``, ``greedy`` (Hanna et al. 2024: from the logits
+        down). Raises ScoresError where n < 1 and for a rule that is not known.
+
+        Example:
+            >>> print(scores.top(50))  # doctest: +ELLIPSIS
+            5... of 479 edges, ... of 16 heads, ... of 4 MLPs
+        """
         return self.circuit(self.mask(n, rule), rule=rule)
 
     def above(self, threshold: float, rule: str = "abs") -> Circuit:
-        """The circuit of the edges whose score (by ``abs``: its magnitude) exceeds a threshold."""
+        """The circuit of the edges whose score (by ``abs``: its magnitude) exceeds a threshold, in
+        metric units per example, without dead ends; the rule is ``abs`` or ``signed``.
+
+        Example:
+            >>> circuit = scores.above(0.01)
+            >>> bool((circuit.to_frame()["weight"].abs() > 0.01).all())
+            True
+        """
         keep = (_key(rule, RULES[:2])(self.values) > threshold) & self.wiring.legal
         return self.circuit(self.wiring.alive(keep), rule=rule, threshold=threshold)
 
@@ -235,8 +248,16 @@ class Scores:
 
     # -- files -----------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a safetensors file, whole or not at all; raises OutputError, and ScoresError where
-        it could not be read again."""
+        """Write a safetensors file, in single precision, whole or not at all; ``load`` reads it.
+
+        Raises OutputError where the place cannot be written, and ScoresError where the file could
+        not be read again.
+
+        Example:
+            >>> path = scores.save("scores.safetensors")
+            >>> len(ck.Scores.load(path))
+            479
+        """
         from safetensors.numpy import save
 
         values = np.where(self.wiring.legal, self.values, 0)
@@ -246,7 +267,7 @@ class Scores:
         try:
             notes["about"] = json.dumps(dict(self.about))
         except (TypeError, ValueError, RecursionError) as error:
-            raise ScoresError(f"what is about the scores is no JSON: {error}") from error
+            raise ScoresError(f"what 'about' says of the scores is not JSON: {error}") from error
         tables = {"scores": single.values}
         if self.exact is not None:
             tables["exact"] = np.ascontiguousarray(self.exact & self.wiring.legal)
@@ -254,12 +275,18 @@ class Scores:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Scores:
-        """The scores in the file; raises ScoresError where there are none."""
+        """The scores in a file that ``save`` wrote; raises ScoresError where there are none.
+
+        Example:
+            >>> path = scores.save("scores.safetensors")
+            >>> ck.Scores.load(path)["m3->logits"] == scores["m3->logits"]
+            True
+        """
         name = repr(os.fspath(path))
         try:
             notes, tables = _contents(path)
             if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
-                raise ScoresError(f"it is no file of {FORMAT}, version {VERSION}")
+                raise ScoresError(f"it is not a file of {FORMAT}, version {VERSION}")
             wiring, about = (dict(json.loads(notes[key])) for key in ("wiring", "about"))
             return cls(Wiring(**wiring), tables["scores"], about, tables.get("exact"))
         except FileNotFoundError as error:

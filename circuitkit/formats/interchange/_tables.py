@@ -106,8 +106,8 @@ def _wiring(cfg: Any) -> Wiring:
 def from_plain(data: Mapping[str, Json]) -> Tables:
     """What a graph in JSON says, of either version: its nodes are flags, or objects that hold one.
 
-    Raises CircuitError for another model's nodes or edges, missing ones, scores that are no finite
-    numbers and flags that are none.
+    Raises CircuitError for another model's nodes or edges, missing ones, scores that are not finite
+    numbers and flags that are not booleans.
     """
     wiring = _wiring(data.get("cfg"))
     nodes = _mapping(data.get("nodes"), "its 'nodes'")
@@ -126,7 +126,7 @@ def from_plain(data: Mapping[str, Json]) -> Tables:
 
 def from_tensors(data: Mapping[str, object]) -> Tables:
     """What a graph in a ``.pt`` file says; older files call the scores ``edges``. What stands at
-    pairs that are no edges is dropped: EAP-IG leaves arbitrary numbers there.
+    pairs that are not edges is dropped: EAP-IG leaves arbitrary numbers there.
 
     Raises CircuitError for other nodes than the model's, or another order or shape.
     """
@@ -136,7 +136,7 @@ def from_tensors(data: Mapping[str, object]) -> Tables:
         found = _names(data.get(key), key)
         _require_all(f"'{key}'", found, expected, wiring)
         if found != expected:
-            raise CircuitError(f"its {key!r} stand in another order than EAP-IG's")
+            raise CircuitError(f"its {key!r} are in a different order than EAP-IG's")
     scores = _matrix(data, "edges_scores" if "edges_scores" in data else "edges", wiring)
     flags = _matrix(data, "edges_in_graph", wiring)
     keep = None if flags is None else flags != 0

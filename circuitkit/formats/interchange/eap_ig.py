@@ -59,11 +59,16 @@ def is_eap(path: str | os.PathLike[str]) -> bool:
 
 
 def read_eap_scores(path: str | os.PathLike[str], wiring: Wiring | None = None) -> Scores:
-    """The scores of all edges in a graph file, in double precision.
+    """The scores of all edges in an EAP-IG graph file, in double precision.
 
     Raises ScoresError where the file holds none, where nodes, edges or scores are missing, unknown
-    or no numbers, where all scores are 0 (a graph that ranks nodes or neurons), and, if a wiring is
-    given, where the graph is another model's.
+    or not numbers, where all scores are 0 (a graph that ranks nodes or neurons), and, if a wiring
+    is given, where the graph is another model's.
+
+    Example:
+        >>> path = ck.write_eap(scores, "graph.json", d_model=model.d_model)
+        >>> ck.read_eap_scores(path)["m3->logits"] == scores["m3->logits"]
+        True
     """
     try:
         tables = _tables(path)
@@ -82,11 +87,17 @@ def read_eap_scores(path: str | os.PathLike[str], wiring: Wiring | None = None) 
 def read_eap_circuit(
     path: str | os.PathLike[str], wiring: Wiring | None = None, *, empty: bool = False
 ) -> Circuit:
-    """The edges of a graph file that are ``in_graph``, their scores as weights; without scores each
-    weighs 1, and the circuit says that it is ``unweighted``. Dead ends stay.
+    """The circuit in an EAP-IG graph file: the edges ``in_graph``, weighted by scores.
 
-    Raises CircuitError as ``read_eap_scores`` raises ScoresError, where a kept node lacks some of
-    its neurons, and, unless it may be ``empty``, where no edge is in the graph.
+    Without scores each edge weighs 1, and the circuit says that it is ``unweighted``. Dead ends
+    stay. ``Circuit.load`` calls this for a file that is one of EAP-IG's. Raises CircuitError as
+    ``read_eap_scores`` raises ScoresError, where a kept node lacks some of its neurons, and, unless
+    it may be ``empty``, where no edge is in the graph.
+
+    Example:
+        >>> path = ck.write_eap(circuit, "graph.json", d_model=model.d_model)
+        >>> str(ck.read_eap_circuit(path)) == str(circuit)
+        True
     """
     try:
         tables = _tables(path)
@@ -123,9 +134,9 @@ def _tables(path: str | os.PathLike[str]) -> Tables:
     except FileNotFoundError as error:
         raise CircuitError("there is no such file") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise CircuitError(f"it is no JSON ({error})") from error
+        raise CircuitError(f"it is not JSON ({error})") from error
     if not isinstance(data, dict):
-        raise CircuitError("it is no object with cfg, nodes and edges")
+        raise CircuitError("it is not an object with cfg, nodes and edges")
     return from_plain(data)
 
 
@@ -139,10 +150,10 @@ def _unpickled(path: str | os.PathLike[str]) -> Mapping[str, Any]:
         raise CircuitError("there is no such file") from error
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, pickle.PickleError) as error:
         raise CircuitError(
-            "it is no .pt file, or holds more than tensors, lists, texts and numbers"
+            "it is not a .pt file, or holds more than tensors, lists, texts and numbers"
         ) from error
     if not isinstance(data, dict):
-        raise CircuitError("it is no dictionary with cfg, src_nodes, dst_nodes and edges_scores")
+        raise CircuitError("it is not a dictionary with cfg, src_nodes, dst_nodes and edges_scores")
     return data
 
 
@@ -162,6 +173,13 @@ def write_eap(
 
     Raises CircuitError for a model that the format cannot describe, and OutputError for another
     suffix and where the place cannot be written.
+
+    Example:
+        >>> ck.write_eap(circuit, "graph.json", d_model=model.d_model).name
+        'graph.json'
+        >>> path = ck.write_eap(scores, "graph.json", d_model=model.d_model, keep=scores.mask(20))
+        >>> str(ck.Circuit.load(path)) == str(scores.top(20))
+        True
     """
     if isinstance(item, Scores):
         wiring, values = item.wiring, item.values
@@ -173,7 +191,7 @@ def write_eap(
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise OutputError(
-            f"{os.fspath(path)!r} is no EAP-IG graph; the suffixes are {' and '.join(SUFFIXES)}"
+            f"{os.fspath(path)!r} is not an EAP-IG graph; the suffixes are {' and '.join(SUFFIXES)}"
         )
     cfg = {
         "n_layers": wiring.layers, "n_heads": wiring.heads,

@@ -37,17 +37,25 @@ Entry: TypeAlias = Scores | tuple[Circuit, ...]
 def read_mib(
     folder: str | os.PathLike[str], wirings: Mapping[str, Wiring] | None = None
 ) -> dict[tuple[str, str], Entry]:
-    """A submission, by (task, model): the scores of all edges, or nine circuits, the smallest
-    first; ``wirings`` says by the name of a model what its graphs must be of.
+    """Read a submission to MIB: by (task, model) the scores of all edges, or nine circuits.
+
+    Circuits come the smallest first; ``wirings`` says by the name of a model what its graphs must
+    be of.
 
     Raises CircuitError, naming the folder, where it holds no folder TASK_MODEL, where one holds
-    neither one file nor nine, where a circuit is too large for its place, where a file is no graph,
-    and where two graphs of one model differ in size.
+    neither one file nor nine, where a circuit is too large for its place, where a file is not a
+    graph, and where two graphs of one model differ in size.
+
+    Example:
+        >>> width = {"mini": model.d_model}
+        >>> _ = ck.write_mib({("ioi", "mini"): scores}, "submission", d_model=width)
+        >>> list(ck.read_mib("submission"))
+        [('ioi', 'mini')]
     """
     try:
         places = sorted(p for p in Path(folder).iterdir() if p.is_dir() and p.name[0] != ".")
     except OSError as error:
-        raise CircuitError(f"{os.fspath(folder)!r} is no folder that can be read") from error
+        raise CircuitError(f"{os.fspath(folder)!r} is not a folder that can be read") from error
     if not places:
         raise CircuitError(
             f"{os.fspath(folder)!r} holds no folder TASK_MODEL, such as ioi_gpt2, with graphs"
@@ -115,22 +123,30 @@ def write_mib(
     d_model: Mapping[str, int],
     suffix: str = ".json",
 ) -> list[Path]:
-    """Write a submission's folders, and return the files; ``d_model`` is each model's width.
+    """Write a submission to MIB, and return its files; ``d_model`` is each model's width.
 
     The entries are by (task, model), as ``read_mib`` gives them; underscores in a task's name
     become hyphens. Nothing is written before every entry is known to be sound.
 
-    Raises CircuitError for a name that makes no folder, a model without width or that EAP-IG's
-    graphs cannot describe, and circuits that are not nine or too large; OutputError for another
-    suffix, and where the place cannot be written.
+    Raises CircuitError for a name that does not make a folder, a model without width or that
+    EAP-IG's graphs cannot describe, and circuits that are not nine or too large; OutputError for
+    another suffix, and where the place cannot be written.
+
+    Example:
+        >>> width = {"mini": model.d_model}
+        >>> files = ck.write_mib({("ioi", "mini"): scores}, "submission", d_model=width)
+        >>> [path.as_posix() for path in files]
+        ['submission/ioi_mini/importances.json']
     """
     if suffix not in SUFFIXES:
-        raise OutputError(f"MIB knows no {suffix!r} files; choose from {', '.join(SUFFIXES)}")
+        raise OutputError(f"MIB has no {suffix!r} files; choose from {', '.join(SUFFIXES)}")
     files: list[tuple[Scores | Graph, Path, int]] = []
     for (task, model), entry in entries.items():
         place = Path(folder) / f"{task.replace('_', '-')}_{model}"
         if "/" in task + model or _task_and_model(place)[1] != model:
-            raise CircuitError(f"{task!r} and {model!r} make no folder TASK_MODEL; rename them")
+            raise CircuitError(
+                f"{task!r} and {model!r} do not make a folder TASK_MODEL; rename them"
+            )
         if model not in d_model:
             raise CircuitError(f"the width of {model} is not known; add it to d_model")
         named = _named(entry, str(place))

@@ -40,7 +40,7 @@ GRID = "#ebebeb"
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Lines(Figure):
-    """One curve a series over common places ``x``: numbers, or labels, which stand side by side.
+    """Curves over common places ``x``: numbers, or labels, which stand side by side.
 
     A series is a sequence of as many values as ``x`` has; nan is a gap. ``bands`` give some series
     a low and a high curve, between which it is shaded. Series differ in colour, dashes and markers,
@@ -50,6 +50,11 @@ class Lines(Figure):
     or with ``log_x`` not positive.
 
     Series named in ``plain`` have no markers; one that has a single place has no line.
+
+    Example:
+        >>> lines = ck.figures.Lines([1, 10, 100], {"eap": [0.1, 0.5, 0.9]}, log_x=True)
+        >>> lines.save("sizes.svg").name
+        'sizes.svg'
     """
 
     x: Sequence[float] | Sequence[str]

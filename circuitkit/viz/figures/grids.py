@@ -19,14 +19,20 @@ MOST = 3  # columns, unless it is said how many
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Panels(Figure):
-    """Figures in rows of ``columns`` (as many as there are, at most 3), each with its own axes, and
-    where there are ``captions`` with one below it, after a letter: (a), (b), ...
+    """Figures in rows of ``columns`` (as many as there are, at most 3), each with its own axes.
 
-    Heat maps of one unit share their colours, so that they can be compared, and the colour bar
-    where they are all panels or a whole column; one that has a ``limit`` keeps its own. Curves of
-    the same series share one legend. Raises OutputError where there is no figure, one that is
-    neither Heatmap nor Lines, another number of captions than of figures, and for a number of
-    columns below 1.
+    ``captions`` stand below them, each after a letter: (a), (b), ... Heat maps of one unit share
+    their colours, so that they can be compared, and the colour bar where they are all panels or a
+    whole column; one that has a ``limit`` keeps its own. Curves of the same series share one
+    legend.
+
+    Raises OutputError where there is no figure, one that is neither Heatmap nor Lines, a different
+    number of captions than of figures, and for a number of columns below 1.
+
+    Example:
+        >>> one = ck.figures.Heatmap([[0.1, -0.2], [0.3, 0.0]], unit="logit difference")
+        >>> ck.figures.Panels([one, one], captions=["clean", "corrupted"]).save("two.pdf").name
+        'two.pdf'
     """
 
     figures: Sequence[Heatmap | Lines]

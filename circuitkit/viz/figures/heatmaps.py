@@ -49,6 +49,11 @@ class Heatmap(Figure):
     ``numbers`` writes each value into its cell; ``marks`` are cells that are outlined, and
     ``mark_name`` says why. Raises OutputError for values that are not a matrix, or not finite,
     labels or marks of another shape, and a limit that leaves no colours.
+
+    Example:
+        >>> heatmap = ck.figures.Heatmap([[0.1, -0.2], [0.3, 0.0]], unit="logit difference")
+        >>> heatmap.save("heads.svg").name
+        'heads.svg'
     """
 
     values: Float[np.ndarray, "rows columns"]

@@ -18,6 +18,10 @@ def png(
 
     Raises OutputError for a style that cannot be drawn, and with ``engine="dot"`` where Graphviz is
     not installed or not done in time; CircuitError where the graph is not a circuit.
+
+    Example:
+        >>> ck.formats.png(circuit)[1:4]
+        b'PNG'
     """
     return _drawn(circuit, "png", edges, title, engine)
 
@@ -29,6 +33,10 @@ def pdf(
 
     Raises OutputError for a style that cannot be drawn, and with ``engine="dot"`` where Graphviz is
     not installed or not done in time; CircuitError where the graph is not a circuit.
+
+    Example:
+        >>> ck.formats.pdf(circuit)[:4]
+        b'%PDF'
     """
     return _drawn(circuit, "pdf", edges, title, engine)
 

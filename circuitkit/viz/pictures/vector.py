@@ -22,6 +22,10 @@ def svg(
 
     Raises OutputError for a style that cannot be drawn, and with ``engine="dot"`` where Graphviz is
     not installed or not done in time; CircuitError where the graph is not a circuit.
+
+    Example:
+        >>> ck.formats.svg(circuit, edges=20, title="IOI")[:4]
+        '<svg'
     """
     if check_engine(engine) == "dot":
         return laid_out(as_dot(circuit, edges, title), "svg").decode()
