@@ -395,7 +395,7 @@ BAD = [
     (["study", "iio"], "did you mean 'ioi'"),
     (["study", "ioi", "--metric", "logit_dif"], "did you mean 'logit_diff'"),
     (["study", "ioi", "--reference", "ioi:wang2032"], "did you mean 'ioi:wang2022'"),
-    (["study", "ioi", "--corruption", "noise(span=('S2',))"], "did you mean 'spans'"),
+    (["study", "ioi", "--corruption", "noise(drws=4)"], "did you mean 'draws'"),
     (["evaluate", "nowhere.json"], "no file"),
     (["knockout", "nowhere.json"], "no file"),
     (["draw", "nowhere.json", "-o", "x.svg"], "no file"),

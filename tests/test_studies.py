@@ -201,7 +201,7 @@ def test_cells_of_another_model_of_the_same_name_are_refused(tmp_path: Path) -> 
     module = build("gpt2")
     with torch.no_grad():
         module.transformer.h[1].mlp.c_proj.weight.mul_(1.5)
-    with pytest.raises(OutputError, match="another model"):
+    with pytest.raises(OutputError, match="different model"):
         brief(tmp_path, model=from_module(module, name="gpt2"))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from circuitkit.data._showing import Shown, as_html, as_lines, row
 from circuitkit.data.examples import Example, swapped
 from circuitkit.data.prompts import Prompt, Task
-from circuitkit.data.tokens import Tokenizer, TokenizerView, tokenise
+from circuitkit.data.tokens import Tokenizer, tokenise, view
 from circuitkit.errors import DataError
 from circuitkit.util.json_values import Json
 from circuitkit.util.tables import to_frame
@@ -206,12 +206,7 @@ class Dataset:
             (True, 8)
         """
         prompts = task.prompts if isinstance(task, Task) else task
-        if model.tokenizer is None:
-            raise DataError(
-                "the model has no tokenizer; load it with one: load(model, tokenizer=tokenizer), "
-                "or give Dataset the token ids as Examples"
-            )
-        examples = tuple(tokenise(prompts, TokenizerView(model.tokenizer)))
+        examples = tuple(tokenise(prompts, view(model)))
         about = task.about if isinstance(task, Task) else {}
         return cls(examples, batch_size, str(model.device), padding, memory, about, model.tokenizer)
 

@@ -100,8 +100,8 @@ def view(words: Tokenizing) -> TokenizerView:
         return words
     if words.tokenizer is None:
         raise DataError(
-            "the model has no tokenizer, which tasks need to make prompts; load a model with a "
-            "tokenizer, or give Dataset the token ids as Examples"
+            "the model has no tokenizer, which prompts need; load it with one, "
+            "ck.load(model, tokenizer=...), or give Dataset the token ids as Examples"
         )
     return TokenizerView(words.tokenizer)
 
