@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 EXAMPLES = 64  # prompts of a task that is called by its name
-ORDER = "the order is model, what is measured (where there is something), data, metric, corruption"
+ORDER = "the order is model, what is measured, data, metric, corruption"
 
 Data: TypeAlias = Dataset | Task | Sequence[Prompt] | str | os.PathLike[str]
 MetricLike: TypeAlias = Metric | str
@@ -372,4 +372,4 @@ def _spelt(value: object) -> str:
     if callable(value) and hasattr(value, "__name__"):
         return f"the function {value.__name__}"
     kind = type(value).__name__
-    return f"{'an' if kind[0] in 'AEIOU' else 'a'} {kind}"
+    return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"

@@ -126,6 +126,15 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         found = components(self)
         return [str(node) for node in wiring_of(self).writers if node.is_mlp and node in found]
 
+    def mask(self) -> Mask:
+        """The circuit's edges as a mask of bool [writers, readers] over the model's wiring.
+
+        Example:
+            >>> int(circuit.mask().sum()) == len(circuit.to_frame())
+            True
+        """
+        return mask(self)
+
     def to_frame(self) -> pandas.DataFrame:
         """The circuit's edges as a pandas table, the strongest first.
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import os
 
 from circuitkit.engine.edges import edge_effects
-from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare, refuse
+from circuitkit.engine.inputs import (
+    CorruptionLike,
+    Data,
+    MetricLike,
+    prepare,
+    refuse,
+    require_model,
+)
 from circuitkit.engine.model import Model
 from circuitkit.graph.edges import Edges, indices, is_edges
 from circuitkit.graph.nodes import edge_name
@@ -45,9 +52,10 @@ def patch_edges(
         >>> effects.shape == (2, len(task))
         True
     """
-    inputs = prepare(model, data, metric, corruption, circuit=edges)
+    require_model(model)
     if not is_edges(edges):
         refuse("edges", edges, "a circuit, names such as ['a0.h1->m2'], a mask, or None for all")
+    inputs = prepare(model, data, metric, corruption, circuit=edges)
     values, gap = edge_effects(*inputs[:3], edges, inputs.corruption, direction=direction,
                                resume=resume)  # fmt: skip
     writers, readers = model.wiring.writers, model.wiring.readers

@@ -105,10 +105,11 @@ def patch_paths(
         >>> found.names
         ('m0 -> logits', 'input -> m0 -> logits')
     """
-    inputs = prepare(model, data, metric, corruption)
+    require_model(model)
     if isinstance(paths, str) or not (isinstance(paths, Sequence) and all(map(_is_path, paths))):
         refuse("paths", paths, "chains of nodes such as [['a9.h9', 'a10.h7.q', 'logits']]")
     require("direction", direction, DIRECTIONS)
+    inputs = prepare(model, data, metric, corruption)
     work = _Paths(inputs, paths, at, direction == "noise", not freeze_mlps)
     carry = inputs.corruption(model, inputs.data)
     found = [work.effects(batch, carry(batch)) for batch in inputs.data]
