@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import networkx as nx
 import numpy as np
@@ -33,6 +33,7 @@ def require_scores(scores: object) -> None:
         refuse("scores", scores, "the Scores of a discovery method")
 
 
+@runtime_checkable
 class _Found(Protocol):
     """What holds a circuit, as a Discovery does."""
 
