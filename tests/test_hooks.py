@@ -19,7 +19,6 @@ from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.run import run
 from circuitkit.errors import CircuitError, DataError, UnsupportedModelError
 from circuitkit.evaluation.masks import random_masks
-from circuitkit.graph.types import Mask
 from circuitkit.models.hooks import Hooks, masked_run
 from circuitkit.models.transformer_lens import Transformer, from_module
 from circuitkit.registry import resolve
@@ -49,7 +48,7 @@ def carried_by(m: Model, data: Dataset, name: str) -> Activations:
         return carried
 
 
-def ours(m: Model, batch: Batch, carried: Activations, mask: Mask) -> Tensor:
+def ours(m: Model, batch: Batch, carried: Activations, mask: Any) -> Tensor:
     with torch.no_grad():
         return run(m, batch, m.start(batch.clean, batch.mask), carried, mask)
 

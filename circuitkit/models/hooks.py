@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from circuitkit.models.transformer_lens import Transformer
 __all__ = ["Hook", "Hooks", "masked_run", "require_bridge"]
 
 
+@runtime_checkable
 class Hook(Protocol):
     """What TransformerLens calls with an activation and its hook point."""
 
@@ -34,6 +35,7 @@ class Hook(Protocol):
 
 
 Named: TypeAlias = tuple[str, Hook]
+Keep: TypeAlias = Mask | Float[np.ndarray, "writers readers"]  # a mask, or fractions
 
 
 class Hooks(list[Named]):
@@ -70,7 +72,7 @@ def require_bridge(model: Model) -> Transformer:
     return model
 
 
-def masked_run(model: Transformer, batch: Batch, carried: Activations, mask: Mask) -> Hooks:
+def masked_run(model: Transformer, batch: Batch, carried: Activations, mask: Keep) -> Hooks:
     """The hooks under which the model's bridge gives the logits of ``engine.run.run`` with this
     mask. Raises UnsupportedModelError where the bridge lacks a hook point."""
     made = _MaskedRun(require_bridge(model), carried, mask)
@@ -87,7 +89,7 @@ def masked_run(model: Transformer, batch: Batch, carried: Activations, mask: Mas
 class _MaskedRun:
     """The state of one forward: by row, what each writer wrote, live − carried."""
 
-    def __init__(self, model: Transformer, carried: Activations, mask: Mask) -> None:
+    def __init__(self, model: Transformer, carried: Activations, mask: Keep) -> None:
         self.model, self.carried = model, carried
         alive = model.wiring.alive(mask != 0)
         kept = np.where(alive, mask, mask.dtype.type(0))
@@ -130,15 +132,14 @@ class _MaskedRun:
         """q, k or v: of each head or group from what its own port reads."""
         kind, base = self.model.kinds[stage.kind], self.carried.reads[stage.index]
         own = range(self.model.wiring.shape[1])[stage.port_columns(port)]
-        first = stage.columns.start
-        plain = kind.read(self.model, stage, [column - first for column in own], base[None])
+        received = kind.project(self.model, stage, base)[port]
         columns = [column for column in own if self.alive[:, column].any()]
         if columns:
-            read = self._read(base, columns)
-            live = kind.read(self.model, stage, [column - first for column in columns], read)
+            readers = [column - stage.columns.start for column in columns]
+            live = kind.read(self.model, stage, readers, self._read(base, columns))
             places = torch.tensor([column - own.start for column in columns], device=x.device)
-            plain = plain.index_copy(0, places, live)
-        return plain.movedim(0, 2).reshape(x.shape)
+            received = received.index_copy(2, places, live.movedim(0, 2))
+        return received.reshape(x.shape)
 
     def _mlp_in(self, stage: Stage, x: Tensor, hook: object) -> Tensor:
         """What the MLP reads, behind its norm."""
