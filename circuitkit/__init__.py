@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.evaluation.curves import draw_curves as draw_curves
     from circuitkit.evaluation.faithfulness import completeness as completeness
     from circuitkit.evaluation.faithfulness import evaluate as evaluate
+    from circuitkit.evaluation.generation import generate as generate
     from circuitkit.evaluation.heads.describe import describe_heads as describe_heads
     from circuitkit.evaluation.heads.scores import attention_scores as attention_scores
     from circuitkit.evaluation.hooks import hooks as hooks
@@ -104,6 +105,7 @@ _PLACES = {
     "draw_curves": "evaluation.curves",
     "evaluate": "evaluation.faithfulness",
     "fetch": "models.fetching",
+    "generate": "evaluation.generation",
     "hooks": "evaluation.hooks",
     "incompleteness": "evaluation.knockouts.completeness",
     "interactions": "evaluation.knockouts.pairs",

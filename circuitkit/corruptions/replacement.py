@@ -54,8 +54,8 @@ def resample(
     names the tokens that are taken from that prompt (a span, as ``S2``, or several); without it,
     all.
 
-    Raises DataError where an example is the only one of its length and, when used, for a span that
-    an example lacks. Source: Chan et al. 2022 (causal scrubbing), with one sample for all edges.
+    Raises DataError where an example is the only one of its length and, when used, for a prompt
+    that is not among the data and for a span that an example lacks. Source: Chan et al. 2022 (causal scrubbing), with one sample for all edges.
 
     Example:
         >>> import circuitkit as ck
@@ -70,7 +70,13 @@ def resample(
     def carried(batch: Batch) -> list[Activations]:
         tokens = batch.clean.clone()
         for row, mask in zip(tokens, batch.mask, strict=True):
-            row[mask] = row.new_tensor(partner[tuple(row[mask].tolist())])
+            prompt = tuple(row[mask].tolist())
+            if prompt not in partner:
+                raise DataError(
+                    f"a prompt of {len(prompt)} tokens is not among the data from which resample "
+                    "chose partners; give data that holds it, or use counterfactual"
+                )
+            row[mask] = row.new_tensor(partner[prompt])
         chosen = batch.within(*span_names(at)) if at else batch.mask
         return [_plain(model, torch.where(chosen, tokens, batch.clean), batch.mask)]
 

@@ -28,7 +28,7 @@ from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.kinds import KINDS
 from circuitkit.engine.model import Context, Native
 from circuitkit.engine.numerics import wide
-from circuitkit.errors import CircuitError, ModelError, UnsupportedModelError
+from circuitkit.errors import CircuitError, DataError, ModelError, UnsupportedModelError
 from circuitkit.graph.stages import EXPERTS
 from circuitkit.graph.wiring import Wiring
 from circuitkit.models.compat import (
@@ -312,12 +312,14 @@ class Transformer:
     def start(self, tokens: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"]) -> Context:
         """The embedding and the layers' further arguments, from the model's own forward.
 
-        Raises ModelError where weights that the model shares were changed after it was loaded.
+        Raises ModelError where weights that the model shares were changed after it was loaded, and
+        DataError for a prompt of more tokens than the model has positions for.
         """
         if versions_of(self._shared) != self._versions:
             raise ModelError(
                 f"the weights of {self.name!r} were changed after it was loaded; load it again"
             )
+        self._require_positions(int(mask.sum(-1).max()))
         root, attentions, entry, *_ = self._hollow
         with torch.no_grad():
             root(**self._arguments(tokens, mask))
@@ -328,6 +330,16 @@ class Transformer:
         embed: Tensor = entry.read  # type: ignore[assignment]
         held = self._held(tokens, mask) if self.router == "held" else {}
         return Context(embed, calls, held)
+
+    def _require_positions(self, length: int) -> None:
+        """Raise DataError where learned positions end before a prompt does."""
+        learned = getattr(self.bridge, "pos_embed", None) is not None
+        known = getattr(self.bridge.cfg, "n_ctx", None)
+        if learned and known and length > known:
+            raise DataError(
+                f"a prompt has {length:,} tokens, and {self.name!r} has positions for {known:,}; "
+                "use shorter prompts, or ask for fewer new tokens"
+            )
 
     def _held(self, tokens: Tensor, mask: Tensor) -> dict[int, tuple[Tensor, ...]]:
         """The routers' choices and weights in the model's own forward on these tokens."""
