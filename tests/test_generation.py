@@ -22,7 +22,7 @@ from circuitkit.data.examples import Example
 from circuitkit.data.prompts import Prompt, Task
 from circuitkit.engine.model import Model
 from circuitkit.engine.run import run
-from circuitkit.errors import CircuitError, CircuitkitError, DataError
+from circuitkit.errors import ArgumentError, CircuitError, CircuitkitError, DataError
 from circuitkit.evaluation.generation import Continuation, Generation
 from circuitkit.evaluation.masks import random_masks
 from circuitkit.models.transformer_lens import from_module
@@ -139,11 +139,11 @@ def test_a_prompt_of_a_task_brings_its_corrupted_texts_and_spans() -> None:
     assert (found.whole_model, found.with_circuit, found.without_circuit) == (
         same.whole_model, same.with_circuit, same.without_circuit
     )  # fmt: skip
-    part = ck.generate(mini(), circuit(), prompt, "counterfactual(spans=('S2',))", max_new_tokens=3)
-    assert part.settings["corruption"] == "counterfactual(spans=('S2',))"
-    (other,) = list(prompt.others)[:1]
+    part = ck.generate(mini(), circuit(), prompt, "counterfactual(at=('S2',))", max_new_tokens=3)
+    assert part.settings["corruption"] == "counterfactual(at=('S2',))"
+    (other,) = list(prompt.corruptions)[:1]
     swap = ck.generate(mini(), circuit(), prompt, f"counterfactual(text={other!r})")
-    text = prompt.others[other]
+    text = prompt.corruptions[other]
     said = ck.generate(mini(), circuit(), prompt.clean, corrupt=text)
     assert swap.with_circuit == said.with_circuit
 
@@ -163,6 +163,8 @@ def test_what_is_cut_carries_what_fits_the_arguments() -> None:
         ck.generate(mini(), circuit(), prompt.clean, max_new_tokens=2, **arguments)
         for arguments in ({}, {"data": data}, {"data": data, "corrupt": prompt.corrupt})
     )
+    named = ck.generate(mini(), circuit(), prompt.clean, data=task(), max_new_tokens=2)
+    assert named == known
     said = [one.settings["corruption"] for one in (alone, known, given)]
     assert said == ["zero", "mean", "counterfactual"]
     assert alone.settings["corrupt"] is known.settings["corrupt"] is None
@@ -318,11 +320,19 @@ def test_wrong_arguments_are_refused_in_a_sentence(arguments: dict[str, Any], sa
         ck.generate(m, circuit(), prompt.clean, **{"max_new_tokens": 2, **given})
 
 
+@pytest.mark.unchecked
 def test_a_circuit_of_another_model_and_an_empty_prompt_are_refused() -> None:
     with pytest.raises(CircuitError, match="give a circuit of this model"):
         ck.generate(mini(), model("gpt2").wiring.legal, "When Mary")
     with pytest.raises(DataError, match="at least one token"):
         ck.generate(mini(), circuit(), [])
+    for wrong in (task(), ck.Dataset.of(task(), mini()), 5, torch.ones(1, 3)):
+        with pytest.raises(ArgumentError, match=r"give a text, its token ids, or a Prompt"):
+            ck.generate(mini(), circuit(), wrong)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="circuit is the text 'When'; give a circuit"):
+        ck.generate(mini(), "When", circuit())  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="not a loaded model"):
+        ck.generate("mini", circuit(), "When")  # type: ignore[arg-type]
 
 
 def test_a_prompt_is_as_long_as_the_model_has_positions_for() -> None:

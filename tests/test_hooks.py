@@ -17,7 +17,7 @@ import circuitkit as ck
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.run import run
-from circuitkit.errors import CircuitError, DataError, UnsupportedModelError
+from circuitkit.errors import ArgumentError, CircuitError, DataError, UnsupportedModelError
 from circuitkit.evaluation.masks import random_masks
 from circuitkit.models.hooks import Hooks, masked_run
 from circuitkit.models.transformer_lens import Transformer, from_module
@@ -159,6 +159,8 @@ def test_the_arguments_are_those_of_every_public_function() -> None:
     assert distance(logits[rows], same) < SAME
     assert not torch.equal(m.bridge(found.batch.clean)[rows], logits[rows])  # they are gone
     length = found.batch.clean.shape[1]
+    named = ck.hooks(m, circuit, "ioi")  # prompts that the discovery did not see
+    assert len(named.batch) == 64
     said = f"26 hooks: a circuit of 100 edges, for 8 texts of {length} tokens"
     assert repr(found) == said
     batch = list(data)[1]
@@ -233,6 +235,21 @@ def test_a_gradient_flows_through_the_hooks() -> None:
     assert distance(slope, (ends[0] - ends[1]) / 2e-5) < 1e-6
 
 
+@some_families
+def test_the_bridge_that_was_loaded_takes_them_and_keeps_its_gradients(family: str) -> None:
+    module = build(family)
+    bridge = module if hasattr(module, "original_model") else from_module(module).bridge
+    bridge.requires_grad_(True)
+    m, data = ck.load(bridge), dataset()
+    (keep,) = random_masks(m.wiring, m.wiring.n_edges // 2, 1)
+    hooks = ck.hooks(m, keep, data)
+    logits = bridge.run_with_hooks(hooks.batch.clean, fwd_hooks=hooks)
+    found = logits[range(len(hooks.batch)), hooks.batch.last]
+    assert distance(found, under(m, hooks)) < SAME
+    found.sum().backward()
+    assert any(weight.grad is not None and weight.grad.any() for weight in bridge.parameters())
+
+
 def test_nothing_stays_behind() -> None:
     m, data = model("llama"), dataset()
     before = m.bridge(as_batch(data).clean)
@@ -264,12 +281,17 @@ def test_a_bridge_without_a_hook_point_is_refused(monkeypatch: pytest.MonkeyPatc
         ck.hooks(m, m.wiring.legal, dataset())
 
 
+@pytest.mark.unchecked
 def test_several_draws_and_another_models_circuit_are_refused() -> None:
     m, data = model("gpt2"), dataset()
     with pytest.raises(DataError, match=r"noise\(draws=3\) makes 3 draws"):
         ck.hooks(m, m.wiring.legal, data, "noise(draws=3)")
     with pytest.raises(CircuitError, match="give a circuit of this model"):
         ck.hooks(m, model("llama").wiring.legal, data)
+    with pytest.raises(ArgumentError, match="circuit is a Dataset; give a circuit"):
+        ck.hooks(m, data, m.wiring.legal)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="not a loaded model"):
+        ck.hooks(m.wiring.legal, data, m)  # type: ignore[arg-type]
 
 
 def test_a_forward_of_other_texts_is_refused() -> None:

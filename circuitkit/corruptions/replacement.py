@@ -55,7 +55,8 @@ def resample(
     all.
 
     Raises DataError where an example is the only one of its length and, when used, for a prompt
-    that is not among the data and for a span that an example lacks. Source: Chan et al. 2022 (causal scrubbing), with one sample for all edges.
+    that is not among the data, and for a span that an example lacks. Source: Chan et al. 2022
+    (causal scrubbing), with one sample for all edges.
 
     Example:
         >>> import circuitkit as ck

@@ -20,14 +20,22 @@ from circuitkit.data.batches import Batch, Dataset
 from circuitkit.data.examples import Example
 from circuitkit.data.prompts import Prompt
 from circuitkit.data.tokens import Tokenizer, TokenizerView, tokenise
+from circuitkit.engine.inputs import (
+    CorruptionLike,
+    Data,
+    as_corruption,
+    as_data,
+    refuse,
+    require_model,
+)
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import run
 from circuitkit.errors import DataError
-from circuitkit.evaluation.masks import as_mask
-from circuitkit.graph.types import Graph, Mask
-from circuitkit.registry import name_of, resolve
+from circuitkit.evaluation.masks import CircuitLike, as_mask
+from circuitkit.graph.types import Mask
+from circuitkit.registry import name_of
 from circuitkit.util.json_values import Json
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.util.templates import render
@@ -127,56 +135,52 @@ def _shown(own: Continuation, step: int) -> str | None:
 @torch.no_grad()
 def generate(
     model: Model,
-    circuit: Graph | Mask | None,
+    circuit: CircuitLike | None,
     prompt: str | Prompt | Sequence[int],
-    corruption: Corruption | str | None = None,
+    corruption: CorruptionLike | None = None,
     *,
     corrupt: str | Sequence[int] | None = None,
-    data: Dataset | None = None,
+    data: Data | None = None,
     max_new_tokens: int = 20,
     temperature: float = 0.0,
     seed: int = 0,
 ) -> Generation:
-    """Continue a text with only the circuit's edges live, with the whole model, and without the
-    circuit (all other edges live); with ``circuit=None`` by the whole model alone.
+    """Continue a text with only the circuit live, with the whole model, and without the circuit.
 
-    ``prompt`` is a text, its token ids, or a ``Prompt`` of a task, which has a corrupted text. The
-    next token is the most probable one; with a ``temperature`` above 0 it is drawn from the softmax
-    of logits / temperature, by a generator of that ``seed``. The text ends after ``max_new_tokens``
-    or with the tokenizer's end-of-text token.
+    Without the circuit all other edges are live; with ``circuit=None`` the whole model goes on
+    alone. ``prompt`` is a text, its token ids, or a ``Prompt`` (``task[0]``), which brings its
+    corrupted text. The next token is the most probable one, or with a ``temperature`` above 0 drawn
+    from the softmax of logits / temperature by a generator of that ``seed``. A text ends after
+    ``max_new_tokens``, or with the tokenizer's end-of-text token.
 
     The first token's logits are those of ``run`` on the prompt. The tokens that a run has chosen
     follow the prompt and the corrupted text alike. By default cut edges carry ``counterfactual``
-    where there is a ``corrupt`` text (of as many tokens); else ``mean`` over the clean prompts of
-    ``data`` (a Dataset); with neither ``zero``, under which the circuit's components read nothing
-    but each other, as they never do: give a corrupted text where there is one.
+    where there is a ``corrupt`` text (of as many tokens), else ``mean`` over the clean prompts of
+    ``data``, and with neither ``zero``: under it the circuit's components read nothing but each
+    other, as they never do, so give a corrupted text where there is one.
 
     Raises DataError for texts of different lengths, or longer than the model's positions; for a
-    corruption that lacks its texts or data, makes several draws, or (``noise``) changes what
-    earlier tokens carry as the text grows; CircuitError for a circuit of another model.
+    corruption that lacks its texts or data, has several draws, or (``noise``) changes what earlier
+    tokens carry as the text grows; CircuitError for a circuit of another model.
 
     Example:
-        >>> import circuitkit as ck
-        >>> model = ck.load("mini")
-        >>> task = ck.make_task("ioi", model, n=16)
-        >>> data = ck.Dataset.of(task, model)
-        >>> metric, corruption = ck.metrics.logit_diff, ck.corruptions.counterfactual
-        >>> circuit = ck.discovery.eap(model, data, metric, corruption).top(100)
-        >>> print(ck.generate(model, circuit, task.prompts[3], max_new_tokens=2))
+        >>> print(ck.generate(model, circuit, task[3], max_new_tokens=2))
         When Louis and Maria went to the church, Maria gave a drink to
           whole model      ' Louis Louis'
           with circuit     ' Louis Louis'
           without circuit  ' Maria Maria'
     """
+    require_model(model)
+    mask = None if circuit is None else as_mask(circuit, model.wiring)
     example = _example(model, prompt, corrupt)
     _require(model, example, max_new_tokens, temperature)
     text = _text(model.tokenizer, prompt, example.clean)
     decoding = _Decoding(model.tokenizer, example, max_new_tokens, temperature, seed)
     whole = decoding.continued(partial(_whole, model))
     made = Generation(text, whole, settings={"model": model.name, **decoding.settings()})
-    if circuit is None:
+    if mask is None:
         return made
-    mask, chosen = as_mask(circuit, model.wiring), _corruption(corruption, example, data)
+    chosen = _corruption(corruption, example, data)
     kept, rest = map(decoding.continued, _sides(model, mask, chosen, data))
     other = _text(model.tokenizer, corrupt, example.corrupt) if _differs(example) else None
     how = {"corruption": name_of(chosen), "corrupt": other, "edges": int((mask != 0).sum())}
@@ -195,7 +199,7 @@ class _NoData(Dataset):
     def examples(self) -> tuple[Example, ...]:
         """Refused, in a sentence."""
         raise DataError(
-            f"{self.__dict__['asked']} is taken from prompts; give them as data=, a Dataset, or "
+            f"{self.__dict__['asked']} is taken from prompts; give them as data=, or "
             "give a corrupted text as corrupt="
         )
 
@@ -206,7 +210,11 @@ def _example(
     """The prompt in tokens; without a corrupted text, it stands for that itself."""
     if isinstance(prompt, Prompt):
         (found,) = tokenise([prompt], TokenizerView(_tokenizer(model)))
-        return found if corrupt is None else replace(found, corrupt=_ids(model, corrupt), others={})
+        return (
+            found
+            if corrupt is None
+            else replace(found, corrupt=_ids(model, corrupt), corruptions={})
+        )
     clean = _ids(model, prompt)
     other = clean if corrupt is None else _ids(model, corrupt)
     if not clean or len(clean) != len(other):
@@ -226,7 +234,10 @@ def _tokenizer(model: Model) -> Tokenizer:
 def _ids(model: Model, text: str | Sequence[int]) -> tuple[int, ...]:
     if isinstance(text, str):
         return tuple(TokenizerView(_tokenizer(model)).ids([text])[0])
-    ids = tuple(int(one) for one in text)
+    try:
+        ids = tuple(int(one) for one in text)
+    except (TypeError, ValueError, RuntimeError):  # tensors raise the last
+        refuse("the prompt", text, "a text, its token ids, or a Prompt such as task[0]")
     if not all(0 <= one < model.d_vocab for one in ids):
         raise DataError(
             f"the token ids go from {min(ids)} to {max(ids)}, and {model.name!r} has tokens 0 to "
@@ -255,12 +266,11 @@ def _require(model: Model, example: Example, max_new_tokens: int, temperature: f
 
 
 def _corruption(
-    corruption: Corruption | str | None, example: Example, data: Dataset | None
+    corruption: CorruptionLike | None, example: Example, data: Data | None
 ) -> Corruption:
     """The corruption as a function; without one, what fits what was given."""
     default = "counterfactual" if _differs(example) else "zero" if data is None else "mean"
-    found: Corruption = resolve("corruptions", corruption or default)
-    return found
+    return as_corruption(default if corruption is None else corruption)
 
 
 def _differs(example: Example) -> bool:
@@ -324,11 +334,11 @@ class _Masked:
 
 
 def _sides(
-    model: Model, mask: Mask, corruption: Corruption, data: Dataset | None
+    model: Model, mask: Mask, corruption: Corruption, data: Data | None
 ) -> tuple[_Masked, _Masked]:
     """The run with the circuit alone, and the one without it."""
     name = name_of(corruption)
-    carry = corruption(model, _NoData(name) if data is None else data)
+    carry = corruption(model, _NoData(name) if data is None else as_data(model, data))
     others: Mask = model.wiring.legal & (mask == 0)
     return _Masked(model, mask, carry, name), _Masked(model, others, carry, name)
 
@@ -369,9 +379,9 @@ class _Decoding:
 def _longer(example: Example, new: Sequence[int]) -> Example:
     """The example with more tokens, the same in every text of it."""
     more = tuple(new)
-    others = {name: text + more for name, text in example.others.items()}
+    texts = {name: text + more for name, text in example.corruptions.items()}
     return replace(
-        example, clean=example.clean + more, corrupt=example.corrupt + more, others=others
+        example, clean=example.clean + more, corrupt=example.corrupt + more, corruptions=texts
     )
 
 

@@ -4,65 +4,64 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from circuitkit.data.batches import Batch, Dataset
-from circuitkit.engine.metric import Corruption
+from circuitkit.data.batches import Batch
+from circuitkit.engine.inputs import CorruptionLike, Data, as_corruption, as_data, require_model
 from circuitkit.engine.model import Model
 from circuitkit.errors import DataError
-from circuitkit.evaluation.masks import as_mask
-from circuitkit.graph.types import Graph, Mask
+from circuitkit.evaluation.masks import CircuitLike, as_mask
 from circuitkit.models.hooks import Hooks, masked_run, require_bridge
-from circuitkit.registry import name_of, resolve
+from circuitkit.registry import name_of
 
 __all__ = ["hooks"]
 
 
 def hooks(
     model: Model,
-    circuit: Graph | Mask,
-    data: Dataset,
-    corruption: Corruption | str | None = None,
+    circuit: CircuitLike,
+    data: Data,
+    corruption: CorruptionLike | None = None,
     *,
     batch: Batch | None = None,
 ) -> Hooks:
-    """The circuit as TransformerLens hooks: a forward of ``model.bridge`` under them keeps the
-    circuit's edges live, and every other edge carries what the corruption puts there.
+    """The circuit as TransformerLens hooks, with the logits of circuitkit's own run.
 
-    The result is a list of (hook point, function), as ``run_with_hooks(fwd_hooks=...)`` and
-    ``hooks(fwd_hooks=...)`` take it; further hooks may be added to it, and see what ours have set.
-    It is for one batch, since what is carried belongs to its tokens: all examples of the data, or
-    ``batch`` (one of the data's own; the data is what a mean is taken over). Run
-    ``hooks.batch.clean`` [batch, pos]; the logits at ``hooks.batch.last`` [batch] are those that
-    circuitkit measures the circuit by. With padding on the left give the forward
-    ``attention_mask=hooks.batch.mask`` too (in double precision pad on the right: with padding on
-    the left many families' own forward gives nan in the bridge).
+    A forward of ``model.bridge`` under them keeps the circuit's edges live; every other edge
+    carries what the corruption puts there. The result is a list of (hook point, function), as
+    ``run_with_hooks(fwd_hooks=...)`` and ``hooks(fwd_hooks=...)`` take it; the bridge that was
+    given to ``ck.load`` takes it too. Hooks that are added behind see what these have set.
+
+    The hooks are for one batch, since what is carried belongs to its tokens: for all examples of
+    the data, or for ``batch``, one of a Dataset's own (a mean is still taken over all of the data).
+    Run ``hooks.batch.clean`` [batch, pos]; the logits at ``hooks.batch.last`` [batch] are those by
+    which circuitkit measures the circuit. With padding on the left also give the forward
+    ``attention_mask=hooks.batch.mask`` (in double precision pad on the right: with padding on the
+    left, the bridge's own forward gives nan for many families).
 
     Under the hooks ``hook_q``, ``hook_k``, ``hook_v``, ``hook_z``, ``mlp.hook_in``,
-    ``hook_mlp_out`` and the last ``hook_resid_post`` hold what the circuit's run computes, a
-    component outside the circuit writing what it carries. Other residual hook points do not: in an
-    edge-level circuit every reader reads a sum of its own. Nothing is saved by leaving components
-    out; circuitkit's own runs are faster.
+    ``hook_mlp_out`` and the last ``hook_resid_post`` hold what the circuit's run computes; a
+    component outside the circuit writes what it carries. The other residual hook points do not,
+    because in a circuit of edges every reader reads a sum of its own. Components outside the
+    circuit are computed all the same, so ``ck.evaluate`` is faster.
 
-    Raises UnsupportedModelError for a model that does not run on TransformerLens, and for one with
-    experts as nodes; DataError for a corruption of several draws and, in the forward, for other
-    tokens than the batch's shape; CircuitError for a circuit of another model.
+    Raises UnsupportedModelError for a model that does not run on TransformerLens or has experts as
+    nodes, DataError for a corruption with several draws and (in the forward) for a batch of another
+    shape, and CircuitError for a circuit of another model.
 
     Example:
-        >>> import circuitkit as ck
-        >>> model = ck.load("mini")
-        >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=8), model)
-        >>> metric, corruption = ck.metrics.logit_diff, ck.corruptions.counterfactual
-        >>> circuit = ck.discovery.eap(model, data, metric, corruption).top(100)
-        >>> hooks = ck.hooks(model, circuit, data, corruption)
+        >>> hooks = ck.hooks(model, circuit, data, "mean")
+        >>> hooks
+        26 hooks: a circuit of 50 edges, for 16 texts of ... tokens
         >>> with model.bridge.hooks(fwd_hooks=hooks):
         ...     logits = model.bridge(hooks.batch.clean)
-        >>> logits[range(8), hooks.batch.last].shape
-        torch.Size([8, 1068])
+        >>> logits[range(16), hooks.batch.last].shape
+        torch.Size([16, 1068])
     """
-    bridged = require_bridge(model)
+    require_model(model)
     mask = as_mask(circuit, model.wiring)
-    function: Corruption = resolve("corruptions", corruption or "counterfactual")
-    own = next(iter(replace(data, batch_size=len(data)))) if batch is None else batch
-    draws = function(model, data)(own)
+    bridged = require_bridge(model)
+    whole, function = as_data(model, data, circuit), as_corruption(corruption, circuit)
+    own = next(iter(replace(whole, batch_size=len(whole)))) if batch is None else batch
+    draws = function(model, whole)(own)
     if len(draws) != 1:
         raise DataError(
             f"{name_of(function)} makes {len(draws)} draws, and hooks put one of them into the "
