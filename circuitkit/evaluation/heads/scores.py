@@ -165,7 +165,7 @@ class AttentionScores:
 
 def _strongest(
     table: Float[np.ndarray, "q k"], names: Sequence[str], axis: int, most: int
-) -> tuple[Float[np.ndarray, "q k"], list[str]]:
+) -> tuple[Float[np.ndarray, "rows columns"], list[str]]:
     """The strongest rows (or columns), in their order, and the sum of the others."""
     size = np.abs(table).sum(1 - axis)
     best = sorted(int(i) for i in np.argsort(-size, kind="stable")[:most] if size[i])
