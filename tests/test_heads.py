@@ -3,7 +3,6 @@ parts of attention scores; against plain modules, TransformerLens, and sums done
 
 from __future__ import annotations
 
-import doctest
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -31,15 +30,20 @@ from test_attention import parted
 from torch import Tensor
 
 import circuitkit as ck
-import circuitkit.evaluation.heads.describe as describing
-import circuitkit.evaluation.heads.scores as scoring
 from circuitkit.corruptions.constants import mean, zero
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.data.examples import Example
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.engine.record import record
-from circuitkit.errors import CircuitError, DataError, OutputError, UnsupportedModelError
+from circuitkit.errors import (
+    ArgumentError,
+    CircuitError,
+    DataError,
+    NodeNameError,
+    OutputError,
+    UnsupportedModelError,
+)
 from circuitkit.evaluation.heads.describe import describe_heads
 from circuitkit.evaluation.heads.descriptions import HeadDescriptions
 from circuitkit.evaluation.heads.scores import AttentionScores, attention_scores
@@ -585,9 +589,15 @@ def test_a_figure_shows_the_strongest_writers_and_sums_the_others() -> None:
 @pytest.mark.parametrize("read", [describe_heads, attention_scores])
 def test_what_is_not_there_is_refused(read: Any) -> None:
     m, data = model("gpt2"), dataset(SHORT)
-    for name in ("a0.h4", "m1", "a1.h0.q", "mover"):
+    for name in ("a0.h4", "m1", "a1.h0.q"):
         with pytest.raises(CircuitError, match=f"'{name}' is not a head"):
             read(m, ["a0.h0", name], data)
+    with pytest.raises(NodeNameError, match="'mover'"):
+        read(m, ["a0.h0", "mover"], data)
+    with pytest.raises(ArgumentError, match="circuit is a Dataset"):
+        read(m, data, ["a0.h0"])
+    with pytest.raises(ArgumentError, match="not a loaded model"):
+        read(["a0.h0"], m, data)
     with pytest.raises(CircuitError, match="no heads"):
         read(m, [], data)
     with pytest.raises(CircuitError, match="has no heads"):
@@ -661,6 +671,17 @@ def test_minis_heads_do_what_is_known_of_such_heads() -> None:
     assert (side["IO"] - side["S1"]).idxmax() == "a2.h2"
 
 
+def test_names_stand_for_prompts_corruptions_and_heads() -> None:
+    m = ck.load("mini")
+    task = ck.make_task("ioi", m, n=4)
+    data = ck.Dataset.of(task, m)
+    named = ck.describe_heads(m, "2.2", task, corruption="mean")
+    other = ck.describe_heads(m, ["a2.h2"], data, corruption=mean)
+    assert named.to_frame().equals(other.to_frame())
+    assert named.removed == "mean"
+    assert ck.attention_scores(m, "2.2", "ioi", at="S2").total.shape == (1, 1, 64)
+
+
 def test_a_compiled_model_can_be_read() -> None:
     program = ck.rasp.named("indirect_object")
     m, data = ck.rasp.compile_program(program), program.data(12)
@@ -672,9 +693,3 @@ def test_a_compiled_model_can_be_read() -> None:
     assert distance(found.direct.sum(0) + found.elsewhere, found.answer) < 1e-6
     why = attention_scores(m, heads, data, at="end")
     assert distance(why.total, own_scores(m, data, ["end"])) < 1e-5
-
-
-@pytest.mark.parametrize("module", [describing, scoring])
-def test_the_examples_run(module: Any) -> None:
-    assert doctest.testmod(module).failed == 0
-    assert doctest.testmod(module).attempted > 3

@@ -9,6 +9,7 @@ import networkx as nx
 import numpy as np
 
 from circuitkit.data.batches import Dataset
+from circuitkit.engine.inputs import refuse
 from circuitkit.errors import CircuitError, DataError
 from circuitkit.evaluation.masks import as_mask
 from circuitkit.graph.nodes import Node
@@ -23,8 +24,8 @@ Heads: TypeAlias = Graph | Mask | Sequence[str] | str
 def chosen(circuit: Heads, wiring: Wiring) -> tuple[Node, ...]:
     """The heads, in the order in which they were named or else write.
 
-    Raises CircuitError where there are none, where a name is not a head of the model, and where the
-    circuit does not fit it.
+    Raises CircuitError where there are none, where a node is not a head of the model, and where the
+    circuit does not fit it; NodeNameError for what is not a node's name.
     """
     if isinstance(circuit, (nx.DiGraph, np.ndarray)):
         keep = as_mask(circuit, wiring)
@@ -32,18 +33,21 @@ def chosen(circuit: Heads, wiring: Wiring) -> tuple[Node, ...]:
         if not heads:
             raise CircuitError("the circuit has no heads; give one that has, or heads by name")
         return tuple(heads)
-    names = [circuit] if isinstance(circuit, str) else list(circuit)
+    names = [circuit] if isinstance(circuit, str) else circuit
+    if not isinstance(names, list | tuple):
+        refuse("circuit", circuit, "a circuit, a mask, or names of heads such as ['a9.h9']")
     if not names:
-        raise CircuitError(f"there are no heads; give at least one, like {wiring.writers[1]!r}")
-    heads = []
-    for name in dict.fromkeys(names):
-        if name not in wiring.writer or not Node(name).is_head:
+        raise CircuitError(
+            f"there are no heads; give at least one, such as {str(wiring.writers[1])!r}"
+        )
+    nodes = dict.fromkeys(Node(name) for name in names)
+    for node in nodes:
+        if node not in wiring.writer or not node.is_head:
             raise CircuitError(
-                f"{name!r} is not a head of a model with {wiring.layers} layers and {wiring.heads} "
-                f"heads; give names like {wiring.writers[1]!r}"
+                f"{str(node)!r} is not a head of a model with {wiring.layers} layers and "
+                f"{wiring.heads} heads; give names such as {str(wiring.writers[1])!r}"
             )
-        heads.append(Node(name))
-    return tuple(heads)
+    return tuple(nodes)
 
 
 def roles(circuit: Heads, heads: Sequence[str]) -> tuple[str, ...]:

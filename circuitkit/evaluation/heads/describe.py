@@ -9,6 +9,13 @@ import torch
 from jaxtyping import Float
 
 from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.inputs import (
+    CorruptionLike,
+    Data,
+    as_corruption,
+    as_data,
+    require_model,
+)
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Activations
@@ -32,34 +39,36 @@ WRONG, MEAN = "correct − wrong", "correct − mean of all tokens"
 def describe_heads(
     model: Inspectable,
     circuit: Heads,
-    data: Dataset,
+    data: Data,
     *,
     at: Sequence[str] | str | None = None,
     query: str = "end",
-    corruption: Corruption | None = None,
+    corruption: CorruptionLike | None = None,
 ) -> HeadDescriptions:
-    """What each head of a circuit (a mask, or heads by name) writes, copies and looks at: direct
-    logit attribution, and what later components leave of it; copying and matching scores; and the
-    mean attention from the last token of ``query`` to the spans ``at`` (by default to all that all
-    prompts have). ``HeadDescriptions``, which it gives, says what the numbers are.
+    """What each head of a circuit writes, copies and looks at.
 
-    ``corruption`` says what replaces a head's output for ``total`` and ``retained`` (a function of
-    ``circuitkit.corruptions``; by default nothing does). Raises CircuitError for a circuit without
-    heads, or of another model, and DataError for a span that a prompt lacks.
+    Direct logit attribution, and what later components leave of it; copying and matching scores;
+    and the attention from the last token of ``query`` to the spans ``at`` (by default to all that
+    all prompts have). ``circuit`` may be a mask, or heads by name. The result's docstring says
+    what the numbers, their units and signs are.
+
+    ``corruption`` says what replaces a head's output for ``total`` and ``retained``; by default
+    nothing does. Raises CircuitError for a circuit without heads, or of another model, and
+    DataError for a span that a prompt lacks. Source: Elhage et al. 2021; Wang et al. 2023, §3.1;
+    Dao et al. 2023.
 
     Example:
-
-    >>> import circuitkit as ck
-    >>> model = ck.load("mini")
-    >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=8), model)
-    >>> found = ck.describe_heads(model, ["a2.h2", "a3.h2"], data, at=["IO", "S2"])
-    >>> found.to_frame().set_index("head")[["to IO", "to S2"]].idxmax().tolist()
-    ['a3.h2', 'a2.h2']
+        >>> found = ck.describe_heads(model, ["a2.h2", "a3.h2"], task, at=["IO", "S2"])
+        >>> found.to_frame().set_index("head")[["to IO", "to S2"]].idxmax().tolist()
+        ['a3.h2', 'a2.h2']
     """
+    require_model(model)
     heads = chosen(circuit, model.wiring)
+    data = as_data(model, data, circuit)
+    carried = None if corruption is None else as_corruption(corruption)
     spans = spans_of(data, at, query)
     wrong = all(example.wrong for example in data.examples)
-    work = _Work(model, heads, data, wrong, corruption)
+    work = _Work(model, heads, data, wrong, carried)
     parts = [work.batch(batch) for batch in track(list(data), "heads")]
     written, copies = (np.concatenate(own, axis=-1) for own in zip(*parts, strict=True))
     if not copies.shape[-1]:
@@ -82,7 +91,7 @@ def describe_heads(
         spans=spans,
         query=query,
         direction=WRONG if wrong else MEAN,
-        removed="nothing" if corruption is None else name_of(corruption),
+        removed="nothing" if carried is None else name_of(carried),
         copied="answers in the prompts" if work.answers else "all tokens of the prompts",
         model=model.name,
         capped=work.capped,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from circuitkit.data.batches import Dataset
+from circuitkit.engine.inputs import Data, as_data, require_model
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.errors import CircuitError, DataError
 from circuitkit.evaluation.heads.choice import Heads, chosen, spans_of
@@ -183,20 +183,22 @@ def _strongest(
 def attention_scores(
     model: Inspectable,
     heads: Heads,
-    data: Dataset,
+    data: Data,
     *,
     at: Sequence[str] | str | None = None,
     query: str = "end",
 ) -> AttentionScores:
-    """Why heads attend: the score that each gives from the last token of the span ``query`` to the
-    spans ``at`` (by default all that all prompts have), split over the writers on both sides.
+    """Why heads attend: their scores before the softmax, split over the writers on both sides.
+
+    The scores from the last token of the span ``query`` to the spans ``at`` (by default all that
+    all prompts have); to a span of several tokens it is the mean score. ``heads`` may be a circuit
+    or a mask.
 
     A score is what enters the softmax: q · k, scaled as the model scales it, rotated, the norms
     applied. It is linear in what each writer puts into the query, and in what each puts into the
     key, with every norm's scale (before the attention, and over queries and keys) as it is in the
     run. So it is a sum over pairs of writers, and here is each of them; biases are a writer of
-    their own (``bias``). To a span of several tokens it is the mean score. A score that is the same
-    for all keys moves no attention: compare spans.
+    their own (``bias``). A score that is the same for all keys moves no attention: compare spans.
 
     Where a model caps its scores (Gemma 2), these are before the cap. What it adds to scores by
     position alone (ALiBi) is the writer ``position`` on both sides. Attention sinks (gpt-oss) are
@@ -208,16 +210,14 @@ def attention_scores(
     model's scores are not such a sum.
 
     Example:
-
-    >>> import circuitkit as ck
-    >>> model = ck.load("mini")
-    >>> data = ck.Dataset.of(ck.make_task("ioi", model, n=8), model)
-    >>> why = ck.attention_scores(model, ["a3.h2"], data, at=["IO", "S1"])
-    >>> side = why.to_frame("query").pivot(index="query_writer", columns="key", values="score")
-    >>> (side["IO"] - side["S1"]).idxmax()
-    'a2.h2'
+        >>> why = ck.attention_scores(model, ["a3.h2"], task, at=["IO", "S1"])
+        >>> side = why.to_frame("query").pivot(index="query_writer", columns="key", values="score")
+        >>> (side["IO"] - side["S1"]).idxmax()
+        'a2.h2'
     """
+    require_model(model)
     found = chosen(heads, model.wiring)
+    data = as_data(model, data, heads)
     spans = spans_of(data, at, query)
     if not spans:
         raise DataError("there are no spans to look at; name at least one that all prompts have")
