@@ -377,7 +377,7 @@ def test_an_index_gives_an_example_a_slice_a_dataset_and_iteration_batches() -> 
 
 def test_a_dataset_is_shown_in_the_text_of_its_tokens() -> None:
     data = Dataset.of(SEVERAL * 4, model_of(word_level()), batch_size=5)
-    assert str(data) == "12 examples of 12 to 15 tokens, in batches of 5"
+    assert str(data) == "12 examples, 12 to 15 tokens, in batches of 5"
     assert len(repr(data).splitlines()) <= 20
     assert "and 9 more" in repr(data)
     frame = data.to_frame()
@@ -390,9 +390,15 @@ def test_a_dataset_is_shown_in_the_text_of_its_tokens() -> None:
     assert "<table" in data._repr_html_()
 
 
+def test_a_dataset_says_of_which_task_it_is() -> None:
+    data = Dataset.of(Task("shop", PROMPTS, "kl", "me"), model_of(word_level()))
+    assert str(data).startswith("3 examples of shop, ")
+    assert str(data[:1]).startswith("1 example of shop, ")
+
+
 def test_a_dataset_without_a_tokenizer_is_shown_in_token_ids() -> None:
     data = Dataset((Example((1, 2, 3), (1, 5, 3), (7, 8), (), {"end": (2, 3)}),))
-    assert str(data) == "1 example of 3 tokens, in batches of 32"
+    assert str(data) == "1 example, 3 tokens, in batches of 32"
     row = {"clean": "1 2 3", "corrupt": "1 5 3", "correct": "7|8", "wrong": "", "span_end": "3"}
     assert data.to_frame().to_dict("records") == [row]
     assert "'1 2 3'" in repr(data)

@@ -597,7 +597,7 @@ def test_another_format_than_the_suffix_may_be_asked_for(
     assert main(["draw", "docstring:acdc", "-o", target, "--format", "cvs"]) == 2
     assert "did you mean 'csv'" in capsys.readouterr().err
     assert main(["draw", "docstring:acdc", "-o", str(tmp_path / "c.csv"), "--edges", "3"]) == 2
-    assert "leave --edges and --title away" in capsys.readouterr().err
+    assert "leave out --edges and --title" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

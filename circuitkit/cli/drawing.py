@@ -39,8 +39,8 @@ def draw(options: argparse.Namespace) -> None:
     if name in registry.names("formats") and registry.folder_of("formats", name) == "formats":
         if style:
             raise OutputError(
-                f".{name} files hold all of a circuit; leave --edges and --title away, or draw it "
-                "as .svg"
+                f".{name} files contain all of a circuit; leave out --edges and --title, or draw "
+                "it as .svg"
             )
         path = circuit.save(place, format=options.format)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from textwrap import wrap
@@ -52,8 +52,7 @@ def as_lines(prompts: Sequence[Shown], total: int) -> Iterator[str]:
         yield f"     corrupt  {_cut(repr(shown.corrupt))}"
         yield f"     answer   {_cut(quoted(shown.correct) + wrong)}"
         if shown.spans:
-            spans = (f"{name} {text!r}" for name, text in shown.spans.items())
-            first, *more = wrap(", ".join(spans), WIDTH - 14, max_lines=2, placeholder=" ...")
+            first, *more = _folded(f"{name} {text!r}" for name, text in shown.spans.items())
             yield f"     spans    {first}"
             yield from (f"{'':14}{line}" for line in more)
     if total > SHOWN:
@@ -71,6 +70,13 @@ def as_html(title: str, frame: pandas.DataFrame, total: int) -> str:
     more = f"<p>... and {total - IN_HTML:,} more</p>" if total > IN_HTML else ""
     table: str = frame.head(IN_HTML).to_html(na_rep="")
     return f"<p>{escape(title)}</p>{table}{more}"
+
+
+def _folded(items: Iterable[str]) -> list[str]:
+    """The items on at most two lines, none of them broken."""
+    whole = ", ".join(item.replace(" ", "\N{NO-BREAK SPACE}") for item in items)
+    lines = wrap(whole, WIDTH - 14, max_lines=2, placeholder=" ...")
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def _cut(text: str) -> str:

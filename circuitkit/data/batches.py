@@ -151,7 +151,7 @@ class Dataset:
 
     Example:
         >>> print(data)
-        16 examples of 14 to 21 tokens, in batches of 32
+        16 examples of ioi, 14 to 21 tokens, in batches of 32
         >>> len(data), len(data[:10])
         (16, 10)
         >>> [batch.clean.shape[0] for batch in data]
@@ -233,8 +233,9 @@ class Dataset:
         lengths = [len(example.clean) for example in self.examples]
         low, high, n = min(lengths), max(lengths), len(self)
         tokens = f"{low} to {high}" if low < high else str(low)
+        task = f" of {self.about['task']}" if "task" in self.about else ""
         return (
-            f"{n:,} example{'' if n == 1 else 's'} of {tokens} tokens, "
+            f"{n:,} example{'' if n == 1 else 's'}{task}, {tokens} tokens, "
             f"in batches of {self.batch_size}"
         )
 
