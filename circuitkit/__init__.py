@@ -180,6 +180,7 @@ _SUCCESSORS = {
     "plot": "circuit.draw",
     "read": "Circuit.load",
     "read_circuit": "Circuit.load",
+    "run_with_hooks": "run, or hooks for TransformerLens",
     "save": "circuit.save",
     "tokenize": "Dataset.of",
     "visualize": "circuit.draw",

@@ -106,7 +106,7 @@ def names(kind: str) -> tuple[str, ...]:
 
 def folder_of(kind: str, name: str) -> str:
     """The folder whose file offers the name: ``formats`` of what saves a circuit, ``viz/pictures``
-    of what draws one. Raises UnknownNameError, with the nearest name, where there is none."""
+    of what draws one. Raises UnknownNameError, with the nearest name, if there is none."""
     entries = _entries(kind)
     if name not in entries:
         raise UnknownNameError(unknown(_ONE[kind], name, tuple(entries)))
