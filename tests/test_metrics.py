@@ -266,11 +266,11 @@ NOT_METRICS: dict[str, tuple[Any, str]] = {
     "nan": (lambda x, r, b: x[:, 0] * torch.tensor([1, torch.nan]), "nan for 1 of 2 examples; a"),
     "nan logits": (lambda x, r, b: (x * torch.nan)[:, 0], "nan for 2 of 2 examples; a metric"),
     "complex": (lambda x, r, b: x[:, 0] + 1j, "complex numbers"),
-    "two arguments": (lambda x, labels: x[:, 0], r"takes the arguments \(x, labels\); a metric is"),
-    "four arguments": (lambda x, c, n, y: x[:, 0], r"takes the arguments \(x, c, n, y\)"),
+    "two arguments": (lambda x, labels: x[:, 0], r"\(x, labels\) is not a metric; a metric takes"),
+    "four arguments": (lambda x, c, n, y: x[:, 0], r"\(x, c, n, y\) is not a metric"),
     "torch's own": (torch.nn.functional.cross_entropy, "cross_entropy raised a TypeError .*weight"),
     "batch as a dictionary": (lambda x, r, b: x[:, b["correct"]], "TypeError .*subscriptable"),
-    "no function": ("logit_diff", "'logit_diff' is not a metric; .* or a name"),
+    "no function": ("logit_diff", "'logit_diff' is not a metric; a metric takes"),
     "none": (None, "None is not a metric"),
 }
 

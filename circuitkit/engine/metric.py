@@ -65,15 +65,16 @@ def check_metric(
 
 def _uncallable(metric: Metric, error: TypeError) -> str:
     """Why the metric cannot be called as it should be."""
-    wanted = "a metric is a function of (logits, reference, batch)"
+    wanted = "a metric takes (logits, reference, batch) and returns one value per example"
     if not callable(metric):
-        return f"{metric!r} is not a metric; {wanted}, or a name"
+        return f"{metric!r} is not a metric; {wanted}"
     with contextlib.suppress(TypeError, ValueError):  # functions in C have no signature
         signature = inspect.signature(metric)
         try:
             signature.bind(*"123")
         except TypeError:
-            return f"{name_of(metric)} takes the arguments {signature}; {wanted}"
+            names = ", ".join(signature.parameters)
+            return f"{name_of(metric)}({names}) is not a metric; {wanted}"
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"{name_of(metric)} raised a TypeError ({first}); {wanted}"
 

@@ -160,7 +160,7 @@ def _device(device: str | torch.device | None) -> str:
 
 
 def _place(name: str | os.PathLike[str]) -> str | Path:
-    """Where the weights are: a directory, else the name itself, for the hub; a path is no name."""
+    """Where the weights are: a directory, or the name itself for the hub, which a path is not."""
     text = os.fspath(name)
     if isinstance(name, str) and text == "mini":
         return MINI
