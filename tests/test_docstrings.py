@@ -27,11 +27,9 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # Names that still lack a summary of one line, or an example. Only ever take names out.
 WITHOUT_EXAMPLE: set[str] = {
     "ability",
-    "attention_scores",
     "bench",
     "cross_evaluate",
     "curve",
-    "describe_heads",
     "discover_each",
     "discovery.acdc",
     "discovery.activation_magnitude",
@@ -44,7 +42,6 @@ WITHOUT_EXAMPLE: set[str] = {
     "discovery.node_attribution",
     "discovery.random",
     "draw_curves",
-    "hooks",
     "incompleteness",
     "interactions",
     "known",
