@@ -594,10 +594,6 @@ def test_what_is_not_there_is_refused(read: Any) -> None:
             read(m, ["a0.h0", name], data)
     with pytest.raises(NodeNameError, match="'mover'"):
         read(m, ["a0.h0", "mover"], data)
-    with pytest.raises(ArgumentError, match="circuit is a Dataset"):
-        read(m, data, ["a0.h0"])
-    with pytest.raises(ArgumentError, match="not a loaded model"):
-        read(["a0.h0"], m, data)
     with pytest.raises(CircuitError, match="no heads"):
         read(m, [], data)
     with pytest.raises(CircuitError, match="has no heads"):
@@ -608,6 +604,16 @@ def test_what_is_not_there_is_refused(read: Any) -> None:
         read(m, "a0.h0", data, at="IO")
     with pytest.raises(DataError, match="no span 'IO'"):
         read(m, "a0.h0", data, query="IO")
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("read", [describe_heads, attention_scores])
+def test_another_order_is_refused(read: Any) -> None:
+    m, data = model("gpt2"), dataset(SHORT)
+    with pytest.raises(ArgumentError, match="circuit is a Dataset"):
+        read(m, data, ["a0.h0"])
+    with pytest.raises(ArgumentError, match="not a loaded model"):
+        read(["a0.h0"], m, data)
 
 
 def test_a_span_that_a_head_does_not_see_has_no_score() -> None:
