@@ -347,7 +347,7 @@ def test_the_identity_of_data_counts_all_that_its_examples_hold() -> None:
         "correct": one.wrong,
         "wrong": one.correct,
         "spans": {"end": one.spans["end"]},
-        "others": {"other": one.clean},
+        "corruptions": {"other": one.clean},
     }
     assert changed.keys() == vars(one).keys()
     every = [one, *(replace(one, **{name: value}) for name, value in changed.items())]
