@@ -23,7 +23,7 @@ from test_export import BYTES, HOSTILE, SVG, texts
 import circuitkit
 from circuitkit.errors import OutputError
 from circuitkit.viz import style
-from circuitkit.viz.figures import Heatmap, Lines, Panels, _labels
+from circuitkit.viz.figures import Bars, Heatmap, Lines, Panels, _labels
 from circuitkit.viz.figures._figure import Figure
 from circuitkit.viz.figures.heatmaps import DIVERGING, EMPTY, SEQUENTIAL
 
@@ -79,6 +79,12 @@ FIGURES: dict[str, Figure] = {
     "one point": Lines([3], {"": [2.0]}),
     "years": Lines([1900, 1950.5, 2000], {"a": [1e6, 2e6, 3e6]}, y_name="y" * 80),
     "tiny": Lines([0, 1], {"a": [1e-7, 2e-7]}, zero=False),
+    "bars": Bars(
+        [2.0, -1.0, np.nan], ["a0.h1->a5.h5<q>", "a long name " * 9, "x"], [0.1, np.nan, 0.2],
+        values(3, 40), "Effects " * 20, "effect " * 30, [True, False, False],
+    ),
+    "one bar": Bars([0.5], ["m0 -> logits"]),
+    "many bars": Bars(values(1, 60)[0], [f"a{i}.h0->m{i}" for i in range(60)], x_name="effect"),
     "panels": Panels([heads(), curves(), heads(), many(3)], title="Two by two", columns=2),
     "2 x 3": Panels([Heatmap(values(12, 12), title="t " * 30)] * 6, captions=["caption " * 9] * 6),
     "long names in panels": Panels(
@@ -637,3 +643,30 @@ def test_another_suffix_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"\.pdf, \.png, \.svg"):
         heads().save(tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+# -- bars ------------------------------------------------------------------------------------------
+def test_bars_are_as_long_as_the_values_from_the_top() -> None:
+    given = [2.0, -1.0, np.nan]
+    figure = Bars(given, ["a", "b", "c"], errors=[0.5, np.nan, 1.0], marks=[False, True, False])
+    axes = figure.plot().axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [2, -1, 0]
+    assert labels(axes.yaxis) == ["a", "b", "c"]
+    assert axes.yaxis_inverted()
+    assert [bar.get_linewidth() > 0 for bar in axes.patches] == [False, True, False]
+    assert legend(figure.plot()) == ["marked"]
+    assert list(tips(figure)) == ["a: +2 ± 0.5", "b: -1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (([], []), "row of numbers"),
+        (([np.inf], ["a"]), "infinite"),
+        (([1.0, 2.0], ["a"]), "2 values for 1 labels"),
+        (([1.0], ["a"], [1.0, 2.0]), "2 errors for 1 labels"),
+    ],
+)
+def test_bars_that_cannot_be_drawn_are_refused(arguments: tuple[Any, ...], words: str) -> None:
+    with pytest.raises(OutputError, match=words):
+        Bars(*arguments)
