@@ -37,7 +37,7 @@ def heads(family: str) -> list[str]:
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "gpt-oss"])
 def test_the_whole_attention_is_one(family: str) -> None:
-    found = attention_to(model(family), heads(family), parted(), at=PARTS)
+    found = attention_to(model(family), heads(family), parted(), at=PARTS).values
     assert found.shape == (12, 3, 3)
     assert found.min() >= 0
     assert np.abs(found.sum(1) - 1).max() < 1e-5
@@ -45,7 +45,7 @@ def test_the_whole_attention_is_one(family: str) -> None:
 
 
 def test_a_sink_takes_part_of_the_attention() -> None:
-    found = attention_to(model("gpt-oss"), heads("gpt-oss"), parted(), at=PARTS).sum(1)
+    found = attention_to(model("gpt-oss"), heads("gpt-oss"), parted(), at=PARTS).values.sum(1)
     assert found.max() < 1
     assert found.min() > 0
 
@@ -94,7 +94,7 @@ def test_the_draws_of_a_corruption_are_averaged() -> None:
     each = [pays(lambda *_, d=d: lambda _: [d]) for d in draws]
     assert distance(pays(partial(noise, draws=3)), np.mean(each, axis=0)) < 1e-9
     assert distance(each[0], each[1]) > 1e-2
-    assert np.abs(pays(mean).sum(1) - 1).max() < 1e-5  # no real run, but queries and keys
+    assert np.abs(pays(mean).values.sum(1) - 1).max() < 1e-5  # no real run, but queries and keys
 
 
 def test_what_does_not_exist_is_refused() -> None:
@@ -108,6 +108,8 @@ def test_what_does_not_exist_is_refused() -> None:
         pays(["a0.h0"], ["IO"])
     with pytest.raises(DataError, match="no span 'S2'"):
         pays(["a0.h0"], PARTS, query="S2")
-    for none in ([[], PARTS], [["a0.h0"], []]):
-        with pytest.raises(DataError, match="at least one of each"):
-            pays(*none)
+    with pytest.raises(DataError, match="no heads"):
+        pays([], PARTS)
+    for at in ([], None, 3):
+        with pytest.raises(DataError, match="names no tokens; choose from all, first, subject"):
+            pays(["a0.h0"], at)

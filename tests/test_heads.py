@@ -360,7 +360,7 @@ def test_attention_is_that_of_attention_to() -> None:
     m, names = model("llama"), ["a0.h1", "a2.h2"]
     data = parted((7, 5, 6))
     found = describe_heads(m, names, data, at=["rest", "first"], query="early")
-    paid = attention_to(m, names, data, at=["rest", "first"], query="early")
+    paid = attention_to(m, names, data, at=["rest", "first"], query="early").values
     assert np.array_equal(found.attention, paid)
     assert found.to_frame()["to first"].tolist() == pytest.approx(paid[:, 1].mean(-1))
     assert describe_heads(m, names, data, at=()).attention.shape == (2, 0, 3)

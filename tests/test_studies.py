@@ -103,7 +103,7 @@ def test_its_windows_groups_and_attention_are_those_of_the_single_experiments() 
                 np.testing.assert_array_equal(mine, theirs)
         together = patch_together(m, whole.groups, data, logit_diff, corruption)
         np.testing.assert_array_equal(whole.restored[name, "logit_diff"].values, together.values)
-        seen = attention_to(m, whole.watched, data, corruption, at=whole.spans)
+        seen = attention_to(m, whole.watched, data, corruption, at=whole.spans).values
         np.testing.assert_array_equal(whole.attention[name], seen)
         assert seen.max() > 0.1
     assert whole.watched == ("a0.h1", "a2.h3")

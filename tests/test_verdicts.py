@@ -252,7 +252,7 @@ def test_heads_are_drawn_as_shares_and_the_found_ones_are_marked() -> None:
     panels = made().figures()["heads"].figures
     for panel, (name, effect) in zip(panels, FOUND.values(), strict=True):
         at = int(name[1]), int(name[4])
-        scale = GAP if panel.unit == "share of the gap" else 1
+        scale = GAP if panel.unit == "share of the gap in logit_diff" else 1
         assert panel.values[at] == pytest.approx(effect / scale)
         assert np.argwhere(panel.marks).tolist() == [list(at)]
 

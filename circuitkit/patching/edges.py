@@ -14,6 +14,7 @@ from circuitkit.engine.inputs import (
     require_model,
 )
 from circuitkit.engine.model import Model
+from circuitkit.errors import CircuitError
 from circuitkit.graph.edges import Edges, indices, is_edges
 from circuitkit.graph.nodes import edge_name
 from circuitkit.patching.effects import Effects
@@ -34,33 +35,50 @@ def patch_edges(
 ) -> Effects:
     """The exact effect of each edge alone on every example.
 
-    Returns Effects with one axis, ``edge``: values [edges, examples] in metric units, positive
-    where the edge helps, in the mean over the corruption's draws. ``noise``: what the metric loses
-    when the edge alone carries the corruption in a clean run; ``denoise``: what it gains when the
-    edge alone carries its clean value in the corrupted run (Heimersheim & Nanda 2024, §2).
-    ``edges``: a circuit, edge names (``"a0.h1->a5.h5<q>"``) or pairs of writer and reader, in their
-    order; a mask over the wiring, or None for all edges, row by row. Costs about a sixth of a plain
-    forward per edge. ``resume`` is a directory for finished blocks, from which a later run of the
-    same work resumes.
+    Costs about a sixth of a plain forward per edge.
 
-    Raises ArgumentError where something else stands in the place of the edges, CircuitError for an
-    edge that the model lacks and another direction, NodeNameError for what is not an edge's name,
-    and OutputError where the blocks cannot be written or are another model's.
+    Args:
+        model: The model.
+        edges: A circuit; names of edges (``"a0.h1->a5.h5<q>"``, ``"0.1->5.5<q>"``) or one; pairs of
+            writer and reader; a mask [writers, readers], row by row; or None for all edges.
+        data: A Dataset, a Task, a task's name or a file.
+        metric: A function or a name; None for that of the circuit, else the task's own.
+        corruption: A function or a name; None for that of the circuit, else ``counterfactual``.
+        direction: ``noise``: what the metric loses when the edge alone carries the corruption in a
+            clean run; ``denoise``: what it gains when the edge alone carries its clean value in the
+            corrupted run.
+        resume: A directory for finished blocks, from which a later run of the same work resumes.
+
+    Returns:
+        Effects with the axis ``edge``: values [edges, examples] in metric units, positive where the
+        edge helps, in the mean over the corruption's draws, in the order of ``edges``.
+
+    Raises:
+        ArgumentError: if something else stands in the place of the edges.
+        CircuitError: if there are no edges, for an edge that the model lacks and another direction.
+        NodeNameError: for what is not an edge's name.
+        OutputError: if the blocks cannot be written or are another model's.
+
+    Source: Wang et al. 2023 (arXiv:2211.00593), §3; Heimersheim & Nanda 2024 (arXiv:2404.15255).
 
     Example:
-        >>> effects = ck.patch_edges(model, ["m0->logits", "input->m0"], task, "logit_diff")
-        >>> effects.shape == (2, len(task))
-        True
+        >>> effects = ck.patch_edges(model, ["2.2->logits", "input->m0"], task)
+        >>> effects.names, effects.direction, effects.shape == (2, len(task))
+        (('a2.h2->logits', 'input->m0'), 'noise', True)
+        >>> list(effects.to_frame())
+        ['name', 'writer', 'reader', 'effect', 'error', 'share']
     """
     require_model(model)
     if not is_edges(edges):
         refuse("edges", edges, "a circuit, names such as ['a0.h1->m2'], a mask, or None for all")
+    rows, columns = indices(model.wiring, edges)
+    if not len(rows):
+        raise CircuitError("there are no edges to patch; give at least one, or None for all")
     inputs = prepare(model, data, metric, corruption, circuit=edges)
     values, gap = edge_effects(*inputs[:3], edges, inputs.corruption, direction=direction,
                                resume=resume)  # fmt: skip
     writers, readers = model.wiring.writers, model.wiring.readers
-    places = zip(*indices(model.wiring, edges), strict=True)
-    names = tuple(edge_name(writers[row], readers[column]) for row, column in places)
+    names = tuple(edge_name(writers[i], readers[j]) for i, j in zip(rows, columns, strict=True))
     return Effects(
         values, {"edge": names}, gap, "edges", name_of(inputs.metric),
         name_of(inputs.corruption), direction,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from typing import TypeAlias, overload
 
@@ -62,17 +62,38 @@ def patch_together(
     *,
     direction: str = "denoise",
 ) -> Effects | list[Effects]:
-    """The Effects of groups of writers, each group patched at once and at all tokens (of several
-    metrics a list, from the same runs).
+    """The effect of groups of heads and MLPs, each group patched at once and at all tokens.
 
-    ``groups`` gives each group's heads and MLPs by its name: ``{"movers": ["a9.h9", "m10"]}``. What
-    lies between the nodes of a group answers; the nodes themselves write what they wrote in the
-    other run (a head of a post-norm model: its share of the normed sum), so a group of one head is
-    ``patch_nodes`` of ``share``, whose ``direction`` this is. Raises CircuitError where there is no
-    group, for an empty one, for a node that is no writer of the model, and another direction.
+    What lies between the nodes of a group answers; the nodes themselves write what they wrote in
+    the other run (a head of a post-norm model: its share of the normed sum), so a group of one head
+    is ``patch_nodes`` of ``share``.
+
+    Args:
+        model: The model.
+        groups: The heads and MLPs of each group, by its name: ``{"movers": ["a9.h9", "m10"]}``.
+        data: A Dataset, a Task, a task's name or a file.
+        metric: A function or a name; None for the task's own. A list of several is measured in the
+            same runs, and gives a list.
+        corruption: A function or a name; None for ``counterfactual``.
+        direction: ``denoise`` or ``noise``, as in ``patch_nodes``.
+
+    Returns:
+        Effects with values [groups, examples] in metric units, positive where the group helps.
+
+    Raises:
+        ArgumentError: if something else stands in the place of the groups.
+        CircuitError: if there is no group, for an empty group, a node that is not a writer of the
+            model, and another direction.
+
+    Source: Zhang & Nanda 2024 (arXiv:2309.16042), §2, of several nodes.
+
+    Example:
+        >>> effects = ck.patch_together(model, {"movers": ["3.0", "3.3"], "all": ["2.2"]}, task)
+        >>> effects.names, effects.shape == (2, len(task))
+        (('movers', 'all'), True)
     """
     require_model(model)
-    if not isinstance(groups, Mapping):
+    if not isinstance(groups, Mapping) or not all(map(_is_group, groups.values())):
         refuse("groups", groups, "groups of nodes by name, {'movers': ['a9.h9', 'm10']}")
     if not groups:
         raise CircuitError("there are no groups; give the nodes of at least one by its name")
@@ -92,14 +113,21 @@ def patch_together(
     )  # fmt: skip
 
 
+def _is_group(nodes: object) -> bool:
+    """Whether these are names of nodes, or one."""
+    if isinstance(nodes, str):
+        return True
+    return isinstance(nodes, Collection) and all(isinstance(node, str) for node in nodes)
+
+
 def _rows(wiring: Wiring, name: str, nodes: Sequence[str]) -> Rows:
     """The rows of a group's nodes."""
-    named = [Node(node) for node in nodes]
+    named = [Node(node) for node in ([nodes] if isinstance(nodes, str) else nodes)]
     for node in named:
         if node not in wiring.writer:
             known = f"{wiring.writers[1]} to {wiring.writers[-1]}"
             raise CircuitError(
-                f"{str(node)!r} in the group {name!r} writes nothing in this model; give names of "
+                f"{str(node)!r} in the group {name!r} is not a writer of this model; give names of "
                 f"its heads and MLPs, {known}"
             )
     if not nodes:

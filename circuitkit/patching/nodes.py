@@ -8,7 +8,7 @@ and nodes that are the same in both runs, cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import TypeAlias, overload
@@ -34,10 +34,12 @@ from circuitkit.engine.metric import Metric, check_metric
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import answer, difference, output, record
 from circuitkit.engine.sweep import Place, Rest, measure, residual, untouched
-from circuitkit.errors import CircuitError, DataError
+from circuitkit.errors import CircuitError, NodeNameError
+from circuitkit.graph.nodes import Node
 from circuitkit.graph.stages import Stage
 from circuitkit.graph.wiring import Wiring
 from circuitkit.patching.effects import PORTS, Effects
+from circuitkit.patching.sites import spans_named
 from circuitkit.registry import name_of
 from circuitkit.util.options import DIRECTIONS, require
 from circuitkit.util.progress import track
@@ -97,29 +99,49 @@ def patch_nodes(
     layers: Sequence[int] | None = None,
     direction: str = "denoise",
 ) -> Effects | list[Effects]:
-    """The Effects of all nodes of a kind, each alone (of several metrics a list, from the same
-    runs).
+    """The effect of every node of a kind, each patched alone (activation patching).
 
-    ``nodes``: the residual stream before a layer (``resid_pre``), between its attention and its MLP
-    (``resid_mid``) or after it (``resid_post``); what its attention or MLP adds to it
-    (``attn_out``, ``mlp_out``); each head's ``z``, which is TransformerLens's ``hook_z``: its
-    values weighted by its attention, before the output projection; or what it adds to the residual
-    stream (``share``), which is the same but in post-norm models (Gemma 2, OLMo 2): there a new z
-    moves the norm over all heads of the layer, and so what the others add, while a share of the
-    normed sum is that head's alone, as an edge is in a circuit; each head's ``q``, ``k`` or
-    ``v`` as projected (of a group where heads share them), or its attention ``pattern``, whose
-    positions are the queries'; or each of an MLP's ``neurons``, which are what its down projection
-    takes. ``layers``: those whose nodes are patched; None: all.
+    Args:
+        model: The model.
+        nodes: What is patched in every layer. ``resid_pre``, ``resid_mid``, ``resid_post``: the
+            residual stream before the layer, between its attention and its MLP, or after it.
+            ``attn_out``, ``mlp_out``: what its attention or its MLP adds to the stream. ``z``: each
+            head's values weighted by its attention, before the output projection (TransformerLens's
+            ``hook_z``). ``share``: what each head adds to the stream, which is the same except in
+            post-norm models (Gemma 2, OLMo 2): there a new z moves the norm over all heads of the
+            layer, and so what the others add, while a share of the normed sum is that head's alone,
+            as an edge is in a circuit. ``q``, ``k``, ``v``: each head's, as projected (one for each
+            group where heads share keys and values). ``pattern``: each head's attention, whose
+            positions are the queries'. ``neurons``: what each MLP's down projection takes.
+        data: A Dataset, a Task, a task's name or a file.
+        metric: A function or a name; None for the task's own. A list of several is measured in the
+            same runs, and gives a list.
+        corruption: A function or a name; None for ``counterfactual``.
+        at: The tokens: all at once (``all``), each position (``positions``), a span (``S2``), or a
+            list of spans, each alone. Positions count from each example's first token, whatever the
+            padding.
+        layers: The layers whose nodes are patched; None for all.
+        direction: ``denoise``: what the metric gains when the node has its clean value in the
+            corrupted run; ``noise``: what it loses when the node has its corrupted value in the
+            clean run.
 
-    ``at``: all tokens at once (``all``), each position (``positions``), a span (``S2``, ``end``) or
-    several of these names but ``positions``. Positions count from each example's first token,
-    whatever the padding.
+    Returns:
+        Effects with values [layers, heads, spans, examples] (without the axes that do not apply) in
+        metric units, positive where the node helps, in the mean over the corruption's draws.
 
-    ``denoise``: what the metric gains when the node has in the corrupted run what it has in the
-    clean one; ``noise``: what it loses when it has in the clean run what the corruption carries
-    (Zhang & Nanda 2024, §2; Heimersheim & Nanda 2024); the mean over the corruption's draws. Raises
-    CircuitError for other nodes or layers, those that the model lacks, and another direction;
-    DataError for a span that an example lacks.
+    Raises:
+        ArgumentError: if something else stands in the place of an argument.
+        CircuitError: for unknown nodes, layers or directions, and nodes that the model lacks.
+        DataError: for a span that an example lacks.
+
+    Source: Zhang & Nanda 2024 (arXiv:2309.16042), §2; Heimersheim & Nanda 2024 (arXiv:2404.15255).
+
+    Example:
+        >>> effects = ck.patch_nodes(model, "resid_pre", task, at=["S2", "end"])
+        >>> effects.direction, effects.shape == (4, 2, len(task))
+        ('denoise', True)
+        >>> effects.to_frame().query("layer == 3")["span"].tolist()
+        ['S2', 'end']
     """
     _require(model, nodes)
     chosen = _chosen(model, layers)
@@ -165,8 +187,23 @@ def patch_heads(
     at: str | Sequence[str] = "all",
     direction: str = "denoise",
 ) -> Effects | list[Effects]:
-    """The Effects of each head's output: ``patch_nodes`` of ``z``, which TransformerLens calls
-    ``hook_z``."""
+    """The effect of each head's output: ``patch_nodes`` of ``z``, TransformerLens's ``hook_z``.
+
+    The arguments and errors are those of ``patch_nodes``.
+
+    Returns:
+        Effects with values [layers, heads, examples] in metric units, positive where the head
+        helps; with ``at="positions"`` or a list of spans [layers, heads, sites, examples].
+
+    Source: Zhang & Nanda 2024 (arXiv:2309.16042), §2.
+
+    Example:
+        >>> effects = ck.patch_heads(model, task)
+        >>> effects.plot()
+        Heatmap(4 × 4, 'Heads (z), denoised under counterfactual')
+        >>> bool(effects["2.2"].mean() > 30)
+        True
+    """
     return patch_nodes(model, "z", data, metric, corruption, at=at, direction=direction)
 
 
@@ -202,8 +239,23 @@ def patch_residual(
     at: str | Sequence[str] = "positions",
     direction: str = "denoise",
 ) -> Effects | list[Effects]:
-    """The Effects of the residual stream at each layer and position: ``patch_nodes`` of
-    ``resid_pre``, ``resid_mid`` or ``resid_post``, which ``stage`` says without the ``resid_``."""
+    """The effect of the residual stream at each layer and position.
+
+    It is ``patch_nodes`` of ``resid_pre``, ``resid_mid`` or ``resid_post``; ``stage`` names which
+    (``pre``, ``mid``, ``post``). The other arguments and the errors are those of ``patch_nodes``;
+    raises CircuitError for another stage.
+
+    Returns:
+        Effects with values [layers, positions, examples] in metric units, positive where the
+        stream at this place carries what helps; nan where an example has no such position.
+
+    Source: Meng et al. 2022 (arXiv:2202.05262), §2.1; Zhang & Nanda 2024 (arXiv:2309.16042), §2.
+
+    Example:
+        >>> effects = ck.patch_residual(model, task, at=["S2", "end"])
+        >>> effects.share[0].round(2).tolist()  # before layer 0, S2 carries all of the difference
+        [1.0, 0.0]
+    """
     require("stage", stage, ("pre", "mid", "post"))
     return patch_nodes(
         model, f"resid_{stage}", data, metric, corruption, at=at, direction=direction
@@ -216,6 +268,12 @@ def _require(model: Model, nodes: str) -> None:
     require_model(model)
     if not isinstance(nodes, str):
         refuse("nodes", nodes, f"one of {', '.join(NODES)}")
+    if nodes not in NODES and _is_node(nodes):
+        name = str(Node(nodes))
+        raise CircuitError(
+            f"nodes={nodes!r} is one node, and all of a kind are patched: give one of "
+            f"{', '.join(NODES)}, or use patch_together(model, {{{name!r}: [{name!r}]}}, ...)"
+        )
     require("nodes", nodes, NODES)
     if nodes == "resid_mid" and model.wiring.parallel:
         raise CircuitError(
@@ -226,15 +284,27 @@ def _require(model: Model, nodes: str) -> None:
         raise CircuitError(f"{model.name!r} has no MLPs; choose other nodes than {nodes!r}")
 
 
+def _is_node(name: str) -> bool:
+    try:
+        Node(name)
+    except NodeNameError:
+        return False
+    return True
+
+
 def _chosen(model: Model, layers: Sequence[int] | None) -> tuple[int, ...]:
     """The layers in their order."""
     every = range(model.wiring.layers)
-    chosen = sorted(every if layers is None else {*layers})
+    if isinstance(layers, int):
+        layers = [layers]
+    if not isinstance(layers, Iterable | None) or isinstance(layers, str):
+        refuse("layers", layers, "numbers of layers such as [0, 1]")
+    chosen = [*every] if layers is None else [*layers]
     if not chosen or not {*chosen} <= {*every}:
         raise CircuitError(
             f"layers={layers!r} are not layers of {model.name!r}; give some of 0 to {every[-1]}"
         )
-    return tuple(chosen)
+    return tuple(sorted({*chosen}))
 
 
 def _inner(model: Model, nodes: str, layers: Sequence[int]) -> dict[str, tuple[str, ...]]:
@@ -325,18 +395,15 @@ def collect(
 
 def _axis(data: Dataset, at: str | Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The axis of the sites, if they have one."""
-    if at == "positions":
+    names = spans_named(data, at, positions=True)
+    if names == ("positions",):
         return {"position": _labels(max(len(example.clean) for example in data.examples))}
-    if isinstance(at, str):
-        return {}
-    if not at:
-        raise DataError(f"at={at!r} names no tokens; give 'all', 'positions' or names of spans")
-    return {"span": tuple(at)}
+    return {} if isinstance(at, str) else {"span": names}
 
 
 def _sites(batch: Batch, at: str | Sequence[str], count: int = 1) -> list[Site]:
     """The tokens of each site; of positions there are as many as ``count``."""
-    if at == "positions":
+    if at == "positions" or [*at] == ["positions"]:
         order = batch.mask.long().cumsum(1) - 1
         return [batch.mask & (order == position) for position in range(count)]
     names = [at] if isinstance(at, str) else at

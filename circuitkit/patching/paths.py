@@ -8,8 +8,10 @@ on from there through everything downstream, as in Wang et al.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,12 +33,19 @@ from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import answer, difference, record
 from circuitkit.engine.run import runs
 from circuitkit.errors import CircuitError
-from circuitkit.graph.nodes import Node
+from circuitkit.graph.nodes import INPUT, Node
 from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.patching.effects import Effects
+from circuitkit.patching.pictures import Pictured, unit_of
+from circuitkit.patching.sites import spans_named
 from circuitkit.registry import name_of
 from circuitkit.util.options import DIRECTIONS, require
+from circuitkit.util.tables import to_frame
+from circuitkit.viz.figures import Heatmap, Panels
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Senders", "patch_path", "patch_paths", "patch_senders"]
 
@@ -55,32 +64,49 @@ def patch_path(
     direction: str = "noise",
     freeze_mlps: bool = True,
 ) -> Effects:
-    """The effect of one path on every example.
+    """The effect of one path on every example (path patching).
 
-    Returns Effects without axes: values [examples] in metric units, positive where the path helps,
-    in the mean over the corruption's draws. ``path`` is a chain of nodes from a writer on:
-    ``["a9.h9", "a10.h7.q", "a10.h7", "logits"]`` (a port's own head may be left out). ``noise``:
-    what the metric loses when the path carries the corruption in a clean run; ``denoise``: what it
-    gains when it carries the clean value in the corrupted run. Every component beside the path is
-    held; with ``freeze_mlps=False`` the MLPs between sender and receiver answer, as in Wang et al.
-    (2023). ``at`` names the span, or several, at which alone the sender is changed (``"S2"``,
-    ``"end"``).
+    Every component beside the path is held at the base run. A path that does not end at the logits
+    flows on from its end through everything downstream.
 
-    Raises ArgumentError where something else stands in the place of the path, CircuitError where
-    the model has no such path, and DataError for a span that an example lacks.
+    Args:
+        model: The model.
+        path: A chain of nodes from a writer on: ``["a9.h9", "a10.h7.q", "logits"]`` or
+            ``"9.9 -> 10.7.q -> logits"``. A port's own head may follow it, or be left out.
+        data: A Dataset, a Task, a task's name or a file.
+        metric: A function or a name; None for the task's own.
+        corruption: A function or a name; None for ``counterfactual``.
+        at: ``all``, or the span or spans at which alone the sender is changed (``"S2"``).
+        direction: ``noise``: what the metric loses when the path carries the corruption in a clean
+            run; ``denoise``: what it gains when it carries the clean value in the corrupted run.
+        freeze_mlps: Whether the MLPs between sender and receiver are held too; False lets them
+            answer, as in Wang et al. (2023).
+
+    Returns:
+        Effects without axes: values [examples] in metric units, positive where the path helps, in
+        the mean over the corruption's draws.
+
+    Raises:
+        ArgumentError: if something else stands in the place of the path.
+        CircuitError: if the model has no such path.
+        DataError: for a span that an example lacks.
+
+    Source: Wang et al. 2023 (arXiv:2211.00593), §3.1; Goldowsky-Dill et al. 2023
+    (arXiv:2304.05969).
 
     Example:
-        >>> effect = ck.patch_path(model, ["m0", "logits"], task)
-        >>> effect.direction, effect.shape == (len(task),)
-        ('noise', True)
+        >>> effect = ck.patch_path(model, ["2.2", "3.0.q", "logits"], task)
+        >>> effect.nodes, effect.direction, effect.shape == (len(task),)
+        ('a2.h2 -> a3.h0.q -> logits', 'noise', True)
     """
-    if isinstance(path, str) or not _is_path(path):
+    require_model(model)
+    if not _is_path(path):
         refuse("path", path, "a chain of nodes such as ['a9.h9', 'a10.h7.q', 'logits']")
     found = patch_paths(
         model, [path], data, metric, corruption,
         at=at, direction=direction, freeze_mlps=freeze_mlps,
     )  # fmt: skip
-    return replace(found, values=found.values[0], axes={}, nodes=ARROW.join(map(Node, path)))
+    return replace(found, values=found.values[0], axes={}, nodes=found.names[0])
 
 
 @torch.no_grad()
@@ -97,24 +123,37 @@ def patch_paths(
 ) -> Effects:
     """The effects of many paths, each alone; they share the two plain runs.
 
-    Returns Effects with one axis, ``path``: values [paths, examples]. The rest is as in
-    ``patch_path``.
+    ``paths`` are chains of nodes, as ``patch_path`` takes them; so are the other arguments.
+
+    Returns:
+        Effects with the axis ``path``: values [paths, examples] in metric units, positive where the
+        path helps.
+
+    Raises:
+        ArgumentError: if something else stands in the place of the paths.
+        CircuitError: if there are no paths, or the model lacks one.
+        DataError: for a span that an example lacks.
+
+    Source: as ``patch_path``.
 
     Example:
         >>> found = ck.patch_paths(model, [["m0", "logits"], ["input", "m0", "logits"]], task)
-        >>> found.names
-        ('m0 -> logits', 'input -> m0 -> logits')
+        >>> found.names, found.shape == (2, len(task))
+        (('m0 -> logits', 'input -> m0 -> logits'), True)
     """
     require_model(model)
-    if isinstance(paths, str) or not (isinstance(paths, Sequence) and all(map(_is_path, paths))):
-        refuse("paths", paths, "chains of nodes such as [['a9.h9', 'a10.h7.q', 'logits']]")
+    if not isinstance(paths, list | tuple) or not all(map(_is_path, paths)):
+        refuse("paths", paths, "a list of paths such as [['a9.h9', 'a10.h7.q', 'logits']]")
+    if not paths:
+        raise CircuitError("there are no paths to patch; give at least one")
     require("direction", direction, DIRECTIONS)
+    chains = [_chain(path) for path in paths]
     inputs = prepare(model, data, metric, corruption)
-    work = _Paths(inputs, paths, at, direction == "noise", not freeze_mlps)
+    work = _Paths(inputs, chains, at, direction == "noise", not freeze_mlps)
     carry = inputs.corruption(model, inputs.data)
     found = [work.effects(batch, carry(batch)) for batch in inputs.data]
     values, gaps = (np.concatenate(part, axis=-1) for part in zip(*found, strict=True))
-    names = tuple(ARROW.join(map(Node, path)) for path in paths)
+    names = tuple(map(ARROW.join, chains))
     return Effects(
         values, {"path": names}, gaps, "paths", name_of(inputs.metric),
         name_of(inputs.corruption), direction,
@@ -127,16 +166,17 @@ class _Paths:
     def __init__(
         self,
         inputs: Inputs,
-        paths: Sequence[Sequence[str]],
+        paths: Sequence[Sequence[Node]],
         at: str | Sequence[str],
         noise: bool,
         mlps: bool,
     ) -> None:
         self.model, self.metric, self.noise = inputs.model, inputs.metric, noise
         wiring = self.model.wiring
-        self.spans = () if at == "all" else (at,) if isinstance(at, str) else tuple(at)
+        spans = spans_named(inputs.data, at)
+        self.spans = () if "all" in spans else spans
         self.masks = [_mask(wiring, path, mlps) for path in paths]
-        self.senders = [wiring.writer[Node(path[0])] for path in paths]
+        self.senders = [wiring.writer[path[0]] for path in paths]
 
     def effects(
         self, batch: Batch, draws: Sequence[Activations]
@@ -179,23 +219,59 @@ class _Paths:
 
 
 def _is_path(path: object) -> bool:
+    """Whether this is a chain of names, in a list or with arrows."""
+    if isinstance(path, str):
+        return ARROW.strip() in path
     return isinstance(path, list | tuple) and all(isinstance(node, str) for node in path)
 
 
-@dataclass(frozen=True)
-class Senders:
+def _chain(path: Sequence[str]) -> list[Node]:
+    """The nodes of a path."""
+    if not isinstance(path, str):
+        return [Node(name) for name in path]
+    names = (name.strip() for name in path.split(ARROW.strip()))
+    return [Node(re.sub("<([qkv])>$", r".\1", name)) for name in names]
+
+
+@dataclass(frozen=True, repr=False)
+class Senders(Pictured):
     """The effect of every sender on one receiver, on every example: the heat map of Wang et al.
 
-    ``effects`` are in metric units and positive where the path helps; their rows are the writers
-    upstream of the receiver, in the wiring's order.
+    ``effects`` are [senders, examples] in metric units and positive where the path helps; their
+    rows are the writers upstream of the receiver, in the wiring's order. ``gap`` is the metric of
+    the clean run less that of the corrupted one, [examples]. ``senders["a9.h9"]`` (or ``"9.9"``)
+    are the effects of one on every example.
+
+    Source: Wang et al. 2023 (arXiv:2211.00593), §3, figure 3.
+
+    Example:
+        >>> senders = ck.patch_senders(model, "logits", data)
+        >>> senders.effects.shape == (len(model.wiring.writers), len(data))
+        True
+        >>> print(senders)
+        into logits, noise, logit_diff under counterfactual, 16 examples
     """
 
     wiring: Wiring
     receiver: str
     effects: Float[np.ndarray, "senders examples"]
+    gap: Float[np.ndarray, " examples"]
     metric: str
     corruption: str
     direction: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The senders, in the order of the effects."""
+        return tuple(str(node) for node in self.wiring.writers[: len(self.effects)])
+
+    def __len__(self) -> int:
+        """The number of senders."""
+        return len(self.effects)
+
+    def __getitem__(self, name: str) -> Float[np.ndarray, " examples"]:
+        """The effects of one sender on every example; raises DataError where it is not one."""
+        return self._table[name]
 
     @property
     def heads(self) -> Float[np.ndarray, "layers heads"]:
@@ -208,28 +284,97 @@ class Senders:
 
     @property
     def mlps(self) -> Float[np.ndarray, " layers"]:
-        """The mean effect of each MLP; nan where it is not upstream, or there is none."""
+        """The mean effect of each MLP; nan where it is not upstream, where there is none, or where
+        it is taken apart into experts (see ``to_frame``)."""
         table = np.full(self.wiring.layers, np.nan)
         for node, effect in self._means():
-            if node.is_mlp:
+            if node.is_mlp and node.part is None:
                 table[node.layer] = effect
         return table
 
     def strongest(self, n: int = 8) -> list[tuple[str, float]]:
-        """The senders of largest mean effect, each with it."""
-        return sorted(((str(node), x) for node, x in self._means()), key=lambda own: -abs(own[1]))[
-            :n
-        ]
+        """The senders of largest mean effect, of either sign, each with it.
+
+        Example:
+            >>> ck.patch_senders(model, "logits", data).strongest(1)[0][0]
+            'a2.h2'
+        """
+        return self._table.strongest(n)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A pandas table with a row for each sender, in the order of the effects.
+
+        Columns: ``name``; ``layer`` and ``head``, missing where a sender has none; ``effect``, the
+        mean in metric units, positive where the path helps; ``error``, its standard error;
+        ``share``, the mean over the mean gap, nan where there is no gap.
+
+        Example:
+            >>> frame = ck.patch_senders(model, "a2.h2.q", data).to_frame()
+            >>> list(frame)
+            ['name', 'layer', 'head', 'effect', 'error', 'share']
+        """
+        nodes = self.wiring.writers[: len(self)]
+        rows = zip(nodes, self._table.rows(), strict=True)
+        frame = to_frame(
+            {"name": row.pop("name"), "layer": node.layer, "head": node.head, **row}
+            for node, row in rows
+        )
+        return frame.astype({"layer": "Int64", "head": "Int64"})
+
+    def plot(self, *, share: bool = False) -> Panels:
+        """The mean effects as a figure, which a notebook shows in the place of the result: a heat
+        map of layers by heads, and the MLPs (or their experts) of each layer beside it.
+
+        Args:
+            share: Whether to draw the share of the gap rather than the effect in metric units.
+
+        Returns:
+            Panels of ``circuitkit.figures``; grey cells are not upstream of the receiver.
+
+        Example:
+            >>> ck.patch_senders(model, "logits", data).plot()
+            Panels(2 figures, 'Paths into logits, noised under counterfactual (from input: +0.000)')
+        """
+        values = self._table.share if share else self._table.mean
+        means = dict(zip(self.wiring.writers, values.tolist(), strict=False))
+        heads = np.full((self.wiring.layers, self.wiring.heads), np.nan)
+        parts = sorted({n.part or "" for n in means if n.is_mlp}, key=lambda p: (len(p), p))
+        mlps = np.full((self.wiring.layers, len(parts)), np.nan)
+        for node, effect in means.items():
+            if node.is_head:
+                heads[node.layer, node.head] = effect
+            elif node.is_mlp:
+                mlps[node.layer, parts.index(node.part or "")] = effect
+        unit = unit_of(self.metric, share)
+        panels = [Heatmap(heads, row_name="layer", column_name="head", title="heads", unit=unit)]
+        if parts:
+            plain = parts == [""]
+            panels.append(Heatmap(mlps, None, ["MLP"] if plain else parts, title="MLPs", unit=unit))
+        first = f" (from {INPUT}: {means[INPUT]:+.3f})" if INPUT in means else ""
+        title = f"Paths into {self.receiver}, {self.direction}d under {self.corruption}{first}"
+        return Panels(panels, 2, title)
+
+    @property
+    def _table(self) -> Effects:
+        """The same as Effects with the axis ``sender``."""
+        return Effects(
+            self.effects, {"sender": self.names}, self.gap, f"into {self.receiver}", self.metric,
+            self.corruption, self.direction,
+        )  # fmt: skip
 
     def _means(self) -> Iterator[tuple[Node, float]]:
         return zip(self.wiring.writers, self.effects.mean(1).tolist(), strict=False)
 
-    def __repr__(self) -> str:
-        lines = [
+    def __str__(self) -> str:
+        return (
             f"into {self.receiver}, {self.direction}, {self.metric} under {self.corruption}, "
-            f"{self.effects.shape[1]} examples; the strongest senders:"
-        ]
-        lines += [f"{effect:+10.3f}  {name}" for name, effect in self.strongest()]
+            f"{self.effects.shape[1]} examples"
+        )
+
+    def __repr__(self) -> str:
+        error = dict(zip(self.names, self._table.standard_error.tolist(), strict=True))
+        lines = [f"{self}; the strongest senders, ± standard error:"]
+        lines += [f"{x:+10.3f}  ± {error[name]:.3f}  {name}" for name, x in self.strongest()]
         return "\n".join(lines)
 
 
@@ -244,18 +389,36 @@ def patch_senders(
     direction: str = "noise",
     freeze_mlps: bool = True,
 ) -> Senders:
-    """The effect of the path from each writer upstream to one receiver (Wang et al. 2023, figure
-    3).
+    """The effect of the path from each writer upstream to one receiver.
 
-    Returns Senders: effects [senders, examples] in metric units, positive where the path helps. The
-    receiver is a port (``a10.h7.q``), an MLP or the logits; from it on everything runs live. The
-    settings are those of ``patch_path``. Raises ArgumentError where something else stands in the
-    place of the receiver, and CircuitError where it is not a reader of this model.
+    From the receiver on everything runs live.
+
+    Args:
+        model: The model.
+        receiver: A port (``a10.h7.q`` or ``10.7.q``), an MLP or ``logits``.
+        data: A Dataset, a Task, a task's name or a file.
+        metric: A function or a name; None for the task's own.
+        corruption: A function or a name; None for ``counterfactual``.
+        at: As in ``patch_path``.
+        direction: As in ``patch_path``.
+        freeze_mlps: As in ``patch_path``.
+
+    Returns:
+        Senders with effects [senders, examples] in metric units, positive where the path helps.
+
+    Raises:
+        ArgumentError: if something else stands in the place of the receiver.
+        CircuitError: if the receiver is not a reader of this model.
+        DataError: for a span that an example lacks.
+
+    Source: Wang et al. 2023 (arXiv:2211.00593), §3.1, figure 3.
 
     Example:
         >>> senders = ck.patch_senders(model, "logits", task)
         >>> senders.heads.shape == (model.wiring.layers, model.wiring.heads)
         True
+        >>> senders.strongest(1)[0][0]
+        'a2.h2'
     """
     require_model(model)
     if not isinstance(receiver, str):
@@ -272,15 +435,17 @@ def patch_senders(
         model, [[sender, node] for sender in senders], data, metric, corruption,
         at=at, direction=direction, freeze_mlps=freeze_mlps,
     )  # fmt: skip
-    return Senders(wiring, str(node), found.values, found.metric, found.corruption, direction)
+    return Senders(
+        wiring, str(node), found.values, found.gap, found.metric, found.corruption, direction
+    )
 
 
-def _mask(wiring: Wiring, path: Sequence[str], mlps: bool) -> Mask:
+def _mask(wiring: Wiring, nodes: Sequence[Node], mlps: bool) -> Mask:
     """The edges that a path keeps: those on which its sender is heard."""
-    nodes = [Node(name) for name in path]
     if len(nodes) < 2 or nodes[0] not in wiring.writer:
         raise CircuitError(
-            f"{ARROW.join(path)} is not a path of this model; begin with a writer and name a reader"
+            f"{ARROW.join(nodes) or 'an empty list'} is not a path of this model; begin with a "
+            "writer and name a reader"
         )
     keep = np.zeros(wiring.shape, dtype=bool)
     writers: tuple[Node, ...] = (nodes[0],)
@@ -288,7 +453,7 @@ def _mask(wiring: Wiring, path: Sequence[str], mlps: bool) -> Mask:
         if reader in wiring.writer and reader not in wiring.reader:  # it follows its own port
             continue
         if not writers:
-            raise CircuitError(f"{ARROW.join(path)} goes on after the logits")
+            raise CircuitError(f"{ARROW.join(nodes)} goes on after the logits, where a path ends")
         row, column = wiring.index(writers[0], reader)
         keep[row, column] = True
         if mlps:

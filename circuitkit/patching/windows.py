@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TypeAlias, overload
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -32,7 +32,13 @@ from circuitkit.errors import CircuitError
 from circuitkit.graph.stages import Stage
 from circuitkit.patching.effects import Effects
 from circuitkit.patching.nodes import Ends, Site, collect, layer_stages
-from circuitkit.util.tables import as_text
+from circuitkit.patching.pictures import Pictured, centred, unit_of
+from circuitkit.util.json_values import Json
+from circuitkit.util.tables import as_text, to_frame
+from circuitkit.viz.figures import Lines, Panels
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Windows", "patch_windows"]
 
@@ -40,17 +46,38 @@ SIZES = (1, 3, 5, 10)
 Window: TypeAlias = tuple[int, int]  # the first layer, and how many
 
 
-@dataclass(frozen=True)
-class Windows:
+@dataclass(frozen=True, repr=False)
+class Windows(Pictured):
     """The Effects of every window of each size: patched jointly, and as the sum of the effects of
-    its layers, each patched alone. In metric units, positive where the layers help."""
+    its layers, each patched alone.
+
+    ``joint`` and ``summed`` map a size (a number of layers) to Effects with the axis ``window`` and
+    that of the spans or positions, if there is one: values [windows, sites, examples] in metric
+    units, positive where the layers help.
+
+    Source: Zhang & Nanda 2024 (arXiv:2309.16042), §5.
+
+    Example:
+        >>> windows = ck.patch_windows(model, "mlp_out", data, sizes=[1, 2])
+        >>> windows.joint[2].names
+        ('m0-1', 'm1-2', 'm2-3')
+        >>> print(windows)
+        mlp_out of adjacent layers, denoise, logit_diff under counterfactual, 16 examples
+    """
 
     joint: Mapping[int, Effects]
     summed: Mapping[int, Effects]
 
     def peak_ratio(self, size: int) -> Float[np.ndarray, "*sites"]:
-        """The largest mean joint effect of that size over the largest mean sum; nan where no sum is
-        positive. Raises CircuitError for a size that was not patched."""
+        """The largest mean joint effect of that size over the largest mean sum.
+
+        Returns an array [sites] (of no axes where all tokens were patched at once); nan where no
+        sum is positive. Raises CircuitError for a size that was not patched.
+
+        Example:
+            >>> ck.patch_windows(model, "mlp_out", data, sizes=[1, 2]).peak_ratio(1).item()
+            1.0
+        """
         if size not in self.joint:
             known = ", ".join(map(str, self.joint))
             raise CircuitError(f"there are no windows of {size} layers; choose from {known}")
@@ -58,12 +85,94 @@ class Windows:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(summed > 0, joint / summed, np.nan)
 
-    def __repr__(self) -> str:
-        one = next(iter(self.joint.values()))
-        head = (
-            f"{one.nodes} of adjacent layers, {one.direction}, {one.metric} under "
-            f"{one.corruption}, {one.shape[-1]} examples; the largest mean effects:"
+    def to_frame(self) -> pandas.DataFrame:
+        """A pandas table with a row for each window (and span or position) of each size.
+
+        Columns: ``name``; ``size``, a number of layers; ``window``, its layers; ``span`` or
+        ``position``, where there is one; ``effect``, the mean joint effect in metric units,
+        positive where the layers help, ``error``, its standard error, and ``share``, of the mean
+        gap; ``summed``, the mean sum of the effects of single layers, and ``summed_error``.
+
+        Example:
+            >>> frame = ck.patch_windows(model, "mlp_out", data, sizes=[2]).to_frame()
+            >>> list(frame)
+            ['name', 'size', 'window', 'effect', 'error', 'share', 'summed', 'summed_error']
+        """
+        rows: list[dict[str, Json]] = []
+        for size, joint in self.joint.items():
+            for own, sums in zip(joint.rows(), self.summed[size].rows(), strict=True):
+                apart = {"summed": sums["effect"], "summed_error": sums["error"]}
+                rows.append({"name": own["name"], "size": size, **own, **apart})
+        return to_frame(rows)
+
+    def plot(self, *, share: bool = False) -> Lines | Panels:
+        """The mean effects as curves over the middle layer of the windows: of each size jointly,
+        and as the sum of its layers.
+
+        Args:
+            share: Whether to draw the share of the gap rather than the effect in metric units.
+
+        Returns:
+            Lines of ``circuitkit.figures``, or Panels of them with one for each span or position.
+
+        Example:
+            >>> figure = ck.patch_windows(model, "mlp_out", data, sizes=[1, 2]).plot()
+            >>> list(figure.series)
+            ['single', '2 joint', '2 summed']
+        """
+        one = self._one
+        _, *sites = one.axes
+        title = f"{one.nodes} of adjacent layers, {one.direction}d under {one.corruption}"
+        if not sites:
+            return self.curves(share=share, title=title)
+        panels = [
+            self.at(label).curves(share=share, title=label if "span" in sites else f"at {label}")
+            for label in one.axes[sites[0]]
+        ]
+        return Panels(panels, title=title)
+
+    def curves(self, *, share: bool = False, title: str = "") -> Lines:
+        """The curves of ``plot``, where all tokens were patched at once, with your own title;
+        raises CircuitError where several sites were (choose one with ``at``).
+
+        Example:
+            >>> ck.patch_windows(model, "mlp_out", data, sizes=[1, 2]).curves(title="MLPs")
+            Lines(3 series × 4, 'MLPs')
+        """
+        if len(self._one.axes) > 1:
+            raise CircuitError("the windows have several sites; choose one with at(...), or plot()")
+        joint, summed = (
+            {size: (own.axes["window"], own.share if share else own.mean)
+             for size, own in kind.items()}
+            for kind in (self.joint, self.summed)
+        )  # fmt: skip
+        return centred(joint, summed, unit=unit_of(self._one.metric, share), title=title)
+
+    def at(self, site: str) -> Windows:
+        """The Windows at one span or position; raises DataError for one that was not patched.
+
+        Example:
+            >>> windows = ck.patch_windows(model, "mlp_out", data, at=["S2", "end"])
+            >>> windows.at("end").joint[1].names
+            ('m0', 'm1', 'm2', 'm3')
+        """
+        joint, summed = (
+            {size: own.at(site) for size, own in kind.items()} for kind in (self.joint, self.summed)
         )
+        return Windows(joint, summed)
+
+    @property
+    def _one(self) -> Effects:
+        return next(iter(self.joint.values()))
+
+    def __str__(self) -> str:
+        one = self._one
+        return (
+            f"{one.nodes} of adjacent layers, {one.direction}, {one.metric} under "
+            f"{one.corruption}, {one.shape[-1]} examples"
+        )
+
+    def __repr__(self) -> str:
         rows = []
         for size, joint in self.joint.items():
             for at in np.ndindex(joint.mean.shape[1:]):
@@ -74,7 +183,8 @@ class Windows:
                     "ratio": float(self.peak_ratio(size)[at]),
                     **{axis: labels[i] for (axis, labels), i in sites},
                 })  # fmt: skip
-        return f"{head}\n{as_text(rows, formats={'ratio': '.2f'}, indent=2)}"
+        text = as_text(rows, formats={"ratio": ".2f"}, indent=2)
+        return f"{self}; the largest mean effects:\n{text}"
 
 
 def _peak(effects: Effects, at: tuple[int, ...]) -> str:
@@ -119,14 +229,39 @@ def patch_windows(
     at: str | Sequence[str] = "all",
     direction: str = "denoise",
 ) -> Windows | list[Windows]:
-    """The Windows of adjacent layers' MLP outputs (``mlp_out``) or attention outputs (``attn_out``)
-    (of several metrics a list, from the same runs).
+    """The effect of windows of adjacent layers, patched jointly, beside the sum of their layers.
 
-    ``sizes``: how many layers a window holds; without it those of 1, 3, 5 and 10 that the model
-    has. Every window lies wholly within the model. What lies between the layers of a window
-    answers; the layers themselves have, at the tokens patched, what they have in the other run. For
-    ``at`` and ``direction`` see ``patch_nodes``. Raises CircuitError for other nodes, MLPs that the
-    model lacks, a size that does not fit it, and another direction.
+    What lies between the layers of a window answers; the layers themselves have, at the tokens
+    patched, what they have in the other run. Every window lies wholly within the model.
+
+    Args:
+        model: The model.
+        nodes: ``mlp_out`` or ``attn_out``: what the MLPs or the attention of the layers add.
+        data: A Dataset, a Task, a task's name or a file.
+        metric: A function or a name; None for the task's own. A list of several is measured in the
+            same runs, and gives a list.
+        corruption: A function or a name; None for ``counterfactual``.
+        sizes: How many layers a window holds, one number or several; None for those of 1, 3, 5 and
+            10 that the model has.
+        at: The tokens, as in ``patch_nodes``.
+        direction: ``denoise`` or ``noise``, as in ``patch_nodes``.
+
+    Returns:
+        Windows, whose ``joint[size]`` and ``summed[size]`` are Effects with values [windows,
+        examples] in metric units, positive where the layers help.
+
+    Raises:
+        ArgumentError: if something else stands in the place of an argument.
+        CircuitError: for other nodes, MLPs that the model lacks, a size that does not fit it, and
+            another direction.
+        DataError: for a span that an example lacks.
+
+    Source: Zhang & Nanda 2024 (arXiv:2309.16042), §5.
+
+    Example:
+        >>> windows = ck.patch_windows(model, "mlp_out", task, sizes=[1, 3])
+        >>> windows.joint[3].axes["window"]
+        ('0-2', '1-3')
     """
     require_model(model)
     if not isinstance(nodes, str):
@@ -136,13 +271,7 @@ def patch_windows(
         raise CircuitError(f"nodes={nodes!r} have no windows; choose from mlp_out, attn_out")
     if nodes == "mlp_out" and not wiring.mlp:
         raise CircuitError(f"{model.name!r} has no MLPs; choose windows of 'attn_out'")
-    sizes = [n for n in SIZES if n <= wiring.layers] if sizes is None else sizes
-    for size in sizes or [0]:
-        if not 1 <= size <= wiring.layers:
-            raise CircuitError(
-                f"a window of {size} layers does not fit {model.name!r}; give sizes from 1 to "
-                f"{wiring.layers}"
-            )
+    sizes = _sizes(model, sizes)
     windows = sorted((first, n) for n in {1, *sizes} for first in range(wiring.layers - n + 1))
 
     def sweep(rest: Rest, other: Activations, site: Site) -> Ends:
@@ -158,6 +287,23 @@ def patch_windows(
     if isinstance(found, list):
         return [_windows(effects, windows, sizes) for effects in found]
     return _windows(found, windows, sizes)
+
+
+def _sizes(model: Model, sizes: Sequence[int] | None) -> list[int]:
+    """How many layers windows hold; raises CircuitError where a size does not fit the model."""
+    layers = model.wiring.layers
+    if sizes is None:
+        return [n for n in SIZES if n <= layers]
+    listed = [sizes] if isinstance(sizes, int) else sizes
+    if isinstance(listed, str) or not isinstance(listed, Sequence):
+        refuse("sizes", sizes, "numbers of layers such as [1, 3]")
+    for size in listed or [0]:
+        if size not in range(1, layers + 1):
+            raise CircuitError(
+                f"a window of {size} layers does not fit {model.name!r}; give sizes from 1 to "
+                f"{layers}"
+            )
+    return [*listed]
 
 
 def _layers(window: Window) -> str:

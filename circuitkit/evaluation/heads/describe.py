@@ -104,7 +104,7 @@ def _paid(
     """The attention that heads pay to spans, of which there may be none."""
     if not spans:
         return np.zeros((len(heads), 0, len(data)))
-    return attention_to(model, heads, data, at=spans, query=query)
+    return attention_to(model, heads, data, at=spans, query=query).values
 
 
 class _Work:

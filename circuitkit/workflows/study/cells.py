@@ -161,9 +161,10 @@ class StudyContext:
             return {}
         model, data = self.model, self.data
         under = {
-            name_of(c): attention_to(model, heads, data, c, at=spans) for c in self.corruptions
+            name_of(c): attention_to(model, heads, data, c, at=spans).values
+            for c in self.corruptions
         }
-        return {"clean": attention_to(model, heads, data, at=spans), **under}
+        return {"clean": attention_to(model, heads, data, at=spans).values, **under}
 
     def _each(
         self, label: str, work: Callable[[Corruption], list[list[Effects]]]

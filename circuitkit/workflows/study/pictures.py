@@ -10,15 +10,16 @@ import numpy as np
 
 from circuitkit.graph.compare import Overlap
 from circuitkit.patching.effects import Effects
+from circuitkit.patching.pictures import unit_of
 from circuitkit.util.statistics import spearman
 from circuitkit.viz.figures import Heatmap, Lines, Panels
 from circuitkit.workflows.study.records import Records
-from circuitkit.workflows.study.tables import shares, thresholds
+from circuitkit.workflows.study.tables import thresholds
 
 __all__ = ["Figure", "figures"]
 
 Figure: TypeAlias = Heatmap | Lines | Panels
-UNIT = {"logit_diff": "share of the gap"}  # what is drawn; of other metrics the plain effect
+SHARED = {"logit_diff"}  # drawn as a share of the gap (§2); of other metrics the plain effect
 
 
 def figures(study: Records) -> dict[str, Figure]:
@@ -39,16 +40,16 @@ def figures(study: Records) -> dict[str, Figure]:
 
 def _drawn(effects: Effects) -> np.ndarray:
     """The normalised effects of the logit difference, the plain ones of other metrics (§2)."""
-    return shares(effects) if effects.metric in UNIT else effects.mean
+    return effects.share if _shared(effects.metric) else effects.mean
+
+
+def _shared(metric: str) -> bool:
+    return metric in SHARED
 
 
 def _short(corruption: str) -> str:
     """``noise S2`` of ``noise(text='S2')``: figures have little room."""
     return re.sub(r"\(text='([^']*)'\)$", r" \1", corruption)
-
-
-def _unit(metric: str) -> str:
-    return UNIT.get(metric, metric)
 
 
 # -- components ------------------------------------------------------------------------------------
@@ -63,16 +64,11 @@ def _heads(study: Records) -> Panels | None:
     if not cells:
         return None
     panels = [
-        Heatmap(
-            _drawn(effects),
-            row_labels=effects.axes["layer"],
-            column_labels=effects.axes["head"],
-            row_name="layer",
-            column_name="head",
+        effects.heatmap(
+            share=_shared(metric),
             title=f"{metric}, {_short(corruption)}",
-            unit=_unit(metric),
-            marks=study.detections["z", corruption, metric].signs.reshape(effects.shape[:-1]) != 0,
-            mark_name=f"beyond {study.threshold:g} SD",
+            marks=study.detections["z", corruption, metric].marks,
+            mark_name=study.detections["z", corruption, metric].mark_name,
         )
         for corruption, metric, effects in cells
     ]
@@ -92,7 +88,7 @@ def _mlps(study: Records) -> Panels | None:
                 series={_short(c): _drawn(effects) for c, effects in own.items()},
                 title=metric,
                 x_name="layer",
-                y_name=_unit(metric),
+                y_name=unit_of(metric, _shared(metric)),
             )
         )
     return Panels(panels, columns=len(panels), title="The effect of each MLP")
@@ -145,15 +141,7 @@ def _stream(study: Records) -> Panels | None:
     """Layer × span of the residual stream, a panel for each corruption."""
     metric = study.main
     panels = [
-        Heatmap(
-            _drawn(effects),
-            row_labels=effects.axes["layer"],
-            column_labels=effects.axes["span"],
-            row_name="layer",
-            column_name="tokens patched",
-            title=_short(corruption),
-            unit=_unit(metric),
-        )
+        effects.heatmap(share=_shared(metric), title=_short(corruption))
         for (name, corruption, of), effects in study.effects.items()
         if name.startswith("resid") and of == metric and "span" in effects.axes
     ]
@@ -166,15 +154,7 @@ def _stream(study: Records) -> Panels | None:
 def _prompt(study: Records) -> Panels | None:
     """Layer × token of one prompt, a panel for each corruption."""
     panels = [
-        Heatmap(
-            effects.mean,
-            row_labels=effects.axes["layer"],
-            column_labels=study.tokens,
-            row_name="layer",
-            column_name="",
-            title=_short(corruption),
-            unit=effects.metric,
-        )
+        effects.heatmap(title=_short(corruption), columns=study.tokens)
         for corruption, effects in study.prompt.items()
     ]
     if not panels:
@@ -187,7 +167,7 @@ def _windows(study: Records) -> Panels | None:
     """The joint effect of windows by their middle layer, and the sums of their layers."""
     metric = study.main
     panels = [
-        _curves(corruption, study, metric)
+        study.windows[corruption, metric].curves(share=_shared(metric), title=_short(corruption))
         for corruption in study.corruptions
         if (corruption, metric) in study.windows
     ]
@@ -195,32 +175,6 @@ def _windows(study: Records) -> Panels | None:
         return None
     title = "Windows of adjacent MLPs: joint, and as sums of single layers"
     return Panels(panels, columns=min(len(panels), 2), title=title)
-
-
-def _curves(corruption: str, study: Records, metric: str) -> Lines:
-    windows = study.windows[corruption, metric]
-    layers = len(windows.joint[min(windows.joint)].axes["window"]) + min(windows.joint) - 1
-    series = {}
-    for size in windows.joint:
-        series[f"{size} joint" if size > 1 else "single"] = _centred(windows.joint[size], layers)
-        if size > 1:
-            series[f"{size} summed"] = _centred(windows.summed[size], layers)
-    return Lines(
-        x=tuple(range(layers)),
-        series=series,
-        title=_short(corruption),
-        x_name="middle layer",
-        y_name=_unit(metric),
-    )
-
-
-def _centred(effects: Effects, layers: int) -> np.ndarray:
-    """The effects at the middle layer of each window, nan where none is centred."""
-    values = np.full(layers, np.nan)
-    for label, value in zip(effects.axes["window"], _drawn(effects), strict=True):
-        first, _, last = label.partition("-")
-        values[(int(first) + int(last or first)) // 2] = value
-    return values
 
 
 # -- circuits --------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from circuitkit.errors import EvaluationError
 from circuitkit.graph.compare import Overlap
 from circuitkit.patching.detection import Detection, detected_by_threshold
 from circuitkit.patching.effects import Effects
@@ -30,7 +29,6 @@ __all__ = [
     "tables",
     "detected",
     "thresholds",
-    "shares",
     "compared",
     "signs",
     "negatives",
@@ -87,7 +85,7 @@ def thresholds(study: Records) -> Iterator[Row]:
 def _effects(study: Records) -> Iterator[Row]:
     for (part, corruption, metric), effects in study.effects.items():
         found = study.detections.get((part, corruption, metric))
-        share = shares(effects)
+        share = effects.share
         low, high = effects.interval()
         columns = (effects.mean, effects.standard_error, low, high, share)
         for name, *numbers in zip(effects.names, *map(np.ravel, columns), strict=True):
@@ -103,14 +101,6 @@ def _effects(study: Records) -> Iterator[Row]:
 
 def _sign(found: Detection, name: str) -> str:
     return {1: "+", -1: "-", 0: ""}[found.sign(name)]
-
-
-def shares(effects: Effects) -> np.ndarray:
-    """The normalised effects; nan where the metric has no gap."""
-    try:
-        return effects.normalised
-    except EvaluationError:
-        return np.full(effects.shape[:-1], np.nan)
 
 
 # -- how far two choices disagree ------------------------------------------------------------------
@@ -204,7 +194,7 @@ def _tokens(study: Records) -> Iterator[Row]:
 
 
 def _by_span(effects: Effects) -> Iterator[Row]:
-    own_shares = shares(effects)
+    own_shares = effects.share
     layers = effects.axes["layer"]
     for column, span in enumerate(effects.axes["span"]):
         own = own_shares[:, column]
@@ -231,7 +221,7 @@ def _attention(study: Records) -> Iterator[Row]:
 
 def _restored(study: Records) -> Iterator[Row]:
     for (corruption, metric), effects in study.restored.items():
-        columns = (effects.mean, effects.standard_error, shares(effects))
+        columns = (effects.mean, effects.standard_error, effects.share)
         for group, *numbers in zip(effects.axes["group"], *columns, strict=True):
             effect, error, share = map(float, numbers)
             reached = float(study.corrupted[corruption, metric].mean()) + effect

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from circuitkit.workflows.study.records import Records
-from circuitkit.workflows.study.tables import NEGLIGIBLE, compared, negatives, shares, windows
+from circuitkit.workflows.study.tables import NEGLIGIBLE, compared, negatives, windows
 
 __all__ = ["Verdict", "twins", "verdicts"]
 
@@ -72,7 +72,7 @@ def _gaps(study: Records) -> Iterator[Verdict]:
     """Corruptions that leave a metric as it is, and components too few to compare."""
     question = "Is there anything to find?"
     for (name, corruption, metric), effects in study.effects.items():
-        if name == study.parts[0].name and np.isnan(shares(effects)).all():
+        if name == study.parts[0].name and np.isnan(effects.share).all():
             text = f"{corruption} leaves {metric} as it is on average: its effects have no share."
             yield Verdict(question, text, True, "Leave this combination out.")
     for part, n in study.few.items():
@@ -252,7 +252,7 @@ def _restored(study: Records) -> Iterator[Verdict]:
     for at, group in enumerate(study.groups):
         found = []
         for replaced, noised in twins(study):
-            one, two = (float(shares(study.restored[c, metric])[at]) for c in (replaced, noised))
+            one, two = (float(study.restored[c, metric].share[at]) for c in (replaced, noised))
             if not np.isnan(one - two):
                 found.append((abs(one - two), replaced, noised, one, two))
         if found:
