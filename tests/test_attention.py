@@ -110,6 +110,12 @@ def test_what_does_not_exist_is_refused() -> None:
         pays(["a0.h0"], PARTS, query="S2")
     with pytest.raises(DataError, match="no heads"):
         pays([], PARTS)
-    for at in ([], None, 3):
+    with pytest.raises(DataError, match="names no tokens; choose from all, first, subject"):
+        pays(["a0.h0"], [])
+
+
+@pytest.mark.unchecked
+def test_what_names_no_span_is_refused() -> None:
+    for at in (None, 3, [3]):
         with pytest.raises(DataError, match="names no tokens; choose from all, first, subject"):
-            pays(["a0.h0"], at)
+            attention_to(model("gpt2"), ["a0.h0"], parted(), at=at)  # type: ignore[arg-type]

@@ -302,6 +302,7 @@ TAKES = {
 }  # fmt: skip
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("name", TAKES)
 def test_what_stands_in_the_wrong_place_is_refused(name: str) -> None:
     patch, options = getattr(ck, name), {"at": "S2"} if name == "attention_to" else {}

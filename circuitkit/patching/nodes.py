@@ -73,7 +73,7 @@ def patch_nodes(  # type: ignore[overload-overlap]  # a str is a sequence too
     corruption: CorruptionLike | None = ...,
     *,
     at: str | Sequence[str] = ...,
-    layers: Sequence[int] | None = ...,
+    layers: int | Sequence[int] | None = ...,
     direction: str = ...,
 ) -> Effects: ...
 @overload
@@ -85,7 +85,7 @@ def patch_nodes(
     corruption: CorruptionLike | None = ...,
     *,
     at: str | Sequence[str] = ...,
-    layers: Sequence[int] | None = ...,
+    layers: int | Sequence[int] | None = ...,
     direction: str = ...,
 ) -> list[Effects]: ...
 def patch_nodes(
@@ -96,7 +96,7 @@ def patch_nodes(
     corruption: CorruptionLike | None = None,
     *,
     at: str | Sequence[str] = "all",
-    layers: Sequence[int] | None = None,
+    layers: int | Sequence[int] | None = None,
     direction: str = "denoise",
 ) -> Effects | list[Effects]:
     """The effect of every node of a kind, each patched alone (activation patching).
@@ -120,7 +120,7 @@ def patch_nodes(
         at: The tokens: all at once (``all``), each position (``positions``), a span (``S2``), or a
             list of spans, each alone. Positions count from each example's first token, whatever the
             padding.
-        layers: The layers whose nodes are patched; None for all.
+        layers: The layers whose nodes are patched, one number or several; None for all.
         direction: ``denoise``: what the metric gains when the node has its clean value in the
             corrupted run; ``noise``: what it loses when the node has its corrupted value in the
             clean run.
@@ -292,7 +292,7 @@ def _is_node(name: str) -> bool:
     return True
 
 
-def _chosen(model: Model, layers: Sequence[int] | None) -> tuple[int, ...]:
+def _chosen(model: Model, layers: int | Sequence[int] | None) -> tuple[int, ...]:
     """The layers in their order."""
     every = range(model.wiring.layers)
     if isinstance(layers, int):

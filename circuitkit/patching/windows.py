@@ -202,7 +202,7 @@ def patch_windows(  # type: ignore[overload-overlap]  # a str is a sequence too
     metric: MetricLike | None = ...,
     corruption: CorruptionLike | None = ...,
     *,
-    sizes: Sequence[int] | None = ...,
+    sizes: int | Sequence[int] | None = ...,
     at: str | Sequence[str] = ...,
     direction: str = ...,
 ) -> Windows: ...
@@ -214,7 +214,7 @@ def patch_windows(
     metric: Several,
     corruption: CorruptionLike | None = ...,
     *,
-    sizes: Sequence[int] | None = ...,
+    sizes: int | Sequence[int] | None = ...,
     at: str | Sequence[str] = ...,
     direction: str = ...,
 ) -> list[Windows]: ...
@@ -225,7 +225,7 @@ def patch_windows(
     metric: MetricLike | Several | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    sizes: Sequence[int] | None = None,
+    sizes: int | Sequence[int] | None = None,
     at: str | Sequence[str] = "all",
     direction: str = "denoise",
 ) -> Windows | list[Windows]:
@@ -289,7 +289,7 @@ def patch_windows(
     return _windows(found, windows, sizes)
 
 
-def _sizes(model: Model, sizes: Sequence[int] | None) -> list[int]:
+def _sizes(model: Model, sizes: int | Sequence[int] | None) -> list[int]:
     """How many layers windows hold; raises CircuitError where a size does not fit the model."""
     layers = model.wiring.layers
     if sizes is None:
