@@ -263,8 +263,8 @@ def patch_residual(
 
 
 def _require(model: Model, nodes: str) -> None:
-    """Raise ArgumentError where this is no model or no kind of nodes, and CircuitError where the
-    model has no such nodes."""
+    """Raise ArgumentError where this is not a model or not a kind of nodes, and CircuitError where
+    the model has no such nodes."""
     require_model(model)
     if not isinstance(nodes, str):
         refuse("nodes", nodes, f"one of {', '.join(NODES)}")
