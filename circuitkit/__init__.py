@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.evaluation.ability import known as known
     from circuitkit.evaluation.choosing import smallest as smallest
     from circuitkit.evaluation.curves import curve as curve
-    from circuitkit.evaluation.curves import draw_curves as draw_curves
     from circuitkit.evaluation.faithfulness import completeness as completeness
     from circuitkit.evaluation.faithfulness import evaluate as evaluate
     from circuitkit.evaluation.generation import generate as generate
@@ -32,6 +31,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.evaluation.hooks import hooks as hooks
     from circuitkit.evaluation.knockouts.completeness import incompleteness as incompleteness
     from circuitkit.evaluation.knockouts.effects import marginal_effects as marginal_effects
+    from circuitkit.evaluation.knockouts.everything import knockout as knockout
     from circuitkit.evaluation.knockouts.pairs import interactions as interactions
     from circuitkit.evaluation.knockouts.redundancy import minimality as minimality
     from circuitkit.evaluation.masks import node_level as node_level
@@ -102,13 +102,13 @@ _PLACES = {
     "discover": "workflows.discover",
     "describe_heads": "evaluation.heads.describe",
     "discover_each": "evaluation.robustness",
-    "draw_curves": "evaluation.curves",
     "evaluate": "evaluation.faithfulness",
     "fetch": "models.fetching",
     "generate": "evaluation.generation",
     "hooks": "evaluation.hooks",
     "incompleteness": "evaluation.knockouts.completeness",
     "interactions": "evaluation.knockouts.pairs",
+    "knockout": "evaluation.knockouts.everything",
     "known": "evaluation.ability",
     "list_corruptions": "registry",
     "list_formats": "registry",
@@ -168,6 +168,7 @@ _SUCCESSORS = {
     "attribute": "discover, or a method of discovery such as discovery.eap_ig",
     "benchmark": "bench",
     "draw": "circuit.draw",
+    "draw_curves": "curve, and its plot",
     "evaluate_graph": "evaluate",
     "export": "circuit.save, or circuit.draw for a picture",
     "find_circuit": "discover",

@@ -26,34 +26,8 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 # Names that still lack a summary of one line, or an example. Only ever take names out.
 WITHOUT_EXAMPLE: set[str] = {
-    "ability",
     "bench",
-    "cross_evaluate",
-    "curve",
-    "discover_each",
-    "discovery.acdc",
-    "discovery.activation_magnitude",
-    "discovery.clean_corrupted",
-    "discovery.eap",
-    "discovery.eap_ig",
-    "discovery.exact",
-    "discovery.gradient_norm",
-    "discovery.information_flow",
-    "discovery.node_attribution",
-    "discovery.random",
-    "draw_curves",
-    "incompleteness",
-    "interactions",
-    "known",
-    "marginal_effects",
-    "minimality",
-    "node_level",
-    "recovery",
-    "size_curves",
-    "smallest",
-    "stability",
     "study",
-    "vary",
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from typing import Any
 
 from circuitkit.cli._opening import recorded, unseen
@@ -49,6 +48,7 @@ def add(commands: Commands) -> None:
 
 def knockout(options: argparse.Namespace) -> None:
     """Print what a circuit's edges do inside it, on unseen prompts, each as it is computed."""
+    from circuitkit.evaluation.knockouts.everything import knock_out
     from circuitkit.graph.circuit import Circuit
 
     circuit = Circuit.load(options.circuit)
@@ -57,26 +57,11 @@ def knockout(options: argparse.Namespace) -> None:
     cells, title = unseen(options, circuit, [metric], [corruption])
     model, *inputs = cells[metric, corruption]
     found: dict[str, Any] = {}
-    for name, result in _knocked_out(options, model, circuit, *inputs):
+    settings = {name: getattr(options, name) for name in ("pairs", "within", "subsets", "seed")}
+    for name, result in knock_out(model, circuit, *inputs, **settings):
         if not options.json:
-            heading = "" if found else f"{title}\n{result.evaluation}\n"
+            heading = "" if found else f"{title}\n{result.evaluation!r}\n"
             print(f"{heading}\n{result.table()}")
         found[name] = result.to_dict()
     if options.json:
         print_json(found)
-
-
-def _knocked_out(options: argparse.Namespace, *inputs: Any) -> Iterator[tuple[str, Any]]:
-    """What is lost without one, two and many edges, each by the name of its function."""
-    from circuitkit.evaluation.knockouts.completeness import incompleteness
-    from circuitkit.evaluation.knockouts.effects import marginal_effects
-    from circuitkit.evaluation.knockouts.pairs import interactions
-    from circuitkit.evaluation.knockouts.redundancy import minimality
-
-    seed = options.seed
-    yield "marginal_effects", marginal_effects(*inputs)
-    if options.pairs:
-        yield "interactions", interactions(*inputs, edges=options.pairs, within=options.within)
-    if options.subsets:
-        yield "incompleteness", incompleteness(*inputs, sets=options.subsets, seed=seed)
-    yield "minimality", minimality(*inputs, seed=seed)

@@ -51,9 +51,8 @@ def evaluate(options: argparse.Namespace) -> None:
             rows.append({**labels, **_beside(model, circuit, *inputs)})
     print_table(rows, options.json, title)
     if options.output:
-        from circuitkit.evaluation.curves import draw_curves
-
-        draw_curves(curves).save(options.output)
+        first, *others = curves.values()
+        first.plot(*others, names=list(curves)).save(options.output)
 
 
 def _beside(model: Any, circuit: Any, *inputs: Any) -> Any:

@@ -24,6 +24,7 @@ from circuitkit.engine.record import answer, record
 from circuitkit.errors import MetricError
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of
+from circuitkit.util.options import require_count
 from circuitkit.util.progress import track
 
 __all__ = ["clean_corrupted", "eap", "eap_ig"]
@@ -37,9 +38,25 @@ def eap(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
 ) -> Scores:
-    """Edge attribution patching: the gradient at the clean run (Syed et al. 2023).
+    """Edge attribution patching (EAP): the gradient at the clean run, one forward and backward.
 
-    Raises MetricError where the metric has no gradient there (kl and js are at their best).
+    The score of an edge is Σ_tokens (clean − carried output of the writer) · (gradient of the
+    metric at the reader): the first-order estimate of what ``exact`` measures by noising it.
+
+    Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
+    the clean behaviour. Raises ArgumentError for what stands in the wrong place, and
+    MetricError where the metric has no gradient there (kl and js are at their best).
+
+    Differs from other tools: with grouped queries an edge into k or v is one per group of heads,
+    where EAP-IG and MIB repeat it for every head. Scores are means over all examples, so that they
+    do not depend on the batch size.
+
+    Source: Syed et al. (2023); Nanda (2022) for nodes.
+
+    Example:
+        >>> scores = ck.discovery.eap(model, data, "logit_diff", "mean")
+        >>> len(scores), scores.about["corruption"]
+        (479, 'mean')
     """
     return _attribute(prepare(model, data, metric, corruption), [1.0], "eap")
 
@@ -52,13 +69,29 @@ def eap_ig(
     *,
     steps: int = 5,
 ) -> Scores:
-    """EAP with integrated gradients over the inputs (Hanna et al. 2024).
+    """EAP with integrated gradients over the inputs (EAP-IG).
 
     The gradient is averaged over embeddings at the fractions 0, 1/steps, ..., (steps−1)/steps of
-    the way from the carried to the clean one, as in the authors' code; all else runs free.
+    the way from the carried to the clean one; all else runs free. Costs ``steps`` forwards and
+    backwards.
+
+    Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
+    the clean behaviour. Raises ArgumentError for what stands in the wrong place and where
+    steps < 1, and MetricError where the metric has no gradient.
+
+    Differs from other tools: the fractions are those of the authors' code, which ends one step
+    short of the clean input, and not the paper's 1/steps, ..., 1. ``zero`` carries a zero
+    embedding, where EAP-IG keeps the position embedding, and ``mean`` carries each node's own mean,
+    where EAP-IG has one vector for all nodes. With grouped queries an edge into k or v is one per
+    group of heads.
+
+    Source: Hanna et al. (2024, "Have faith in faithfulness").
+
+    Example:
+        >>> ck.discovery.eap_ig(model, data, "kl", steps=2).about["settings"]
+        {'steps': 2}
     """
-    if steps < 1:
-        raise MetricError(f"eap_ig takes {steps} steps; give at least 1")
+    require_count("steps", steps)
     alphas = [k / steps for k in range(steps)]
     return _attribute(prepare(model, data, metric, corruption), alphas, "eap_ig", steps=steps)
 
@@ -69,7 +102,19 @@ def clean_corrupted(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
 ) -> Scores:
-    """The mean of the gradients at the clean and at the corrupted embedding (Hanna et al. 2024)."""
+    """EAP with the mean of the gradients at the clean and at the corrupted embedding.
+
+    Costs two forwards and backwards.
+
+    Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
+    the clean behaviour. Raises as ``eap_ig`` does.
+
+    Source: Hanna et al. (2024), whose program calls it ``clean-corrupted``.
+
+    Example:
+        >>> ck.discovery.clean_corrupted(model, data).about["method"]
+        'clean_corrupted'
+    """
     return _attribute(prepare(model, data, metric, corruption), [0.0, 1.0], "clean_corrupted")
 
 

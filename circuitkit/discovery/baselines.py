@@ -42,8 +42,14 @@ def activation_magnitude(
     """How much an edge's writer changes, whatever becomes of it.
 
     The score of every edge of a writer is ‖live − carried output‖₂ over an example's tokens and
-    dimensions, in the mean over examples and draws: never negative, in units of the residual
-    stream. The metric is not used.
+    dimensions, in the mean over examples and draws. The metric is not used.
+
+    Returns Scores [writers, readers], never negative, in units of the residual stream. Raises
+    ArgumentError for what stands in the wrong place.
+
+    Example:
+        >>> bool((ck.discovery.activation_magnitude(model, data).values >= 0).all())
+        True
     """
     inputs = prepare(model, data, metric, corruption)
     carry = inputs.corruption(model, inputs.data)
@@ -78,9 +84,15 @@ def gradient_norm(
     """How steep the metric is in what an edge's reader reads, whatever is written there.
 
     The score of every edge of a reader is ‖∂metric / ∂input‖₂ at the clean run, over an example's
-    tokens and dimensions, in the mean over examples: never negative, in the metric's units per unit
-    of the residual stream. The corruption is not used. Raises MetricError where the metric has no
-    gradient there.
+    tokens and dimensions, in the mean over examples. The corruption is not used.
+
+    Returns Scores [writers, readers], never negative, in metric units per unit of the residual
+    stream. Raises ArgumentError for what stands in the wrong place, and MetricError where the
+    metric has no gradient there.
+
+    Example:
+        >>> bool((ck.discovery.gradient_norm(model, data, "logit_diff").values >= 0).all())
+        True
     """
     inputs = prepare(model, data, metric, corruption)
     total, steepest = np.zeros(len(model.wiring.readers)), 0.0
@@ -135,8 +147,16 @@ def node_attribution(
     run, in the mean over examples (Nanda 2022): the sum of EAP over its out-edges. An edge scores
     the smaller magnitude of its ends', negative where one of them is; one into the logits scores
     its writer's, and a port that heads share counts with the strongest of them. So the edges above
-    a threshold are those between the nodes above it, which is how MIB (Mueller et al. 2025) makes
-    circuits of nodes (NAP). Raises MetricError where ``eap`` does.
+    a threshold are those between the nodes above it: so MIB makes circuits of nodes (NAP).
+
+    Returns Scores [writers, readers], in metric units, positive where both nodes help. Raises as
+    ``eap`` does.
+
+    Source: Nanda (2022); MIB (Mueller et al. 2025).
+
+    Example:
+        >>> ck.discovery.node_attribution(model, data).about["method"]
+        'node_attribution'
     """
     edges = eap(model, data, metric, corruption)
     nodes = edges.values.sum(1, dtype=np.float64)
@@ -167,14 +187,23 @@ def information_flow(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
 ) -> Scores:
-    """Information-flow routes: how much of what a reader reads comes from a writer (Ferrando &
-    Voita 2024).
+    """Information-flow routes: how much of what a reader reads comes from a writer.
 
     Where a reader reads y and a writer wrote x of it, the writer's importance is
     max(0, ‖y‖₁ − ‖y − x‖₁), divided by the sum over the reader's writers. The score is its mean
     over an example's tokens (into the logits: at the answer), and then over examples, in the clean
-    run: between 0 and 1, and the same for all ports of a layer, which read the same. Neither metric
-    nor corruption is used. MIB selects ``greedy`` from these scores.
+    run: the same for all ports of a layer, which read the same. Neither metric nor corruption is
+    used. MIB selects ``greedy`` from these scores.
+
+    Returns Scores [writers, readers], shares between 0 and 1. Raises ArgumentError for what stands
+    in the wrong place.
+
+    Source: Ferrando & Voita (2024).
+
+    Example:
+        >>> values = ck.discovery.information_flow(model, data).values
+        >>> bool((values >= 0).all() and (values <= 1).all())
+        True
     """
     inputs = prepare(model, data, metric, corruption)
     table = np.zeros(model.wiring.shape)
@@ -210,7 +239,7 @@ def _shares(read: Float[Tensor, "t d"], wrote: Float[Tensor, "w t d"]) -> Float[
 
 # -- tokens ----------------------------------------------------------------------------------------
 def _blocks(model: Model, batch: Batch) -> Iterator[tuple[Int[Tensor, " t"], Int[Tensor, " t"]]]:
-    """The tokens that are no padding, in blocks that fit the processor's cache: where each stands
+    """The tokens that are not padding, in blocks that fit the processor's cache: where each stands
     in the flattened batch, and the example that it belongs to."""
     tokens = batch.mask.flatten().nonzero().squeeze(1)
     width = max(model.wiring.shape) * model.d_model * 4

@@ -26,14 +26,28 @@ def exact(
     edges: Edges = None,
     resume: str | os.PathLike[str] | None = None,
 ) -> Scores:
-    """The exact effect of each edge alone, by patching it (Conmy et al. 2023 call it one step).
+    """The exact effect of each edge alone, by patching it: what attribution estimates.
 
     ``noise``: what the metric loses when the edge alone carries the corruption in a clean run;
     ``denoise``: what it gains when the edge alone carries its clean value in the corrupted run
     (Heimersheim & Nanda 2024). Costs about a sixth of a plain forward per edge. ``edges`` (all, or
-    those of a circuit, of names or of a mask) are scored, the others are 0; ``resume`` is a
-    directory from which a killed run goes on. Raises CircuitError for another direction or an edge
-    that there is not, and OutputError where the directory cannot be used.
+    those of a circuit, of names or of a mask) are scored, the rest are 0; ``resume`` is a
+    directory, with which a run resumes after a kill.
+
+    Returns Scores [writers, readers], in metric units per example, positive where the edge helps
+    the clean behaviour; they carry the direction. Raises ArgumentError for what stands in the wrong
+    place, CircuitError for another direction or an edge that does not exist, and OutputError where
+    the directory cannot be used.
+
+    Differs from other tools: with grouped queries an edge into k or v is one per group of heads,
+    which are patched together.
+
+    Source: Conmy et al. (2023), whose algorithm takes one such step after the other.
+
+    Example:
+        >>> found = ck.discovery.exact(model, data, edges=["a0.h1->logits", "m3->logits"])
+        >>> int((found.values != 0).sum()), found.about["settings"]["direction"]
+        (2, 'noise')
     """
     inputs = prepare(model, data, metric, corruption, circuit=edges)
     effects, _ = edge_effects(*inputs[:3], edges, inputs.corruption, direction=direction,

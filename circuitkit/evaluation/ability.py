@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -14,8 +15,14 @@ from circuitkit.engine.metric import check_metric
 from circuitkit.engine.model import Model
 from circuitkit.engine.record import answer, record
 from circuitkit.errors import EvaluationError
+from circuitkit.evaluation.results import TableResult
 from circuitkit.metrics.answers import accuracy
 from circuitkit.registry import name_of
+from circuitkit.util.json_values import Json
+from circuitkit.util.tables import to_frame
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Ability", "ability", "known"]
 
@@ -23,8 +30,11 @@ ADMITTED = 0.75  # the accuracy from which MIB (Mueller et al. 2025) admits a mo
 
 
 @dataclass(frozen=True)
-class Ability:
-    """How well the model does a task: accuracy, and the metric on clean and corrupted prompts."""
+class Ability(TableResult):
+    """How well the model does a task: accuracy, and the metric on clean and corrupted prompts.
+
+    ``accuracy`` is a share of the examples; ``clean`` and ``corrupt`` are means in metric units.
+    """
 
     accuracy: float
     clean: float
@@ -40,6 +50,18 @@ class Ability:
                 "there is no behaviour to explain; use another model or task, or force it"
             )
 
+    def to_dict(self) -> dict[str, Json]:
+        """All numbers, for machines."""
+        return asdict(self)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row: ``accuracy`` (a share), ``clean`` and ``corrupt`` (the metric's means),
+        ``metric``, ``examples`` (how many)."""
+        return to_frame([self.to_dict()])
+
+    def __str__(self) -> str:
+        return f"accuracy {self.accuracy:.1%} of {self.examples} examples"
+
     def __repr__(self) -> str:
         return (
             f"accuracy {self.accuracy:.1%}, {self.metric} {self.clean:.3f} on clean and "
@@ -49,7 +71,19 @@ class Ability:
 
 @torch.no_grad()
 def ability(model: Model, data: Data, metric: MetricLike | None = None) -> Ability:
-    """How well the model does the task on this data."""
+    """How well the model does the task on this data.
+
+    Returns an Ability: the accuracy (a share of the examples whose answer gets more logits than the
+    wrong one), and the mean of the metric on clean and on corrupted prompts, in metric units.
+    Raises ArgumentError for what stands in the wrong place.
+
+    Source: MIB (Mueller et al. 2025) admits a model to a task from an accuracy of 0.75 on.
+
+    Example:
+        >>> found = ck.ability(model, data)
+        >>> found.accuracy > 0.75, found.clean > found.corrupt
+        (True, True)
+    """
     require_model(model)
     data = as_data(model, data)
     metric = as_metric(metric, data=data)
@@ -65,8 +99,17 @@ def ability(model: Model, data: Data, metric: MetricLike | None = None) -> Abili
 
 @torch.no_grad()
 def known(model: Model, data: Data, metric: MetricLike = "accuracy") -> Dataset:
-    """The examples that the model answers: those on whose clean prompt the metric, ``accuracy`` or
-    ``top1``, is above 1/2. Raises EvaluationError where it answers none."""
+    """The examples that the model answers.
+
+    These are the examples on whose clean prompt the metric, ``accuracy`` or ``top1``, is above 1/2.
+
+    Returns a Dataset. Raises ArgumentError for what stands in the wrong place, and EvaluationError
+    where the model answers none.
+
+    Example:
+        >>> len(ck.known(model, data, "top1")) <= len(ck.known(model, data)) <= len(data)
+        True
+    """
     require_model(model)
     data = as_data(model, data)
     metric = as_metric(metric, data=data)

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from circuitkit.data.batches import Dataset
-from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare, refuse
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import EvaluationError, ScoresError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
-from circuitkit.evaluation.masks import require_scores
+from circuitkit.evaluation.masks import ScoresLike, as_scores
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
 
@@ -55,7 +55,7 @@ def choose(
 
 def smallest(
     model: Model,
-    scores: Scores,
+    scores: ScoresLike,
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
@@ -66,12 +66,21 @@ def smallest(
     """The smallest of the best circuits that reaches the target faithfulness on the data.
 
     Sizes are doubled until one reaches it, and then narrowed to 2 %: where faithfulness does not
-    grow with size, a smaller one may exist. Several sizes at a time share the carried run. Raises
-    EvaluationError where not even the whole model reaches the target.
-    """
+    grow with size, a smaller one may exist. Several sizes at a time share the carried run.
 
+    Returns its mask of bool [writers, readers]; ``scores.circuit(mask)`` is the circuit. Raises
+    ArgumentError for what stands in the wrong place and for a target that is not above 0, and
+    EvaluationError where not even the whole model reaches the target.
+
+    Example:
+        >>> mask = ck.smallest(model, scores, data, target=0.5)
+        >>> ck.evaluate(model, mask, data).faithfulness >= 0.5
+        True
+    """
+    if isinstance(target, bool | str) or not target > 0:
+        refuse("target", target, "a faithfulness above 0, such as 0.85")
+    scores = as_scores(scores, model)
     inputs = prepare(model, data, metric, corruption, circuit=scores)
-    require_scores(scores)
 
     def first(sizes: Sequence[int]) -> int | None:
         """The first of these sizes that reaches the target."""
@@ -85,7 +94,8 @@ def smallest(
     while high is None:
         if low == total:
             raise EvaluationError(
-                f"no circuit reaches the faithfulness {target}: the whole model has 1; ask for less"
+                f"no circuit reaches the faithfulness {target}: that of the whole model is 1; "
+                "ask for less"
             )
         ladder = sorted({min(total, max(low, 4) * 2**k) for k in range(1, 5)})
         high = first(ladder)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import overload
+from math import nan
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
@@ -38,11 +39,17 @@ from circuitkit.engine.model import Model
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import POOL_BYTES, runs
 from circuitkit.errors import EvaluationError
-from circuitkit.evaluation.masks import CircuitLike, as_mask, as_masks, is_one, random_masks
+from circuitkit.evaluation.masks import CircuitLike, as_mask, as_masks, drawn_masks, is_one
+from circuitkit.evaluation.results import TableResult
 from circuitkit.graph.types import Mask
 from circuitkit.registry import name_of
+from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.progress import track
 from circuitkit.util.statistics import LEVEL, bootstrap_interval
+from circuitkit.util.tables import to_frame
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = [
     "Evaluation",
@@ -55,8 +62,12 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The metric of every example: of the whole model, of nothing kept, and of the circuit."""
+class Evaluation(TableResult):
+    """The metric of every example: of the whole model, of nothing kept, and of the circuit.
+
+    ``everything``, ``nothing`` and ``circuit`` are arrays [examples] in metric units; ``edges`` is
+    the number of edges that were kept.
+    """
 
     everything: Float[np.ndarray, " examples"]
     nothing: Float[np.ndarray, " examples"]
@@ -67,7 +78,10 @@ class Evaluation:
 
     @cached_property
     def faithfulness(self) -> float:
-        """The ratio of means. Raises EvaluationError where the metric's gap is zero."""
+        """The ratio of means: 1 is the full model, 0 the corruption.
+
+        Raises EvaluationError where the metric's gap is zero.
+        """
         gap = float(self.everything.mean() - self.nothing.mean())
         if abs(gap) <= 1e-6 * max(1.0, float(np.abs(self.everything).mean())):
             raise EvaluationError(
@@ -79,26 +93,84 @@ class Evaluation:
 
     @property
     def mean_of_ratios(self) -> float:
-        """The mean over examples of each one's own ratio; examples without a gap are left out."""
+        """The mean over examples of each one's own ratio; examples without a gap are left out, and
+        it is nan where no example has one."""
+        known = self.ratios[~np.isnan(self.ratios)]
+        return float(known.mean()) if known.size else nan
+
+    @property
+    def ratios(self) -> Float[np.ndarray, " examples"]:
+        """The faithfulness of each example alone; nan where the example has no gap."""
         gap = self.everything - self.nothing
         usable = np.abs(gap) > 1e-6
-        return float(((self.circuit - self.nothing)[usable] / gap[usable]).mean())
+        return np.where(usable, self.circuit - self.nothing, nan) / np.where(usable, gap, 1)
 
     def interval(
         self, level: float = LEVEL, resamples: int = 1000, seed: int = 0
     ) -> tuple[float, float]:
-        """The bootstrap interval of the ratio of means, over the examples."""
+        """The bootstrap interval of the ratio of means, over the examples: its low and high end."""
         samples = (self.nothing, self.everything, self.circuit)
         return bootstrap_interval(_ratio_of_means, samples, level, resamples, seed)
 
-    def __repr__(self) -> str:
-        try:
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each example.
+
+        Columns: ``example`` (counted from 0), ``everything``, ``nothing`` and ``circuit`` (the
+        metric of the whole model, of nothing kept and of the circuit), ``ratio`` (the faithfulness
+        of that example alone; nan where it has no gap).
+
+        Example:
+            >>> list(ck.evaluate(model, circuit, data).to_frame())
+            ['example', 'everything', 'nothing', 'circuit', 'ratio']
+        """
+        columns = {"everything": self.everything, "nothing": self.nothing, "circuit": self.circuit,
+                   "ratio": self.ratios}  # fmt: skip
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return to_frame(
+            [{"example": i, **dict(zip(columns, row, strict=True))} for i, row in enumerate(rows)],
+            ["example", *columns],
+        )
+
+    def to_dict(self) -> dict[str, Json]:
+        """All numbers but the examples' own, for machines; what is undefined is None."""
+        means = {name: float(getattr(self, name).mean())
+                 for name in ("everything", "nothing", "circuit")}  # fmt: skip
+        numbers = {"faithfulness": nan, "low": nan, "high": nan, "mean_of_ratios": nan}
+        if self._defined:
             low, high = self.interval()
-            value = f"{self.faithfulness:.3f} [{low:.3f}, {high:.3f}]"
-        except EvaluationError:  # printing is no place for an error
-            value = "undefined"
+            numbers = {"faithfulness": self.faithfulness, "low": low, "high": high,
+                       "mean_of_ratios": self.mean_of_ratios}  # fmt: skip
+        found: dict[str, Json] = nan_to_none(
+            {"metric": self.metric, "corruption": self.corruption, "edges": self.edges,
+             "examples": len(self.circuit), **means, **numbers}
+        )  # fmt: skip
+        return found
+
+    @property
+    def _defined(self) -> bool:
+        """Whether the metric has a gap."""
+        try:
+            _ = self.faithfulness
+        except EvaluationError:
+            return False
+        return True
+
+    def _value(self) -> str:
+        """The faithfulness with its interval."""
+        if not self._defined:
+            return "undefined"
+        low, high = self.interval()
+        return f"{self.faithfulness:.3f} [{low:.3f}, {high:.3f}]"
+
+    def __str__(self) -> str:
         return (
-            f"faithfulness {value} ({self.edges:,} edges, "
+            f"faithfulness {self._value()} of {self.edges:,} edges ({self.metric}, "
+            f"{self.corruption}, {len(self.circuit)} examples)"
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"faithfulness {self._value()} ({self.edges:,} edges, "
             f"{self.metric} under {self.corruption}: {self.circuit.mean():.3f} of "
             f"{self.everything.mean():.3f}, nothing {self.nothing.mean():.3f}, "
             f"{len(self.circuit)} examples)"
@@ -234,7 +306,7 @@ def evaluate_beside(
     require_model(model)
     mask = as_mask(circuit, model.wiring)
     inputs = prepare(model, data, metric, corruption, circuit=circuit)
-    chance = random_masks(model.wiring, int(mask.sum()), random, seed)
+    chance = drawn_masks(model.wiring, int(mask.sum()), random, seed)
     masks = [mask, model.wiring.legal & ~mask, *chance]
     found, others, *by_chance = evaluate(model, masks, *inputs[1:])
     return found, others, tuple(by_chance)

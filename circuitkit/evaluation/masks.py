@@ -7,30 +7,31 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import networkx as nx
 import numpy as np
+from torch import Tensor
 
 from circuitkit.engine.inputs import refuse
-from circuitkit.errors import CircuitError
+from circuitkit.engine.model import Model
+from circuitkit.errors import CircuitError, ScoresError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
+from circuitkit.util.options import require_count
 
 __all__ = [
     "CircuitLike",
+    "ScoresLike",
+    "as_graph",
     "as_mask",
     "as_masks",
+    "as_scores",
+    "drawn_masks",
     "is_one",
     "node_level",
     "random_masks",
-    "require_scores",
+    "require_shape",
 ]
-
-
-def require_scores(scores: object) -> None:
-    """Raise ArgumentError where this is no Scores."""
-    if not isinstance(scores, Scores):
-        refuse("scores", scores, "the Scores of a discovery method")
 
 
 @runtime_checkable
@@ -42,51 +43,132 @@ class _Found(Protocol):
         """The circuit."""
 
 
-CircuitLike: TypeAlias = Graph | Mask | _Found
+@runtime_checkable
+class _Scored(Protocol):
+    """What holds scores, as a Discovery does."""
+
+    @property
+    def scores(self) -> Scores:
+        """The scores."""
 
 
+CircuitLike: TypeAlias = Graph | Mask | Tensor | _Found
+ScoresLike: TypeAlias = Scores | _Scored
+
+
+# -- scores ----------------------------------------------------------------------------------------
+def as_scores(scores: ScoresLike, model: Model | None = None) -> Scores:
+    """The Scores, or those of a Discovery.
+
+    Raises ArgumentError for what has no scores, and ScoresError where they are another model's.
+    """
+    found = scores if isinstance(scores, Scores) else getattr(scores, "scores", None)
+    if not isinstance(found, Scores):
+        refuse("scores", scores, "the Scores of a discovery method, or a Discovery")
+    if isinstance(model, Model) and found.wiring != model.wiring:
+        raise ScoresError(
+            f"the scores belong to {_described(found.wiring)}, and the model has "
+            f"{_described(model.wiring, '')}; give scores of this model"
+        )
+    return found
+
+
+# -- circuits --------------------------------------------------------------------------------------
 def is_one(circuit: CircuitLike | Sequence[CircuitLike]) -> bool:
     """Whether this is one circuit, rather than several."""
     return not isinstance(circuit, list | tuple)
 
 
 def as_masks(circuit: CircuitLike | Sequence[CircuitLike], wiring: Wiring) -> list[Mask]:
-    """The mask of a circuit, or of each of several; raises as ``as_mask`` does."""
+    """The mask of a circuit, or of each of several; raises as ``as_mask`` does, and CircuitError
+    where there is none."""
     each: list[Any] = [*circuit] if isinstance(circuit, list | tuple) else [circuit]
+    if not each:
+        raise CircuitError("there are no circuits; give at least one")
     return [as_mask(one, wiring) for one in each]
 
 
-def as_graph(circuit: CircuitLike) -> Graph | Mask:
-    """The graph of a Discovery; a graph or a mask as it is. Raises as ``as_mask`` does."""
+def as_graph(circuit: CircuitLike) -> Graph | np.ndarray:
+    """The graph of a Discovery; a graph or an array as it is, and a tensor as an array. Raises as
+    ``as_mask`` does."""
     if isinstance(circuit, Scores):
         raise CircuitError("scores are not a circuit; choose one: scores.top(100)")
     graph = circuit if isinstance(circuit, nx.DiGraph) else getattr(circuit, "circuit", circuit)
+    if isinstance(graph, Tensor):
+        return graph.numpy(force=True)
     if not isinstance(graph, nx.DiGraph | np.ndarray):
         refuse("circuit", circuit, "a circuit, or a mask over the model's edges")
     return graph
 
 
 def as_mask(circuit: CircuitLike, wiring: Wiring) -> Mask:
-    """The mask of a circuit, which may be one already; raises ArgumentError for what is not a
-    circuit, and CircuitError where it does not fit the wiring."""
+    """The mask of a circuit, which may be one already: of bool, or of the numbers 0 and 1.
+
+    A mask is cut to the edges that the model has. Raises ArgumentError for what is not a circuit,
+    and CircuitError where it does not fit the wiring, or holds other numbers.
+    """
     graph = as_graph(circuit)
-    found = graph if isinstance(graph, np.ndarray) else circuits.mask(graph)
-    theirs = None if isinstance(graph, np.ndarray) else circuits.wiring_of(graph)
-    if found.shape != wiring.shape or theirs not in (None, wiring):
+    if isinstance(graph, np.ndarray):
+        require_shape(graph, wiring)
+        return np.asarray(_of_bool(graph) & wiring.legal)
+    theirs = circuits.wiring_of(graph)
+    if theirs != wiring:
         raise CircuitError(
-            f"the circuit belongs to {theirs or f'a mask of shape {found.shape}'}, and the model "
-            f"to {wiring}; give a circuit of this model"
+            f"the circuit belongs to {_described(theirs)}, and the model has "
+            f"{_described(wiring, '')}; give a circuit of this model"
         )
+    found: Mask = circuits.mask(graph)
     return found
 
 
-def node_level(circuit: CircuitLike, wiring: Wiring) -> Mask:
-    """The mask of a circuit's nodes: every edge out of every one of them, so that in its run each
-    other node is ablated as a whole, and not edge by edge (Miller et al. 2024).
+def require_shape(mask: np.ndarray | Tensor, wiring: Wiring) -> None:
+    """Raise CircuitError where the mask is not one over the wiring's writers and readers."""
+    if tuple(mask.shape) != wiring.shape:
+        raise CircuitError(
+            f"the mask has the shape {tuple(mask.shape)}, and the model has {wiring.shape[0]} "
+            f"writers and {wiring.shape[1]} readers; give a circuit of this model, or a mask of "
+            f"shape {wiring.shape}"
+        )
 
-    A node belongs to the circuit if it writes or reads in it; by a port that heads share, none of
-    them reads alone. Raises CircuitError where the circuit does not fit the wiring.
+
+def _of_bool(mask: np.ndarray) -> Mask:
+    """The mask as bool; raises CircuitError where it holds anything but 0 and 1."""
+    if mask.dtype == bool:
+        return mask
+    if mask.dtype.kind not in "iuf" or not np.isin(mask, (0, 1)).all():
+        raise CircuitError(
+            f"the mask is of {mask.dtype} and holds more than 0 and 1; give a mask of bool (ck.run "
+            "and ck.measure take fractions)"
+        )
+    return mask.astype(bool)
+
+
+def _described(wiring: Wiring, before: str = "a model of ") -> str:
+    """A model by its wiring: ``a model of 4 layers × 8 heads without MLPs (1,281 edges)``."""
+    groups = f" in {wiring.groups} groups" if wiring.groups != wiring.heads else ""
+    extra = groups + ("" if wiring.mlp else " without MLPs")
+    size = f"{wiring.layers} layers × {wiring.heads} heads"
+    return f"{before}{size}{extra} ({wiring.n_edges:,} edges)"
+
+
+def node_level(circuit: CircuitLike, wiring: Model | Wiring | None = None) -> Mask:
+    """The mask of a circuit's nodes: every edge out of every one of them.
+
+    In its run each other node is ablated as a whole, and not edge by edge. A node belongs to the
+    circuit if it writes or reads in it; by a port that heads share, none of them reads alone. The
+    wiring, or the model, is needed where the circuit is a mask.
+
+    Returns a mask of bool [writers, readers]. Raises ArgumentError for what is not a circuit, and
+    CircuitError where it does not fit the wiring.
+
+    Source: Miller et al. (2024), who compare ablating nodes with ablating edges.
+
+    Example:
+        >>> whole = ck.node_level(circuit)
+        >>> whole.shape == model.wiring.shape, whole.sum() >= len(circuit.to_frame())
+        (True, True)
     """
+    wiring = _wiring_of(circuit if wiring is None else wiring)
     keep = as_mask(circuit, wiring) & wiring.legal
     held = keep.any(1)
     for reader, read in zip(wiring.readers, keep.any(0), strict=True):
@@ -96,15 +178,48 @@ def node_level(circuit: CircuitLike, wiring: Wiring) -> Mask:
     return whole
 
 
-def random_masks(wiring: Wiring, edges: int, n: int = 5, seed: int = 0) -> list[Mask]:
-    """Random circuits of exactly that many edges (or all), without dead ends.
+def _wiring_of(given: object) -> Wiring:
+    """The wiring of a model, a circuit, scores or a Discovery, or the wiring itself; raises
+    ArgumentError where there is none."""
+    found = given if isinstance(given, Wiring) else getattr(given, "wiring", None)
+    graph = given if isinstance(given, nx.DiGraph) else getattr(given, "circuit", None)
+    if isinstance(graph, nx.DiGraph):
+        return circuits.wiring_of(graph)
+    if not isinstance(found, Wiring):
+        refuse("model", given, "a model, its wiring, or a circuit")
+    return found
 
-    Returns n masks [writers, readers] over the wiring.
+
+# -- random circuits -------------------------------------------------------------------------------
+def random_masks(
+    model: Model | Wiring | CircuitLike, edges: int | None = None, n: int = 5, seed: int = 0
+) -> list[Mask]:
+    """Random circuits of exactly that many edges, to compare a circuit with.
+
+    Each hangs together: every edge lies on a path from the input to the logits. Of a circuit the
+    random ones have, unless ``edges`` says otherwise, its own number of edges; more edges than the
+    model has give the whole model. The first argument is a model, its wiring, or a circuit.
+
+    Returns n masks of bool [writers, readers]. Raises ArgumentError for what is none of these, and
+    for numbers that are not whole or below 1.
 
     Example:
-        >>> [int(mask.sum()) for mask in ck.random_masks(model.wiring, 30, n=2)]
-        [30, 30]
+        >>> [int(mask.sum()) for mask in ck.random_masks(model, 100, n=2)]
+        [100, 100]
+        >>> evaluations = ck.evaluate(model, ck.random_masks(circuit, n=3), task)
+        >>> [each.edges for each in evaluations] == [len(circuit.to_frame())] * 3
+        True
     """
+    wiring = _wiring_of(model)
+    if edges is None and isinstance(model, nx.DiGraph):
+        edges = int(circuits.mask(model).sum())
+    require_count("edges", edges)
+    require_count("n", n)
+    return drawn_masks(wiring, int(edges or 0), n, seed)
+
+
+def drawn_masks(wiring: Wiring, edges: int, n: int, seed: int) -> list[Mask]:
+    """The masks of ``random_masks``; there may be none, and none of their edges."""
     rng = np.random.default_rng(seed)
     return [_grown(wiring, min(edges, wiring.n_edges), rng) for _ in range(n)]
 

@@ -12,17 +12,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from circuitkit.engine.inputs import refuse
 from circuitkit.errors import CircuitError, ScoresError
+from circuitkit.evaluation.masks import (
+    CircuitLike,
+    ScoresLike,
+    as_graph,
+    as_mask,
+    as_scores,
+    require_shape,
+)
+from circuitkit.evaluation.results import TableResult
 from circuitkit.graph.compare import Agreement, agreement
 from circuitkit.graph.scores import RULES, Scores
 from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util import statistics
 from circuitkit.util.json_values import Json, nan_to_none
+from circuitkit.util.tables import to_frame
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = [
     "Recovery",
@@ -38,7 +53,7 @@ __all__ = [
 
 # -- against the true edges ------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Recovery:
+class Recovery(TableResult):
     """How well a ranking finds the true edges: each number as the function of its name defines it.
 
     ``recalls`` are those of labelled members of the truth, by label. ``true`` and ``edges`` count
@@ -59,6 +74,20 @@ class Recovery:
         plain: dict[str, Json] = nan_to_none({**vars(self), "recalls": dict(self.recalls)})
         return plain
 
+    def to_frame(self) -> pandas.DataFrame:
+        """One row: ``auroc``, ``acdc_auroc``, ``average_precision``, ``hamming``, ``recall``, a
+        column such as ``recall of OR`` for each labelled set, ``true`` and ``edges`` (counts)."""
+        numbers = {key: value for key, value in vars(self).items() if key != "recalls"}
+        labelled = {f"recall of {name}": value for name, value in self.recalls.items()}
+        counts = {key: numbers.pop(key) for key in ("true", "edges")}
+        return to_frame([{**numbers, **labelled, **counts}])
+
+    def __str__(self) -> str:
+        return (
+            f"AUROC {self.auroc:.3f}, average precision {self.average_precision:.3f} "
+            f"({self.true:,} true of {self.edges:,} edges)"
+        )
+
     def __repr__(self) -> str:
         recalls = {"true": self.recall, **self.recalls}
         found = ", ".join(f"{value:.3f} of the {name}" for name, value in recalls.items())
@@ -70,10 +99,35 @@ class Recovery:
 
 
 def recovery(
-    scores: Scores, true: Mask, members: Mapping[str, Mask] | None = None, rule: str = "abs"
+    scores: ScoresLike,
+    true: CircuitLike,
+    members: Mapping[str, CircuitLike] | None = None,
+    rule: str = "abs",
 ) -> Recovery:
-    """All numbers of a ranking against the true edges, and the recall of each labelled set of them
-    (``{"OR": mask}``). Raises as ``auroc`` does."""
+    """How well a ranking of edges finds the true ones, in all numbers that are used for it.
+
+    ``true`` is the true circuit, or the mask of its edges. ``members`` are labelled sets of true
+    edges, each of which gets a recall of its own. ``rule`` says what ranks first: ``abs`` (the
+    magnitude), ``signed``, or ``greedy``. All legal edges count; edges of equal score share their
+    place.
+
+    Returns a Recovery: areas and recalls from 0 to 1, the Hamming distance in edges; nan where a
+    number is not defined. Raises ArgumentError for what stands in the wrong place, CircuitError
+    where the true edges are not edges of the scores' model, and ScoresError for a rule that is not
+    known.
+
+    Source: Conmy et al. (2023, §4) for the ROC curve; ``acdc_auroc`` is their own area, ``auroc``
+    that of Mann & Whitney's U, which gives ties one half.
+
+    Example:
+        >>> found = ck.recovery(scores, scores.top(20), {"heads": scores.top(5)})
+        >>> found.auroc > 0.99, found.recalls["heads"]
+        (True, 1.0)
+    """
+    scores = as_scores(scores)
+    if members is not None and not isinstance(members, Mapping):
+        refuse("members", members, "sets of edges by name, {'OR': mask}")
+    true = _checked(true, scores.wiring)
     return Recovery(
         auroc=auroc(scores, true, rule),
         acdc_auroc=acdc_auroc(scores, true, rule),
@@ -87,11 +141,11 @@ def recovery(
 
 
 def auroc(scores: Scores, true: Mask, rule: str = "abs") -> float:
-    """The area under the ROC curve: how likely a true edge ranks before another one, a tie counting
+    """The area under the ROC curve: how likely a true edge ranks before a false one, a tie counting
     one half (Mann & Whitney's U). 1/2 by chance; nan where no edge, or every edge, is true.
 
     Raises CircuitError where the mask is not one of legal edges of the scores' wiring, and
-    ScoresError for a rule that there is not.
+    ScoresError for a rule that is not known.
     """
     return statistics.auroc(*_ranked(scores, true, rule))
 
@@ -126,7 +180,9 @@ def hamming(scores: Scores, true: Mask, rule: str = "abs") -> float:
     return float(kept.sum() + true.sum() - 2 * kept[true[scores.wiring.legal]].sum())
 
 
-def recall(scores: Scores, true: Mask, members: Mask | None = None, rule: str = "abs") -> float:
+def recall(
+    scores: Scores, true: Mask, members: CircuitLike | None = None, rule: str = "abs"
+) -> float:
     """The share of the true edges, or of some labelled members of them (the legs of an OR, backup
     or negative heads' edges), in the best circuit of the true size, as in ``hamming``; nan where
     there are no members. Raises as ``auroc`` does."""
@@ -169,24 +225,33 @@ def _places(scores: Scores, rule: str) -> Int[np.ndarray, " edges"]:
     return place
 
 
-def _checked(mask: Mask, wiring: Wiring) -> Mask:
+def _checked(true: CircuitLike, wiring: Wiring) -> Mask:
     """The mask; raises CircuitError where it is not one of legal edges of the wiring."""
-    if mask.shape != wiring.shape or mask.dtype != bool:
-        raise CircuitError(
-            f"the edges are of the shape {mask.shape} and of {mask.dtype}, and the wiring has "
-            f"{wiring.shape}; give a mask of bool over it"
-        )
-    if (mask & ~wiring.legal).any():
-        raise CircuitError(
-            f"{int((mask & ~wiring.legal).sum())} of the edges do not exist in {wiring}; "
-            "give a mask of legal edges"
-        )
-    return mask
+    mask = as_graph(true)
+    if isinstance(mask, np.ndarray):
+        require_shape(mask, wiring)
+        beyond = int((mask.astype(bool) & ~wiring.legal).sum())
+        if beyond:
+            raise CircuitError(
+                f"{beyond} of the edges do not exist in the scores' model; give a mask of legal "
+                "edges"
+            )
+    return as_mask(true, wiring)
 
 
 # -- over other data -------------------------------------------------------------------------------
-def stability(several: Sequence[Scores], n: int, rule: str = "abs") -> Agreement:
-    """How much the best circuits of n edges agree between rankings of the same edges, as from
-    resampled data: ``jaccard`` is the mean over the pairs. Raises ScoresError where n < 1, and
-    CircuitError for fewer than two rankings or different wirings."""
-    return agreement([scores.top(n, rule) for scores in several])
+def stability(several: Sequence[ScoresLike], n: int, rule: str = "abs") -> Agreement:
+    """How much the best circuits of n edges agree between rankings, as from resampled data.
+
+    Returns an Agreement; its ``jaccard`` is the mean over the pairs. Raises ArgumentError for what
+    is not a list of scores, ScoresError where n < 1, and CircuitError for fewer than two rankings
+    or different models.
+
+    Example:
+        >>> halves = [ck.discovery.eap(model, half) for half in data.halves()]
+        >>> 0 < ck.stability(halves, 50).jaccard < 1
+        True
+    """
+    if not isinstance(several, list | tuple):
+        refuse("several", several, "a list of Scores")
+    return agreement([as_scores(scores).top(n, rule) for scores in several])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain, combinations, product
 from math import isnan, nan
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -40,7 +40,8 @@ from circuitkit.engine.record import answer, record
 from circuitkit.errors import CircuitError, EvaluationError
 from circuitkit.evaluation.choosing import FAITHFULNESS, smallest
 from circuitkit.evaluation.faithfulness import Evaluation, evaluations, measure_all
-from circuitkit.evaluation.masks import as_mask, node_level
+from circuitkit.evaluation.masks import CircuitLike, as_graph, as_mask, node_level
+from circuitkit.evaluation.results import PictureResult
 from circuitkit.graph import circuit as graphs
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.compare import agreement, compare
@@ -48,7 +49,11 @@ from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Graph
 from circuitkit.registry import name_of, resolve
 from circuitkit.util.json_values import Json, nan_to_none
-from circuitkit.util.tables import as_text
+from circuitkit.util.tables import as_text, to_frame
+from circuitkit.viz.figures import Heatmap, Panels
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Robustness", "cross_evaluate", "discover_each", "vary"]
 
@@ -60,7 +65,7 @@ Block: TypeAlias = dict[str, np.ndarray]
 
 # -- what is found ---------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Robustness:
+class Robustness(PictureResult):
     """Circuits by name, and the Evaluation of each by (circuit, corruption, metric, granularity).
 
     Where the metric's gap is zero the numbers are nan, and ``notes`` say so.
@@ -156,6 +161,39 @@ class Robustness:
                 }
             )
         return found
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each evaluation.
+
+        Columns: ``circuit``, ``found_corruption`` and ``found_metric`` (what it was found with),
+        ``edges`` (its own), ``corruption``, ``metric`` and ``granularity`` (of the evaluation),
+        ``kept`` (edges), ``faithfulness``, ``low`` and ``high`` (its bootstrap interval),
+        ``mean_of_ratios``; nan where faithfulness is not defined.
+        """
+        return to_frame(self.rows())
+
+    def plot(self) -> Panels:
+        """A heat map of faithfulness for each granularity: circuits by what they are measured
+        under."""
+        conditions = list(product(self._options("metric"), self._options("corruption")))
+        columns = [f"{metric}, {corruption}" for metric, corruption in conditions]
+        numbers = self._numbers
+        panels = [
+            Heatmap(
+                np.array([[numbers[name, corruption, metric, level]["faithfulness"]
+                           for metric, corruption in conditions] for name in self.circuits]),
+                list(self.circuits), columns, "circuit", "measured under",
+                title=f"{level} ablation", unit="faithfulness", numbers=True,
+            )
+            for level in self._options("granularity")
+        ]  # fmt: skip
+        return Panels(panels, columns=1, title="Faithfulness under every metric and corruption")
+
+    def __str__(self) -> str:
+        ends = [number["faithfulness"] for number in self._numbers.values()]
+        known = [end for end in ends if not isnan(end)]
+        spread = f"from {_short(min(known))} to {_short(max(known))}" if known else "not defined"
+        return f"faithfulness of {_counted(len(self.circuits), 'circuit')} {spread}"
 
     def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
@@ -256,12 +294,15 @@ def vary(
     granularities: Sequence[str] = ("edge", "node"),
     resume: str | os.PathLike[str] | None = None,
 ) -> Robustness:
-    """How much what is found depends on the choices: circuits found under each corruption × metric,
-    each measured under all of them.
+    """Circuits found under each corruption × metric, each measured under all of them.
 
-    Returns the Robustness of ``discover_each``, then ``cross_evaluate``. Of a Task or a task's name
-    circuits are found on one half of the prompts and measured on the other; a Dataset is measured
-    on the prompts ``unseen``, or without any in sample.
+    This is ``discover_each``, then ``cross_evaluate``, whose arguments these are. Of a Task or a
+    task's name circuits are found on one half of the prompts and measured on the other; a Dataset
+    is measured on the prompts ``unseen``, or without any in sample.
+
+    Returns a Robustness: faithfulness has no unit, 1 is the full model. Raises as the two do.
+
+    Source: Miller et al. (2024), "Transformer circuit faithfulness metrics are not robust".
 
     Example:
         >>> found = ck.vary(model, task, ["logit_diff", "kl"], ["counterfactual"], edges=20)
@@ -288,17 +329,26 @@ def discover_each(
     edges: int | None = None,
     resume: str | os.PathLike[str] | None = None,
 ) -> dict[str, Circuit]:
-    """The circuit that the method finds under each corruption × metric, named ``logit_diff under
-    counterfactual``; all are of one size, so that they compare.
+    """The circuit that the method finds under each corruption × metric, all of one size.
 
     ``edges`` is that size; else it is that of the smallest circuit which reaches a faithfulness of
     0.85 on the data under the first metric and corruption. ``resume`` is a directory for finished
-    discoveries, which a later run of the same work takes up. Raises EvaluationError where there is
-    no metric or corruption or two have one name, and OutputError where the directory cannot be
-    written or is another model's; what the method cannot use raises its own error.
+    discoveries, with which a later run of the same work resumes.
+
+    Returns circuits by name, such as ``logit_diff under counterfactual``. Raises ArgumentError for
+    what stands in the wrong place, EvaluationError where there is no metric or corruption or two
+    have one name, and OutputError where the directory cannot be written or is another model's; what
+    the method cannot use raises its own error.
+
+    Example:
+        >>> found = ck.discover_each(model, data, ["logit_diff"], ["zero", "mean"], edges=20)
+        >>> list(found)
+        ['logit_diff under zero', 'logit_diff under mean']
     """
     data, measures, corrupted = _choices(model, data, metrics, corruptions)
     how = resolve("discovery", method)
+    if not callable(how):
+        refuse("method", method, "a discovery method or its name, such as 'eap_ig'")
     about = {**identity(model, data), "format": "circuitkit.discover_each", "version": VERSION}
     journal = _journal(resume, {**about, "method": name_of(how)}, model, data)
     inputs = [Inputs(model, data, m, c) for c, m in product(corrupted, measures)]
@@ -312,7 +362,7 @@ def discover_each(
 
 def cross_evaluate(
     model: Model,
-    circuits: Mapping[str, Graph],
+    circuits: Mapping[str, CircuitLike],
     data: Data,
     metrics: Several,
     corruptions: Sequence[CorruptionLike],
@@ -320,17 +370,27 @@ def cross_evaluate(
     granularities: Sequence[str] = ("edge", "node"),
     resume: str | os.PathLike[str] | None = None,
 ) -> Robustness:
-    """The Robustness of given circuits: each measured under every corruption × metric, with its
-    ``edge``s kept, or all edges out of its ``node``s (see ``node_level``).
+    """Given circuits, each measured under every corruption × metric.
 
-    ``resume`` is a directory for finished corruptions, which a later run of the same work takes up.
-    Raises CircuitError where there is no circuit, one does not fit the model, or a granularity is
-    not known; otherwise as ``discover_each``.
+    ``granularities``: with its ``edge``s kept, or all edges out of its ``node``s (see
+    ``node_level``). ``resume`` is a directory for finished corruptions, with which a later run of
+    the same work resumes.
+
+    Returns a Robustness. Raises CircuitError where there is no circuit, one does not fit the model,
+    or a granularity is not known; otherwise as ``discover_each``.
+
+    Example:
+        >>> circuits = {"all": circuit, "best": scores.top(20)}
+        >>> found = ck.cross_evaluate(model, circuits, task, ["logit_diff", "kl"], ["zero"])
+        >>> len(found.to_frame())
+        8
     """
     require_model(model)
     if not isinstance(circuits, Mapping):
         refuse("circuits", circuits, "circuits by name, {'mine': circuit}")
     data, measures, corrupted = _choices(model, data, metrics, corruptions, circuits)
+    if isinstance(granularities, str):
+        refuse("granularities", granularities, "a list such as ['edge', 'node']")
     if not circuits or not granularities or not {*granularities} <= {*GRANULARITIES}:
         raise CircuitError(
             f"{len(circuits)} circuits cannot be evaluated at the granularities "
@@ -355,7 +415,20 @@ def cross_evaluate(
             each = evaluations(table, metric, corruption, masks)
             for (name, level), evaluation in zip(runs, each, strict=True):
                 cells[name, name_of(corruption), name_of(metric), level] = evaluation
-    return Robustness(dict(circuits), cells)
+    return Robustness({name: _graph(one, model) for name, one in circuits.items()}, cells)
+
+
+def _graph(circuit: CircuitLike, model: Model) -> Graph:
+    """The circuit as a graph, also where it is a Discovery or a mask, which has no weights."""
+    given = as_graph(circuit)
+    if not isinstance(given, np.ndarray):
+        return given
+    wiring = model.wiring
+    kept = np.argwhere(as_mask(given, wiring))
+    edges = {(wiring.writers[row], wiring.readers[column]): 1.0 for row, column in kept}
+    built = graphs.build(wiring, edges)
+    built.graph["unweighted"] = True
+    return built
 
 
 def _choices(
@@ -363,7 +436,7 @@ def _choices(
     data: Data,
     metrics: Several,
     corruptions: Sequence[CorruptionLike],
-    circuits: Mapping[str, Graph] | None = None,
+    circuits: Mapping[str, CircuitLike] | None = None,
 ) -> tuple[Dataset, list[Metric], list[Corruption]]:
     """The data, the metrics and the corruptions as the engine takes them; raises ArgumentError
     where one stands alone, and EvaluationError where there are none, or two of one name."""

@@ -24,7 +24,7 @@ from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import Keep, runs
 from circuitkit.errors import CircuitError
-from circuitkit.evaluation.masks import CircuitLike, as_mask
+from circuitkit.evaluation.masks import CircuitLike, as_mask, require_shape
 from circuitkit.graph.wiring import Wiring
 
 __all__ = ["measure", "run"]
@@ -34,7 +34,7 @@ Value = Callable[[Float[Tensor, "b vocab"], Float[Tensor, "b vocab"], Batch], Te
 
 def run(
     model: Model,
-    circuits: CircuitLike | Tensor | Sequence[CircuitLike | Tensor],
+    circuits: CircuitLike | Sequence[CircuitLike],
     data: Data,
     corruption: CorruptionLike | None = None,
 ) -> Float[Tensor, "circuits examples vocab"]:
@@ -59,7 +59,7 @@ def run(
 
 def measure(
     model: Model,
-    circuits: CircuitLike | Tensor | Sequence[CircuitLike | Tensor],
+    circuits: CircuitLike | Sequence[CircuitLike],
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
@@ -85,7 +85,7 @@ def measure(
 
 def _prepared(
     model: Model,
-    circuits: CircuitLike | Tensor | Sequence[CircuitLike | Tensor],
+    circuits: CircuitLike | Sequence[CircuitLike],
     data: Data,
     metric: MetricLike | None,
     corruption: CorruptionLike | None,
@@ -100,16 +100,14 @@ def _prepared(
     return prepare(model, data, metric, corruption, circuit=graphs), keeps
 
 
-def _keep(circuit: CircuitLike | Tensor, wiring: Wiring) -> Keep:
+def _keep(circuit: CircuitLike, wiring: Wiring) -> Keep:
     """A circuit as a mask, or as weights."""
-    if not isinstance(circuit, Tensor):
+    if isinstance(circuit, np.ndarray) and circuit.dtype.kind == "f":
+        circuit = torch.from_numpy(circuit)
+    if not isinstance(circuit, Tensor) or not circuit.dtype.is_floating_point:
         return as_mask(circuit, wiring)
-    if circuit.shape != wiring.shape:
-        raise CircuitError(
-            f"the mask has the shape {tuple(circuit.shape)}, and the model's wiring "
-            f"{wiring.shape}; give one over its writers and readers"
-        )
-    return circuit.numpy(force=True) if circuit.dtype == torch.bool else circuit
+    require_shape(circuit, wiring)
+    return circuit
 
 
 def _stacked(inputs: Inputs, keeps: Sequence[Keep], value: Value) -> Float[Tensor, "c n *rest"]:

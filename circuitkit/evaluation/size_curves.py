@@ -9,20 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
-from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare, refuse
 from circuitkit.engine.model import Model
 from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
-from circuitkit.evaluation.masks import require_scores
+from circuitkit.evaluation.masks import ScoresLike, as_scores
+from circuitkit.evaluation.results import PictureResult
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
 from circuitkit.metrics.answers import accuracy
 from circuitkit.util.json_values import Json
-from circuitkit.util.tables import as_text
+from circuitkit.util.tables import as_text, to_frame
+from circuitkit.viz.figures import Lines
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["AXES", "SHARES", "SizeCurve", "size_curves", "best", "area", "cpr", "cmd"]
 
@@ -32,7 +39,7 @@ AXES = ("asked", "kept", "log")
 
 # -- the circuits of a ranking ---------------------------------------------------------------------
 @dataclass(frozen=True)
-class SizeCurve:
+class SizeCurve(PictureResult):
     """The metric and the accuracy of the best circuits of growing size, by one rule.
 
     An ``axis`` is what sizes are counted in: ``asked``, the shares of all edges that were asked for
@@ -83,6 +90,34 @@ class SizeCurve:
         }
         return {"rule": self.rule, **curves, "faithfulness": list(self.faithfulness), **areas}
 
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each size.
+
+        Columns: ``asked`` and ``kept`` (shares of all edges), ``edges`` (of the circuit),
+        ``faithfulness`` (nan where it is not defined), ``accuracy`` (a share of the examples).
+        """
+        sizes = zip(self.asked, self.kept, self.evaluations, self.accuracy, strict=True)
+        return to_frame(
+            [{"asked": a, "kept": k, "edges": e.edges,
+              "faithfulness": e.faithfulness if e._defined else nan, "accuracy": right}
+             for a, k, e, right in sizes]
+        )  # fmt: skip
+
+    def plot(self) -> Lines:
+        """Faithfulness and accuracy against the share of edges, on a logarithmic axis."""
+        frame = self.to_frame()
+        series = {name: frame[name].to_numpy(float) for name in ("faithfulness", "accuracy")}
+        return Lines(
+            self.asked, series, title=f"The best circuits by {self.rule} score",
+            x_name="share of all edges", log_x=True,
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        areas = "faithfulness is not defined"
+        if all(e._defined for e in self.evaluations):
+            areas = f"CPR {self.cpr():.3f}, CMD {self.cmd():.3f}"
+        return f"{len(self.asked)} circuits by {self.rule} score: {areas}"
+
     def __repr__(self) -> str:
         head = f"the best circuits of {self.total:,} edges by {self.rule} score"
         try:
@@ -102,14 +137,14 @@ class SizeCurve:
     ) -> tuple[Sequence[float], Sequence[float], str]:
         """The curve of these values on an axis, as ``area`` takes it."""
         if axis not in AXES:
-            raise EvaluationError(f"there is no axis {axis!r}; choose from {', '.join(AXES)}")
+            raise EvaluationError(f"axis={axis!r} is not known; choose from {', '.join(AXES)}")
         sizes = self.kept if axis == "kept" else self.asked
         return sizes, values, "log" if axis == "log" else "linear"
 
 
 def size_curves(
     model: Model,
-    scores: Scores,
+    scores: ScoresLike,
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
@@ -117,17 +152,30 @@ def size_curves(
     shares: Sequence[float] = SHARES,
     rules: Sequence[str] = ("signed", "abs"),
 ) -> dict[str, SizeCurve]:
-    """The SizeCurve of each rule, all from the same runs: of the ``signed`` one the CPR, and of the
-    ``abs`` one the CMD, are MIB's numbers.
+    """Faithfulness and accuracy of the best circuits of growing size, with MIB's areas under them.
 
-    ``shares`` of all edges are asked for, ascending up to 1; see ``best``. Raises EvaluationError
-    for other shares, and ScoresError for a rule that there is not.
+    The shares of all edges are asked for, ascending up to 1, and circuits are made of them as MIB
+    does (dead ends are dropped afterwards). All rules share their runs. MIB's CPR is that of the
+    rule ``signed``, and its CMD that of ``abs``.
+
+    Returns the SizeCurve of each rule, by its name. Raises ArgumentError for what stands in the
+    wrong place, EvaluationError for other shares, and ScoresError for a rule that is not known.
+
+    Source: MIB (Mueller et al. 2025, §3).
+
+    Example:
+        >>> found = ck.size_curves(model, scores, data, shares=[0.05, 0.2, 1.0])
+        >>> found["abs"].cmd() < found["abs"].cpr()
+        True
     """
+    scores = as_scores(scores, model)
+    for name, listed in (("shares", shares), ("rules", rules)):
+        if isinstance(listed, str) or not isinstance(listed, Sequence) or not listed:
+            refuse(name, listed, f"a list of {name}")
     inputs = prepare(model, data, metric, corruption, circuit=scores)
-    require_scores(scores)
-    if not shares or shares[0] <= 0 or shares[-1] > 1 or (np.diff(shares) <= 0).any():
+    if shares[0] <= 0 or shares[-1] > 1 or (np.diff(shares) <= 0).any():
         raise EvaluationError(
-            f"the shares {tuple(shares)} are no sizes; give ascending ones above 0, up to 1"
+            f"the shares {tuple(shares)} are not sizes; give ascending ones above 0, up to 1"
         )
     masks = [best(scores, share, rule) for rule in rules for share in shares]
     found = evaluate(model, masks, inputs.data, [inputs.metric, accuracy], inputs.corruption)
@@ -169,10 +217,10 @@ def area(
     """
     x, y = np.asarray(sizes, dtype=float), np.asarray(values, dtype=float)
     if axis not in ("linear", "log"):
-        raise EvaluationError(f"there is no axis {axis!r}; choose from linear, log")
+        raise EvaluationError(f"axis={axis!r} is not known; choose from linear, log")
     if len(x) < 2 or len(x) != len(y) or (np.diff(x) < 0).any():
         raise EvaluationError(
-            f"{len(x)} sizes and {len(y)} values are no curve; give two or more of both, "
+            f"{len(x)} sizes and {len(y)} values are not a curve; give two or more of both, "
             "the sizes ascending"
         )
     if axis == "linear":

@@ -20,14 +20,17 @@ from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Model
 from circuitkit.errors import ScoresError
 from circuitkit.evaluation.choosing import choose
-from circuitkit.evaluation.masks import CircuitLike, as_mask, require_scores
+from circuitkit.evaluation.masks import CircuitLike, ScoresLike, as_mask, as_scores
+from circuitkit.evaluation.results import PictureResult, TableResult
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
 from circuitkit.patching.edges import patch_edges
 from circuitkit.util.json_values import Json, nan_to_none
+from circuitkit.util.options import DIRECTIONS, require, require_count
 from circuitkit.util.statistics import LEVEL, at_most, pearson, spearman, standard_error
 from circuitkit.util.tables import WIDTH, as_text, to_csv, to_frame
+from circuitkit.viz.figures import Points
 
 if TYPE_CHECKING:
     import pandas
@@ -39,7 +42,7 @@ NEGLIGIBLE = 0.01  # of the largest effect measured: below it a sign says nothin
 
 
 @dataclass(frozen=True)
-class Stratum:
+class Stratum(TableResult):
     """How the estimates of some edges agree with their exact effects.
 
     ``pearson`` and ``spearman`` are nan for fewer than three edges, or where one side is constant;
@@ -56,9 +59,21 @@ class Stratum:
     largest: float
     error: float
 
+    def to_dict(self) -> dict[str, Json]:
+        """All numbers, for machines; what is undefined is None."""
+        found: dict[str, Json] = nan_to_none(asdict(self))
+        return found
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row, with a column for each number."""
+        return to_frame([asdict(self)])
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.edges:,} edges, Spearman {self.spearman:.3f}"
+
 
 @dataclass(frozen=True)
-class Missed:
+class Missed(TableResult):
     """What a random sample says of the edges that attribution ranked below the circuit.
 
     Of ``population`` such edges, those around the cut left aside, ``sampled`` were measured;
@@ -77,6 +92,20 @@ class Missed:
     largest: float
     larger_at_most: int
 
+    def to_dict(self) -> dict[str, Json]:
+        """All numbers, for machines."""
+        return {**asdict(self), "confidence": LEVEL}
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row, with a column for each number."""
+        return to_frame([self.to_dict()])
+
+    def __str__(self) -> str:
+        return (
+            f"at most {self.at_most:,} of {self.population:,} edges below the circuit are stronger "
+            f"than its weakest ({LEVEL:.0%} confidence)"
+        )
+
     def __repr__(self) -> str:
         below = f"{self.population:,} edges ranked below the circuit and left to chance"
         if not self.sampled:
@@ -91,7 +120,7 @@ class Missed:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(PictureResult):
     """Measured edges, each with its estimate and its exact effect; prints itself as a table.
 
     ``scores`` holds the effects where they were measured and the estimates elsewhere. The other
@@ -123,7 +152,11 @@ class Verification:
             yield self.edges[i], self.strata[i], estimated, exact, stderr
 
     def to_frame(self) -> pandas.DataFrame:
-        """The rows, under the names of the COLUMNS."""
+        """A row for each measured edge, by stratum, the largest effect first.
+
+        Columns: ``edge``, ``stratum``, ``estimated`` (its score), ``exact`` (its measured effect)
+        and ``stderr`` (the effect's standard error; nan for a single example), in metric units.
+        """
         return to_frame(dict(zip(COLUMNS, row, strict=True)) for row in self.rows())
 
     def to_csv(self) -> str:
@@ -169,18 +202,40 @@ class Verification:
 
     def to_dict(self) -> dict[str, Json]:
         """All numbers but the single edges', for machines; what is undefined is None."""
-        strata = [nan_to_none(asdict(stratum)) for stratum in self.by_stratum()]
-        return {
-            **self.scores.about["verified"],
-            "strata": strata,
-            "missed": {**asdict(self.missed), "confidence": LEVEL},
-        }
+        strata = [stratum.to_dict() for stratum in self.by_stratum()]
+        about = self.scores.about["verified"]
+        return {**about, "strata": strata, "missed": self.missed.to_dict()}
+
+    @property
+    def direction(self) -> str:
+        """``noise``: edges were corrupted in the clean run; ``denoise``: restored in the corrupted
+        one."""
+        return str(self.scores.about["verified"]["direction"])
+
+    def plot(self) -> Points:
+        """Estimated against exact effects, by stratum, in metric units."""
+        frame = self.to_frame()
+        by_stratum = dict(list(frame.groupby("stratum", sort=False)))
+        series = {name: (own["exact"].tolist(), own["estimated"].tolist())
+                  for name, own in by_stratum.items()}  # fmt: skip
+        labels = {name: own["edge"].tolist() for name, own in by_stratum.items()}
+        method = self.scores.about.get("method", "the estimates")
+        return Points(
+            series, labels, f"{method} against exact effects ({self.direction})",
+            "exact effect", "estimated effect", equal=True, equal_name="estimate = effect",
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        whole = spearman(self.estimated, self.exact)
+        return (
+            f"{len(self.edges):,} of {self.scores.wiring.n_edges:,} edges measured exactly "
+            f"({self.direction}): Spearman {whole:.3f} with the estimates"
+        )
 
     def __repr__(self) -> str:
         total, about = self.scores.wiring.n_edges, self.scores.about
-        direction = about["verified"]["direction"]
         head = (
-            f"{len(self.edges):,} of {total:,} edges measured exactly ({direction}), against "
+            f"{len(self.edges):,} of {total:,} edges measured exactly ({self.direction}), against "
             f"{about.get('method', 'the estimates')}:"
         )
         table = as_text(
@@ -199,7 +254,7 @@ _ORDER = {name: place for place, name in enumerate((STRONGEST, CUT, RANDOM, ALL)
 
 def verify(
     model: Model,
-    scores: Scores,
+    scores: ScoresLike,
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
@@ -217,18 +272,25 @@ def verify(
     method's own choice, or the smallest that keeps 0.85. Half of the n edges are the strongest by
     |score|, a quarter those nearest in the ranking to the circuit's last edge, the rest is drawn
     evenly from all others; where n reaches the number of edges, all are measured. ``direction`` and
-    ``resume`` are those of ``patch_edges``. Raises ScoresError where n < 1, or where the circuit is
-    empty or does not fit the scores.
+    ``resume`` are those of ``patch_edges``.
+
+    Returns a Verification: effects are means over the examples in metric units, positive where the
+    edge helps the clean behaviour. Raises ArgumentError for what stands in the wrong place and
+    where n < 1, CircuitError for another direction or a circuit that does not fit, and ScoresError
+    where the circuit is empty.
+
+    Source: exact effects as in Conmy et al. (2023); bounds from the hypergeometric distribution.
 
     Example:
-        >>> int(ck.verify(model, scores, task, n=20).scores.exact.sum())
-        20
+        >>> found = ck.verify(model, scores, task, n=20)
+        >>> len(found.to_frame()), found.direction
+        (20, 'noise')
     """
+    scores = as_scores(scores, model)
+    require_count("n", n)
+    require("direction", direction, DIRECTIONS)
     inputs = prepare(model, data, metric, corruption, circuit=scores)
-    require_scores(scores)
     legal = scores.wiring.legal
-    if n < 1:
-        raise ScoresError(f"{n} edges cannot verify anything; give at least 1")
     keep = choose(model, scores, *inputs[1:], rule=rule) if circuit is None else circuit
     keep = as_mask(keep, scores.wiring)
     if not (keep & legal).any():

@@ -5,9 +5,10 @@ from __future__ import annotations
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.util.json_values import Json
 
-__all__ = ["SHOWN", "about", "gap", "more", "require_gap"]
+__all__ = ["DRAWN", "SHOWN", "about", "gap", "more", "require_gap"]
 
 SHOWN = 8  # rows of a printed table
+DRAWN = 24  # edges in a figure
 
 
 def gap(evaluation: Evaluation) -> float:

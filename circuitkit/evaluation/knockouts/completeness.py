@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, refuse
 from circuitkit.engine.model import Model
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more, require_gap
@@ -19,14 +20,20 @@ from circuitkit.evaluation.knockouts._runs import (
     without,
 )
 from circuitkit.evaluation.masks import CircuitLike
+from circuitkit.evaluation.results import PictureResult, TableResult
 from circuitkit.util.json_values import Json, nan_to_none
-from circuitkit.util.tables import as_text
+from circuitkit.util.options import require_count
+from circuitkit.util.tables import as_text, to_frame
+from circuitkit.viz.figures import Points
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Incompleteness", "Knockout", "incompleteness"]
 
 
 @dataclass(frozen=True)
-class Knockout:
+class Knockout(TableResult):
     """A set K that is cut, and what is left: F(C∖K) and F(M∖K). ``found`` says where K comes from:
     nothing is cut, everything, a random set, or one of the greedy search."""
 
@@ -40,9 +47,27 @@ class Knockout:
         """|F(C∖K) − F(M∖K)|: how far the circuit is from behaving as the model does."""
         return abs(self.circuit - self.model)
 
+    def to_dict(self) -> dict[str, Json]:
+        """All numbers, for machines."""
+        return {**vars(self), "edges": list(self.edges), "score": self.score}
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row, with the columns of ``Incompleteness.to_frame`` but ``share``."""
+        return to_frame([_row(self)])
+
+    def __str__(self) -> str:
+        return f"{len(self.edges)} edges cut: circuit {self.circuit:.3f}, model {self.model:.3f}"
+
+
+def _row(knockout: Knockout) -> dict[str, Json]:
+    """A set as a row of a table."""
+    return {"found": knockout.found, "cut": len(knockout.edges), "circuit": knockout.circuit,
+            "model": knockout.model, "score": knockout.score,
+            "edges": ", ".join(knockout.edges)}  # fmt: skip
+
 
 @dataclass(frozen=True)
-class Incompleteness:
+class Incompleteness(PictureResult):
     """How differently circuit and model behave without the same edges: 0 for a complete circuit."""
 
     evaluation: Evaluation
@@ -66,9 +91,38 @@ class Incompleteness:
     def _of(self, found: str) -> list[Knockout]:
         return [knockout for knockout in self.knockouts if knockout.found == found]
 
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each set K that was cut.
+
+        Columns: ``found`` (nothing, everything, random or greedy), ``cut`` (the number of edges in
+        K), ``circuit`` and ``model`` (F(C∖K) and F(M∖K), in metric units), ``score`` (how far they
+        are apart), ``edges`` (those of K), ``share`` (the score as a share of the gap).
+        """
+        return to_frame([{**_row(k), "share": self.share(k.score)} for k in self.knockouts])
+
+    def plot(self) -> Points:
+        """F(C∖K) against F(M∖K) for every K; on the line circuit and model behave alike (Wang et
+        al. 2023, figure 8)."""
+        kinds = dict.fromkeys(knockout.found for knockout in self.knockouts)
+        series = {kind: ([k.model for k in self._of(kind)], [k.circuit for k in self._of(kind)])
+                  for kind in kinds}  # fmt: skip
+        labels = {kind: [f"{len(k.edges)} edges cut ({kind})" for k in self._of(kind)]
+                  for kind in kinds}  # fmt: skip
+        metric = self.evaluation.metric
+        return Points(
+            series, labels, "Circuit and model without the same edges", f"{metric} of the model",
+            f"{metric} of the circuit", equal=True, equal_name="the circuit is as the model",
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        return (
+            f"incompleteness at least {self.worst.score:.3f} "
+            f"({self.share(self.worst.score):.1%} of the gap), of {len(self.knockouts)} sets"
+        )
+
     def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
-        rows = [{**vars(k), "edges": list(k.edges), "score": k.score} for k in self.knockouts]
+        rows = [knockout.to_dict() for knockout in self.knockouts]
         return {
             **about(self.evaluation),
             "worst": self.worst.score, "worst_share": self.share(self.worst.score),
@@ -122,15 +176,30 @@ def incompleteness(
     candidates: int = 10,
     seed: int = 0,
 ) -> Incompleteness:
-    """How far F(C∖K) is from F(M∖K), for random and for greedily chosen K (Wang et al. 2023, §4.1).
+    """Whether a circuit is complete: how far F(C∖K) is from F(M∖K), whatever K is cut from both.
 
     Random sets take their size from ``sizes`` (by default evenly from 1 to the whole circuit). The
     greedy search begins with nothing; each round adds to K the one of ``candidates`` random edges
     that leaves the largest score, and every round counts, as in the paper. F(C) = F(M) with a large
     score says that the model has other edges for the same work (backups). Both find lower bounds.
-    Costs 2 · (sets + rounds · candidates) masked runs. Raises EvaluationError where everything and
+    Costs 2 · (sets + rounds · candidates) masked runs.
+
+    Returns an Incompleteness, in metric units; 0 is a complete circuit. Raises ArgumentError for
+    what stands in the wrong place and for negative numbers, EvaluationError where everything and
     nothing give the same, and CircuitError where a size exceeds the circuit.
+
+    Source: Wang et al. (2023, §4.1), with edges in place of heads at positions.
+
+    Example:
+        >>> found = ck.incompleteness(model, scores.top(10), data, sets=3, rounds=1)
+        >>> found.to_frame()["found"].tolist()
+        ['nothing', 'everything', 'random', 'random', 'random', 'greedy']
     """
+    for name, number in (("sets", sets), ("rounds", rounds), ("seed", seed)):
+        require_count(name, number, 0)
+    require_count("candidates", candidates)
+    if sizes is not None and (isinstance(sizes, str) or not isinstance(sizes, Sequence)):
+        refuse("sizes", sizes, "a list of numbers of edges")
     runs = knockouts_of(model, circuit, data, metric, corruption)
     rng = np.random.default_rng(seed)
     own = runs.edges

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from math import nan
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -16,11 +18,16 @@ from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more
 from circuitkit.evaluation.knockouts._runs import Edge, Knockouts, knockouts_of, without
 from circuitkit.evaluation.knockouts.effects import marginal_effects
 from circuitkit.evaluation.masks import CircuitLike, as_graph
+from circuitkit.evaluation.results import PictureResult, TableResult
 from circuitkit.graph import circuit as circuits
 from circuitkit.util.json_values import Json, nan_to_none
-from circuitkit.util.options import require
+from circuitkit.util.options import require, require_count
 from circuitkit.util.statistics import standard_error
-from circuitkit.util.tables import as_text
+from circuitkit.util.tables import as_text, to_frame
+from circuitkit.viz.figures import Heatmap
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Interactions", "Pair", "interactions"]
 
@@ -31,7 +38,7 @@ ROUNDING = 1e-3  # of the gap: what is smaller may be rounding
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(TableResult):
     """What is lost without one edge, without the other, and without both, in metric units.
 
     ``interaction`` is ``joint`` less the two single effects, and ``error`` its standard error.
@@ -49,6 +56,19 @@ class Pair:
     label: str
     series: bool
 
+    def to_dict(self) -> dict[str, Json]:
+        """All numbers, for machines; what is undefined is None."""
+        error = nan_to_none(float(self.error))
+        return {**vars(self), "singles": list(self.singles), "error": error}
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row, with the columns of ``Interactions.to_frame``."""
+        return to_frame([_cells(self)])
+
+    def __str__(self) -> str:
+        label = f" ({self.label})" if self.label else ""
+        return f"{self.one}, {self.two}: interaction {self.interaction:+.3f}{label}"
+
     def row(self) -> dict[str, str]:
         """A line of the table."""
         numbers = (*self.singles, self.joint, self.interaction)
@@ -64,8 +84,17 @@ class Pair:
         return as_text([self.row()], right=NUMBERS, header=False)
 
 
+def _cells(pair: Pair) -> dict[str, Json]:
+    """A pair as a row of a table of numbers."""
+    return {
+        "one": pair.one, "two": pair.two, "one_alone": pair.singles[0],
+        "two_alone": pair.singles[1], "joint": pair.joint, "interaction": pair.interaction,
+        "error": pair.error, "label": pair.label, "series": pair.series,
+    }  # fmt: skip
+
+
 @dataclass(frozen=True)
-class Interactions:
+class Interactions(PictureResult):
     """The pairs among some edges of a circuit, the largest interaction first; ``within`` says what
     they were cut in."""
 
@@ -80,9 +109,38 @@ class Interactions:
 
     def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
-        pairs = [{**vars(p), "singles": list(p.singles), "error": nan_to_none(float(p.error))}
-                 for p in self.pairs]  # fmt: skip
+        pairs = [pair.to_dict() for pair in self.pairs]
         return {**about(self.evaluation), "within": self.within, "pairs": pairs}
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each pair, the largest interaction first.
+
+        Columns: ``one`` and ``two`` (edges), ``one_alone``, ``two_alone`` and ``joint`` (what is
+        lost without the one, the other and both), ``interaction`` (joint − the two), ``error`` (its
+        standard error), all in metric units; ``label`` (OR, AND or empty), ``series`` (whether both
+        lie on one path).
+        """
+        return to_frame(_cells(pair) for pair in self.pairs)
+
+    def plot(self) -> Heatmap:
+        """The interactions as a heat map of edge by edge: red where each backs the other up (OR),
+        blue where either alone breaks what needs both (AND); labelled pairs are outlined."""
+        edges = list(dict.fromkeys(edge for pair in self.pairs for edge in (pair.one, pair.two)))
+        values = np.full((len(edges), len(edges)), nan)
+        marks = np.zeros(values.shape, dtype=bool)
+        for pair in self.pairs:
+            i, j = edges.index(pair.one), edges.index(pair.two)
+            values[i, j] = values[j, i] = pair.interaction
+            marks[i, j] = marks[j, i] = bool(pair.label)
+        return Heatmap(
+            values, edges, edges, title=f"Interactions of edges, cut in the {self.within}",
+            unit=f"interaction ({self.evaluation.metric})", marks=marks,
+            mark_name="OR (red) or AND (blue)",
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        counts = [f"{len(self.labelled(label))} {label}" for label in ("OR", "AND")]
+        return f"{len(self.pairs)} pairs cut in the {self.within}: {', '.join(counts)}"
 
     def __repr__(self) -> str:
         return f"{self.evaluation}\n{self.table()}"
@@ -119,7 +177,7 @@ def interactions(
     edges: int = 12,
     within: str = "model",
 ) -> Interactions:
-    """What the strongest edges of a circuit do for each other: each pair is cut alone and together.
+    """What the strongest edges of a circuit do for each other: pairs are cut alone and together.
 
     Strongest by |weight|, or by marginal effect where a mask is given. ``within="model"`` cuts them
     in the whole model, where backups outside of the circuit answer; ``"circuit"`` in the circuit.
@@ -127,9 +185,18 @@ def interactions(
     examples, a tenth of what the pair does (the larger of the joint effect and of the sum of the
     single ones), and a thousandth of m(everything) − m(nothing); of one example, nothing is
     labelled. Noising finds every edge of an AND and none of an OR (Heimersheim & Nanda 2024);
-    cutting pairs finds both. Costs n(n+1)/2 masked runs. Raises CircuitError for fewer than two
-    edges, and for another ``within``.
+    cutting pairs finds both. Costs n(n+1)/2 masked runs.
+
+    Returns Interactions, in metric units: positive where the pair matters more than the sum of the
+    two. Raises ArgumentError for what stands in the wrong place, and CircuitError for fewer than
+    two edges, and for another ``within``.
+
+    Example:
+        >>> found = ck.interactions(model, scores.top(20), data, edges=3)
+        >>> len(found.to_frame())
+        3
     """
+    require_count("edges", edges, 0)
     require("within", within, ("model", "circuit"))
     runs = knockouts_of(model, circuit, data, metric, corruption)
     chosen = runs.edges

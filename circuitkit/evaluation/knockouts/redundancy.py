@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
-from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, refuse
 from circuitkit.engine.model import Model
 from circuitkit.evaluation.faithfulness import Evaluation
-from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more, require_gap
+from circuitkit.evaluation.knockouts._report import DRAWN, SHOWN, about, gap, more, require_gap
 from circuitkit.evaluation.knockouts._runs import (
     Edge,
     Knockouts,
@@ -20,9 +21,15 @@ from circuitkit.evaluation.knockouts._runs import (
     without,
 )
 from circuitkit.evaluation.masks import CircuitLike
+from circuitkit.evaluation.results import PictureResult
 from circuitkit.graph.types import Mask
 from circuitkit.util.json_values import Json
-from circuitkit.util.tables import as_text
+from circuitkit.util.options import require_count
+from circuitkit.util.tables import as_text, to_frame
+from circuitkit.viz.figures import Bars
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Minimality", "minimality"]
 
@@ -30,7 +37,7 @@ KINDS = ("nothing else cut", "its reader's other edges cut", "all beside its pat
 
 
 @dataclass(frozen=True)
-class Minimality:
+class Minimality(PictureResult):
     """For each edge v the largest |F(C∖(K∪v)) − F(C∖K)| over the sets K that were tried, in metric
     units; ``found`` says which K gave it. ``threshold`` is a share of F(everything) − F(nothing).
     """
@@ -52,6 +59,37 @@ class Minimality:
         without all of them at once the circuit may be another."""
         pairs = zip(self.edges, self.shares, strict=True)
         return tuple(edge for edge, share in pairs if share <= self.threshold)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each edge, the least needed first.
+
+        Columns: ``edge``, ``largest`` (the largest difference that it makes, in metric units),
+        ``share`` (of the gap), ``found`` (what else was cut there), ``redundant`` (whether the
+        share is not above the threshold).
+        """
+        order = np.argsort(self.largest, kind="stable")
+        shares = self.shares
+        return to_frame(
+            {"edge": self.edges[i], "largest": float(self.largest[i]), "share": float(shares[i]),
+             "found": self.found[i], "redundant": bool(shares[i] <= self.threshold)}
+            for i in order
+        )  # fmt: skip
+
+    def plot(self) -> Bars:
+        """The least needed edges as bars, and the threshold."""
+        frame = self.to_frame().head(DRAWN)
+        what = (
+            "edge" if len(frame) == len(self.edges) else f"of the {len(frame)} least needed edges"
+        )
+        return Bars(
+            frame["share"].to_numpy(), [*frame["edge"]],
+            title=f"The largest difference that each {what} makes",
+            x_name=f"share of the gap of {self.evaluation.metric}",
+            line=self.threshold, line_name=f"{self.threshold:.1%}: redundant below it",
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"{len(self.redundant)} of {len(self.edges)} edges are redundant"
 
     def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines."""
@@ -95,13 +133,28 @@ def minimality(
     threshold: float = 0.01,
     seed: int = 0,
 ) -> Minimality:
-    """Whether each edge of a circuit is needed for something (Wang et al. 2023, §4.2).
+    """Whether a circuit is minimal: whether each of its edges is needed for something.
 
     The sets K that are tried for an edge: none; the other edges into its reader; all edges that lie
     on no path through it; and ``sets`` random ones. Wang et al. choose K for each node by what they
     know of its role; they, too, ask for 1 % (of F(M), where we take the gap). Costs about sets + 4
-    masked runs per edge. Raises EvaluationError where everything and nothing give the same.
+    masked runs per edge.
+
+    Returns a Minimality: for each edge the largest difference that it makes, in metric units.
+    Raises ArgumentError for what stands in the wrong place and for negative numbers, and
+    EvaluationError where everything and nothing give the same.
+
+    Source: Wang et al. (2023, §4.2), with edges in place of heads at positions.
+
+    Example:
+        >>> found = ck.minimality(model, scores.top(10), data, sets=1)
+        >>> found.to_frame()["edge"][0] == found.edges[found.largest.argmin()]
+        True
     """
+    require_count("sets", sets, 0)
+    require_count("seed", seed, 0)
+    if isinstance(threshold, bool | str) or not threshold >= 0:
+        refuse("threshold", threshold, "a share of the gap, 0 or more")
     runs = knockouts_of(model, circuit, data, metric, corruption)
     drawn = drawn_sets(runs.edges, sets, None, np.random.default_rng(seed))
     evaluation, values = runs.measure(_trials(runs, drawn))

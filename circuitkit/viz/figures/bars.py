@@ -37,7 +37,8 @@ class Bars(Figure):
 
     Bars are blue below zero and red above it. ``errors`` are the half lengths of whiskers (nan:
     none); ``points`` are the single values of each row, as dots; ``marks`` are rows that are
-    outlined, and ``mark_name`` says why. A value of nan has no bar. Raises OutputError where there
+    outlined, and ``mark_name`` says why. ``line`` is a value that is marked across all rows, and
+    ``line_name`` says what it is. A value of nan has no bar. Raises OutputError where there
     are no values, where they are infinite, and for labels, errors, points or marks of another
     number.
 
@@ -57,6 +58,8 @@ class Bars(Figure):
     x_name: str = ""
     marks: Sequence[bool] | Bool[np.ndarray, " rows"] | None = None
     mark_name: str = "marked"
+    line: float | None = None
+    line_name: str = ""
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -106,6 +109,8 @@ class Bars(Figure):
             axes.errorbar(values, places, xerr=np.nan_to_num(np.asarray(self.errors, float)),
                           fmt="none", ecolor=style.INK, elinewidth=1.0, capsize=2)  # fmt: skip
         axes.axvline(0, color=style.FAINT, linewidth=0.9)
+        if self.line is not None:
+            axes.axvline(self.line, color=style.INK, linewidth=1.1, linestyle="--")
         axes.set_ylim(len(places) - 0.5, -0.5)
         _labels.put(axes.yaxis, [_labels.readable(name, 60) for name in self.labels], ROW)
         axes.locator_params(axis="x", nbins=6)
@@ -121,13 +126,18 @@ class Bars(Figure):
         """Nothing: bars have no colour bar."""
 
     def legend(self) -> Sequence[Artist]:
-        """What is explained: the marked rows, where there are any."""
+        """What is explained: the marked rows and the line across, where there are any."""
+        from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
 
-        if self.marks is None or not np.any(self.marks):
-            return []
-        name = _labels.readable(self.mark_name, 60)
-        return [Patch(facecolor="none", edgecolor=style.INK, linewidth=1.4, label=name)]
+        shown: list[Artist] = []
+        if self.marks is not None and np.any(self.marks):
+            name = _labels.readable(self.mark_name, 60)
+            shown.append(Patch(facecolor="none", edgecolor=style.INK, linewidth=1.4, label=name))
+        if self.line is not None:
+            name, dashes = _labels.readable(self.line_name, 80), (0, (4, 2))
+            shown.append(Line2D([], [], color=style.INK, lw=1.1, linestyle=dashes, label=name))
+        return shown
 
     def tips(self) -> Iterator[Tip]:
         """What each row says when the pointer rests on its bar."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from circuitkit.errors import OutputError
 from circuitkit.viz.figures._figure import Figure
 from circuitkit.viz.figures._sheet import Sheet
+from circuitkit.viz.figures.bars import Bars
 from circuitkit.viz.figures.curves import Lines
 from circuitkit.viz.figures.heatmaps import Heatmap
+from circuitkit.viz.figures.points import Points
 
 __all__ = ["Panels"]
 
 PAGE = 720.0  # what the width of all panels aims at
+Part: TypeAlias = Heatmap | Lines | Bars | Points
 MOST = 3  # columns, unless it is said how many
 
 
@@ -26,7 +30,7 @@ class Panels(Figure):
     whole column; one that has a ``limit`` keeps its own. Curves of the same series share one
     legend.
 
-    Raises OutputError where there is no figure, one that is neither Heatmap nor Lines, a different
+    Raises OutputError where there is no figure, one that is not of one panel, a different
     number of captions than of figures, and for a number of columns below 1.
 
     Example:
@@ -35,7 +39,7 @@ class Panels(Figure):
         'two.pdf'
     """
 
-    figures: Sequence[Heatmap | Lines]
+    figures: Sequence[Part]
     columns: int | None = None
     title: str = ""
     captions: Sequence[str] = ()
@@ -44,8 +48,8 @@ class Panels(Figure):
         if not self.figures:
             raise OutputError("there are no figures; give at least one")
         for figure in self.figures:
-            if not isinstance(figure, Heatmap | Lines):
-                raise OutputError(f"{figure!r} is not a panel; give Heatmap or Lines")
+            if not isinstance(figure, Part):
+                raise OutputError(f"{figure!r} is not a panel; give Heatmap, Lines, Bars or Points")
         if self.captions and len(self.captions) != len(self.figures):
             raise OutputError(
                 f"there are {len(self.captions)} captions for {len(self.figures)} figures"
@@ -62,15 +66,15 @@ class Panels(Figure):
     def sheet(self) -> Sheet:
         """The panels under their title."""
         across = min(self.columns or MOST, len(self.figures))
-        series = {tuple(f.series) for f in self.figures if isinstance(f, Lines)}
+        series = {tuple(f.series) for f in self.figures if isinstance(f, Lines | Points)}
         return Sheet(
             self._coloured(), across, PAGE, self.title, True, self.captions, len(series) > 1
         )
 
-    def _coloured(self) -> list[Heatmap | Lines]:
+    def _coloured(self) -> list[Part]:
         """The panels, heat maps of one unit with the colours that reach as far as all of them."""
         free = [f for f in self.figures if isinstance(f, Heatmap) and f.limit is None]
-        found: list[Heatmap | Lines] = []
+        found: list[Part] = []
         for figure in self.figures:
             if isinstance(figure, Heatmap) and figure.limit is None:
                 same = [f.scale for f in free if f.colours[:2] == figure.colours[:2]]
