@@ -73,7 +73,7 @@ def acdc(
 
     Example:
         >>> scores = ck.discovery.acdc(model, data, threshold=2.0)
-        >>> 0 < scores.chosen.sum() < len(scores)
+        >>> 0 < int(scores.chosen.sum()) < len(scores)
         True
     """
     if order not in ORDERS:

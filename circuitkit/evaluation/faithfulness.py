@@ -282,7 +282,7 @@ def completeness(
     ``evaluate``.
 
     Example:
-        >>> ck.completeness(model, circuit, task).edges + len(circuit.to_frame()) == len(scores)
+        >>> ck.completeness(model, circuit, data).edges + len(circuit.to_frame()) == len(scores)
         True
     """
     require_model(model)

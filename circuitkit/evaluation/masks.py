@@ -165,8 +165,8 @@ def node_level(circuit: CircuitLike, wiring: Model | Wiring | None = None) -> Ma
 
     Example:
         >>> whole = ck.node_level(circuit)
-        >>> whole.shape == model.wiring.shape, whole.sum() >= len(circuit.to_frame())
-        (True, True)
+        >>> int(whole.sum()) > len(circuit.to_frame())
+        True
     """
     wiring = _wiring_of(circuit if wiring is None else wiring)
     keep = as_mask(circuit, wiring) & wiring.legal
@@ -206,7 +206,7 @@ def random_masks(
     Example:
         >>> [int(mask.sum()) for mask in ck.random_masks(model, 100, n=2)]
         [100, 100]
-        >>> evaluations = ck.evaluate(model, ck.random_masks(circuit, n=3), task)
+        >>> evaluations = ck.evaluate(model, ck.random_masks(circuit, n=3), data)
         >>> [each.edges for each in evaluations] == [len(circuit.to_frame())] * 3
         True
     """

@@ -381,7 +381,7 @@ def cross_evaluate(
 
     Example:
         >>> circuits = {"all": circuit, "best": scores.top(20)}
-        >>> found = ck.cross_evaluate(model, circuits, task, ["logit_diff", "kl"], ["zero"])
+        >>> found = ck.cross_evaluate(model, circuits, data, ["logit_diff", "kl"], ["zero"])
         >>> len(found.to_frame())
         8
     """

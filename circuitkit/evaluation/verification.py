@@ -282,7 +282,7 @@ def verify(
     Source: exact effects as in Conmy et al. (2023); bounds from the hypergeometric distribution.
 
     Example:
-        >>> found = ck.verify(model, scores, task, n=20)
+        >>> found = ck.verify(model, scores, data, n=20)
         >>> len(found.to_frame()), found.direction
         (20, 'noise')
     """

@@ -120,8 +120,8 @@ def marginal_effects(
 
     Example:
         >>> found = ck.marginal_effects(model, scores.top(10), data)
-        >>> found.effects.shape
-        (10, 16)
+        >>> found.effects.shape == (len(found.edges), len(data))
+        True
     """
     runs = knockouts_of(model, circuit, data, metric, corruption)
     evaluation, values = runs.measure(without(runs.keep, [e]) for e in runs.edges)

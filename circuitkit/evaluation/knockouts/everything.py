@@ -100,8 +100,8 @@ def knockout(
 
     Example:
         >>> found = ck.knockout(model, scores.top(8), data, pairs=3, subsets=2)
-        >>> len(found.to_frame()), len(found.interactions.pairs)
-        (8, 3)
+        >>> len(found.to_frame()) == found.evaluation.edges, len(found.interactions.pairs)
+        (True, 3)
     """
     options = {"pairs": pairs, "within": within, "subsets": subsets, "seed": seed}
     found = dict(knock_out(model, circuit, data, metric, corruption, **options))  # type: ignore[arg-type]
