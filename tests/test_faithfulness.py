@@ -29,10 +29,10 @@ from circuitkit.corruptions import counterfactual, noise
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.data.examples import Example
 from circuitkit.discovery import clean_corrupted, eap, eap_ig
-from circuitkit.errors import CircuitError, EvaluationError, MetricError
+from circuitkit.errors import ArgumentError, CircuitError, EvaluationError, MetricError
 from circuitkit.evaluation.ability import ability
 from circuitkit.evaluation.choosing import smallest
-from circuitkit.evaluation.curves import Curve, curve, draw_curves
+from circuitkit.evaluation.curves import Curve, curve
 from circuitkit.evaluation.faithfulness import (
     Evaluation,
     completeness,
@@ -186,7 +186,8 @@ def test_several_circuits_at_once_are_each_as_alone(kind: Any) -> None:
         assert distance(found.circuit, alone.circuit) < 1e-5
         assert found.edges == alone.edges
     assert len({e.faithfulness for e in together}) == 3
-    assert evaluate(m, [], data, logit_diff, counterfactual) == []
+    with pytest.raises(CircuitError, match="give at least one"):
+        evaluate(m, [], data, logit_diff, counterfactual)
 
 
 def test_a_graph_is_evaluated_as_the_mask_of_its_edges() -> None:
@@ -234,7 +235,6 @@ def test_several_metrics_of_one_circuit_are_a_list_and_share_their_runs(
     assert [e.metric for e in found] == ["logit_diff", "kl"]
     (only,) = evaluate(m, scores_of("gpt2").mask(60), data, [kl], counterfactual)
     assert np.array_equal(only.circuit, found[1].circuit)
-    assert evaluate(m, [], data, [logit_diff, kl], counterfactual) == [[], []]
 
 
 def test_without_a_metric_nothing_is_measured() -> None:
@@ -484,7 +484,7 @@ def made_curve(edges: list[int], faithfulness: list[float]) -> Curve:
 
 def test_curves_are_drawn_with_their_intervals() -> None:
     one, two = made_curve([1, 10, 100], [0.0, 0.5, 1.0]), made_curve([10, 50], [0.2, 0.9])
-    figure = draw_curves({"one": one, "two": two})
+    figure = one.plot(two, names=["one", "two"])
     assert list(figure.x) == [1, 10, 50, 100]
     np.testing.assert_allclose(figure.series["one"], [0, 0.5, np.nan, 1])
     np.testing.assert_allclose(figure.series["two"], [np.nan, 0.2, 0.9, np.nan])
@@ -493,7 +493,7 @@ def test_curves_are_drawn_with_their_intervals() -> None:
                      for edge in figure.bands[name])  # fmt: skip
         intervals = [e.interval() for e in curved.evaluations]
         np.testing.assert_allclose(np.stack([low, high], 1), intervals)
-    assert "<svg" in one._repr_svg_()
+    assert "<svg" in one._repr_html_()
 
 
 def test_the_area_under_a_curve_is_as_worked_by_hand() -> None:
@@ -641,7 +641,7 @@ def test_discovery_needs_wrong_answers_just_for_metrics_that_do() -> None:
 
 @pytest.mark.parametrize("steps", [0, -1])
 def test_integrated_gradients_take_a_step(steps: int) -> None:
-    with pytest.raises(MetricError, match="at least 1"):
+    with pytest.raises(ArgumentError, match="at least 1"):
         eap_ig(model("gpt2"), dataset(), logit_diff, counterfactual, steps=steps)
 
 

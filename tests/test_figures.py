@@ -23,7 +23,7 @@ from test_export import BYTES, HOSTILE, SVG, texts
 import circuitkit
 from circuitkit.errors import OutputError
 from circuitkit.viz import style
-from circuitkit.viz.figures import Bars, Heatmap, Lines, Panels, _labels
+from circuitkit.viz.figures import Bars, Heatmap, Lines, Panels, Points, _labels
 from circuitkit.viz.figures._figure import Figure
 from circuitkit.viz.figures.heatmaps import DIVERGING, EMPTY, SEQUENTIAL
 
@@ -81,10 +81,15 @@ FIGURES: dict[str, Figure] = {
     "tiny": Lines([0, 1], {"a": [1e-7, 2e-7]}, zero=False),
     "bars": Bars(
         [2.0, -1.0, np.nan], ["a0.h1->a5.h5<q>", "a long name " * 9, "x"], [0.1, np.nan, 0.2],
-        values(3, 40), "Effects " * 20, "effect " * 30, [True, False, False],
+        values(3, 40), "Effects " * 20, "effect " * 30, [True, False, False], line=0.4,
+        line_name="a line",
     ),
     "one bar": Bars([0.5], ["m0 -> logits"]),
     "many bars": Bars(values(1, 60)[0], [f"a{i}.h0->m{i}" for i in range(60)], x_name="effect"),
+    "points": Points({"one": ([0, 1, 2.5], [0.2, 1, 2]), "two": ([-1], [1e-3])},
+                     {"two": ["a point"]}, "Points", "x " * 60, "y", equal=True),
+    "one dot": Points({"": ([3.0], [4.0])}),
+    "panels of all kinds": Panels([Bars([1], ["a"]), Points({"b": ([0], [1])}), curves(), heads()]),
     "panels": Panels([heads(), curves(), heads(), many(3)], title="Two by two", columns=2),
     "2 x 3": Panels([Heatmap(values(12, 12), title="t " * 30)] * 6, captions=["caption " * 9] * 6),
     "long names in panels": Panels(

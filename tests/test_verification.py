@@ -18,7 +18,7 @@ from scipy import stats
 from circuitkit.corruptions import counterfactual
 from circuitkit.discovery import eap, exact
 from circuitkit.engine import edges as patching
-from circuitkit.errors import CircuitError, ScoresError
+from circuitkit.errors import ArgumentError, CircuitError, ScoresError
 from circuitkit.evaluation import verification
 from circuitkit.evaluation.verification import Verification, verify
 from circuitkit.graph.circuit import mask
@@ -395,7 +395,7 @@ def test_mistakes_are_refused(world: World) -> None:
     for keep, n, says in (
         (scores.mask(9), 0, "at least 1"), (empty, 9, "no edges"), (empty[:3], 9, r"\(3, "),
     ):  # fmt: skip
-        with pytest.raises((ScoresError, CircuitError), match=says):
+        with pytest.raises((ArgumentError, ScoresError, CircuitError), match=says):
             verify(None, scores, None, None, None, circuit=keep, n=n)  # type: ignore[arg-type]
 
 

@@ -120,6 +120,7 @@ def _lines(curves: Iterable[tuple[str, Curve]]) -> Lines:
         {name: frame["faithfulness"].to_numpy(float) for name, frame in every.items()},
         {name: (frame["low"].tolist(), frame["high"].tolist()) for name, frame in every.items()},
         title="Faithfulness against size", x_name="edges", y_name="faithfulness", log_x=True,
+        bridged=True,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from circuitkit.util.options import require_count
 __all__ = [
     "CircuitLike",
     "ScoresLike",
+    "as_bool",
     "as_graph",
     "as_mask",
     "as_masks",
@@ -52,7 +53,7 @@ class _Scored(Protocol):
         """The scores."""
 
 
-CircuitLike: TypeAlias = Graph | Mask | Tensor | _Found
+CircuitLike: TypeAlias = Graph | np.ndarray | Tensor | _Found
 ScoresLike: TypeAlias = Scores | _Scored
 
 
@@ -110,7 +111,7 @@ def as_mask(circuit: CircuitLike, wiring: Wiring) -> Mask:
     graph = as_graph(circuit)
     if isinstance(graph, np.ndarray):
         require_shape(graph, wiring)
-        return np.asarray(_of_bool(graph) & wiring.legal)
+        return np.asarray(as_bool(graph) & wiring.legal)
     theirs = circuits.wiring_of(graph)
     if theirs != wiring:
         raise CircuitError(
@@ -131,7 +132,7 @@ def require_shape(mask: np.ndarray | Tensor, wiring: Wiring) -> None:
         )
 
 
-def _of_bool(mask: np.ndarray) -> Mask:
+def as_bool(mask: np.ndarray) -> Mask:
     """The mask as bool; raises CircuitError where it holds anything but 0 and 1."""
     if mask.dtype == bool:
         return mask

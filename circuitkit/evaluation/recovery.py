@@ -22,6 +22,7 @@ from circuitkit.errors import CircuitError, ScoresError
 from circuitkit.evaluation.masks import (
     CircuitLike,
     ScoresLike,
+    as_bool,
     as_graph,
     as_mask,
     as_scores,
@@ -230,7 +231,7 @@ def _checked(true: CircuitLike, wiring: Wiring) -> Mask:
     mask = as_graph(true)
     if isinstance(mask, np.ndarray):
         require_shape(mask, wiring)
-        beyond = int((mask.astype(bool) & ~wiring.legal).sum())
+        beyond = int((as_bool(mask) & ~wiring.legal).sum())
         if beyond:
             raise CircuitError(
                 f"{beyond} of the edges do not exist in the scores' model; give a mask of legal "

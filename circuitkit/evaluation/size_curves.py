@@ -170,10 +170,10 @@ def size_curves(
     """
     scores = as_scores(scores, model)
     for name, listed in (("shares", shares), ("rules", rules)):
-        if isinstance(listed, str) or not isinstance(listed, Sequence) or not listed:
+        if isinstance(listed, str) or not isinstance(listed, Sequence):
             refuse(name, listed, f"a list of {name}")
     inputs = prepare(model, data, metric, corruption, circuit=scores)
-    if shares[0] <= 0 or shares[-1] > 1 or (np.diff(shares) <= 0).any():
+    if not shares or shares[0] <= 0 or shares[-1] > 1 or (np.diff(shares) <= 0).any():
         raise EvaluationError(
             f"the shares {tuple(shares)} are not sizes; give ascending ones above 0, up to 1"
         )

@@ -49,7 +49,8 @@ class Lines(Figure):
     value, where lengths differ, for a band without its series, and for places that are not finite,
     or with ``log_x`` not positive.
 
-    Series named in ``plain`` have no markers; one that has a single place has no line.
+    Series named in ``plain`` have no markers; one that has a single place has no line. ``bridged``:
+    lines and bands go on over gaps, from value to value.
 
     Example:
         >>> lines = ck.figures.Lines([1, 10, 100], {"eap": [0.1, 0.5, 0.9]}, log_x=True)
@@ -66,6 +67,7 @@ class Lines(Figure):
     log_x: bool = False
     zero: bool = True
     plain: Sequence[str] = ()
+    bridged: bool = False
 
     def __post_init__(self) -> None:
         if not self.series:
@@ -149,7 +151,9 @@ class Lines(Figure):
             if name in self.bands:
                 low, high = (np.asarray(edge, float) for edge in self.bands[name])
                 colour = COLOURS[number % len(COLOURS)]
-                axes.fill_between(self.places, low, high, color=colour, alpha=BAND, linewidth=0)
+                x, _ = self._shown(np.asarray(self.places), low)
+                low, high = (self._shown(edge, low)[0] for edge in (low, high))
+                axes.fill_between(x, low, high, color=colour, alpha=BAND, linewidth=0)
         axes.autoscale_view()
         self._label(axes, size[0])
         axes.grid(axis="y", color=GRID, linewidth=0.7)
@@ -181,22 +185,30 @@ class Lines(Figure):
 
         made = []
         for number, (name, values) in enumerate(self.curves.items()):
+            x, values = self._shown(np.asarray(self.places), values)
             there = ~np.isnan(values)
             ends = np.pad(there, 1)
             marked = there & ~ends[:-2] & ~ends[2:]  # points alone
             if name not in self.plain:
                 marked[:: -(-len(values) // MARKED)] = True
-            single = len(set(np.asarray(self.places)[there])) == 1
+            single = len(set(x[there])) == 1
             colour, marker = (looks[number % len(looks)] for looks in (COLOURS, MARKERS))
             dash = DASHES[number % len(DASHES)]
             made.append(
                 Line2D(
-                    self.places, values, color=colour, linestyle="none" if single else dash,
+                    x, values, color=colour, linestyle="none" if single else dash,
                     marker=marker if (marked & there).any() else "", markevery=marked.tolist(),
                     label=_labels.readable(name, 60),
                 )
             )  # fmt: skip
         return made
+
+    def _shown(
+        self, x: Float[np.ndarray, " x"], values: Float[np.ndarray, " x"]
+    ) -> tuple[Float[np.ndarray, " shown"], Float[np.ndarray, " shown"]]:
+        """Places and values as they are drawn: where gaps are bridged, without them."""
+        here = ~np.isnan(values) if self.bridged else np.ones(len(values), dtype=bool)
+        return x[here], values[here]
 
     def _label(self, axes: Axes, width: float) -> None:
         """Ticks: matplotlib's, of whole numbers where all places are whole; labels where those are
