@@ -203,7 +203,7 @@ def test_no_edge_is_attributed_more_than_its_ends_allow(family: str) -> None:
 
 def test_a_metric_without_a_gradient_is_refused() -> None:
     m, data = model("gpt2"), dataset()
-    with pytest.raises(MetricError, match=r"accuracy has no gradient; use another metric"):
+    with pytest.raises(MetricError, match=r"accuracy has no gradient; use a different metric"):
         gradient_norm(m, data, accuracy, UNUSED)
     with pytest.raises(MetricError, match=r"the gradient of kl is zero at the clean run"):
         gradient_norm(m, data, kl, UNUSED)

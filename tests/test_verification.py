@@ -302,7 +302,7 @@ def test_numbers_are_json_even_where_they_are_undefined(world: World, n: int) ->
 def test_it_prints_a_line_per_stratum_and_a_sentence(world: World) -> None:
     text = repr(world.verify(60))
     for word in ("60 of 262 edges", "planted", "strongest", "around the cut", "random sample",
-                 "Pearson", "left to chance", "at most"):  # fmt: skip
+                 "Pearson", "left to the sample", "at most"):  # fmt: skip
         assert word in text
     assert max(map(len, text.splitlines())) <= 100
 

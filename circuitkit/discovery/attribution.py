@@ -132,7 +132,7 @@ def _attribute(inputs: Inputs, alphas: Sequence[float], method: str, **settings:
     if flat:
         raise MetricError(
             f"the gradient of {name_of(metric)} is zero wherever {method} looks, so every score "
-            "would be zero; use eap_ig, or another metric (logit_diff)"
+            "would be zero; use eap_ig, or a different metric (logit_diff)"
         )
     about = {**inputs.metadata(), "method": method, "settings": settings}
     return Scores(model.wiring, (total / len(data)).astype(np.float32), about)
@@ -178,7 +178,7 @@ def _value(
     values = check_metric(metric, logits, reference, batch)
     if torch.is_grad_enabled() and not values.requires_grad:
         raise MetricError(
-            f"{name_of(metric)} has no gradient; discover with another metric (logit_diff) and "
+            f"{name_of(metric)} has no gradient; discover with a different metric (logit_diff) and "
             f"evaluate with {name_of(metric)}"
         )
     return values

@@ -103,7 +103,7 @@ def gradient_norm(
     if steepest < FLAT:
         raise MetricError(
             f"the gradient of {name_of(inputs.metric)} is zero at the clean run, so every score "
-            "would be zero; use another metric (logit_diff)"
+            "would be zero; use a different metric (logit_diff)"
         )
     table = np.broadcast_to(total, model.wiring.shape)
     return _scores(inputs, table, "gradient_norm", "metric")
@@ -115,7 +115,9 @@ def _gradients(model: Model, batch: Batch, metric: Metric) -> Gradients:
     def value(logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " b"]:
         values = check_metric(metric, logits, logits.detach(), batch)
         if not values.requires_grad:
-            raise MetricError(f"{name_of(metric)} has no gradient; use another metric (logit_diff)")
+            raise MetricError(
+                f"{name_of(metric)} has no gradient; use a different metric (logit_diff)"
+            )
         return values
 
     context = model.start(batch.clean, batch.mask)

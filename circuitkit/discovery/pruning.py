@@ -63,7 +63,7 @@ def acdc(
 
     Returns Scores [writers, readers], in metric units, whose ``chosen`` is the circuit. Raises
     ArgumentError for what stands in the wrong place, MetricError where the threshold is not
-    positive, and UnknownNameError for another order.
+    positive, and UnknownNameError for an unknown order.
 
     Differs from other tools: an edge has to cost the threshold in the metric's own direction, where
     the authors' program counts changes of ``kl``; edges are tested several at a time, which gives
@@ -97,9 +97,9 @@ def _checked(threshold: float | None, pruning: _Pruning, metric: str) -> float:
         raise MetricError(f"acdc has the threshold {threshold!r}; give a positive number")
     if threshold is None and abs(pruning.gap) <= FLAT * max(1.0, abs(pruning.value)):
         raise MetricError(
-            f"{metric} is {pruning.value:.4g} on the clean run and as much on the corrupted one, "
-            "so that a share of the gap cannot be the threshold; give acdc one, or use another "
-            "metric or corruption"
+            f"{metric} is {pruning.value:.4g} on the clean run and the same on the corrupted one, "
+            "so that a share of the gap cannot be the threshold; give acdc one, or use a "
+            "different metric or corruption"
         )
     return SHARE * abs(pruning.gap) if threshold is None else float(threshold)
 

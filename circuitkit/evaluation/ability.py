@@ -46,8 +46,8 @@ class Ability(TableResult):
         """Raise EvaluationError where the model cannot do it (accuracy under 0.75, as in MIB)."""
         if self.accuracy < ADMITTED:
             raise EvaluationError(
-                f"the model does {task} on {self.accuracy:.0%} of {self.examples} prompts only, so "
-                "there is no behaviour to explain; use another model or task, or force it"
+                f"the model does {task} on only {self.accuracy:.0%} of {self.examples} prompts, so "
+                "there is no behaviour to explain; use a different model or task, or force it"
             )
 
     def to_dict(self) -> dict[str, Json]:
@@ -121,7 +121,7 @@ def known(model: Model, data: Data, metric: MetricLike = "accuracy") -> Dataset:
     if not kept:
         raise EvaluationError(
             f"{name_of(metric)} is above 1/2 on none of {len(data)} prompts, so there is nothing "
-            "that the model knows; use another model or task, or a metric that asks for less"
+            "that the model knows; use a different model or task, or a metric that asks for less"
         )
     return replace(data, examples=kept)
 

@@ -1,5 +1,4 @@
-"""Which circuit is taken of some scores: of the size or the faithfulness that is asked for, or the
-one that the method chose itself."""
+"""Which circuit is chosen from scores: one of a given size or faithfulness, or the method's own."""
 
 from __future__ import annotations
 
@@ -32,9 +31,10 @@ def choose(
     faithfulness: float | None = None,
     rule: str = "abs",
 ) -> Mask:
-    """The best circuit of so many edges, or the smallest that reaches the faithfulness; where
-    neither is asked for, the method's ``own`` choice (default: ``scores.chosen``), or without one
-    the smallest that reaches 0.85.
+    """The best circuit of that many edges, or the smallest that reaches the faithfulness.
+
+    Without either it is the method's ``own`` choice (default: ``scores.chosen``), and without one
+    the smallest circuit that reaches 0.85.
 
     Raises ScoresError where the method has chosen nothing, and EvaluationError where no circuit
     reaches the faithfulness.

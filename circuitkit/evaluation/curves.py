@@ -45,8 +45,11 @@ class Curve(PictureResult):
         return tuple(e.faithfulness for e in self.evaluations)
 
     def area(self, axis: str = "log") -> float:
-        """The area under the curve, divided by its width: the mean faithfulness over sizes, spread
-        evenly in log(edges) (``log``) or in edges (``linear``, the axis of MIB's CPR)."""
+        """The area under the curve, divided by its width: the mean faithfulness over sizes.
+
+        Sizes are spread evenly in log(edges) (``log``) or in edges (``linear``, the axis of MIB's
+        CPR). Raises EvaluationError where faithfulness is not defined.
+        """
         x = np.log(self.edges) if axis == "log" else np.asarray(self.edges, dtype=float)
         if len(x) < 2 or x[-1] == x[0]:
             return self.faithfulness[-1]
@@ -80,8 +83,8 @@ class Curve(PictureResult):
         """Faithfulness against size, on a logarithmic axis, with its bootstrap interval.
 
         ``others`` are further curves in the same figure, and ``names`` the names of all of them,
-        this one's first. Raises OutputError where no faithfulness is defined, or there is another
-        number of names than of curves.
+        this one's first. Raises OutputError where no faithfulness is defined, or there are
+        not as many names as curves.
 
         Example:
             >>> eap, chance = scores, ck.discovery.random(model, data)
@@ -159,7 +162,7 @@ def curve(
     if isinstance(sizes, str) or not isinstance(sizes, Iterable):
         refuse("sizes", sizes, "a list of numbers of edges")
     masks = {int(mask.sum()): mask for mask in (scores.mask(n, rule) for n in sizes)}
-    masks.pop(0, None)  # so few edges never hang together
+    masks.pop(0, None)  # too few edges to hang together
     if not masks:
         raise ScoresError(f"no circuit of {list(sizes)} edges hangs together; give larger sizes")
     found = evaluate(model, list(masks.values()), *inputs[1:])

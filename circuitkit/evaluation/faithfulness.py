@@ -85,9 +85,9 @@ class Evaluation(TableResult):
         gap = float(self.everything.mean() - self.nothing.mean())
         if abs(gap) <= 1e-6 * max(1.0, float(np.abs(self.everything).mean())):
             raise EvaluationError(
-                f"{self.metric} is {self.everything.mean():.4g} on the full model and as much "
-                f"under {self.corruption}, so faithfulness is undefined; use another metric or "
-                "corruption, or prompts that the model can do"
+                f"{self.metric} is {self.everything.mean():.4g} on the full model and the same "
+                f"under {self.corruption}, so faithfulness is undefined; use a different metric "
+                "or corruption, or prompts that the model can do"
             )
         return float(self.circuit.mean() - self.nothing.mean()) / gap
 
@@ -235,7 +235,7 @@ def evaluate(
     those with which the circuit was found, unless others are given.
 
     Raises ArgumentError for what stands in the wrong place, CircuitError where a circuit does not
-    fit the model, and MetricError where there is no metric.
+    fit the model or the list of circuits is empty, and MetricError where there is no metric.
 
     Source: faithfulness as in Hanna et al. (2024) and MIB (Mueller et al. 2025).
 
@@ -276,10 +276,13 @@ def completeness(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
 ) -> Evaluation:
-    """The Evaluation of all edges outside the circuit.
+    """How much of the behaviour all edges outside a circuit carry.
 
-    A complete circuit leaves them a faithfulness of 0. Arguments and errors are those of
-    ``evaluate``.
+    Returns the Evaluation of the complement: of a complete circuit its faithfulness is 0. Arguments
+    and errors are those of ``evaluate``.
+
+    Source: Wang et al. (2023, §4.1) cut the whole circuit, among other sets; see ``incompleteness``
+    for these.
 
     Example:
         >>> ck.completeness(model, circuit, data).edges + len(circuit.to_frame()) == len(scores)
@@ -301,8 +304,8 @@ def evaluate_beside(
     random: int = 5,
     seed: int = 0,
 ) -> tuple[Evaluation, Evaluation, tuple[Evaluation, ...]]:
-    """The Evaluations of a circuit, of all other edges, and of so many random circuits of its
-    size."""
+    """The Evaluations of a circuit, of all edges outside it, and of ``random`` random circuits of
+    its size."""
     require_model(model)
     mask = as_mask(circuit, model.wiring)
     inputs = prepare(model, data, metric, corruption, circuit=circuit)

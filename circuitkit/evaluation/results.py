@@ -39,7 +39,7 @@ class PictureResult(TableResult):
     def draw(self, path: str | os.PathLike[str]) -> Path:
         """Write the figure of ``plot`` as ``.svg``, ``.pdf`` or ``.png``, and return the path.
 
-        Raises OutputError for another suffix, and where there is nothing to draw or the file cannot
+        Raises OutputError for an unknown suffix, and where there is nothing to draw or the file cannot
         be written.
         """
         return self.plot().save(path)

@@ -459,7 +459,7 @@ def _choices(
 
 
 def _scores(journal: Journal, method: Method, inputs: Inputs) -> Scores:
-    """The method's scores; those of a finished discovery are taken up."""
+    """The method's scores; those of a finished discovery are reused."""
 
     def work() -> Block:
         scores = method(*inputs)

@@ -123,7 +123,7 @@ class SizeCurve(PictureResult):
         try:
             head += f": CPR {self.cpr():.3f}, CMD {self.cmd():.3f}"
             shown = [f"{f:.3f}" for f in self.faithfulness]
-        except EvaluationError:  # printing is no place for an error
+        except EvaluationError:  # printing must not raise
             shown = ["undefined"] * len(self.asked)
         rows = [
             {"asked": k, "edges": e.edges, "faithfulness": f, "accuracy": a}
@@ -188,11 +188,11 @@ def size_curves(
 
 
 def best(scores: Scores, share: float, rule: str = "abs") -> Mask:
-    """The circuit that MIB makes of the best edges: so many as the share of all edges, rounded
-    down, and of these what is left without dead ends.
+    """The circuit that MIB makes of the best edges: that share of all edges, rounded down, and of
+    these what is left without dead ends.
 
-    It holds fewer edges than ``Scores.mask`` of that number, which goes on until so many are alive.
-    The whole share is the whole model; a method that chose a circuit has no larger one but that.
+    It holds fewer edges than ``Scores.mask`` of that number, which adds edges until that many are
+    alive. The share 1 is the whole model; a method that chose a circuit has no larger one but that.
     """
     wiring = scores.wiring
     if share >= 1:
@@ -212,7 +212,7 @@ def area(
 
     ``linear``: ∫ value d size, as MIB takes it; ``log``: ∫ value d ln(size), divided by the width
     ln(last / first), which is the mean of the value over sizes spread evenly in the logarithm.
-    Raises EvaluationError for fewer than two sizes, sizes that fall, another axis, and on the log
+    Raises EvaluationError for fewer than two sizes, sizes that fall, an unknown axis, and on the log
     axis sizes that are not positive or do not grow.
     """
     x, y = np.asarray(sizes, dtype=float), np.asarray(values, dtype=float)
@@ -237,8 +237,8 @@ def cpr(sizes: Sequence[float], faithfulness: Sequence[float], axis: str = "line
     """The circuit performance ratio of MIB (Mueller et al. 2025): the ``area`` under faithfulness,
     against sizes as shares of all edges; higher is better, without bound.
 
-    With MIB's sizes and circuits of which each is as good as the model it is .999; where only the
-    whole model is, .25, from the last trapezoid alone.
+    With MIB's sizes, it is .999 where every circuit is as good as the model; where only the whole
+    model is, .25, from the last trapezoid alone.
     """
     return area(sizes, faithfulness, axis)
 

@@ -107,7 +107,7 @@ class Missed(TableResult):
         )
 
     def __repr__(self) -> str:
-        below = f"{self.population:,} edges ranked below the circuit and left to chance"
+        below = f"{self.population:,} edges ranked below the circuit and left to the sample"
         if not self.sampled:
             return f"Of the {below}, none was measured, so nothing is known of what was missed."
         share = self.at_most / self.population
@@ -276,7 +276,7 @@ def verify(
 
     Returns a Verification: effects are means over the examples in metric units, positive where the
     edge helps the clean behaviour. Raises ArgumentError for what stands in the wrong place and
-    where n < 1, CircuitError for another direction or a circuit that does not fit, and ScoresError
+    where n < 1, CircuitError for an unknown direction or a circuit that does not fit, and ScoresError
     where the circuit is empty.
 
     Source: exact effects as in Conmy et al. (2023); bounds from the hypergeometric distribution.
@@ -294,7 +294,9 @@ def verify(
     keep = choose(model, scores, *inputs[1:], rule=rule) if circuit is None else circuit
     keep = as_mask(keep, scores.wiring)
     if not (keep & legal).any():
-        raise ScoresError("the circuit has no edges, so there is no cut; give scores.mask(n)")
+        raise ScoresError(
+            "the circuit has no edges, so nothing lies around its last one; give scores.mask(n)"
+        )
     head = _head(scores, keep & legal, rule)
     below = legal.copy()
     below.flat[head] = False

@@ -43,7 +43,7 @@ class KnockoutReport(PictureResult):
 
     @property
     def parts(self) -> dict[str, Part]:
-        """The results that there are, by the names of their functions."""
+        """The results that were asked for, by the names of their functions."""
         return {name: part for name, part in vars(self).items() if part is not None}
 
     def to_dict(self) -> dict[str, Json]:
@@ -88,8 +88,8 @@ def knockout(
 
     The twin of the command ``circuitkit knockout``: ``marginal_effects``, ``interactions`` of the
     strongest ``pairs`` edges (0: none) ``within`` the model or the circuit, ``incompleteness`` with
-    so many random ``subsets`` (0: none), and ``minimality``. A task's name or a Task means prompts
-    that the circuit's discovery did not see.
+    that many random ``subsets`` (0: none), and ``minimality``. A task's name or a Task means
+    prompts that the circuit's discovery did not see.
 
     Returns a KnockoutReport with these four results, in metric units, positive where an edge helps.
     Raises ArgumentError for what stands in the wrong place and for negative numbers, CircuitError

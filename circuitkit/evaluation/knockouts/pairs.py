@@ -44,7 +44,7 @@ class Pair(TableResult):
     ``interaction`` is ``joint`` less the two single effects, and ``error`` its standard error.
     ``label`` is OR where the pair matters more than the sum of the two (each backs the other up),
     AND where it matters less (either alone breaks what needs both), else empty. ``series``: both
-    lie on one path of the circuit, so that an AND says no more than that.
+    lie on one path of the circuit, so that an AND says only that.
     """
 
     one: str
@@ -189,7 +189,7 @@ def interactions(
 
     Returns Interactions, in metric units: positive where the pair matters more than the sum of the
     two. Raises ArgumentError for what stands in the wrong place, and CircuitError for fewer than
-    two edges, and for another ``within``.
+    two edges, and for an unknown ``within``.
 
     Example:
         >>> found = ck.interactions(model, scores.top(20), data, edges=3)

@@ -56,7 +56,7 @@ class Minimality(PictureResult):
     @property
     def redundant(self) -> tuple[str, ...]:
         """The edges that make no difference above the threshold, whatever else was cut. Each alone:
-        without all of them at once the circuit may be another."""
+        without all of them at once the circuit may behave differently."""
         pairs = zip(self.edges, self.shares, strict=True)
         return tuple(edge for edge, share in pairs if share <= self.threshold)
 
