@@ -39,8 +39,8 @@ class PictureResult(TableResult):
     def draw(self, path: str | os.PathLike[str]) -> Path:
         """Write the figure of ``plot`` as ``.svg``, ``.pdf`` or ``.png``, and return the path.
 
-        Raises OutputError for an unknown suffix, and where there is nothing to draw or the file cannot
-        be written.
+        Raises OutputError for an unknown suffix, and where there is nothing to draw or the file
+        cannot be written.
         """
         return self.plot().save(path)
 

@@ -212,8 +212,8 @@ def area(
 
     ``linear``: ∫ value d size, as MIB takes it; ``log``: ∫ value d ln(size), divided by the width
     ln(last / first), which is the mean of the value over sizes spread evenly in the logarithm.
-    Raises EvaluationError for fewer than two sizes, sizes that fall, an unknown axis, and on the log
-    axis sizes that are not positive or do not grow.
+    Raises EvaluationError for fewer than two sizes, sizes that fall, an unknown axis, and on the
+    log axis sizes that are not positive or do not grow.
     """
     x, y = np.asarray(sizes, dtype=float), np.asarray(values, dtype=float)
     if axis not in ("linear", "log"):

@@ -276,8 +276,8 @@ def verify(
 
     Returns a Verification: effects are means over the examples in metric units, positive where the
     edge helps the clean behaviour. Raises ArgumentError for what stands in the wrong place and
-    where n < 1, CircuitError for an unknown direction or a circuit that does not fit, and ScoresError
-    where the circuit is empty.
+    where n < 1, CircuitError for an unknown direction or a circuit that does not fit, and
+    ScoresError where the circuit is empty.
 
     Source: exact effects as in Conmy et al. (2023); bounds from the hypergeometric distribution.
 
@@ -294,9 +294,7 @@ def verify(
     keep = choose(model, scores, *inputs[1:], rule=rule) if circuit is None else circuit
     keep = as_mask(keep, scores.wiring)
     if not (keep & legal).any():
-        raise ScoresError(
-            "the circuit has no edges, so nothing lies around its last one; give scores.mask(n)"
-        )
+        raise ScoresError("the circuit has no edges, so nothing is kept; give scores.mask(n)")
     head = _head(scores, keep & legal, rule)
     below = legal.copy()
     below.flat[head] = False
