@@ -238,8 +238,9 @@ def test_bars_are_the_strongest_edges_with_their_errors() -> None:
     found: Any = results()["MarginalEffects"]
     bars = found.plot()
     frame = found.to_frame()
-    assert list(bars.values.items()) == list(zip(frame["edge"], frame["effect"], strict=True))
-    assert bars.errors == dict(zip(frame["edge"], frame["error"], strict=True))
+    assert [*bars.labels] == [*frame["edge"]]
+    np.testing.assert_array_equal(bars.values, frame["effect"])
+    np.testing.assert_array_equal(bars.errors, frame["error"])
     assert frame["effect"].abs().is_monotonic_decreasing
 
 

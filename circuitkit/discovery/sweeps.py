@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 
 from circuitkit.engine.edges import edge_effects
-from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
+from circuitkit.engine.inputs import (
+    CorruptionLike,
+    Data,
+    MetricLike,
+    prepare,
+    refuse,
+    require_model,
+)
 from circuitkit.engine.model import Model
-from circuitkit.graph.edges import Edges, indices
+from circuitkit.graph.edges import Edges, indices, is_edges
 from circuitkit.graph.scores import Scores
 
 __all__ = ["exact"]
@@ -49,6 +56,9 @@ def exact(
         >>> int((found.values != 0).sum()), found.about["settings"]["direction"]
         (2, 'noise')
     """
+    require_model(model)
+    if not is_edges(edges):
+        refuse("edges", edges, "a circuit, names such as ['a0.h1->m2'], a mask, or None for all")
     inputs = prepare(model, data, metric, corruption, circuit=edges)
     effects, _ = edge_effects(*inputs[:3], edges, inputs.corruption, direction=direction,
                               resume=resume)  # fmt: skip

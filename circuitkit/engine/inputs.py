@@ -42,6 +42,7 @@ __all__ = [
     "as_metrics",
     "is_several",
     "prepare",
+    "prepare_each",
     "prepare_halves",
     "refuse",
     "require_model",
@@ -86,7 +87,7 @@ class Inputs(NamedTuple):
 def prepare(
     model: Model,
     data: Data,
-    metric: MetricLike | Several | None = None,
+    metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
     circuit: object = None,
@@ -95,8 +96,7 @@ def prepare(
     batch_size: int | None = None,
     memory: int | None = None,
 ) -> Inputs:
-    """The arguments as the engine takes them (of several metrics the first); what is there already
-    stays as it is.
+    """The arguments as the engine takes them; what is there already stays as it is.
 
     Without a ``metric`` it is the one with which the ``circuit`` was found, else the task's own;
     without a ``corruption`` the circuit's, else ``counterfactual``. Raises what ``as_data``,
@@ -104,7 +104,7 @@ def prepare(
     """
     require_model(model)
     whole = as_data(model, data, circuit, examples=examples, seed=seed, memory=memory)
-    measure, *_ = as_metrics(metric, circuit, whole)
+    measure = as_metric(metric, circuit, whole)
     corrupt = as_corruption(corruption, circuit)
     if memory is not None:
         whole = replace(whole, memory=memory)
@@ -149,6 +149,24 @@ def prepare_halves(
         examples=examples, seed=seed + 1, batch_size=batch_size, memory=memory,
     )  # fmt: skip
     return seen, other
+
+
+def prepare_each(
+    model: Model,
+    data: Data,
+    metric: MetricLike | Several | None = None,
+    corruption: CorruptionLike | None = None,
+    *,
+    circuit: object = None,
+) -> tuple[Dataset, list[Metric], Corruption]:
+    """The same for one metric or several, which share their runs; raises MetricError where there is
+    none."""
+    listed = [*metric] if is_several(metric) else [metric]
+    if not listed:
+        raise MetricError("there are no metrics; give at least one")
+    inputs = prepare(model, data, listed[0], corruption, circuit=circuit)
+    measures = [as_metric(one, circuit, inputs.data) for one in listed]
+    return inputs.data, measures, inputs.corruption
 
 
 # -- model -----------------------------------------------------------------------------------------

@@ -28,9 +28,9 @@ from circuitkit.engine.inputs import (
     Data,
     MetricLike,
     Several,
-    as_metrics,
     is_several,
     prepare,
+    prepare_each,
     require_model,
 )
 from circuitkit.engine.memory import room
@@ -246,11 +246,10 @@ def evaluate(
     """
     require_model(model)
     masks = as_masks(circuit, model.wiring)
-    inputs = prepare(model, data, metric, corruption, circuit=circuit)
-    metrics = as_metrics(metric, circuit, inputs.data)
-    tables = measure_all(model, masks, inputs.data, metrics, inputs.corruption)
+    own, metrics, corrupt = prepare_each(model, data, metric, corruption, circuit=circuit)
+    tables = measure_all(model, masks, own, metrics, corrupt)
     cells = zip(tables, metrics, strict=True)
-    every = [evaluations(table, one, inputs.corruption, masks) for table, one in cells]
+    every = [evaluations(table, one, corrupt, masks) for table, one in cells]
     found = [each[0] for each in every] if is_one(circuit) else every
     return found if is_several(metric) else found[0]
 

@@ -24,9 +24,8 @@ from circuitkit.engine.inputs import (
     Data,
     MetricLike,
     Several,
-    as_metrics,
     is_several,
-    prepare,
+    prepare_each,
     refuse,
     require_model,
 )
@@ -372,23 +371,22 @@ def collect(
     """The Effects (of several metrics a list) of what a sweep patches: for each site the units,
     counted through ``axes``, and the final residuals of their runs. See ``patch_nodes``."""
     require("direction", direction, DIRECTIONS)
-    inputs = prepare(model, data, metric, corruption)
-    metrics = as_metrics(metric, data=inputs.data)
-    where = _axis(inputs.data, at)
+    own, metrics, corrupt = prepare_each(model, data, metric, corruption)
+    where = _axis(own, at)
     units = tuple(map(len, axes.values()))
-    carry = inputs.corruption(model, inputs.data)
+    carry = corrupt(model, own)
     parts = []
-    for batch in track(list(inputs.data), "patching"):
+    for batch in track(list(own), "patching"):
         patching = _Patching(model, batch, metrics, direction == "noise")
         sites = _sites(batch, at, *map(len, where.values()))
         parts.append(patching.effects(carry(batch), sites, units, sweep))
     values, gaps = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
     every = {**axes, **where}
-    shape = (*map(len, every.values()), len(inputs.data))
-    names = nodes, name_of(inputs.corruption)
+    shape = (*map(len, every.values()), len(own))
+    names = nodes, name_of(corrupt)
     found = [
-        Effects(own.reshape(shape), every, gap, names[0], name_of(m), names[1], direction)
-        for own, gap, m in zip(values, gaps, metrics, strict=True)
+        Effects(table.reshape(shape), every, gap, names[0], name_of(m), names[1], direction)
+        for table, gap, m in zip(values, gaps, metrics, strict=True)
     ]
     return found if is_several(metric) else found[0]
 
