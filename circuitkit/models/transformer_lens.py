@@ -248,6 +248,17 @@ class Transformer:
         """The weights' type."""
         return self.layers[0].out.dtype
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights, by the names that they have in the Hugging Face model."""
+        module = self.bridge.original_model
+        held = module.state_dict().items()
+        found = {name.replace("_original_component.", ""): value for name, value in held}
+        with contextlib.suppress(Exception), quiet(), torch.device("meta"):
+            # what TransformerLens puts beside them (q, k and v apart) is left out
+            own = type(module)(module.config).state_dict()
+            found = {name: found[name] for name in own if name in found}
+        return found
+
     @cached_property
     def couples(self) -> bool:
         """Whether a head's output moves with the query of another (OLMo 2's norm is over the

@@ -19,10 +19,13 @@ from circuitkit.engine.inputs import (
     Data,
     MetricLike,
     prepare_halves,
+    refuse,
+    require_model,
 )
 from circuitkit.engine.metric import Method
 from circuitkit.engine.model import Model
-from circuitkit.errors import ScoresError, UnknownNameError
+from circuitkit.engine.weights import digest
+from circuitkit.errors import UnknownNameError
 from circuitkit.evaluation.ability import ability
 from circuitkit.evaluation.choosing import choose
 from circuitkit.evaluation.faithfulness import evaluate_beside
@@ -31,6 +34,7 @@ from circuitkit.graph.compare import agreement
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of, resolve
 from circuitkit.util.process import peak_mebibytes
+from circuitkit.workflows.asking import Asked, is_in_sample
 from circuitkit.workflows.results import Discovery
 
 __all__ = ["discover"]
@@ -75,10 +79,12 @@ def discover(
         >>> found.circuit.graph["task"], found.evaluation.edges <= 30
         ('ioi', True)
     """
-    if edges is not None and faithfulness is not None:
-        raise ScoresError("give the number of edges or the faithfulness to reach, not both")
     start = time.perf_counter()
-    how = resolve("discovery", method)
+    asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size,
+                  memory)  # fmt: skip
+    require_model(model)
+    asked.require(model)
+    how = _method(method)
     in_orders = _in_orders(how, orders)
     seen, measured = prepare_halves(model, data, unseen, metric, corruption, examples=examples,
                                      seed=seed, batch_size=batch_size, memory=memory)  # fmt: skip
@@ -97,15 +103,27 @@ def discover(
     others = (other(*seen) for other in in_orders)
     several = [scored.circuit(chosen(model, scored, *seen[1:])) for scored in others]
     evaluated = evaluate_beside(model, mask, *measured[1:], seed=seed)
+    weights = digest(model)
     metadata = {
         "task": "own data", **seen.metadata(), "method": name_of(how), "rule": rule,
-        **({"in_sample": True} if measured.data is seen.data else {}),
+        **({"weights": weights} if weights else {}),
+        "asked": asked.record(seen, measured, unseen is not None),
+        **({"in_sample": True} if is_in_sample(seen, measured) else {}),
     }  # fmt: skip
     return Discovery.of(
         scores, mask, evaluated, metadata, ability=able, verification=checked,
         agreement=agreement(several) if several else None,
         seconds=time.perf_counter() - start, mebibytes=peak_mebibytes(),
     )  # fmt: skip
+
+
+def _method(method: Method | str) -> Method:
+    """The method as a function; raises ArgumentError for what is none, nor its name, and
+    UnknownNameError for an unknown name."""
+    if not isinstance(method, str) and not callable(method):
+        refuse("method", method, "a function or a name such as 'eap_ig'")
+    found: Method = resolve("discovery", method)
+    return found
 
 
 def _resumed(how: Callable[..., Scores], resume: str | os.PathLike[str] | None) -> Method:
@@ -116,12 +134,9 @@ def _resumed(how: Callable[..., Scores], resume: str | os.PathLike[str] | None) 
 
 
 def _in_orders(how: Callable[..., Scores], orders: int | None) -> list[Method]:
-    """The method in so many random orders; raises UnknownNameError where it knows no order, and
-    ScoresError for fewer than two."""
+    """The method in so many random orders; raises UnknownNameError where it knows no order."""
     if orders is None:
         return []
-    if orders < 2:
-        raise ScoresError(f"circuits of {orders} orders cannot agree or differ; give at least 2")
     if "order" not in inspect.signature(how).parameters:
         raise UnknownNameError(
             f"{name_of(how)} has no setting 'order', so it gives one circuit only; "

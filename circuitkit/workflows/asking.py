@@ -1,0 +1,110 @@
+"""What a discovery is asked for: checked before any work, and recorded with the circuit."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.inputs import Inputs
+from circuitkit.engine.model import Model
+from circuitkit.errors import ArgumentError, ScoresError, UnknownNameError
+from circuitkit.graph.scores import RULES
+from circuitkit.registry import unknown
+from circuitkit.util.json_values import Json
+
+__all__ = ["HALVES", "IN_SAMPLE", "OTHERS", "Asked", "fingerprint", "is_in_sample"]
+
+# On which prompts a circuit is measured.
+HALVES, IN_SAMPLE, OTHERS = "the other half", "in sample", "other prompts"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The settings of a discovery that are numbers, and its rule; None where nothing is asked for.
+
+    Raises ArgumentError for a setting that is not a number, ScoresError for one out of its bounds,
+    and UnknownNameError for an unknown rule.
+    """
+
+    rule: str
+    examples: int
+    seed: int
+    edges: int | None = None
+    faithfulness: float | None = None
+    verify: int | None = None
+    orders: int | None = None
+    batch_size: int | None = None
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise UnknownNameError(unknown("rule", self.rule, RULES))
+        if self.edges is not None and self.faithfulness is not None:
+            raise ScoresError("give the number of edges or the faithfulness to reach, not both")
+        for name, least in (("edges", 1), ("examples", 1), ("seed", 0), ("verify", 1),
+                            ("orders", 2), ("batch_size", 1), ("memory", 1)):  # fmt: skip
+            _check_count(name, getattr(self, name), least)
+        target = self.faithfulness
+        if target is not None and (isinstance(target, bool) or not isinstance(target, Real)):
+            raise ArgumentError(f"faithfulness is {target!r}; give a number above 0, at most 1")
+        if target is not None and not 0 < target <= 1:
+            why = ": the whole model has 1" if target > 1 else ""
+            raise ScoresError(
+                f"no circuit reaches the faithfulness {target}{why}; give a number above 0, at "
+                "most 1"
+            )
+
+    def require(self, model: Model) -> None:
+        """Raise ScoresError where more edges are asked for than the model has."""
+        total = model.wiring.n_edges
+        if self.edges is not None and self.edges > total:
+            raise ScoresError(
+                f"edges is {self.edges:,}, and {model.name} has {total:,} edges; give at most as "
+                "many"
+            )
+
+    def record(self, seen: Inputs, measured: Inputs, given: bool) -> dict[str, Json]:
+        """What a circuit says was asked for, and on what it was run, so that it can be replayed;
+        ``given``: the prompts of the measurement were given apart."""
+        model, data = seen.model, seen.data
+        where = OTHERS if given else IN_SAMPLE if is_in_sample(seen, measured) else HALVES
+        values = {key: getattr(self, key) for key in ("seed", "edges", "verify", "orders")}
+        numbers = {key: int(value) for key, value in values.items() if value is not None}
+        target = {} if self.faithfulness is None else {"faithfulness": float(self.faithfulness)}
+        return {
+            **numbers, **target, "measured_on": where, "measured": len(measured.data),
+            "prompts": fingerprint(data, measured.data), "batch_size": data.batch_size,
+            "dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type,
+        }  # fmt: skip
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    """Raise where this is not a whole number of at least so many, nor None."""
+    if value is None and name not in ("examples", "seed"):
+        return
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ArgumentError(f"{name} is {value!r}; give a whole number")
+    if value < least and name == "orders":
+        raise ScoresError(f"circuits of {value} orders cannot agree or differ; give at least 2")
+    if value < least:
+        raise ScoresError(f"{name} is {value}; give a whole number of at least {least}")
+
+
+def is_in_sample(seen: Inputs, measured: Inputs) -> bool:
+    """Whether the circuit is measured on prompts with which it was found, and no others."""
+    found, new = (
+        {example.fingerprint for example in inputs.data.examples} for inputs in (seen, measured)
+    )
+    return new <= found
+
+
+def fingerprint(*data: Dataset) -> str:
+    """A short hash of the examples: of their clean and corrupted tokens and their answers."""
+    found = hashlib.sha256()
+    for one in data:
+        for example in one.examples:
+            told = (example.clean, example.corrupt, example.correct, example.wrong)
+            found.update(repr(told).encode())
+    return found.hexdigest()[:16]
