@@ -79,6 +79,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.viz import figures as figures
     from circuitkit.workflows.benchmark.running import bench as bench
     from circuitkit.workflows.discover import discover as discover
+    from circuitkit.workflows.replay import Replay as Replay
+    from circuitkit.workflows.replay import replay as replay
     from circuitkit.workflows.study.running import study as study
 
 __version__ = "0.2.0"
@@ -87,6 +89,7 @@ _PLACES = {
     "Circuit": "graph.circuit",
     "Dataset": "data.batches",
     "Prompt": "data.prompts",
+    "Replay": "workflows.replay",
     "Scores": "graph.scores",
     "Task": "data.prompts",
     "ability": "evaluation.ability",
@@ -137,6 +140,7 @@ _PLACES = {
     "read_eap_scores": "formats.interchange.eap_ig",
     "read_mib": "formats.interchange.mib",
     "recovery": "evaluation.recovery",
+    "replay": "workflows.replay",
     "resolve": "registry",
     "run": "evaluation.running",
     "size_curves": "evaluation.size_curves",

@@ -1,7 +1,8 @@
 """The command line: the parser of all commands, and the exit code.
 
 Results go to stdout, progress to stderr. A user's mistake gives one sentence on stderr and exit
-code 2. Commands import torch only when they need it, so that ``--help`` is fast.
+code 2; a replay whose results differ has exit code 1. Commands import torch only when they need it,
+so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from circuitkit.cli import (
     fetching,
     listing,
     prompting,
+    replaying,
     studying,
 )
 from circuitkit.errors import CircuitkitError
@@ -32,8 +34,8 @@ from circuitkit.util.neighbour import NeighbourWarning, neighbour
 __all__ = ["main"]
 
 COMMANDS = (  # in the order of --help
-    discovering, evaluating, cutting, studying, benching, comparing, drawing, listing, prompting,
-    checking, fetching,
+    discovering, evaluating, replaying, cutting, studying, benching, comparing, drawing, listing,
+    prompting, checking, fetching,
 )  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         if options.quiet:
             os.environ["TQDM_DISABLE"] = "1"
-        _run(options)
+        return _run(options)
     except CircuitkitError as error:
         print(f"circuitkit: {error}", file=sys.stderr)
         return 2
@@ -57,14 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> None:
-    """Run the command; warn first if the package of another project is beside ours."""
+def _run(options: argparse.Namespace) -> int:
+    """Run the command, and return its exit code (0 where it has none of its own); warn first if the
+    package of another project is beside ours."""
     found = neighbour()
     if found:
         print(f"circuitkit: {found}", file=sys.stderr)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NeighbourWarning)  # said already
-        options.run(options)
+        return options.run(options) or 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,50 @@
+"""``circuitkit replay``: a saved circuit found once more, and what differs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from circuitkit.cli._opening import check_names, set_threads
+from circuitkit.cli._options import Commands, machine
+from circuitkit.cli._printing import print_json
+
+__all__ = ["add", "replay"]
+
+
+def add(commands: Commands) -> None:
+    """Add the command ``replay`` and its options."""
+    p = commands.add_parser(
+        "replay",
+        parents=[machine()],
+        help="find a saved circuit once more, and report what differs",
+        description="Find a circuit once more, as its file says that it was found, and report what "
+        "differs. Exit code 0: the results agree; 1: they differ; 2: it cannot be replayed.",
+    )
+    p.add_argument("circuit", metavar="CIRCUIT.json", help="what circuitkit discover has written")
+    default = "default: what the file says; own functions run only if they are named here"
+    p.add_argument("--model", help="default: what the file says, as for all below")
+    p.add_argument("--task", metavar="TASK", help="the task, or a CSV or JSONL file of prompts")
+    p.add_argument("--method", metavar="M", help=default)
+    p.add_argument("--metric", metavar="M", help=default)
+    p.add_argument("--corruption", metavar="C", help=default)
+    p.set_defaults(run=replay)
+
+
+def replay(options: argparse.Namespace) -> int:
+    """Replay a circuit and print what differs; the exit code is 1 where its results do."""
+    check_names("tasks", options.task)
+    check_names("discovery", options.method)
+    check_names("metrics", options.metric)
+    check_names("corruptions", options.corruption)
+    set_threads(options.threads)
+    from circuitkit.workflows import replay as workflow
+
+    again: Any = workflow.replay(
+        options.circuit, model=options.model, data=options.task, metric=options.metric,
+        corruption=options.corruption, method=options.method, device=options.device,
+        dtype=options.dtype, experts=options.experts, batch_size=options.batch_size,
+        memory=options.memory,
+    )  # fmt: skip
+    print_json(again.to_dict()) if options.json else print(repr(again))
+    return 0 if again.same else 1
