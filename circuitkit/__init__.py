@@ -77,20 +77,29 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.registry import resolve as resolve
     from circuitkit.truth import rasp as rasp
     from circuitkit.viz import figures as figures
+    from circuitkit.workflows.benchmark.results import Benchmark as Benchmark
     from circuitkit.workflows.benchmark.running import bench as bench
     from circuitkit.workflows.discover import discover as discover
+    from circuitkit.workflows.plan import Plan as Plan
+    from circuitkit.workflows.plan import plan as plan
     from circuitkit.workflows.replay import Replay as Replay
     from circuitkit.workflows.replay import replay as replay
+    from circuitkit.workflows.results import Discovery as Discovery
+    from circuitkit.workflows.study.results import Study as Study
     from circuitkit.workflows.study.running import study as study
 
 __version__ = "0.2.0"
 
 _PLACES = {
+    "Benchmark": "workflows.benchmark.results",
     "Circuit": "graph.circuit",
     "Dataset": "data.batches",
+    "Discovery": "workflows.results",
+    "Plan": "workflows.plan",
     "Prompt": "data.prompts",
     "Replay": "workflows.replay",
     "Scores": "graph.scores",
+    "Study": "workflows.study.results",
     "Task": "data.prompts",
     "ability": "evaluation.ability",
     "agreement": "graph.compare",
@@ -135,6 +144,7 @@ _PLACES = {
     "patch_senders": "patching.paths",
     "patch_together": "patching.joint",
     "patch_windows": "patching.windows",
+    "plan": "workflows.plan",
     "random_masks": "evaluation.masks",
     "read_eap_circuit": "formats.interchange.eap_ig",
     "read_eap_scores": "formats.interchange.eap_ig",

@@ -41,13 +41,18 @@ def default_place(options: argparse.Namespace, folder: str) -> Path:
     return Path(folder) / f"{task}-{Path(options.model).name}"
 
 
-def load_model(name: str, options: argparse.Namespace, experts: str | None = None) -> Any:
+def load_model(
+    name: str, options: argparse.Namespace, experts: str | None = None, *, proved: bool = True
+) -> Any:
     """The model on the device, in the dtype and with the threads of the options; with experts as
-    in the options, or else as they were recorded."""
-    from circuitkit.models.loading import load
+    in the options, or else as they were recorded. It is run to prove that it is its graph, unless
+    it need not be ``proved``."""
+    from circuitkit.models.decoder import SUFFIX
+    from circuitkit.models.loading import load, open_model
 
     set_threads(options.threads)
-    return load(
+    opened = load if proved or name.endswith(SUFFIX) else open_model
+    return opened(
         name, device=options.device, dtype=options.dtype, experts=options.experts or experts
     )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from circuitkit.cli._opening import check_names, default_place, load_model
 from circuitkit.cli._options import Commands, machine, positive
@@ -41,39 +43,52 @@ def add(commands: Commands) -> None:
     p.add_argument(
         "--force", action="store_true", help="continue even if the model cannot do the task"
     )
+    p.add_argument(
+        "--plan", action="store_true",
+        help="print the forwards, minutes, memory and files of it, and do nothing",
+    )  # fmt: skip
     p.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: circuits/TASK-MODEL")
     p.set_defaults(run=discover)
 
 
 def discover(options: argparse.Namespace) -> None:
-    """Find a circuit, write its files, and print its summary."""
+    """Find a circuit, write its files, and print its summary; or print what that would cost."""
     check_names("tasks", options.task)
     check_names("discovery", options.method)
     check_names("metrics", options.metric)
     check_names("corruptions", options.corruption)
+    place = options.output or default_place(options, "circuits")
+    asked = {
+        "method": options.method, "edges": options.edges, "faithfulness": options.faithfulness,
+        "rule": options.rule, "examples": options.examples, "seed": options.seed,
+        "batch_size": options.batch_size, "memory": options.memory, "verify": options.verify,
+        "orders": options.orders,
+    }  # fmt: skip
+    inputs = options.task, options.metric, options.corruption
+    if options.plan:
+        _plan(load_model(options.model, options, proved=False), *inputs, asked, options, place)
+        return
     model = load_model(options.model, options)
-    from circuitkit.util.atomic import write_whole
     from circuitkit.workflows import discover as workflow
 
-    place = options.output or default_place(options, "circuits")
     unfinished = place / ".unfinished"
-    found = workflow.discover(
-        model, options.task, options.metric, options.corruption, method=options.method,
-        edges=options.edges, faithfulness=options.faithfulness, rule=options.rule,
-        examples=options.examples, seed=options.seed, batch_size=options.batch_size,
-        memory=options.memory, verify=options.verify, orders=options.orders, resume=unfinished,
-        force=options.force,
-    )  # fmt: skip
-    written = [
-        found.circuit.save(place / "circuit.json"),
-        found.scores.save(place / "scores.safetensors"),
-        found.circuit.draw(place / "circuit.svg"),
-    ]
-    if found.verification:
-        written.append(write_whole(place / "verification.csv", found.verification.to_csv()))
+    found = workflow.discover(model, *inputs, **asked, resume=unfinished, force=options.force)
+    written = found.save(place)
     shutil.rmtree(unfinished, ignore_errors=True)
     if options.json:
         print_json({**found.to_dict(), "files": [str(path) for path in written]})
     else:
-        print(found)
+        print(repr(found))
         print("\nwritten:", *written)
+
+
+def _plan(
+    model: Any, task: str, metric: str | None, corruption: str, asked: dict[str, Any],
+    options: argparse.Namespace, place: Path,
+) -> None:  # fmt: skip
+    """Print what the discovery would cost, and the files that it would write."""
+    from circuitkit.workflows import plan as workflow
+
+    found = workflow.plan(model, task, metric, corruption, **asked)
+    found = replace(found, files=tuple(str(place / name) for name in found.files))
+    print_json(found.to_dict()) if options.json else print(repr(found))

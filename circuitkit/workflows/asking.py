@@ -17,7 +17,9 @@ from circuitkit.util.json_values import Json
 __all__ = ["HALVES", "IN_SAMPLE", "OTHERS", "Asked", "fingerprint", "is_in_sample"]
 
 # On which prompts a circuit is measured.
-HALVES, IN_SAMPLE, OTHERS = "the other half", "in sample", "other prompts"
+HALVES = "the other half"
+IN_SAMPLE = "in sample"
+OTHERS = "other prompts"
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from circuitkit.util.process import peak_mebibytes
 from circuitkit.workflows.asking import Asked, is_in_sample
 from circuitkit.workflows.results import Discovery
 
-__all__ = ["discover"]
+__all__ = ["discover", "method_of"]
 
 
 def discover(
@@ -84,8 +84,7 @@ def discover(
                   memory)  # fmt: skip
     require_model(model)
     asked.require(model)
-    how = _method(method)
-    in_orders = _in_orders(how, orders)
+    how = method_of(method, orders)
     seen, measured = prepare_halves(model, data, unseen, metric, corruption, examples=examples,
                                      seed=seed, batch_size=batch_size, memory=memory)  # fmt: skip
     able = ability(*seen[:3])
@@ -100,7 +99,7 @@ def discover(
         )
         mask = chosen(model, checked.scores, *seen[1:], own=scores.chosen)
         scores = checked.scores
-    others = (other(*seen) for other in in_orders)
+    others = (_in_order(how, k)(*seen) for k in range(orders or 0))
     several = [scored.circuit(chosen(model, scored, *seen[1:])) for scored in others]
     evaluated = evaluate_beside(model, mask, *measured[1:], seed=seed)
     weights = digest(model)
@@ -117,12 +116,17 @@ def discover(
     )  # fmt: skip
 
 
-def _method(method: Method | str) -> Method:
-    """The method as a function; raises ArgumentError for what is none, nor its name, and
-    UnknownNameError for an unknown name."""
+def method_of(method: Method | str, orders: int | None = None) -> Method:
+    """The method as a function; raises ArgumentError for what is not one, nor a name, and
+    UnknownNameError for an unknown name, or where orders are asked for and it has none."""
     if not isinstance(method, str) and not callable(method):
         refuse("method", method, "a function or a name such as 'eap_ig'")
     found: Method = resolve("discovery", method)
+    if orders is not None and "order" not in inspect.signature(found).parameters:
+        raise UnknownNameError(
+            f"{name_of(found)} has no setting 'order', so it gives one circuit only; "
+            "repeat a method that has (acdc)"
+        )
     return found
 
 
@@ -133,13 +137,6 @@ def _resumed(how: Callable[..., Scores], resume: str | os.PathLike[str] | None) 
     return partial(how, resume=resume) if free else how
 
 
-def _in_orders(how: Callable[..., Scores], orders: int | None) -> list[Method]:
-    """The method in so many random orders; raises UnknownNameError where it knows no order."""
-    if orders is None:
-        return []
-    if "order" not in inspect.signature(how).parameters:
-        raise UnknownNameError(
-            f"{name_of(how)} has no setting 'order', so it gives one circuit only; "
-            "repeat a method that has (acdc)"
-        )
-    return [partial(how, order="random", seed=seed) for seed in range(orders)]
+def _in_order(how: Callable[..., Scores], seed: int) -> Method:
+    """The method in a random order."""
+    return partial(how, order="random", seed=seed)

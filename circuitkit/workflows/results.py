@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,16 +20,49 @@ from circuitkit.graph.compare import Agreement
 from circuitkit.graph.nodes import INPUT
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
+from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json
 from circuitkit.util.versions import versions
 
-__all__ = ["Discovery"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Discovery", "files"]
+
+
+def files(verified: bool) -> tuple[str, ...]:
+    """The names of the files that ``Discovery.save`` writes."""
+    names = "circuit.json", "scores.safetensors", "circuit.svg"
+    return (*names, "verification.csv") if verified else names
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """A circuit with what was measured of it; prints itself as a summary, and draws itself in a
-    notebook."""
+    """What a discovery found: a circuit, with everything that was measured of it.
+
+    ``print(found)`` says it in a line, ``found`` (or ``repr``) in full, and a notebook draws the
+    circuit. Faithfulness that was measured on the prompts of the discovery themselves is marked *in
+    sample* wherever it is shown: it is too high by an unknown amount.
+
+    Attributes:
+        circuit: The circuit, a ``Circuit``, whose attributes say how it was found.
+        scores: The score of every edge, from which it was chosen.
+        ability: How well the model does the task, on the prompts of the discovery.
+        evaluation: The circuit's faithfulness.
+        complement: The same of all other edges.
+        null: The same of random circuits of the same size.
+        seconds: How long it took.
+        mebibytes: The most memory that the process held.
+        verification: The edges that were measured exactly, where that was asked for.
+        agreement: How circuits of other orders agree, where that was asked for.
+
+    Example:
+        >>> found = ck.discover(model, "ioi", edges=20, examples=8)
+        >>> print(found)
+        ioi on mini: 19 of 479 edges, faithfulness ... [..., ...] (logit_diff, 8 unseen prompts)
+        >>> found.to_frame()["writer"].isin(found.circuit.heads).any()
+        True
+    """
 
     circuit: Circuit
     scores: Scores
@@ -70,12 +106,24 @@ class Discovery:
         )  # fmt: skip
 
     @property
+    def in_sample(self) -> bool:
+        """Whether the faithfulness was measured on the prompts of the discovery themselves."""
+        return bool(self.circuit.graph.get("in_sample"))
+
+    @property
     def random(self) -> float:
         """The mean faithfulness of the random circuits."""
         return float(np.mean([e.faithfulness for e in self.null]))
 
     def heads(self, n: int = 10) -> list[tuple[str, float]]:
-        """The heads and MLPs that carry most: Σ |weight| over the edges out of each."""
+        """The n heads and MLPs that carry most, each with Σ |weight| of the edges out of it, in
+        metric units per example.
+
+        Example:
+            >>> found = ck.discover(model, "ioi", edges=20, examples=4)
+            >>> [name for name, carried in found.heads(2)]
+            ['a3.h3', 'a2.h2']
+        """
         carried: dict[str, float] = {}
         for writer, _, weight in circuits.edges(self.circuit):
             carried[writer] = carried.get(writer, 0.0) + abs(weight)
@@ -83,17 +131,52 @@ class Discovery:
         return sorted(carried.items(), key=lambda item: -item[1])[:n]
 
     def edges(self, n: int = 10) -> list[tuple[str, float]]:
-        """The circuit's strongest edges."""
+        """The n strongest edges of the circuit, each with its weight."""
         own = circuits.mask(self.circuit)
         values = np.where(own, self.scores.values, 0)
         return Scores(self.scores.wiring, values).strongest(min(n, int(own.sum())))
 
+    def to_frame(self) -> pandas.DataFrame:
+        """The circuit's edges, the strongest first: ``writer``, ``reader``, ``weight`` (metric
+        units per example) and ``exact``, as ``Circuit.to_frame`` gives them."""
+        return self.circuit.to_frame()
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the circuit (``circuit.json``), the scores of every edge (``scores.safetensors``),
+        a picture (``circuit.svg``), and of a verified circuit the edges that were measured
+        (``verification.csv``) into a folder; returns the files.
+
+        The folder is made where there is none, and files of these names are replaced. Raises
+        OutputError where they cannot be written.
+
+        Example:
+            >>> found = ck.discover(model, "ioi", edges=20, examples=4)
+            >>> [path.name for path in found.save("ioi")]
+            ['circuit.json', 'scores.safetensors', 'circuit.svg']
+            >>> len(ck.Circuit.load("ioi/circuit.json").heads) == len(found.circuit.heads)
+            True
+        """
+        own = [Path(folder) / name for name in files(self.verification is not None)]
+        written = [self.circuit.save(own[0]), self.scores.save(own[1]), self.draw(own[2])]
+        if self.verification:
+            written.append(write_whole(own[3], self.verification.to_csv()))
+        return written
+
+    def draw(
+        self, path: str | os.PathLike[str], *, format: str | None = None, **style: object
+    ) -> Path:
+        """Draw the circuit as ``.svg``, ``.pdf`` or ``.png``, under a title that says how faithful
+        it is; returns the path. ``style`` and the errors are those of ``Circuit.draw``."""
+        return self.circuit.draw(path, format=format, **{"title": self._title(), **style})
+
     def to_dict(self) -> dict[str, Json]:
-        """Everything that the summary says, for machines."""
+        """Everything that the summary says, for machines; ``in_sample`` says whether the
+        faithfulness was measured on the prompts of the discovery themselves."""
         low, high = self.evaluation.interval()
         about = self.circuit.graph
         return {
             **{k: v for k, v in about.items() if k not in ("wiring", "versions")},
+            "in_sample": self.in_sample,
             "edges": self.evaluation.edges,
             "edges_total": self.scores.wiring.n_edges,
             "accuracy": self.ability.accuracy,
@@ -112,6 +195,26 @@ class Discovery:
             **({"orders": self.agreement.to_dict()} if self.agreement else {}),
         }
 
+    def __str__(self) -> str:
+        about, found = self.circuit.graph, self.evaluation
+        low, high = found.interval()
+        return (
+            f"{about['task']} on {about['model']}: {found.edges:,} of "
+            f"{self.scores.wiring.n_edges:,} edges, faithfulness {found.faithfulness:.3f} "
+            f"[{low:.3f}, {high:.3f}] ({found.metric}, {self._prompts()})"
+        )
+
+    def _prompts(self) -> str:
+        """On which prompts the faithfulness was measured."""
+        n = len(self.evaluation.circuit)
+        return f"{n} prompts, in sample" if self.in_sample else f"{n} unseen prompts"
+
+    def _title(self) -> str:
+        """What a picture of the circuit is called."""
+        about, value = self.circuit.graph, self.evaluation.faithfulness
+        sample = ", in sample" if self.in_sample else ""
+        return f"{about['task']} on {about['model']}: faithfulness {value:.2f}{sample}"
+
     def __repr__(self) -> str:
         about, found = self.circuit.graph, self.evaluation
         low, high = found.interval()
@@ -121,7 +224,7 @@ class Discovery:
             "",
             f"  the model        {self.ability}",
             f"  faithfulness     {found.faithfulness:.3f}  [{low:.3f}, {high:.3f}]  "
-            f"({found.metric}, {found.corruption}, {len(found.circuit)} unseen prompts)",
+            f"({found.metric}, {found.corruption}, {self._prompts()})",
             f"  mean of ratios   {found.mean_of_ratios:.3f}",
             f"  without it       {self.complement.faithfulness:.3f}  (all other edges kept)",
             f"  random circuits  {self.random:.3f}  [{min(spread):.3f}, {max(spread):.3f}]  "

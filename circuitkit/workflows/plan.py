@@ -1,0 +1,409 @@
+"""What a discovery would cost, foreseen from shapes alone: nothing is run on the model.
+
+A *forward* is one plain run of the model on one prompt, with the logits at its answer. All else is
+counted in its floating point operations: a backward is one more forward, for no gradient is taken
+in the weights; a run that begins at a later layer or token is a part of one.
+"""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import ceil, log
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.inputs import (
+    EXAMPLES,
+    CorruptionLike,
+    Data,
+    MetricLike,
+    as_corruption,
+    as_data,
+    as_metric,
+    require_model,
+)
+from circuitkit.engine.memory import room
+from circuitkit.engine.metric import Method
+from circuitkit.engine.model import Model
+from circuitkit.engine.weights import parameters
+from circuitkit.errors import EvaluationError
+from circuitkit.graph.stages import ATTENTION
+from circuitkit.registry import lookup, name_of, names
+from circuitkit.util.bytesize import spell
+from circuitkit.util.json_values import Json
+from circuitkit.util.tables import as_text, to_frame
+from circuitkit.workflows.asking import Asked
+from circuitkit.workflows.discover import method_of
+from circuitkit.workflows.results import files
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Plan", "plan"]
+
+FACTOR = 2.0  # within which the forwards are foreseen
+LOOSE = 3.0  # the same of acdc, whose work depends on what it finds, and of the time
+PREPARED = {"zero": 0.3, "mean": 1.3, "mean_by_position": 1.3}  # forwards of a corruption; others 1
+FORESEEN = 6  # prompts that are run to see what fits the memory
+RANDOM = 5  # random circuits beside the one that is found
+LAYER = 32  # tensors [tokens, d_model] of each layer that live at once, in attribution
+KEPT = 14  # the same that acdc keeps of every prompt
+FIXED = 0.2  # seconds of what does not depend on the work
+EFFICIENCY = 2.0  # how much slower than one large product the products of a run are
+OPERATIONS = 60  # of a stage, between its products
+SWEPT = 8 * 2**15  # values per dimension of a block of exact effects
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """What a discovery would cost; nothing of it has been done.
+
+    Attributes:
+        title: What would be found, and of which model.
+        steps: The forwards of each step of the work: runs of the model on one prompt, backwards
+            counted as one each, and parts of a run as parts.
+        factor: How far the true number of forwards may be above or below.
+        seconds: The time, from the speed of matrix products on this machine as busy as it is now;
+            it may be three times as much, or as little.
+        bytes: The memory that the process would hold at its peak.
+        batch_size: The prompts of a batch.
+        files: The files that ``Discovery.save`` (and the command) would write.
+
+    Example:
+        >>> plan = ck.plan(model, "ioi", method="eap", edges=30, examples=8, batch_size=8)
+        >>> plan.steps["scores"] > 16  # the corrupted run, the clean one and its backward
+        True
+        >>> plan.files
+        ('circuit.json', 'scores.safetensors', 'circuit.svg')
+    """
+
+    title: str
+    steps: Mapping[str, float]
+    factor: float
+    seconds: float
+    bytes: float
+    batch_size: int
+    files: tuple[str, ...]
+
+    @property
+    def forwards(self) -> float:
+        """The forwards of all steps."""
+        return sum(self.steps.values())
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each step: ``step`` and ``forwards``."""
+        return to_frame([{"step": step, "forwards": n} for step, n in self.steps.items()])
+
+    def to_dict(self) -> dict[str, Json]:
+        """Everything, for machines."""
+        return {**vars(self), "steps": dict(self.steps), "files": [*self.files],
+                "forwards": self.forwards, "minutes": self.seconds / 60,
+                "factor_of_time": LOOSE}  # fmt: skip
+
+    def __str__(self) -> str:
+        return (
+            f"{self.title}: about {_spelt(self.forwards)} forwards, {_spelt(self.seconds / 60)} "
+            f"minutes and {spell(self.bytes)} of memory"
+        )
+
+    def __repr__(self) -> str:
+        rows = [{"step": step, "forwards": _spelt(n)} for step, n in self.steps.items()]
+        low, high = (self.seconds / 60 * by for by in (1 / LOOSE, LOOSE))
+        about = [
+            ("forwards", f"{_spelt(self.forwards)}, of one prompt each, backwards included "
+                         f"(within a factor of {self.factor:g})"),
+            ("minutes", f"{_spelt(low)} to {_spelt(high)} on this machine"),
+            ("memory", f"{spell(self.bytes)} at the peak, in batches of {self.batch_size}"),
+            ("files", ", ".join(self.files)),
+        ]  # fmt: skip
+        lines = [f"{self.title}: a plan, nothing has been done", ""]
+        lines += [f"  {name:10s}{text}" for name, text in about]
+        return "\n".join([*lines, "", as_text(rows, right=("forwards",), indent=2)])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+def plan(
+    model: Model,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
+    *,
+    method: Method | str = "eap_ig",
+    unseen: Data | None = None,
+    edges: int | None = None,
+    faithfulness: float | None = None,
+    rule: str = "abs",
+    examples: int = EXAMPLES,
+    seed: int = 0,
+    batch_size: int | None = None,
+    memory: int | None = None,
+    verify: int | None = None,
+    orders: int | None = None,
+) -> Plan:
+    """What ``discover`` would cost with these arguments: forwards, minutes, memory and files.
+
+    The prompts are drawn and put into tokens, but the model is not run, and nothing is written.
+    The count follows from the shapes of the model and the prompts; the minutes also from the speed
+    of matrix products of these shapes, which are timed for a fraction of a second.
+
+    Raises what ``discover`` raises for wrong arguments, and EvaluationError for a method whose cost
+    is not known, such as one of your own.
+
+    Example:
+        >>> print(ck.plan(model, "ioi", method="exact", edges=30, examples=8))
+        30 edges of ioi on mini by exact: about ... forwards, ... minutes and ... of memory
+    """
+    asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size, memory)
+    require_model(model)
+    asked.require(model)
+    how, carried = method_of(method, orders), as_corruption(corruption)
+    own = isinstance(data, Dataset) or unseen is not None
+    whole = as_data(model, data, examples=examples * (1 if own else 2), seed=seed)
+    as_metric(metric, data=whole)
+    seen, measured = (whole, whole) if own else whole.halves()
+    if unseen is not None:
+        measured = as_data(model, unseen, examples=examples, seed=seed + 1)
+    costs = _Costs(model, whole, name_of(carried))
+    batch = batch_size or costs.batch(model, memory)
+    steps = costs.steps(asked, how, len(seen), len(measured))
+    loose = _name_and_settings(how)[0] == "acdc"
+    pruned = model.wiring.n_edges * (1 + (orders or 0)) if loose else 0
+    size = f"{edges:,} edges" if edges else "the circuit"
+    title = f"{size} of {whole.about.get('task', 'own data')} on {model.name} by {name_of(how)}"
+    held = psutil.Process().memory_info().rss
+    return Plan(
+        title, steps, LOOSE if loose else FACTOR, costs.seconds(steps, batch, pruned, len(seen)),
+        held + costs.bytes(how, batch, len(seen), verify), batch, files(verify is not None),
+    )  # fmt: skip
+
+
+class _Costs:
+    """The parts of one forward, as fractions of it, on the longest prompts of the data."""
+
+    def __init__(self, model: Model, data: Dataset, corruption: str) -> None:
+        self.model, self.corruption = model, corruption
+        lengths = [len(example.clean) for example in data.examples]
+        self.tokens, self.longest = sum(lengths) / len(lengths), max(lengths)
+        self.examples = min(data.batch_size, len(data))
+        self.late = self._late(data)
+        heads, groups = model.wiring.heads, model.wiring.groups
+        layers = model.wiring.layers
+        attention = model.d_model * model.d_head * 2 * (heads + groups)
+        mlp = max(0.0, (self._weights() - layers * attention) / layers)
+        self.of_stage = [
+            attention if stage.kind == ATTENTION else mlp for stage in model.wiring.stages
+        ]
+        self.attention = layers * attention
+        per_token = sum(self.of_stage)
+        self.flops = 2 * (per_token * self.tokens + model.d_model * model.d_vocab)
+        self.blocks = 2 * per_token * self.tokens / self.flops  # the rest are the logits
+
+    def _weights(self) -> float:
+        """The weights of all layers: those that are matrices, without embeddings; where the model
+        does not show them, twelve times d_model² of each layer."""
+        counts, model = parameters(self.model), self.model
+        if counts is None:
+            return 12 * model.d_model**2 * model.wiring.layers
+        return float(sum(counts.values()) - 2 * self._embeddings(counts))
+
+    def _embeddings(self, counts: Mapping[str, int]) -> float:
+        """Half of what the input and the output embeddings hold."""
+        vocabulary = self.model.d_model * self.model.d_vocab
+        whole = [n for n in counts.values() if n == vocabulary]
+        return sum(whole) / 2
+
+    def _late(self, data: Dataset) -> float:
+        """The share of positions at or after the first that a corruption changes in a batch: only
+        these are run again. Where no text is replaced it is all of them."""
+        if not self.corruption.startswith(("counterfactual", "resample", "noise")):
+            return 1.0
+        shares = []
+        for start in range(0, len(data), data.batch_size):
+            some = data.examples[start : start + data.batch_size]
+            longest = max(len(example.clean) for example in some)
+            firsts = [
+                next((i for i, (a, b) in enumerate(zip(e.clean, e.corrupt, strict=True)) if a != b),
+                     len(e.clean) - 1)
+                for e in some
+            ]  # fmt: skip
+            shares.append(1 - min(firsts) / longest)
+        return sum(shares) / len(shares)
+
+    # -- forwards of one prompt --------------------------------------------------------------------
+    @property
+    def carried(self) -> float:
+        """What a corruption runs, in all of its draws."""
+        return PREPARED.get(self.corruption.partition("(")[0], 1.0) * self._draws
+
+    @property
+    def _draws(self) -> int:
+        _, _, rest = self.corruption.partition("draws=")
+        digits = rest.partition(",")[0].rstrip(")")
+        return int(digits) if digits.isdecimal() else 1
+
+    @property
+    def scored(self) -> float:
+        """The score of every edge: what each writer writes and what each reader's gradient is, and
+        their product."""
+        products = self.model.wiring.n_edges * self.model.d_model + self.attention
+        return 2 * products * self.tokens * self.late / self.flops
+
+    @property
+    def steepest(self) -> float:
+        """A forward with its backward, and the scores from them."""
+        return 2 + self.scored
+
+    def masked(self, share: float) -> float:
+        """A run under a mask with this share of all edges: late positions, and the readers'
+        sums."""
+        mixed = 2 * share * self.model.wiring.n_edges * self.model.d_model * self.tokens
+        return self.late * (0.8 * self.blocks + mixed / self.flops) + 1 - self.blocks
+
+    @property
+    def edge(self) -> float:
+        """The exact effect of an edge, in the mean over all: the rest of the model behind it."""
+        wiring, stages = self.model.wiring, self.model.wiring.stages
+        last = max(stage.index for stage in stages if self.model.kinds[stage.kind].mixes)
+        total = 0.0
+        for stage in stages:
+            behind = sum(
+                of for other, of in zip(stages, self.of_stage, strict=True)
+                if stage.upstream < other.rows.start and stage.index < other.index <= last
+            )  # fmt: skip
+            own = self.of_stage[stage.index] / (2 if stage.kind == ATTENTION else 1)
+            total += stage.upstream * stage.reads * (behind + own * (stage.index <= last))
+        whole = sum(self.of_stage) * wiring.n_edges
+        return self.late * self.blocks * total / whole + 1 - self.blocks
+
+    # -- the steps ---------------------------------------------------------------------------------
+    def steps(self, asked: Asked, how: Method, seen: int, measured: int) -> dict[str, float]:
+        """The forwards of each step of a discovery."""
+        method, rest = _name_and_settings(how)
+        chosen = asked.edges is not None or (method == "acdc" and asked.faithfulness is None)
+        choice = 0.0 if chosen else self._choosing() * seen
+        found = {
+            "what fits the memory": FORESEEN * (2 * self.carried + 1 + self.steepest
+                                                + self.masked(1)) * (asked.batch_size is None),
+            "accuracy of the model": 2.0 * seen,
+            "scores": self._scores(method, rest) * seen,
+            "choice of the circuit": choice,
+            "exact effects": self._effects(min(asked.verify or 0, self.model.wiring.n_edges))
+            * seen + choice * bool(asked.verify),
+            "random orders": (asked.orders or 0) * (self._scores(method, rest) * seen + choice),
+            "faithfulness": measured * (self.carried + 1 + self.masked(1) * self._draws
+                                        + (1 + RANDOM) * self.masked(0.1) * self._draws),
+        }  # fmt: skip
+        return {step: n for step, n in found.items() if n}
+
+    def _scores(self, method: str, settings: Mapping[str, Any]) -> float:
+        draws, base = self._draws, self.carried + 1
+        costs = {
+            "random": 0.0,
+            "activation_magnitude": base,
+            "information_flow": base,
+            "gradient_norm": self.steepest,
+            "node_attribution": self.carried + self.steepest,
+            "eap": self.carried + self.steepest,
+            "clean_corrupted": self.carried + (1 + draws) * self.steepest,
+            "eap_ig": base + settings.get("steps", 5) * self.steepest * draws,
+            "exact": self._effects(self._chosen(settings.get("edges"))),
+            "acdc": base + 0.75 * self._effects(self.model.wiring.n_edges),
+        }
+        if method not in costs:
+            known = ", ".join(name for name in costs if name in names("discovery"))
+            raise EvaluationError(
+                f"what {method} costs is not known, so it cannot be planned; a plan knows {known}"
+            )
+        return costs[method]
+
+    def _chosen(self, edges: Any) -> int:
+        total = self.model.wiring.n_edges
+        return total if edges is None else min(total, int(getattr(edges, "sum", edges.__len__)()))
+
+    def _effects(self, edges: int) -> float:
+        """The exact effects of so many edges."""
+        return (self.carried + 1 + edges * self.edge * self._draws) if edges else 0.0
+
+    def _choosing(self) -> float:
+        """The sizes that are tried until one reaches a faithfulness: four at a time, doubled up to
+        the middle (in doublings) of all, and then three at a time until it is known to 2 %."""
+        ladders = ceil(log(self.model.wiring.n_edges / 8, 2) / 2 / 4)
+        masks = 4 * ladders + 3 * 3
+        return (ladders + 3) * (self.carried + 1) + masks * self.masked(0.1) * self._draws
+
+    # -- memory and time ---------------------------------------------------------------------------
+    def example(self) -> float:
+        """The bytes of one prompt in attribution, which takes the most."""
+        model, size = self.model, torch.finfo(self.model.dtype).bits / 8
+        layers, heads = model.wiring.layers, model.wiring.heads
+        of_layer = LAYER * self.longest * model.d_model + 4 * heads * self.longest**2
+        return (layers * of_layer + 8 * model.d_vocab) * size
+
+    def batch(self, model: Model, memory: int | None) -> int:
+        """The prompts of a batch that fit the memory, at most 32."""
+        return max(1, min(self.examples, int(room(model.device, memory) / self.example())))
+
+    def bytes(self, how: Method, batch: int, seen: int, verify: int | None) -> float:
+        """What the work takes beyond what the process holds."""
+        model, method = self.model, _name_and_settings(how)[0]
+        size = torch.finfo(model.dtype).bits / 8
+        work = batch * self.example()
+        if method == "acdc":
+            kept = KEPT * seen * self.longest * model.d_model * model.wiring.layers
+            work = max(work, kept * size)
+        if method == "exact" or verify:
+            work = max(work, SWEPT * model.d_model * size)
+        return work + 16 * model.wiring.shape[0] * model.wiring.shape[1]
+
+    def seconds(self, steps: Mapping[str, float], batch: int, pruned: int, examples: int) -> float:
+        """The time of these steps in such batches, from products and sums of their shapes; of
+        ``pruned`` edges, each is tested by itself on every batch."""
+        model, tokens = self.model, max(1, int(batch * self.tokens))
+        x = torch.ones(tokens, model.d_model, device=model.device, dtype=model.dtype)
+        w = torch.ones(model.d_model, 4 * model.d_model, device=model.device, dtype=model.dtype)
+        product = _timed(lambda: x @ w, model.device) / (2 * x.numel() * w.shape[1])
+        between = OPERATIONS * len(model.wiring.stages) * _timed(lambda: x + x, model.device)
+        forwards = sum(steps.values())
+        passes = forwards / batch + pruned * ceil(examples / batch)
+        total: float = FIXED + forwards * self.flops * EFFICIENCY * product + passes * between
+        return total
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    """The seconds of one call: the median of some, within a tenth of a second."""
+    taken: list[float] = []
+    while len(taken) < 21 and sum(taken) < 0.1:
+        before = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - before)
+    return sorted(taken)[len(taken) // 2]
+
+
+def _name_and_settings(how: Method) -> tuple[str, Mapping[str, Any]]:
+    """The method's name, if it is one of circuitkit's, and its settings; else a name of none."""
+    settings: dict[str, Any] = {}
+    inner: Any = how
+    while isinstance(inner, partial):
+        settings = {**inner.keywords, **settings}
+        inner = inner.func
+    name = name_of(inner)
+    ours = name in names("discovery") and lookup("discovery", name) is inner
+    return (name if ours else f"the method {name!r}"), settings
+
+
+def _spelt(number: float) -> str:
+    """Two digits of a number: there are no more in an estimate."""
+    if number >= 10:
+        return f"{round(number, 1 - int(log(number, 10))):,.0f}"
+    return f"{number:.2g}"

@@ -1,0 +1,154 @@
+"""A plan says before the work what it will cost, and does none of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import circuitkit as ck
+from circuitkit.cli.main import main
+from circuitkit.engine.record import answer, record
+from circuitkit.errors import CircuitkitError, EvaluationError
+from circuitkit.models import transformer_lens
+
+MODEL = ck.load("mini")
+N = 6
+CASES: dict[str, dict[str, Any]] = {
+    "eap": {"method": "eap", "edges": 30},
+    "eap_ig": {"method": "eap_ig", "edges": 30, "batch_size": 6},
+    "eap_ig, target": {"method": "eap_ig(steps=9)", "faithfulness": 0.8},
+    "exact": {"method": "exact", "edges": 30},
+    "exact, zero": {"method": "exact", "corruption": "zero", "edges": 30},
+    "acdc": {"method": "acdc"},
+    "acdc, few": {"method": "acdc(threshold=0.01)", "orders": 2},
+    "verified": {"method": "eap", "edges": 30, "verify": 200},
+    "noise": {"method": "eap_ig", "corruption": "noise(draws=3)", "edges": 30, "batch_size": 6},
+    "mean": {"method": "clean_corrupted", "corruption": "mean", "edges": 30},
+    "baseline": {"method": "information_flow", "edges": 30, "batch_size": 6},
+}
+
+
+def operations(work: Callable[[], object]) -> float:
+    """The floating point operations of some work, backwards included."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+@cache
+def one_forward() -> float:
+    """Those of a plain run on one prompt, with the logits at the answer."""
+    data = ck.Dataset.of(ck.make_task("ioi", MODEL, n=2 * N), MODEL)
+
+    @torch.no_grad()
+    def plain() -> None:
+        for batch in data:
+            answer(MODEL, batch, record(MODEL, MODEL.start(batch.clean, batch.mask)).final)
+
+    return operations(plain) / len(data)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_its_forwards_are_those_of_the_work(name: str) -> None:
+    options = CASES[name]
+    foreseen = ck.plan(MODEL, "ioi", examples=N, **options)
+    done = operations(lambda: ck.discover(MODEL, "ioi", examples=N, **options)) / one_forward()
+    assert 1 / foreseen.factor < done / foreseen.forwards < foreseen.factor, (done, foreseen)
+
+
+def test_more_work_is_foreseen_for_more() -> None:
+    def forwards(**options: Any) -> float:
+        return ck.plan(MODEL, "ioi", batch_size=8, **options).forwards
+
+    plain = forwards(edges=30)
+    assert forwards(edges=30, method="eap_ig(steps=20)") > 2 * plain
+    assert forwards(edges=30, examples=128) == pytest.approx(2 * plain, rel=0.05)
+    assert forwards(edges=30, verify=50) > plain
+    assert forwards() > plain
+    assert forwards(method="acdc", orders=4) > 4 * forwards(method="acdc")
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty working directory, in which no model may run."""
+
+    def run(*_: object, **__: object) -> None:
+        raise AssertionError("the model was run")
+
+    runs = {"record", "run", "runs", "sweep", "gradients", "answer"}
+    for name, module in list(sys.modules.items()):
+        if name.startswith("circuitkit.") and not name.startswith("circuitkit.cli"):
+            for function in runs & vars(module).keys():
+                monkeypatch.setattr(module, function, run)
+    for method in ("native", "mlp", "project", "unembed"):
+        monkeypatch.setattr(transformer_lens.Transformer, method, run)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_plan_runs_and_writes_nothing(name: str, idle: Path) -> None:
+    found = ck.plan(MODEL, "ioi", examples=N, **CASES[name])
+    assert not list(idle.iterdir())
+    assert found.seconds > 0
+    assert found.bytes > 2**20
+    with pytest.raises(AssertionError, match="was run"):
+        ck.discover(MODEL, "ioi", examples=N, **CASES[name])
+
+
+def test_the_command_prints_a_plan_and_does_nothing(
+    idle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["discover", "ioi", "--plan", "--examples", "4", "--verify", "9", "--quiet"]
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    for word in ("forwards", "minutes", "memory", "files", "circuits/ioi-mini/verification.csv"):
+        assert word in said
+    assert main([*argv, "--json", "-o", "here"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["forwards"] == pytest.approx(sum(told["steps"].values()))
+    assert told["files"][0] == "here/circuit.json"
+    assert not list(idle.iterdir())
+
+
+def test_the_files_are_those_that_are_written(tmp_path: Path) -> None:
+    for options in ({}, {"verify": 5}):
+        foreseen = ck.plan(MODEL, "ioi", method="eap", edges=20, examples=4, **options)
+        found = ck.discover(MODEL, "ioi", method="eap", edges=20, examples=4, **options)
+        written = found.save(tmp_path / str(len(options)))
+        assert [path.name for path in written] == [*foreseen.files]
+        assert {path.name for path in (tmp_path / str(len(options))).iterdir()} == {*foreseen.files}
+
+
+def test_what_discover_refuses_a_plan_refuses() -> None:
+    for wrong in ({"edges": 0}, {"method": "eap_gi"}, {"metric": "logit-diff"}, {"orders": 3},
+                  {"corruption": "zeros"}, {"seed": "x"}, {"examples": 0}):  # fmt: skip
+        with pytest.raises(CircuitkitError) as planned:
+            ck.plan(MODEL, "ioi", **wrong)  # type: ignore[arg-type]
+        with pytest.raises(type(planned.value)) as found:
+            ck.discover(MODEL, "ioi", **wrong)  # type: ignore[arg-type]
+        assert str(planned.value) == str(found.value)
+
+
+def test_the_cost_of_a_method_of_your_own_is_not_known() -> None:
+    def mine(model: Any, data: Any, metric: Any, corruption: Any) -> Any:
+        raise AssertionError
+
+    with pytest.raises(EvaluationError, match="the method 'mine' costs is not known"):
+        ck.plan(MODEL, "ioi", method=mine)
+
+
+def test_a_plan_shows_itself() -> None:
+    found = ck.plan(MODEL, "ioi", edges=30, examples=4)
+    assert "\n" not in str(found)
+    assert found.to_frame().forwards.sum() == pytest.approx(found.forwards)
+    assert "within a factor of 2" in repr(found)
+    assert "<pre>" in found._repr_html_()
