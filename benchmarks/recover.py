@@ -36,7 +36,7 @@ def main() -> None:
         picture = figure.save(output.with_name(f"{output.stem}-{name}.svg"))
         lines.append(f"![{ALTS[name]}]({picture.name})\n")
     output.write_text("\n".join([*lines, found.markdown()]).rstrip() + "\n", encoding="utf-8")
-    print(found)
+    print(repr(found))
 
 
 def _options() -> argparse.Namespace:

@@ -25,10 +25,7 @@ PACKAGES = ("figures", "rasp")  # whose names are public too
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 # Names that still lack a summary of one line, or an example. Only ever take names out.
-WITHOUT_EXAMPLE: set[str] = {
-    "bench",
-    "study",
-}
+WITHOUT_EXAMPLE: set[str] = set()
 
 
 def public() -> Iterator[tuple[str, Any]]:

@@ -61,5 +61,5 @@ def bench(options: argparse.Namespace) -> None:
         print_json({"about": dict(found.about), "summary": found.summary(),
                     "files": [str(path) for path in written]})  # fmt: skip
     else:
-        print(found)
+        print(repr(found))
         print(f"\nwritten: {written[0]}, and {len(written) - 1} tables and figures in its folder")

@@ -78,7 +78,7 @@ def study(options: argparse.Namespace) -> None:
                     "verdicts": [vars(verdict) for verdict in found.verdicts()],
                     "files": [str(path) for path in written]})  # fmt: skip
     else:
-        print(found)
+        print(repr(found))
         print(f"\nwritten: {written[0]}, and {len(written) - 1} tables and figures in its folder")
 
 

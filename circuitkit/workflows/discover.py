@@ -62,17 +62,41 @@ def discover(
 ) -> Discovery:
     """The circuit of a task, with its faithfulness on prompts that the discovery did not see.
 
-    Of a task's name (``"ioi"``) or a file, ``examples`` prompts are drawn for the discovery and as
-    many for the measurement; a Task is halved. A Dataset is used as it is: the circuit is measured
-    on ``unseen`` prompts, or without any in sample, which the result says. ``edges`` is the size of
-    the circuit; else it is the one that the method chose itself, or the smallest that reaches
-    ``faithfulness`` (0.85) on the prompts of the discovery. ``verify`` edges are measured exactly
-    before the choice is made again; ``orders`` repeats the discovery in random orders; ``resume``
-    is a directory for finished blocks of exact effects. Without ``batch_size``, batches are as
-    large as ``memory`` (bytes; default: what the machine has) allows, up to 32.
+    Args:
+        model: The model, from ``ck.load``.
+        data: Of a task's name (``"ioi"``) or a file, ``examples`` prompts are drawn for the
+            discovery and as many for the measurement; a Task is halved. A Dataset is used as it is:
+            the circuit is measured on ``unseen`` prompts, or without any *in sample*, which the
+            result says.
+        metric: A name or a function; without it the task's own, else ``logit_diff``.
+        corruption: A name or a function: what an edge outside of the circuit carries; without it
+            ``counterfactual``.
+        method: How edges are scored: a name with settings (``"eap_ig(steps=10)"``) or a function.
+        unseen: The prompts on which the circuit is measured, in any form that ``data`` takes.
+        edges: The size of the circuit, at most the number of the model's edges.
+        faithfulness: The faithfulness that the smallest circuit is to reach on the prompts of the
+            discovery, above 0 and at most 1. Without this and ``edges``, the circuit is the one
+            that the method chose itself (``acdc``), or the smallest that reaches 0.85.
+        rule: How edges are ranked: ``abs``, ``signed`` or ``greedy``.
+        examples: How many prompts are drawn for each half.
+        seed: The seed of the prompts that are drawn, of random circuits and of samples.
+        batch_size: The prompts of a batch; without it as many as ``memory`` allows, up to 32.
+        memory: The bytes that the process may take; None for what the machine has.
+        verify: How many edges are measured exactly before the circuit is chosen again.
+        orders: In how many random orders the discovery is repeated (``acdc``).
+        resume: A directory for finished blocks of exact effects, from which a killed run goes on.
+        force: Whether to continue where the model cannot do the task.
 
-    Raises ArgumentError for what stands in the wrong place, EvaluationError where the model cannot
-    do the task (unless ``force``), and BudgetError where one prompt does not fit the memory.
+    Returns:
+        A ``Discovery``: the circuit, the scores, and what was measured.
+
+    Raises:
+        ArgumentError: for what stands in the wrong place, or is of another kind.
+        UnknownNameError: for a name that does not exist, with the nearest one.
+        ScoresError: for a size or another setting out of its bounds.
+        EvaluationError: where the model cannot do the task (unless ``force``), or no circuit
+            reaches the faithfulness.
+        BudgetError: where one prompt does not fit the memory.
 
     Example:
         >>> found = ck.discover(model, "ioi", edges=30, examples=8)

@@ -323,7 +323,7 @@ class _Costs:
             raise EvaluationError(
                 f"what {method} costs is not known, so it cannot be planned; a plan knows {known}"
             )
-        return costs[method]
+        return float(costs[method])
 
     def _chosen(self, edges: Any) -> int:
         total = self.model.wiring.n_edges
@@ -362,7 +362,7 @@ class _Costs:
             work = max(work, kept * size)
         if method == "exact" or verify:
             work = max(work, SWEPT * model.d_model * size)
-        return work + 16 * model.wiring.shape[0] * model.wiring.shape[1]
+        return float(work + 16 * model.wiring.shape[0] * model.wiring.shape[1])
 
     def seconds(self, steps: Mapping[str, float], batch: int, pruned: int, examples: int) -> float:
         """The time of these steps in such batches, from products and sums of their shapes; of

@@ -60,8 +60,8 @@ class Discovery:
         >>> found = ck.discover(model, "ioi", edges=20, examples=8)
         >>> print(found)
         ioi on mini: 19 of 479 edges, faithfulness ... [..., ...] (logit_diff, 8 unseen prompts)
-        >>> found.to_frame()["writer"].isin(found.circuit.heads).any()
-        True
+        >>> list(found.to_frame())
+        ['writer', 'reader', 'weight', 'exact']
     """
 
     circuit: Circuit
@@ -121,8 +121,9 @@ class Discovery:
 
         Example:
             >>> found = ck.discover(model, "ioi", edges=20, examples=4)
-            >>> [name for name, carried in found.heads(2)]
-            ['a3.h3', 'a2.h2']
+            >>> (name, carried), *others = found.heads(2)
+            >>> name in found.circuit.heads, carried > others[0][1]
+            (True, True)
         """
         carried: dict[str, float] = {}
         for writer, _, weight in circuits.edges(self.circuit):

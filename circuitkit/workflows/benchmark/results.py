@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import circuitkit.workflows.benchmark.pages as pages
+from circuitkit.errors import UnknownNameError
+from circuitkit.registry import unknown
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.tables import as_text, to_csv, to_frame
 from circuitkit.viz.figures import Lines
@@ -25,7 +28,19 @@ LOWER = ("hamming", "cmd", "cmd_kept", "cmd_log", *pages.SPENT)  # is better
 
 @dataclass(frozen=True, repr=False)
 class Benchmark(Records):
-    """The Records of a benchmark with their figures and tables; it prints itself as a summary."""
+    """What a benchmark has measured, with its figures and tables.
+
+    ``print(found)`` says it in a line, ``repr`` as a table of the methods.
+
+    Example:
+        >>> found = ck.bench(["random", "eap"], ["reverse"], ["counterfactual"], seeds=2)
+        >>> print(found)
+        2 methods × 1 model × 1 corruption × 2 seeds: 4 cells, 0 of them refused
+        >>> found.to_frame().groupby("method")["auroc"].mean().idxmax()
+        'eap'
+        >>> found.plot("auroc")
+        Lines(... series × ...)
+    """
 
     def front(self, measure: str = "auroc", title: str = "") -> Lines:
         """The figure of a measure against sequence-backwards: a point for each method, and the line
@@ -46,6 +61,13 @@ class Benchmark(Records):
             y_name=f"{pages.TITLES[measure]} ({'lower' if lower else 'higher'} is better)",
             log_x=True, zero=False, plain=[front, *(m for m in methods if not spent[m])],
         )  # fmt: skip
+
+    def plot(self, measure: str = "auroc") -> Lines:
+        """The figure of a measure against what the methods cost: ``front`` of it. Raises
+        UnknownNameError for what is not measured."""
+        if measure not in pages.TITLES:
+            raise UnknownNameError(unknown("measure of the benchmark", measure, (*pages.TITLES,)))
+        return self.front(measure)
 
     def figures(self) -> dict[str, Lines]:
         """Quality against compute, for what is defined: ``auroc`` and ``cmd``."""
@@ -74,6 +96,20 @@ class Benchmark(Records):
     def to_frame(self) -> pandas.DataFrame:
         """A row for each method × model × corruption × seed, with the COLUMNS."""
         return to_frame(self.rows, COLUMNS)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+    def __str__(self) -> str:
+        sizes = [
+            f"{n} {name}{'s' * (n != 1)}"
+            for name, n in (
+                ("method", len(self.methods)),
+                *((name, len(self.options(name))) for name in ("model", "corruption", "seed")),
+            )
+        ]
+        failed = sum(bool(row["failed"]) for row in self.rows)
+        return f"{' × '.join(sizes)}: {len(self.rows)} cells, {failed} of them refused"
 
     def __repr__(self) -> str:
         shown = {"auroc": "AUROC", "average_precision": "precision", "cpr": "CPR", "cmd": "CMD",

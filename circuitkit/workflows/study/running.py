@@ -68,20 +68,50 @@ def study(
     memory: int | None = None,
     resume: str | os.PathLike[str] | None = None,
 ) -> Study:
-    """The Study of a task: activation patching under every corruption and metric.
+    """Activation patching of a task under every corruption and metric, and what depends on them.
 
-    ``corruptions``: without them, for each corrupted text that the prompts have, its tokens put in
-    (``counterfactual``) and the same tokens under Gaussian noise. ``parts``: what is patched; by
-    default heads and MLPs at all tokens, and the residual stream at each span. ``windows``: how
-    many adjacent layers are patched jointly (none: ``()``), at the subject's last token where the
-    prompts name it. ``groups`` of heads are patched together and watched; without them the roles of
-    the reference (``roles``: component to role), or the strongest heads. ``circuits``: the
-    corruptions under which circuits are found on one half of the prompts and evaluated on the other
-    (all; none: ``()``), whatever the ``direction`` of the patching. Of ``examples`` prompts those
-    stay on which the metric ``only`` is above 1/2; ``both_ways`` adds each pair's swap.
+    Args:
+        model: The model, from ``ck.load``.
+        data: A task's name, a Task, a file of prompts or a Dataset.
+        metrics: The metrics, by name or as functions.
+        corruptions: The corruptions; without them, for each corrupted text that the prompts have,
+            its tokens put in (``counterfactual``) and the same tokens under Gaussian noise.
+        parts: What is patched; by default heads and MLPs at all tokens, and the residual stream at
+            each span.
+        windows: How many adjacent layers are patched jointly (none: ``()``), at the subject's last
+            token where the prompts name it.
+        groups: Heads that are patched together and watched, by name; without them the roles of the
+            reference, or the strongest heads.
+        roles: The reference: the role of each component.
+        circuits: The corruptions under which circuits are found on one half of the prompts and
+            evaluated on the other (all; none: ``()``), whatever the ``direction``.
+        direction: ``denoise`` patches clean values into corrupted runs, ``noise`` corrupted ones
+            into clean runs. Positive effects help the clean behaviour either way.
+        threshold: How many standard deviations beyond the mean a component is detected.
+        examples: How many prompts of a task or a file.
+        only: The metric that must be above 1/2 for a prompt to stay; None for all prompts.
+        both_ways: Whether each pair's swap is added.
+        seed: The seed with which prompts are drawn.
+        batch_size: The prompts of a batch; without it as many as fit ``memory``, up to 32.
+        memory: The bytes that the process may take; None for what the machine has.
+        resume: A directory for finished cells, from which a killed study goes on.
 
-    Names stand for catalogued functions. Raises EvaluationError where fewer than four prompts stay,
-    and OutputError where ``resume`` holds cells of another model of this name.
+    Returns:
+        A ``Study``.
+
+    Raises:
+        ArgumentError: for what stands in the wrong place.
+        UnknownNameError: for a name that does not exist.
+        EvaluationError: where fewer than four prompts stay.
+        OutputError: where ``resume`` holds cells of another model with this name.
+
+    The choices and recommendations are those of Zhang & Nanda (2024, arXiv:2309.16042) and
+    Heimersheim & Nanda (2024, arXiv:2404.15255).
+
+    Example:
+        >>> found = ck.study(model, "ioi", ("logit_diff",), windows=(), circuits=(), examples=8)
+        >>> found.metrics, "effects" in found.tables()
+        (('logit_diff',), True)
     """
     context, metadata = _context(
         model, data, metrics, corruptions, direction=direction, examples=examples, only=only,
