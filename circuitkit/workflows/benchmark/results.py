@@ -35,7 +35,7 @@ class Benchmark(Records):
     Example:
         >>> found = ck.bench(["random", "eap"], ["reverse"], ["counterfactual"], seeds=2)
         >>> print(found)
-        2 methods × 1 model × 1 corruption × 2 seeds: 4 cells, 0 of them refused
+        2 methods × 1 model × 1 corruption × 2 seeds: 4 cells, 0 refused
         >>> found.to_frame().groupby("method")["auroc"].mean().idxmax()
         'eap'
         >>> found.plot("auroc")
@@ -109,7 +109,8 @@ class Benchmark(Records):
             )
         ]
         failed = sum(bool(row["failed"]) for row in self.rows)
-        return f"{' × '.join(sizes)}: {len(self.rows)} cells, {failed} of them refused"
+        cells = f"{len(self.rows)} cell{'s' * (len(self.rows) != 1)}"
+        return f"{' × '.join(sizes)}: {cells}, {failed} refused"
 
     def __repr__(self) -> str:
         shown = {"auroc": "AUROC", "average_precision": "precision", "cpr": "CPR", "cmd": "CMD",

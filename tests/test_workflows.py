@@ -1,0 +1,147 @@
+"""Results of the workflows: a line, a table, a picture, files; and what is marked in sample."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import circuitkit as ck
+from circuitkit.cli.main import main
+from circuitkit.errors import ArgumentError, CircuitkitError, ScoresError, UnknownNameError
+from circuitkit.graph.circuit import Circuit
+from circuitkit.graph.scores import Scores
+
+MODEL = ck.load("mini")
+
+
+@cache
+def found() -> ck.Discovery:
+    return ck.discover(MODEL, "ioi", edges=20, examples=5, method="eap")
+
+
+# -- a discovery -----------------------------------------------------------------------------------
+def test_a_discovery_is_a_line_a_table_and_a_picture(tmp_path: Path) -> None:
+    assert "\n" not in str(found())
+    assert "of 479 edges" in str(found())
+    assert "5 unseen prompts" in str(found())
+    assert len(repr(found()).splitlines()) > 10
+    assert found().to_frame().equals(found().circuit.to_frame())
+    drawn = found().draw(tmp_path / "x.svg").read_text()
+    assert f"faithfulness {found().evaluation.faithfulness:.2f}" in drawn
+    assert "mine" in found().draw(tmp_path / "y.svg", title="mine").read_text()
+
+
+def test_a_discovery_saves_what_it_holds(tmp_path: Path) -> None:
+    written = found().save(tmp_path / "a" / "b")
+    assert {*written} == {*(tmp_path / "a" / "b").iterdir()}
+    circuit, scores = Circuit.load(written[0]), Scores.load(written[1])
+    assert circuit.graph["asked"] == found().circuit.graph["asked"]
+    np.testing.assert_array_equal(scores.values, found().scores.values)
+
+
+def test_the_command_writes_the_same_files(tmp_path: Path) -> None:
+    argv = ["discover", "ioi", "--edges", "20", "--examples", "5", "--method", "eap", "--quiet"]
+    assert main([*argv, "-o", str(tmp_path / "one")]) == 0
+    found().save(tmp_path / "two")
+    assert {one.name for one in (tmp_path / "one").iterdir()} == {
+        one.name for one in (tmp_path / "two").iterdir()
+    }
+    for name in ("circuit.json", "circuit.svg"):
+        assert (tmp_path / "one" / name).read_text() == (tmp_path / "two" / name).read_text()
+
+
+# -- in sample -------------------------------------------------------------------------------------
+def dataset(first: int, last: int) -> ck.Dataset:
+    return ck.Dataset.of(ck.make_task("ioi", MODEL, n=12), MODEL)[first:last]
+
+
+@pytest.mark.parametrize(
+    ("unseen", "in_sample"), [(None, True), ((0, 6), True), ((0, 3), True), ((3, 9), False)]
+)
+def test_what_was_measured_in_sample_says_so(
+    unseen: tuple[int, int] | None, in_sample: bool, tmp_path: Path
+) -> None:
+    other = None if unseen is None else dataset(*unseen)
+    made = ck.discover(MODEL, dataset(0, 6), unseen=other, edges=20, method="eap")
+    assert made.in_sample is in_sample
+    assert made.circuit.graph.get("in_sample", False) is in_sample
+    assert json.loads(json.dumps(made.to_dict()))["in_sample"] is in_sample
+    picture = made.draw(tmp_path / "x.svg").read_text()
+    for text in (str(made), repr(made), picture):
+        assert ("in sample" in text) is in_sample
+    assert ("unseen" in str(made)) is not in_sample
+
+
+def test_prompts_drawn_by_name_are_never_in_sample() -> None:
+    assert not found().in_sample
+    assert "in_sample" not in found().circuit.graph
+
+
+# -- what is asked for -----------------------------------------------------------------------------
+WRONG: list[tuple[dict[str, Any], type[CircuitkitError], str]] = [
+    ({"edges": 0}, ScoresError, "edges is 0; give a whole number of at least 1"),
+    ({"edges": 10**9}, ScoresError, "edges is 1,000,000,000, and mini has 479 edges"),
+    ({"edges": "many"}, ArgumentError, "edges is 'many'; give a whole number"),
+    ({"edges": True}, ArgumentError, "edges is True"),
+    ({"edges": 9, "faithfulness": 0.5}, ScoresError, "not both"),
+    ({"faithfulness": 2}, ScoresError, "no circuit reaches the faithfulness 2"),
+    ({"faithfulness": 0}, ScoresError, "above 0"),
+    ({"faithfulness": float("nan")}, ScoresError, "no circuit reaches the faithfulness nan"),
+    ({"faithfulness": "high"}, ArgumentError, "faithfulness is 'high'"),
+    ({"examples": 0}, ScoresError, "examples is 0"),
+    ({"seed": "x"}, ArgumentError, "seed is 'x'; give a whole number"),
+    ({"seed": -1}, ScoresError, "seed is -1"),
+    ({"rule": "best"}, UnknownNameError, "no rule is called 'best'"),
+    ({"verify": 0}, ScoresError, "verify is 0"),
+    ({"batch_size": 0}, ScoresError, "batch_size is 0"),
+    ({"memory": "4GiB"}, ArgumentError, "memory is '4GiB'"),
+    ({"method": 3}, ArgumentError, "method is"),
+    ({"method": "eap-gi"}, UnknownNameError, "did you mean 'eap_ig'"),
+    ({"metric": "logit-diff"}, UnknownNameError, "did you mean 'logit_diff'"),
+    ({"corruption": "zeros"}, UnknownNameError, "did you mean 'zero'"),
+    ({"unseen": 4}, ArgumentError, "give a Dataset"),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "says"), WRONG, ids=lambda x: str(x)[:30])
+def test_a_wrong_setting_is_refused_in_a_sentence(
+    options: dict[str, Any], kind: type[CircuitkitError], says: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        ck.discover(MODEL, "ioi", **options)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    made = ck.discover(MODEL, "ioi", edges=np.int64(9), examples=4, method="eap")  # type: ignore[arg-type]
+    assert json.loads(json.dumps(made.circuit.graph["asked"]))["edges"] == 9
+
+
+def test_an_unknown_keyword_is_named() -> None:
+    with pytest.raises(TypeError, match="edgs"):
+        ck.discover(MODEL, "ioi", edgs=3)  # type: ignore[call-arg]
+
+
+# -- the others ------------------------------------------------------------------------------------
+def test_a_study_and_a_benchmark_are_a_line_and_name_what_they_have() -> None:
+    study = ck.study(
+        MODEL, "ioi", ("logit_diff",), ("counterfactual",), windows=(), circuits=(), examples=6
+    )
+    assert "\n" not in str(study)
+    assert str(study.plot("heads")) == str(study.figures()["heads"])
+    with pytest.raises(UnknownNameError, match="did you mean 'heads'"):
+        study.plot("head")
+    with pytest.raises(UnknownNameError, match="did you mean 'effects'"):
+        study.to_frame("effect")
+    bench = ck.bench(["random"], ["reverse"], ["zero"], seeds=1)
+    assert str(bench) == "1 method × 1 model × 1 corruption × 1 seed: 1 cell, 0 refused"
+    assert str(bench.plot()) == str(bench.figures()["auroc"])
+    assert "<pre>" in bench._repr_html_()
+    with pytest.raises(UnknownNameError, match="did you mean 'auroc'"):
+        bench.plot("auroq")
