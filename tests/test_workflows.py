@@ -72,7 +72,8 @@ def test_what_was_measured_in_sample_says_so(
     assert made.circuit.graph.get("in_sample", False) is in_sample
     assert json.loads(json.dumps(made.to_dict()))["in_sample"] is in_sample
     picture = made.draw(tmp_path / "x.svg").read_text()
-    for text in (str(made), repr(made), picture):
+    plain = made.circuit.draw(tmp_path / "y.svg").read_text()  # its caption
+    for text in (str(made), repr(made), picture, plain):
         assert ("in sample" in text) is in_sample
     assert ("unseen" in str(made)) is not in_sample
 
