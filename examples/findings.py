@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean
 
 HERE = Path(__file__).parent
-ALIKE = 0.75  # the Jaccard index below which two choices are said to find other heads
+ALIKE = 0.75  # the Jaccard index below which two choices are said to find different heads
 LEAST = 0.05  # of the gap: smaller peaks are not compared
 Row = dict[str, str]
 
@@ -114,10 +114,10 @@ def circuits(study: Path) -> str:
 
 
 FINDINGS: dict[str, Callable[[Path], str]] = {
-    "noise and replacement of the same tokens find other heads": noise,
-    "logit difference and probability find other heads": metrics("logit_diff", "probability"),
-    "logit difference and KL find other heads": metrics("logit_diff", "kl"),
-    "replacements of different tokens find other heads": other_tokens,
+    "noise and replacement of the same tokens find different heads": noise,
+    "logit difference and probability find different heads": metrics("logit_diff", "probability"),
+    "logit difference and KL find different heads": metrics("logit_diff", "kl"),
+    "replacements of different tokens find different heads": other_tokens,
     "heads that hurt and that probability misses": negatives,
     "joint window over sum of its layers, at the peak (logit difference)": windows,
     "peak under noise over peak under replacement (logit difference)": peaks,

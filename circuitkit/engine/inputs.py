@@ -26,6 +26,7 @@ from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import ArgumentError, DataError, MetricError, UnknownNameError
 from circuitkit.graph.scores import Scores
+from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of, resolve
 from circuitkit.util.json_values import Json
 
@@ -172,8 +173,8 @@ def prepare_each(
 # -- model -----------------------------------------------------------------------------------------
 def require_model(model: object) -> None:
     """Raise ArgumentError where this is no model that ``load`` has made."""
-    if isinstance(model, Model):
-        return
+    if isinstance(getattr(model, "wiring", None), Wiring) and not isinstance(model, Scores):
+        return  # isinstance(model, Model) would run every property of it
     remedy = "load it with ck.load(...)" if hasattr(model, "forward") or _text(model) else ORDER
     raise ArgumentError(f"the first argument is {_spelt(model)}, not a loaded model; {remedy}")
 
