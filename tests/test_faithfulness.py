@@ -596,7 +596,7 @@ def test_a_task_is_admitted_from_an_accuracy_of_three_quarters(right: int, wrong
     if found.accuracy >= 0.75:
         found.require("ioi")
     else:
-        with pytest.raises(EvaluationError, match=f"does ioi on {right / 8:.0%} of 8 prompts"):
+        with pytest.raises(EvaluationError, match=f"does ioi on only {right / 8:.0%} of 8 prompts"):
             found.require("ioi")
     assert f"{found.accuracy:.1%}" in repr(found)
 
