@@ -12,7 +12,11 @@ The file is JSON, and loading it executes nothing::
      "wiring": {"layers": 12, "heads": 12, "groups": 12, "mlp": true, "parallel": false},
      "attributes": {"model": "gpt2", "task": "ioi", ...},
      "nodes": {"a9.h9": {"role": "name mover"}, ...},          # only nodes that have attributes
+     "digest": "3b0c...",                                      # of all the rest
      "edges": [{"edge": "a9.h9->logits", "weight": 0.61}, ...]}
+
+A file whose digest is wrong was damaged, or changed by hand, and is refused; who changes one by
+hand takes the digest out, for a file without one is read.
 """
 
 from __future__ import annotations
@@ -34,12 +38,16 @@ import numpy as np
 from jaxtyping import Float
 
 from circuitkit.errors import CircuitError, CircuitkitError, NodeNameError, OutputError
+from circuitkit.graph.attributes import checked, written
+from circuitkit.graph.digests import digest, require_digest
 from circuitkit.graph.frames import edge_frame
 from circuitkit.graph.nodes import Node, edge_name, parse_edge
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import folder_of, lookup, names, unknown
 from circuitkit.util.atomic import write_whole
+from circuitkit.util.json_values import Json, plain
+from circuitkit.util.reading import parse_json, read_json
 
 if TYPE_CHECKING:
     import pandas
@@ -60,6 +68,7 @@ __all__ = [
 
 FORMAT = "circuitkit.circuit"
 VERSION = 1
+_KEYS = ("format", "version", "wiring", "attributes", "nodes", "digest", "edges")
 _EAP = "circuitkit.formats.interchange.eap_ig"  # reached by name: it stands below this room
 _SAVES, _DRAWS = "formats", "viz/pictures"  # the folders of what saves and of what draws
 _OTHER = {
@@ -154,11 +163,12 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
 
     # -- files ---------------------------------------------------------------------------------
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Circuit:
+    def load(cls, path: str | os.PathLike[str], *, force: bool = False) -> Circuit:
         """The circuit in a file: circuitkit's ``.json``, or an EAP-IG graph (``.json``, ``.pt``).
 
         Nothing that a file holds is executed. Raises CircuitError where the file is missing, broken
-        or not a circuit.
+        or not a circuit, and, unless it is read by ``force``, where it is not what was written: its
+        digest is wrong.
 
         Example:
             >>> path = ck.references.docstring.acdc().circuit.save("docstring.json")
@@ -168,15 +178,14 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         if lookup("formats", f"{_EAP}:is_eap")(path):
             found: Circuit = lookup("formats", f"{_EAP}:read_eap_circuit")(path)
             return found
+        name = repr(os.fspath(path))
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            data = read_json(path)
         except FileNotFoundError as error:
-            raise CircuitError(f"there is no file {os.fspath(path)!r}") from error
-        except (OSError, ValueError) as error:
-            raise CircuitError(
-                f"{os.fspath(path)!r} cannot be read as a circuit: {error}"
-            ) from error
-        return from_json(text, source=repr(os.fspath(path)))
+            raise CircuitError(f"there is no file {name}") from error
+        except CircuitkitError as error:
+            raise CircuitError(f"{name} cannot be read as a circuit: {error}") from error
+        return _from_data(data, name, force)
 
     def save(self, path: str | os.PathLike[str], *, format: str | None = None) -> Path:
         """Write all of the circuit, in the format of the path's suffix, and return the path.
@@ -391,38 +400,37 @@ def to_json(circuit: Graph) -> str:
     nodes = {name: data for name, data in circuit.nodes(data=True) if data}
     for name in nodes:
         _known(wiring, name)
-    try:
-        head = {
-            "format": FORMAT,
-            "version": VERSION,
-            "wiring": wiring.to_dict(),
-            "attributes": _sorted({k: v for k, v in circuit.graph.items() if k != "wiring"}),
-            "nodes": _sorted(nodes),
-        }
-        opening = json.dumps(head, indent=1, allow_nan=False, ensure_ascii=False)
-        opening.encode()
-        listed = sorted(edges(circuit), key=lambda edge: edge[:2])
-        body = ",\n".join(f"  {_line(circuit, wiring, *edge)}" for edge in listed)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise CircuitError(f"the circuit holds what JSON cannot: {error}") from error
+    own = {key: value for key, value in circuit.graph.items() if key != "wiring"}
+    head: dict[str, Json] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "wiring": plain(wiring.to_dict(), "wiring"),
+        "attributes": written(own, "the circuit"),
+        "nodes": {name: written(nodes[name], name, "node") for name in sorted(nodes)},
+    }
+    listed = [
+        _entry(circuit, wiring, *edge) for edge in sorted(edges(circuit), key=lambda edge: edge[:2])
+    ]
+    head["digest"] = digest({**head, "edges": listed})
+    opening = json.dumps(head, indent=1, allow_nan=False, ensure_ascii=False)
+    body = ",\n".join(f"  {json.dumps(entry, allow_nan=False)}" for entry in listed)
     return f'{opening[:-2]},\n "edges": [\n{body}\n ]\n}}\n'
 
 
-def _line(circuit: Graph, wiring: Wiring, writer: Node, reader: Node, weight: float) -> str:
+def _entry(
+    circuit: Graph, wiring: Wiring, writer: Node, reader: Node, weight: float
+) -> dict[str, Json]:
+    """An edge as the file lists it."""
     wiring.index(writer, reader)
     name = edge_name(writer, reader)
-    extra = _sorted({k: v for k, v in circuit[writer][reader].items() if k != "weight"})
+    if not math.isfinite(weight):
+        raise CircuitError(f"{name} has the weight {weight}; give a finite number")
+    extra = {key: value for key, value in circuit[writer][reader].items() if key != "weight"}
     if "edge" in extra:
         raise CircuitError(
             f"{name} has an attribute 'edge', which is what its name is called; rename it"
         )
-    return json.dumps({"edge": name, "weight": weight, **extra}, allow_nan=False)
-
-
-def _sorted(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What is read again of the data, its keys in order."""
-    plain: dict[str, Any] = json.loads(json.dumps(data, sort_keys=True))
-    return plain
+    return {"edge": name, "weight": weight, **(written(extra, name, "edge") if extra else {})}
 
 
 def _known(wiring: Wiring, name: str) -> None:
@@ -436,26 +444,39 @@ def _known(wiring: Wiring, name: str) -> None:
     raise CircuitError(f"attributes belong to nodes, and {why}")
 
 
-def from_json(text: str, source: str = "the text") -> Circuit:
+def from_json(text: str, source: str = "the text", *, force: bool = False) -> Circuit:
     """The circuit that the text describes; raises CircuitError, naming the source, where it does
-    not describe one."""
+    not describe one, and, unless it is read by ``force``, where its digest is wrong."""
     try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise CircuitError(f"{source} is not a circuit: it is not JSON ({error})") from error
-    except RecursionError as error:
-        raise CircuitError(f"{source} is not a circuit: it is nested too deeply") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise CircuitError(f"{source} is not a circuit: its 'format' is not {FORMAT!r}")
-    if data.get("version") != VERSION:
-        raise CircuitError(
-            f"{source} has the format version {reprlib.repr(data.get('version'))}, only {VERSION} "
-            "is known; update circuitkit or write the file again"
-        )
-    try:
-        return _assemble(data)
+        data = parse_json(text)
     except CircuitkitError as error:
         raise CircuitError(f"{source} is not a circuit: {error}") from error
+    return _from_data(data, source, force)
+
+
+def _from_data(data: Json, source: str, force: bool) -> Circuit:
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CircuitError(f"{source} is not a circuit: its 'format' is not {FORMAT!r}")
+    version = data.get("version")
+    if type(version) is not int or version != VERSION:
+        raise CircuitError(
+            f"{source} has the format version {reprlib.repr(version)}, only {VERSION} is known; "
+            "update circuitkit or write the file again"
+        )
+    try:
+        for key in data:
+            if key not in _KEYS:
+                raise CircuitError(
+                    f"it has the key {reprlib.repr(key)}, and files of circuits have only "
+                    f"{', '.join(_KEYS)}"
+                )
+        circuit = _assemble(data)
+        if "digest" in data:
+            rest = {key: value for key, value in data.items() if key != "digest"}
+            require_digest(data["digest"], digest(rest), force)
+    except CircuitkitError as error:
+        raise CircuitError(f"{source} is not a circuit: {error}") from error
+    return circuit
 
 
 def _assemble(data: Mapping[str, Any]) -> Circuit:
@@ -467,18 +488,20 @@ def _assemble(data: Mapping[str, Any]) -> Circuit:
         if pair in weights:
             raise CircuitError(f"the edge {entry['edge']} is listed twice")
         weights[pair] = _weight(entry)
-        extra[pair] = {key: value for key, value in entry.items() if key not in ("edge", "weight")}
+        own = {key: value for key, value in entry.items() if key not in ("edge", "weight")}
+        extra[pair] = checked(own, entry["edge"], "edge") if own else own
     try:
         wiring = Wiring(**_typed(data.get("wiring"), dict, "'wiring'"))
     except TypeError as error:
         raise CircuitError(f"its 'wiring' does not describe one ({error})") from error
     circuit = build(wiring, weights, edge_attributes=extra)
-    attributes = _typed(data.get("attributes", {}), dict, "'attributes'")
-    circuit.graph.update(attributes, wiring=wiring.to_dict())
-    for name, roles in _typed(data.get("nodes", {}), dict, "'nodes'").items():
+    circuit.graph.update(
+        checked(data.get("attributes", {}), "'attributes'"), wiring=wiring.to_dict()
+    )
+    for name, own in _typed(data.get("nodes", {}), dict, "'nodes'").items():
         _known(wiring, name)
         circuit.add_node(name)
-        circuit.nodes[name].update(_typed(roles, dict, f"{name!r} in 'nodes'"))
+        circuit.nodes[name].update(checked(own, f"{name!r} in 'nodes'", "node"))
     return circuit
 
 

@@ -140,9 +140,10 @@ def named(name: str) -> Published:
 CircuitLike: TypeAlias = Graph | Published | str | os.PathLike[str]
 
 
-def opened(circuit: CircuitLike) -> Circuit:
+def opened(circuit: CircuitLike, *, force: bool = False) -> Circuit:
     """The circuit that is meant: a graph itself, the published circuit of a name
-    (``ioi:wang2022``), or that in a file, circuitkit's or EAP-IG's.
+    (``ioi:wang2022``), or that in a file, circuitkit's or EAP-IG's; ``force`` reads one whose
+    digest is wrong.
 
     Raises UnknownNameError and CircuitError, with what belongs there, where there is none.
     """
@@ -164,7 +165,7 @@ def opened(circuit: CircuitLike) -> Circuit:
             own = tuple(one for one in known if one.startswith(f"{name}:"))
             raise UnknownNameError(unknown("circuit", name, own or known))
         return named(name).circuit
-    return Circuit.load(name)
+    return Circuit.load(name, force=force)
 
 
 def skeleton(circuit: Graph) -> Circuit:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import heapq
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,15 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from circuitkit.errors import CircuitkitError, ScoresError
+from circuitkit.errors import CircuitError, CircuitkitError, ScoresError
 from circuitkit.graph import circuit as circuits
+from circuitkit.graph.attributes import checked, written
 from circuitkit.graph.circuit import Circuit
+from circuitkit.graph.digests import digest, require_digest
 from circuitkit.graph.frames import edge_frame
 from circuitkit.graph.nodes import edge_name, parse_edge
 from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
-from circuitkit.util.json_values import Json
+from circuitkit.util.json_values import Json, plain
+from circuitkit.util.reading import parse_json, require_file
 from circuitkit.util.tables import as_html, to_frame
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ __all__ = ["RULES", "Scores"]
 FORMAT = "circuitkit.scores"
 VERSION = "1"
 RULES = ("abs", "signed", "greedy")
+_FLOATING, _BOOLEAN = ("F64", "F32", "F16"), ("BOOL",)  # as safetensors calls them
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,9 @@ class Scores:
     exact: Mask | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.values, np.ndarray) or self.values.dtype.kind != "f":
+            kind = getattr(self.values, "dtype", type(self.values).__name__)
+            raise ScoresError(f"the scores are of type {kind}; give a NumPy array of floats")
         for name, table in (("scores have", self.values), ("mask 'exact' has", self.exact)):
             if table is not None and table.shape != self.wiring.shape:
                 raise ScoresError(
@@ -263,19 +271,23 @@ class Scores:
         values = np.where(self.wiring.legal, self.values, 0)
         with np.errstate(over="ignore"):  # the check below names the edge
             single = Scores(self.wiring, np.ascontiguousarray(values, np.float32))
-        notes = {"format": FORMAT, "version": VERSION, "wiring": json.dumps(self.wiring.to_dict())}
-        try:
-            notes["about"] = json.dumps(dict(self.about))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ScoresError(f"what 'about' says of the scores is not JSON: {error}") from error
         tables = {"scores": single.values}
         if self.exact is not None:
             tables["exact"] = np.ascontiguousarray(self.exact & self.wiring.legal)
+        try:
+            about = written(self.about, "what is said about the scores")
+        except CircuitError as error:
+            raise ScoresError(str(error)) from error
+        said = {"wiring": plain(self.wiring.to_dict(), "wiring"), "about": about}
+        notes = {key: json.dumps(value, ensure_ascii=False) for key, value in said.items()}
+        notes |= {"format": FORMAT, "version": VERSION, "digest": digest(said, tables)}
         return write_whole(path, save(tables, metadata=notes))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Scores:
-        """The scores in a file that ``save`` wrote; raises ScoresError where there are none.
+    def load(cls, path: str | os.PathLike[str], *, force: bool = False) -> Scores:
+        """The scores in a file that ``save`` wrote; raises ScoresError where there are none, and,
+        unless it is read by ``force``, where they are not those that were written: the digest is
+        wrong.
 
         Example:
             >>> path = scores.save("scores.safetensors")
@@ -284,29 +296,71 @@ class Scores:
         """
         name = repr(os.fspath(path))
         try:
-            notes, tables = _contents(path)
-            if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
-                raise ScoresError(f"it is not a file of {FORMAT}, version {VERSION}")
-            wiring, about = (dict(json.loads(notes[key])) for key in ("wiring", "about"))
-            return cls(Wiring(**wiring), tables["scores"], about, tables.get("exact"))
+            require_file(path)
+            with _opened(path) as file:
+                return cls._read(file, force)
         except FileNotFoundError as error:
             raise ScoresError(f"there is no file {name}") from error
-        except (
-            CircuitkitError, OSError, KeyError, TypeError, ValueError, RecursionError
-        ) as error:  # fmt: skip
+        except (CircuitkitError, OSError, TypeError, ValueError) as error:
             raise ScoresError(f"{name} holds no scores: {error}") from error
 
+    @classmethod
+    def _read(cls, file: Any, force: bool) -> Scores:
+        """The scores in an open safetensors file; a table is read when its type and shape are
+        known to be right."""
+        notes = file.metadata() or {}
+        if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
+            raise ScoresError(f"it is not a file of {FORMAT}, version {VERSION}")
+        _require_names("note", notes, ("format", "version", "wiring", "about"), "digest")
+        _require_names("table", file.keys(), ("scores",), "exact")
+        said = {key: parse_json(notes[key]) for key in ("wiring", "about")}
+        if not isinstance(said["wiring"], dict):
+            raise ScoresError("its 'wiring' is not an object")
+        wiring, about = Wiring(**said["wiring"]), checked(said["about"], "'about'")
+        tables = {name: _table(file, name, wiring) for name in file.keys()}  # noqa: SIM118
+        if "digest" in notes:
+            require_digest(notes["digest"], digest(said, tables), force)
+        exact = tables.get("exact")
+        if exact is not None and (exact & ~wiring.legal).any():
+            raise ScoresError("its mask 'exact' has places that are not edges")
+        return cls(wiring, tables["scores"], about, exact)
 
-def _contents(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """The notes and the tables of a safetensors file."""
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """An open safetensors file, of which no table is read yet."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(os.fspath(path), framework="np") as file:
-            names = ["scores", *({"exact"} & set(file.keys()))]
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+            yield file
     except SafetensorError as error:
         raise ScoresError(str(error)) from error
+
+
+def _require_names(kind: str, found: Iterable[str], needed: Sequence[str], *further: str) -> None:
+    """Raise ScoresError where one of the names is missing, or there is another one."""
+    names = set(found)
+    for name in needed:
+        if name not in names:
+            raise ScoresError(f"it has no {kind} {name!r}")
+    for name in sorted(names - {*needed, *further}):
+        raise ScoresError(f"it has a {kind} {name[:80]!r}, which files of scores do not have")
+
+
+def _table(file: Any, name: str, wiring: Wiring) -> np.ndarray:
+    """A table of the file, whose type and shape are looked at first."""
+    kinds = _BOOLEAN if name == "exact" else _FLOATING
+    there = file.get_slice(name)
+    if tuple(there.get_shape()) != wiring.shape:
+        raise ScoresError(
+            f"{name!r} has the shape {tuple(there.get_shape())}, and the wiring {wiring.shape}"
+        )
+    if there.get_dtype() not in kinds:
+        raise ScoresError(
+            f"{name!r} is of type {there.get_dtype()}; it must be {' or '.join(kinds)}"
+        )
+    return np.asarray(file.get_tensor(name))
 
 
 def _key(rule: str, known: tuple[str, ...]) -> Callable[[Any], Any]:

@@ -24,6 +24,7 @@ from circuitkit.util.json_values import Json
 __all__ = ["Wiring"]
 
 MOST_HEADS = 2**15  # twice those of Llama 3.1 405B; a file that claims more would fill the memory
+MOST_PAIRS = 2**29  # of writers and readers, a byte each in a mask; Llama 3.1 405B has 3e8
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,17 @@ class Wiring:
             )
         if self.experts and len(self.experts) != self.layers:
             raise CircuitError(f"{self} is not a wiring: give the number of experts of each layer")
+        if self.layers * self.heads + sum(self.experts) > MOST_HEADS // 8:
+            self._require_pairs()
+
+    def _require_pairs(self) -> None:
+        """Raise CircuitError where a mask over the edges would fill the memory."""
+        writers, readers = self.shape
+        if writers * readers > MOST_PAIRS:
+            raise CircuitError(
+                f"{str(self)[:200]} is not a wiring: {writers:,} writers × {readers:,} readers are "
+                f"more than {MOST_PAIRS:,} pairs, which no known model has"
+            )
 
     def to_dict(self) -> dict[str, Json]:
         """The fields, as files hold them: experts are named where there are any."""
@@ -172,7 +184,7 @@ class Wiring:
         row, column = self.writer.get(writer), self.reader.get(reader)
         if row is None or column is None:  # a head in its short form, 3.7
             row, column = self.writer.get(Node(writer)), self.reader.get(Node(reader))
-        if row is None or column is None or not self.legal[row, column]:
+        if row is None or column is None or row >= self.upstream[column]:
             raise CircuitError(
                 f"{edge_name(writer, reader)} is not an edge of a model with {self.layers} layers, "
                 f"{self.heads} heads and {self.groups} key/value groups"

@@ -1,13 +1,20 @@
-"""Undefined numbers: nan in Python, None in JSON, which has no nan."""
+"""Values as JSON holds them: plain ones, in which None stands for an undefined number."""
 
 from __future__ import annotations
 
-from math import isnan
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
-__all__ = ["Json", "nan_to_none"]
+import numpy as np
+
+__all__ = ["Json", "nan_to_none", "plain"]
 
 Json: TypeAlias = Any  # what the json module reads and writes
+
+DEEPEST = 40  # levels; what is nested deeper breaks what walks it later
 
 
 def nan_to_none(value: Json) -> Json:
@@ -16,4 +23,71 @@ def nan_to_none(value: Json) -> Json:
         return {key: nan_to_none(own) for key, own in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(map(nan_to_none, value))
-    return None if isinstance(value, float) and isnan(value) else value
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def plain(value: Json, where: str, *, undefined: bool = True, depth: int = 0) -> Json:
+    """The value as JSON gives it back: NumPy's numbers and arrays as numbers and lists, tuples as
+    lists, keys as texts, and None for nan if it may be ``undefined``.
+
+    Raises ValueError, which names the place by its keys, for what JSON cannot hold: other types,
+    numbers that are not finite, and texts and levels that no file can have.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(value, where)
+    if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biufUO":
+        return plain(value.tolist(), where, undefined=undefined, depth=depth)
+    if isinstance(value, int | float):
+        return _number(value, where, undefined)
+    if depth == DEEPEST:
+        raise ValueError(f"{_short(where)} is nested more than {DEEPEST} levels deep")
+    if isinstance(value, list | tuple):
+        inner = partial(plain, undefined=undefined, depth=depth + 1)
+        return [inner(own, f"{where}[{i}]") for i, own in enumerate(value)]
+    if isinstance(value, Mapping):
+        return _object(value, where, partial(plain, undefined=undefined, depth=depth + 1))
+    raise ValueError(
+        f"{_short(where)} is of type {type(value).__name__}; give text, numbers, lists or mappings"
+    )
+
+
+def _text(value: str, where: str) -> str:
+    try:
+        value.encode()
+    except UnicodeError:  # half of a pair, as in a file's name that is not text
+        raise ValueError(
+            f"{_short(where)} is {reprlib.repr(value)}, which is not valid text"
+        ) from None
+    return str(value)
+
+
+def _number(value: int | float, where: str, undefined: bool) -> int | float | None:
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        raise ValueError(f"{_short(where)} is a number of too many digits") from None
+    if undefined and value != value:
+        return None
+    if not finite:
+        raise ValueError(f"{_short(where)} is {value}; give a finite number, or None")
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def _object(
+    value: Mapping[Any, Json], where: str, inner: Callable[[Json, str], Json]
+) -> dict[str, Json]:
+    found: dict[str, Json] = {}
+    for key, own in value.items():
+        if not isinstance(key, str | int | np.integer):
+            raise ValueError(f"{_short(where)} has the key {reprlib.repr(key)}; keys are text")
+        name = _text(str(key), f"a key of {where}")
+        if name in found:
+            raise ValueError(f"{_short(where)} has the key {name[:80]!r} as text and as a number")
+        found[name] = inner(own, f"{where}.{name}" if where else name)
+    return found
+
+
+def _short(where: str) -> str:
+    return repr(where if len(where) < 80 else f"{where[:60]}...") if where else "it"
