@@ -3,9 +3,11 @@ CircuitError comes of a bad file."""
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
+import pickle
 import random
 import resource
 import sys
@@ -89,10 +91,11 @@ def test_equal_circuits_give_equal_text_in_whatever_order_they_were_built(seed: 
         return listed
 
     other = nx.DiGraph()
-    other.add_nodes_from((n, dict(shuffled(d.items()))) for n, d in shuffled(circuit.nodes.items()))
+    nodes = shuffled(circuit.nodes.items())
+    other.add_nodes_from((n, dict(shuffled(dict(d).items()))) for n, d in nodes)
     other.add_edges_from((u, v, dict(shuffled(d.items())))
                          for (u, v), d in shuffled(circuit.edges.items()))  # fmt: skip
-    other.graph.update(shuffled(circuit.graph.items()))
+    other.graph.update(shuffled(dict(circuit.graph).items()))
     assert to_json(other) == to_json(circuit)
 
 
@@ -667,3 +670,31 @@ def test_load_takes_eap_ig_graphs_too(tmp_path: Path) -> None:
         found = Circuit.load(path)
         assert isinstance(found, Circuit)
         assert to_json(found) == to_json(circuit)
+
+
+@pytest.mark.filterwarnings("ignore:.*edges=.*:FutureWarning")
+def test_networkx_writes_a_circuit_that_is_read_again_with_all_its_attributes(
+    tmp_path: Path,
+) -> None:
+    """GraphML has no mappings, lists and None: they are JSON there, and values again in a Circuit;
+    by key, in copies and in dictionaries they never are anything else."""
+    circuit = build(Wiring(2, 2, 1), {("input", "a1.g0.k"): 0.5, ("a1.h0", "logits"): -2.0})
+    settings = {"steps": 10, "at": ["S2"], "draws": None}
+    circuit.graph.update(settings=settings, task="ioi", seed=3, remark=[1, None], nothing=None)
+    circuit.nodes["a1.h0"].update(role="mover", positions=["END"])
+    nx.write_graphml(circuit, tmp_path / "c.graphml")
+    links = json.loads(json.dumps(nx.node_link_data(circuit)))
+    for read in (nx.read_graphml(tmp_path / "c.graphml"), nx.node_link_graph(links)):
+        again = Circuit(read)
+        assert again.graph["settings"] == settings
+        assert again.graph["task"] == "ioi"
+        assert again.graph["seed"] == 3
+        assert (mask(again) == mask(circuit)).all()
+        assert (weight_matrix(again) == weight_matrix(circuit)).all()
+    whole = dict(circuit.graph)
+    assert whole["settings"] is settings
+    for copied in (copy.deepcopy(circuit), pickle.loads(pickle.dumps(circuit)), circuit.copy(),
+                   Circuit(circuit), nx.DiGraph(circuit), circuit.reverse()):  # fmt: skip
+        assert dict(copied.graph) == whole
+        assert copied.nodes["a1.h0"]["positions"] == ["END"]
+    assert copy.deepcopy(circuit).graph["settings"] is not settings

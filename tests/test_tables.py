@@ -99,3 +99,15 @@ def test_the_libraries_are_imported_when_they_are_needed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert not done.stderr.strip()
+
+
+def test_a_spreadsheet_runs_no_text_of_ours() -> None:
+    """CSV injection: a text that begins as a formula does is shown, and numbers stay numbers."""
+    for text in ("=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "-", "=", "--1"):
+        table = to_csv([{"prompt": text, "n": -1.5, text: "x"}])
+        name, cells = csv.reader(io.StringIO(table, newline=""))
+        assert cells[0] == name[2] == f"'{text}".replace("\r", "\n")
+        assert cells[1:] == ["-1.5", "x"]
+    for text in ("-1", "+0.5", "-1e-05", "-.5", "a=1", " =1", "", "–"):
+        _, cells = csv.reader(io.StringIO(to_csv([{"text": text, "x": 1}]), newline=""))
+        assert cells == [text, "1"]

@@ -42,6 +42,7 @@ from circuitkit.graph.attributes import checked, written
 from circuitkit.graph.digests import digest, require_digest
 from circuitkit.graph.frames import edge_frame
 from circuitkit.graph.nodes import Node, edge_name, parse_edge
+from circuitkit.graph.records import Record
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import folder_of, lookup, names, unknown
@@ -68,6 +69,7 @@ __all__ = [
 
 FORMAT = "circuitkit.circuit"
 VERSION = 1
+_STRUCTURED = frozenset(("wiring", "settings", "versions", "faithfulness"))
 _KEYS = ("format", "version", "wiring", "attributes", "nodes", "digest", "edges")
 _EAP = "circuitkit.formats.interchange.eap_ig"  # reached by name: it stands below this room
 _SAVES, _DRAWS = "formats", "viz/pictures"  # the folders of what saves and of what draws
@@ -86,8 +88,9 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
     ``circuit.edges`` are NetworkX's, and count ports and the edges from ports to their heads too;
     ``to_frame`` and ``print`` count the circuit's own edges. ``Circuit(graph)`` makes one of any
     directed graph with these attributes. ``save`` writes all of a circuit, ``draw`` a picture,
-    which may leave edges out; NetworkX's own ``write_graphml`` refuses attributes that are
-    mappings, ``save("c.graphml")`` takes them.
+    which may leave edges out. Iterating over ``circuit.graph.items()``, as ``nx.write_graphml``
+    does, gives attributes that are mappings or lists as JSON text, for other files hold no such
+    values; ``circuit.graph["settings"]`` and ``dict(circuit.graph)`` give them as they are.
 
     Example:
         >>> import networkx
@@ -101,8 +104,12 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         24 of 1,281 edges, 6 of 32 heads, 0 of 0 MLPs
     """
 
+    graph_attr_dict_factory = node_attr_dict_factory = Record
+
     def __init__(self, incoming_graph_data: Graph | None = None, **attr: object) -> None:
         super().__init__(incoming_graph_data, **attr)
+        for key in _STRUCTURED.intersection(self.graph):
+            self.graph[key] = _unspelt(self.graph[key])
         short = {name: Node(name) for name in self if isinstance(name, str) and name[:1].isdigit()}
         if short:
             nx.relabel_nodes(self, short, copy=False)
@@ -259,6 +266,16 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         return text
 
 
+def _unspelt(value: Json) -> Json:
+    """A mapping that GraphML, or other files of NetworkX, hold as JSON text; else the value."""
+    if not isinstance(value, str) or not value.startswith("{"):
+        return value
+    try:
+        return parse_json(value)
+    except CircuitkitError:
+        return value
+
+
 def _exporter(
     path: str | os.PathLike[str], format: str | None, folder: str
 ) -> Callable[..., str | bytes]:
@@ -400,7 +417,7 @@ def to_json(circuit: Graph) -> str:
     nodes = {name: data for name, data in circuit.nodes(data=True) if data}
     for name in nodes:
         _known(wiring, name)
-    own = {key: value for key, value in circuit.graph.items() if key != "wiring"}
+    own = {key: value for key, value in dict(circuit.graph).items() if key != "wiring"}
     head: dict[str, Json] = {
         "format": FORMAT,
         "version": VERSION,
@@ -425,7 +442,7 @@ def _entry(
     name = edge_name(writer, reader)
     if not math.isfinite(weight):
         raise CircuitError(f"{name} has the weight {weight}; give a finite number")
-    extra = {key: value for key, value in circuit[writer][reader].items() if key != "weight"}
+    extra = {k: v for k, v in circuit[writer][reader].items() if k != "weight"}
     if "edge" in extra:
         raise CircuitError(
             f"{name} has an attribute 'edge', which is what its name is called; rename it"

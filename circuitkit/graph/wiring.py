@@ -52,7 +52,7 @@ class Wiring:
         kinds = all(isinstance(own, bool) for own in (self.mlp, self.parallel, self.shared))
         if not whole or not kinds or self.layers * self.heads > MOST_HEADS:
             raise CircuitError(
-                f"{str(self)[:200]} is not a wiring: layers, heads and groups are positive whole "
+                f"{_short(self)} is not a wiring: layers, heads and groups are positive whole "
                 f"numbers, with at most {MOST_HEADS:,} heads in all; mlp, parallel and shared are "
                 "booleans"
             )
@@ -62,7 +62,7 @@ class Wiring:
         numbers = listed and all(type(n) is int and 0 <= n <= MOST_HEADS for n in self.experts)
         if not numbers or sum(self.experts) > MOST_HEADS or (self.experts and not self.mlp):
             raise CircuitError(
-                f"{str(self)[:200]} is not a wiring: experts are whole numbers, at most "
+                f"{_short(self)} is not a wiring: experts are whole numbers, at most "
                 f"{MOST_HEADS:,} in all, of models with MLPs"
             )
         if self.experts and len(self.experts) != self.layers:
@@ -75,7 +75,7 @@ class Wiring:
         writers, readers = self.shape
         if writers * readers > MOST_PAIRS:
             raise CircuitError(
-                f"{str(self)[:200]} is not a wiring: {writers:,} writers × {readers:,} readers are "
+                f"{_short(self)} is not a wiring: {writers:,} writers × {readers:,} readers are "
                 f"more than {MOST_PAIRS:,} pairs, which no known model has"
             )
 
@@ -240,3 +240,8 @@ def _listed(experts: object) -> object:
     """A list, as JSON has it, as a tuple; where no layer has experts, the empty one."""
     listed = tuple(experts) if isinstance(experts, list) else experts
     return () if isinstance(listed, tuple) and not any(listed) else listed
+
+
+def _short(wiring: Wiring) -> str:
+    """A wiring on one line, whatever its fields hold."""
+    return " ".join(str(wiring).split())[:200]

@@ -7,6 +7,7 @@ CSV and on pages, and a dash in text. pandas and rich take time to import, so fu
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import StringIO
 from numbers import Integral, Real
@@ -21,6 +22,7 @@ __all__ = ["DASH", "WIDTH", "as_html", "as_text", "cell", "columns", "heading", 
            "to_csv", "to_frame"]  # fmt: skip
 
 WIDTH = 100  # of text, unless numbers need more
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 DASH = "–"  # for undefined values
 
 
@@ -39,10 +41,26 @@ def to_csv(
     columns: Sequence[str] | None = None,
     digits: int | None = 6,
 ) -> str:
-    """The rows as CSV, numbers with so many digits (None for all digits)."""
+    """The rows as CSV, numbers with so many digits (None for all digits).
+
+    A spreadsheet runs a cell that begins with ``=``, ``+``, ``-``, ``@``, a tab or a return as a
+    formula: a text of that kind, which may come from a prompt or a name, gets ``'`` in front.
+    """
     exact = None if digits is None else f"%.{digits}g"
-    frame = to_frame(rows, columns)
+    frame = to_frame(
+        [{_harmless(name): _harmless(value) for name, value in row.items()} for row in rows],
+        None if columns is None else [*map(_harmless, columns)],
+    )
     return str(frame.to_csv(index=False, float_format=exact, lineterminator="\n"))
+
+
+def _harmless(value: Json) -> Json:
+    """A text that a spreadsheet does not run, its lines ending as those of the file; numbers, also
+    as text, stay as they are."""
+    if not isinstance(value, str) or _NUMBER.fullmatch(value):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")  # csv quotes only the latter
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\n")) else text
 
 
 def as_html(frame: pandas.DataFrame, heading: str = "") -> str:

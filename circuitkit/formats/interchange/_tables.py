@@ -29,6 +29,12 @@ __all__ = [
 ]
 
 
+MOST_MISSING = 10**5
+_MASKS = ("bool",)
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
+_WHOLE = ("uint8", "int8", "int16", "int32", "int64")
+
+
 @dataclass(frozen=True)
 class Tables:
     """The scores and the flags ``in_graph`` of all edges, None where the file gives none; and the
@@ -55,6 +61,11 @@ def writer_names(wiring: Wiring) -> list[str]:
 def reader_names(wiring: Wiring) -> list[str]:
     """EAP-IG's names of the readers, in its order, which is ours."""
     return [edge_name(INPUT, reader).partition("->")[2] for reader in wiring.readers]
+
+
+def _shown(value: object) -> str:
+    """A value on one line, cut short: tensors are spelt over several."""
+    return " ".join(reprlib.repr(value).split())
 
 
 def _size(wiring: Wiring) -> str:
@@ -113,6 +124,11 @@ def from_plain(data: Mapping[str, Json]) -> Tables:
     nodes = _mapping(data.get("nodes"), "its 'nodes'")
     edges = _mapping(data.get("edges"), "its 'edges'")
     _require_all("nodes", nodes, [*writer_names(wiring), LOGITS], wiring)
+    if wiring.n_edges > MOST_MISSING + 2 * len(edges):  # too many to name those that are missing
+        raise CircuitError(
+            f"it lists {len(edges):,} edges of the {wiring.n_edges:,} of a model with "
+            f"{_size(wiring)}; list them all"
+        )
     names = edge_names(wiring)
     _require_all("edges", edges, names, wiring)
     for name, entry in edges.items():
@@ -138,15 +154,14 @@ def from_tensors(data: Mapping[str, object]) -> Tables:
         if found != expected:
             raise CircuitError(f"its {key!r} are in a different order than EAP-IG's")
     scores = _matrix(data, "edges_scores" if "edges_scores" in data else "edges", wiring)
-    flags = _matrix(data, "edges_in_graph", wiring)
-    keep = None if flags is None else flags != 0
+    keep = _matrix(data, "edges_in_graph", wiring, mask=True)
     return Tables(wiring, scores, keep, _split_rows(data, listed["src_nodes"]))
 
 
 # -- the parts of JSON -----------------------------------------------------------------------------
 def _mapping(value: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise CircuitError(f"{what} is {reprlib.repr(value)} instead of an object")
+        raise CircuitError(f"{what} is {_shown(value)} instead of an object")
     return value
 
 
@@ -157,7 +172,7 @@ def _require_all(kind: str, found: Iterable[str], expected: Sequence[str], wirin
     if unknown:
         raise CircuitError(
             f"{len(unknown):,} of its {kind} are not those of a model with {_size(wiring)}, "
-            f"the first {reprlib.repr(unknown[0])}"
+            f"the first {_shown(unknown[0])}"
         )
     missing = [name for name in expected if name not in names]
     if missing:
@@ -178,7 +193,7 @@ def _column(
     if wrong:
         raise CircuitError(
             f"{len(wrong):,} edges have a {key!r} that is not {what}, the first "
-            f"{names[wrong[0]]} with {reprlib.repr(values[wrong[0]])}"
+            f"{names[wrong[0]]} with {_shown(values[wrong[0]])}"
         )
     return values
 
@@ -208,7 +223,7 @@ def _split(data: Mapping[str, Any], nodes: Mapping[str, Any]) -> tuple[str, ...]
         inside = entry if isinstance(entry, dict) else {"in_graph": entry}
         if not _is_flag(inside.get("in_graph")):
             raise CircuitError(
-                f"its node {name} has {reprlib.repr(inside.get('in_graph'))} as 'in_graph'; "
+                f"its node {name} has {_shown(inside.get('in_graph'))} as 'in_graph'; "
                 "give true or false"
             )
         neurons = inside.get("neurons", beside.get(name, []))
@@ -220,37 +235,51 @@ def _split(data: Mapping[str, Any], nodes: Mapping[str, Any]) -> tuple[str, ...]
 # -- the parts of a .pt file -----------------------------------------------------------------------
 def _names(value: Any, key: str) -> list[str]:
     if not isinstance(value, (list, tuple, dict)) or not all(isinstance(n, str) for n in value):
-        raise CircuitError(f"its {key!r} is {reprlib.repr(value)} instead of a list of names")
+        raise CircuitError(f"its {key!r} is {_shown(value)} instead of a list of names")
     return list(value)
 
 
-def _matrix(data: Mapping[str, Any], key: str, wiring: Wiring) -> Any:
-    """The table under the key, in double precision; None where there is none."""
+def _matrix(data: Mapping[str, Any], key: str, wiring: Wiring, *, mask: bool = False) -> Any:
+    """The table under the key, in double precision, or as a mask; None where there is none."""
     if key not in data:
         return None
-    found = _numbers(data[key])
-    if found is None or found.shape != wiring.shape:
-        shape = reprlib.repr(data[key]) if found is None else f"of shape {found.shape}"
-        raise CircuitError(
-            f"its {key!r} is {shape}, and a model with {_size(wiring)} needs a tensor of shape "
-            f"{wiring.shape}"
-        )
-    return np.where(wiring.legal, found, 0)
+    kinds = _MASKS if mask else _FLOATS
+    found = _numbers(data[key], repr(key), wiring.shape, f"a model with {_size(wiring)}", kinds)
+    return np.where(wiring.legal, found != 0 if mask else found, False if mask else 0)
 
 
 def _split_rows(data: Mapping[str, Any], writers: Sequence[str]) -> tuple[str, ...]:
     """The kept writers that keep only some neurons."""
-    kept, neurons = (_numbers(data.get(key)) for key in ("nodes_in_graph", "neurons_in_graph"))
+    neurons = data.get("neurons_in_graph")
     if neurons is None:
         return ()
-    if kept is None or kept.shape != (len(writers),) or neurons.shape[:-1] != kept.shape:
-        raise CircuitError(
-            f"its 'nodes_in_graph' and 'neurons_in_graph' are not of {len(writers)} writers"
-        )
-    whole = (neurons != 0).all(axis=-1)
+    whose, width = f"a graph of {len(writers)} writers", tuple(getattr(neurons, "shape", ()))[-1:]
+    kinds = (*_MASKS, *_FLOATS, *_WHOLE)
+    kept = _numbers(data.get("nodes_in_graph"), "'nodes_in_graph'", (len(writers),), whose, kinds)
+    parts = _numbers(neurons, "'neurons_in_graph'", (len(writers), *width), whose, kinds)
+    whole = (parts != 0).all(axis=-1)
     return tuple(name for name, k, w in zip(writers, kept, whole, strict=True) if k and not w)
 
 
-def _numbers(value: Any) -> Any:
-    """A tensor as an array in double precision; None of anything else."""
-    return value.double().numpy() if hasattr(value, "double") else None
+def _numbers(
+    value: Any, what: str, shape: tuple[int, ...], whose: str, kinds: tuple[str, ...]
+) -> Any:
+    """A tensor of that shape as an array in double precision.
+
+    Its kind, shape and storage are looked at before memory is taken: sparse, quantised and meta
+    tensors are refused, and views that repeat a few numbers. One that carries a gradient is read.
+    """
+    tensor = hasattr(value, "untyped_storage")
+    if not tensor or tuple(value.shape) != shape:
+        shown = f"of shape {tuple(value.shape)}" if tensor else _shown(value)
+        raise CircuitError(f"its {what} is {shown}, and {whose} needs a tensor of shape {shape}")
+    kind, layout = (str(of).removeprefix("torch.") for of in (value.dtype, value.layout))
+    if kind not in kinds or layout != "strided" or value.is_quantized or value.is_meta:
+        where = " without data" if value.is_meta else ""
+        raise CircuitError(
+            f"its {what} is a {layout} tensor of {kind}{where}; save a dense one of "
+            f"{' or '.join(kinds)}"
+        )
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        raise CircuitError(f"its {what} repeats a few numbers; save a tensor that holds them all")
+    return value.detach().resolve_neg().double().numpy()

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
+from circuitkit.util.reading import read_json, require_file
 
 __all__ = ["SUFFIXES", "is_eap", "read_eap_circuit", "read_eap_scores", "write_eap"]
 
@@ -52,8 +54,8 @@ def is_eap(path: str | os.PathLike[str]) -> bool:
     if Path(path).suffix.lower() == ".pt":
         return True
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        data = read_json(path)
+    except (CircuitkitError, FileNotFoundError):
         return False
     return isinstance(data, dict) and "cfg" in data and "format" not in data
 
@@ -130,31 +132,49 @@ def _tables(path: str | os.PathLike[str]) -> Tables:
     if Path(path).suffix.lower() == ".pt":
         return from_tensors(_unpickled(path))
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = read_json(path)
     except FileNotFoundError as error:
         raise CircuitError("there is no such file") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CircuitError(f"it is not JSON ({error})") from error
     if not isinstance(data, dict):
         raise CircuitError("it is not an object with cfg, nodes and edges")
     return from_plain(data)
 
 
 def _unpickled(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """What a ``.pt`` file holds, read so that it can execute nothing."""
+    """What a ``.pt`` file holds, read so that it executes nothing and takes no more memory than the
+    file's own size."""
     import torch
 
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        require_file(path)
+        _require_stored(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CircuitError("there is no such file") from error
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, pickle.PickleError) as error:
+    except CircuitkitError:
+        raise
+    except Exception as error:  # a damaged pickle can raise any: IndexError, MemoryError, ...
         raise CircuitError(
             "it is not a .pt file, or holds more than tensors, lists, texts and numbers"
         ) from error
     if not isinstance(data, dict):
         raise CircuitError("it is not a dictionary with cfg, src_nodes, dst_nodes and edges_scores")
     return data
+
+
+def _require_stored(path: str | os.PathLike[str]) -> None:
+    """Raise CircuitError for what is not an archive as torch.save writes it since 1.6: its parts
+    are not compressed, so that they are not larger than the file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise CircuitError("it is not a .pt file of torch 1.6 or later") from error
+    size = os.stat(path).st_size
+    if any(part.compress_type for part in parts) or sum(part.file_size for part in parts) > size:
+        raise CircuitError("it is compressed, or claims to hold more than it does; save it anew")
 
 
 # -- writing ---------------------------------------------------------------------------------------

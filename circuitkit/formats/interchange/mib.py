@@ -79,7 +79,10 @@ def _task_and_model(place: Path) -> tuple[str, str]:
 
 
 def _read_entry(place: Path, wiring: Wiring | None) -> Entry:
-    files = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
+    try:
+        files = sorted(path for path in place.iterdir() if path.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise CircuitError(f"{str(place)!r} is not a folder that can be read") from error
     if len(files) == 1:
         return read_eap_scores(files[0], wiring)
     if len(files) != len(LIMITS):

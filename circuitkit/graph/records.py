@@ -1,0 +1,40 @@
+"""The attributes of circuits and their nodes, such that NetworkX's writers take them too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import ItemsView
+from typing import Any
+
+import numpy as np
+
+from circuitkit.util.json_values import Json
+
+__all__ = ["Record", "spelt"]
+
+
+class Record(dict[str, Any]):
+    """A dictionary, except that ``items()`` gives what is not a text, number or boolean as JSON.
+
+    ``nx.write_graphml`` walks over the items, and refuses mappings, lists and None; by key, and in
+    ``dict(record)``, they are what they are. Copies and pickles hold them so.
+    """
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+        """The attributes as files without mappings hold them."""
+        return {key: spelt(value) for key, value in dict(self).items()}.items()
+
+    def copy(self) -> Record:
+        """A copy, with the same values."""
+        return Record(self)
+
+    def __reduce__(self) -> tuple[type[Record], tuple[dict[str, Any]]]:
+        return Record, (dict(self),)
+
+
+def spelt(value: Json) -> Any:
+    """A number, boolean or plain text as it is; anything else as JSON."""
+    if isinstance(value, str):
+        return str(value)
+    plain = isinstance(value, bool | int | float | np.number)
+    return value if plain else json.dumps(value, default=str)
