@@ -658,8 +658,8 @@ def test_networkx_counts_and_copies_as_it_does() -> None:
     assert len(circuit) == circuit.number_of_nodes() == 6
     assert len(circuit.edges) == 4
     assert sorted(circuit) == sorted(nx.DiGraph(circuit))
-    for copy in (circuit.copy(), circuit.subgraph(["a0.h1", "logits"]).copy(), circuit.reverse()):
-        assert isinstance(copy, Circuit)
+    for other in (circuit.copy(), circuit.subgraph(["a0.h1", "logits"]).copy(), circuit.reverse()):
+        assert isinstance(other, Circuit)
     assert nx.has_path(circuit, "input", "logits")
 
 

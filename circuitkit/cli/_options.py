@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from circuitkit.util.bytesize import parse
 
-__all__ = ["Commands", "add_circuit", "common", "count", "machine", "positive"]
+__all__ = ["Commands", "add_circuit", "add_force", "common", "count", "machine", "positive"]
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -15,11 +15,17 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def add_circuit(p: argparse.ArgumentParser) -> None:
     """Add a saved circuit, and what it is measured on."""
     p.add_argument("circuit", metavar="CIRCUIT.json")
+    add_force(p)
     p.add_argument("--model", help="default: the circuit's own, as for task, metric and corruption")
     p.add_argument("--task")
     p.add_argument(
         "--examples", type=positive, default=64, metavar="N", help="unseen prompts (default: 64)"
     )
+
+
+def add_force(p: argparse.ArgumentParser) -> None:
+    """Add the option that reads a file although it was changed."""
+    p.add_argument("--force", action="store_true", help="read files whose digest is wrong too")
 
 
 def common() -> argparse.ArgumentParser:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from circuitkit.cli._options import Commands, common
+from circuitkit.cli._opening import open_circuit
+from circuitkit.cli._options import Commands, add_force, common
 from circuitkit.cli._printing import print_json
 
 __all__ = ["add", "compare"]
@@ -15,6 +16,7 @@ def add(commands: Commands) -> None:
     p = commands.add_parser("compare", parents=[common()], help="the overlap of two circuits")
     p.add_argument("left", metavar="A", help="a saved circuit, or a published one such as ioi:acdc")
     p.add_argument("right", metavar="B", help="the same; precision is of A against B")
+    add_force(p)
     p.set_defaults(run=compare)
 
 
@@ -22,5 +24,6 @@ def compare(options: argparse.Namespace) -> None:
     """Print the overlap of two circuits, also by the roles of the right one."""
     from circuitkit.graph import compare as overlap
 
-    found = overlap.compare(options.left, options.right)
+    left, right = (open_circuit(name, options.force) for name in (options.left, options.right))
+    found = overlap.compare(left, right)
     print_json(found.to_dict()) if options.json else print(repr(found))

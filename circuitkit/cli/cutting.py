@@ -51,7 +51,7 @@ def knockout(options: argparse.Namespace) -> None:
     from circuitkit.evaluation.knockouts.everything import knock_out
     from circuitkit.graph.circuit import Circuit
 
-    circuit = Circuit.load(options.circuit)
+    circuit = Circuit.load(options.circuit, force=options.force)
     metric = options.metric or recorded(circuit, "metric")
     corruption = options.corruption or recorded(circuit, "corruption")
     cells, title = unseen(options, circuit, [metric], [corruption])

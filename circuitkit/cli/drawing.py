@@ -7,7 +7,7 @@ from pathlib import Path
 
 from circuitkit import registry
 from circuitkit.cli._opening import open_circuit
-from circuitkit.cli._options import Commands, common, positive
+from circuitkit.cli._options import Commands, add_force, common, positive
 from circuitkit.cli._printing import print_json
 from circuitkit.errors import OutputError
 
@@ -27,6 +27,7 @@ def add(commands: Commands) -> None:
         "--edges", type=positive, metavar="N", help="draw the N strongest (default: 200)"
     )
     p.add_argument("--title")
+    add_force(p)
     p.set_defaults(run=draw)
 
 
@@ -34,7 +35,7 @@ def draw(options: argparse.Namespace) -> None:
     """Write a circuit as a picture or a file."""
     asked = {"edges": options.edges, "title": options.title}
     style = {name: value for name, value in asked.items() if value is not None}
-    circuit, place = open_circuit(options.circuit), options.output
+    circuit, place = open_circuit(options.circuit, options.force), options.output
     name = options.format or place.suffix.removeprefix(".").lower()
     if name in registry.names("formats") and registry.folder_of("formats", name) == "formats":
         if style:

@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Print a circuit's faithfulness under each metric × corruption, on unseen prompts."""
-    circuit = open_circuit(options.circuit)
+    circuit = open_circuit(options.circuit, options.force)
     metrics = options.metric or [recorded(circuit, "metric")]
     corruptions = options.corruption or [recorded(circuit, "corruption")]
     if options.output and not options.curve:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitkit.cli._opening import check_names, default_place, load_model
-from circuitkit.cli._options import Commands, count, machine, positive
+from circuitkit.cli._options import Commands, add_force, count, machine, positive
 from circuitkit.cli._printing import print_json
 
 __all__ = ["add", "study"]
@@ -46,6 +46,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     p.add_argument("--both-ways", action="store_true", help="also the swap of each pair")
     p.add_argument("--seed", type=int, default=0)
+    add_force(p)
     p.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: studies/TASK-MODEL")
     p.set_defaults(run=study)
 
@@ -55,7 +56,7 @@ def study(options: argparse.Namespace) -> None:
     check_names("tasks", options.task)
     check_names("metrics", *options.metric or ())
     check_names("corruptions", *options.corruption or ())
-    roles = _reference(options.reference)
+    roles = _reference(options.reference, options.force)
     model = load_model(options.model, options)
     from circuitkit.workflows.study import running
 
@@ -82,7 +83,7 @@ def study(options: argparse.Namespace) -> None:
         print(f"\nwritten: {written[0]}, and {len(written) - 1} tables and figures in its folder")
 
 
-def _reference(name: str | None) -> dict[str, str] | None:
+def _reference(name: str | None, force: bool) -> dict[str, str] | None:
     """The role of each component in a published circuit, or in the file of a circuit."""
     if name is None:
         return None
@@ -90,7 +91,7 @@ def _reference(name: str | None) -> dict[str, str] | None:
         from circuitkit.graph.circuit import Circuit
         from circuitkit.patching.detection import roles_of
 
-        return roles_of(Circuit.load(name))
+        return roles_of(Circuit.load(name, force=force))
     from circuitkit.graph.published import named
 
     return dict(named(name).roles)

@@ -9,7 +9,7 @@ from math import isnan, nan
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph import circuit as circuits
@@ -201,16 +201,19 @@ def compare(left: CircuitLike, right: CircuitLike) -> Comparison:
     nodes, roles, note = _members(wiring, one, other)
     if note:
         return Comparison(nodes, None, nan, nan, 0, roles, note)
-    a, b = circuits.mask(one), circuits.mask(other)
-    wa, wb = circuits.weight_matrix(one), circuits.weight_matrix(other)
-    shared = a & b
+    (a, wa), (b, wb) = _placed(one, wiring), _placed(other, wiring)
+    shared, at_a, at_b = np.intersect1d(a, b, assume_unique=True, return_indices=True)
+    either = np.union1d(a, b)
+    both = [np.zeros(len(either)), np.zeros(len(either))]
+    for table, places, weights in zip(both, (a, b), (wa, wb), strict=True):
+        table[np.searchsorted(either, places)] = np.abs(weights)
     unweighted = any(circuit.graph.get("unweighted") for circuit in (one, other))
     return Comparison(
         nodes=nodes,
-        of_edges=Overlap(int(a.sum()), int(b.sum()), int(shared.sum()), wiring.n_edges),
-        weighted=nan if unweighted else _ruzicka(np.abs(wa), np.abs(wb)),
-        spearman=nan if unweighted else spearman(wa[shared], wb[shared]),
-        flipped=0 if unweighted else int((wa[shared] * wb[shared] < 0).sum()),
+        of_edges=Overlap(len(a), len(b), len(shared), wiring.n_edges),
+        weighted=nan if unweighted else _ruzicka(*both),
+        spearman=nan if unweighted else spearman(wa[at_a], wb[at_b]),
+        flipped=0 if unweighted else int((wa[at_a] * wb[at_b] < 0).sum()),
         roles=roles,
     )
 
@@ -320,14 +323,14 @@ def agreement(several: Sequence[CircuitLike]) -> Agreement:
                 f"circuit {number} lists members and no edges, which is what agreement counts; "
                 "use compare"
             )
-    masks = [circuits.mask(circuit) for circuit in all_of_them]
-    sizes = tuple(int(mask.sum()) for mask in masks)
-    held = np.sum(masks, axis=0)
+    placed = [_placed(circuit, wiring)[0] for circuit in all_of_them]
+    sizes = tuple(map(len, placed))
+    held = np.unique_counts(np.concatenate(placed)).counts
     pairs = tuple(
-        Overlap(sizes[i], sizes[j], int((masks[i] & masks[j]).sum()), wiring.n_edges)
-        for i, j in combinations(range(len(masks)), 2)
+        Overlap(len(one), len(other), len(np.intersect1d(one, other)), wiring.n_edges)
+        for one, other in combinations(placed, 2)
     )
-    return Agreement(sizes, int((held == len(masks)).sum()), int((held > 0).sum()), pairs)
+    return Agreement(sizes, int((held == len(placed)).sum()), len(held), pairs)
 
 
 # -- helpers ---------------------------------------------------------------------------------------
@@ -342,7 +345,21 @@ def _shared_wiring(several: Sequence[Graph]) -> Wiring:
     return wirings[0]
 
 
-def _ruzicka(a: Float[np.ndarray, "w r"], b: Float[np.ndarray, "w r"]) -> float:
+def _placed(
+    circuit: Graph, wiring: Wiring
+) -> tuple[Int[np.ndarray, " edges"], Float[np.ndarray, " edges"]]:
+    """Where the circuit's edges are in the table of writers and readers, in order, and their
+    weights: such a table itself would be large for a file that only claims a large model."""
+    width = wiring.shape[1]
+    found = {}
+    for writer, reader, weight in circuits.edges(circuit):
+        row, column = wiring.index(writer, reader)
+        found[row * width + column] = weight
+    places = np.array(sorted(found), dtype=np.int64)
+    return places, np.array([found[int(place)] for place in places], dtype=float)
+
+
+def _ruzicka(a: Float[np.ndarray, " edges"], b: Float[np.ndarray, " edges"]) -> float:
     if not a.any() or not b.any():
         return float(a.any() == b.any())
     a, b = a / a.sum(), b / b.sum()
