@@ -360,7 +360,10 @@ def _table(file: Any, name: str, wiring: Wiring) -> np.ndarray:
         raise ScoresError(
             f"{name!r} is of type {there.get_dtype()}; it must be {' or '.join(kinds)}"
         )
-    return np.asarray(file.get_tensor(name))
+    table = np.asarray(file.get_tensor(name))
+    if table.dtype == bool and (table.view(np.uint8) > 1).any():
+        raise ScoresError(f"{name!r} has other bytes than 0 and 1")
+    return table
 
 
 def _key(rule: str, known: tuple[str, ...]) -> Callable[[Any], Any]:

@@ -166,15 +166,20 @@ def _unpickled(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 def _require_stored(path: str | os.PathLike[str]) -> None:
     """Raise CircuitError for what is not an archive as torch.save writes it since 1.6: its parts
-    are not compressed, so that they are not larger than the file."""
+    are not compressed, so that they are not larger than the file, and as their checksums say."""
+    size = os.stat(path).st_size
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            claimed = sum(part.file_size for part in parts)
+            compressed = claimed > size or any(part.compress_type for part in parts)
+            damaged = None if compressed else archive.testzip()
+    except Exception as error:  # a damaged archive can raise any: BadZipFile, struct.error, ...
         raise CircuitError("it is not a .pt file of torch 1.6 or later") from error
-    size = os.stat(path).st_size
-    if any(part.compress_type for part in parts) or sum(part.file_size for part in parts) > size:
+    if compressed:
         raise CircuitError("it is compressed, or claims to hold more than it does; save it anew")
+    if damaged is not None:
+        raise CircuitError(f"its part {damaged!r} is damaged: the checksum is wrong")
 
 
 # -- writing ---------------------------------------------------------------------------------------
