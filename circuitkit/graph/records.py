@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import ItemsView
-from typing import Any
 
 import numpy as np
 
@@ -13,14 +12,14 @@ from circuitkit.util.json_values import Json
 __all__ = ["Record", "spelt"]
 
 
-class Record(dict[str, Any]):
+class Record(dict[str, Json]):
     """A dictionary, except that ``items()`` gives what is not a text, number or boolean as JSON.
 
     ``nx.write_graphml`` walks over the items, and refuses mappings, lists and None; by key, and in
     ``dict(record)``, they are what they are. Copies and pickles hold them so.
     """
 
-    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+    def items(self) -> ItemsView[str, Json]:  # type: ignore[override]
         """The attributes as files without mappings hold them."""
         return {key: spelt(value) for key, value in dict(self).items()}.items()
 
@@ -28,13 +27,14 @@ class Record(dict[str, Any]):
         """A copy, with the same values."""
         return Record(self)
 
-    def __reduce__(self) -> tuple[type[Record], tuple[dict[str, Any]]]:
+    def __reduce__(self) -> tuple[type[Record], tuple[dict[str, Json]]]:
         return Record, (dict(self),)
 
 
-def spelt(value: Json) -> Any:
+def spelt(value: Json) -> str | int | float | bool:
     """A number, boolean or plain text as it is; anything else as JSON."""
     if isinstance(value, str):
         return str(value)
-    plain = isinstance(value, bool | int | float | np.number)
-    return value if plain else json.dumps(value, default=str)
+    if isinstance(value, np.number | np.bool_):
+        return spelt(value.item())
+    return value if isinstance(value, bool | int | float) else json.dumps(value, default=str)

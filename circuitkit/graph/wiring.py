@@ -67,12 +67,8 @@ class Wiring:
             )
         if self.experts and len(self.experts) != self.layers:
             raise CircuitError(f"{self} is not a wiring: give the number of experts of each layer")
-        if self.layers * self.heads + sum(self.experts) > MOST_HEADS // 8:
-            self._require_pairs()
-
-    def _require_pairs(self) -> None:
-        """Raise CircuitError where a mask over the edges would fill the memory."""
-        writers, readers = self.shape
+        writers = self.layers * (self.heads + 2) + sum(self.experts)  # or a few less
+        readers = self.layers * (self.heads + 2 * self.groups + 1)
         if writers * readers > MOST_PAIRS:
             raise CircuitError(
                 f"{_short(self)} is not a wiring: {writers:,} writers × {readers:,} readers are "
