@@ -20,7 +20,7 @@ from damage import some_circuit, some_scores
 
 from circuitkit.cli.main import main
 from circuitkit.errors import CircuitError, CircuitkitError, ScoresError
-from circuitkit.formats.interchange.eap_ig import read_eap_circuit, read_eap_scores
+from circuitkit.formats.interchange.eap_ig import read_eap_circuit, read_eap_scores, write_eap
 from circuitkit.formats.interchange.mib import read_mib
 from circuitkit.graph.circuit import Circuit, build, from_json, mask, to_json
 from circuitkit.graph.compare import compare
@@ -397,3 +397,12 @@ def test_a_mask_has_no_place_that_is_not_an_edge(tmp_path: Path) -> None:
     save_file(tables, tmp_path / "s", metadata=notes)
     assert "not edges" in told(lambda: Scores.load(tmp_path / "s"))
     assert mask(build(wiring, {("input", "logits"): 1.0})).sum() == 1
+
+
+def test_no_flipped_bit_of_a_tensor_file_is_read_as_another_number(tmp_path: Path) -> None:
+    path = write_eap(some_scores(), tmp_path / "g.pt", d_model=8)
+    whole, values = path.read_bytes(), read_eap_scores(path).values
+    start = whole.index(np.float64(values[0, 0]).tobytes())
+    for place in range(start, start + values.nbytes, 11):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        assert "the checksum is wrong" in told(lambda: read_eap_scores(path))
