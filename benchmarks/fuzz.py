@@ -33,15 +33,18 @@ Try = Callable[[Reader, bytes, Path], str]
 
 def main() -> int:
     options = _options()
-    names = options.reader or [*READERS]
+    readers = [READERS[name]() for name in options.reader or READERS]
+    by_command = [reader for reader in readers if reader.command]
     total: Counter[str] = Counter()
-    for count, attempt in ((options.cases, in_process), (options.shell, through_the_shell)):
-        for name, cases in zip(names, _shares(count, len(names)), strict=True):
-            reader = READERS[name]()
-            if cases and (attempt is in_process or reader.command):
-                found = _tried(reader, cases, options.seed, attempt)
-                print(_line(f"{reader.name}, {attempt.__name__.replace('_', ' ')}", found))
-                total += found
+    for count, attempt, own in (
+        (options.cases, in_process, readers), (options.shell, through_the_shell, by_command)
+    ):  # fmt: skip
+        for reader, cases in zip(own, _shares(count, len(own)), strict=True):
+            found = _tried(reader, cases, options.seed, attempt) if cases else Counter()
+            if cases:
+                where = attempt.__name__.replace("_", " ")
+                print(_line(f"{reader.name}, {where}", found), flush=True)
+            total += found
     print(_line("together", total))
     return 1 if total["fault"] else 0
 
