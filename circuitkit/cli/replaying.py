@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from circuitkit.cli._opening import check_names, set_threads
-from circuitkit.cli._options import Commands, machine
+from circuitkit.cli._options import Commands, add_force, machine
 from circuitkit.cli._printing import print_json
 
 __all__ = ["add", "replay"]
@@ -28,6 +28,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--method", metavar="M", help=default)
     p.add_argument("--metric", metavar="M", help=default)
     p.add_argument("--corruption", metavar="C", help=default)
+    add_force(p)
     p.set_defaults(run=replay)
 
 
@@ -38,10 +39,12 @@ def replay(options: argparse.Namespace) -> int:
     check_names("metrics", options.metric)
     check_names("corruptions", options.corruption)
     set_threads(options.threads)
+    from circuitkit.graph.circuit import Circuit
     from circuitkit.workflows import replay as workflow
 
+    circuit = Circuit.load(options.circuit, force=options.force)
     again: Any = workflow.replay(
-        options.circuit, model=options.model, data=options.task, metric=options.metric,
+        circuit, model=options.model, data=options.task, metric=options.metric,
         corruption=options.corruption, method=options.method, device=options.device,
         dtype=options.dtype, experts=options.experts, batch_size=options.batch_size,
         memory=options.memory,

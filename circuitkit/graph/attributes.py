@@ -18,6 +18,7 @@ __all__ = ["checked", "written"]
 
 MOST_EXAMPLES = 10**6
 MOST_REDRAWN = 10**4  # a file that does not say which prompts were seen has them drawn again
+_DIGEST = re.compile("[0-9a-f]{64}")
 _SEEN = re.compile("(?:[0-9a-f]{8})*")
 
 
@@ -52,6 +53,10 @@ def _is_seen(value: Json) -> bool:
     return isinstance(value, str) and _SEEN.fullmatch(value) is not None
 
 
+def _is_digest(value: Json) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+
+
 def _are_texts(value: Json) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
@@ -65,8 +70,9 @@ OF_GRAPHS: Mapping[str, _Kind] = {
     **dict.fromkeys(("model", "task", "metric", "corruption", "method", "rule"), TEXT),
     **dict.fromkeys(("reference", "convention", "note", "source", "label"), TEXT),
     **dict.fromkeys(("chosen", "unweighted", "in_sample"), FLAG),
-    **dict.fromkeys(("settings", "versions"), _OBJECT),
+    **dict.fromkeys(("settings", "versions", "asked"), _OBJECT),
     **dict.fromkeys(("threshold", "tolerance"), _NUMBER),
+    "weights": _Kind(_is_digest, "64 hexadecimal digits"),
     "experts": _Kind(lambda value: value in ("live", "held"), "'live' or 'held'"),
     "seed": _Kind(_is_seed, "a whole number of at most 64 bits"),
     "examples": _Kind(_is_count, f"a whole number from 0 to {MOST_EXAMPLES:,}"),
