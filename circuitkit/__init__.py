@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit import references as references
     from circuitkit import tasks as tasks
     from circuitkit.data.batches import Dataset as Dataset
+    from circuitkit.data.lint import check_prompts as check_prompts
     from circuitkit.data.prompts import Prompt as Prompt
     from circuitkit.data.prompts import Task as Task
     from circuitkit.data.tasks import make_task as make_task
@@ -107,6 +108,7 @@ _PLACES = {
     "attention_to": "patching.attention",
     "bench": "workflows.benchmark.running",
     "check": "models.checking",
+    "check_prompts": "data.lint",
     "compare": "graph.compare",
     "completeness": "evaluation.faithfulness",
     "cross_evaluate": "evaluation.robustness",

@@ -461,8 +461,8 @@ def test_mini_is_small() -> None:
 # --- prompts from a file
 
 ROWS = (
-    Prompt("The cat is", "The dog is", (" small", " here"), (" old",), {"who": (3, 7)}),
-    Prompt('A "cup, then', 'A "hat, then', (" red",), (" blue", " white"), {}, {"b": 'A "b, then'}),
+    Prompt("The cat is", "The dog is", (" he", " she"), (" was",), {"who": (3, 7)}),
+    Prompt('A "cup, then', 'A "hat, then', (" cat",), (" dog", " book"), {}, {"b": 'A "bit, then'}),
     Prompt("My ear", "My eye", (" is",)),
 )
 
@@ -496,9 +496,9 @@ def test_a_csv_file_gives_the_same_without_spans_and_other_texts(
 
 def test_one_answer_of_a_jsonl_line_needs_no_list(mini: TokenizerView, tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
-    path.write_text('{"clean": "a", "corrupt": "b", "correct": " c", "wrong": " d"}\n\n')
+    path.write_text('{"clean": "a", "corrupt": "b", "correct": " he", "wrong": " the"}\n\n')
     assert lookup("tasks", "from_file")(mini, path=path).prompts == (
-        Prompt("a", "b", (" c",), (" d",)),
+        Prompt("a", "b", (" he",), (" the",)),
     )
 
 
@@ -515,19 +515,25 @@ def test_some_prompts_of_a_file_are_drawn_by_the_seed(mini: TokenizerView, tmp_p
     assert len({tuple(p.clean for p in prompts) for prompts in drawn.values()}) > 1
 
 
-GOOD = '{"clean": "a", "corrupt": "b", "correct": [" c"], "wrong": []}\n'
+GOOD = '{"clean": "a", "corrupt": "b", "correct": [" he"], "wrong": []}\n'
 BAD = {
     "empty.csv": ("", "contains no prompts"),
     "header.csv": ("clean,corrupt,correct,wrong\n", "contains no prompts"),
-    "column.csv": ("clean,corrupt,correct\nx,y,z\n", "line 2 has no 'wrong'"),
-    "short.csv": ("clean,corrupt,correct,wrong\nx,y,z\n", "line 2 has no 'wrong'"),
+    "column.csv": (
+        "clean,corrupt,correct\nx,y,z\n",
+        "has no column 'wrong' .which may be empty.; it has 'clean', 'corrupt', 'correct'",
+    ),
+    "short.csv": (
+        "clean,corrupt,correct,wrong\nx,y,z\n",
+        "line 2 has 3 cells, but the file has 4 columns",
+    ),
     "blank.csv": ("clean,corrupt,correct,wrong\n,y,z,w\n", "line 2 has '' for 'clean'"),
     "answer.csv": ("clean,corrupt,correct,wrong\nx,y,z||v,w\n", "line 2 has '' for 'correct'"),
     "empty.jsonl": ("\n", "contains no prompts"),
     "broken.jsonl": (GOOD + "{", "line 2 is not JSON "),
     "list.jsonl": (GOOD + GOOD + "[1]", "line 3 is not a JSON object"),
-    "field.jsonl": ('{"clean": "a", "corrupt": "b", "wrong": []}', "line 1 has no 'correct'"),
-    "number.jsonl": (GOOD.replace('" c"', "7"), "line 1 has 7 for 'correct'"),
+    "field.jsonl": ('{"clean": "a", "corrupt": "b", "wrong": []}', "has no column 'correct'"),
+    "number.jsonl": (GOOD.replace('" he"', "7"), "line 1 has 7 for 'correct'"),
     "spans.jsonl": (GOOD.replace("[]", '[], "spans": [1]'), "line 1 has the spans"),
     "far.jsonl": (GOOD.replace("[]", '[], "spans": {"x": [0, 2]}'), "has 1 characters"),
     "texts.jsonl": (GOOD.replace("[]", '[], "corruptions": ["x"]'), r"has the corruptions \['x'\]"),
@@ -536,7 +542,7 @@ BAD = {
         GOOD.replace("[]", '[], "corruptions": {}, "others": {}'),
         "its old name; give one",
     ),
-    "other.txt": (GOOD, "neither .csv nor .jsonl"),
+    "other.txt": (GOOD, "neither .csv, .tsv, .json, .jsonl, .ndjson nor .parquet"),
 }
 
 
@@ -660,7 +666,11 @@ def test_a_file_is_a_task_whatever_the_case_of_its_name(
         (("ioi", 5, "x"), ArgumentError, "seed is 'x'; give a whole number"),
         (("ioi", 5, None), ArgumentError, "seed is None; give a whole number"),
         (("none.csv",), DataError, "none.csv cannot be read"),
-        ((Path("none.txt"),), DataError, "none.txt is neither .csv nor .jsonl"),
+        (
+            (Path("none.txt"),),
+            DataError,
+            "none.txt is neither .csv, .tsv, .json, .jsonl, .ndjson nor .parquet",
+        ),
         ((3,), ArgumentError, "the first argument is of type int, not a task's name; the order is"),
     ],
     ids=str,
@@ -726,7 +736,7 @@ def test_a_task_is_a_sequence_of_prompts(mini: TokenizerView) -> None:
 
 
 def test_a_prompt_says_its_answers_and_the_text_of_a_span() -> None:
-    assert str(ROWS[0]) == "'The cat is' -> ' small', ' here', not ' old'"
+    assert str(ROWS[0]) == "'The cat is' -> ' he', ' she', not ' was'"
     assert str(ROWS[2]) == "'My ear' -> ' is'"
     assert ROWS[0].text("who") == " cat"
     with pytest.raises(DataError, match="no span 'x'; its spans are who"):

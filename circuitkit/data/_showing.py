@@ -24,7 +24,7 @@ class Shown:
     """A prompt as texts: its own, or those that its tokens decode to."""
 
     clean: str
-    corrupt: str
+    corrupt: str | None
     correct: Sequence[str]
     wrong: Sequence[str]
     spans: Mapping[str, str]
@@ -36,7 +36,7 @@ def row(shown: Shown) -> dict[str, str]:
     further corrupted texts."""
     return {
         "clean": shown.clean,
-        "corrupt": shown.corrupt,
+        "corrupt": shown.corrupt or "",
         "correct": "|".join(shown.correct),
         "wrong": "|".join(shown.wrong),
         **{f"span_{name}": text for name, text in shown.spans.items()},
@@ -49,7 +49,8 @@ def as_lines(prompts: Sequence[Shown], total: int) -> Iterator[str]:
     for number, shown in enumerate(prompts[:SHOWN]):
         wrong = f", not {quoted(shown.wrong)}" if shown.wrong else ""
         yield f"{number:>3}  clean    {_cut(repr(shown.clean))}"
-        yield f"     corrupt  {_cut(repr(shown.corrupt))}"
+        if shown.corrupt is not None:
+            yield f"     corrupt  {_cut(repr(shown.corrupt))}"
         yield f"     answer   {_cut(quoted(shown.correct) + wrong)}"
         if shown.spans:
             first, *more = _folded(f"{name} {text!r}" for name, text in shown.spans.items())

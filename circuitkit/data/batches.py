@@ -342,7 +342,7 @@ def _shown(example: Example, tokenizer: Tokenizer | None) -> Shown:
 
     return Shown(
         clean=text(example.clean),
-        corrupt=text(example.corrupt),
+        corrupt=text(example.corrupt) if example.paired else None,
         correct=[text([token]) for token in example.correct],
         wrong=[text([token]) for token in example.wrong],
         spans={name: text(example.clean[a:b]) for name, (a, b) in example.spans.items()},

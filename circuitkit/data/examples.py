@@ -22,6 +22,8 @@ class Example:
         wrong: The token of each wrong answer.
         spans: Ranges of tokens [start, stop) by name; ``end`` is the last token.
         corruptions: The token ids of further corrupted texts by name, as many as of the clean one.
+        paired: Whether there is a corrupted text. Where there is none, ``corrupt`` is ``clean``;
+            ``counterfactual`` refuses such an example, and other corruptions need no text.
 
     Raises DataError if the clean and the corrupted texts do not have equally many tokens, or if a
     span is outside of them.
@@ -33,6 +35,7 @@ class Example:
     wrong: tuple[int, ...]
     spans: Mapping[str, tuple[int, int]]
     corruptions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    paired: bool = True
 
     @property
     def fingerprint(self) -> str:
@@ -58,6 +61,11 @@ class Example:
 
 def swapped(example: Example) -> tuple[Example, Example]:
     """The example and its swap, both without further corrupted texts."""
+    if not example.paired:
+        raise DataError(
+            "an example has no corrupted text, so that it cannot be swapped; give one, or do not "
+            "swap"
+        )
     right, wrong = len(example.correct), len(example.wrong)
     if not wrong or right != wrong:
         raise DataError(

@@ -7,6 +7,7 @@ each position of one corresponds to a position of the other.
 
 from __future__ import annotations
 
+import ast
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,9 +21,10 @@ from circuitkit.util.tables import to_frame
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["FILES", "Prompt", "Task", "compose", "is_file"]
+__all__ = ["FILES", "STDIN", "Prompt", "Task", "compose", "file_of", "is_file"]
 
-FILES = (".csv", ".jsonl")  # that prompts are read from
+FILES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")  # that prompts are read from
+STDIN = "-"  # the name of standard input
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Prompt:
 
     Attributes:
         clean: The text that the model continues.
-        corrupt: The corrupted text; it has as many tokens as the clean one.
+        corrupt: The corrupted text; it has as many tokens as the clean one. None where there is
+            none: ``zero``, ``mean``, ``noise`` and ``resample`` need no corrupted text.
         correct: The correct continuations, each a single token with its leading space.
         wrong: The wrong continuations; may be empty.
         spans: Parts of the clean text by name, as ranges of characters [start, stop). In the
@@ -48,8 +51,8 @@ class Prompt:
     """
 
     clean: str
-    corrupt: str
-    correct: tuple[str, ...]
+    corrupt: str | None = None
+    correct: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     corruptions: Mapping[str, str] = field(default_factory=dict)
@@ -173,8 +176,24 @@ class Task:
 
 
 def is_file(name: str) -> bool:
-    """Whether a task's name is that of a file of prompts."""
-    return name.lower().endswith(FILES)
+    """Whether a task's name is that of a file of prompts, or of standard input (``-``)."""
+    return name == STDIN or name.strip().lower().endswith(FILES)
+
+
+def file_of(name: str) -> str:
+    """The file that a task's name stands for, also with settings: that of
+    ``from_file(path='mine.csv')``, and the name itself where it is that of a file; else empty."""
+    if is_file(name):
+        return name
+    head, bracket, rest = name.partition("(")
+    if head.strip() != "from_file" or not bracket:
+        return ""
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+        given = {k.arg: ast.literal_eval(k.value) for k in getattr(call, "keywords", [])}
+    except (SyntaxError, ValueError):
+        return ""
+    return str(given.get("path", ""))
 
 
 def _counted(task: Task) -> str:

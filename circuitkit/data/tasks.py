@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from circuitkit.data.batches import Tokenized
-from circuitkit.data.prompts import Task, is_file
+from circuitkit.data.prompts import Task, file_of, is_file
 from circuitkit.data.tokens import TokenizerView, view
 from circuitkit.errors import ArgumentError
 from circuitkit.registry import bind, name_of, resolve, same_name
 
-__all__ = ["draw", "make_task"]
+__all__ = ["draw", "make_task", "shuffled"]
+
+T = TypeVar("T")
 
 ORDER = "the order is make_task(name, model, n, seed)"
 
@@ -29,8 +33,8 @@ def make_task(
 
     Args:
         name: The name of a task, in upper or lower case (``ck.list_tasks()``), which may hold
-            settings: ``"ioi(corrupt='names')"``; a CSV or JSONL file with the columns ``clean``,
-            ``corrupt``, ``correct`` and ``wrong``; or ``path/to/mine.py:name``.
+            settings: ``"ioi(corrupt='names')"``; a CSV, TSV, JSON, JSONL or Parquet file (see
+            ``ck.tasks.from_file``), or ``-`` for standard input; or ``path/to/mine.py:name``.
         model: The model whose tokenizer decides which words fit.
         n: The number of prompts; None for 100, or for all that a file has.
         seed: The seed with which prompts are drawn; the same seed gives the same prompts.
@@ -66,12 +70,18 @@ def make_task(
     return replace(made, name=name, settings={**made.settings, "seed": seed})
 
 
-def draw(task: str, model: Tokenized, n: int, seed: int) -> Task:
-    """n prompts of the task, or all that a file has if it has fewer."""
-    if is_file(task) or task.startswith("from_file"):
+def draw(task: str, model: Tokenized, n: int | None, seed: int) -> Task:
+    """n prompts of the task; of a file as many of its prompts, shuffled by the seed, all that it
+    has if they are fewer or if n is None."""
+    if file_of(task):
         made = make_task(task, model, n=None, seed=seed)
-        return replace(made, prompts=made.prompts[:n])
+        return replace(made, prompts=shuffled(made.prompts, seed)[:n])
     return make_task(task, model, n=n, seed=seed)
+
+
+def shuffled(items: Sequence[T], seed: int) -> tuple[T, ...]:
+    """The items in an order that depends on the seed and on how many they are."""
+    return tuple(random.Random(seed).sample(items, len(items)))
 
 
 def _called(name: object) -> str:
@@ -80,7 +90,8 @@ def _called(name: object) -> str:
         raise ArgumentError(
             f"the first argument is of type {type(name).__name__}, not a task's name; {ORDER}"
         )
-    text = os.fspath(name).strip()
+    text = os.fspath(name)
+    text = text if os.path.isfile(text) else text.strip()
     if isinstance(name, os.PathLike) or is_file(text):
         return f"from_file(path={text!r})"
     head, bracket, rest = text.partition("(")

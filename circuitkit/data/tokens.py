@@ -6,15 +6,17 @@ no BOS token is prepended silently.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from circuitkit.data.examples import Example
 from circuitkit.data.prompts import Prompt
 from circuitkit.errors import DataError, TaskFitError
 
-__all__ = ["Tokenizer", "TokenizerView", "Tokenizing", "tokenise", "view"]
+__all__ = ["Tokenizer", "TokenizerView", "Tokenizing", "fitted", "tokenise", "view"]
+
+Ids: TypeAlias = Mapping[str, list[int]]  # the tokens of each text
 
 
 @runtime_checkable
@@ -73,6 +75,22 @@ class TokenizerView:
             if self.continues(head, ids)
         ]
 
+    @property
+    def size(self) -> int | None:
+        """How many tokens the tokenizer has, if it says so."""
+        return len(self.tokenizer) if isinstance(self.tokenizer, Sized) else None
+
+    def continuation(self, head: list[int], ids: list[int]) -> str:
+        """The text by which these tokens continue those of the head."""
+        before, whole = self.tokenizer.decode(head), self.tokenizer.decode([*head, *ids])
+        if whole.startswith(before):
+            return whole[len(before) :]
+        return self.tokenizer.decode(ids)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token; together they are that of all."""
+        return [self.continuation(list(ids[:i]), [ids[i]]) for i in range(len(ids))]
+
     def continues(self, head: list[int], ids: list[int]) -> bool:
         """Whether the tokens continue the head by exactly one that the tokenizer knows."""
         unknown = getattr(self.tokenizer, "unk_token_id", None)
@@ -109,98 +127,95 @@ def view(words: Tokenizing) -> TokenizerView:
 def tokenise(prompts: Sequence[Prompt], words: TokenizerView) -> Iterator[Example]:
     """Each prompt in tokens; raises DataError, with the prompt, if the clean and a corrupted text
     differ in length, a span cuts a token, or an answer is not exactly one token."""
-    clean = words.ids([p.clean for p in prompts])
-    corrupt = _corrupted(prompts, clean, words)
-    answers = [_answers(prompts, [getattr(p, kind) for p in prompts], clean, words)
-               for kind in ("correct", "wrong")]  # fmt: skip
-    spans = _spans(prompts, clean, words)
-    for i, prompt in enumerate(prompts):
-        if not prompt.correct:
-            raise DataError(f"{prompt.clean!r} has no correct answer; give at least one")
-        if not set(answers[0][i]).isdisjoint(answers[1][i]):
-            raise DataError(f"{prompt.clean!r} has an answer that is both correct and wrong")
-        yield Example(
-            clean=tuple(clean[i]),
-            corrupt=corrupt[i][0],
-            correct=answers[0][i],
-            wrong=answers[1][i],
-            spans={**spans[i], "end": (len(clean[i]) - 1, len(clean[i]))},
-            corruptions=dict(zip(prompt.corruptions, corrupt[i][1:], strict=True)),
+    for found in fitted(prompts, words):
+        if isinstance(found, DataError):
+            raise found
+        yield found
+
+
+def fitted(prompts: Sequence[Prompt], words: TokenizerView) -> Iterator[Example | DataError]:
+    """Each prompt in tokens, or the error that says why it does not fit."""
+    texts = list(dict.fromkeys(text for prompt in prompts for text in _texts(prompt)))
+    ids = dict(zip(texts, words.ids(texts), strict=True))
+    for prompt in prompts:
+        try:
+            yield _example(prompt, ids, words)
+        except DataError as error:
+            yield error
+
+
+def _texts(prompt: Prompt) -> Iterator[str]:
+    """All texts of which the tokens are needed: whole ones, continued ones and heads."""
+    yield from ("", prompt.clean, *prompt.corruptions.values())
+    if prompt.corrupt is not None:
+        yield prompt.corrupt
+    yield from (prompt.clean + answer for answer in (*prompt.correct, *prompt.wrong))
+    yield from (prompt.clean[:cut] for span in prompt.spans.values() for cut in span)
+
+
+def _example(prompt: Prompt, ids: Ids, words: TokenizerView) -> Example:
+    clean = tuple(ids[prompt.clean])
+    if not clean:
+        raise DataError(f"the clean text {prompt.clean!r} has no tokens; give a text")
+    paired = prompt.corrupt is not None
+    corrupt = _as_long(prompt, prompt.corrupt, ids) if prompt.corrupt is not None else clean
+    others = {name: _as_long(prompt, text, ids) for name, text in prompt.corruptions.items()}
+    correct, wrong = (_answers(prompt, own, ids, words) for own in (prompt.correct, prompt.wrong))
+    spans = _spans(prompt, ids)
+    if not correct:
+        raise DataError(f"{prompt.clean!r} has no correct answer; give at least one")
+    if not set(correct).isdisjoint(wrong):
+        raise DataError(
+            f"{prompt.clean!r} has an answer that is both correct and wrong; give it once"
         )
+    end = (len(clean) - 1, len(clean))
+    return Example(clean, corrupt, correct, wrong, {**spans, "end": end}, others, paired)
 
 
-def _corrupted(
-    prompts: Sequence[Prompt], clean: Sequence[list[int]], words: TokenizerView
-) -> list[list[tuple[int, ...]]]:
-    """The tokens of each prompt's corrupted text, followed by those of its further ones."""
-    texts = [[p.corrupt, *p.corruptions.values()] for p in prompts]
-    ids = iter(words.ids([text for own in texts for text in own]))
-    found = []
-    for prompt, own, one in zip(prompts, texts, clean, strict=True):
-        if not one:
-            raise DataError(f"the clean text {prompt.clean!r} has no tokens; give a text")
-        found.append([tuple(next(ids)) for _ in own])
-        for text, two in zip(own, found[-1], strict=True):
-            if len(one) != len(two):
-                raise DataError(
-                    f"the clean text {prompt.clean!r} has {len(one)} tokens and the corrupted text "
-                    f"{text!r} has {len(two)}; make them equally long"
-                )
-    return found
+def _as_long(prompt: Prompt, text: str, ids: Ids) -> tuple[int, ...]:
+    """The tokens of a corrupted text, which are as many as those of the clean one."""
+    one, two = len(ids[prompt.clean]), len(ids[text])
+    if one != two:
+        raise DataError(
+            f"the clean text {prompt.clean!r} has {one} tokens and the corrupted text "
+            f"{text!r} has {two}; make them equally long"
+        )
+    return tuple(ids[text])
 
 
 def _answers(
-    prompts: Sequence[Prompt],
-    answers: Sequence[tuple[str, ...]],
-    clean: Sequence[list[int]],
-    words: TokenizerView,
-) -> list[tuple[int, ...]]:
-    """The one token by which each answer continues its prompt."""
-    texts = [p.clean + a for p, own in zip(prompts, answers, strict=True) for a in own]
-    continued = iter(words.ids(texts))
-    found = []
-    for prompt, own, ids in zip(prompts, answers, clean, strict=True):
-        tokens = []
-        for answer in own:
-            both = next(continued)
-            if not words.continues(ids, both):
-                raise DataError(
-                    f"the answer {answer!r} is not one token after {prompt.clean!r}; "
-                    "choose an answer that is a single token with its leading space"
-                )
-            tokens.append(both[-1])
-        if len(set(tokens)) < len(tokens):
-            raise DataError(f"{prompt.clean!r} has the same answer twice: {own}")
-        found.append(tuple(tokens))
-    return found
+    prompt: Prompt, answers: Sequence[str], ids: Ids, words: TokenizerView
+) -> tuple[int, ...]:
+    """The one token by which each answer continues the prompt."""
+    tokens = []
+    for answer in answers:
+        both = ids[prompt.clean + answer]
+        if not words.continues(ids[prompt.clean], both):
+            raise DataError(
+                f"the answer {answer!r} is not one token after {prompt.clean!r}; "
+                "choose an answer that is a single token with its leading space"
+            )
+        tokens.append(both[-1])
+    if len(set(tokens)) < len(tokens):
+        raise DataError(f"{prompt.clean!r} has the same answer twice: {answers}; give it once")
+    return tuple(tokens)
 
 
-def _spans(
-    prompts: Sequence[Prompt], clean: Sequence[list[int]], words: TokenizerView
-) -> list[dict[str, tuple[int, int]]]:
+def _spans(prompt: Prompt, ids: Ids) -> dict[str, tuple[int, int]]:
     """The token range of each named character range."""
-    cuts = [sorted({cut for span in p.spans.values() for cut in span} | {0}) for p in prompts]
-    texts = [p.clean[:cut] for p, own in zip(prompts, cuts, strict=True) for cut in own if cut]
-    heads = iter(words.ids(texts))
-    opening = len(words.ids([""])[0])
-    found = []
-    for prompt, own, ids in zip(prompts, cuts, clean, strict=True):
-        at = {0: opening}
-        for cut in own:
-            if not cut:
-                continue
-            head = next(heads)
-            if ids[: len(head)] != head:
-                raise DataError(
-                    f"{prompt.clean[:cut]!r} ends inside a token of {prompt.clean!r}; "
-                    "start spans at the space before a word and end them with the word"
-                )
-            at[cut] = len(head)
-        for name, (a, b) in prompt.spans.items():
-            if not 0 <= a < b <= len(prompt.clean) or at[a] == at[b]:
-                raise DataError(
-                    f"the span {name!r} from {a} to {b} contains no token of {prompt.clean!r}; "
-                    "give the characters from the space before a word to its end"
-                )
-        found.append({name: (at[a], at[b]) for name, (a, b) in prompt.spans.items()})
-    return found
+    at = {0: len(ids[""])}
+    for cut in sorted({cut for span in prompt.spans.values() for cut in span} - {0}):
+        head = ids[prompt.clean[:cut]]
+        if ids[prompt.clean][: len(head)] != head:
+            raise DataError(
+                f"{prompt.clean[:cut]!r} ends inside a token of {prompt.clean!r}; "
+                "start spans at the space before a word and end them with the word"
+            )
+        at[cut] = len(head)
+    for name, (a, b) in prompt.spans.items():
+        if not 0 <= a < b <= len(prompt.clean) or at[a] == at[b]:
+            raise DataError(
+                f"the span {name!r} from {a} to {b} contains no token of {prompt.clean!r}; "
+                "give the characters from the space before a word to its end"
+            )
+    return {name: (at[a], at[b]) for name, (a, b) in prompt.spans.items()}
