@@ -18,6 +18,7 @@ from typing import Any
 
 from circuitkit.data.prompts import FILES, STDIN
 from circuitkit.errors import DataError
+from circuitkit.util.json_values import Json
 
 __all__ = ["Row", "read_rows", "spelt"]
 
@@ -46,7 +47,7 @@ class Row:
     """
 
     place: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Json] = field(default_factory=dict)
     table: bool = False
     spaced: bool = False
     fault: str = ""
