@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset, span_names
 from circuitkit.engine.model import Activations, Model
+from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import assemble, record
 from circuitkit.errors import DataError
 
@@ -126,14 +127,14 @@ class _Written:
 
 
 def _average(model: Model, data: Dataset, *, by_position: bool) -> _Written:
-    """The mean over tokens that are not padding, accumulated in float32."""
+    """The mean over tokens that are not padding, accumulated in float64."""
     length = max(len(e.clean) for e in data.examples) if by_position else 1
     total: _Written | None = None
-    count = torch.zeros(length, device=model.device)
+    count = exact(torch.zeros(length, device=model.device))
     for batch in data:
         run = _clean(model, batch)
         at = (batch.mask.long().cumsum(-1) - 1).clamp(min=0) if by_position else 0 * batch.clean
-        places = at[batch.mask]
+        places = at[batch.mask].to(count.device)
         count.index_add_(0, places, torch.ones_like(places, dtype=count.dtype))
         sums = run.map(lambda x, m=batch.mask, p=places: _sum(x, m, p, length))  # type: ignore[misc]
         if total is None:
@@ -143,7 +144,9 @@ def _average(model: Model, data: Dataset, *, by_position: bool) -> _Written:
                 mine += new
     if total is None:
         raise DataError("there are no examples to average over; give at least one")
-    return total.map(lambda x: (x / count.view(-1, *[1] * (x.ndim - 1)))[None].to(model.dtype))
+    return total.map(
+        lambda x: (x / count.view(-1, *[1] * (x.ndim - 1)))[None].to(model.device, model.dtype)
+    )
 
 
 def _clean(model: Model, batch: Batch) -> _Written:
@@ -152,8 +155,8 @@ def _clean(model: Model, batch: Batch) -> _Written:
 
 
 def _sum(x: Tensor, mask: Tensor, places: Tensor, length: int) -> Tensor:
-    out = torch.zeros(length, *x.shape[2:], device=x.device)
-    return out.index_add_(0, places, x[mask].float())
+    kept = exact(x[mask])
+    return kept.new_zeros(length, *x.shape[2:]).index_add_(0, places, kept)
 
 
 def _constant(model: Model, written: _Written, at: str | Sequence[str]) -> Carry:

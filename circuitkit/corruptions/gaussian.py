@@ -11,6 +11,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.model import Activations, Model
+from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import record
 
 __all__ = ["noise"]
@@ -31,7 +32,8 @@ def noise(
     The standard deviation is ``multiple`` times that of the token embeddings over the data, all
     entries together. ``at`` names the tokens (a span, as ``S2``, several of them, or ``all``);
     without it, the tokens at which the clean and the corrupted prompt differ (or another corrupted
-    text of the prompt, ``text``), which are those that ``counterfactual`` replaces. There are
+    text of the prompt, ``text``), which are those that ``counterfactual`` replaces, and all tokens
+    of a prompt without a corrupted text. There are
     ``draws`` of the noise, over which all effects are averaged. The noise of an example depends on
     nothing but the seed, the draw and its own tokens.
 
@@ -63,7 +65,7 @@ def noise(
 
 def _spread(model: Model, data: Dataset) -> float:
     """The standard deviation of the token embeddings over the data, all entries together."""
-    seen = [model.embed_tokens(batch.clean)[batch.mask].double().flatten() for batch in data]
+    seen = [exact(model.embed_tokens(batch.clean)[batch.mask]).flatten() for batch in data]
     return float(torch.cat(seen).std(correction=0))
 
 

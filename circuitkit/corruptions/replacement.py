@@ -24,8 +24,8 @@ def counterfactual(
     ``text`` names another corrupted text of the prompt (``S1+IO`` of ``ioi``). ``at`` names the
     tokens that are replaced (a span, as ``S2``, or several); without it, all.
 
-    Raises DataError, when used, for a text or a span that an example lacks. Source: Zhang & Nanda
-    2024, §2; ``patching`` of EAP-IG.
+    Raises DataError for an example without a corrupted text, with its number, and, when used, for a
+    text or a span that an example lacks. Source: Zhang & Nanda 2024, §2; ``patching`` of EAP-IG.
 
     Example:
         >>> import circuitkit as ck
@@ -37,10 +37,26 @@ def counterfactual(
         True
     """
 
+    if text is None:
+        _require_pairs(data)
+
     def carried(batch: Batch) -> list[Activations]:
         return [_plain(model, batch.replaced(text, at), batch.mask)]
 
     return carried
+
+
+def _require_pairs(data: Dataset) -> None:
+    """Raise DataError, with its number and its text, for the first example without a corrupted
+    text."""
+    examples = getattr(data, "examples", ())
+    number = next((n for n, e in enumerate(examples, start=1) if not e.paired), None)
+    if number is not None:
+        clean = data.to_frame()["clean"][number - 1]
+        raise DataError(
+            f"prompt {number} of {len(examples)} ({clean!r}) has no corrupted text, which "
+            "counterfactual needs; give it one, or use zero, mean, noise or resample"
+        )
 
 
 def resample(
