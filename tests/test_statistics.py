@@ -18,6 +18,7 @@ from circuitkit.util.statistics import (
     bootstrap_interval,
     bootstrap_of_means,
     expected_overlap,
+    interval_text,
     pearson,
     percentile_interval,
     spearman,
@@ -85,10 +86,15 @@ def test_the_bootstrap_of_a_mean_is_binomial_where_values_are_0_or_1() -> None:
     assert one == pytest.approx(exact, abs=0.004)
 
 
-def test_one_example_is_its_own_interval_and_draws_without_a_value_are_left_out() -> None:
-    assert bootstrap_interval(lambda own: own.mean(-1), [np.array([3.0])]) == (3, 3)
-    assert bootstrap_of_means(np.array([[3.0]])).tolist() == [[3], [3]]
-    assert bootstrap_of_means(np.array([5.0, nan, nan])).tolist() == [5, 5]
+def test_an_interval_of_one_value_is_not_known() -> None:
+    assert np.isnan(bootstrap_interval(lambda own: own.mean(-1), [np.array([3.0])])).all()
+    assert np.isnan(bootstrap_of_means(np.array([[3.0]]))).all()
+    low, high = bootstrap_of_means(np.array([[5.0, nan, nan], [nan, nan, nan], [5, nan, 5]]))
+    assert np.isnan(low[:2]).all()
+    assert np.isnan(high[:2]).all()
+    assert low[2] == high[2] == 5
+    assert interval_text(nan, nan) == "[not known]"
+    assert interval_text(0.25, 1) == "[0.250, 1.000]"
 
 
 def test_students_interval_is_the_known_one() -> None:

@@ -45,7 +45,7 @@ from circuitkit.graph.types import Mask
 from circuitkit.registry import name_of
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.progress import track
-from circuitkit.util.statistics import LEVEL, bootstrap_interval
+from circuitkit.util.statistics import LEVEL, bootstrap_interval, interval_text
 from circuitkit.util.tables import to_frame
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Evaluation(TableResult):
         if not self._defined:
             return "undefined"
         low, high = self.interval()
-        return f"{self.faithfulness:.3f} [{low:.3f}, {high:.3f}]"
+        return f"{self.faithfulness:.3f} {interval_text(low, high)}"
 
     def __str__(self) -> str:
         return (

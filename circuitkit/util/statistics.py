@@ -19,6 +19,7 @@ __all__ = [
     "percentile_interval",
     "bootstrap_interval",
     "bootstrap_of_means",
+    "interval_text",
     "student_half_width",
     "at_most",
     "expected_overlap",
@@ -75,9 +76,12 @@ def bootstrap_interval(
     sample as [draws, examples].
 
     It is ``scipy.stats.bootstrap`` with ``paired=True, vectorized=True, method="percentile"`` on
-    the same draws, but it is also defined for one example, and if some draws have no value.
+    the same draws, but it is also defined if some draws have no value. It is nan, not known, for
+    one example.
     """
     n = len(samples[0])
+    if n < 2:
+        return nan, nan
     picks = np.random.default_rng(seed).integers(0, n, (resamples, n))
     low, high = percentile_interval(statistic(*(own[picks] for own in samples)), level)
     return float(low), float(high)
@@ -89,14 +93,24 @@ def bootstrap_of_means(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Float[np.ndarray, " low_and_high *axes"]:
-    """The percentile bootstrap interval of the mean over the last axis, without nan.
+    """The percentile bootstrap interval of the mean over the last axis, without nan; nan, not
+    known, where there are fewer than two values.
 
     All rows share their draws, which are counts of the examples, so that thousands of rows are one
     matrix product.
     """
     n = values.shape[-1]
     times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) * 1.0
-    return percentile_interval(weighted_mean(values, times), level)
+    known = (~np.isnan(values)).sum(-1) > 1
+    drawn = np.where(known[..., None], weighted_mean(values, times), 0)
+    return np.where(known, percentile_interval(drawn, level), nan)
+
+
+def interval_text(low: float, high: float, digits: int = 3) -> str:
+    """``[0.812, 0.934]``, or that the interval is not known."""
+    if np.isnan(low) or np.isnan(high):
+        return "[not known]"
+    return f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def student_half_width(values: Sequence[float], level: float = LEVEL) -> float:

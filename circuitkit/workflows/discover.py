@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import partial
 
 from circuitkit.engine.inputs import (
-    EXAMPLES,
     CorruptionLike,
     Data,
     MetricLike,
@@ -51,7 +50,7 @@ def discover(
     edges: int | None = None,
     faithfulness: float | None = None,
     rule: str = "abs",
-    examples: int = EXAMPLES,
+    examples: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     memory: int | None = None,
@@ -65,8 +64,9 @@ def discover(
     Args:
         model: The model, from ``ck.load``.
         data: Of a task's name (``"ioi"``) or a file, ``examples`` prompts are drawn for the
-            discovery and as many for the measurement; a Task is halved. A Dataset is used as it is:
-            the circuit is measured on ``unseen`` prompts, or without any *in sample*, which the
+            discovery and as many for the measurement; a Task is halved, and so is a file. Prompts
+            with the same clean tokens stand in one half; of one or two, both halves are all, which
+            is *in sample*. A Dataset is used as it is: the circuit is measured on ``unseen`` prompts, or without any *in sample*, which the
             result says.
         metric: A name or a function; without it the task's own, else ``logit_diff``.
         corruption: A name or a function: what an edge outside of the circuit carries; without it
@@ -78,7 +78,8 @@ def discover(
             discovery, above 0 and at most 1. Without this and ``edges``, the circuit is the one
             that the method chose itself (``acdc``), or the smallest that reaches 0.85.
         rule: How edges are ranked: ``abs``, ``signed`` or ``greedy``.
-        examples: How many prompts are drawn for each half.
+        examples: How many prompts each half has at most; without it 64 of a task, and all of a
+            file.
         seed: The seed of the prompts that are drawn, of random circuits and of samples.
         batch_size: The prompts of a batch; without it as many as ``memory`` allows, up to 32.
         memory: The bytes that the process may take; None for what the machine has.

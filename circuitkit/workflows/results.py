@@ -21,7 +21,8 @@ from circuitkit.graph.nodes import INPUT
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
 from circuitkit.util.atomic import write_whole
-from circuitkit.util.json_values import Json
+from circuitkit.util.json_values import Json, nan_to_none
+from circuitkit.util.statistics import interval_text
 from circuitkit.util.versions import versions
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Discovery:
         low, high = found.interval()
         random = float(np.mean([e.faithfulness for e in null]))
         numbers = {"value": found.faithfulness, "low": low, "high": high, "random": random}
-        faithfulness = {key: round(value, 4) for key, value in numbers.items()}
+        faithfulness = nan_to_none({key: round(value, 4) for key, value in numbers.items()})
         own = {**metadata, "faithfulness": faithfulness, "versions": versions()}
         scores = replace(scores, about={**scores.about, **own})
         return cls(
@@ -184,7 +185,7 @@ class Discovery:
             "metric_clean": self.ability.clean,
             "metric_corrupt": self.ability.corrupt,
             "faithfulness": self.evaluation.faithfulness,
-            "interval": [low, high],
+            "interval": nan_to_none([low, high]),
             "mean_of_ratios": self.evaluation.mean_of_ratios,
             "complement_faithfulness": self.complement.faithfulness,
             "random_faithfulness": [e.faithfulness for e in self.null],
@@ -202,13 +203,14 @@ class Discovery:
         return (
             f"{about['task']} on {about['model']}: {found.edges:,} of "
             f"{self.scores.wiring.n_edges:,} edges, faithfulness {found.faithfulness:.3f} "
-            f"[{low:.3f}, {high:.3f}] ({found.metric}, {self._prompts()})"
+            f"{interval_text(low, high)} ({found.metric}, {self._prompts()})"
         )
 
     def _prompts(self) -> str:
         """On which prompts the faithfulness was measured."""
         n = len(self.evaluation.circuit)
-        return f"{n} prompts, in sample" if self.in_sample else f"{n} unseen prompts"
+        noun = "prompt" if n == 1 else "prompts"
+        return f"{n} {noun}, in sample" if self.in_sample else f"{n} unseen {noun}"
 
     def _title(self) -> str:
         """What a picture of the circuit is called."""
@@ -224,7 +226,7 @@ class Discovery:
             f"{about['task']} on {about['model']}: {circuits.summary(self.circuit)}",
             "",
             f"  the model        {self.ability}",
-            f"  faithfulness     {found.faithfulness:.3f}  [{low:.3f}, {high:.3f}]  "
+            f"  faithfulness     {found.faithfulness:.3f}  {interval_text(low, high)}  "
             f"({found.metric}, {found.corruption}, {self._prompts()})",
             f"  mean of ratios   {found.mean_of_ratios:.3f}",
             f"  without it       {self.complement.faithfulness:.3f}  (all other edges kept)",

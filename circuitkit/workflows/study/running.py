@@ -60,7 +60,7 @@ def study(
     circuits: Sequence[CorruptionLike] | None = None,
     direction: str = "denoise",
     threshold: float = THRESHOLD,
-    examples: int = 64,
+    examples: int | None = None,
     only: MetricLike | None = "accuracy",
     both_ways: bool = False,
     seed: int = 0,
@@ -88,7 +88,7 @@ def study(
         direction: ``denoise`` patches clean values into corrupted runs, ``noise`` corrupted ones
             into clean runs. Positive effects help the clean behaviour either way.
         threshold: How many standard deviations beyond the mean a component is detected.
-        examples: How many prompts of a task or a file.
+        examples: How many prompts; without it 64 of a task, and all of a file.
         only: The metric that must be above 1/2 for a prompt to stay; None for all prompts.
         both_ways: Whether each pair's swap is added.
         seed: The seed with which prompts are drawn.
@@ -143,7 +143,7 @@ def _context(
     corruptions: Sequence[CorruptionLike] | None,
     *,
     direction: str,
-    examples: int,
+    examples: int | None,
     only: MetricLike | None,
     both_ways: bool,
     seed: int,
