@@ -507,7 +507,7 @@ def test_a_split_that_leaves_one_side_empty_is_refused(first: Any) -> None:
         task.split(first)
 
 
-@pytest.mark.parametrize("n", [2, 3, 8])
+@pytest.mark.parametrize("n", [3, 4, 8])
 def test_halves_part_the_examples_and_share_all_else(n: int) -> None:
     examples = tuple(Example((1, 2 + i), (1, 3 + i), (4,), (), {}) for i in range(n))
     data = Dataset(examples, batch_size=5, padding="left", memory=2**30)
@@ -517,9 +517,37 @@ def test_halves_part_the_examples_and_share_all_else(n: int) -> None:
     assert replace(first, examples=examples) == replace(second, examples=examples) == data
 
 
-def test_a_single_example_has_no_halves() -> None:
-    with pytest.raises(DataError, match="give at least two"):
-        Dataset((Example((1, 2), (1, 3), (4,), (), {}),)).halves()
+def numbered(*clean: int) -> Dataset:
+    """Examples by the number of their clean prompt; all corrupted texts differ."""
+    return Dataset(tuple(Example((1, 2 + i), (9, k), (4,), (), {}) for k, i in enumerate(clean)))
+
+
+@pytest.mark.parametrize("clean", [(0,), (0, 1), (0, 0, 0), (0, 1, 0, 1, 1)])
+def test_of_one_or_two_prompts_both_halves_are_the_data(clean: tuple[int, ...]) -> None:
+    data = numbered(*clean)
+    first, second = data.halves()
+    assert first is second is data
+
+
+@pytest.mark.parametrize(
+    "clean",
+    [
+        (0, 1, 2, 0, 1, 2),
+        (0, 0, 0, 0, 1, 2),
+        (0, 1, 1, 1, 1, 2),
+        (0, 1, 2, 2, 2, 2, 2),
+        (2, 1, 0) * 5,
+    ],
+)
+def test_prompts_with_equal_clean_tokens_are_in_one_half(clean: tuple[int, ...]) -> None:
+    data = numbered(*clean)
+    first, second = data.halves()
+    assert first.examples
+    assert second.examples
+    assert not {e.clean for e in first.examples} & {e.clean for e in second.examples}
+    assert sorted(e.corrupt for e in first.examples + second.examples) == sorted(
+        e.corrupt for e in data.examples
+    )
 
 
 def test_a_task_is_taken_as_its_prompts_are() -> None:

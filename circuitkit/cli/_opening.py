@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitkit import registry
-from circuitkit.errors import ScoresError
+from circuitkit.errors import ArgumentError, ScoresError
 
 __all__ = [
     "check_names",
@@ -18,6 +18,7 @@ __all__ = [
     "open_circuit",
     "recorded",
     "set_threads",
+    "task_of",
     "unseen",
 ]
 
@@ -29,7 +30,7 @@ def check_names(kind: str, *names: str | None) -> None:
 
     for name in names:
         plain = (name or "").partition("(")[0].strip()
-        from_elsewhere = ":" in plain or is_file(plain)
+        from_elsewhere = ":" in plain or (kind == "tasks" and is_file(name or ""))
         known = registry.same_name(kind, plain) if kind == "tasks" else plain
         if name and not from_elsewhere and known not in registry.names(kind):
             registry.lookup(kind, plain)
@@ -37,7 +38,11 @@ def check_names(kind: str, *names: str | None) -> None:
 
 def default_place(options: argparse.Namespace, folder: str) -> Path:
     """The default directory for a command's files: ``folder/TASK-MODEL``."""
-    task = Path(options.task.partition("(")[0].rpartition(":")[2]).stem
+    from circuitkit.data.prompts import STDIN, file_of
+
+    file = file_of(options.task)
+    task = Path(file or options.task.partition("(")[0].rpartition(":")[2]).stem
+    task = "stdin" if file == STDIN else task
     return Path(folder) / f"{task}-{Path(options.model).name}"
 
 
@@ -87,13 +92,32 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def task_of(options: argparse.Namespace, task: str) -> str:
+    """The task's name, with what the options say of its file; raises ArgumentError where they do
+    and it is not a file."""
+    from circuitkit.data.prompts import is_file
+
+    keys = ("columns", "misfits", "answers")
+    given = {key: getattr(options, key, None) for key in keys}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    if not chosen:
+        return task
+    if not is_file(task):
+        raise ArgumentError(
+            f"{task!r} is not a file, so --{next(iter(chosen))} says nothing about it; give the "
+            "file of prompts, or leave the option out"
+        )
+    settings = ", ".join(f"{key}={value!r}" for key, value in chosen.items())
+    return f"from_file(path={task!r}, {settings})"
+
+
 def unseen(
     options: argparse.Namespace, circuit: Any, metrics: Sequence[str], corruptions: Sequence[str]
 ) -> tuple[dict[tuple[str, str], Any], str]:
     """For each metric and corruption by name, the inputs of a measurement on prompts that the
     circuit's discovery did not see; and a title. Raises for an unknown name before anything slow
     is loaded."""
-    about, task = circuit.graph, options.task or recorded(circuit, "task")
+    about, task = circuit.graph, task_of(options, options.task or recorded(circuit, "task"))
     check_names("metrics", *metrics)
     check_names("corruptions", *corruptions)
     check_names("tasks", task)

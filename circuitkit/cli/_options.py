@@ -7,7 +7,9 @@ from typing import TypeAlias
 
 from circuitkit.util.bytesize import parse
 
-__all__ = ["Commands", "add_circuit", "add_force", "common", "count", "machine", "positive"]
+__all__ = [
+    "Commands", "add_circuit", "add_file", "add_force", "common", "count", "machine", "positive",
+]  # fmt: skip
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -19,8 +21,27 @@ def add_circuit(p: argparse.ArgumentParser) -> None:
     p.add_argument("--model", help="default: the circuit's own, as for task, metric and corruption")
     p.add_argument("--task")
     p.add_argument(
-        "--examples", type=positive, default=64, metavar="N", help="unseen prompts (default: 64)"
-    )
+        "--examples", type=positive, metavar="N",
+        help="unseen prompts (default: 64, or all of a file)",
+    )  # fmt: skip
+    add_file(p)
+
+
+def add_file(p: argparse.ArgumentParser, misfits: bool = True) -> None:
+    """Add how the prompts of a file are read."""
+    p.add_argument(
+        "--columns", type=_columns, metavar="clean=NAME,...",
+        help="the columns of a file that are clean, corrupt, correct, wrong",
+    )  # fmt: skip
+    p.add_argument(
+        "--answers", choices=("single", "first"),
+        help="answers of several tokens: they do not fit (default), or their first token",
+    )  # fmt: skip
+    if misfits:
+        p.add_argument(
+            "--misfits", choices=("refuse", "drop"),
+            help="rows of a file that do not fit: refused (default), or left out",
+        )  # fmt: skip
 
 
 def add_force(p: argparse.ArgumentParser) -> None:
@@ -34,6 +55,16 @@ def common() -> argparse.ArgumentParser:
     p.add_argument("--quiet", action="store_true", help="no progress bars")
     p.add_argument("--json", action="store_true", help="print JSON, for machines")
     return p
+
+
+def _columns(text: str) -> dict[str, str]:
+    """The columns in ``clean=a,corrupt=b``; raises ArgumentTypeError for any other text."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(key.strip() and own for key, _, own in pairs):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} names no columns; write clean=NAME,corrupt=NAME"
+        )
+    return {key.strip(): own for key, _, own in pairs}
 
 
 def count(text: str) -> int:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from circuitkit.cli._opening import check_names, default_place, load_model
-from circuitkit.cli._options import Commands, machine, positive
+from circuitkit.cli._opening import check_names, default_place, load_model, task_of
+from circuitkit.cli._options import Commands, add_file, machine, positive
 from circuitkit.cli._printing import print_json
 
 __all__ = ["add", "discover"]
@@ -20,7 +20,11 @@ def add(commands: Commands) -> None:
     p = commands.add_parser(
         "discover", parents=[machine()], help="find the circuit of a task, measure it and draw it"
     )
-    p.add_argument("task", metavar="TASK", help="ioi, greater_than, ... or a CSV or JSONL file")
+    p.add_argument(
+        "task",
+        metavar="TASK",
+        help="ioi, greater_than, ... or a file of prompts (- is standard input)",
+    )
     p.add_argument("--model", default="mini", help="mini, smollm2-135m, a directory or a hub name")
     p.add_argument("--method", default="eap_ig", help="how edges are scored (default: eap_ig)")
     p.add_argument("--metric", help="how outputs are measured (default: the task's metric)")
@@ -35,8 +39,10 @@ def add(commands: Commands) -> None:
     )
     p.add_argument("--rule", default="abs", choices=("abs", "signed", "greedy"))
     p.add_argument(
-        "--examples", type=positive, default=64, metavar="N", help="prompts in each half"
-    )
+        "--examples", type=positive, metavar="N",
+        help="prompts in each half (default: 64, or half of a file)",
+    )  # fmt: skip
+    add_file(p)
     p.add_argument("--verify", type=positive, metavar="N", help="also measure N edges exactly")
     p.add_argument("--orders", type=positive, metavar="N", help="repeat acdc in N random orders")
     p.add_argument("--seed", type=int, default=0)
@@ -64,7 +70,7 @@ def discover(options: argparse.Namespace) -> None:
         "batch_size": options.batch_size, "memory": options.memory, "verify": options.verify,
         "orders": options.orders,
     }  # fmt: skip
-    inputs = options.task, options.metric, options.corruption
+    inputs = task_of(options, options.task), options.metric, options.corruption
     if options.plan:
         _plan(load_model(options.model, options, proved=False), *inputs, asked, options, place)
         return

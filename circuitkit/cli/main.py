@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from circuitkit import __version__
 from circuitkit.cli import (
@@ -65,8 +66,21 @@ def _run(options: argparse.Namespace) -> int:
     found = neighbour()
     if found:
         print(f"circuitkit: {found}", file=sys.stderr)
+    from circuitkit.data.lint import PromptWarning
+
+    shown = warnings.showwarning
+
+    def say(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        """Our own warnings as one line, like errors."""
+        if category.__module__.startswith("circuitkit."):
+            print(f"circuitkit: {message}", file=sys.stderr)
+        else:
+            shown(message, category, *place, **more)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NeighbourWarning)  # said already
+        warnings.simplefilter("always", PromptWarning)
+        warnings.showwarning = say  # until the end of this block
         return options.run(options) or 0
 
 

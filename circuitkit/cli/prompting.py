@@ -1,36 +1,74 @@
-"""``circuitkit task show``: the prompts of a task, and how well a model does it."""
+"""``circuitkit task``: the prompts of a task or a file, and which of them fit a model."""
 
 from __future__ import annotations
 
 import argparse
 
-from circuitkit.cli._opening import check_names, load_model
-from circuitkit.cli._options import Commands, machine, positive
+from circuitkit.cli._opening import check_names, load_model, task_of
+from circuitkit.cli._options import Commands, add_file, machine, positive
 from circuitkit.cli._printing import print_json
 
-__all__ = ["add", "task_show"]
+__all__ = ["add", "task_check", "task_show"]
 
 
 def add(commands: Commands) -> None:
-    """Add the command ``task show`` and its options."""
-    p = commands.add_parser("task", help="show the prompts of a task, and how well a model does it")
-    show = p.add_subparsers(required=True, metavar="show").add_parser("show", parents=[machine()])
-    show.add_argument("task", metavar="TASK")
-    show.add_argument("--model", default="mini")
-    show.add_argument("--examples", type=positive, default=64, metavar="N")
+    """Add the commands ``task show`` and ``task check``, and their options."""
+    p = commands.add_parser(
+        "task", help="show the prompts of a task or a file, or check which fit a model"
+    )
+    both = p.add_subparsers(required=True, metavar="show|check")
+    show = both.add_parser(
+        "show", parents=[machine()], help="the prompts, and how well a model does them"
+    )
+    show.add_argument("task", metavar="TASK", help="ioi, ... or a file of prompts")
+    show.add_argument(
+        "--examples", type=positive, metavar="N", help="prompts (default: 64, or all of a file)"
+    )
     show.add_argument("--seed", type=int, default=0)
+    add_file(show)
     show.set_defaults(run=task_show)
+    check = both.add_parser(
+        "check", parents=[machine()],
+        help="the rows of a file that do not fit a model, and what looks like a mistake",
+    )  # fmt: skip
+    check.add_argument("task", metavar="FILE", help="a file of prompts (- is standard input)")
+    add_file(check, misfits=False)
+    check.set_defaults(run=task_check)
+    for one in (show, check):
+        one.add_argument("--model", default="mini", help="default: mini")
+
+
+def task_check(options: argparse.Namespace) -> None:
+    """Print the rows of a file that do not fit, and warnings; raise DataError if any do not."""
+    check_names("tasks", options.task)
+    model = load_model(options.model, options)
+    from circuitkit.data.lint import check_prompts
+    from circuitkit.data.prompts import is_file
+    from circuitkit.data.tasks import make_task
+
+    if is_file(options.task):
+        answers = options.answers or "single"
+        found = check_prompts(options.task, model, columns=options.columns, answers=answers)
+    else:
+        found = check_prompts(make_task(task_of(options, options.task), model), model)
+    print_json(found.to_dict()) if options.json else print(repr(found))
+    found.require()
 
 
 def task_show(options: argparse.Namespace) -> None:
     """Print some prompts of a task with their token positions, and how well the model does it."""
+    name = task_of(options, options.task)
     check_names("tasks", options.task)
     model = load_model(options.model, options)
-    from circuitkit.data.tasks import make_task
-    from circuitkit.engine.inputs import prepare
+    from circuitkit.data.prompts import file_of
+    from circuitkit.data.tasks import draw, make_task
+    from circuitkit.engine.inputs import EXAMPLES, prepare
     from circuitkit.evaluation.ability import ability
 
-    task = make_task(options.task, model, n=options.examples, seed=options.seed)
+    if options.examples is None and file_of(name):
+        task = make_task(name, model, seed=options.seed)
+    else:
+        task = draw(name, model, options.examples or EXAMPLES, options.seed)
     inputs = prepare(model, task, batch_size=options.batch_size, memory=options.memory)
     able = ability(*inputs[:3])
     if options.json:
@@ -40,7 +78,11 @@ def task_show(options: argparse.Namespace) -> None:
     print(f"{task.name} on {model.name}: {able}\n")
     for prompt, example in list(zip(task.prompts, inputs.data.examples, strict=True))[:5]:
         print(f"  clean    {prompt.clean!r} -> {', '.join(map(repr, prompt.correct[:5]))}")
-        print(f"  corrupt  {prompt.corrupt!r} -> {', '.join(map(repr, prompt.wrong[:5]))}")
+        wrong = ", ".join(map(repr, prompt.wrong[:5])) or "–"
+        if prompt.corrupt is None:
+            print(f"  wrong    {wrong}")
+        else:
+            print(f"  corrupt  {prompt.corrupt!r} -> {wrong}")
         where = sorted(example.spans.items(), key=lambda item: item[1])
         print("  tokens  ", ", ".join(f"{name} {_range(span)}" for name, span in where), "\n")
 

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from circuitkit.cli._opening import check_names, default_place, load_model
-from circuitkit.cli._options import Commands, add_force, count, machine, positive
+from circuitkit.cli._opening import check_names, default_place, load_model, task_of
+from circuitkit.cli._options import Commands, add_file, add_force, count, machine, positive
 from circuitkit.cli._printing import print_json
 
 __all__ = ["add", "study"]
@@ -21,7 +21,9 @@ def add(commands: Commands) -> None:
         parents=[machine()],
         help="activation patching under every corruption × metric, and how choices change it",
     )
-    p.add_argument("task", metavar="TASK", help="ioi, facts, ... or a CSV or JSONL file")
+    p.add_argument(
+        "task", metavar="TASK", help="ioi, facts, ... or a file of prompts (- is standard input)"
+    )
     p.add_argument("--model", default="mini", help="mini, smollm2-135m, a directory or a hub name")
     several = "can be given several times; default: "
     p.add_argument("--metric", action="append", metavar="M", help=several + "three")
@@ -39,7 +41,10 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     p.add_argument("--direction", default="denoise", choices=("denoise", "noise"))
     p.add_argument("--threshold", type=float, default=2.0, metavar="SD", help="default: 2")
-    p.add_argument("--examples", type=positive, default=64, metavar="N", help="prompts")
+    p.add_argument(
+        "--examples", type=positive, metavar="N", help="prompts (default: 64, or all of a file)"
+    )
+    add_file(p)
     p.add_argument(
         "--only", default="accuracy", metavar="M",
         help="study prompts with this metric above 1/2 (accuracy, top1; 'none': all)",
@@ -64,7 +69,8 @@ def study(options: argparse.Namespace) -> None:
     place = options.output or default_place(options, "studies")
     unfinished = place / ".unfinished"
     found = running.study(
-        model, options.task, **chosen, corruptions=options.corruption, windows=options.windows,
+        model, task_of(options, options.task), **chosen,
+        corruptions=options.corruption, windows=options.windows,
         groups=dict(options.group) or None, roles=roles,
         circuits=() if options.circuits == ["none"] else options.circuits,
         direction=options.direction, threshold=options.threshold, examples=options.examples,

@@ -43,6 +43,8 @@ class Batch:
         spans: Ranges of positions [start, stop) by name, [batch, 2]; (-1, -1) for an example that
             does not have the span.
         corruptions: Token ids of the further corrupted texts that every example has, by name.
+        paired: Whether each example has a corrupted text, [batch]; None if all have. Without one
+            ``corrupt`` is ``clean``.
     """
 
     clean: Int[Tensor, "batch pos"]
@@ -53,6 +55,7 @@ class Batch:
     wrong: Int[Tensor, "batch wrong"]
     spans: Mapping[str, Int[Tensor, "batch 2"]]
     corruptions: Mapping[str, Int[Tensor, "batch pos"]] = field(default_factory=dict)
+    paired: Bool[Tensor, " batch"] | None = None
 
     def __len__(self) -> int:
         return len(self.last)
@@ -88,10 +91,15 @@ class Batch:
         self, text: str | None = None, at: str | Sequence[str] = ()
     ) -> Bool[Tensor, "batch pos"]:
         """Which tokens a corruption is to change: those of the spans ``at``, or without any those
-        at which the clean text and the corrupted one (of that name) differ. Raises as ``replaced``
-        does."""
+        at which the clean text and the corrupted one (of that name) differ, and all tokens of an
+        example without a corrupted text. Raises as ``replaced`` does."""
         tokens = self._corrupted(text)
-        return self.within(*span_names(at)) if at else (tokens != self.clean) & self.mask
+        if at:
+            return self.within(*span_names(at))
+        found = (tokens != self.clean) & self.mask
+        if text is not None or self.paired is None:
+            return found
+        return found | (self.mask & ~self.paired[:, None])
 
     def _corrupted(self, text: str | None) -> Int[Tensor, "batch pos"]:
         if text is None:
@@ -108,6 +116,8 @@ class Batch:
         """The batch stacked on itself that many times."""
 
         def again(x: Any) -> Any:
+            if x is None:
+                return None
             if isinstance(x, Tensor):
                 return x.repeat(times, *[1] * (x.ndim - 1))
             return {name: again(own) for name, own in x.items()}
@@ -267,15 +277,22 @@ class Dataset:
         return replace(self, examples=tuple(filter(keep, self.examples)))
 
     def halves(self) -> tuple[Dataset, Dataset]:
-        """The first half of the examples, on which a circuit is found, and the second half; raises
-        DataError for a single example."""
-        half = len(self) // 2
-        if not half:
-            raise DataError(
-                "a circuit cannot be found and measured on one prompt; give at least two"
-            )
-        first, second = self.examples[:half], self.examples[half:]
-        return replace(self, examples=first), replace(self, examples=second)
+        """The first half of the examples, on which a circuit is found, and the second half.
+
+        Examples with the same clean tokens stay together. Of one or two different prompts both
+        halves are the data itself: what is found on it is measured in sample.
+        """
+        groups: dict[tuple[int, ...], list[Example]] = {}
+        for example in self.examples:
+            groups.setdefault(example.clean, []).append(example)
+        if len(groups) <= 2:
+            return self, self
+        first: list[Example] = []
+        second: list[Example] = []
+        for group in groups.values():
+            fits = not first or (not second and len(first) + len(group) <= len(self) // 2)
+            (first if fits else second).extend(group)
+        return replace(self, examples=tuple(first)), replace(self, examples=tuple(second))
 
     def both_ways(self) -> Dataset:
         """Every example followed by its swap: clean and corrupt, correct and wrong change places.
@@ -325,6 +342,7 @@ class Dataset:
             corruptions={
                 name: rows((e.corruptions[name] for e in examples), 0, True) for name in texts
             },
+            paired=torch.tensor([e.paired for e in examples], device=self.device),
         )
 
 

@@ -262,7 +262,9 @@ def _checked(rows: Sequence[CheckedRow], words: TokenizerView, first: bool) -> I
             continue
         prompt, found = next(pairs)
         if isinstance(found, DataError):
-            yield CheckedRow(row.place, prompt, misfit=f"does not fit: {found}")
+            near = [one for one in prompt.correct + prompt.wrong if (prompt.clean, one) in spaced]
+            hint = f" ({' ' + near[0]!r} with a leading space is)" if near else ""
+            yield CheckedRow(row.place, prompt, misfit=f"does not fit: {found}{hint}")
             continue
         odd = [*_odd(prompt, found, words, spaced)]
         key = (prompt.clean, prompt.corrupt, prompt.correct, prompt.wrong)

@@ -75,7 +75,8 @@ def draw(task: str, model: Tokenized, n: int | None, seed: int) -> Task:
     has if they are fewer or if n is None."""
     if file_of(task):
         made = make_task(task, model, n=None, seed=seed)
-        return replace(made, prompts=shuffled(made.prompts, seed)[:n])
+        settings = {**made.settings, "shuffled": True}
+        return replace(made, prompts=shuffled(made.prompts, seed)[:n], settings=settings)
     return make_task(task, model, n=n, seed=seed)
 
 

@@ -19,8 +19,8 @@ from typing_extensions import TypeIs
 
 from circuitkit.data.batches import Dataset
 from circuitkit.data.examples import Example
-from circuitkit.data.prompts import Prompt, Task
-from circuitkit.data.tasks import draw
+from circuitkit.data.prompts import Prompt, Task, file_of
+from circuitkit.data.tasks import draw, make_task, shuffled
 from circuitkit.engine.batching import batched
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
@@ -47,9 +47,10 @@ __all__ = [
     "prepare_halves",
     "refuse",
     "require_model",
+    "twice",
 ]
 
-EXAMPLES = 64  # prompts of a task that is called by its name
+EXAMPLES = 64  # prompts of a task that is called by its name; of a file all
 ORDER = "the order is model, what is measured, data, metric, corruption"
 
 Data: TypeAlias = Dataset | Task | Sequence[Prompt] | str | os.PathLike[str]
@@ -92,7 +93,7 @@ def prepare(
     corruption: CorruptionLike | None = None,
     *,
     circuit: object = None,
-    examples: int = EXAMPLES,
+    examples: int | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
     memory: int | None = None,
@@ -121,23 +122,27 @@ def prepare_halves(
     metric: MetricLike | None,
     corruption: CorruptionLike | None,
     *,
-    examples: int = EXAMPLES,
+    examples: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     memory: int | None = None,
 ) -> tuple[Inputs, Inputs]:
     """What a circuit is found on, and what it is measured on.
 
-    A Task gives its two halves, and a task's name or a file two halves of up to ``examples``. A
-    Dataset is used as it is: it is measured on ``unseen`` prompts, or in sample where there are
-    none. Raises as ``prepare`` does.
+    A Task gives its two halves, and so do a file and a task's name, of up to ``examples`` each.
+    Rows of files, and prompts that no seed has drawn, are shuffled by the ``seed`` before. Of one
+    or two different prompts both halves are all of them. A Dataset is used as it is: it is measured
+    on ``unseen`` prompts, or in sample where there are none. Raises as ``prepare`` does.
     """
     require_model(model)
     if unseen is None and not isinstance(data, Dataset):
         whole = prepare(
-            model, data, metric, corruption,
-            examples=2 * examples, seed=seed, batch_size=batch_size, memory=memory,
+            model, data, metric, corruption, examples=twice(data, examples), seed=seed,
+            batch_size=batch_size, memory=memory,
         )  # fmt: skip
+        if not _drawn(data):
+            mixed = replace(whole.data, examples=shuffled(whole.data.examples, seed))
+            whole = whole._replace(data=mixed)
         return whole.halves()
     seen = prepare(
         model, data, metric, corruption,
@@ -170,6 +175,22 @@ def prepare_each(
     return inputs.data, measures, inputs.corruption
 
 
+def twice(data: Data, examples: int | None) -> int | None:
+    """The prompts of two halves; None for all that a file has."""
+    if examples is None:
+        is_all = isinstance(data, str | os.PathLike) and file_of(os.fspath(data))
+        return None if is_all else 2 * EXAMPLES
+    return 2 * examples
+
+
+def _drawn(data: Data) -> bool:
+    """Whether the order of the prompts is by chance: a seed drew them."""
+    if isinstance(data, Task):
+        of_file = "path" in data.settings and not data.settings.get("shuffled")
+        return "seed" in data.settings and not of_file
+    return isinstance(data, str | os.PathLike)
+
+
 # -- model -----------------------------------------------------------------------------------------
 def require_model(model: object) -> None:
     """Raise ArgumentError where this is no model that ``load`` has made."""
@@ -185,15 +206,16 @@ def as_data(
     data: Data,
     circuit: object = None,
     *,
-    examples: int = EXAMPLES,
+    examples: int | None = None,
     seed: int | None = None,
     memory: int | None = None,
 ) -> Dataset:
     """The data as a Dataset.
 
-    A Dataset is used as it is. A Task, a task's name (``"ioi"``) or a file (CSV or JSONL) gives
-    prompts that the discovery of the ``circuit`` (or of any of several) did not see: of a Task all
-    of them, else up to ``examples``, drawn with the circuit's seed. Raises ArgumentError for what
+    A Dataset is used as it is. A Task, a task's name (``"ioi"``) or a file gives prompts that the
+    discovery of the ``circuit`` (or of any of several) did not see: of a Task all of them, else up
+    to ``examples``, drawn with the circuit's seed; without a number all that a file has, and 64 of
+    a task that is called by its name. Raises ArgumentError for what
     is none of these, and DataError where the circuit has seen every prompt.
     """
     if isinstance(data, Dataset):
@@ -201,8 +223,10 @@ def as_data(
     if isinstance(data, str | os.PathLike):
         name, known = os.fspath(data), _seen(model, circuit)
         seed = _seed(circuit) if seed is None else seed
-        fresh = _fresh(model, draw(name, model, examples + len(known), seed), known, memory)
-        return replace(fresh, examples=fresh.examples[:examples])
+        wanted = EXAMPLES if examples is None and not file_of(name) else examples
+        drawn = draw(name, model, None if wanted is None else wanted + len(known), seed)
+        fresh = _fresh(model, drawn, known, memory)
+        return replace(fresh, examples=fresh.examples[:wanted])
     if isinstance(data, Task):
         return _fresh(model, data, _seen(model, circuit), memory)
     listed: list[Any] = [*data] if isinstance(data, list | tuple) else []
@@ -243,7 +267,8 @@ def _redrawn(model: Model, about: Mapping[str, Any]) -> set[str]:
     """The same of a file that says only from which task, with which seed and how many."""
     try:
         task, n, seed = str(about["task"]), int(about["examples"]), int(about["seed"])
-        prompts = draw(task, model, 2 * n, seed).prompts[:n]
+        whole = make_task(task, model) if file_of(task) else draw(task, model, 2 * n, seed)
+        prompts = whole.prompts[:n]  # rows of files were in their order then
     except (TypeError, ValueError, UnknownNameError):  # of another tool, or of no task of ours
         return set()
     return {example.fingerprint for example in Dataset.of(prompts, model).examples}

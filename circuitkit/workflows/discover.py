@@ -66,8 +66,8 @@ def discover(
         data: Of a task's name (``"ioi"``) or a file, ``examples`` prompts are drawn for the
             discovery and as many for the measurement; a Task is halved, and so is a file. Prompts
             with the same clean tokens stand in one half; of one or two, both halves are all, which
-            is *in sample*. A Dataset is used as it is: the circuit is measured on ``unseen`` prompts, or without any *in sample*, which the
-            result says.
+            *in sample*. A Dataset is used as it is: the circuit is measured on ``unseen`` prompts,
+            or without any in sample, which the result says.
         metric: A name or a function; without it the task's own, else ``logit_diff``.
         corruption: A name or a function: what an edge outside of the circuit carries; without it
             ``counterfactual``.

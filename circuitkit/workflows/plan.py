@@ -20,7 +20,6 @@ import torch
 
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.inputs import (
-    EXAMPLES,
     CorruptionLike,
     Data,
     MetricLike,
@@ -28,6 +27,7 @@ from circuitkit.engine.inputs import (
     as_data,
     as_metric,
     require_model,
+    twice,
 )
 from circuitkit.engine.memory import room
 from circuitkit.engine.metric import Method
@@ -142,7 +142,7 @@ def plan(
     edges: int | None = None,
     faithfulness: float | None = None,
     rule: str = "abs",
-    examples: int = EXAMPLES,
+    examples: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     memory: int | None = None,
@@ -167,7 +167,7 @@ def plan(
     asked.require(model)
     how, carried = method_of(method, orders), as_corruption(corruption)
     own = isinstance(data, Dataset) or unseen is not None
-    whole = as_data(model, data, examples=examples * (1 if own else 2), seed=seed)
+    whole = as_data(model, data, examples=examples if own else twice(data, examples), seed=seed)
     as_metric(metric, data=whole)
     seen, measured = (whole, whole) if own else whole.halves()
     if unseen is not None:
