@@ -15,6 +15,11 @@ from circuitkit.errors import DataError
 
 __all__ = ["counterfactual", "resample"]
 
+_UNPAIRED = (
+    "has no corrupted text, which counterfactual needs; give it one, or use zero, mean, noise or "
+    "resample"
+)
+
 
 def counterfactual(
     model: Model, data: Dataset, *, text: str | None = None, at: str | Sequence[str] = ()
@@ -37,10 +42,14 @@ def counterfactual(
         True
     """
 
-    if text is None:
+    if text is None and isinstance(data, Dataset):
         _require_pairs(data)
 
     def carried(batch: Batch) -> list[Activations]:
+        if text is None and batch.paired is not None and not bool(batch.paired.all()):
+            raise DataError(
+                f"prompt {int((~batch.paired).nonzero()[0]) + 1} of a batch {_UNPAIRED}"
+            )
         return [_plain(model, batch.replaced(text, at), batch.mask)]
 
     return carried
@@ -49,14 +58,10 @@ def counterfactual(
 def _require_pairs(data: Dataset) -> None:
     """Raise DataError, with its number and its text, for the first example without a corrupted
     text."""
-    examples = getattr(data, "examples", ())
-    number = next((n for n, e in enumerate(examples, start=1) if not e.paired), None)
+    number = next((n for n, e in enumerate(data.examples, start=1) if not e.paired), None)
     if number is not None:
         clean = data.to_frame()["clean"][number - 1]
-        raise DataError(
-            f"prompt {number} of {len(examples)} ({clean!r}) has no corrupted text, which "
-            "counterfactual needs; give it one, or use zero, mean, noise or resample"
-        )
+        raise DataError(f"prompt {number} of {len(data)} ({clean!r}) {_UNPAIRED}")
 
 
 def resample(
