@@ -348,13 +348,14 @@ def test_the_identity_of_data_counts_all_that_its_examples_hold() -> None:
         "wrong": one.correct,
         "spans": {"end": one.spans["end"]},
         "corruptions": {"other": one.clean},
+        "paired": False,
     }
     assert changed.keys() == vars(one).keys()
     every = [one, *(replace(one, **{name: value}) for name, value in changed.items())]
     found = [identity(m, replace(UNSEEN, examples=(example,))) for example in every]
     found += [identity(m, replace(UNSEEN, examples=(one,), **{name: value}))
               for name, value in (("batch_size", 1), ("padding", "left"))]  # fmt: skip
-    assert len({each["data"] for each in found}) == len(found) == 9
+    assert len({each["data"] for each in found}) == len(found) == 10
     assert found[0] == identity(m, replace(UNSEEN, examples=(replace(one),)))
 
 

@@ -29,7 +29,7 @@ def counterfactual(
     ``text`` names another corrupted text of the prompt (``S1+IO`` of ``ioi``). ``at`` names the
     tokens that are replaced (a span, as ``S2``, or several); without it, all.
 
-    Raises DataError for an example without a corrupted text, with its number, and, when used, for a
+    Raises DataError, when used, for an example without a corrupted text, with its number, and for a
     text or a span that an example lacks. Source: Zhang & Nanda 2024, §2; ``patching`` of EAP-IG.
 
     Example:
@@ -42,26 +42,23 @@ def counterfactual(
         True
     """
 
-    if text is None and isinstance(data, Dataset):
-        _require_pairs(data)
-
     def carried(batch: Batch) -> list[Activations]:
         if text is None and batch.paired is not None and not bool(batch.paired.all()):
-            raise DataError(
-                f"prompt {int((~batch.paired).nonzero()[0]) + 1} of a batch {_UNPAIRED}"
-            )
+            raise DataError(f"{_first_unpaired(batch, data)} {_UNPAIRED}")
         return [_plain(model, batch.replaced(text, at), batch.mask)]
 
     return carried
 
 
-def _require_pairs(data: Dataset) -> None:
-    """Raise DataError, with its number and its text, for the first example without a corrupted
-    text."""
-    number = next((n for n, e in enumerate(data.examples, start=1) if not e.paired), None)
-    if number is not None:
-        clean = data.to_frame()["clean"][number - 1]
-        raise DataError(f"prompt {number} of {len(data)} ({clean!r}) {_UNPAIRED}")
+def _first_unpaired(batch: Batch, data: Dataset) -> str:
+    """The first prompt without a corrupted text, by its number in the data if it is among them."""
+    row = int((~batch.paired).nonzero()[0]) if batch.paired is not None else 0
+    tokens = tuple(batch.clean[row][batch.mask[row]].tolist())
+    for number, example in enumerate(data.examples, start=1):
+        if example.clean == tokens and not example.paired:
+            clean = data[number - 1 : number].to_frame()["clean"][0]
+            return f"prompt {number} of {len(data)} ({clean!r})"
+    return f"prompt {row + 1} of a batch"
 
 
 def resample(
