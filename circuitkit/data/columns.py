@@ -57,7 +57,7 @@ def require_columns(name: str, rows: Sequence[Row], columns: Mapping[str, str]) 
 
 def _known(name: str, there: Sequence[str]) -> str:
     near = nearest(name, there)
-    listed = ", ".join(map(repr, there[:12])) + (", ..." if len(there) > 12 else "")
+    listed = ", ".join(repr(one[:40]) for one in there[:12]) + (", ..." if len(there) > 12 else "")
     return f"it has {listed}" + (f" (did you mean {near!r}?)" if near else "")
 
 

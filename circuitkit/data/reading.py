@@ -114,9 +114,8 @@ def _csv(text: str, name: str, usual: str) -> Iterator[Row]:
     else:
         usual = _separator(first, usual)
     lines = list(_cells(text, name, usual, offset, skip=False))
-    if any(
-        cell.startswith(" ") and cell.lstrip(" ")[:1] == '"' for _, own in lines for cell in own
-    ):
+    odd = (cell for _, own in lines for cell in own if cell.lstrip(" ")[:1] == '"' != cell[:1])
+    if any(f"{usual}{cell}" in text for cell in odd):  # a quote after a space, as it stands there
         lines = list(_cells(text, name, usual, offset, skip=True))
     if not lines:
         return
@@ -124,7 +123,9 @@ def _csv(text: str, name: str, usual: str) -> Iterator[Row]:
     names = [cell.strip() for cell in head]
     twice = next((one for one in names if one and names.count(one) > 1), None)
     if twice is not None:
-        raise DataError(f"{name}, line {number} has the column {twice!r} twice; rename one of them")
+        raise DataError(
+            f"{name}, line {number} has the column {twice[:40]!r} twice; rename one of them"
+        )
     spaced = len(head) > 1 and all(cell.startswith(" ") for cell in head[1:])
     for number, cells in body:
         yield _cut(f"line {number}", names, cells, spaced)
@@ -135,11 +136,17 @@ def _cut(place: str, names: Sequence[str], cells: Sequence[str], spaced: bool) -
     if len(cells) != len(names):
         were = f"{len(cells)} cell{'s' * (len(cells) != 1)}"
         fault = (
-            f"has {were}, but the file has {len(names)} columns ({', '.join(names)}); put a cell "
+            f"has {were}, but the file has {len(names)} columns ({_few(names)}); put a cell "
             "that contains the separator between double quotes"
         )
         return Row(place, fault=fault)
     return Row(place, dict(zip(names, cells, strict=True)), table=True, spaced=spaced)
+
+
+def _few(names: Sequence[str]) -> str:
+    """Some names, each on one line."""
+    shown = [repr(name[:20]) for name in names[:8]]
+    return ", ".join([*shown, *(["..."] if len(names) > 8 else [])])
 
 
 def _separator(head: str, usual: str) -> str:
@@ -158,7 +165,7 @@ def _cells(
             io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=skip, strict=True
         )
         for cells in reader:
-            if any(map(str.strip, cells)):
+            if any(cells) and (len(cells) > 1 or cells[0].strip()):
                 yield start, cells
             start = offset + reader.line_num + 1
     except (csv.Error, TypeError) as error:  # TypeError: a separator that csv does not take
