@@ -157,7 +157,8 @@ def test_a_model_that_gives_no_numbers_is_refused() -> None:
     module = build("gpt2")
     with torch.no_grad():
         module.transformer.h[1].mlp.c_fc.weight.fill_(torch.nan)
-    assert not check(from_module(module, name="gpt2")).holds
+    with pytest.raises(ModelError, match=r"c_fc.weight' of 'gpt2' holds nan or infinity"):
+        from_module(module, name="gpt2")
 
 
 # -- what load refuses -----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damaged import REFUSED, TAKEN, Damaged, damaged_models, outcome
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -19,6 +20,10 @@ from circuitkit.errors import ModelError
 from circuitkit.models.loading import MINI
 
 Weights = dict[str, Tensor]
+TINY = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+    "vocab_size": 2048, "max_position_embeddings": 32,
+}  # fmt: skip
 
 
 def lacking(weights: Weights) -> Weights:
@@ -44,12 +49,8 @@ def narrower(weights: Weights) -> Weights:
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     """A tiny Llama with mini's tokenizer, as transformers saves it."""
-    config = LlamaConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-        vocab_size=2048, max_position_embeddings=32,
-    )  # fmt: skip
     torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    LlamaForCausalLM(LlamaConfig(**TINY)).save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(MINI / name, tmp_path / name)
     return tmp_path
@@ -130,3 +131,37 @@ def test_a_damaged_directory_is_one_sentence(
 def test_tied_heads_are_not_missed(tmp_path: Path) -> None:
     shutil.copytree(MINI, tmp_path / "tied")
     assert circuitkit.load(tmp_path / "tied").wiring == circuitkit.load("mini").wiring
+
+
+# -- a few hundred damages -------------------------------------------------------------------------
+@pytest.mark.parametrize("damaged", list(damaged_models(0)), ids=lambda one: one.name)
+def test_a_damaged_model_is_refused_or_gives_the_numbers_of_its_files(
+    damaged: Damaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = outcome(damaged.write(tmp_path))
+    assert damaged.expected in (None, found)
+    assert not (tmp_path / "was-executed").exists()
+
+
+def test_damages_are_of_both_kinds_and_repeat() -> None:
+    one, two, other = (list(damaged_models(seed)) for seed in (3, 3, 4))
+    assert [case.name for case in one] == [case.name for case in two]
+    assert [case.name for case in one] != [case.name for case in other]
+    assert {case.expected for case in one} == {REFUSED, TAKEN, None}
+    assert len(one) > 150
+
+
+def test_a_module_without_values_is_refused() -> None:
+    with torch.device("meta"):
+        module = LlamaForCausalLM(LlamaConfig(**TINY))
+    with pytest.raises(ModelError, match="is on the meta device"):
+        circuitkit.load(module)
+
+
+def test_a_dtype_in_which_weights_overflow_is_refused() -> None:
+    module = LlamaForCausalLM(LlamaConfig(**TINY))
+    with torch.no_grad():
+        module.model.layers[0].mlp.up_proj.weight[0, 0] = 1e6
+    with pytest.raises(ModelError, match=r"up_proj.weight' .* nan or infinity \(float16\)"):
+        circuitkit.load(module, dtype="float16")

@@ -20,8 +20,9 @@ from circuitkit.engine.model import Activations, Context, Native
 from circuitkit.engine.numerics import wide
 from circuitkit.engine.record import output, record
 from circuitkit.engine.run import run
-from circuitkit.errors import UnsupportedModelError
+from circuitkit.errors import CircuitkitError, UnsupportedModelError
 from circuitkit.graph.stages import ATTENTION, Stage
+from circuitkit.models.saved import in_one_line
 from circuitkit.models.transformer_lens import Transformer
 
 __all__ = ["Proof", "Row", "check"]
@@ -103,9 +104,12 @@ def check(model: Transformer, *, seed: int = 0, length: int = 8) -> Proof:
             trial = _Trial.of(model, clean, corrupt, mask)
             errors = {**_sums(trial), **_noise(trial, generator), **_ends(trial)}
         errors |= _slope(trial)
-    except (TypeError, KeyError, RuntimeError, AttributeError, ValueError) as error:
+    except CircuitkitError:
+        raise
+    except Exception as error:  # whatever the model's parts raise
         raise UnsupportedModelError(
-            f"the parts of {model.name!r} cannot be called one by one ({error}); use another model"
+            f"the parts of {model.name!r} cannot be called one by one ({in_one_line(error)}); use "
+            "another model"
         ) from error
     tolerance = TOLERANCE.get(model.dtype, 1e-3)
     return Proof(model.name, tuple(Row(what, e, tolerance) for what, e in errors.items()))

@@ -28,7 +28,13 @@ from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.kinds import KINDS
 from circuitkit.engine.model import Context, Native
 from circuitkit.engine.numerics import wide
-from circuitkit.errors import CircuitError, DataError, ModelError, UnsupportedModelError
+from circuitkit.errors import (
+    CircuitError,
+    CircuitkitError,
+    DataError,
+    ModelError,
+    UnsupportedModelError,
+)
 from circuitkit.graph.stages import EXPERTS
 from circuitkit.graph.wiring import Wiring
 from circuitkit.models.compat import (
@@ -41,6 +47,12 @@ from circuitkit.models.compat import (
 )
 from circuitkit.models.experts import ROUTERS, ExpertBlock, Experts, routed
 from circuitkit.models.norms import Norm
+from circuitkit.models.saved import (
+    in_one_line,
+    require_finite,
+    require_fitting,
+    require_loaded,
+)
 from circuitkit.models.scoring import PortNorm, seen_scores
 from circuitkit.models.stubs import HandsOver, Last, Muted, Through, copy_with
 from circuitkit.models.twins import twin
@@ -686,7 +698,8 @@ def from_module(
         places = {weight.data_ptr() for weight in own.parameters()}
         shared = [weight for weight in module.parameters() if weight.data_ptr() in places]
         if isinstance(own, bridge_type):
-            return Transformer(own, name, tokenizer, experts, shared)
+            require_finite(name, own)
+            return _made(own, name, tokenizer, experts, shared)
     return _wrapped(own, name, tokenizer, experts, shared)
 
 
@@ -721,6 +734,7 @@ def _wrapped(
     shared: Iterable[Tensor] = (),
 ) -> Transformer:
     """The model of a module that is ours to change."""
+    require_finite(name, module)
     with quiet():
         _, build = _library()
         use_eager(module.config)
@@ -735,7 +749,26 @@ def _wrapped(
                 "language model, as AutoModelForCausalLM loads it, of an architecture that "
                 "TransformerLens supports"
             ) from error
-    return Transformer(bridge, name, tokenizer, experts, shared)
+    return _made(bridge, name, tokenizer, experts, shared)
+
+
+def _made(
+    bridge: nn.Module,
+    name: str,
+    tokenizer: Tokenizer | None,
+    experts: str | None,
+    shared: Iterable[Tensor],
+) -> Transformer:
+    """The model of a bridge; raises UnsupportedModelError whatever its parts raise."""
+    try:
+        return Transformer(bridge, name, tokenizer, experts, shared)
+    except CircuitkitError:
+        raise
+    except Exception as error:  # parts of another shape or kind than we take them for
+        raise UnsupportedModelError(
+            f"{name!r} does not consist of the parts that its configuration describes "
+            f"({in_one_line(error)}); use a decoder whose heads are all of one size"
+        ) from error
 
 
 def _allow_double(module: Any) -> None:
@@ -761,25 +794,36 @@ def from_pretrained(
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
+            require_fitting(name, place)
             module, found = AutoModelForCausalLM.from_pretrained(
                 str(place),
                 attn_implementation="eager",
                 dtype=dtype or "auto",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
+                trust_remote_code=False,
             )
             if tokenizer is None:
-                tokenizer = AutoTokenizer.from_pretrained(str(place))
+                tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False)
+        except ModelError:
+            raise
         except Exception as error:  # transformers and its readers raise what they like
-            reason = f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
             raise ModelError(
-                f"the model {name!r} cannot be loaded ({reason}); give a Hugging Face directory, "
-                "a hub name that is cached or reachable, 'mini', or 'smollm2-135m' after "
-                "`circuitkit fetch smollm2-135m`"
+                f"the model {name!r} cannot be loaded ({in_one_line(error)}); {_remedy(place)}"
             ) from error
-    _require_all(name, found)
+    require_loaded(name, found)
     _require_decoder(module, name)
     return _wrapped(module.to(device), name, tokenizer, experts)
+
+
+def _remedy(place: str | Path) -> str:
+    """What to do where a model cannot be loaded from there."""
+    if os.path.isdir(place):
+        return "save or download the files of that directory again"
+    return (
+        "give a Hugging Face directory, a hub name that is cached or reachable, 'mini', or "
+        "'smollm2-135m' after `circuitkit fetch smollm2-135m`"
+    )
 
 
 def tokenizer_of(module: nn.Module) -> Tokenizer | None:
@@ -796,22 +840,3 @@ def tokenizer_of(module: nn.Module) -> Tokenizer | None:
         with contextlib.suppress(Exception):  # of a directory without one its readers raise any
             own = AutoTokenizer.from_pretrained(place, local_files_only=True)
     return own
-
-
-def _require_all(name: str, found: Mapping[str, Any]) -> None:
-    """Raise ModelError where a checkpoint lacks a tensor of the model, has one that the model has
-    not, or one of another shape: transformers would go on with random values."""
-    kinds = {"missing_keys": "lacks", "unexpected_keys": "has besides", "mismatched_keys": "has in "
-             "another shape"}  # fmt: skip
-    faults = []
-    for kind, verb in kinds.items():
-        names = sorted(str(one[0] if isinstance(one, tuple) else one) for one in found[kind])
-        if names:
-            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-            faults.append(f"{verb} {names[0]}{more}")
-    if faults:
-        raise ModelError(
-            f"the weights of {name!r} are not those of the model that its config.json describes: "
-            f"the checkpoint {'; it '.join(faults)}; save the model again, whole and under its own "
-            "names"
-        )
