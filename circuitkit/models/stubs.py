@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from circuitkit.errors import UnsupportedModelError
+from circuitkit.models.compat import original
 from circuitkit.util.versions import changed
 
-__all__ = ["HandsOver", "Last", "Muted", "Through", "copy_with"]
+__all__ = ["HandsOver", "Last", "Muted", "Through", "between", "copy_with"]
 
 
 def copy_with(module: nn.Module, stubs: Mapping[int, nn.Module]) -> nn.Module:
@@ -26,7 +29,36 @@ def copy_with(module: nn.Module, stubs: Mapping[int, nn.Module]) -> nn.Module:
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
     twin.__dict__["_modules"] = children
+    own_forward = twin.__dict__.get("forward")  # one that was put on the module, and runs it
+    if isinstance(own_forward, MethodType) and own_forward.__self__ is module:
+        twin.__dict__["forward"] = MethodType(own_forward.__func__, twin)
     return twin
+
+
+def between(block: nn.Module, projections: Mapping[str, nn.Module]) -> nn.Module:
+    """The MLP of a block that calls its projections itself, as a module.
+
+    Raises UnsupportedModelError where the block has no ``activation_fn``.
+    """
+    activation = getattr(block, "activation_fn", None)
+    if not callable(activation) or not {"in", "out"} <= set(projections):
+        raise UnsupportedModelError(
+            f"{type(block).__name__} calls the projections of its MLP itself, and in a way that is "
+            "not known; use another model"
+        )
+    return _Between(original(projections["in"]), activation, original(projections["out"]))
+
+
+class _Between(nn.Module):
+    """Up, the activation, and down."""
+
+    def __init__(self, up: nn.Module, activation: Callable[[Tensor], Tensor], down: nn.Module):
+        super().__init__()
+        self.up, self.activation, self.down = up, activation, down
+
+    def forward(self, x: Tensor) -> Tensor:
+        written: Tensor = self.down(self.activation(self.up(x)))
+        return written
 
 
 class HandsOver(nn.Module):

@@ -54,7 +54,7 @@ from circuitkit.models.saved import (
     require_loaded,
 )
 from circuitkit.models.scoring import PortNorm, seen_scores
-from circuitkit.models.stubs import HandsOver, Last, Muted, Through, copy_with
+from circuitkit.models.stubs import HandsOver, Last, Muted, Through, between, copy_with
 from circuitkit.models.twins import twin
 from circuitkit.util.options import require
 from circuitkit.util.quiet import quiet
@@ -82,6 +82,8 @@ class _Layer:
     out: Float[Tensor, "h e d"]
     taps: dict[str, HandsOver]
     attention: nn.Module
+    scale: float = 1.0  # of what the attention and the MLP write (Granite's residual multiplier)
+    loose: Mapping[str, Any] | None = None  # of an MLP without a module of its own, its projections
 
     def port(self, index: int) -> tuple[Float[Tensor, "d e"], Float[Tensor, " e"] | None]:
         """Weight and bias of a port, counted through q, then k, then v."""
@@ -125,7 +127,8 @@ def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
         bias = getattr(attn, f"b_{port.upper()}", None)
         biases[port] = None if bias is None else bias.detach().reshape(weight.shape[0], -1)
     like = weights["q"]
-    mlp, stem, down = _mlp(parts.get("mlp"))
+    loose, scale = _loose(block), float(getattr(original(block), "residual_multiplier", 1.0))
+    mlp, stem, down = _mlp(parts.get("mlp"), loose and between(original(block), loose))
 
     def norm(name: str) -> Norm | None:
         return Norm(original(parts[name]), width, like) if name in parts else None
@@ -138,8 +141,15 @@ def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
     return _Layer(
         block, attn, ln1, norm("ln1_post"), ln2, mlp, stem, down,
         original(parts["ln2_post"]) if "ln2_post" in parts else None,
-        weights, biases, _by_head(attn.W_O, heads), taps, _attention(attn, stubs),
+        weights, biases, _by_head(attn.W_O, heads) * scale, taps, _attention(attn, stubs), scale,
+        loose,
     )  # fmt: skip
+
+
+def _loose(block: Any) -> Mapping[str, Any] | None:
+    """The projections of an MLP that has no module of its own, but lies in the block's (OPT)."""
+    part = parts_of(block).get("mlp")
+    return None if part is None or original(part) is not original(block) else parts_of(part)
 
 
 def _attention(attn: Any, stubs: Mapping[int, nn.Module]) -> nn.Module:
@@ -150,9 +160,10 @@ def _attention(attn: Any, stubs: Mapping[int, nn.Module]) -> nn.Module:
     return twin
 
 
-def _mlp(part: Any) -> tuple[Any, Any, Any]:
-    """The MLP; it without its down projection, and that, where there is one."""
-    mlp, down = original(part), None if part is None else parts_of(part).get("out")
+def _mlp(part: Any, own: Any) -> tuple[Any, Any, Any]:
+    """The MLP (the wrapped one, or its own); it without its down projection, and that, where there
+    is one."""
+    mlp, down = own or original(part), None if part is None else parts_of(part).get("out")
     if mlp is None or down is None:
         return mlp, None, None
     through = HandsOver()
@@ -231,7 +242,8 @@ class Transformer:
             for number, layer in enumerate(self.layers)
             if layer.mlp is not None and hasattr(layer.mlp, "experts")
         }
-        if not found or any(self.layers[number].ln2_post is not None for number in found):
+        changed = (self.layers[i].ln2_post is not None or self.layers[i].scale != 1 for i in found)
+        if not found or any(changed):
             raise UnsupportedModelError(
                 f"{self.name!r} has no mixture-of-experts MLPs that write into the residual stream "
                 "as they are; load it without experts"
@@ -301,8 +313,10 @@ class Transformer:
 
     @cached_property
     def _accepted(self) -> frozenset[str]:
-        """The names of the forward's arguments."""
-        return frozenset(inspect.signature(self.bridge.original_model.forward).parameters)
+        """The names of the forward's arguments; one that takes more takes the cache's switch."""
+        found = inspect.signature(self.bridge.original_model.forward).parameters.values()
+        more = any(one.kind is one.VAR_KEYWORD for one in found)
+        return frozenset({one.name for one in found} | ({"use_cache"} if more else set()))
 
     @cached_property
     def _hollow(self) -> tuple[nn.Module, list[Muted], nn.Module, Last, Last]:
@@ -313,19 +327,22 @@ class Transformer:
             attentions.append(Muted(returns_tuple=True))
             stubs |= {id(part): attentions[-1] for part in _twins(layer.attn)}
             for name, part in parts_of(layer.block).items():
-                if name != "attn":
+                if name == "mlp" and layer.loose:
+                    ends = (Through(), layer.loose["in"]), (Muted(), layer.loose["out"])
+                    stubs |= {id(twin): stub for stub, end in ends for twin in _twins(end)}
+                elif name != "attn":
                     stub = Muted(self._gives_more(layer)) if name == "mlp" else Through()
                     stubs |= {id(twin): stub for twin in _twins(part)}
             # a copy of the bridge's own block would hang its hooks on the parts of the original
             stubs[id(layer.block)] = copy_with(_twins(layer.block)[-1], stubs)
-        ends = []
+        last = []
         for part, first in ((self.bridge.ln_final, True), (self.bridge.unembed, False)):
-            ends.append(Last(part, first=first))
-            stubs |= {id(twin): ends[-1] for twin in _twins(part)}
+            last.append(Last(part, first=first))
+            stubs |= {id(twin): last[-1] for twin in _twins(part)}
         root = copy_with(self.bridge.original_model, stubs)
         names = parts_of(self.layers[0].block)
         entry = stubs[id(names["ln1"])] if "ln1" in names else attentions[0]
-        return root, attentions, entry, ends[0], ends[1]
+        return root, attentions, entry, last[0], last[1]
 
     def _gives_more(self, layer: _Layer) -> bool:
         """Whether an MLP returns something beside what it writes (a router's scores)."""
@@ -460,7 +477,7 @@ class Transformer:
     def attention_out(self, layer: int, z: Tensor) -> tuple[Tensor, Tensor]:
         """What all heads write together, and z scaled such that ``write`` gives their shares."""
         parts = self.layers[layer]
-        total = original(parts.attn.o)(z.flatten(-2))
+        total = _scaled(original(parts.attn.o)(z.flatten(-2)), parts.scale)
         if parts.ln1_post is None:
             return total, z
         return parts.ln1_post(total), z * parts.ln1_post.scale(total)[..., None]
@@ -482,7 +499,7 @@ class Transformer:
     def constant(self, layer: int) -> Tensor | None:
         """The output bias of a layer's attention."""
         bias = getattr(self.layers[layer].attn, "b_O", None)
-        return None if bias is None else bias.detach()
+        return None if bias is None else _scaled(bias.detach(), self.layers[layer].scale)
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """What the MLP writes when it reads this residual."""
@@ -493,7 +510,7 @@ class Transformer:
         """What arrives in the residual stream of an MLP's output."""
         written: Tensor = out[0] if isinstance(out, tuple) else out
         post = self.layers[layer].ln2_post
-        return written if post is None else post(written)
+        return _scaled(written if post is None else post(written), self.layers[layer].scale)
 
     def neurons(self, layer: int, x: Tensor) -> Tensor:
         """What the MLP's down projection takes when the MLP reads this residual."""
@@ -605,13 +622,19 @@ class Transformer:
             for handle in handles:
                 handle.remove()
         layers = range(self.wiring.layers)
+
+        def all_of(
+            key: str,
+        ) -> tuple[Tensor, ...]:  # some MLPs see the tokens of a batch in one row
+            return tuple(seen[key, i].view(*tokens.shape, -1) for i in layers)
+
         return Native(
             logits=_logits(output),
-            attn_in=tuple(seen["attn", i] for i in layers),
-            mlp_in=tuple(seen["mlp", i] for i in layers) if self.wiring.mlp else (),
+            attn_in=all_of("attn"),
+            mlp_in=all_of("mlp") if self.wiring.mlp else (),
             final=seen["final", 0],
-            z=tuple(_split(seen["z", i], self.d_head) for i in layers),
-            mlps=tuple(seen["out", i] for i in layers) if self.wiring.mlp else (),
+            z=tuple(_split(z, self.d_head) for z in all_of("z")),
+            mlps=all_of("out") if self.wiring.mlp else (),
         )
 
     def _watch(
@@ -625,7 +648,8 @@ class Transformer:
 
         def writes(i: int) -> Callable[..., None]:
             def hook(_: nn.Module, __: Any, out: Any) -> None:
-                seen["out", i] = (out[0] if isinstance(out, tuple) else out).detach().clone()
+                written = (out[0] if isinstance(out, tuple) else out).detach().clone()
+                seen["out", i] = _scaled(written, self.layers[i].scale)
 
             return hook
 
@@ -646,9 +670,15 @@ class Transformer:
             if layer.mlp is not None:
                 entry = parts.get("ln2") or (parts["mlp"] if "ln2_post" in parts else parts["ln1"])
                 yield entry.register_forward_pre_hook(reads("mlp", i), with_kwargs=True)
-                exit_ = parts.get("ln2_post") or parts["mlp"]
+                exit_ = (
+                    parts.get("ln2_post") or (layer.loose or parts)["out" if layer.loose else "mlp"]
+                )
                 yield exit_.register_forward_hook(writes(i))
         yield self.bridge.ln_final.register_forward_pre_hook(reads("final", 0), with_kwargs=True)
+
+
+def _scaled(x: Tensor, scale: float) -> Tensor:
+    return x if scale == 1 else x * scale
 
 
 def _split(x: Tensor, size: int) -> Float[Tensor, "*t n e"]:
