@@ -27,6 +27,8 @@ SMALL: dict[str, Any] = {
     "max_position_embeddings": 64,
 }
 GROUPED = {**SMALL, "num_key_value_heads": 2}
+BARE = {key: value for key, value in SMALL.items() if key != "intermediate_size"}
+ENDS = {"bos_token_id": 0, "eos_token_id": 1}  # where the family's own lie outside the vocabulary
 
 
 def _hf(name: str, config: str = "", **options: Any) -> Callable[[], Any]:
@@ -80,11 +82,53 @@ FAMILIES: dict[str, Callable[[], Any]] = {
         "GptOssForCausalLM", **GROUPED, head_dim=8, num_local_experts=4, num_experts_per_tok=2,
         sliding_window=6,
     ),
+    "opt": _hf("OPTForCausalLM", **BARE, ffn_dim=48, word_embed_proj_dim=32),
+    "falcon": _hf("FalconForCausalLM", **BARE, multi_query=True, parallel_attn=True, **ENDS),
+    "gpt-neo": _hf(
+        "GPTNeoForCausalLM", hidden_size=32, num_layers=3, num_heads=4, intermediate_size=48,
+        vocab_size=60, max_position_embeddings=64, window_size=6,
+        attention_types=[[["global", "local"], 1], [["local"], 1]], **ENDS,
+    ),
+    "granite": _hf(
+        "GraniteForCausalLM", **GROUPED, residual_multiplier=0.5, embedding_multiplier=2.0,
+        logits_scaling=3.0, attention_multiplier=0.3,
+    ),
     "attention-only": _native(attn_only=True, normalization_type="LN"),
     "native-rms": _native(
         normalization_type="RMS", n_key_value_heads=2, positional_embedding_type="rotary",
         gated_mlp=True,
     ),
+}  # fmt: skip
+
+# Relatives of these, which the check and every verb are tried on, but not every law.
+RELATIVES: dict[str, Callable[[], Any]] = {
+    "falcon-alibi": _hf(
+        "FalconForCausalLM", **BARE, multi_query=False, parallel_attn=False, alibi=True, bias=True,
+        **ENDS,
+    ),
+    "granite-moe": _hf(
+        "GraniteMoeForCausalLM", **GROUPED, residual_multiplier=0.5, embedding_multiplier=2.0,
+        logits_scaling=3.0, attention_multiplier=0.3, num_local_experts=4, num_experts_per_tok=2,
+    ),
+    "gpt-j": _hf(
+        "GPTJForCausalLM", n_embd=32, n_layer=3, n_head=4, vocab_size=60, n_positions=64,
+        rotary_dim=4, **ENDS,
+    ),
+    "gpt-bigcode": _hf(
+        "GPTBigCodeForCausalLM", n_embd=32, n_layer=3, n_head=4, vocab_size=60, n_positions=64,
+        **ENDS,
+    ),
+    "phi": _hf("PhiForCausalLM", **SMALL),
+    "phi3": _hf("Phi3ForCausalLM", **GROUPED, pad_token_id=0),
+    "cohere": _hf("CohereForCausalLM", **GROUPED, pad_token_id=0, **ENDS),
+    "stablelm": _hf("StableLmForCausalLM", **GROUPED),
+    "starcoder2": _hf("Starcoder2ForCausalLM", **GROUPED),
+    "qwen3-moe": _hf(
+        "Qwen3MoeForCausalLM", **GROUPED, head_dim=12, num_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=24,
+    ),
+    "glm4": _hf("Glm4ForCausalLM", **GROUPED, head_dim=8, pad_token_id=0),
+    "nemotron": _hf("NemotronForCausalLM", **GROUPED),
 }  # fmt: skip
 
 SPARSE = ("mixtral", "qwen2-moe", "olmoe", "gpt-oss")  # mixtures of experts
@@ -107,7 +151,7 @@ def _stir(module: torch.nn.Module) -> None:
 def build(family: str) -> Any:
     """The family's tiny model, seeded, as a Hugging Face module or a bridge."""
     torch.manual_seed(0)
-    module = FAMILIES[family]()
+    module = {**FAMILIES, **RELATIVES}[family]()
     if family in SPARSE:  # experts in groups know single precision only
         module.set_experts_implementation("eager")
     _stir(getattr(module, "original_model", module))

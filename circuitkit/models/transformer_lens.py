@@ -103,6 +103,21 @@ def _single(value: Any) -> Any:
     return value
 
 
+def _by_example(name: str, value: Any, batch: int) -> Any:
+    """What an attention is called with, by example: Falcon's ALiBi is over examples × heads."""
+    if name != "alibi" or not isinstance(value, Tensor):
+        return value
+    return value.view(batch, -1, *value.shape[1:])
+
+
+def _for_batch(call: Mapping[str, Any], size: int) -> Mapping[str, Any]:
+    """The call for so many examples: an ALiBi of one does not spread by itself."""
+    biases = call.get("alibi")
+    if biases is None or len(biases) == size:
+        return call
+    return {**call, "alibi": biases.expand(size, *biases.shape[1:])}
+
+
 def _by_head(weight: Tensor, heads: int) -> Float[Tensor, "n d e"]:
     if weight.ndim != 3 or weight.shape[0] != heads:
         raise UnsupportedModelError(
@@ -364,7 +379,10 @@ class Transformer:
         with torch.no_grad():
             root(**self._arguments(tokens, mask))
         calls = tuple(
-            {name: _single(value) for name, value in attention.call.items()}
+            {
+                name: _by_example(name, _single(value), len(tokens))
+                for name, value in attention.call.items()
+            }
             for attention in attentions
         )
         embed: Tensor = entry.read  # type: ignore[assignment]
@@ -467,7 +485,7 @@ class Transformer:
             parts.taps[port].value = value.flatten(-2)
         shape = q.new_zeros(1).expand(*q.shape[:2], self.d_model)
         try:
-            out = attention(shape, **context.calls[layer])
+            out = attention(shape, **_for_batch(context.calls[layer], len(q)))
         finally:
             for tap in parts.taps.values():
                 tap.value = None
