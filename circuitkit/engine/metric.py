@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.bounds import require_answers
 from circuitkit.engine.model import Activations, Model
 from circuitkit.errors import MetricError
 from circuitkit.graph.scores import Scores
@@ -36,8 +37,10 @@ def check_metric(
     whole numbers become numbers of the logits' type.
 
     Raises MetricError where the metric is not a function of these three arguments, reduces over the
-    examples, returns something else than a tensor of one value per example, or returns nan.
+    examples, returns something else than a tensor of one value per example, or returns nan; and
+    DataError where an answer is not in the vocabulary.
     """
+    require_answers(batch, logits.shape[-1])
     name, wanted = name_of(metric), "a metric returns a tensor with one value per example"
     try:
         values = metric(logits, reference, batch)

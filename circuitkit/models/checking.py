@@ -78,10 +78,11 @@ def check(model: Transformer, *, seed: int = 0, length: int = 8) -> Proof:
     """Check that a model is the graph that circuitkit takes it for, on random tokens.
 
     ``load`` does so for every model and refuses one that fails; call it for the numbers. On three
-    random prompts of ``length`` tokens it compares what the writers sum to with what the model's
-    readers read, each component called alone with the same component in the model, the masked runs
-    at both ends with plain forwards, and attribution with the slope of the masked run. Errors are
-    relative (without unit); the accepted ones depend on the model's dtype (1e-3 in float32).
+    random prompts of ``length`` tokens (or as many as the context holds) it compares what the
+    writers sum to with what the model's readers read, each component called alone with the same
+    component in the model, the masked runs at both ends with plain forwards, and attribution with
+    the slope of the masked run. Errors are relative (without unit); the accepted ones depend on the
+    model's dtype (1e-3 in float32).
 
     Raises UnsupportedModelError where the model's parts cannot be called one by one.
 
@@ -94,7 +95,10 @@ def check(model: Transformer, *, seed: int = 0, length: int = 8) -> Proof:
         6
     """
     generator = torch.Generator().manual_seed(seed)
-    shape = (3, length)  # not two, which a pair of outputs could be taken for
+    shape = (
+        3,
+        min(length, model.context or length),
+    )  # not two, which a pair of outputs could be taken for
     clean, corrupt = (
         torch.randint(model.d_vocab, shape, generator=generator).to(model.device) for _ in range(2)
     )

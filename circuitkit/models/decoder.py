@@ -18,10 +18,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitkit.data.tokens import Tokenizer
+from circuitkit.engine.bounds import require_length, require_tokens
 from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.kinds import KINDS
 from circuitkit.engine.model import Context, Kind, Native
-from circuitkit.errors import DataError, ModelError
+from circuitkit.errors import ModelError
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
 
@@ -133,16 +134,18 @@ class Decoder:
         return replace(self, **moved)
 
     # -- components --------------------------------------------------------------------------------
+    @property
+    def context(self) -> int:
+        """How many tokens a prompt may have."""
+        return len(self.positions)
+
     def start(self, tokens: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"]) -> Context:
         """The embedding, and which keys each query may see; raises DataError where the prompts are
         longer than the model's positions."""
         tokens, mask = tokens.to(self.device), mask.to(self.device)
         at = (mask.long().cumsum(-1) - 1).clamp(min=0)
-        if int(mask.sum(1).max()) > len(self.positions):
-            raise DataError(
-                f"a prompt has {int(mask.sum(1).max())} tokens, and {self.name!r} has positions "
-                f"for {len(self.positions)}; use shorter prompts"
-            )
+        require_length(self.name, mask, self.context)
+        require_tokens(self.name, tokens, len(self.embedding))
         square = tokens.shape[1], tokens.shape[1]
         causal = torch.ones(square, dtype=torch.bool, device=self.device).tril()
         itself = torch.eye(square[0], dtype=torch.bool, device=self.device)

@@ -14,6 +14,7 @@ from circuitkit.errors import ModelError, UnsupportedModelError
 from circuitkit.models.checking import check
 from circuitkit.models.decoder import SUFFIX, Decoder
 from circuitkit.models.fetching import FETCHED, place_of
+from circuitkit.models.saved import in_one_line
 from circuitkit.models.transformer_lens import (
     Transformer,
     from_module,
@@ -24,6 +25,7 @@ from circuitkit.util.neighbour import NeighbourWarning, neighbour
 
 __all__ = ["load", "open_model"]
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MINI = Path(__file__).parent.parent / "assets" / "mini"
 
 
@@ -143,20 +145,27 @@ def open_model(
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not isinstance(kind, torch.dtype):
+    if dtype is not None and kind not in DTYPES:
         raise ModelError(f"{dtype!r} is not a dtype; choose float32, float64, bfloat16 or float16")
     return kind
 
 
 def _device(device: str | torch.device | None) -> str:
+    wanted = "cpu" if device is None or device == "" else device
     try:
-        torch.empty(0, device=device or "cpu")
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
+        torch.empty(0, device=wanted)
+    except Exception as error:  # of each device its own
         raise ModelError(
-            f"the device {device!r} cannot be used ({reason}); choose cpu, cuda or mps"
+            f"the device {device!r} cannot be used ({in_one_line(error)}); this machine has "
+            f"{', '.join(_devices())}"
         ) from error
-    return str(device or "cpu")
+    return str(wanted)
+
+
+def _devices() -> list[str]:
+    """The devices that torch can use here."""
+    found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    return [*found, "mps"] if torch.backends.mps.is_available() else found
 
 
 def _place(name: str | os.PathLike[str]) -> str | Path:

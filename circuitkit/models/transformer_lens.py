@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from circuitkit.data.tokens import Tokenizer
+from circuitkit.engine.bounds import require_length, require_tokens
 from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.kinds import KINDS
 from circuitkit.engine.model import Context, Native
@@ -31,7 +32,6 @@ from circuitkit.engine.numerics import wide
 from circuitkit.errors import (
     CircuitError,
     CircuitkitError,
-    DataError,
     ModelError,
     UnsupportedModelError,
 )
@@ -302,11 +302,12 @@ class Transformer:
     def couples(self) -> bool:
         """Whether a head's output moves with the query of another (OLMo 2's norm is over the
         queries of all heads at once): measured, with random values."""
-        tokens = torch.zeros(1, 4, dtype=torch.long)
+        length = min(4, self.context or 4)
+        tokens = torch.zeros(1, length, dtype=torch.long)
         context = self.start(tokens, torch.ones_like(tokens, dtype=torch.bool))
         generator = torch.Generator().manual_seed(0)
         q, k, v = (
-            torch.randn(1, 4, n, self.d_head, generator=generator).to(context.embed)
+            torch.randn(1, length, n, self.d_head, generator=generator).to(context.embed)
             for n in (self.wiring.heads, self.wiring.groups, self.wiring.groups)
         )
         louder = q.clone()
@@ -368,13 +369,14 @@ class Transformer:
         """The embedding and the layers' further arguments, from the model's own forward.
 
         Raises ModelError where weights that the model shares were changed after it was loaded, and
-        DataError for a prompt of more tokens than the model has positions for.
+        DataError for a prompt of more tokens than the model has positions for, or of a token that
+        is not in its vocabulary.
         """
         if versions_of(self._shared) != self._versions:
             raise ModelError(
                 f"the weights of {self.name!r} were changed after it was loaded; load it again"
             )
-        self._require_positions(int(mask.sum(-1).max()))
+        self._require(tokens, mask)
         root, attentions, entry, *_ = self._hollow
         with torch.no_grad():
             root(**self._arguments(tokens, mask))
@@ -389,15 +391,18 @@ class Transformer:
         held = self._held(tokens, mask) if self.router == "held" else {}
         return Context(embed, calls, held)
 
-    def _require_positions(self, length: int) -> None:
-        """Raise DataError where learned positions end before a prompt does."""
-        learned = getattr(self.bridge, "pos_embed", None) is not None
-        known = getattr(self.bridge.cfg, "n_ctx", None)
-        if learned and known and length > known:
-            raise DataError(
-                f"a prompt has {length:,} tokens, and {self.name!r} has positions for {known:,}; "
-                "use shorter prompts, or ask for fewer new tokens"
-            )
+    @cached_property
+    def context(self) -> int | None:
+        """How many tokens a prompt may have; None where distances are all that counts (ALiBi)."""
+        config = self.bridge.cfg
+        known = getattr(config, "n_ctx", None)
+        anywhere = getattr(config, "positional_embedding_type", None) == "alibi"
+        return None if anywhere or not known else int(known)
+
+    def _require(self, tokens: Tensor, mask: Tensor) -> None:
+        """Raise DataError for prompts that are too long, or not of this vocabulary."""
+        require_length(self.name, mask, self.context)
+        require_tokens(self.name, tokens, self.d_vocab)
 
     def _held(self, tokens: Tensor, mask: Tensor) -> dict[int, tuple[Tensor, ...]]:
         """The routers' choices and weights in the model's own forward on these tokens."""
@@ -631,6 +636,7 @@ class Transformer:
     ) -> Native:
         """A plain forward of the bridge, watched by hooks; ``noise`` = (layer, head, vector) is
         added to what a head's output projection takes."""
+        self._require(tokens, mask)
         seen: dict[tuple[str, int], Tensor] = {}
         handles = list(self._watch(seen, noise))
         try:
@@ -742,13 +748,26 @@ def from_module(
         own = twin(module)
         if device is not None or dtype is not None:
             where: dict[str, Any] = {"device": device, "dtype": dtype}
-            own = own.to(**{key: value for key, value in where.items() if value is not None})
+            own = _moved(own, name, **where)
         places = {weight.data_ptr() for weight in own.parameters()}
         shared = [weight for weight in module.parameters() if weight.data_ptr() in places]
         if isinstance(own, bridge_type):
             require_finite(name, own)
             return _made(own, name, tokenizer, experts, shared)
     return _wrapped(own, name, tokenizer, experts, shared)
+
+
+def _moved(module: nn.Module, name: str, **where: Any) -> nn.Module:
+    """The module on that device, in that dtype; raises ModelError where it cannot be there."""
+    asked = {key: value for key, value in where.items() if value is not None}
+    try:
+        return module.to(**asked)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        wanted = ", ".join(f"{key} {value}" for key, value in asked.items())
+        raise ModelError(
+            f"{name!r} cannot be used with {wanted} ({in_one_line(error)}); choose another dtype, "
+            "or cpu"
+        ) from error
 
 
 def _require_decoder(module: nn.Module, name: str) -> None:
@@ -861,7 +880,7 @@ def from_pretrained(
             ) from error
     require_loaded(name, found)
     _require_decoder(module, name)
-    return _wrapped(module.to(device), name, tokenizer, experts)
+    return _wrapped(_moved(module, name, device=device), name, tokenizer, experts)
 
 
 def _remedy(place: str | Path) -> str:
