@@ -90,7 +90,7 @@ def ability(model: Model, data: Data, metric: MetricLike | None = None) -> Abili
     rows = []
     for batch in data:
         clean, corrupt = (_logits(model, batch, x) for x in (batch.clean, batch.corrupt))
-        values = [accuracy(clean, clean, batch)]
+        values = [check_metric(accuracy, clean, clean, batch)]
         values += (check_metric(metric, x, clean, batch) for x in (clean, corrupt))
         rows.append(torch.stack([x.double() for x in values]))
     correct, clean_value, corrupt_value = torch.cat(rows, dim=1).mean(1).tolist()
