@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -132,8 +132,8 @@ def test_a_span_holds_all_its_tokens_and_no_special_one(opening: bool, start: in
         (word_level(False, bos_token="<s>"), []),
         (word_level(False, True, bos_token="<s>", eos_token="</s>"), []),
         (word_level(False), []),
-        (word_level(True, cls_token="<s>"), []),
-        (word_level(True, bos_token="</s>"), []),
+        (word_level(True, cls_token="<s>"), [1]),
+        (word_level(True, bos_token="</s>"), [1]),
         (characters(bos_token="<s>"), []),
         (characters(opening=True, bos_token="<s>"), [1]),
     ],
@@ -145,6 +145,44 @@ def test_a_beginning_is_added_just_where_the_tokenizer_adds_it(
     plain = words.tokenizer(["the shop", ""], add_special_tokens=False)["input_ids"]
     assert words.ids(["the shop", ""]) == [added + ids for ids in plain]
     assert words.ids([]) == []
+
+
+class Opening:
+    """A tokenizer of letters that puts two special tokens in front, and one behind."""
+
+    bos_token_id = None
+    special: ClassVar = {"[": 101, "]": 102, "$": 103}
+
+    def __call__(self, text: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
+        plain = [[self.special.get(letter, ord(letter)) for letter in one] for one in text]
+        return {
+            "input_ids": [[101, 102, *ids, 103] if add_special_tokens else ids for ids in plain]
+        }
+
+    def decode(self, token_ids: list[int], /) -> str:
+        return "".join(map(chr, token_ids))
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("hi", [101, 102, 104, 105]),
+        ("[]hi", [101, 102, 104, 105]),
+        ("]hi", [101, 102, 104, 105]),
+        ("", [101, 102]),
+        ("h[]i", [101, 102, 104, 101, 102, 105]),
+        ("$hi", [101, 102, 103, 104, 105]),
+    ],
+)
+def test_special_tokens_in_front_are_those_of_the_tokenizer_and_not_doubled(
+    text: str, ids: list[int]
+) -> None:
+    assert TokenizerView(Opening()).ids([text]) == [ids]
+
+
+def test_a_beginning_in_the_text_is_the_tokenizers_own() -> None:
+    words = word_level(True, bos_token="<s>")
+    assert words.ids(["<s>the shop"]) == words.ids(["the shop"])
 
 
 @pytest.mark.parametrize("opening", [False, True])

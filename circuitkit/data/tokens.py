@@ -1,7 +1,8 @@
 """Prompts in the tokens of a model: how a tokenizer splits words, and where spans fall.
 
-Nothing is truncated or reordered, and special tokens are those that the model's own tokenizer adds:
-no BOS token is prepended silently.
+Nothing is truncated or reordered. The special tokens in front of a text are those that the model's
+own tokenizer puts there, unless the text begins with them; what it appends (EOS) is left out,
+because the answer follows.
 """
 
 from __future__ import annotations
@@ -52,17 +53,28 @@ class TokenizerView:
     tokenizer: Tokenizer
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, with the BOS token if the tokenizer adds one."""
+        """The token ids of each text behind the special tokens that the tokenizer puts in front,
+        whichever and however many; those with which the text begins itself are not doubled."""
+        opening = self._opening() if texts else []
+        return [opening[: len(opening) - _shared(opening, ids)] + ids for ids in self._plain(texts)]
+
+    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of the texts themselves."""
         if not texts:
             return []
-        plain = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        opening = self._opening()
-        return [opening + list(ids) for ids in plain]
+        return [
+            list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        ]
 
     def _opening(self) -> list[int]:
-        bos = self.tokenizer.bos_token_id
-        first = list(self.tokenizer(["a"], add_special_tokens=True)["input_ids"][0][:1])
-        return first if bos is not None and first == [bos] else []
+        """What the tokenizer puts in front of a text."""
+        (plain,), whole = self._plain(["a"]), self.tokenizer(["a"], add_special_tokens=True)
+        ids = list(whole["input_ids"][0])
+        for at in range(len(ids) - len(plain) + 1 if plain else 0):
+            if ids[at : at + len(plain)] == plain:
+                return ids[:at]
+        bos = self.tokenizer.bos_token_id  # of a tokenizer that splits the text otherwise behind it
+        return ids[:1] if bos is not None and ids[:1] == [bos] else []
 
     def fitting(self, words: Iterable[str], after: str = "a") -> list[str]:
         """The words (given with their leading space, if any) that are one token after the text
@@ -110,6 +122,11 @@ class TokenizerView:
                 "use another task or another model"
             )
         return fit
+
+
+def _shared(opening: list[int], ids: list[int]) -> int:
+    """How many tokens at the opening's end are those with which the text begins itself."""
+    return next((n for n in range(len(opening), 0, -1) if ids[:n] == opening[-n:]), 0)
 
 
 def view(words: Tokenizing) -> TokenizerView:
