@@ -82,7 +82,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
         "GptOssForCausalLM", **GROUPED, head_dim=8, num_local_experts=4, num_experts_per_tok=2,
         sliding_window=6,
     ),
-    "opt": _hf("OPTForCausalLM", **BARE, ffn_dim=48, word_embed_proj_dim=32),
+    "opt": _hf(
+        "OPTForCausalLM", **BARE, ffn_dim=48, word_embed_proj_dim=32, tie_word_embeddings=False
+    ),
     "falcon": _hf("FalconForCausalLM", **BARE, multi_query=True, parallel_attn=True, **ENDS),
     "gpt-neo": _hf(
         "GPTNeoForCausalLM", hidden_size=32, num_layers=3, num_heads=4, intermediate_size=48,

@@ -39,6 +39,7 @@ class Block:
     ln2: Callable[[Tensor], Tensor]
     mlp: nn.Module | None
     post_mlp: Callable[[Tensor], Tensor]
+    mlp_end: nn.Module | None = None  # where the MLP is two modules of the block: the second
 
 
 def _same(x: Tensor) -> Tensor:
@@ -53,10 +54,15 @@ class Oracle:
         self.live: set[str] | None = None
         config = getattr(module, "config", None) or module.cfg
         self.fused = ""
-        self.parallel = bool(getattr(config, "use_parallel_residual", False))
+        self.parallel = any(
+            getattr(config, flag, False) for flag in ("use_parallel_residual", "parallel_attn")
+        )
         if hasattr(module, "transformer"):
             self.fused, self.final = "gpt2", module.transformer.ln_f
-            self.blocks = [self._gpt2(b) for b in module.transformer.h]
+            self.blocks = [self._transformer(b) for b in module.transformer.h]
+        elif hasattr(getattr(module, "model", None), "decoder"):
+            self.final = module.model.decoder.final_layer_norm
+            self.blocks = [self._opt(b) for b in module.model.decoder.layers]
         elif hasattr(module, "gpt_neox"):
             self.fused, self.final = "neox", module.gpt_neox.final_layer_norm
             self.blocks = [self._neox(b) for b in module.gpt_neox.layers]
@@ -72,6 +78,30 @@ class Oracle:
     def _out(self, weight: Tensor) -> Tensor:
         """[d, heads × e] as [heads, e, d]."""
         return weight.detach().T.reshape(self.wiring.heads, -1, weight.shape[0])
+
+    def _transformer(self, b: Any) -> Block:
+        if hasattr(b, "self_attention"):
+            return self._falcon(b)
+        return self._neo(b) if hasattr(b.attn, "attention") else self._gpt2(b)
+
+    def _falcon(self, b: Any) -> Block:
+        attn, norm = b.self_attention, b.input_layernorm
+        parts, out = {"qkv": attn.query_key_value}, self._out(attn.dense.weight)
+        return Block(b, norm, parts, attn.dense, out, None, 0, norm, b.mlp, _same)
+
+    def _neo(self, b: Any) -> Block:
+        attn = b.attn.attention
+        parts = {p: getattr(attn, f"{p}_proj") for p in "qkv"}
+        out = self._out(attn.out_proj.weight)
+        return Block(b, b.ln_1, parts, attn.out_proj, out, None, 0, b.ln_2, b.mlp, _same)
+
+    def _opt(self, b: Any) -> Block:
+        attn = b.self_attn
+        parts = {p: getattr(attn, f"{p}_proj") for p in "qkv"}
+        return Block(
+            b, b.self_attn_layer_norm, parts, attn.out_proj, self._out(attn.out_proj.weight), None,
+            0, b.final_layer_norm, b.fc1, _same, b.fc2,
+        )  # fmt: skip
 
     def _gpt2(self, b: Any) -> Block:
         out = self._out(b.attn.c_proj.weight.T)
@@ -99,11 +129,12 @@ class Oracle:
             norm = b.post_attention_layernorm
             weight = norm.weight.detach() + ("Gemma" in type(norm).__name__)
             eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+        scale = getattr(b, "residual_multiplier", 1.0)
         before = "pre_feedforward_layernorm" if post else "post_attention_layernorm"
         return Block(
             b, getattr(b, "input_layernorm", _same), parts, attn.o_proj,
-            self._out(attn.o_proj.weight), weight, eps, getattr(b, before, _same), b.mlp,
-            b.post_feedforward_layernorm if post else _same,
+            self._out(attn.o_proj.weight) * scale, weight, eps, getattr(b, before, _same), b.mlp,
+            b.post_feedforward_layernorm if post else lambda x: x * scale,
         )  # fmt: skip
 
     @property
@@ -241,7 +272,7 @@ class _State:
             yield block.o.register_forward_pre_hook(self._heads(i))
             if block.mlp is not None:
                 yield block.mlp.register_forward_pre_hook(self._mlp_in(i))
-                yield block.mlp.register_forward_hook(self._mlp_out(i))
+                yield (block.mlp_end or block.mlp).register_forward_hook(self._mlp_out(i))
         yield self.oracle.final.register_forward_pre_hook(self._final)
 
     def _embed(self, _: Any, args: Any, kwargs: Any) -> None:
@@ -270,11 +301,11 @@ class _State:
 
     def _place(self, letters: str, letter: str, index: int) -> slice:
         """Where a port's values stand in what its projection gives."""
-        e, heads = self.oracle.width, self.oracle.wiring.heads
+        e, heads, groups = self.oracle.width, self.oracle.wiring.heads, self.oracle.wiring.groups
         if len(letters) == 1:
             start = index * e
         elif self.oracle.fused == "gpt2":  # all q, all k, all v
-            start = "qkv".index(letter) * heads * e + index * e
+            start = ({"q": 0, "k": heads, "v": heads + groups}[letter] + index) * e
         else:  # NeoX: q, k and v of head 0, of head 1, ...
             start = index * 3 * e + "qkv".index(letter) * e
         return slice(start, start + e)
@@ -306,7 +337,8 @@ class _State:
         def hook(_: Any, args: Any) -> Any:
             if self.carried is None:
                 return None
-            return (block.ln2(self.residual(f"m{layer}")), *args[1:])
+            # OPT's sees the tokens of a batch in one row
+            return (block.ln2(self.residual(f"m{layer}")).reshape(args[0].shape), *args[1:])
 
         return hook
 
@@ -315,7 +347,8 @@ class _State:
 
         def hook(_: Any, __: Any, out: Any) -> None:
             given = out[0] if isinstance(out, tuple) else out
-            name, here = f"m{layer}", block.post_mlp(given)
+            shape = self.written.writers["input"].shape  # Falcon adds to it in place
+            name, here = f"m{layer}", block.post_mlp(given.reshape(shape).clone())
             self.written.writers[name] = here if self.computed(name) else self.rest.writers[name]
             if self.oracle.parallel:
                 self.constants.append(self.late)

@@ -115,7 +115,7 @@ def test_whether_the_queries_share_a_norm_is_measured(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_whether_the_mlp_reads_what_the_attention_reads_is_configured(family: str) -> None:
-    assert model(family).wiring.parallel == (family == "neox-parallel")
+    assert model(family).wiring.parallel == (family in ("neox-parallel", "falcon"))
 
 
 def test_one_head_has_no_other() -> None:

@@ -260,7 +260,7 @@ def test_attribution_is_the_slope_of_the_exact_effect(family: str) -> None:
     the norms of most families compute in single precision inside."""
     m = double(family)
     data = dataset((7, 6, 7), batch_size=3)
-    batch, step = as_batch(data), 1e-3
+    batch, step = as_batch(data), 1e-4 if family == "opt" else 1e-3  # its ReLUs have kinks
     scores = eap(m, data, spread_metric, counterfactual).values * len(data)
     rng = np.random.default_rng(5)
     with torch.no_grad():

@@ -25,7 +25,10 @@ CHOSEN = [(0, 5), (0, 40), (1, 0), (1, 17)]  # the layer's place among 1 and 2, 
 
 def down(own: Hand, layer: int) -> Any:
     """The down projection of the plain module's MLP."""
-    mlp = own.oracle.blocks[layer].mlp
+    block = own.oracle.blocks[layer]
+    if block.mlp_end is not None:
+        return block.mlp_end
+    mlp: Any = block.mlp
     return next(part for name, part in mlp.named_children() if name in DOWN)
 
 
@@ -38,7 +41,8 @@ def overwritten(own: Hand, layer: int, neuron: int, site: Tensor) -> np.ndarray:
 
     def put(_: Any, args: tuple[Tensor]) -> tuple[Tensor]:
         mixed = args[0].clone()
-        mixed[..., neuron] = torch.where(site, seen[0][..., neuron], mixed[..., neuron])
+        here = site.reshape(mixed.shape[:-1])  # OPT's sees the tokens of a batch in one row
+        mixed[..., neuron] = torch.where(here, seen[0][..., neuron], mixed[..., neuron])
         return (mixed,)
 
     handle = module.register_forward_pre_hook(put)

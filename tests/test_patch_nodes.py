@@ -39,7 +39,7 @@ from circuitkit.models.transformer_lens import Transformer
 from circuitkit.patching.effects import Effects
 from circuitkit.patching.nodes import NODES, patch_heads, patch_nodes, patch_residual
 
-PARALLEL = ("neox-parallel",)
+PARALLEL = ("neox-parallel", "falcon")
 LENGTHS = (7, 5, 7)
 both_directions = pytest.mark.parametrize("direction", ["noise", "denoise"])
 SPANS = ("subject", "end", "all")
@@ -63,6 +63,8 @@ class Hand:
         module = module.to(torch.float64)
         self.oracle = Oracle(module, exactly(family).wiring)
         self.head_size = exactly(family).d_head
+        # Granite's, of what a layer's modules give
+        self.scale = getattr(self.oracle.blocks[0].entry, "residual_multiplier", 1.0)
         clean, corrupt = self.batch.clean, self.batch.corrupt
         self.tokens, taken = (clean, corrupt) if direction == "noise" else (corrupt, clean)
         self.taken_tokens = taken
@@ -85,7 +87,7 @@ class Hand:
             seen["pre", layer] = args[0] if args else kwargs["hidden_states"]
 
         def wrote(layer: int, _: Any, __: Any, out: Tensor) -> None:
-            seen["mid", layer] = seen["pre", layer] + out
+            seen["mid", layer] = seen["pre", layer] + out * self.scale
 
         handles = []
         for layer, block in enumerate(self.oracle.blocks):
@@ -102,7 +104,8 @@ class Hand:
     def mlp(self, layer: int) -> Any:
         """The module whose output is what a layer's MLP adds to the residual stream."""
         block = self.oracle.blocks[layer]
-        return block.entry.post_feedforward_layernorm if self.oracle.post_norm else block.mlp
+        own = block.mlp_end or block.mlp
+        return block.entry.post_feedforward_layernorm if self.oracle.post_norm else own
 
     def port(self, layer: int, letter: str, index: int) -> tuple[Any, slice]:
         """The module that makes a port, and where in its output the port is."""
@@ -133,7 +136,8 @@ class Hand:
         def hook(new: Tensor, _: Any, __: Any, out: Any) -> Any:
             plain = out[0] if isinstance(out, tuple) else out
             mixed = plain.clone()
-            mixed[..., own] = torch.where(site[..., None], new[..., own], plain[..., own])
+            here = site.reshape(*plain.shape[:-1], 1)  # OPT's MLP sees a batch's tokens in one row
+            mixed[..., own] = torch.where(here, new[..., own], plain[..., own])
             return (mixed, *out[1:]) if isinstance(out, tuple) else mixed
 
         taken = self.given(self.taken_tokens, modules)
@@ -180,7 +184,7 @@ class Hand:
             return args, {**kwargs, "hidden_states": kwargs["hidden_states"] + delta}
 
         def after(_: Any, __: Any, out: Tensor) -> Tensor:
-            return out + delta
+            return out + delta / self.scale
 
         if stage == "mid":
             handle = self.attention(layer).register_forward_hook(after)
@@ -248,7 +252,7 @@ def test_a_patched_residual_is_a_hook_on_the_plain_module(
     own, m = hand(family, direction), exactly(family)
     patch = partial(patch_residual, m, own.data, logit_diff, direction=direction, stage=stage)
     if stage == "mid" and family in PARALLEL:
-        with pytest.raises(CircuitError, match=r"'resid_mid' does not exist in 'neox-parallel'"):
+        with pytest.raises(CircuitError, match=f"'resid_mid' does not exist in '{family}'"):
             patch()
         return
     found = patch()

@@ -64,7 +64,7 @@ class Together:
             out = self.own.attention(layer)
             handles.append(out.register_forward_hook(partial(self._replace, layer, heads)))
         if f"m{layer}" in self.nodes:
-            taken = self.own.other.writers[f"m{layer}"]
+            taken = self.own.other.writers[f"m{layer}"] / self.own.scale
             handles.append(self.own.mlp(layer).register_forward_hook(partial(self._write, taken)))
         return handles
 
@@ -81,12 +81,15 @@ class Together:
             square = raw.sum(0).square().mean(-1, keepdim=True)
             scale = block.post_weight / (square + block.eps).sqrt()
         for head in heads:
-            out = out - raw[head] * scale + self.own.other.writers[f"a{layer}.h{head}"]
+            other = self.own.other.writers[f"a{layer}.h{head}"]
+            out = out - (raw[head] * scale - other) / self.own.scale
         return out
 
     @staticmethod
     def _write(taken: Tensor, _: Any, __: Any, out: Any) -> Any:
-        return (taken, *out[1:]) if isinstance(out, tuple) else taken
+        if isinstance(out, tuple):
+            return (taken, *out[1:])
+        return taken.reshape(out.shape).clone()  # Falcon adds to it in place
 
 
 # -- by hand ---------------------------------------------------------------------------------------
