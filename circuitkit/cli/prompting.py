@@ -75,7 +75,7 @@ def task_show(options: argparse.Namespace) -> None:
         print_json({"task": task.name, "model": model.name, **vars(able),
                     "prompts": [vars(p) for p in task.prompts]})  # fmt: skip
         return
-    print(f"{task.name} on {model.name}: {able}\n")
+    print(f"{task.name} on {model.name}: {able!r}\n")
     for prompt, example in list(zip(task.prompts, inputs.data.examples, strict=True))[:5]:
         print(f"  clean    {prompt.clean!r} -> {', '.join(map(repr, prompt.correct[:5]))}")
         wrong = ", ".join(map(repr, prompt.wrong[:5])) or "–"

@@ -225,7 +225,7 @@ class Discovery:
         lines = [
             f"{about['task']} on {about['model']}: {circuits.summary(self.circuit)}",
             "",
-            f"  the model        {self.ability}",
+            f"  the model        {self.ability!r}",
             f"  faithfulness     {found.faithfulness:.3f}  {interval_text(low, high)}  "
             f"({found.metric}, {found.corruption}, {self._prompts()})",
             f"  mean of ratios   {found.mean_of_ratios:.3f}",
