@@ -167,13 +167,13 @@ def test_noise_and_replacement_are_told_apart_where_they_are() -> None:
     (verdict,) = said("Does noise find what replacement finds?")
     assert verdict.depends
     assert verdict.advice
-    assert "other heads in 1 of 2 comparisons (Jaccard index 0.00 to 1.00)" in verdict.text
+    assert "different heads in 1 of 2 comparisons (Jaccard index 0.00 to 1.00)" in verdict.text
     assert "counterfactual and noise by logit_diff, with 1 and 1 found, 0" in verdict.text
 
 
 def test_metrics_are_told_apart_where_they_are() -> None:
     (verdict,) = said("Do the metrics find the same?")
-    assert "other heads in 1 of 2 comparisons" in verdict.text
+    assert "different heads in 1 of 2 comparisons" in verdict.text
     assert "logit_diff and probability under noise" in verdict.text
 
 

@@ -34,7 +34,7 @@ METRIC = (
     "zero; the KL divergence is fine for discovery."
 )
 SINGLE = "Patch single layers first; read a window as a joint effect, not as that of its middle."
-SITES = "Corrupt several sets of tokens: each traces other parts of the circuit."
+SITES = "Corrupt several sets of tokens: each traces different parts of the circuit."
 CIRCUITS = (
     "Report a faithfulness with its corruption, metric, granularity and aggregation; compare "
     "circuits under the same."
@@ -101,7 +101,7 @@ def _tokens(study: Records) -> Iterator[Verdict]:
     """Replacements of different tokens."""
     kept = [c for c in study.corruptions if c.startswith("counterfactual")]
     pairs = [((a, m), (b, m)) for a, b in combinations(kept, 2) for m in study.metrics]
-    question = "What does corrupting other tokens trace?"
+    question = "What does corrupting different tokens trace?"
     yield from _disagreement(study, pairs, question, "Replacements of different tokens", SITES)
 
 
@@ -117,8 +117,8 @@ def _disagreement(
         worst = int(np.argmin(jaccards))
         (left, right), row = found[worst], rows[worst]
         text = (
-            f"{who} find other {_kind(part)} in {apart} of {len(pairs)} comparisons (Jaccard index "
-            f"{min(jaccards):.2f} to {max(jaccards):.2f})."
+            f"{who} find different {_kind(part)} in {apart} of {len(pairs)} comparisons "
+            f"(Jaccard index {min(jaccards):.2f} to {max(jaccards):.2f})."
         )
         if apart:
             text += (
