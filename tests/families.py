@@ -131,6 +131,7 @@ RELATIVES: dict[str, Callable[[], Any]] = {
     ),
     "glm4": _hf("Glm4ForCausalLM", **GROUPED, head_dim=8, pad_token_id=0),
     "nemotron": _hf("NemotronForCausalLM", **GROUPED),
+    "llama4": _hf("Llama4ForCausalLM", "Llama4TextConfig", **GROUPED, head_dim=8),
 }  # fmt: skip
 
 SPARSE = ("mixtral", "qwen2-moe", "olmoe", "gpt-oss")  # mixtures of experts

@@ -16,13 +16,15 @@ from torch import Tensor
 
 import circuitkit as ck
 from circuitkit.data.batches import Dataset
-from circuitkit.errors import CircuitError
+from circuitkit.errors import CircuitError, UnsupportedModelError
 from circuitkit.models.checking import check
 from circuitkit.patching.nodes import NODES
 from circuitkit.util.options import DIRECTIONS
 
 LENGTHS = (7, 6)
-MIXED = (*SPARSE, "granite-moe", "qwen3-moe")  # whose MLPs have no neurons to patch
+MIXED = (*SPARSE, "granite-moe", "qwen3-moe", "llama4")  # whose MLPs have no neurons to patch
+# Its queries and keys are normalised behind the rotation.
+LACKING = {("llama4", "attention_scores"): "are not linear in what was written"}
 every_model = pytest.mark.parametrize("family", [*FAMILIES, *RELATIVES])
 
 
@@ -129,6 +131,10 @@ VERBS: dict[str, Callable[[str], bool]] = {
 @every_model
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_can_do_every_model(family: str, verb: str) -> None:
+    if (family, verb) in LACKING:
+        with pytest.raises(UnsupportedModelError, match=LACKING[family, verb]):
+            VERBS[verb](family)
+        return
     assert VERBS[verb](family)
 
 

@@ -21,7 +21,7 @@ from circuitkit.errors import ModelError
 __all__ = ["in_one_line", "require_finite", "require_fitting", "require_loaded"]
 
 FLOATING = ("F", "BF")  # how safetensors begins the names of floating types
-SPARE_LAYERS, SPARE = 200, 2**24  # so much may be lacking, and is then named tensor by tensor
+SPARE_LAYERS, SPARE = 200, 2**27  # so much may be lacking, and is then named tensor by tensor
 LIMIT = 100 * 2**20  # bytes of a header, as safetensors has it
 MORE = "save the model again, whole and under its own names"
 
@@ -57,25 +57,26 @@ def require_fitting(name: str, place: str | Path) -> None:
             f"the config.json of {name!r} describes {layers:,} layers, and its files hold "
             f"{len(held):,} tensors; {MORE}"
         )
-    described = _described(config) if held else {}
+    module = _hollow(config) if held else nn.Module()
     if held:
-        values, size = sum(described.values()), sum(file.stat().st_size for file in files)
+        parts = (*module.parameters(), *module.buffers())
+        values, size = sum(x.numel() for x in parts), sum(file.stat().st_size for file in files)
         if values > 2 * size + SPARE:  # a value takes half a byte or more
             raise ModelError(
                 f"the config.json of {name!r} describes {values:,} values, and its files hold "
                 f"{size:,} bytes; {MORE}"
             )
     if not getattr(config, "quantization_config", None):
-        _require_floating(name, held, described)
+        _require_floating(name, held, [key for key, _ in module.named_parameters()])
 
 
-def _described(config: Any) -> dict[str, int]:
-    """How many values each parameter of the configuration's model has."""
+def _hollow(config: Any) -> nn.Module:
+    """The configuration's model without values, which takes no memory."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    return {name: weight.numel() for name, weight in module.named_parameters()}
+        module: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return module
 
 
 def _require_floating(name: str, held: Mapping[str, str], described: Iterable[str]) -> None:

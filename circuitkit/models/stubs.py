@@ -52,7 +52,9 @@ def between(block: nn.Module, projections: Mapping[str, nn.Module]) -> nn.Module
 class _Between(nn.Module):
     """Up, the activation, and down."""
 
-    def __init__(self, up: nn.Module, activation: Callable[[Tensor], Tensor], down: nn.Module):
+    def __init__(
+        self, up: nn.Module, activation: Callable[[Tensor], Tensor], down: nn.Module
+    ) -> None:
         super().__init__()
         self.up, self.activation, self.down = up, activation, down
 

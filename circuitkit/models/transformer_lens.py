@@ -37,6 +37,7 @@ from circuitkit.errors import (
 )
 from circuitkit.graph.stages import EXPERTS
 from circuitkit.graph.wiring import Wiring
+from circuitkit.models.architectures import require_served
 from circuitkit.models.compat import (
     is_parallel,
     original,
@@ -527,7 +528,7 @@ class Transformer:
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """What the MLP writes when it reads this residual."""
         parts = self.layers[layer]
-        return self._after_mlp(layer, parts.mlp(parts.ln2(x)))
+        return self._after_mlp(layer, parts.mlp(parts.ln2(x))).view(x.shape)
 
     def _after_mlp(self, layer: int, out: Any) -> Tensor:
         """What arrives in the residual stream of an MLP's output."""
@@ -801,6 +802,7 @@ def _wrapped(
     shared: Iterable[Tensor] = (),
 ) -> Transformer:
     """The model of a module that is ours to change."""
+    require_served(module, name)
     require_finite(name, module)
     with quiet():
         _, build = _library()
