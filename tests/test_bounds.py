@@ -55,6 +55,13 @@ def test_a_context_shorter_than_the_checks_prompts(
         ck.patch_heads(loaded, longer)
 
 
+def test_a_context_of_less_than_nothing_is_refused() -> None:
+    module = _llama(64)
+    module.config.max_position_embeddings = -1
+    with pytest.raises(ModelError, match="its context holds -1 tokens"):
+        ck.load(module)
+
+
 def test_a_short_context_is_used_to_its_end() -> None:
     module = _gpt2(4)
     _stir(module)

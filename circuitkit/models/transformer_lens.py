@@ -398,6 +398,11 @@ class Transformer:
         config = self.bridge.cfg
         known = getattr(config, "n_ctx", None)
         anywhere = getattr(config, "positional_embedding_type", None) == "alibi"
+        if known is not None and known < 0:
+            raise ModelError(
+                f"the configuration of {self.name!r} says that its context holds {known:,} tokens; "
+                "correct its config.json"
+            )
         return None if anywhere or not known else int(known)
 
     def _require(self, tokens: Tensor, mask: Tensor) -> None:
