@@ -188,7 +188,7 @@ def test_the_summary_counts_what_writes() -> None:
 
 def test_a_graph_attribute_may_have_any_name() -> None:
     names = ["weights", "incoming_graph_data", "data", "name", "self", "attr", "circuit"]
-    circuit = build(Wiring(1, 1, 1), {("input", "logits"): 1.0}, **dict.fromkeys(names, "x"))
+    circuit = build(Wiring(1, 1, 1), {("input", "logits"): 1.0}, **dict.fromkeys(names, "0" * 64))
     circuit.graph["edge_attributes"] = "x"
     for other in (from_json(to_json(circuit)), circuit.copy()):
         assert parts(other) == parts(circuit)
