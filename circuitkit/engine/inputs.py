@@ -141,7 +141,8 @@ def prepare_halves(
             batch_size=batch_size, memory=memory,
         )  # fmt: skip
         if not _drawn(data):
-            mixed = replace(whole.data, examples=shuffled(whole.data.examples, seed))
+            about = {**whole.data.about, "seed": seed}
+            mixed = replace(whole.data, examples=shuffled(whole.data.examples, seed), about=about)
             whole = whole._replace(data=mixed)
         return whole.halves()
     seen = prepare(
