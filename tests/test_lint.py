@@ -144,7 +144,9 @@ def test_a_misfit_that_lacks_its_space_is_told_so(model: Any) -> None:
 
 
 def test_a_doubled_bos_a_duplicate_and_no_corruption_are_warned_of() -> None:
-    assert "begins with the BOS token twice" in odd(Prompt("<s>Mary", "<s>Mary", (" gave",)))[0]
+    assert (
+        "begins with the BOS token twice" in odd(Prompt("<s><s>Mary", "<s><s>Mary", (" gave",)))[0]
+    )
     same = Prompt("Mary gave", " Mary gave", (" to",))
     assert odd(same, replace(same, wrong=(" John",)), same) == ["prompt 3 repeats prompt 1"]
     (text,) = odd(Prompt("Mary gave", "Mary gave", (" to",)))
@@ -203,7 +205,7 @@ def test_what_is_left_out_is_said_on_the_command_line(
 ) -> None:
     assert main(["task", "show", str(mixed), "--misfits", "drop"]) == 0
     out, err = capsys.readouterr()
-    assert "of 8 examples" in out
+    assert "8 examples" in out
     assert err == f"circuitkit: {mixed}: 7 of 15 rows do not fit and are left out\n"
 
 
