@@ -122,10 +122,10 @@ def _spelled(kind: torch.dtype) -> str:
     return ("F" if kind.is_floating_point else "") + str(kind).removeprefix("torch.")
 
 
-def require_loaded(name: str, found: Mapping[str, Any]) -> None:
-    """Raise ModelError where a checkpoint lacks a tensor of the model, has one that the model has
-    not, or one of another shape: transformers would go on with random values."""
-    kinds = {"missing_keys": "lacks", "unexpected_keys": "has besides", "mismatched_keys": "has in "
+def require_loaded(name: str, found: Mapping[str, Iterable[object]]) -> None:
+    """Raise ModelError where a checkpoint lacks a tensor of the model, has one that the model
+    lacks, or one of a different shape: transformers would go on with random values."""
+    kinds = {"missing_keys": "lacks", "unexpected_keys": "has in addition", "mismatched_keys": "has in "
              "another shape"}  # fmt: skip
     faults = []
     for kind, verb in kinds.items():
