@@ -88,7 +88,7 @@ def test_weights_that_are_not_the_models_are_refused_by_name(
 @pytest.mark.parametrize("layers", [1, 3])
 def test_another_number_of_layers_is_refused(directory: Path, layers: int) -> None:
     configure(directory, num_hidden_layers=layers)
-    words = "has besides model.layers.1" if layers == 1 else r"lacks model.layers.2"
+    words = "has in addition model.layers.1" if layers == 1 else r"lacks model.layers.2"
     with pytest.raises(ModelError, match=words):
         circuitkit.load(directory)
 

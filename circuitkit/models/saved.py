@@ -125,8 +125,8 @@ def _spelled(kind: torch.dtype) -> str:
 def require_loaded(name: str, found: Mapping[str, Iterable[object]]) -> None:
     """Raise ModelError where a checkpoint lacks a tensor of the model, has one that the model
     lacks, or one of a different shape: transformers would go on with random values."""
-    kinds = {"missing_keys": "lacks", "unexpected_keys": "has in addition", "mismatched_keys": "has in "
-             "another shape"}  # fmt: skip
+    kinds = {"missing_keys": "lacks", "unexpected_keys": "has in addition",
+             "mismatched_keys": "has in another shape"}  # fmt: skip
     faults = []
     for kind, verb in kinds.items():
         names = sorted(str(one[0] if isinstance(one, tuple) else one) for one in found[kind])
