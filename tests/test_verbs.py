@@ -138,8 +138,10 @@ def test_every_verb_can_do_every_model(family: str, verb: str) -> None:
     assert VERBS[verb](family)
 
 
-@every_model
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(("family", "direction"), [
+    (family, direction) for family in [*FAMILIES, *RELATIVES] for direction in DIRECTIONS
+    if direction == "denoise" or family in FAMILIES
+])  # fmt: skip
 def test_every_kind_of_node_is_patched_in_every_model(family: str, direction: str) -> None:
     m = model(family)
     for kind in NODES:
