@@ -216,8 +216,8 @@ def as_data(
     A Dataset is used as it is. A Task, a task's name (``"ioi"``) or a file gives prompts that the
     discovery of the ``circuit`` (or of any of several) did not see: of a Task all of them, else up
     to ``examples``, drawn with the circuit's seed; without a number all that a file has, and 64 of
-    a task that is called by its name. Raises ArgumentError for what
-    is none of these, and DataError where the circuit has seen every prompt.
+    a task that is called by its name. Raises ArgumentError for what is none of these, and DataError
+    where the circuit has seen every prompt.
     """
     if isinstance(data, Dataset):
         return data

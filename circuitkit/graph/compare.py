@@ -339,7 +339,7 @@ def _shared_wiring(several: Sequence[Graph]) -> Wiring:
     for other in wirings[1:]:
         if other != wirings[0]:
             raise CircuitError(
-                f"the circuits belong to different models ({wirings[0]} and {other}); "
+                f"the circuits belong to different models ({wirings[0]}; {other}); "
                 "compare circuits of one model"
             )
     return wirings[0]

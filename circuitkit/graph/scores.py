@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,6 +207,8 @@ class Scores:
     def mask(self, n: int, rule: str = "abs") -> Mask:
         """The best n edges that hang together: the longest head of the ranking of which no more
         than n edges are left when dead ends are dropped. Raises ScoresError where n < 1."""
+        if isinstance(n, bool) or not isinstance(n, Integral):
+            raise ScoresError(f"n is {n!r}; give a whole number of edges")
         if n < 1:
             raise ScoresError(f"{n} edges do not make a circuit; ask for at least 1")
         return self.wiring.best(self.ranking(rule), n)

@@ -146,6 +146,11 @@ class Wiring:
         """Which pairs are edges."""
         return np.arange(len(self.writers))[:, None] < self.upstream[None, :]
 
+    def __str__(self) -> str:
+        grouped = f", {self.groups} key/value groups" if self.groups != self.heads else ""
+        without = "" if self.mlp else ", without MLPs"
+        return f"{self.layers} layers × {self.heads} heads{grouped}{without}"
+
     @property
     def n_edges(self) -> int:
         """How many edges there are (GPT-2 small: 32,491)."""
