@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
-
-from circuitkit.graph.types import Mask
+from jaxtyping import Bool, Float
 
 if TYPE_CHECKING:
     import pandas
@@ -20,7 +18,7 @@ def edge_frame(
     writers: Sequence[str] | np.ndarray,
     readers: Sequence[str] | np.ndarray,
     weights: Sequence[float] | Float[np.ndarray, " edges"],
-    exact: Sequence[bool | None] | Mask | None,
+    exact: Sequence[bool | None] | Bool[np.ndarray, " edges"] | None,
 ) -> pandas.DataFrame:
     """One row an edge: ``writer``, ``reader``, ``weight``, ``exact`` (missing where it is None)."""
     import pandas

@@ -162,7 +162,9 @@ class Heatmap(Figure):
         if self.numbers:
             self._write(axes)
         for row, column in np.argwhere(self.marked):
-            axes.add_patch(_outline((column, row), 1 - 2.2 / x, 1 - 2.2 / y, min(x, y) >= 10))
+            axes.add_patch(
+                _outline((float(column), float(row)), 1 - 2.2 / x, 1 - 2.2 / y, min(x, y) >= 10)
+            )
 
     def bar(self, figure: Drawn, axes: Sequence[Axes], size: Size, where: str) -> None:
         """Put the colour bar of these axes beside them; it is pointed where values lie beyond."""
