@@ -502,3 +502,30 @@ def test_a_file_of_prompts_may_be_called_in_capitals(
     prompts.to_frame().to_csv(tmp_path / "MINE.CSV", index=False)
     answer = said(capsys, "task", "show", str(tmp_path / "MINE.CSV"), "--examples", "2")
     assert answer["task"] == f"from_file(path={str(tmp_path / 'MINE.CSV')!r})"
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_error_that_nobody_foresaw_asks_for_a_report(
+    debug: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr("circuitkit.graph.compare.compare", broken)
+    argv = ["compare", "ioi:acdc", "ioi:eap_ig", *["--debug"] * debug]
+    assert main(argv) == 3
+    said = capsys.readouterr().err
+    assert ("Traceback" in said) is debug
+    last = said.splitlines()[-1]
+    assert "ZeroDivisionError: division by zero" in last
+    assert "report it" in last
+    assert debug or len(said.splitlines()) == 1
+
+
+def test_a_mistake_shows_its_traceback_where_that_is_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["compare", "nothing.json", "ioi:acdc", "--debug"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert said.splitlines()[-1].startswith("circuitkit: ")

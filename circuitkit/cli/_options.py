@@ -54,6 +54,7 @@ def common() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(add_help=False)
     p.add_argument("--quiet", action="store_true", help="no progress bars")
     p.add_argument("--json", action="store_true", help="print JSON, for machines")
+    p.add_argument("--debug", action="store_true", help="show where an error comes from")
     return p
 
 

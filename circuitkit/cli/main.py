@@ -1,8 +1,9 @@
 """The command line: the parser of all commands, and the exit code.
 
 Results go to stdout, progress to stderr. A user's mistake gives one sentence on stderr and exit
-code 2; a replay whose results differ has exit code 1. Commands import torch only when they need it,
-so that ``--help`` is fast.
+code 2, an error that nobody foresaw a sentence that asks for a report and exit code 3; a replay
+whose results differ has exit code 1. ``--debug`` shows where an error comes from. Commands import
+torch only when they need it, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -44,20 +46,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     # threads that spin while they wait slow down a shared machine
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    options = argparse.Namespace(debug=False)
     try:
-        options = _parser().parse_args(arguments)
+        _parser().parse_args(arguments, options)
         if options.quiet:
             os.environ["TQDM_DISABLE"] = "1"
         return _run(options)
     except CircuitkitError as error:
-        print(f"circuitkit: {error}", file=sys.stderr)
-        return 2
+        return _said(str(error), 2, options.debug)
     except KeyboardInterrupt:
         print("circuitkit: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe has gone: `circuitkit list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:  # what nobody foresaw
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        again = "report it" if options.debug else "run it again with --debug, and report it"
+        said = f"an error that circuitkit did not foresee ({reason}); {again} with what is printed"
+        return _said(said, 3, options.debug)
     return 0
+
+
+def _said(sentence: str, code: int, debug: bool) -> int:
+    """Print the sentence of the error at hand, below its traceback where that is asked for; returns
+    the exit code."""
+    if debug:
+        traceback.print_exc()
+    print(f"circuitkit: {sentence}", file=sys.stderr)
+    return code
 
 
 def _run(options: argparse.Namespace) -> int:
