@@ -72,7 +72,7 @@ def discover(options: argparse.Namespace) -> None:
     }  # fmt: skip
     inputs = task_of(options, options.task), options.metric, options.corruption
     if options.plan:
-        _plan(load_model(options.model, options, proved=False), *inputs, asked, options, place)
+        _plan(load_model(options.model, options, proved=False), inputs, asked, options, place)
         return
     model = load_model(options.model, options)
     from circuitkit.workflows import discover as workflow
@@ -89,12 +89,11 @@ def discover(options: argparse.Namespace) -> None:
 
 
 def _plan(
-    model: Any, task: str, metric: str | None, corruption: str, asked: dict[str, Any],
-    options: argparse.Namespace, place: Path,
-) -> None:  # fmt: skip
+    model: Any, inputs: Any, asked: dict[str, Any], options: argparse.Namespace, place: Path
+) -> None:
     """Print what the discovery would cost, and the files that it would write."""
     from circuitkit.workflows import plan as workflow
 
-    found = workflow.plan(model, task, metric, corruption, **asked)
+    found = workflow.plan(model, *inputs, **asked)
     found = replace(found, files=tuple(str(place / name) for name in found.files))
     print_json(found.to_dict()) if options.json else print(repr(found))

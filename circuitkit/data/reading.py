@@ -19,6 +19,7 @@ from typing import Any
 from circuitkit.data.prompts import FILES, STDIN
 from circuitkit.errors import DataError
 from circuitkit.util.json_values import Json
+from circuitkit.util.reading import repeated
 
 __all__ = ["Row", "read_rows", "spelt"]
 
@@ -289,12 +290,10 @@ def _value(text: str, at: int) -> tuple[Any, int]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"it has {twice!r} twice")
-    return found
+    double = repeated(pairs)
+    if double is not None:
+        raise ValueError(f"it has {double!r} twice")
+    return dict(pairs)
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once)

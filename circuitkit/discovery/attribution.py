@@ -44,7 +44,7 @@ def eap(
     metric at the reader): the first-order estimate of what ``exact`` measures by noising it.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour. Raises ArgumentError for what stands in the wrong place, and
+    the clean behaviour. Raises ArgumentError for an argument in the wrong place, and
     MetricError where the metric has no gradient there (kl and js are at their best).
 
     Differs from other tools: with grouped queries an edge into k or v is one per group of heads,
@@ -76,7 +76,7 @@ def eap_ig(
     backwards.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour. Raises ArgumentError for what stands in the wrong place and where
+    the clean behaviour. Raises ArgumentError for an argument in the wrong place and where
     steps < 1, and MetricError where the metric has no gradient.
 
     Differs from other tools: the fractions are those of the authors' code, which ends one step

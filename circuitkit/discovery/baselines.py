@@ -45,7 +45,7 @@ def activation_magnitude(
     dimensions, in the mean over examples and draws. The metric is not used.
 
     Returns Scores [writers, readers], never negative, in units of the residual stream. Raises
-    ArgumentError for what stands in the wrong place.
+    ArgumentError for an argument in the wrong place.
 
     Example:
         >>> bool((ck.discovery.activation_magnitude(model, data).values >= 0).all())
@@ -87,7 +87,7 @@ def gradient_norm(
     tokens and dimensions, in the mean over examples. The corruption is not used.
 
     Returns Scores [writers, readers], never negative, in metric units per unit of the residual
-    stream. Raises ArgumentError for what stands in the wrong place, and MetricError where the
+    stream. Raises ArgumentError for an argument in the wrong place, and MetricError where the
     metric has no gradient there.
 
     Example:

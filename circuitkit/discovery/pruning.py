@@ -62,7 +62,7 @@ def acdc(
     activations of all examples.
 
     Returns Scores [writers, readers], in metric units, whose ``chosen`` is the circuit. Raises
-    ArgumentError for what stands in the wrong place, MetricError where the threshold is not
+    ArgumentError for an argument in the wrong place, MetricError where the threshold is not
     positive, and UnknownNameError for an unknown order.
 
     Differs from other tools: an edge has to cost the threshold in the metric's own direction, where

@@ -51,6 +51,7 @@ __all__ = [
 ]
 
 EXAMPLES = 64  # prompts of a task that is called by its name; of a file all
+ONE_METRIC = "a function or a name such as 'logit_diff'"
 ORDER = "the order is model, what is measured, data, metric, corruption"
 
 Data: TypeAlias = Dataset | Task | Sequence[Prompt] | str | os.PathLike[str]
@@ -105,14 +106,13 @@ def prepare(
     ``as_metric`` and ``as_corruption`` do.
     """
     require_model(model)
-    whole = as_data(model, data, circuit, examples=examples, seed=seed, memory=memory)
-    measure = as_metric(metric, circuit, whole)
-    corrupt = as_corruption(corruption, circuit)
-    if memory is not None:
-        whole = replace(whole, memory=memory)
-    if not isinstance(data, Dataset) or batch_size is not None or memory is not None:
-        whole = batched(model, whole, [corrupt], batch_size)
-    return Inputs(model, whole, measure, corrupt)
+    if is_several(metric):
+        refuse("metric", metric, ONE_METRIC)
+    own, (measure,), corrupt = prepare_each(
+        model, data, metric, corruption, circuit=circuit,
+        examples=examples, seed=seed, batch_size=batch_size, memory=memory,
+    )  # fmt: skip
+    return Inputs(model, own, measure, corrupt)
 
 
 def prepare_halves(
@@ -165,15 +165,22 @@ def prepare_each(
     corruption: CorruptionLike | None = None,
     *,
     circuit: object = None,
+    examples: int | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    memory: int | None = None,
 ) -> tuple[Dataset, list[Metric], Corruption]:
     """The same for one metric or several, which share their runs; raises MetricError where there is
     none."""
-    listed = [*metric] if is_several(metric) else [metric]
-    if not listed:
-        raise MetricError("there are no metrics; give at least one")
-    inputs = prepare(model, data, listed[0], corruption, circuit=circuit)
-    measures = [as_metric(one, circuit, inputs.data) for one in listed]
-    return inputs.data, measures, inputs.corruption
+    require_model(model)
+    whole = as_data(model, data, circuit, examples=examples, seed=seed, memory=memory)
+    measures = as_metrics(metric, circuit, whole)
+    corrupt = as_corruption(corruption, circuit)
+    if memory is not None:
+        whole = replace(whole, memory=memory)
+    if not isinstance(data, Dataset) or batch_size is not None or memory is not None:
+        whole = batched(model, whole, [corrupt], batch_size)
+    return whole, measures, corrupt
 
 
 def twice(data: Data, examples: int | None) -> int | None:
@@ -249,7 +256,7 @@ def _fresh(model: Model, task: Task, seen: frozenset[str], memory: int | None) -
             f"the circuit's discovery saw all {len(whole)} prompts of {task.name}; give other "
             "prompts, or a Dataset, which is used as it is"
         )
-    return whole.where(lambda example: example.fingerprint not in seen)
+    return replace(whole, examples=kept)
 
 
 def _seen(model: Model, circuit: object) -> frozenset[str]:
@@ -310,7 +317,7 @@ def as_metric(
         own = None if data is None else data.about.get("metric")
         metric = _recorded("metric", circuit) or str(own or "logit_diff")
     if not isinstance(metric, str) and not callable(metric):
-        refuse("metric", metric, "a function or a name such as 'logit_diff'")
+        refuse("metric", metric, ONE_METRIC)
     function: Metric = resolve("metrics", metric)
     if not _takes(function, 3):
         raise MetricError(

@@ -75,7 +75,7 @@ def ability(model: Model, data: Data, metric: MetricLike | None = None) -> Abili
 
     Returns an Ability: the accuracy (a share of the examples whose answer gets more logits than the
     wrong one), and the mean of the metric on clean and on corrupted prompts, in metric units.
-    Raises ArgumentError for what stands in the wrong place.
+    Raises ArgumentError for an argument in the wrong place.
 
     Source: MIB (Mueller et al. 2025) admits a model to a task from an accuracy of 0.75 on.
 
@@ -103,7 +103,7 @@ def known(model: Model, data: Data, metric: MetricLike = "accuracy") -> Dataset:
 
     These are the examples on whose clean prompt the metric, ``accuracy`` or ``top1``, is above 1/2.
 
-    Returns a Dataset. Raises ArgumentError for what stands in the wrong place, and EvaluationError
+    Returns a Dataset. Raises ArgumentError for an argument in the wrong place, and EvaluationError
     where the model answers none.
 
     Example:

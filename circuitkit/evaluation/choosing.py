@@ -69,7 +69,7 @@ def smallest(
     grow with size, a smaller one may exist. Several sizes at a time share the carried run.
 
     Returns its mask of bool [writers, readers]; ``scores.circuit(mask)`` is the circuit. Raises
-    ArgumentError for what stands in the wrong place and for a target that is not above 0, and
+    ArgumentError for an argument in the wrong place and for a target that is not above 0, and
     EvaluationError where not even the whole model reaches the target.
 
     Example:

@@ -144,7 +144,7 @@ def curve(
     what ranks first: ``abs`` (the magnitude), ``signed``, or ``greedy`` (from the logits on).
 
     Returns a Curve, whose faithfulness has no unit (1 is the full model). Raises ArgumentError for
-    what stands in the wrong place, ScoresError for sizes below 1, a rule that is not known, and
+    an argument in the wrong place, ScoresError for sizes below 1, a rule that is not known, and
     where no size leaves a circuit.
 
     Source: Hanna et al. (2024), figure 2, who plot faithfulness against the number of edges.

@@ -234,7 +234,7 @@ def evaluate(
     that the circuit's discovery did not see; a Dataset is used as it is. Metric and corruption are
     those with which the circuit was found, unless others are given.
 
-    Raises ArgumentError for what stands in the wrong place, CircuitError where a circuit does not
+    Raises ArgumentError for an argument in the wrong place, CircuitError where a circuit does not
     fit the model or the list of circuits is empty, and MetricError where there is no metric.
 
     Source: faithfulness as in Hanna et al. (2024) and MIB (Mueller et al. 2025).

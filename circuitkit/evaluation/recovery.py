@@ -113,7 +113,7 @@ def recovery(
     place.
 
     Returns a Recovery: areas and recalls from 0 to 1, the Hamming distance in edges; nan where a
-    number is not defined. Raises ArgumentError for what stands in the wrong place, CircuitError
+    number is not defined. Raises ArgumentError for an argument in the wrong place, CircuitError
     where the true edges are not edges of the scores' model, and ScoresError for a rule that is not
     known.
 

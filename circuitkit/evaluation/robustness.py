@@ -336,7 +336,7 @@ def discover_each(
     discoveries, with which a later run of the same work resumes.
 
     Returns circuits by name, such as ``logit_diff under counterfactual``. Raises ArgumentError for
-    what stands in the wrong place, EvaluationError where there is no metric or corruption or two
+    an argument in the wrong place, EvaluationError where there is no metric or corruption or two
     have one name, and OutputError where the directory cannot be written or is another model's; what
     the method cannot use raises its own error.
 

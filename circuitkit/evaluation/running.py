@@ -46,7 +46,7 @@ def run(
     (it is live), over the model's writers and readers. A tensor that requires a gradient carries
     one. A task's name or a Task means prompts that the circuits' discovery did not see.
 
-    Raises ArgumentError for what stands in the wrong place, and CircuitError where a circuit does
+    Raises ArgumentError for an argument in the wrong place, and CircuitError where a circuit does
     not fit the model.
 
     Example:

@@ -275,7 +275,7 @@ def verify(
     ``resume`` are those of ``patch_edges``.
 
     Returns a Verification: effects are means over the examples in metric units, positive where the
-    edge helps the clean behaviour. Raises ArgumentError for what stands in the wrong place and
+    edge helps the clean behaviour. Raises ArgumentError for an argument in the wrong place and
     where n < 1, CircuitError for an unknown direction or a circuit that does not fit, and
     ScoresError where the circuit is empty.
 

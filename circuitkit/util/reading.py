@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from circuitkit.errors import CircuitkitError
 from circuitkit.util.bytesize import spell
 from circuitkit.util.json_values import Json
 
-__all__ = ["parse_json", "read_json", "require_file"]
+__all__ = ["parse_json", "read_json", "repeated", "require_file"]
 
 MOST = 2**28  # bytes of JSON: 3 million edges; parsed they take about four times as much
 DIGITS = 1000  # Python's own limit, 4,300, can be changed, and a double has 309
@@ -69,13 +70,19 @@ def parse_json(text: str) -> Json:
         raise CircuitkitError(f"it is not JSON ({error})") from error
 
 
+def repeated(pairs: Sequence[tuple[str, object]]) -> str | None:
+    """The first key that these items of an object hold twice; None where each is there once."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) == len(names):
+        return None
+    return next(name for name in names if names.count(name) > 1)
+
+
 def _once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name in found if names.count(name) > 1)
+    double = repeated(pairs)
+    if double is not None:
         raise CircuitkitError(f"an object has the key {double[:80]!r} twice; keep one")
-    return found
+    return dict(pairs)
 
 
 def _whole(text: str) -> int:

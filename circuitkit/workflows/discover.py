@@ -65,8 +65,8 @@ def discover(
         model: The model, from ``ck.load``.
         data: Of a task's name (``"ioi"``) or a file, ``examples`` prompts are drawn for the
             discovery and as many for the measurement; a Task is halved, and so is a file. Prompts
-            with the same clean tokens stand in one half; of one or two, both halves are all, which
-            *in sample*. A Dataset is used as it is: the circuit is measured on ``unseen`` prompts,
+            with the same clean tokens are in the same half; one or two prompts are used for both,
+            in sample. A Dataset is used as it is: the circuit is measured on ``unseen`` prompts,
             or without any in sample, which the result says.
         metric: A name or a function; without it the task's own, else ``logit_diff``.
         corruption: A name or a function: what an edge outside of the circuit carries; without it
@@ -92,7 +92,7 @@ def discover(
         A ``Discovery``: the circuit, the scores, and what was measured.
 
     Raises:
-        ArgumentError: for what stands in the wrong place, or is of another kind.
+        ArgumentError: for an argument in the wrong place, or is of another kind.
         UnknownNameError: for a name that does not exist, with the nearest one.
         ScoresError: for a size or another setting out of its bounds.
         EvaluationError: where the model cannot do the task (unless ``force``), or no circuit

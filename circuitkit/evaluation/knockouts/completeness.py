@@ -192,7 +192,7 @@ def incompleteness(
     Costs 2 · (sets + rounds · candidates) masked runs.
 
     Returns an Incompleteness, in metric units; 0 is a complete circuit. Raises ArgumentError for
-    what stands in the wrong place and for negative numbers, EvaluationError where everything and
+    an argument in the wrong place and for negative numbers, EvaluationError where everything and
     nothing give the same, and CircuitError where a size exceeds the circuit.
 
     Source: Wang et al. (2023, §4.1), with edges in place of heads at positions.

@@ -115,7 +115,7 @@ def marginal_effects(
     one masked run per edge.
 
     Returns MarginalEffects: in metric units, positive where the edge helps. Raises ArgumentError
-    for what stands in the wrong place, and CircuitError where the circuit has no edge, or does not
+    for an argument in the wrong place, and CircuitError where the circuit has no edge, or does not
     fit the model.
 
     Example:

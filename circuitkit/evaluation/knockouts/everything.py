@@ -92,7 +92,7 @@ def knockout(
     prompts that the circuit's discovery did not see.
 
     Returns a KnockoutReport with these four results, in metric units, positive where an edge helps.
-    Raises ArgumentError for what stands in the wrong place and for negative numbers, CircuitError
+    Raises ArgumentError for an argument in the wrong place and for negative numbers, CircuitError
     where the circuit has no edge or does not fit the model, and EvaluationError where everything
     and nothing give the same.
 

@@ -188,7 +188,7 @@ def interactions(
     cutting pairs finds both. Costs n(n+1)/2 masked runs.
 
     Returns Interactions, in metric units: positive where the pair matters more than the sum of the
-    two. Raises ArgumentError for what stands in the wrong place, and CircuitError for fewer than
+    two. Raises ArgumentError for an argument in the wrong place, and CircuitError for fewer than
     two edges, and for an unknown ``within``.
 
     Example:

@@ -141,7 +141,7 @@ def minimality(
     masked runs per edge.
 
     Returns a Minimality: for each edge the largest difference that it makes, in metric units.
-    Raises ArgumentError for what stands in the wrong place and for negative numbers, and
+    Raises ArgumentError for an argument in the wrong place and for negative numbers, and
     EvaluationError where everything and nothing give the same.
 
     Source: Wang et al. (2023, §4.2), with edges in place of heads at positions.

@@ -100,7 +100,7 @@ def study(
         A ``Study``.
 
     Raises:
-        ArgumentError: for what stands in the wrong place.
+        ArgumentError: for an argument in the wrong place.
         UnknownNameError: for a name that does not exist.
         EvaluationError: where fewer than four prompts stay.
         OutputError: where ``resume`` holds cells of another model with this name.
