@@ -17,7 +17,7 @@ from torch import Tensor
 from circuitkit.data.batches import Dataset
 from circuitkit.data.examples import Example
 from circuitkit.engine.kinds import KINDS
-from circuitkit.engine.model import Context, Kind
+from circuitkit.engine.model import Context, Kind, Pull
 from circuitkit.graph.wiring import Wiring
 
 
@@ -74,9 +74,8 @@ class ByHand:
         weights, bias = self.ports[list(ports)], self.bias[list(ports)]
         return (x * weights[:, None, None]).sum(-1, keepdim=True) + bias[:, None, None, None]
 
-    def pull(self, layer: int, x: Tensor, grads: Mapping[str, Tensor]) -> Tensor:
-        together = torch.cat([grads[port] for port in "qkv"], dim=1)
-        return torch.einsum("tne,nd->ntd", together, self.ports)
+    def pull(self, layer: int) -> Pull:
+        return lambda _, grads: torch.einsum("tne,nd->ntd", torch.cat([*grads], dim=1), self.ports)
 
     def attend(self, context: Context, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return q * k * v

@@ -22,7 +22,7 @@ from circuitkit.discovery.pruning import acdc
 from circuitkit.discovery.sweeps import exact
 from circuitkit.engine.attribute import gradients, score
 from circuitkit.engine.kinds import Writing
-from circuitkit.engine.model import Activations, Context, Model, Ports
+from circuitkit.engine.model import Activations, Context, Model, Ports, Pull
 from circuitkit.engine.record import answer, difference, record
 from circuitkit.engine.run import run, runs
 from circuitkit.engine.sweep import sweep
@@ -71,8 +71,8 @@ class Halves(Writing):
             halves.append(model.mlp_out(stage.layer, own) - bias)
         return torch.stack(halves, dim=-2)
 
-    def pull(self, model: Model, stage: Stage, x: Tensor, grads: Ports) -> Tensor:
-        return torch.cat([grad.movedim(-2, 0) for grad in grads])
+    def pull(self, model: Model, stage: Stage) -> Pull:
+        return lambda _, grads: torch.cat([grad.movedim(-2, 0) for grad in grads])
 
 
 @cache

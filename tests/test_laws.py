@@ -333,14 +333,12 @@ def test_attribution_in_blocks_is_attribution_whole(
 ) -> None:
     m, data = model(family), dataset()
     whole = eap(m, data, logit_diff, counterfactual).values
-    monkeypatch.setattr(attribute, "BLOCK_BYTES", budget)
-    splits = []
-    split = torch.split
-    monkeypatch.setattr(
-        attribute.torch, "split", lambda *a: splits.append(len(split(*a))) or split(*a)
-    )
+    monkeypatch.setattr(attribute, "CACHED_BYTES", budget)
+    monkeypatch.setattr(attribute, "FEWEST", 1)
+    pieces, cut = [], attribute._pieces
+    monkeypatch.setattr(attribute, "_pieces", lambda *a: pieces.append(len([*cut(*a)])) or cut(*a))
     assert distance(eap(m, data, logit_diff, counterfactual).values, whole) < 1e-5
-    assert max(splits) > 2
+    assert max(pieces) > 2
 
 
 # -- linear models ---------------------------------------------------------------------------------
@@ -594,7 +592,7 @@ def test_the_gradient_through_a_norm_is_that_of_autograd(name: str, scale: float
     matrix, grad = (torch.randn(*s, generator=generator) for s in ((2, 32, 8), (2, 5, 8)))
     for size in (1e-3, 1.0, 100.0):
         x = (size * torch.randn(5, 32, generator=generator) + size).requires_grad_()
-        found = norm.pull(x.detach(), matrix, grad)
+        found = norm.pull(matrix)(x.detach(), grad)
         for i in range(2):
             (expected,) = torch.autograd.grad((module(x) @ matrix[i] * grad[i]).sum(), x)
             unit = 1 / expected.abs().max()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.discovery.attribution import FLAT, eap
-from circuitkit.engine.attribute import BLOCK_BYTES, Gradients, at_tokens, gradients
+from circuitkit.engine.attribute import Gradients, at_tokens, block_tokens, gradients
 from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
 from circuitkit.engine.metric import Metric, check_metric
 from circuitkit.engine.model import Activations, Model
@@ -128,9 +128,10 @@ def _steepness(model: Model, batch: Batch, at: Gradients) -> Float[Tensor, "b r"
     """The norm of the gradient at each reader, in each example."""
     wiring = model.wiring
     squares = wide(at.logits.new_zeros(0)).new_zeros(len(batch), len(wiring.readers))
+    pulls = [model.kinds[stage.kind].pull(model, stage) for stage in wiring.stages]
     for block, example in _blocks(model, batch):
-        for stage in wiring.stages:
-            steep = at.pulled(model, stage, block).square().sum(-1).T
+        for pull, stage in zip(pulls, wiring.stages, strict=True):
+            steep = at.pulled(pull, stage, block).square().sum(-1).T
             squares[:, stage.columns].index_add_(0, example, steep)
     squares[:, -1] = wide(at.logits).square().sum(-1)
     return squares.sqrt()
@@ -244,8 +245,7 @@ def _blocks(model: Model, batch: Batch) -> Iterator[tuple[Int[Tensor, " t"], Int
     """The tokens that are not padding, in blocks that fit the processor's cache: where each stands
     in the flattened batch, and the example that it belongs to."""
     tokens = batch.mask.flatten().nonzero().squeeze(1)
-    width = max(model.wiring.shape) * model.d_model * 4
-    for block in torch.split(tokens, max(1, BLOCK_BYTES // width)):
+    for block in torch.split(tokens, block_tokens(model)):
         yield block, block // batch.mask.shape[1]
 
 

@@ -1,34 +1,40 @@
-"""The score of every edge, from one forward and one backward.
+"""The score of every edge, from one forward and one backward, in groups of tokens.
 
 To first order, cutting the edge w → r changes the metric by −score[w, r], where
 
     score[w, r] = Σ_tokens (live[w] − carried[w]) · ∂metric / ∂input[r]
 
 which is the gradient of the metric in the mask of ``circuitkit.engine.run``, at the full mask: edge
-attribution patching (Syed et al. 2023). A head's gradient is pulled back through its projection and
-its norm locally, and tokens are processed in blocks, so neither writers × tokens × d_model nor
-readers × tokens × d_model is ever held in full.
+attribution patching (Syed et al. 2023). The sum is over all tokens of a batch, or over those of
+each group (of each example, say): one batched matrix product on views of the same numbers. A head's
+gradient is pulled back through its projection and its norm locally, and tokens are processed in
+blocks, so neither writers × tokens × d_model nor readers × tokens × d_model is ever held in full.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from circuitkit.data.batches import Batch
-from circuitkit.engine.model import Activations, Context, Model
+from circuitkit.engine.model import Activations, Context, Model, Pull
 from circuitkit.engine.numerics import wide
 from circuitkit.engine.record import answer, record
 from circuitkit.graph.stages import Stage
 
-__all__ = ["BLOCK_BYTES", "Gradients", "at_tokens", "gradients", "score"]
+__all__ = [
+    "Gradients", "at_tokens", "block_tokens", "by_example", "gradients", "score", "score_groups",
+]  # fmt: skip
 
-BLOCK_BYTES = 12 * 2**20  # of one block's writers; larger blocks are hardly faster and need memory
+FEWEST = 64  # tokens of a block: below it, a product costs more than its numbers
+BLOCK_BYTES = {"cuda": 2**30}  # of one block's writers
+CACHED_BYTES = 48 * 2**20  # the same, on processors: more is hardly faster
 
 Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, " b"]]
 
@@ -48,13 +54,10 @@ class Gradients:
     output: Float[Tensor, "b vocab"]
     steepest: float
 
-    def pulled(
-        self, model: Model, stage: Stage, block: Int[Tensor, " t"]
-    ) -> Float[Tensor, "r t d"]:
+    def pulled(self, pull: Pull, stage: Stage, block: Int[Tensor, " t"]) -> Float[Tensor, "r t d"]:
         """The gradient in the residual that each reader of a stage reads, at these tokens."""
         read = at_tokens(self.activations.reads[stage.index], block)
-        grads = [at_tokens(grad, block) for grad in self.ports[stage.index]]
-        return wide(model.kinds[stage.kind].pull(model, stage, read, grads))
+        return wide(pull(read, [at_tokens(grad, block) for grad in self.ports[stage.index]]))
 
 
 def gradients(
@@ -89,7 +92,6 @@ def gradients(
     )
 
 
-@torch.no_grad()
 def score(
     model: Model, batch: Batch, live: Activations, carried: Activations, at: Gradients
 ) -> Float[Tensor, "writers readers"]:
@@ -99,35 +101,109 @@ def score(
     ``live − carried`` is what cutting changes, ``at`` the gradients: of the run where they are
     taken, which need not be the live one (EAP-IG).
     """
-    table = wide(live.embed.new_zeros(model.wiring.shape))
+    return score_groups(model, batch, live, carried, at, torch.zeros_like(batch.clean), 1)[0]
+
+
+def by_example(batch: Batch) -> Int[Tensor, "b p"]:
+    """The groups of tokens that are examples."""
+    rows = torch.arange(len(batch), device=batch.clean.device)
+    return rows[:, None].expand_as(batch.clean)
+
+
+@torch.no_grad()
+def score_groups(
+    model: Model,
+    batch: Batch,
+    live: Activations,
+    carried: Activations,
+    at: Gradients,
+    groups: Int[Tensor, "b p"],
+    count: int,
+) -> Float[Tensor, "groups writers readers"]:
+    """The score of every edge, summed over the tokens of each group: as ``score``.
+
+    ``groups`` says to which group each token belongs, from 0 to ``count`` − 1 (−1: to none). An
+    edge into the logits belongs to the answer's token.
+    """
+    table = wide(live.embed.new_zeros(count, *model.wiring.shape))
     # before the first token that differs every difference is zero
-    differ = batch.mask & ~carried.untouched([live.embed - carried.embed])
-    tokens = differ.flatten().nonzero().squeeze(1)
-    if not len(tokens):
-        return table
-    width = len(model.wiring.writers) * model.d_model * 4
-    for block in torch.split(tokens, max(1, BLOCK_BYTES // width)):
-        deltas = _deltas(model, live, carried, block)
+    differ = batch.mask & ~carried.untouched([live.embed - carried.embed]) & (groups >= 0)
+    pieces = list(_pieces(differ.flatten(), groups.flatten(), block_tokens(model)))
+    pulls: dict[int, Pull] = {}  # folded weights, once a call
+    for piece in pieces:
+        deltas = _deltas(model, live, carried, piece)
         for stage in model.wiring.stages:
-            _score_stage(model, table, deltas, at, stage, block)
+            pull = pulls.get(stage.index) or model.kinds[stage.kind].pull(model, stage)
+            if len(pieces) > 1:
+                pulls[stage.index] = pull
+            _score_stage(table, deltas, at.pulled(pull, stage, piece.block), stage, piece)
     length = batch.mask.shape[1]
     ends = torch.arange(len(batch), device=batch.last.device) * length + batch.last
-    final = _deltas(model, live, carried, ends)
-    table[:, -1] = final.flatten(1) @ wide(at.logits).flatten()
+    own = groups.flatten()[ends]
+    if bool(differ.any()):
+        final = _deltas(model, live, carried, _Piece(own, ends[:, None], own[:, None] >= 0))
+        values = torch.einsum("wbod,bd->bw", final, wide(at.logits))
+        table[:, :, -1].index_add_(0, own.clamp(min=0), values)
     return table
 
 
+def block_tokens(model: Model) -> int:
+    """How many tokens are processed at once."""
+    width = max(model.wiring.shape) * model.d_model * 4
+    return max(FEWEST, BLOCK_BYTES.get(model.device.type, CACHED_BYTES) // width)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Tokens (counted through the batch's examples) that are processed at once, by group; where
+    one has fewer than another, ``real`` says which are not there."""
+
+    groups: Int[Tensor, " g"]
+    tokens: Int[Tensor, "g t"]
+    real: Bool[Tensor, "g t"]
+
+    @property
+    def block(self) -> Int[Tensor, " gt"]:
+        """The tokens, one after the other."""
+        return self.tokens.flatten()
+
+
+def _pieces(used: Bool[Tensor, " n"], groups: Int[Tensor, " n"], size: int) -> Iterator[_Piece]:
+    """The tokens that are used, in pieces of at most so many: of one group, or of several that are
+    about equally long."""
+    tokens = used.nonzero().squeeze(1)
+    own = groups[tokens]
+    parts = [
+        (number, part)
+        for number in sorted(set(own.tolist()))
+        for part in torch.split(tokens[own == number], size)
+    ]
+    parts.sort(key=lambda part: -len(part[1]))
+    while parts:
+        longest = len(parts[0][1])
+        now, parts = parts[: size // longest], parts[size // longest :]
+        block = torch.stack([pad(part, (0, longest - len(part)), value=-1) for _, part in now])
+        which = torch.tensor([number for number, _ in now], device=block.device)
+        yield _Piece(which, block.clamp(min=0), block >= 0)
+
+
 def _deltas(
-    model: Model, live: Activations, carried: Activations, block: Int[Tensor, " t"]
-) -> Float[Tensor, "w t d"]:
+    model: Model, live: Activations, carried: Activations, piece: _Piece
+) -> Float[Tensor, "w g t d"]:
     """What each writer writes live, less what it carries, at these tokens."""
+    block, real = piece.block, piece.real.flatten()
+
+    def change(own: Tensor, other: Tensor) -> Tensor:
+        here = at_tokens(own, block) - at_tokens(other, block)
+        return here * real.view(-1, *[1] * (here.ndim - 1))
+
     shape = len(model.wiring.writers), len(block), model.d_model
     out = wide(live.embed.new_empty(0)).new_empty(shape)
-    out[0] = at_tokens(live.embed, block) - at_tokens(carried.embed, block)
+    out[0] = change(live.embed, carried.embed)
     for stage in model.wiring.stages:
-        own, other = (at_tokens(run.shares[stage.index], block) for run in (live, carried))
-        out[stage.rows] = model.kinds[stage.kind].write(model, stage, None, own - other)
-    return out
+        own = change(live.shares[stage.index], carried.shares[stage.index])
+        out[stage.rows] = model.kinds[stage.kind].write(model, stage, None, own)
+    return out.view(len(out), *piece.tokens.shape, -1)
 
 
 def at_tokens(x: Float[Tensor, "b p *rest"], block: Int[Tensor, " t"]) -> Float[Tensor, " t *rest"]:
@@ -136,15 +212,18 @@ def at_tokens(x: Float[Tensor, "b p *rest"], block: Int[Tensor, " t"]) -> Float[
 
 
 def _score_stage(
-    model: Model,
-    table: Float[Tensor, "w r"],
-    deltas: Float[Tensor, "w t d"],
-    at: Gradients,
+    table: Float[Tensor, "groups w r"],
+    deltas: Float[Tensor, "w g t d"],
+    pulled: Float[Tensor, "r gt d"],
     stage: Stage,
-    block: Int[Tensor, " t"],
+    piece: _Piece,
 ) -> None:
-    """Add the scores of the edges into one stage's readers: one matrix product."""
-    pulled = at.pulled(model, stage, block)
-    table[: stage.upstream, stage.columns] += (
-        deltas[: stage.upstream].flatten(1) @ pulled.flatten(1).T
-    )
+    """Add the scores of the edges into one stage's readers: one matrix product for each group, on
+    views (copies would take several times as long)."""
+    wrote = deltas[: stage.upstream].transpose(0, 1).flatten(2)
+    steep = pulled.view(len(pulled), len(piece.groups), -1).permute(1, 2, 0)
+    here = table[:, : stage.upstream, stage.columns]
+    if len(table) == 1:
+        here[0] += wrote[0] @ steep[0]
+    else:
+        here.index_add_(0, piece.groups, torch.bmm(wrote, steep))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from circuitkit.engine.model import Context, Kind, Model, Ports
+from circuitkit.engine.model import Context, Kind, Model, Ports, Pull
 from circuitkit.graph.stages import ATTENTION, MLP, Stage
 
 __all__ = ["KINDS", "Attention", "Mlp", "Writing"]
@@ -64,9 +64,9 @@ class Attention:
         """The output projection's bias."""
         return model.constant(stage.layer)
 
-    def pull(self, model: Model, stage: Stage, x: Tensor, grads: Ports) -> Tensor:
+    def pull(self, model: Model, stage: Stage) -> Pull:
         """Back through the projections and the norm."""
-        return model.pull(stage.layer, x, dict(zip("qkv", grads, strict=True)))
+        return model.pull(stage.layer)
 
 
 class Writing:
@@ -113,10 +113,9 @@ class Writing:
         """Biases belong to the components."""
         return None
 
-    def pull(self, model: Model, stage: Stage, x: Tensor, grads: Ports) -> Tensor:
+    def pull(self, model: Model, stage: Stage) -> Pull:
         """The gradient in the residual is the port's own."""
-        (grad,) = grads
-        return grad.movedim(-2, 0)
+        return lambda _, grads: grads[0].movedim(-2, 0)
 
 
 class Mlp(Writing):

@@ -22,9 +22,10 @@ from circuitkit.data.tokens import Tokenizer
 from circuitkit.graph.stages import Stage
 from circuitkit.graph.wiring import Wiring
 
-__all__ = ["Activations", "Context", "Kind", "Model", "Native", "Ports"]
+__all__ = ["Activations", "Context", "Kind", "Model", "Native", "Ports", "Pull"]
 
 Ports: TypeAlias = Sequence[Float[Tensor, "... _ports _width"]]  # of attention q, k and v
+Pull: TypeAlias = Callable[[Float[Tensor, "t d"], Ports], Float[Tensor, "r t d"]]
 
 
 @dataclass(frozen=True)
@@ -161,10 +162,9 @@ class Kind(Protocol):
     def constant(self, model: Model, stage: Stage) -> Float[Tensor, " d"] | None:
         """What is written whatever the components do: the output bias."""
 
-    def pull(
-        self, model: Model, stage: Stage, x: Float[Tensor, "t d"], grads: Ports
-    ) -> Float[Tensor, "r t d"]:
-        """The gradient in what each reader reads, from the gradients in what the ports gave."""
+    def pull(self, model: Model, stage: Stage) -> Pull:
+        """What takes the residual read at some tokens [t, d], and the gradients in what the ports
+        gave there, to the gradient in what each reader reads [r, t, d]."""
 
 
 @runtime_checkable
@@ -220,11 +220,10 @@ class Model(Protocol):
         """q, k or v of some ports of a layer (counted through q, then k, then v), each reading a
         residual of its own, or all the one that is given."""
 
-    def pull(
-        self, layer: int, x: Float[Tensor, "t d"], grads: Mapping[str, Float[Tensor, "t n e"]]
-    ) -> Float[Tensor, "r t d"]:
-        """The gradient in the residual that each port of a layer reads (q, then k, then v), from
-        the gradients in q, k and v: back through the projection and the norm."""
+    def pull(self, layer: int) -> Pull:
+        """What takes the residual that a layer's attention reads at some tokens, and the gradients
+        in q, k and v there, to the gradient in what each of its ports reads (q, then k, then v):
+        back through the projection and the norm."""
 
     def attend(
         self,

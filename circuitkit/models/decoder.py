@@ -21,7 +21,7 @@ from circuitkit.data.tokens import Tokenizer
 from circuitkit.engine.bounds import require_length, require_tokens
 from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.kinds import KINDS
-from circuitkit.engine.model import Context, Kind, Native
+from circuitkit.engine.model import Context, Kind, Native, Pull
 from circuitkit.errors import ModelError
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
@@ -172,12 +172,10 @@ class Decoder:
         """q, k or v of some ports of a layer, each reading a residual of its own (or all one)."""
         return x @ self._ports(layer)[list(ports)][:, None]
 
-    def pull(
-        self, layer: int, x: Float[Tensor, "t d"], grads: Mapping[str, Float[Tensor, "t n e"]]
-    ) -> Float[Tensor, "r t d"]:
+    def pull(self, layer: int) -> Pull:
         """The gradient in the residual that each port reads, from those in q, k and v."""
-        together = torch.cat([grads[port] for port in "qkv"], dim=1)
-        return torch.einsum("tre,rde->rtd", together, self._ports(layer))
+        ports = self._ports(layer)
+        return lambda _, grads: torch.einsum("tre,rde->rtd", torch.cat([*grads], dim=1), ports)
 
     def attend(self, context: Context, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What each head's output projection takes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -72,21 +74,24 @@ class Norm:
         weight = self.weight if x is None else self.weight * self.scale(x)
         return Frozen(weight, self.bias, self.centred)
 
-    def pull(
-        self, x: Float[Tensor, "t d"], matrix: Float[Tensor, "n d e"], grad: Float[Tensor, "n t e"]
-    ) -> Float[Tensor, "n t d"]:
-        """The gradient in x from the gradient in ``norm(x) @ matrix``, for n matrices at once.
+    def pull(self, matrix: Float[Tensor, "n d e"]) -> Callable[[Tensor, Tensor], Tensor]:
+        """What takes x [t, d] and the gradient in ``norm(x) @ matrix`` [n, t, e] to the gradient in
+        x [n, t, d], for n matrices at once.
 
         The Jacobian is s·w∘(C − u uᵀ/d) with u = s·Cx, so n gradients share one u: two small
-        matrix products instead of n backward passes through the norm.
+        matrix products instead of n backward passes through the norm. The weights are folded here.
         """
         if self.module is None:
-            return grad @ matrix.mT
+            return lambda _, grad: grad @ matrix.mT
         folded = matrix * self.weight.to(matrix.dtype)[:, None]
         if self.centred:
-            folded = folded - folded.mean(1, keepdim=True)
-        s = self._scale(x)
-        u = self._centre(wide(x)) * s
-        pulled = (grad * s) @ folded.mT
-        along = (pulled * u).sum(-1, keepdim=True) / x.shape[-1]
-        return pulled.addcmul_(u.expand_as(pulled), along, value=-1)
+            folded -= folded.mean(1, keepdim=True)
+
+        def pull(x: Float[Tensor, "t d"], grad: Float[Tensor, "n t e"]) -> Float[Tensor, "n t d"]:
+            s = self._scale(x)
+            u = self._centre(wide(x)) * s
+            pulled = (grad * s) @ folded.mT
+            along = (pulled * u).sum(-1, keepdim=True) / x.shape[-1]
+            return pulled.addcmul_(u.expand_as(pulled), along, value=-1)
+
+        return pull

@@ -27,7 +27,7 @@ from circuitkit.data.tokens import Tokenizer
 from circuitkit.engine.bounds import require_length, require_tokens
 from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.kinds import KINDS
-from circuitkit.engine.model import Context, Native
+from circuitkit.engine.model import Context, Native, Pull
 from circuitkit.engine.numerics import wide
 from circuitkit.errors import (
     CircuitError,
@@ -474,14 +474,12 @@ class Transformer:
             received.append(own @ weight if bias is None else own @ weight + bias)
         return torch.stack(received) if received else x.new_empty(0, *x.shape[1:3], self.d_head)
 
-    def pull(
-        self, layer: int, x: Float[Tensor, "t d"], grads: Mapping[str, Float[Tensor, "t n e"]]
-    ) -> Float[Tensor, "r t d"]:
+    def pull(self, layer: int) -> Pull:
         """The gradient in the residual that each port reads, from those in q, k and v."""
         parts = self.layers[layer]
-        matrix = wide(torch.cat([parts.weights[p] for p in "qkv"]))
-        grad = wide(torch.cat([grads[p].transpose(0, 1) for p in "qkv"]))
-        return parts.ln1.pull(x, matrix, grad)
+        matrix = wide(torch.cat([parts.weights[port] for port in "qkv"]))
+        pull = parts.ln1.pull(matrix)
+        return lambda x, grads: pull(x, wide(torch.cat([g.transpose(0, 1) for g in grads])))
 
     def attend(self, context: Context, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What each head's output projection takes, by the model's own attention module."""
