@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.engine.attribute import Gradients, gradients, score
+from circuitkit.engine.attribute import Gradients, by_example, gradients, score, score_groups
 from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
 from circuitkit.engine.metric import Metric, check_metric
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.numerics import wide
 from circuitkit.engine.record import answer, record
+from circuitkit.engine.tally import Groups, Tally
 from circuitkit.errors import MetricError
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of
@@ -37,6 +37,8 @@ def eap(
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
+    *,
+    groups: Groups = None,
 ) -> Scores:
     """Edge attribution patching (EAP): the gradient at the clean run, one forward and backward.
 
@@ -44,7 +46,10 @@ def eap(
     metric at the reader): the first-order estimate of what ``exact`` measures by noising it.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour. Raises ArgumentError for an argument in the wrong place, and
+    the clean behaviour. With ``groups="examples"`` they also hold each example's scores (``groups``
+    [examples, edges]) and the standard error of the mean, and with counts [groups, examples] the
+    means over resamples in which each example counts that often: at the same cost, in
+    groups × edges × 4 bytes. Raises ArgumentError for an argument in the wrong place, and
     MetricError where the metric has no gradient there (kl and js are at their best).
 
     Differs from other tools: with grouped queries an edge into k or v is one per group of heads,
@@ -57,8 +62,11 @@ def eap(
         >>> scores = ck.discovery.eap(model, data, "logit_diff", "mean")
         >>> len(scores), scores.about["corruption"]
         (479, 'mean')
+        >>> each = ck.discovery.eap(model, data, groups="examples")
+        >>> each.groups.shape == (len(data), 479), bool((each.error >= 0).all())
+        (True, True)
     """
-    return _attribute(prepare(model, data, metric, corruption), [1.0], "eap")
+    return _attribute(prepare(model, data, metric, corruption), [1.0], "eap", groups)
 
 
 def eap_ig(
@@ -68,6 +76,7 @@ def eap_ig(
     corruption: CorruptionLike | None = None,
     *,
     steps: int = 5,
+    groups: Groups = None,
 ) -> Scores:
     """EAP with integrated gradients over the inputs (EAP-IG).
 
@@ -76,8 +85,8 @@ def eap_ig(
     backwards.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour. Raises ArgumentError for an argument in the wrong place and where
-    steps < 1, and MetricError where the metric has no gradient.
+    the clean behaviour; ``groups`` as in ``eap``. Raises ArgumentError for an argument in the wrong
+    place and where steps < 1, and MetricError where the metric has no gradient.
 
     Differs from other tools: the fractions are those of the authors' code, which ends one step
     short of the clean input, and not the paper's 1/steps, ..., 1. ``zero`` carries a zero
@@ -93,7 +102,9 @@ def eap_ig(
     """
     require_count("steps", steps)
     alphas = [k / steps for k in range(steps)]
-    return _attribute(prepare(model, data, metric, corruption), alphas, "eap_ig", steps=steps)
+    return _attribute(
+        prepare(model, data, metric, corruption), alphas, "eap_ig", groups, steps=steps
+    )
 
 
 def clean_corrupted(
@@ -101,13 +112,15 @@ def clean_corrupted(
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
+    *,
+    groups: Groups = None,
 ) -> Scores:
     """EAP with the mean of the gradients at the clean and at the corrupted embedding.
 
     Costs two forwards and backwards.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour. Raises as ``eap_ig`` does.
+    the clean behaviour; ``groups`` as in ``eap``. Raises as ``eap_ig`` does.
 
     Source: Hanna et al. (2024), whose program calls it ``clean-corrupted``.
 
@@ -115,27 +128,32 @@ def clean_corrupted(
         >>> ck.discovery.clean_corrupted(model, data).about["method"]
         'clean_corrupted'
     """
-    return _attribute(prepare(model, data, metric, corruption), [0.0, 1.0], "clean_corrupted")
+    return _attribute(
+        prepare(model, data, metric, corruption), [0.0, 1.0], "clean_corrupted", groups
+    )
 
 
-def _attribute(inputs: Inputs, alphas: Sequence[float], method: str, **settings: float) -> Scores:
+def _attribute(
+    inputs: Inputs, alphas: Sequence[float], method: str, groups: Groups, **settings: float
+) -> Scores:
     """The scores with the gradient averaged over these fractions of the way to the clean input."""
     model, data, metric, corruption = inputs
+    tally = Tally(model.wiring, len(data), groups, data.memory)
     carry = corruption(model, data)
-    total = np.zeros(model.wiring.shape)
+    legal = torch.from_numpy(model.wiring.legal).to(model.device)
     flat = True
     for batch in track(data, method):
         draws = [carried.written() for carried in carry(batch)]
-        table, silent = _score_batch(model, batch, metric, draws, alphas)
-        total += table.double().cpu().numpy()
+        table, silent = _score_batch(model, batch, metric, draws, alphas, tally.apart)
+        own = table[..., legal].cpu().numpy()
+        tally.add(own) if tally.apart else tally.add_sum(own, len(batch))
         flat &= silent
     if flat:
         raise MetricError(
             f"the gradient of {name_of(metric)} is zero wherever {method} looks, so every score "
             "would be zero; use eap_ig, or a different metric (logit_diff)"
         )
-    about = {**inputs.metadata(), "method": method, "settings": settings}
-    return Scores(model.wiring, (total / len(data)).astype(np.float32), about)
+    return tally.scores({**inputs.metadata(), "method": method, "settings": settings})
 
 
 def _score_batch(
@@ -144,8 +162,10 @@ def _score_batch(
     metric: Metric,
     draws: Sequence[Activations],
     alphas: Sequence[float],
-) -> tuple[Float[Tensor, "writers readers"], bool]:
-    """The scores summed over a batch, and whether every gradient was zero."""
+    apart: bool,
+) -> tuple[Float[Tensor, "*examples writers readers"], bool]:
+    """The scores summed over a batch, or of each example apart; and whether every gradient was
+    zero."""
     context = model.start(batch.clean, batch.mask)
     clean: Gradients | None = None
     if 1.0 in alphas:  # the run at which the gradient is taken is the clean one, so it is run once
@@ -157,16 +177,17 @@ def _score_batch(
             live = record(model, context).written()
             reference = answer(model, batch, live.final)
     value = partial(_value, metric, reference, batch)
-    table = wide(live.embed.new_zeros(model.wiring.shape))
+    total: Any = 0.0
     silent = True
     for carried in draws:
         for alpha in alphas:
             embed = torch.lerp(carried.embed.to(live.embed), context.embed, alpha)
             at = clean if clean and alpha == 1 else gradients(model, batch, context, embed, value)
             silent &= at.steepest < FLAT
-            table += score(model, batch, live, carried, at)
+            given = model, batch, live, carried, at
+            total += score_groups(*given, by_example(batch), len(batch)) if apart else score(*given)
             del at  # its activations, before the next step makes its own
-    return table / (len(draws) * len(alphas)), silent
+    return total / (len(draws) * len(alphas)), silent
 
 
 def _value(

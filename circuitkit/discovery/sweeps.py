@@ -17,6 +17,7 @@ from circuitkit.engine.inputs import (
     require_model,
 )
 from circuitkit.engine.model import Model
+from circuitkit.engine.tally import Groups, Tally
 from circuitkit.graph.edges import Edges, indices, is_edges
 from circuitkit.graph.scores import Scores
 
@@ -32,6 +33,7 @@ def exact(
     direction: str = "noise",
     edges: Edges = None,
     resume: str | os.PathLike[str] | None = None,
+    groups: Groups = None,
 ) -> Scores:
     """The exact effect of each edge alone, by patching it: what attribution estimates.
 
@@ -42,9 +44,9 @@ def exact(
     directory, with which a run resumes after a kill.
 
     Returns Scores [writers, readers], in metric units per example, positive where the edge helps
-    the clean behaviour; they carry the direction. Raises ArgumentError for what stands in the wrong
-    place, CircuitError for an unknown direction or an edge that does not exist, and OutputError
-    where the directory cannot be used.
+    the clean behaviour; they carry the direction; ``groups`` as in ``eap``. Raises ArgumentError for
+    what stands in the wrong place, CircuitError for an unknown direction or an edge that does not
+    exist, and OutputError where the directory cannot be used.
 
     Differs from other tools: with grouped queries an edge into k or v is one per group of heads,
     which are patched together.
@@ -60,13 +62,15 @@ def exact(
     if not is_edges(edges):
         refuse("edges", edges, "a circuit, names such as ['a0.h1->m2'], a mask, or None for all")
     inputs = prepare(model, data, metric, corruption, circuit=edges)
+    tally = Tally(model.wiring, len(inputs.data), groups, inputs.data.memory)
     effects, _ = edge_effects(*inputs[:3], edges, inputs.corruption, direction=direction,
                               resume=resume)  # fmt: skip
     places = indices(model.wiring, edges)
-    values = np.zeros(model.wiring.shape, dtype=np.float32)
-    values[places] = effects.mean(axis=1, dtype=np.float64)
+    table = np.zeros((*model.wiring.shape, len(inputs.data)), dtype=np.float32)
+    table[places] = effects
+    tally.add(table[model.wiring.legal].T)
     settings: dict[str, Any] = {"direction": direction}
     if edges is not None:
         settings["edges"] = len(set(zip(*places, strict=True)))
     about = {**inputs.metadata(), "method": "exact", "settings": settings}
-    return Scores(model.wiring, values, about)
+    return tally.scores(about)

@@ -50,8 +50,11 @@ class Scores:
     """The score of every edge; ``about`` says of which model, by which method, and so on.
 
     ``exact`` says which scores were measured rather than estimated; None where the method does not
-    mix the two. A method that chooses a circuit itself says so by ``about["chosen"] = True``: then
-    a score of exactly 0 means that it dropped the edge.
+    mix the two. ``groups`` are the scores of groups of examples (of each example, or of resamples;
+    the edges in the order of iteration), and ``error`` is the standard error of the mean over the
+    examples (nan: not known), where the method was asked for groups. A method that chooses a
+    circuit itself says so by ``about["chosen"] = True``: then a score of exactly 0 means that it
+    dropped the edge.
 
     ``scores["a0.h1->logits"]`` and ``scores["a0.h1", "logits"]`` look one up; ``len``, ``in`` and
     iteration go over the model's edges by their names, chosen or not. Raises ScoresError for tables
@@ -71,16 +74,25 @@ class Scores:
     values: Float[np.ndarray, "writers readers"]
     about: Mapping[str, Json] = field(default_factory=dict)
     exact: Mask | None = None
+    groups: Float[np.ndarray, "groups edges"] | None = None
+    error: Float[np.ndarray, "writers readers"] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, np.ndarray) or self.values.dtype.kind != "f":
             kind = getattr(self.values, "dtype", type(self.values).__name__)
             raise ScoresError(f"the scores are of type {kind}; give a NumPy array of floats")
-        for name, table in (("scores have", self.values), ("mask 'exact' has", self.exact)):
+        tables = {"scores have": self.values, "mask 'exact' has": self.exact,
+                  "standard errors have": self.error}  # fmt: skip
+        for name, table in tables.items():
             if table is not None and table.shape != self.wiring.shape:
                 raise ScoresError(
                     f"the {name} the shape {table.shape}, and the wiring {self.wiring.shape}"
                 )
+        if self.groups is not None and self.groups.shape[1:] != (self.wiring.n_edges,):
+            raise ScoresError(
+                f"the groups' scores have the shape {self.groups.shape}, and the wiring "
+                f"{self.wiring.n_edges} edges"
+            )
         if self.exact is not None and self.exact.dtype != bool:
             raise ScoresError(f"'exact' is a mask of {self.exact.dtype}; give one of bool")
         wrong = ~np.isfinite(self.values) & self.wiring.legal
@@ -277,6 +289,9 @@ class Scores:
         tables = {"scores": single.values}
         if self.exact is not None:
             tables["exact"] = np.ascontiguousarray(self.exact & self.wiring.legal)
+        for key in ("groups", "error"):
+            if (table := getattr(self, key)) is not None:
+                tables[key] = np.ascontiguousarray(table, np.float32)
         try:
             about = written(self.about, "what is said about the scores")
         except CircuitError as error:
@@ -315,7 +330,7 @@ class Scores:
         if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
             raise ScoresError(f"it is not a file of {FORMAT}, version {VERSION}")
         _require_names("note", notes, ("format", "version", "wiring", "about"), "digest")
-        _require_names("table", file.keys(), ("scores",), "exact")
+        _require_names("table", file.keys(), ("scores",), "exact", "groups", "error")
         said = {key: parse_json(notes[key]) for key in ("wiring", "about")}
         if not isinstance(said["wiring"], dict):
             raise ScoresError("its 'wiring' is not an object")
@@ -326,7 +341,9 @@ class Scores:
         exact = tables.get("exact")
         if exact is not None and (exact & ~wiring.legal).any():
             raise ScoresError("its mask 'exact' has places that are not edges")
-        return cls(wiring, tables["scores"], about, exact)
+        return cls(
+            wiring, tables["scores"], about, exact, tables.get("groups"), tables.get("error")
+        )
 
 
 @contextmanager
@@ -355,10 +372,10 @@ def _table(file: Any, name: str, wiring: Wiring) -> np.ndarray:
     """A table of the file, whose type and shape are looked at first."""
     kinds = _BOOLEAN if name == "exact" else _FLOATING
     there = file.get_slice(name)
-    if tuple(there.get_shape()) != wiring.shape:
-        raise ScoresError(
-            f"{name!r} has the shape {tuple(there.get_shape())}, and the wiring {wiring.shape}"
-        )
+    shape = tuple(there.get_shape())
+    wanted = (*shape[:1], wiring.n_edges) if name == "groups" else wiring.shape
+    if shape != wanted:
+        raise ScoresError(f"{name!r} has the shape {shape}, and the wiring {wanted}")
     if there.get_dtype() not in kinds:
         raise ScoresError(
             f"{name!r} is of type {there.get_dtype()}; it must be {' or '.join(kinds)}"

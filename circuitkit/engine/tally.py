@@ -1,0 +1,115 @@
+"""The scores of the edges over a run: their mean, their scatter, and those of groups of examples.
+
+A run goes through the data batch by batch. What is kept of each example is decided beforehand:
+nothing but its part in the mean, its own scores, or its part in each of several resamples.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from circuitkit.engine.memory import room
+from circuitkit.errors import ArgumentError
+from circuitkit.graph.scores import Scores
+from circuitkit.graph.wiring import Wiring
+from circuitkit.util.json_values import Json
+
+__all__ = ["Groups", "Tally"]
+
+# What is kept of the examples: nothing; the scores of each; or, of counts that say how often each
+# example counts in each of K resamples, the scores of the resamples.
+Groups: TypeAlias = Literal["examples"] | Int[np.ndarray, "groups examples"] | None
+
+
+class Tally:
+    """Sums of the examples' scores, as they come; ``scores`` gives their mean at the end.
+
+    The groups' scores take min(examples, groups) × edges × 4 bytes: in memory, or where they do not
+    fit in a file that vanishes with the last one who reads it. Raises ArgumentError for groups that
+    are not counts of these examples.
+    """
+
+    def __init__(
+        self, wiring: Wiring, examples: int, groups: Groups = None, memory: int | None = None
+    ) -> None:
+        self.wiring, self.examples = wiring, examples
+        self.counts = _counts(groups, examples)
+        self.alone = isinstance(groups, str)
+        self.total = np.zeros(wiring.n_edges)
+        self.squares = np.zeros(wiring.n_edges)
+        self.seen = 0
+        kept = 0 if groups is None else examples if self.alone else len(self.counts)
+        self.kept = _table((kept, wiring.n_edges), memory)
+
+    @property
+    def apart(self) -> bool:
+        """Whether the scores of each example are needed, and not just their sum."""
+        return len(self.kept) > 0
+
+    def add(self, scores: Float[np.ndarray, "b edges"]) -> None:
+        """Count the scores of the next examples."""
+        own = slice(self.seen, self.seen + len(scores))
+        self.total += scores.sum(0, dtype=np.float64)
+        self.squares += np.square(scores, dtype=np.float64).sum(0)
+        if self.alone:
+            self.kept[own] = scores
+        elif self.apart:
+            weights = self.counts[:, own] / self.counts.sum(1, keepdims=True)
+            self.kept += (weights @ scores.astype(np.float64)).astype(np.float32)
+        self.seen = own.stop
+
+    def add_sum(self, scores: Float[np.ndarray, " edges"], examples: int) -> None:
+        """Count the sum of the scores of the next examples, where they are not needed apart."""
+        self.total += scores
+        self.seen += examples
+
+    def scores(self, about: dict[str, Json]) -> Scores:
+        """The mean over the examples; with groups, also their scores and the standard error."""
+        values = self._spread((self.total / self.examples).astype(np.float32))
+        if not self.apart:
+            return Scores(self.wiring, values, about)
+        return Scores(self.wiring, values, about, None, self.kept, self._spread(self._error()))
+
+    def _error(self) -> Float[np.ndarray, " edges"]:
+        """The standard error of the mean; nan where there is one example."""
+        n = self.examples
+        if n < 2:
+            return np.full(len(self.total), np.nan, np.float32)
+        spread = np.maximum(self.squares - self.total**2 / n, 0) / (n - 1)
+        error: np.ndarray = np.sqrt(spread / n).astype(np.float32)
+        return error
+
+    def _spread(self, values: Float[np.ndarray, " edges"]) -> Float[np.ndarray, "w r"]:
+        """A value of each edge as a table."""
+        table = np.zeros(self.wiring.shape, values.dtype)
+        table[self.wiring.legal] = values
+        return table
+
+
+def _counts(groups: Any, examples: int) -> Int[np.ndarray, "groups examples"]:
+    """How often each example counts in each group; raises ArgumentError where it does not say."""
+    if groups is None or (isinstance(groups, str) and groups == "examples"):
+        return np.zeros((0, examples), int)
+    counts = np.asarray(groups.cpu() if isinstance(groups, torch.Tensor) else groups)
+    if counts.ndim != 2 or counts.dtype.kind not in "iu" or counts.shape[1] != examples:
+        what = repr(groups) if counts.ndim == 0 else f"of {counts.dtype}, {counts.shape}"
+        raise ArgumentError(
+            f"the groups are {what}; give 'examples', or whole numbers [groups, {examples}]: how "
+            "often each example counts in each group"
+        )
+    if (counts < 0).any() or not counts.any(1).all():
+        raise ArgumentError("a group of examples has negative counts, or no example; leave it out")
+    return counts
+
+
+def _table(shape: tuple[int, int], memory: int | None) -> Float[np.ndarray, "groups edges"]:
+    """A table of zeros, in memory if it takes at most half of what there is."""
+    if 4 * shape[0] * shape[1] <= room(torch.device("cpu"), memory) / 2:
+        return np.zeros(shape, np.float32)
+    with tempfile.TemporaryFile() as file:  # it has no name, so nothing is left of it
+        return np.memmap(file, np.float32, "w+", shape=shape)
