@@ -44,9 +44,9 @@ def exact(
     directory, with which a run resumes after a kill.
 
     Returns Scores [writers, readers], in metric units per example, positive where the edge helps
-    the clean behaviour; they carry the direction; ``groups`` as in ``eap``. Raises ArgumentError for
-    what stands in the wrong place, CircuitError for an unknown direction or an edge that does not
-    exist, and OutputError where the directory cannot be used.
+    the clean behaviour; they carry the direction. ``groups`` is as in ``eap``. Raises ArgumentError
+    for what stands in the wrong place, CircuitError for an unknown direction or an edge that does
+    not exist, and OutputError where the directory cannot be used.
 
     Differs from other tools: with grouped queries an edge into k or v is one per group of heads,
     which are patched together.
