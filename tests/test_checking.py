@@ -82,6 +82,11 @@ def scaled(factor: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return lambda whole: lambda *args: whole(*args) * factor
 
 
+def shrunk(whole: Callable[..., Any]) -> Callable[..., Any]:
+    """Gradients that are pulled back too small."""
+    return lambda layer: lambda *args: whole(layer)(*args) * 0.9
+
+
 def deaf(whole: Callable[..., Any]) -> Callable[..., Any]:
     """Queries swapped with keys."""
 
@@ -111,7 +116,7 @@ BREAKS: dict[str, tuple[str, str, Any, set[str]]] = {
     "MLPs write too much": ("llama", "mlp", scaled(1.1), {PARTS}),
     "queries and keys are swapped": ("gpt2", "project", deaf, {PARTS}),
     "one port is read wrongly": ("llama", "read", scaled(1.05), {CLEAN, SLOPE}),
-    "gradients are too small": ("qwen3", "pull", scaled(0.9), {SLOPE}),
+    "gradients are too small": ("qwen3", "pull", shrunk, {SLOPE}),
     "logits are scaled": ("gpt2", "unembed", scaled(1.1), {CLEAN, NOTHING}),
 }
 

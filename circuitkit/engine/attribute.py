@@ -61,9 +61,16 @@ class Gradients:
 
 
 def gradients(
-    model: Model, batch: Batch, context: Context, embed: Float[Tensor, "b p d"], metric: Value
+    model: Model,
+    batch: Batch,
+    context: Context,
+    embed: Float[Tensor, "b p d"],
+    metric: Value,
+    carried: Activations | None = None,
+    share: float = 1.0,
 ) -> Gradients:
-    """The gradients of the metric's sum over the batch, in a plain run from this embedding."""
+    """The gradients of the metric's sum over the batch, in a plain run from this embedding; or,
+    with ``carried``, in one whose readers read that share of the way to it (see ``record``)."""
     taps: dict[tuple[int, int], Tensor] = {}
 
     def tap(stage: int, port: int, x: Tensor) -> Tensor:
@@ -72,7 +79,8 @@ def gradients(
         return taps[stage, port]
 
     with torch.enable_grad():
-        activations = record(model, context, embed.detach().requires_grad_(), tap)
+        start = embed.detach().requires_grad_()
+        activations = record(model, context, start, tap, carried, share)
         output = answer(model, batch, activations.final)
         read = [*taps.values(), output]
         *found, slope = torch.autograd.grad(metric(output).sum(), read, allow_unused=True)

@@ -40,28 +40,42 @@ def record(
     context: Context,
     embed: Float[Tensor, "b p d"] | None = None,
     tap: Tap = as_it_is,
+    carried: Activations | None = None,
+    share: float = 1.0,
 ) -> Activations:
     """The activations of a plain run, from the batch's embedding or another one.
 
     ``tap(stage, port, x)`` sees what each port of each stage gave, and what the logits read, and
     may replace it: the gradient is taken there.
+
+    With ``carried`` every reader reads that share of the way from the carried residual to the
+    running one: this is ``circuitkit.engine.run`` with the share as the weight of every edge, at
+    the cost of a plain run.
     """
     start = x = context.embed if embed is None else embed
+
+    def heard(running: Tensor, stage: int | None = None) -> Tensor:
+        if carried is None:
+            return running
+        held = carried.final if stage is None else carried.reads[stage]
+        return torch.lerp(held, running, share)
+
     stages = model.wiring.stages
     stream = {1: x}  # the residual, by how many writers have written
     reads, computed, shares = [], [], []
     for stage in stages:
-        kind, read = model.kinds[stage.kind], stream[stage.upstream]
+        kind, read = model.kinds[stage.kind], heard(stream[stage.upstream], stage.index)
         projected = enumerate(kind.project(model, stage, read))
         ports = [tap(stage.index, number, value) for number, value in projected]
         reads.append(read)
         computed.append(kind.compute(model, stage, context, ports))
-        written, share = kind.out(model, stage, computed[-1])
-        shares.append(share)
+        written, own = kind.out(model, stage, computed[-1])
+        shares.append(own)
         x = stream[stage.rows.stop] = x + written
+    final = tap(len(stages), 0, heard(x))
     return Activations(
-        start, tuple(reads), tuple(computed), tuple(shares), tap(len(stages), 0, x),
-        consistent=True, held=context.held,
+        start, tuple(reads), tuple(computed), tuple(shares), final,
+        consistent=carried is None, held=context.held,
     )  # fmt: skip
 
 

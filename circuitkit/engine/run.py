@@ -6,7 +6,8 @@ For a reader r, with w running over the writers upstream of it,
 
 ``live`` is what a writer writes in this run, ``carried`` what a cut edge carries. A component
 without a kept in-edge writes what it wrote in the carried run and is not computed, so the cost
-follows the circuit. Keeping everything is the clean run, keeping nothing the carried run.
+follows the circuit. Keeping everything is the clean run, keeping nothing the carried run. A mask
+that carries a gradient, or is another one for each example, is run by ``circuitkit.engine.dense``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
+from circuitkit.engine.dense import final_residual
 from circuitkit.engine.model import Activations, Context, Kind, Model
 from circuitkit.engine.plan import Lanes, Plan, Reading, plan
 from circuitkit.engine.record import beginning
@@ -30,8 +32,8 @@ from circuitkit.graph.types import Mask
 
 __all__ = ["POOL_BYTES", "Keep", "run", "runs"]
 
-Keep: TypeAlias = (  # a mask, or fractions
-    Mask | Float[np.ndarray, "writers readers"] | Float[Tensor, "writers readers"]
+Keep: TypeAlias = (  # a mask, or fractions; for all examples, or as a tensor for each
+    Mask | Float[np.ndarray, "writers readers"] | Shaped[Tensor, "*examples writers readers"]
 )
 TOGETHER = 8  # readings that one matrix product mixes
 FEW = 8  # edges per reading up to which adding them one by one is faster
@@ -50,10 +52,11 @@ def run(
 ) -> Float[Tensor, "b vocab"]:
     """The logits at the answer positions, under a mask.
 
-    ``keep`` may hold fractions, and a tensor that requires a gradient; edges that do not exist are
-    ignored. ``context`` is of the clean tokens. ``precomputed`` maps writers to a live − carried
-    that is known beforehand (the sender of a path): it is used where none of the writer's in-edges
-    are kept. Without it, the embedding is that of the context.
+    ``keep`` may hold fractions; a tensor may require a gradient, and be [examples, writers,
+    readers]. Edges that do not exist are ignored. ``context`` is of the clean tokens.
+    ``precomputed`` maps writers to a live − carried that is known beforehand (the sender of a
+    path): it is used where none of the writer's in-edges are kept. Without it, the embedding is
+    that of the context.
     """
     return next(runs(model, batch, context, carried, [keep], precomputed))
 
@@ -72,10 +75,20 @@ def runs(
     fit in ``pool_bytes``."""
     known = {0: context.embed - carried.embed} if precomputed is None else precomputed
     shared = _Shared(model, batch, context, carried, known)
-    for start in range(0, len(keeps), STACK):
-        stack = [_Circuit.of(model, keep, known) for keep in keeps[start : start + STACK]]
-        for part, planned in shared.fitting(stack, pool_bytes):
-            yield from _logits(model, _Run(shared, part, planned).finals())
+    for dense, some in groupby(keeps, key=_is_dense):
+        if dense:
+            for keep in map(torch.as_tensor, some):
+                yield model.unembed(final_residual(model, batch, context, carried, keep))
+            continue
+        circuits = [_Circuit.of(model, keep, known) for keep in some]
+        for start in range(0, len(circuits), STACK):
+            for part, planned in shared.fitting(circuits[start : start + STACK], pool_bytes):
+                yield from _logits(model, _Run(shared, part, planned).finals())
+
+
+def _is_dense(keep: Keep) -> bool:
+    """Whether the mask carries a gradient, or is another one for each example."""
+    return isinstance(keep, Tensor) and (keep.ndim == 3 or keep.requires_grad)
 
 
 def _logits(
@@ -91,18 +104,13 @@ def _logits(
 
 @dataclass(frozen=True)
 class _Circuit:
-    """A mask without dead ends: as numbers for planning, and as weights for running, which differ
-    where a gradient flows through them."""
+    """A mask without dead ends: as numbers for planning, and as weights for running."""
 
     numbers: Mask | Float[np.ndarray, "writers readers"]
     weights: Float[Tensor, "writers readers"]
 
     @classmethod
     def of(cls, model: Model, keep: Keep, known: Mapping[int, Tensor]) -> _Circuit:
-        if isinstance(keep, Tensor) and keep.requires_grad:
-            legal = torch.from_numpy(model.wiring.legal).to(keep.device)
-            weights = torch.where(legal, keep, keep.new_zeros(())).to(model.device, model.dtype)
-            return cls(model.wiring.legal, weights)
         numbers = keep.detach().double().cpu().numpy() if isinstance(keep, Tensor) else keep
         alive = np.where(model.wiring.alive(numbers != 0, known), numbers, numbers.dtype.type(0))
         return cls(alive, torch.from_numpy(alive).to(model.device, model.dtype))
@@ -171,7 +179,7 @@ class _Shared:
 class _Run:
     """One run of a stack of circuits: the values of their writers, live − carried, as they come.
 
-    The pool is filled slot by slot, in place unless a gradient flows through it.
+    The pool is filled slot by slot, in place.
     """
 
     def __init__(self, shared: _Shared, stack: Sequence[_Circuit], planned: Plan) -> None:
@@ -181,10 +189,8 @@ class _Run:
         self.last, self.ended, self.filled = shared.batch.last, False, 0
         self.examples = torch.arange(len(shared.batch), device=self.last.device)
         self.stack = stack
-        self.graded = any(circuit.weights.requires_grad for circuit in stack)
         embed = self._late(self.context.embed)
-        self.blocks: list[Tensor] = []
-        self.pool = embed.new_empty(0 if self.graded else planned.slots, *embed.shape)
+        self.pool = embed.new_empty(planned.slots, *embed.shape)
 
     # -- the pool ----------------------------------------------------------------------------------
     def _late(self, x: Shaped[Tensor, "b p *rest"]) -> Shaped[Tensor, "b s *rest"]:
@@ -194,10 +200,8 @@ class _Run:
     def _end(self) -> None:
         """From here on run the answer positions only: later stages do not read the others."""
         known = self._values()[:, self.examples, self.last - self.start][:, :, None]
-        self.blocks = [known]
-        if not self.graded:
-            self.pool = known.new_empty(self.plan.slots, *known.shape[1:])
-            self.pool[: self.filled] = known
+        self.pool = known.new_empty(self.plan.slots, *known.shape[1:])
+        self.pool[: self.filled] = known
         self.ended = True
 
     def _add(
@@ -205,19 +209,14 @@ class _Run:
     ) -> None:
         """Keep these values, less what is carried."""
         here = slice(self.filled, self.filled + len(values))
-        if self.graded:
-            self.blocks.append(values if less is None else values - less)
-        elif less is None:
+        if less is None:
             self.pool[here] = values
         else:
             torch.sub(values, less, out=self.pool[here])
         self.filled += len(values)
 
     def _values(self) -> Float[Tensor, "n b s d"]:
-        if not self.graded:
-            return self.pool[: self.filled]
-        self.blocks = [torch.cat(self.blocks)]
-        return self.blocks[0]
+        return self.pool[: self.filled]
 
     def _add_precomputed(self, rows: range) -> None:
         """Add what is known beforehand of these writers."""
@@ -246,8 +245,7 @@ class _Run:
         return read.view(len(readings), *base.shape)
 
     def _few(self, readings: Sequence[Reading]) -> bool:
-        edges = sum(len(reading.rows) for reading in readings)
-        return not self.graded and edges <= FEW * len(readings)
+        return sum(len(reading.rows) for reading in readings) <= FEW * len(readings)
 
     def _sum(self, base: Float[Tensor, "b s d"], reading: Reading, into: Tensor) -> None:
         weights = self.stack[reading.circuit].numbers[reading.rows, reading.column]

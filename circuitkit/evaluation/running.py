@@ -43,7 +43,8 @@ def run(
     Returns a tensor [circuits, examples, vocab] on the model's device, in the mean over the
     corruption's draws; one circuit gives the first axis the length 1. A circuit is a graph, a
     Discovery, a mask of bool, or a tensor of weights from 0 (the edge carries the corruption) to 1
-    (it is live), over the model's writers and readers. A tensor that requires a gradient carries
+    (it is live), over the model's writers and readers; or a tensor of masks or weights [examples,
+    writers, readers], one for each example of a Dataset. A tensor that requires a gradient carries
     one. A task's name or a Task means prompts that the circuits' discovery did not see.
 
     Raises ArgumentError for an argument in the wrong place, and CircuitError where a circuit does
@@ -97,13 +98,23 @@ def _prepared(
         raise CircuitError("there are no circuits; give at least one")
     keeps = [_keep(one, model.wiring) for one in each]
     graphs = [one for one in each if not isinstance(one, Tensor | np.ndarray)]
-    return prepare(model, data, metric, corruption, circuit=graphs), keeps
+    inputs = prepare(model, data, metric, corruption, circuit=graphs)
+    for keep in keeps:
+        if keep.ndim == 3 and len(keep) != len(inputs.data):
+            raise CircuitError(
+                f"there are masks for {len(keep)} examples, and {len(inputs.data)} examples; give "
+                "one mask for each, or one for all"
+            )
+    return inputs, keeps
 
 
 def _keep(circuit: CircuitLike, wiring: Wiring) -> Keep:
     """A circuit as a mask, or as weights."""
-    if isinstance(circuit, np.ndarray) and circuit.dtype.kind == "f":
+    if isinstance(circuit, np.ndarray) and (circuit.dtype.kind == "f" or circuit.ndim == 3):
         circuit = torch.from_numpy(circuit)
+    if isinstance(circuit, Tensor) and circuit.ndim == 3:
+        require_shape(circuit[0] if len(circuit) else circuit, wiring)
+        return circuit
     if not isinstance(circuit, Tensor) or not circuit.dtype.is_floating_point:
         return as_mask(circuit, wiring)
     require_shape(circuit, wiring)
@@ -116,9 +127,13 @@ def _stacked(inputs: Inputs, keeps: Sequence[Keep], value: Value) -> Float[Tenso
     wanted = any(isinstance(keep, Tensor) and keep.requires_grad for keep in keeps)
     with torch.set_grad_enabled(wanted and torch.is_grad_enabled()):
         carry = inputs.corruption(model, data)
-        return torch.cat(
-            [_batch(model, batch, carry(batch), keeps, value) for batch in data], dim=1
-        )
+        said, start = [], 0
+        for batch in data:
+            rows = slice(start, start + len(batch))
+            own = [keep[rows] if keep.ndim == 3 else keep for keep in keeps]
+            said.append(_batch(model, batch, carry(batch), own, value))
+            start = rows.stop
+        return torch.cat(said, dim=1)
 
 
 def _batch(

@@ -1,0 +1,116 @@
+"""The model under a mask that carries a gradient, or has one mask for each example.
+
+The same mixture as in ``circuitkit.engine.run``, stage by stage and for every reader,
+
+    input[r] = carried_input[r] + Σ_w keep[w, r] · (live[w] − carried[w])
+
+as an ordinary differentiable function of the mask. A stage is computed again in the backward, so a
+run keeps what every writer changes and the gradient in it, 2 · writers × tokens × d_model numbers,
+instead of all that its stages compute.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from circuitkit.data.batches import Batch
+from circuitkit.engine.model import Activations, Context, Model
+from circuitkit.graph.stages import Stage
+
+__all__ = ["final_residual"]
+
+
+def final_residual(
+    model: Model,
+    batch: Batch,
+    context: Context,
+    carried: Activations,
+    keep: Float[Tensor, "*examples writers readers"],
+) -> Float[Tensor, "b d"]:
+    """What the logits read at the answer positions, under a mask of its own for each example, or
+    one for all. Where no gradient is taken in the mask, a component that hears nothing, or that
+    nobody hears, writes what is carried."""
+    weights = _legal(model, keep)
+    changes = [(context.embed - carried.embed)[None]]
+    for stage in model.wiring.stages:
+        own = weights[..., : stage.upstream, stage.columns]
+        before = changes[: 1 + sum(s.rows.stop <= stage.upstream for s in model.wiring.stages)]
+        live = None if keep.requires_grad else _live(weights, stage)
+        step = partial(_change, model, stage, context, carried, live)
+        changes.append(_again(step, own, *before))
+    rows = torch.arange(len(batch), device=batch.last.device)
+    ends = torch.cat([change[:, rows, batch.last] for change in changes])[:, :, None]
+    return _mixed(carried.final[rows, batch.last][:, None], weights[..., -1:], ends)[0, :, 0]
+
+
+def _legal(model: Model, keep: Tensor) -> Float[Tensor, "*examples w r"]:
+    """The weights of the edges that exist; without dead ends where no gradient needs them."""
+    legal = torch.from_numpy(model.wiring.legal).to(keep.device)
+    if not keep.requires_grad:
+        kept = (keep != 0).cpu().numpy()
+        alive = [model.wiring.alive(one, {0}) for one in kept.reshape(-1, *legal.shape)]
+        legal = torch.from_numpy(np.stack(alive)).to(keep.device).view(keep.shape)
+    numbers = keep.to(model.device, model.dtype)
+    return torch.where(legal.to(model.device), numbers, numbers.new_zeros(()))
+
+
+def _again(step: Any, *given: Tensor) -> Tensor:
+    """What the step gives; in the backward it is taken again."""
+    if not torch.is_grad_enabled():
+        made: Tensor = step(*given)
+    else:
+        made = checkpoint(step, *given, use_reentrant=False, preserve_rng_state=False)
+    return made
+
+
+def _mixed(
+    base: Float[Tensor, "b p d"],
+    weights: Float[Tensor, "*examples w r"],
+    changes: Float[Tensor, "w b p d"],
+) -> Float[Tensor, "r b p d"]:
+    """What each reader reads: the carried residual, and the changes that it hears."""
+    if weights.ndim == 2:
+        read = torch.addmm(base.reshape(1, -1), weights.T, changes.flatten(1))
+        return read.view(-1, *base.shape)
+    return base + torch.einsum("bwr,wbpd->rbpd", weights, changes)
+
+
+def _change(
+    model: Model,
+    stage: Stage,
+    context: Context,
+    carried: Activations,
+    live: Bool[Tensor, "writers _examples"] | None,
+    keep: Float[Tensor, "*examples w r"],
+    *before: Float[Tensor, "_w b p d"],
+) -> Float[Tensor, "n b p d"]:
+    """What a stage's writers write, less what is carried, from the changes of those before it; of
+    those that are not ``live`` nothing."""
+    kind = model.kinds[stage.kind]
+    read = _mixed(carried.reads[stage.index], keep, torch.cat(before))
+    received = kind.read(model, stage, range(stage.reads), read)
+    ports = [port.movedim(0, 2) for port in torch.split(received, [*stage.part.ports])]
+    computed = kind.compute(model, stage, context, ports)
+    if live is not None:  # a norm over all components counts the others as they are carried
+        computed = torch.where(live.T[:, None, :, None], computed, carried.computed[stage.index])
+    change = kind.shares(model, stage, computed) - carried.shares[stage.index]
+    if live is not None:
+        change = change * live.T[:, None, :, None]
+    return kind.write(model, stage, None, change)
+
+
+def _live(
+    weights: Float[Tensor, "*examples w r"], stage: Stage
+) -> Bool[Tensor, "writers _examples"]:
+    """Where a component reads something that is kept, and is read by something that is."""
+    heard = (weights[..., : stage.upstream, :] != 0).any(-2)
+    reads = torch.stack([heard[..., list(feed)].any(-1) for feed in stage.feeds])
+    read_by = (weights[..., stage.rows, :] != 0).any(-1).movedim(-1, 0)
+    return (reads & read_by).view(stage.writes, -1)
