@@ -11,9 +11,11 @@ from families import FAMILIES, as_batch, dataset, distance, double, model
 from torch import Tensor
 
 import circuitkit as ck
+import circuitkit.engine.gradients as module
 from circuitkit.corruptions.constants import zero
 from circuitkit.corruptions.replacement import counterfactual
-from circuitkit.engine.attribute import gradients, score
+from circuitkit.engine.attribute import score
+from circuitkit.engine.gradients import Gradients, gradients
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import run, runs
 from circuitkit.errors import CircuitError
@@ -140,3 +142,26 @@ def test_masks_by_example_go_through_the_batches() -> None:
         ck.run(m, keeps[:3], data)
     with pytest.raises(CircuitError, match="shape"):
         ck.run(m, keeps[:, 1:], data)
+
+
+@pytest.mark.parametrize("share", [None, 0.4])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_gradients_of_long_prompts_go_stage_by_stage(
+    family: str, share: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are the same."""
+    m, batch, context, carried = given(model(family))
+    way = (carried, share) if share else ()
+
+    def at() -> Gradients:
+        return gradients(m, batch, context, context.embed, lambda x: logit_diff(x, x, batch), *way)
+
+    whole = at()
+    monkeypatch.setattr(module, "LONG", 1)
+    stages = at()
+    for found, expected in zip(stages.ports, whole.ports, strict=True):
+        for own, other in zip(found, expected, strict=True):
+            assert distance(own, other) < 1e-4
+    assert distance(stages.logits, whole.logits) < 1e-5
+    assert distance(stages.output, whole.output) < 1e-5
+    assert stages.steepest == pytest.approx(whole.steepest, rel=1e-5)

@@ -22,7 +22,8 @@ from circuitkit.corruptions.constants import zero
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Batch
 from circuitkit.discovery.attribution import eap
-from circuitkit.engine.attribute import gradients, score
+from circuitkit.engine.attribute import score
+from circuitkit.engine.gradients import gradients
 from circuitkit.engine.model import Activations, Context
 from circuitkit.engine.record import answer, difference, output, record
 from circuitkit.engine.run import run, runs

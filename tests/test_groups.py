@@ -18,7 +18,8 @@ import circuitkit.engine.tally as tally
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.discovery.attribution import clean_corrupted, eap, eap_ig
 from circuitkit.discovery.sweeps import exact
-from circuitkit.engine.attribute import by_example, gradients, score, score_groups
+from circuitkit.engine.attribute import by_example, score, score_groups
+from circuitkit.engine.gradients import gradients
 from circuitkit.errors import ArgumentError
 from circuitkit.graph.scores import Scores
 from circuitkit.metrics.answers import logit_diff

@@ -20,7 +20,8 @@ from circuitkit.data.batches import Batch
 from circuitkit.discovery.attribution import eap, eap_ig
 from circuitkit.discovery.pruning import acdc
 from circuitkit.discovery.sweeps import exact
-from circuitkit.engine.attribute import gradients, score
+from circuitkit.engine.attribute import score
+from circuitkit.engine.gradients import gradients
 from circuitkit.engine.kinds import Writing
 from circuitkit.engine.model import Activations, Context, Model, Ports, Pull
 from circuitkit.engine.record import answer, difference, record

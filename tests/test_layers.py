@@ -137,7 +137,7 @@ def test_a_private_name_stays_in_its_room() -> None:
 
 def test_the_imports_that_the_rule_judges_are_found() -> None:
     assert "graph.wiring" in set(imports(TREES["graph.circuit"], "graph.circuit"))
-    assert "engine.record" in set(imports(TREES["engine.attribute"], "engine.attribute"))
+    assert "engine.record" in set(imports(TREES["engine.gradients"], "engine.gradients"))
     inside = ast.parse(
         "def f():\n    from circuitkit.graph import wiring\n    import circuitkit.errors\n"
     )

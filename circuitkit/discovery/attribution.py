@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.engine.attribute import Gradients, by_example, gradients, score, score_groups
+from circuitkit.engine.attribute import by_example, score, score_groups
+from circuitkit.engine.gradients import Gradients, gradients
 from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
 from circuitkit.engine.metric import Metric, check_metric
 from circuitkit.engine.model import Activations, Model

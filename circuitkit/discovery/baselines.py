@@ -16,7 +16,8 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.discovery.attribution import FLAT, eap
-from circuitkit.engine.attribute import Gradients, at_tokens, block_tokens, gradients
+from circuitkit.engine.attribute import block_tokens
+from circuitkit.engine.gradients import Gradients, at_tokens, gradients
 from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
 from circuitkit.engine.metric import Metric, check_metric
 from circuitkit.engine.model import Activations, Model

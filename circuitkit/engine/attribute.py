@@ -13,9 +13,8 @@ blocks, so neither writers × tokens × d_model nor readers × tokens × d_model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,81 +22,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from circuitkit.data.batches import Batch
-from circuitkit.engine.model import Activations, Context, Model, Pull
+from circuitkit.engine.gradients import Gradients, at_tokens
+from circuitkit.engine.model import Activations, Model, Pull
 from circuitkit.engine.numerics import wide
-from circuitkit.engine.record import answer, record
 from circuitkit.graph.stages import Stage
 
-__all__ = [
-    "Gradients", "at_tokens", "block_tokens", "by_example", "gradients", "score", "score_groups",
-]  # fmt: skip
+__all__ = ["block_tokens", "by_example", "score", "score_groups"]
 
 FEWEST = 64  # tokens of a block: below it, a product costs more than its numbers
 BLOCK_BYTES = {"cuda": 2**30}  # of one block's writers
 CACHED_BYTES = 48 * 2**20  # the same, on processors: more is hardly faster
-
-Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, " b"]]
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """The gradients of a metric at every reader of one run, before they are pulled back.
-
-    ``ports`` holds, stage by stage, the gradients in what the ports gave; ``logits`` (at the answer
-    positions) is the gradient in what the logits read. ``output`` are the logits of that run, and
-    ``steepest`` is the metric's largest gradient in one of them.
-    """
-
-    ports: list[list[Float[Tensor, "b p _ports _width"]]]
-    logits: Float[Tensor, "b d"]
-    activations: Activations
-    output: Float[Tensor, "b vocab"]
-    steepest: float
-
-    def pulled(self, pull: Pull, stage: Stage, block: Int[Tensor, " t"]) -> Float[Tensor, "r t d"]:
-        """The gradient in the residual that each reader of a stage reads, at these tokens."""
-        read = at_tokens(self.activations.reads[stage.index], block)
-        return wide(pull(read, [at_tokens(grad, block) for grad in self.ports[stage.index]]))
-
-
-def gradients(
-    model: Model,
-    batch: Batch,
-    context: Context,
-    embed: Float[Tensor, "b p d"],
-    metric: Value,
-    carried: Activations | None = None,
-    share: float = 1.0,
-) -> Gradients:
-    """The gradients of the metric's sum over the batch, in a plain run from this embedding; or,
-    with ``carried``, in one whose readers read that share of the way to it (see ``record``)."""
-    taps: dict[tuple[int, int], Tensor] = {}
-
-    def tap(stage: int, port: int, x: Tensor) -> Tensor:
-        # a view has a gradient of its own: that of the paths through this reader alone
-        taps[stage, port] = x.view_as(x)
-        return taps[stage, port]
-
-    with torch.enable_grad():
-        start = embed.detach().requires_grad_()
-        activations = record(model, context, start, tap, carried, share)
-        output = answer(model, batch, activations.final)
-        read = [*taps.values(), output]
-        *found, slope = torch.autograd.grad(metric(output).sum(), read, allow_unused=True)
-    ports: list[list[Tensor]] = [[] for _ in range(len(model.wiring.stages) + 1)]
-    for (stage, _), grad in zip(taps, found, strict=True):
-        ports[stage].append(grad)
-    for (stage, port), x in taps.items():
-        if ports[stage][port] is None:
-            ports[stage][port] = torch.zeros_like(x)
-    rows = torch.arange(len(batch), device=batch.last.device)
-    return Gradients(
-        ports=ports[:-1],
-        logits=ports[-1][0][rows, batch.last],
-        activations=activations,
-        output=output.detach(),
-        steepest=0.0 if slope is None else float(slope.abs().max()),
-    )
 
 
 def score(
@@ -212,11 +146,6 @@ def _deltas(
         own = change(live.shares[stage.index], carried.shares[stage.index])
         out[stage.rows] = model.kinds[stage.kind].write(model, stage, None, own)
     return out.view(len(out), *piece.tokens.shape, -1)
-
-
-def at_tokens(x: Float[Tensor, "b p *rest"], block: Int[Tensor, " t"]) -> Float[Tensor, " t *rest"]:
-    """These tokens of a batch, counted through its examples."""
-    return x.flatten(0, 1)[block]
 
 
 def _score_stage(

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Dataset
-from circuitkit.engine.attribute import gradients, score
+from circuitkit.engine.attribute import score
+from circuitkit.engine.gradients import gradients
 from circuitkit.engine.memory import Need, foresee, room
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Model

@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.engine.attribute import gradients, score
+from circuitkit.engine.attribute import score
+from circuitkit.engine.gradients import gradients
 from circuitkit.engine.model import Activations, Context, Native
 from circuitkit.engine.numerics import wide
 from circuitkit.engine.record import output, record

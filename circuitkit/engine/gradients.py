@@ -1,0 +1,157 @@
+"""The gradient of a metric at every reader of one run: one forward and one backward.
+
+Of short prompts the backward goes through the whole graph. Of long ones, whose attention patterns
+are larger than all else, it goes through one stage after the other, from the last to the first, and
+each is computed again: the same numbers, for one more forward, in the memory of one layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitkit.data.batches import Batch
+from circuitkit.engine.model import Activations, Context, Model, Pull
+from circuitkit.engine.numerics import wide
+from circuitkit.engine.record import answer, record
+from circuitkit.graph.stages import Stage
+
+__all__ = ["Gradients", "at_tokens", "gradients"]
+
+LONG = 512  # tokens of a prompt from which the backward goes stage by stage
+
+Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, " b"]]
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients of a metric at every reader of one run, before they are pulled back.
+
+    ``ports`` holds, stage by stage, the gradients in what the ports gave; ``logits`` (at the answer
+    positions) is the gradient in what the logits read. ``output`` are the logits of that run, and
+    ``steepest`` is the metric's largest gradient in one of them.
+    """
+
+    ports: list[list[Float[Tensor, "b p _ports _width"]]]
+    logits: Float[Tensor, "b d"]
+    activations: Activations
+    output: Float[Tensor, "b vocab"]
+    steepest: float
+
+    def pulled(self, pull: Pull, stage: Stage, block: Int[Tensor, " t"]) -> Float[Tensor, "r t d"]:
+        """The gradient in the residual that each reader of a stage reads, at these tokens."""
+        read = at_tokens(self.activations.reads[stage.index], block)
+        return wide(pull(read, [at_tokens(grad, block) for grad in self.ports[stage.index]]))
+
+
+def at_tokens(x: Float[Tensor, "b p *rest"], block: Int[Tensor, " t"]) -> Float[Tensor, " t *rest"]:
+    """These tokens of a batch, counted through its examples."""
+    return x.flatten(0, 1)[block]
+
+
+def gradients(
+    model: Model,
+    batch: Batch,
+    context: Context,
+    embed: Float[Tensor, "b p d"],
+    metric: Value,
+    carried: Activations | None = None,
+    share: float = 1.0,
+) -> Gradients:
+    """The gradients of the metric's sum over the batch, in a plain run from this embedding; or,
+    with ``carried``, in one whose readers read that share of the way to it (see ``record``)."""
+    backward = _by_stage if batch.clean.shape[1] >= LONG else _at_once
+    activations, ports, final, (output, slope) = backward(
+        model, batch, context, embed.detach(), metric, carried, share
+    )
+    rows = torch.arange(len(batch), device=batch.last.device)
+    return Gradients(
+        ports=ports,
+        logits=final[rows, batch.last],
+        activations=activations,
+        output=output.detach(),
+        steepest=0.0 if slope is None else float(slope.abs().max()),
+    )
+
+
+def _at_once(
+    model: Model,
+    batch: Batch,
+    context: Context,
+    embed: Float[Tensor, "b p d"],
+    metric: Value,
+    carried: Activations | None,
+    share: float,
+) -> tuple[Activations, list[list[Tensor]], Tensor, tuple[Tensor, Tensor | None]]:
+    """The run, the gradients in what its ports gave and in what its logits read; and the logits
+    with the gradient in them. Through the graph of the whole run."""
+    taps: dict[tuple[int, int], Tensor] = {}
+
+    def tap(stage: int, port: int, x: Tensor) -> Tensor:
+        # a view has a gradient of its own: that of the paths through this reader alone
+        taps[stage, port] = x.view_as(x)
+        return taps[stage, port]
+
+    with torch.enable_grad():
+        activations = record(model, context, embed.requires_grad_(), tap, carried, share)
+        output = answer(model, batch, activations.final)
+        read = [*taps.values(), output]
+        *found, slope = _slopes(metric(output).sum(), read)
+    ports: list[list[Tensor]] = [[] for _ in range(len(model.wiring.stages) + 1)]
+    for (stage, _), x, grad in zip(taps, read, found, strict=False):
+        ports[stage].append(torch.zeros_like(x) if grad is None else grad)
+    return activations, ports[:-1], ports[-1][0], (output, slope)
+
+
+def _by_stage(
+    model: Model,
+    batch: Batch,
+    context: Context,
+    embed: Float[Tensor, "b p d"],
+    metric: Value,
+    carried: Activations | None,
+    share: float,
+) -> tuple[Activations, list[list[Tensor]], Tensor, tuple[Tensor, Tensor | None]]:
+    """The same, stage by stage from the last."""
+    with torch.no_grad():
+        activations = record(model, context, embed, carried=carried, share=share)
+    with torch.enable_grad():
+        end = activations.final.detach().requires_grad_()
+        output = answer(model, batch, end)
+        final, slope = _slopes(metric(output).sum(), [end, output])
+    final = torch.zeros_like(end) if final is None else final
+    steep = final * (1 if carried is None else share)  # in the residual, from the end on
+    read: dict[int, Tensor] = {}  # by those who read it earlier, by how many writers have written
+    ports: list[list[Tensor]] = []
+    for stage in reversed(model.wiring.stages):
+        steep = steep + read.pop(stage.rows.stop, 0)
+        own, back = _through(model, stage, context, activations.reads[stage.index], steep)
+        ports.insert(0, own)
+        back = back if carried is None else back * share
+        read[stage.upstream] = read.get(stage.upstream, 0) + back
+    return activations, ports, final, (output, slope)
+
+
+def _through(
+    model: Model, stage: Stage, context: Context, read: Tensor, steep: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """The gradients in what the stage's ports gave, and in what it read, from the gradient in what
+    it wrote."""
+    kind = model.kinds[stage.kind]
+    with torch.enable_grad():
+        start = read.detach().requires_grad_()
+        ports = [x.view_as(x) for x in kind.project(model, stage, start)]
+        written, _ = kind.out(model, stage, kind.compute(model, stage, context, ports))
+        *own, back = torch.autograd.grad(written, [*ports, start], steep, allow_unused=True)
+    found = [torch.zeros_like(x) if g is None else g for x, g in zip(ports, own, strict=True)]
+    return found, torch.zeros_like(start) if back is None else back
+
+
+def _slopes(value: Tensor, where: list[Tensor]) -> tuple[Any, ...]:
+    """The gradients there, or None where there is none."""
+    return torch.autograd.grad(value, where, allow_unused=True)
