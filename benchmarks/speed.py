@@ -30,8 +30,9 @@ from _inputs import GPT2_SMALL, gpt2
 from _measure import Table, Timer
 from _nodes import nodes
 from _peers import PEERS, default_cache
+from _shapes import shapes
 
-# what each section measures: a model of GPT-2 small's shape, or smaller ones
+# what each section measures: a model of GPT-2 small's shape, or models of its own
 GPT2 = {
     "attribution": attribution,
     "circuits": circuits,
@@ -39,7 +40,7 @@ GPT2 = {
     "edges": edges,
     "nodes": nodes,
 }
-SMALLER = {"small": one_by_one, "growth": growth}
+OTHERS = {"shapes": shapes, "small": one_by_one, "growth": growth}
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
     )  # fmt: skip
     model = cache(lambda: gpt2(timer, GPT2_SMALL))
     tables = [
-        SMALLER[name](timer) if name in SMALLER else GPT2[name](model(), timer)
+        OTHERS[name](timer) if name in OTHERS else GPT2[name](model(), timer)
         for name in options.sections
     ]
     tables += [PEERS[name](model(), timer, options.peer_cache) for name in options.peer]
@@ -64,8 +65,8 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-o", "--output", type=Path, help="also write the tables here")
-    parser.add_argument("--sections", nargs="*", choices=(*GPT2, *SMALLER),
-                        default=(*GPT2, *SMALLER))  # fmt: skip
+    parser.add_argument("--sections", nargs="*", choices=(*GPT2, *OTHERS),
+                        default=(*GPT2, *OTHERS))  # fmt: skip
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))

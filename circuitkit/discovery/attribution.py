@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.engine.attribute import by_example, score, score_groups
+from circuitkit.engine.attribute import Pulls, by_example, score, score_groups
 from circuitkit.engine.gradients import Gradients, gradients
 from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
 from circuitkit.engine.metric import Metric, check_metric
@@ -142,10 +142,10 @@ def _attribute(
     tally = Tally(model.wiring, len(data), groups, data.memory)
     carry = corruption(model, data)
     legal = torch.from_numpy(model.wiring.legal).to(model.device)
-    flat = True
+    pulls, flat = Pulls(model), True
     for batch in track(data, method):
         draws = [carried.written() for carried in carry(batch)]
-        table, silent = _score_batch(model, batch, metric, draws, alphas, tally.apart)
+        table, silent = _score_batch(model, batch, metric, draws, alphas, tally.apart, pulls)
         own = table[..., legal].cpu().numpy()
         tally.add(own) if tally.apart else tally.add_sum(own, len(batch))
         flat &= silent
@@ -164,6 +164,7 @@ def _score_batch(
     draws: Sequence[Activations],
     alphas: Sequence[float],
     apart: bool,
+    pulls: Pulls,
 ) -> tuple[Float[Tensor, "*examples writers readers"], bool]:
     """The scores summed over a batch, or of each example apart; and whether every gradient was
     zero."""
@@ -186,7 +187,10 @@ def _score_batch(
             at = clean if clean and alpha == 1 else gradients(model, batch, context, embed, value)
             silent &= at.steepest < FLAT
             given = model, batch, live, carried, at
-            total += score_groups(*given, by_example(batch), len(batch)) if apart else score(*given)
+            if apart:
+                total += score_groups(*given, by_example(batch), len(batch), pulls)
+            else:
+                total += score(*given, pulls)
             del at  # its activations, before the next step makes its own
     return total / (len(draws) * len(alphas)), silent
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.discovery.attribution import FLAT, eap
-from circuitkit.engine.attribute import block_tokens
+from circuitkit.engine.attribute import Pulls, block_tokens
 from circuitkit.engine.gradients import Gradients, at_tokens, gradients
 from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
 from circuitkit.engine.metric import Metric, check_metric
@@ -129,10 +129,10 @@ def _steepness(model: Model, batch: Batch, at: Gradients) -> Float[Tensor, "b r"
     """The norm of the gradient at each reader, in each example."""
     wiring = model.wiring
     squares = wide(at.logits.new_zeros(0)).new_zeros(len(batch), len(wiring.readers))
-    pulls = [model.kinds[stage.kind].pull(model, stage) for stage in wiring.stages]
+    pulls = Pulls(model)
     for block, example in _blocks(model, batch):
-        for pull, stage in zip(pulls, wiring.stages, strict=True):
-            steep = at.pulled(pull, stage, block).square().sum(-1).T
+        for stage in wiring.stages:
+            steep = at.pulled(pulls.of(stage), stage, block).square().sum(-1).T
             squares[:, stage.columns].index_add_(0, example, steep)
     squares[:, -1] = wide(at.logits).square().sum(-1)
     return squares.sqrt()

@@ -27,15 +27,35 @@ from circuitkit.engine.model import Activations, Model, Pull
 from circuitkit.engine.numerics import wide
 from circuitkit.graph.stages import Stage
 
-__all__ = ["block_tokens", "by_example", "score", "score_groups"]
+__all__ = ["Pulls", "block_tokens", "by_example", "score", "score_groups"]
 
 FEWEST = 64  # tokens of a block: below it, a product costs more than its numbers
 BLOCK_BYTES = {"cuda": 2**30}  # of one block's writers
 CACHED_BYTES = 48 * 2**20  # the same, on processors: more is hardly faster
 
 
+class Pulls:
+    """What takes gradients back through the projections of each stage, whose weights are folded
+    once: for one call of ``score``, or for all those of a run."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.known: dict[int, Pull] = {}
+
+    def of(self, stage: Stage) -> Pull:
+        """That of a stage."""
+        if stage.index not in self.known:
+            self.known[stage.index] = self.model.kinds[stage.kind].pull(self.model, stage)
+        return self.known[stage.index]
+
+
 def score(
-    model: Model, batch: Batch, live: Activations, carried: Activations, at: Gradients
+    model: Model,
+    batch: Batch,
+    live: Activations,
+    carried: Activations,
+    at: Gradients,
+    pulls: Pulls | None = None,
 ) -> Float[Tensor, "writers readers"]:
     """The score of every edge, summed over the batch, in float32 at least; 0 where there is
     no edge.
@@ -43,7 +63,8 @@ def score(
     ``live − carried`` is what cutting changes, ``at`` the gradients: of the run where they are
     taken, which need not be the live one (EAP-IG).
     """
-    return score_groups(model, batch, live, carried, at, torch.zeros_like(batch.clean), 1)[0]
+    whole = torch.zeros_like(batch.clean)
+    return score_groups(model, batch, live, carried, at, whole, 1, pulls)[0]
 
 
 def by_example(batch: Batch) -> Int[Tensor, "b p"]:
@@ -61,6 +82,7 @@ def score_groups(
     at: Gradients,
     groups: Int[Tensor, "b p"],
     count: int,
+    pulls: Pulls | None = None,
 ) -> Float[Tensor, "groups writers readers"]:
     """The score of every edge, summed over the tokens of each group: as ``score``.
 
@@ -70,15 +92,13 @@ def score_groups(
     table = wide(live.embed.new_zeros(count, *model.wiring.shape))
     # before the first token that differs every difference is zero
     differ = batch.mask & ~carried.untouched([live.embed - carried.embed]) & (groups >= 0)
-    pieces = list(_pieces(differ.flatten(), groups.flatten(), block_tokens(model)))
-    pulls: dict[int, Pull] = {}  # folded weights, once a call
-    for piece in pieces:
+    pulls = pulls or Pulls(model)
+    for piece in _pieces(differ.flatten(), groups.flatten(), block_tokens(model)):
         deltas = _deltas(model, live, carried, piece)
         for stage in model.wiring.stages:
-            pull = pulls.get(stage.index) or model.kinds[stage.kind].pull(model, stage)
-            if len(pieces) > 1:
-                pulls[stage.index] = pull
-            _score_stage(table, deltas, at.pulled(pull, stage, piece.block), stage, piece)
+            _score_stage(
+                table, deltas, at.pulled(pulls.of(stage), stage, piece.block), stage, piece
+            )
     length = batch.mask.shape[1]
     ends = torch.arange(len(batch), device=batch.last.device) * length + batch.last
     own = groups.flatten()[ends]
