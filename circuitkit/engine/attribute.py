@@ -178,7 +178,7 @@ def _score_stage(
     """Add the scores of the edges into one stage's readers: one matrix product for each group, on
     views (copies would take several times as long)."""
     wrote = deltas[: stage.upstream].transpose(0, 1).flatten(2)
-    steep = pulled.view(len(pulled), len(piece.groups), -1).permute(1, 2, 0)
+    steep = pulled.reshape(len(pulled), len(piece.groups), -1).permute(1, 2, 0)
     here = table[:, : stage.upstream, stage.columns]
     if len(table) == 1:
         here[0] += wrote[0] @ steep[0]
