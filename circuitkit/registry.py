@@ -41,6 +41,7 @@ __all__ = [
     "resolve",
     "same_name",
     "serve",
+    "settings",
     "unknown",
 ]
 
@@ -97,6 +98,35 @@ def _entries(kind: str) -> dict[str, tuple[Path, str, str]]:
 def describe(kind: str) -> dict[str, str]:
     """The names of a kind, each with its description, in the order of the files."""
     return {name: doc for name, (_, _, doc) in _entries(kind).items()}
+
+
+def settings(kind: str) -> dict[str, dict[str, str]]:
+    """The names of a kind, each with its settings and their defaults as Python writes them; empty
+    for a setting that has to be given."""
+    return {
+        name: _settings(file, file.stat().st_mtime_ns)[function]
+        for name, (file, function, _) in _entries(kind).items()
+    }
+
+
+@cache
+def _settings(file: Path, changed: int) -> dict[str, dict[str, str]]:
+    """The settings of each function of a file, which is not imported."""
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    constants = {
+        target.id: ast.unparse(node.value)
+        for node in body
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    found = {}
+    for node in body:
+        if isinstance(node, ast.FunctionDef):
+            given = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            texts = {own.arg: ast.unparse(value) if value else "" for own, value in given}
+            found[node.name] = {name: constants.get(text, text) for name, text in texts.items()}
+    return found
 
 
 def names(kind: str) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
@@ -16,7 +15,7 @@ import pytest
 
 import circuitkit
 from circuitkit.cli._opening import default_place
-from circuitkit.cli.main import main
+from circuitkit.cli.main import _parser, main
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.scores import Scores
@@ -311,26 +310,58 @@ def test_draw_writes_every_format(found: Path, tmp_path: Path, suffix: str) -> N
 
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     answer = said(capsys, "list")
+    assert list(answer) == [*KINDS, "models"]
     assert {"eap", "eap_ig", "random"} <= set(answer["discovery"])
     assert {"ioi", "greater_than", "induction", "from_file"} <= set(answer["tasks"])
-    assert all(line for functions in answer.values() for line in functions.values())
-    assert list(answer) == list(KINDS)
+    assert set(circuitkit.list_models()) <= set(answer["models"])
+    assert answer["discovery"]["eap_ig"]["settings"] == {"steps": "5"}
+    assert answer["corruptions"]["noise"]["settings"]["draws"] == "1"
+    for entries in answer.values():
+        assert all(entry["description"].endswith(".") for entry in entries.values())
+
+
+def folder_for(*arguments: str) -> str:
+    options = _parser().parse_args(arguments)
+    return str(default_place(options, "circuits").relative_to("circuits"))
 
 
 @pytest.mark.parametrize(
-    ("task", "folder"),
+    ("arguments", "folder"),
     [
-        ("ioi(corrupt='names')", "ioi-mini"),
-        ("a/pairs.csv", "pairs-mini"),
-        ("a/mine.py:own(n=3)", "own-mini"),
+        (["ioi"], "ioi-mini"),
+        (["ioi", "--method", "eap_ig", "--seed", "0", "--rule", "abs"], "ioi-mini"),
+        (["ioi", "--method", "eap", "--corruption", "zero", "--seed", "1"],
+         "ioi-mini-eap-zero-seed1"),
+        (["ioi", "--method", "eap_ig(steps=10)", "--metric", "a/mine.py:rank", "--rule", "signed"],
+         "ioi-mini-eap_ig-steps10-rank-signed"),
+        (["ioi(corrupt='names')", "--corruption", "noise(at='S2', draws=4)"],
+         "ioi-corrupt-names-mini-noise-at-S2-draws4"),
+        (["ioi", "--edges", "20", "--examples", "8", "--dtype", "bfloat16"],
+         "ioi-mini-bfloat16-edges20-examples8"),
+        (["ioi", "--faithfulness", "0.9", "--experts", "held"],
+         "ioi-mini-experts-held-faithfulness0.9"),
+        (["a/pairs.csv", "--columns", "clean=a b,corrupt=c"],
+         "pairs-mini-columns-clean-a-b-corrupt-c"),
+        (["-", "--model", "a/b/c d"], "stdin-c-d"),
+        (["a/mine.py:own(n=3)"], "own-n3-mini"),
+        (["ioi", "--device", "cpu", "--batch-size", "4", "--quiet", "--log", "x"], "ioi-mini"),
     ],
-)
-def test_files_go_to_a_folder_called_as_the_task_and_the_model(task: str, folder: str) -> None:
-    options = argparse.Namespace(task=task, model="models/mini")
-    assert default_place(options, "circuits") == Path("circuits", folder)
+)  # fmt: skip
+def test_a_default_folder_is_called_as_what_is_done(arguments: list[str], folder: str) -> None:
+    assert folder_for("discover", *arguments) == folder
 
 
-@pytest.mark.parametrize("columns", [None, 70, 80, 120])
+def test_default_folders_of_studies_and_long_names_are_legal_and_differ() -> None:
+    several = ["--metric", "kl", "--metric", "top1", "--both-ways", "--group", "x=a0.h1,a0.h2"]
+    assert folder_for("study", "ioi", *several) == "ioi-mini-kl-top1-group-x-a0.h1-a0.h2-both-ways"
+    names = {folder_for("study", "ioi", "--metric", f"{'x' * 300}.{n}") for n in range(3)}
+    assert len(names) == 3
+    assert max(map(len, names)) < 120
+    assert folder_for("study", "ioi", "--circuits", "none") == "ioi-mini-circuits-none"
+    assert folder_for("study", "ioi", "--windows", "0") == "ioi-mini-windows-none"
+
+
+@pytest.mark.parametrize("columns", [None, 30, 70, 80, 120])
 def test_a_description_is_listed_whole_and_no_wider_than_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int | None
 ) -> None:
@@ -342,10 +373,10 @@ def test_a_description_is_listed_whole_and_no_wider_than_the_terminal(
     told = " ".join(out.split())
     for kind in KINDS:
         for name, text in describe(kind).items():
-            assert f"{name} {text.replace('``', '')}" in told
-    lines = out.splitlines()
-    assert len(lines) == len(KINDS) + sum(map(len, map(describe, KINDS))) or columns
-    assert max(map(len, lines)) <= (columns or 200)
+            assert f"{name} {' '.join(text.replace('``', '').split())}" in told
+    for model in circuitkit.list_models():
+        assert f" {model} " in told
+    assert max(map(len, out.splitlines())) <= max(columns or 80, 36)
 
 
 def test_task_show_gives_prompts_and_accuracy(capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,7 +110,7 @@ def test_the_command_prints_a_plan_and_does_nothing(
     argv = ["discover", "ioi", "--plan", "--examples", "4", "--verify", "9", "--quiet"]
     assert main(argv) == 0
     said = capsys.readouterr().out
-    for word in ("forwards", "minutes", "memory", "files", "circuits/ioi-mini/verification.csv"):
+    for word in ("forwards", "minutes", "memory", "files", "verification.csv"):
         assert word in said
     assert main([*argv, "--json", "-o", "here"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -120,8 +120,8 @@ def ran(place: Path, *arguments: str, code: int = 0) -> str:
 
 def test_what_was_added_is_listed_with_what_it_does(extended: Path) -> None:
     listed = json.loads(ran(extended, "circuitkit", "list", "--json"))
-    assert listed.keys() == NAMES.keys()
-    assert {kind: listed[kind][name] for kind, name in NAMES.items()} == {
+    assert [*listed] == [*NAMES, "models"]
+    assert {kind: listed[kind][name]["description"] for kind, name in NAMES.items()} == {
         "metrics": "The first correct answer's logit above the mean of all.",
         "corruptions": "The corrupted prompt, once more.",
         "discovery": "Twice the attribution.",

@@ -64,7 +64,7 @@ def test_long_text_is_folded_and_numbers_never_are() -> None:
     assert lines[1].count("0.123") == 8
     assert " ".join(line[: lines[1].index("0.123")].strip() for line in lines[1:]) == heads
     wide = as_text([{f"column {i}": 0.123 for i in range(40)}])
-    assert len(wide.splitlines()) == 2
+    assert max(map(len, wide.splitlines())) <= WIDTH
     assert wide.count("0.123") == 40
 
 

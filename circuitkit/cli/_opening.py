@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,17 @@ __all__ = [
     "open_circuit",
     "recorded",
     "set_threads",
+    "settings_of",
     "task_of",
     "unseen",
 ]
+
+HOW = frozenset({  # options that say how a command works, not what it finds
+    "batch_size", "debug", "device", "force", "json", "log", "memory", "output", "overwrite",
+    "parser", "plan", "quiet", "run", "threads",
+})  # fmt: skip
+SPEAKING = ("", "corruption", "dtype", "method", "metric", "rule")  # whose values say what they are
+LONGEST = 100  # signs of a default folder's name
 
 
 def check_names(kind: str, *names: str | None) -> None:
@@ -37,13 +47,49 @@ def check_names(kind: str, *names: str | None) -> None:
 
 
 def default_place(options: argparse.Namespace, folder: str) -> Path:
-    """The default directory for a command's files: ``folder/TASK-MODEL``."""
+    """The default folder for a command's files: ``folder/TASK-MODEL``, and the settings that differ
+    from the defaults of the command's parser (``circuits/ioi-mini-eap-zero-seed1``)."""
     from circuitkit.data.prompts import STDIN, file_of
 
     file = file_of(options.task)
-    task = Path(file or options.task.partition("(")[0].rpartition(":")[2]).stem
-    task = "stdin" if file == STDIN else task
-    return Path(folder) / f"{task}-{Path(options.model).name}"
+    task = "stdin" if file == STDIN else Path(file).stem if file else options.task
+    model = Path(options.model)
+    parts = [task, model.resolve().name if model.is_dir() else model.name]
+    for name, value in settings_of(options).items():
+        if name not in ("task", "model") and value != options.parser.get_default(name):
+            parts.append(_label(name, value))
+    whole = "-".join(filter(None, map(_legal, parts)))
+    if len(whole) > LONGEST:
+        whole = f"{whole[:LONGEST].rstrip('-')}-{sha256(whole.encode()).hexdigest()[:8]}"
+    return Path(folder) / whole
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The options on which the results of a command depend."""
+    return {name: value for name, value in vars(options).items() if name not in HOW}
+
+
+def _label(name: str, value: Any) -> str:
+    """A setting as a part of a folder's name: ``eap``, ``seed1``, ``both-ways``."""
+    if isinstance(value, Mapping):
+        value = value.items()
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        value = "-".join(_label("", part) for part in value)
+    plain = name.replace("_", "-")
+    if value is True or value is False:
+        return plain if value else f"no-{plain}"
+    text = str(value)
+    if name in SPEAKING:
+        return text
+    return f"{plain}{text}" if text[:1].isdigit() else f"{plain}-{text or 'none'}"
+
+
+def _legal(text: str) -> str:
+    """The text as a part of the name of a file: ``noise(at='S2', draws=4)`` is
+    ``noise-at-S2-draws4``; of code from a file, its name alone."""
+    text = re.sub(r"[^\s(]+:(?=\w)", "", text)
+    text = re.sub(r"=(?=\d)", "", text)
+    return re.sub(r"[^\w.+]+", "-", text).strip("-.")
 
 
 def load_model(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from circuitkit.util.bytesize import parse
 
 __all__ = [
-    "Commands", "add_circuit", "add_file", "add_force", "common", "count", "machine", "positive",
+    "Commands", "add_circuit", "add_file", "add_force", "add_output", "common", "count", "machine",
+    "place", "positive",
 ]  # fmt: skip
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -16,10 +18,11 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add_circuit(p: argparse.ArgumentParser) -> None:
     """Add a saved circuit, and what it is measured on."""
-    p.add_argument("circuit", metavar="CIRCUIT.json")
+    p.add_argument("circuit", metavar="CIRCUIT.json", help="what circuitkit discover has written")
     add_force(p)
-    p.add_argument("--model", help="default: the circuit's own, as for task, metric and corruption")
-    p.add_argument("--task")
+    own = "default: the circuit's own"
+    p.add_argument("--model", help=f"mini, a directory, a hub name ({own})")
+    p.add_argument("--task", help=f"a task, or a file of prompts ({own})")
     p.add_argument(
         "--examples", type=positive, metavar="N",
         help="unseen prompts (default: 64, or all of a file)",
@@ -49,12 +52,21 @@ def add_force(p: argparse.ArgumentParser) -> None:
     p.add_argument("--force", action="store_true", help="read files whose digest is wrong too")
 
 
+def add_output(p: argparse.ArgumentParser, name: str, help: str, **more: Any) -> None:
+    """Add where the command writes: a DIR or a FILE; and whether it may replace what is there."""
+    p.add_argument("-o", "--output", type=place, metavar=name, help=help, **more)
+    p.add_argument(
+        "--overwrite", action="store_true", help="replace the files of another run at the output"
+    )
+
+
 def common() -> argparse.ArgumentParser:
     """The options of every command, as a parent of its parser."""
     p = argparse.ArgumentParser(add_help=False)
     p.add_argument("--quiet", action="store_true", help="no progress bars")
     p.add_argument("--json", action="store_true", help="print JSON, for machines")
     p.add_argument("--debug", action="store_true", help="show where an error comes from")
+    p.add_argument("--log", type=place, metavar="FILE", help="add what is printed to this file too")
     return p
 
 
@@ -86,6 +98,13 @@ def machine() -> argparse.ArgumentParser:
     p.add_argument("--memory", type=parse, help="8GiB, ... (default: what the machine has)")
     p.add_argument("--batch-size", type=positive, metavar="N", help="default: what fits")
     return p
+
+
+def place(text: str) -> Path:
+    """The path; raises ArgumentTypeError for an empty text, which would be the folder at hand."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 def positive(text: str) -> int:

@@ -1,18 +1,35 @@
-"""JSON and tables on stdout."""
+"""JSON, tables and prose on stdout, no wider than a terminal."""
 
 from __future__ import annotations
 
 import json
+import re
+import sys
+import textwrap
 
+from circuitkit.cli._streams import encodable, plain
 from circuitkit.util.json_values import Json, nan_to_none
-from circuitkit.util.tables import as_text
+from circuitkit.util.tables import WIDTH, as_text
 
-__all__ = ["print_json", "print_table"]
+__all__ = ["print_json", "print_table", "print_text"]
+
+_DEEPEST = 40  # columns to which further lines of a text are indented
 
 
 def print_json(value: Json) -> None:
-    """Print the value as JSON, with null for nan."""
-    print(json.dumps(nan_to_none(value), indent=1, ensure_ascii=False, default=list))
+    """Print the value as JSON, with null for nan; signs that stdout does not have are escaped."""
+    held = nan_to_none(value)
+    text = json.dumps(held, indent=1, ensure_ascii=False, default=list)
+    if not encodable(text, sys.stdout.encoding):
+        text = json.dumps(held, indent=1, default=list)
+    print(text)
+
+
+def print_text(text: str) -> None:
+    """Print the text with long lines folded between words, below the last column of their line; a
+    word that is longer than a line, such as a path, stays whole."""
+    for line in plain(text, sys.stdout.encoding).split("\n"):
+        print(_folded(line) if len(line) > WIDTH else line)
 
 
 def print_table(rows: list[dict[str, Json]], as_json: bool, title: str) -> None:
@@ -20,4 +37,14 @@ def print_table(rows: list[dict[str, Json]], as_json: bool, title: str) -> None:
     if as_json:
         print_json(rows)
         return
-    print(title, as_text(rows), sep="\n")
+    print_text(f"{title}\n{as_text(rows)}")
+
+
+def _folded(line: str) -> str:
+    """The line on several lines."""
+    indent = len(line) - len(line.lstrip())
+    columns = [at.end() for at in re.finditer(r"\S {2,}(?=\S)", line) if at.end() <= _DEEPEST]
+    return textwrap.fill(
+        line, WIDTH, subsequent_indent=" " * max([indent + 2, *columns]), break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip

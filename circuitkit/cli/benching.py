@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from circuitkit.cli._opening import check_names, set_threads
-from circuitkit.cli._options import Commands, common, positive
-from circuitkit.cli._printing import print_json
+from circuitkit.cli._options import Commands, add_output, common, positive
+from circuitkit.cli._printing import print_json, print_text
 
 __all__ = ["add", "bench"]
 
@@ -26,17 +27,24 @@ def add(commands: Commands) -> None:
         help=f"a compiled program (reverse), a variant (reverse+rotate+distract) or MODEL:TASK "
         f"(mini:ioi); {several}45",
     )  # fmt: skip
-    p.add_argument("--corruption", action="append", metavar="C", help=several + "three")
-    p.add_argument("--metric", default="logit_diff")
-    p.add_argument("--seeds", type=positive, metavar="N", help="default: 5")
+    p.add_argument(
+        "--corruption", action="append", metavar="C",
+        help=several + "counterfactual, zero and mean_by_position",
+    )  # fmt: skip
+    p.add_argument(
+        "--metric", default="logit_diff", metavar="M", help="how outputs are measured "
+        "(default: logit_diff)",
+    )  # fmt: skip
+    p.add_argument("--seeds", type=positive, metavar="N", help="how many seeds (default: 5)")
     p.add_argument(
         "--examples", type=positive, metavar="N", help="prompts of a discovery (default: 32)"
     )
     p.add_argument("--quick", action="store_true", help="eight models, two seeds, 16 prompts")
     p.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     p.add_argument("--threads", type=positive, help="processor threads")
-    p.add_argument("-o", "--output", type=Path, metavar="DIR", default=Path("bench"),
-                   help="folder of tables, figures and cells (default: bench)")  # fmt: skip
+    add_output(
+        p, "DIR", "folder of tables, figures and cells (default: bench)", default=Path("bench")
+    )
     p.set_defaults(run=bench)
 
 
@@ -47,19 +55,25 @@ def bench(options: argparse.Namespace) -> None:
     check_names("metrics", options.metric)
     set_threads(options.threads)
     from circuitkit.workflows.benchmark import running
+    from circuitkit.workflows.folders import claimed
 
     asked = {
         "methods": options.methods, "models": options.model, "corruptions": options.corruption,
         "seeds": options.seeds, "examples": options.examples,
     }  # fmt: skip
+    usual = {"methods": running.METHODS, "models": running.MODELS,
+             "corruptions": running.CORRUPTIONS, "seeds": 5, "examples": 32}  # fmt: skip
     chosen = (running.QUICK if options.quick else {}) | {k: v for k, v in asked.items() if v}
-    found = running.bench(
-        **chosen, metric=options.metric, device=options.device, resume=options.output / "cells"
-    )
-    written = found.save(options.output)
+    whole: dict[str, Any] = usual | chosen
+    settings = whole | {"seeds": [*range(whole["seeds"])], "metric": options.metric}
+    with claimed(options.output, "benchmark", options.overwrite, settings) as folder:
+        found = running.bench(
+            **chosen, metric=options.metric, device=options.device, resume=folder.pieces
+        )
+        written = found.save(folder)
     if options.json:
         print_json({"about": dict(found.about), "summary": found.summary(),
                     "files": [str(path) for path in written]})  # fmt: skip
     else:
-        print(repr(found))
-        print(f"\nwritten: {written[0]}, and {len(written) - 1} tables and figures in its folder")
+        more = f"and {len(written) - 1} tables and figures in its folder"
+        print_text(f"{found!r}\n\nwritten: {written[0]}, {more}")

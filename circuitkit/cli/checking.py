@@ -6,7 +6,7 @@ import argparse
 
 from circuitkit.cli._opening import set_threads
 from circuitkit.cli._options import Commands, machine
-from circuitkit.cli._printing import print_json
+from circuitkit.cli._printing import print_json, print_text
 
 __all__ = ["add", "check"]
 
@@ -16,7 +16,7 @@ def add(commands: Commands) -> None:
     p = commands.add_parser(
         "check", parents=[machine()], help="prove that a model computes what its graph says"
     )
-    p.add_argument("model", metavar="MODEL")
+    p.add_argument("model", metavar="MODEL", help="mini, a directory, a hub name")
     p.set_defaults(run=check)
 
 
@@ -34,5 +34,5 @@ def check(options: argparse.Namespace) -> None:
         rows = [{**vars(row), "holds": row.holds} for row in found.rows]
         print_json({"model": found.model, "holds": found.holds, "statements": rows})
     else:
-        print(found)
+        print_text(str(found))
     found.require()

@@ -6,7 +6,7 @@ import argparse
 
 from circuitkit.cli._opening import open_circuit
 from circuitkit.cli._options import Commands, add_force, common
-from circuitkit.cli._printing import print_json
+from circuitkit.cli._printing import print_json, print_text
 
 __all__ = ["add", "compare"]
 
@@ -26,4 +26,4 @@ def compare(options: argparse.Namespace) -> None:
 
     left, right = (open_circuit(name, options.force) for name in (options.left, options.right))
     found = overlap.compare(left, right)
-    print_json(found.to_dict()) if options.json else print(repr(found))
+    print_json(found.to_dict()) if options.json else print_text(repr(found))

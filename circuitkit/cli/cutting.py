@@ -7,7 +7,7 @@ from typing import Any
 
 from circuitkit.cli._opening import recorded, unseen
 from circuitkit.cli._options import Commands, add_circuit, count, machine
-from circuitkit.cli._printing import print_json
+from circuitkit.cli._printing import print_json, print_text
 
 __all__ = ["add", "knockout"]
 
@@ -20,8 +20,9 @@ def add(commands: Commands) -> None:
         help="cut a saved circuit's edges: one, two, many at a time",
     )
     add_circuit(p)
-    p.add_argument("--metric", metavar="M")
-    p.add_argument("--corruption", metavar="C")
+    own = "default: the circuit's own"
+    p.add_argument("--metric", metavar="M", help=f"how outputs are measured ({own})")
+    p.add_argument("--corruption", metavar="C", help=f"what a cut edge carries ({own})")
     p.add_argument(
         "--pairs",
         type=count,
@@ -42,7 +43,7 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="random sets cut in circuit and model (default: 20; 0: none)",
     )
-    p.add_argument("--seed", type=int, default=0, help="seed of the random subsets")
+    p.add_argument("--seed", type=int, default=0, help="seed of the random subsets (default: 0)")
     p.set_defaults(run=knockout)
 
 
@@ -61,7 +62,7 @@ def knockout(options: argparse.Namespace) -> None:
     for name, result in knock_out(model, circuit, *inputs, **settings):
         if not options.json:
             heading = "" if found else f"{title}\n{result.evaluation!r}\n"
-            print(f"{heading}\n{result.table()}")
+            print_text(f"{heading}\n{result.table()}")
         found[name] = result.to_dict()
     if options.json:
         print_json(found)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from circuitkit.cli._opening import check_names, default_place, load_model, task_of
-from circuitkit.cli._options import Commands, add_file, machine, positive
-from circuitkit.cli._printing import print_json
+from circuitkit.cli._opening import (
+    check_names,
+    default_place,
+    load_model,
+    settings_of,
+    task_of,
+)
+from circuitkit.cli._options import Commands, add_file, add_output, machine, positive
+from circuitkit.cli._printing import print_json, print_text
 
 __all__ = ["add", "discover"]
 
@@ -25,10 +30,16 @@ def add(commands: Commands) -> None:
         metavar="TASK",
         help="ioi, greater_than, ... or a file of prompts (- is standard input)",
     )
-    p.add_argument("--model", default="mini", help="mini, smollm2-135m, a directory or a hub name")
+    p.add_argument(
+        "--model", default="mini",
+        help="mini, smollm2-135m, a directory or a hub name (default: mini)",
+    )  # fmt: skip
     p.add_argument("--method", default="eap_ig", help="how edges are scored (default: eap_ig)")
     p.add_argument("--metric", help="how outputs are measured (default: the task's metric)")
-    p.add_argument("--corruption", default="counterfactual", help="what a cut edge carries")
+    p.add_argument(
+        "--corruption", default="counterfactual",
+        help="what a cut edge carries (default: counterfactual)",
+    )  # fmt: skip
     size = p.add_mutually_exclusive_group()
     size.add_argument("--edges", type=positive, metavar="N", help="the size of the circuit")
     size.add_argument(
@@ -37,7 +48,10 @@ def add(commands: Commands) -> None:
         metavar="F",
         help="the smallest circuit that reaches this (default: 0.85)",
     )
-    p.add_argument("--rule", default="abs", choices=("abs", "signed", "greedy"))
+    p.add_argument(
+        "--rule", default="abs", choices=("abs", "signed", "greedy"),
+        help="edges by their magnitude (default: abs), by their value, or grown from the logits",
+    )  # fmt: skip
     p.add_argument(
         "--examples", type=positive, metavar="N",
         help="prompts in each half (default: 64, or half of a file)",
@@ -45,7 +59,9 @@ def add(commands: Commands) -> None:
     add_file(p)
     p.add_argument("--verify", type=positive, metavar="N", help="also measure N edges exactly")
     p.add_argument("--orders", type=positive, metavar="N", help="repeat acdc in N random orders")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument(
+        "--seed", type=int, default=0, help="seed of prompts and random circuits (default: 0)"
+    )
     p.add_argument(
         "--force", action="store_true", help="continue even if the model cannot do the task"
     )
@@ -53,8 +69,8 @@ def add(commands: Commands) -> None:
         "--plan", action="store_true",
         help="print the forwards, minutes, memory and files of it, and do nothing",
     )  # fmt: skip
-    p.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: circuits/TASK-MODEL")
-    p.set_defaults(run=discover)
+    add_output(p, "DIR", "default: circuits/TASK-MODEL, and the settings that you change")
+    p.set_defaults(run=discover, parser=p)
 
 
 def discover(options: argparse.Namespace) -> None:
@@ -74,18 +90,20 @@ def discover(options: argparse.Namespace) -> None:
     if options.plan:
         _plan(load_model(options.model, options, proved=False), inputs, asked, options, place)
         return
-    model = load_model(options.model, options)
-    from circuitkit.workflows import discover as workflow
+    from circuitkit.workflows.folders import claimed
 
-    unfinished = place / ".unfinished"
-    found = workflow.discover(model, *inputs, **asked, resume=unfinished, force=options.force)
-    written = found.save(place)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    with claimed(place, "discovery", options.overwrite, settings_of(options)) as folder:
+        model = load_model(options.model, options)
+        from circuitkit.workflows import discover as workflow
+
+        found = workflow.discover(
+            model, *inputs, **asked, resume=folder.pieces, force=options.force
+        )
+        written = found.save(folder)
     if options.json:
         print_json({**found.to_dict(), "files": [str(path) for path in written]})
     else:
-        print(repr(found))
-        print("\nwritten:", *written)
+        print_text(f"{found!r}\n\nwritten: {' '.join(map(str, written))}")
 
 
 def _plan(
@@ -96,4 +114,4 @@ def _plan(
 
     found = workflow.plan(model, *inputs, **asked)
     found = replace(found, files=tuple(str(place / name) for name in found.files))
-    print_json(found.to_dict()) if options.json else print(repr(found))
+    print_json(found.to_dict()) if options.json else print_text(repr(found))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from circuitkit import registry
 from circuitkit.cli._opening import open_circuit
-from circuitkit.cli._options import Commands, add_force, common, positive
+from circuitkit.cli._options import Commands, add_force, add_output, common, positive
 from circuitkit.cli._printing import print_json
 from circuitkit.errors import OutputError
 
@@ -19,14 +18,14 @@ def add(commands: Commands) -> None:
     p = commands.add_parser("draw", parents=[common()], help="a circuit as a picture or a file")
     p.add_argument("circuit", metavar="CIRCUIT", help="a saved circuit, or a published one")
     suffixes = ", ".join(registry.names("formats"))
-    p.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=suffixes)
+    add_output(p, "FILE", f"the file, whose suffix is its format: {suffixes}", required=True)
     p.add_argument(
         "--format", metavar="F", help="a format other than the suffix: svg, mine.py:name"
     )
     p.add_argument(
         "--edges", type=positive, metavar="N", help="draw the N strongest (default: 200)"
     )
-    p.add_argument("--title")
+    p.add_argument("--title", help="a line of text above the picture (default: what it is)")
     add_force(p)
     p.set_defaults(run=draw)
 
@@ -35,15 +34,18 @@ def draw(options: argparse.Namespace) -> None:
     """Write a circuit as a picture or a file."""
     asked = {"edges": options.edges, "title": options.title}
     style = {name: value for name, value in asked.items() if value is not None}
-    circuit, place = open_circuit(options.circuit, options.force), options.output
+    place = options.output
     name = options.format or place.suffix.removeprefix(".").lower()
-    if name in registry.names("formats") and registry.folder_of("formats", name) == "formats":
-        if style:
-            raise OutputError(
-                f".{name} files contain all of a circuit; leave out --edges and --title, or draw "
-                "it as .svg"
-            )
-        path = circuit.save(place, format=options.format)
-    else:
-        path = circuit.draw(place, format=options.format, **style)
+    saves = name in registry.names("formats") and registry.folder_of("formats", name) == "formats"
+    if saves and style:
+        raise OutputError(
+            f".{name} files contain all of a circuit; leave out --edges and --title, or draw "
+            "it as .svg"
+        )
+    from circuitkit.workflows.folders import output_file
+
+    with output_file(place, options.overwrite):
+        circuit = open_circuit(options.circuit, options.force)
+        write = circuit.save if saves else circuit.draw
+        path = write(place, format=options.format, **style)
     print_json({"file": str(path)}) if options.json else print(path)

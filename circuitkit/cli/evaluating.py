@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from circuitkit.cli._opening import open_circuit, recorded, unseen
-from circuitkit.cli._options import Commands, add_circuit, machine
+from circuitkit.cli._options import Commands, add_circuit, add_output, machine
 from circuitkit.cli._printing import print_table
 from circuitkit.errors import OutputError
 
@@ -23,36 +23,47 @@ def add(commands: Commands) -> None:
         help="measure a saved circuit, under any metric × corruption",
     )
     add_circuit(p)
-    p.add_argument("--metric", action="append", metavar="M", help="can be given several times")
-    p.add_argument("--corruption", action="append", metavar="C", help="can be given several times")
+    several = "can be given several times; default: the circuit's own"
+    p.add_argument("--metric", action="append", metavar="M", help=several)
+    p.add_argument("--corruption", action="append", metavar="C", help=several)
     p.add_argument("--curve", action="store_true", help="over sizes: only its strongest edges")
-    p.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="the curves as svg, pdf or png"
-    )
+    add_output(p, "FILE", "the curves as svg, pdf or png")
     p.set_defaults(run=evaluate)
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """Print a circuit's faithfulness under each metric × corruption, on unseen prompts."""
+    from circuitkit.workflows.folders import output_file
+
     circuit = open_circuit(options.circuit, options.force)
     metrics = options.metric or [recorded(circuit, "metric")]
     corruptions = options.corruption or [recorded(circuit, "corruption")]
     if options.output and not options.curve:
         raise OutputError(f"{str(options.output)!r} is the file for a curve; give --curve as well")
-    cells, title = unseen(options, circuit, metrics, corruptions)
+    file = output_file(options.output, options.overwrite) if options.output else None
+    with file or contextlib.nullcontext():
+        cells, title = unseen(options, circuit, metrics, corruptions)
+        rows, curves = _rows(cells, circuit, options.curve)
+        if options.output:
+            first, *others = curves.values()
+            first.plot(*others, names=list(curves)).save(options.output)
+    print_table(rows, options.json, title)
+
+
+def _rows(
+    cells: dict[tuple[str, str], Any], circuit: Any, by_size: bool
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of the table, and the curves where these are asked for."""
     rows: list[dict[str, Any]] = []
     curves = {}
     for (metric, corruption), (model, *inputs) in cells.items():
         labels = {"metric": metric, "corruption": corruption}
-        if options.curve:
+        if by_size:
             found = curves[f"{metric}, {corruption}"] = _by_size(model, circuit, *inputs)
             rows += [{**labels, **row} for row in _points(found)]
         else:
             rows.append({**labels, **_beside(model, circuit, *inputs)})
-    print_table(rows, options.json, title)
-    if options.output:
-        first, *others = curves.values()
-        first.plot(*others, names=list(curves)).save(options.output)
+    return rows, curves
 
 
 def _beside(model: Any, circuit: Any, *inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""``circuitkit list``: the names of metrics, corruptions, methods, tasks, circuits and formats."""
+"""``circuitkit list``: what there is, by name: metrics, methods, tasks, models and so on."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import argparse
 import shutil
 import sys
 import textwrap
+from typing import TypeAlias
 
 from circuitkit import registry
 from circuitkit.cli._options import Commands, common
 from circuitkit.cli._printing import print_json
+from circuitkit.models.listing import describe_models
+from circuitkit.util.tables import WIDTH
 
 __all__ = ["add", "list_names"]
+
+KINDS = (*registry.KINDS, "models")
+NARROWEST = 30  # signs of a description beside its name; below a name that leaves fewer
+Entry: TypeAlias = tuple[str, dict[str, str]]  # a description, and settings with their defaults
 
 
 def add(commands: Commands) -> None:
@@ -19,33 +26,53 @@ def add(commands: Commands) -> None:
     p = commands.add_parser(
         "list",
         parents=[common()],
-        help="list metrics, corruptions, methods, tasks, circuits and formats",
+        help="list metrics, corruptions, methods, tasks, circuits, formats and models",
+        description="List what there is, with settings and their defaults: a setting is given "
+        "with the name, as in --method 'eap_ig(steps=10)'.",
     )
-    p.add_argument("kind", nargs="?", choices=registry.KINDS)
+    p.add_argument(
+        "kind", nargs="?", choices=KINDS, metavar="KIND",
+        help=f"only {', '.join(KINDS[:-1])} or {KINDS[-1]} (default: all)",
+    )  # fmt: skip
     p.set_defaults(run=list_names)
 
 
 def list_names(options: argparse.Namespace) -> None:
-    """Print each name with its description: on one line, or folded to the width of a terminal."""
-    kinds = [options.kind] if options.kind else registry.KINDS
-    listed = {kind: registry.describe(kind) for kind in kinds}
+    """Print each name with its description and settings, folded to the width of the terminal."""
+    listed = {kind: _listed(kind) for kind in ([options.kind] if options.kind else KINDS)}
     if options.json:
-        print_json(listed)
+        plain = {
+            kind: {name: {"description": text, "settings": own} for name, (text, own) in held}
+            for kind, held in ((kind, entries.items()) for kind, entries in listed.items())
+        }
+        print_json(plain)
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for kind, functions in listed.items():
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+    for kind, entries in listed.items():
         print(kind)
-        longest = max(map(len, functions), default=0)
-        for name, text in functions.items():
-            print(_entry(f"  {name:{longest}s}  ", text.replace("``", ""), width))
+        longest = max((len(name) for name in entries), default=0)
+        for name, entry in entries.items():
+            print(_shown(name, entry, longest, width))
 
 
-def _entry(name: str, text: str, width: int | None) -> str:
-    """The name and its description, on one line, or folded to that width."""
-    if width is None:
-        return name + text
-    beside = " " * len(name)
-    return textwrap.fill(
-        text, max(width, len(name) + 30), initial_indent=name, subsequent_indent=beside,
-        break_on_hyphens=False,
-    )  # fmt: skip
+def _listed(kind: str) -> dict[str, Entry]:
+    if kind == "models":
+        return {name: (text, {}) for name, text in describe_models().items()}
+    described, settings = registry.describe(kind), registry.settings(kind)
+    return {name: (text.replace("``", ""), settings[name]) for name, text in described.items()}
+
+
+def _shown(name: str, entry: Entry, longest: int, width: int) -> str:
+    """The name, its description, and below that its settings."""
+    text, settings = entry
+    at = longest + 4 if width - longest - 4 >= NARROWEST else 6
+    head = f"  {name:{longest}s}  "
+    lines = [head.rstrip()] if at < len(head) else []
+    given = [f"{key}={value}" if value else f"{key}=..." for key, value in settings.items()]
+    for one in (text, f"settings: {', '.join(given)}") if given else (text,):
+        first = " " * at if lines else head
+        lines += textwrap.wrap(
+            one, max(width, at + NARROWEST), initial_indent=first, subsequent_indent=" " * at,
+            break_on_hyphens=False, break_long_words=False,
+        )  # fmt: skip
+    return "\n".join(lines)

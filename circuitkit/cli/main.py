@@ -2,8 +2,8 @@
 
 Results go to stdout, progress to stderr. A user's mistake gives one sentence on stderr and exit
 code 2, an error that nobody foresaw a sentence that asks for a report and exit code 3; a replay
-whose results differ has exit code 1. ``--debug`` shows where an error comes from. Commands import
-torch only when they need it, so that ``--help`` is fast.
+whose results differ has exit code 1. ``--debug`` shows where an error comes from, ``--log`` keeps
+all of it in a file. Commands import torch only when they need it, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from circuitkit.cli import (
     replaying,
     studying,
 )
+from circuitkit.cli._streams import Log, Stream, streams
 from circuitkit.errors import CircuitkitError
 from circuitkit.util.neighbour import NeighbourWarning, neighbour
 
@@ -46,32 +47,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     # threads that spin while they wait slow down a shared machine
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    given = sys.argv[1:] if arguments is None else arguments
+    with streams() as logs:
+        code = 2
+        try:
+            code = _attempt(given, logs)
+        finally:
+            for log in logs:
+                log.close(code)
+    return code
+
+
+def _attempt(arguments: Sequence[str], logs: list[Log]) -> int:
+    """Run the command and say what goes wrong; returns the exit code."""
     options = argparse.Namespace(debug=False)
     try:
-        _parser().parse_args(arguments, options)
-        if options.quiet:
-            os.environ["TQDM_DISABLE"] = "1"
-        return _run(options)
+        try:
+            _parser().parse_args(arguments, options)
+            if options.log:
+                logs.append(Log(options.log, arguments))
+            if options.quiet:
+                os.environ["TQDM_DISABLE"] = "1"
+            return _run(options)
+        finally:
+            sys.stdout.flush()
     except CircuitkitError as error:
-        return _said(str(error), 2, options.debug)
+        return _said(str(error), 2, options.debug, logs)
     except KeyboardInterrupt:
         print("circuitkit: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe has gone: `circuitkit list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(sys.stdout, Stream):
+            sys.stdout.drop()
     except Exception as error:  # what nobody foresaw
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        name = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         again = "report it" if options.debug else "run it again with --debug, and report it"
-        said = f"an error that circuitkit did not foresee ({reason}); {again} with what is printed"
-        return _said(said, 3, options.debug)
+        sentence = f"unexpected error ({name}); {again} with what is printed"
+        return _said(sentence, 3, options.debug, logs)
     return 0
 
 
-def _said(sentence: str, code: int, debug: bool) -> int:
-    """Print the sentence of the error at hand, below its traceback where that is asked for; returns
-    the exit code."""
+def _said(sentence: str, code: int, debug: bool, logs: list[Log]) -> int:
+    """Print the sentence of the error at hand, below its traceback where that is asked for; the log
+    has both. Returns the exit code."""
     if debug:
         traceback.print_exc()
+    else:
+        for log in logs:
+            log.error()
     print(f"circuitkit: {sentence}", file=sys.stderr)
     return code
 

@@ -6,7 +6,7 @@ import argparse
 
 from circuitkit.cli._opening import check_names, load_model, task_of
 from circuitkit.cli._options import Commands, add_file, machine, positive
-from circuitkit.cli._printing import print_json
+from circuitkit.cli._printing import print_json, print_text
 
 __all__ = ["add", "task_check", "task_show"]
 
@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
     show.add_argument(
         "--examples", type=positive, metavar="N", help="prompts (default: 64, or all of a file)"
     )
-    show.add_argument("--seed", type=int, default=0)
+    show.add_argument("--seed", type=int, default=0, help="seed of the prompts (default: 0)")
     add_file(show)
     show.set_defaults(run=task_show)
     check = both.add_parser(
@@ -35,7 +35,9 @@ def add(commands: Commands) -> None:
     add_file(check, misfits=False)
     check.set_defaults(run=task_check)
     for one in (show, check):
-        one.add_argument("--model", default="mini", help="default: mini")
+        one.add_argument(
+            "--model", default="mini", help="mini, a directory or a hub name (default: mini)"
+        )
 
 
 def task_check(options: argparse.Namespace) -> None:
@@ -51,7 +53,7 @@ def task_check(options: argparse.Namespace) -> None:
         found = check_prompts(options.task, model, columns=options.columns, answers=answers)
     else:
         found = check_prompts(make_task(task_of(options, options.task), model), model)
-    print_json(found.to_dict()) if options.json else print(repr(found))
+    print_json(found.to_dict()) if options.json else print_text(repr(found))
     found.require()
 
 
@@ -75,16 +77,17 @@ def task_show(options: argparse.Namespace) -> None:
         print_json({"task": task.name, "model": model.name, **vars(able),
                     "prompts": [vars(p) for p in task.prompts]})  # fmt: skip
         return
-    print(f"{task.name} on {model.name}: {able!r}\n")
+    print_text(f"{task.name} on {model.name}: {able!r}\n")
     for prompt, example in list(zip(task.prompts, inputs.data.examples, strict=True))[:5]:
-        print(f"  clean    {prompt.clean!r} -> {', '.join(map(repr, prompt.correct[:5]))}")
+        print_text(f"  clean    {prompt.clean!r} -> {', '.join(map(repr, prompt.correct[:5]))}")
         wrong = ", ".join(map(repr, prompt.wrong[:5])) or "–"
         if prompt.corrupt is None:
-            print(f"  wrong    {wrong}")
+            print_text(f"  wrong    {wrong}")
         else:
-            print(f"  corrupt  {prompt.corrupt!r} -> {wrong}")
+            print_text(f"  corrupt  {prompt.corrupt!r} -> {wrong}")
         where = sorted(example.spans.items(), key=lambda item: item[1])
-        print("  tokens  ", ", ".join(f"{name} {_range(span)}" for name, span in where), "\n")
+        tokens = ", ".join(f"{name} {_range(span)}" for name, span in where)
+        print_text(f"  tokens   {tokens}\n")
 
 
 def _range(span: tuple[int, int]) -> str:

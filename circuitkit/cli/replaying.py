@@ -7,7 +7,7 @@ from typing import Any
 
 from circuitkit.cli._opening import check_names, set_threads
 from circuitkit.cli._options import Commands, add_force, machine
-from circuitkit.cli._printing import print_json
+from circuitkit.cli._printing import print_json, print_text
 
 __all__ = ["add", "replay"]
 
@@ -22,12 +22,13 @@ def add(commands: Commands) -> None:
         "differs. Exit code 0: the results agree; 1: they differ; 2: it cannot be replayed.",
     )
     p.add_argument("circuit", metavar="CIRCUIT.json", help="what circuitkit discover has written")
-    default = "default: what the file says; own functions run only if they are named here"
-    p.add_argument("--model", help="default: what the file says, as for all below")
-    p.add_argument("--task", metavar="TASK", help="the task, or a CSV or JSONL file of prompts")
-    p.add_argument("--method", metavar="M", help=default)
-    p.add_argument("--metric", metavar="M", help=default)
-    p.add_argument("--corruption", metavar="C", help=default)
+    own = "default: what the file says"
+    code = f"{own}, but code of your own runs only if it is named here"
+    p.add_argument("--model", help=f"mini, a directory, a hub name ({own})")
+    p.add_argument("--task", metavar="TASK", help=f"a task, or a file of prompts ({own})")
+    p.add_argument("--method", metavar="M", help=f"how edges are scored ({code})")
+    p.add_argument("--metric", metavar="M", help=f"how outputs are measured ({own})")
+    p.add_argument("--corruption", metavar="C", help=f"what a cut edge carries ({own})")
     add_force(p)
     p.set_defaults(run=replay)
 
@@ -49,5 +50,5 @@ def replay(options: argparse.Namespace) -> int:
         dtype=options.dtype, experts=options.experts, batch_size=options.batch_size,
         memory=options.memory,
     )  # fmt: skip
-    print_json(again.to_dict()) if options.json else print(repr(again))
+    print_json(again.to_dict()) if options.json else print_text(repr(again))
     return 0 if again.same else 1

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
-from circuitkit.cli._opening import check_names, default_place, load_model, task_of
-from circuitkit.cli._options import Commands, add_file, add_force, count, machine, positive
-from circuitkit.cli._printing import print_json
+from circuitkit.cli._opening import (
+    check_names,
+    default_place,
+    load_model,
+    settings_of,
+    task_of,
+)
+from circuitkit.cli._options import (
+    Commands,
+    add_file,
+    add_force,
+    add_output,
+    count,
+    machine,
+    positive,
+)
+from circuitkit.cli._printing import print_json, print_text
 
 __all__ = ["add", "study"]
 
@@ -24,36 +37,52 @@ def add(commands: Commands) -> None:
     p.add_argument(
         "task", metavar="TASK", help="ioi, facts, ... or a file of prompts (- is standard input)"
     )
-    p.add_argument("--model", default="mini", help="mini, smollm2-135m, a directory or a hub name")
+    p.add_argument(
+        "--model", default="mini",
+        help="mini, smollm2-135m, a directory or a hub name (default: mini)",
+    )  # fmt: skip
     several = "can be given several times; default: "
-    p.add_argument("--metric", action="append", metavar="M", help=several + "three")
+    p.add_argument(
+        "--metric", action="append", metavar="M",
+        help=several + "logit_diff, probability and kl",
+    )  # fmt: skip
     p.add_argument(
         "--corruption", action="append", metavar="C", help=several + "replaced tokens, and noise"
     )
     p.add_argument(
-        "--windows", type=_sizes_of_windows, metavar="N,N", help="layers (1,3,5,10; 0: none)"
-    )
+        "--windows", type=_sizes_of_windows, metavar="N,N",
+        help="how many adjacent layers are patched together (default: 1,3,5,10; 0: none)",
+    )  # fmt: skip
     p.add_argument("--reference", metavar="R", help="ioi:wang2022, or the file of a circuit")
-    p.add_argument("--group", action="append", default=[], type=_group, metavar="NAME=a9.h9,a9.h6")
+    p.add_argument(
+        "--group", action="append", default=[], type=_group, metavar="NAME=a9.h9,a9.h6",
+        help=several + "the roles of the reference, or the strongest heads",
+    )  # fmt: skip
     p.add_argument(
         "--circuits", action="append", metavar="C",
         help=several + "as --corruption; 'none': no circuits",
     )  # fmt: skip
-    p.add_argument("--direction", default="denoise", choices=("denoise", "noise"))
-    p.add_argument("--threshold", type=float, default=2.0, metavar="SD", help="default: 2")
+    p.add_argument(
+        "--direction", default="denoise", choices=("denoise", "noise"),
+        help="clean values into corrupted runs (default: denoise), or the other way round",
+    )  # fmt: skip
+    p.add_argument(
+        "--threshold", type=float, default=2.0, metavar="SD",
+        help="standard deviations from which on a component is found (default: 2)",
+    )  # fmt: skip
     p.add_argument(
         "--examples", type=positive, metavar="N", help="prompts (default: 64, or all of a file)"
     )
     add_file(p)
     p.add_argument(
         "--only", default="accuracy", metavar="M",
-        help="study prompts with this metric above 1/2 (accuracy, top1; 'none': all)",
+        help="study prompts with this metric above 1/2 (default: accuracy; 'none': all)",
     )  # fmt: skip
     p.add_argument("--both-ways", action="store_true", help="also the swap of each pair")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0, help="seed of the prompts (default: 0)")
     add_force(p)
-    p.add_argument("-o", "--output", type=Path, metavar="DIR", help="default: studies/TASK-MODEL")
-    p.set_defaults(run=study)
+    add_output(p, "DIR", "default: studies/TASK-MODEL, and the settings that you change")
+    p.set_defaults(run=study, parser=p)
 
 
 def study(options: argparse.Namespace) -> None:
@@ -62,31 +91,36 @@ def study(options: argparse.Namespace) -> None:
     check_names("metrics", *options.metric or ())
     check_names("corruptions", *options.corruption or ())
     roles = _reference(options.reference, options.force)
+    place = options.output or default_place(options, "studies")
+    from circuitkit.workflows.folders import claimed
+
+    with claimed(place, "study", options.overwrite, settings_of(options)) as folder:
+        found = _studied(options, roles, folder.pieces)
+        written = found.save(folder)
+    if options.json:
+        print_json({"about": dict(found.about), "tables": found.tables(),
+                    "verdicts": [vars(verdict) for verdict in found.verdicts()],
+                    "files": [str(path) for path in written]})  # fmt: skip
+    else:
+        more = f"and {len(written) - 1} tables and figures in its folder"
+        print_text(f"{found!r}\n\nwritten: {written[0]}, {more}")
+
+
+def _studied(options: argparse.Namespace, roles: dict[str, str] | None, pieces: Path) -> Any:
+    """The study that the options ask for, which keeps its finished cells among the pieces."""
     model = load_model(options.model, options)
     from circuitkit.workflows.study import running
 
     chosen: dict[str, Any] = {"metrics": options.metric} if options.metric else {}
-    place = options.output or default_place(options, "studies")
-    unfinished = place / ".unfinished"
-    found = running.study(
+    return running.study(
         model, task_of(options, options.task), **chosen,
         corruptions=options.corruption, windows=options.windows,
         groups=dict(options.group) or None, roles=roles,
         circuits=() if options.circuits == ["none"] else options.circuits,
         direction=options.direction, threshold=options.threshold, examples=options.examples,
         only=None if options.only == "none" else options.only, both_ways=options.both_ways,
-        seed=options.seed, batch_size=options.batch_size, memory=options.memory,
-        resume=unfinished,
+        seed=options.seed, batch_size=options.batch_size, memory=options.memory, resume=pieces,
     )  # fmt: skip
-    written = found.save(place)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    if options.json:
-        print_json({"about": dict(found.about), "tables": found.tables(),
-                    "verdicts": [vars(verdict) for verdict in found.verdicts()],
-                    "files": [str(path) for path in written]})  # fmt: skip
-    else:
-        print(repr(found))
-        print(f"\nwritten: {written[0]}, and {len(written) - 1} tables and figures in its folder")
 
 
 def _reference(name: str | None, force: bool) -> dict[str, str] | None:

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO
 
 from circuitkit.errors import ModelError, OutputError
 from circuitkit.registry import unknown
+from circuitkit.util.locking import hold
 from circuitkit.util.quiet import quiet
 
 __all__ = ["FETCHED", "Source", "fetch", "place_of"]
@@ -131,7 +131,7 @@ def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
     waiting = False
     while True:
         with lock.open("a") as file:
-            if _hold(file, lock):
+            if hold(file, lock):
                 try:
                     yield
                 finally:
@@ -142,23 +142,6 @@ def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
             say("waiting for another run that is fetching the same model")
         waiting = True
         time.sleep(0.2)
-
-
-def _hold(file: IO[str], lock: Path) -> bool:
-    """Whether this run now holds the lock, which the system takes back however the run ends."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The run before may have removed the file that this one had opened already.
-        return os.path.samestat(os.fstat(file.fileno()), lock.stat())
-    except (BlockingIOError, PermissionError, FileNotFoundError):
-        return False
 
 
 # -- the steps -----------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from io import StringIO
+from itertools import takewhile
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["DASH", "WIDTH", "as_html", "as_text", "cell", "columns", "heading", "is_number",
            "to_csv", "to_frame"]  # fmt: skip
 
-WIDTH = 100  # of text, unless numbers need more
+WIDTH = 80  # of text, unless numbers need more
+_GAP = 2  # signs between columns
+_FEWEST, _MOST = 10, 30  # signs of a column of texts, which is folded beside wide numbers
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 DASH = "–"  # for undefined values
 
@@ -83,40 +87,100 @@ def as_text(
 
     Numbers are aligned to the right, and so are the columns named in ``right``; ``formats`` are
     format specifications by column (``.3f``), ``headings`` different texts above the columns. Long
-    texts are folded to the width; numbers are not. Without rows the text is empty.
+    texts and, where that is enough, headings are folded to the width; numbers are not. What is too
+    wide even so becomes several tables, each with the texts on the left. Without rows the text is
+    empty.
     """
     if not rows:
         return ""
-    from rich.console import Console
-    from rich.measure import Measurement
-    from rich.table import Table
-    from rich.text import Text
-
     formats, headings = formats or {}, headings or {}
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=header)
-    cells: list[list[str]] = []
+    held = []
     for name in columns(rows):
         values = [row.get(name) for row in rows]
         texts = [cell(value, formats.get(name), DASH) for value in values]
         number = name in right or any(map(is_number, values))
-        title = headings.get(name, heading(name))
+        held.append(_Column(headings.get(name, heading(name)) if header else "", texts, number))
+    room = WIDTH - indent
+    if _least(held) > room >= _least(held, folded=True):
+        parts, folded = [held], True
+    else:
+        parts, folded = _parts(held, room) if header else [held], False
+    lines = [line for own in parts for line in ["", *_lines(own, header, folded, room)]]
+    return "\n".join(f"{' ' * indent * bool(line)}{line}".rstrip() for line in lines[1:])
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    texts: list[str]
+    number: bool
+
+    def least(self, folded: bool) -> int:
+        """The fewest signs that it can be wide."""
+        if not self.number:
+            words = [word for text in (self.title, *self.texts) for word in text.split()]
+            return min(_MOST, max(map(len, words), default=0))
+        title = max(map(len, self.title.split()), default=0) if folded else _width(self.title)
+        return max([title, *map(_width, self.texts)])
+
+
+def _least(held: Sequence[_Column], folded: bool = False) -> int:
+    """The fewest signs that a table can be wide."""
+    return sum(own.least(folded) + _GAP for own in held) - _GAP
+
+
+def _parts(held: list[_Column], room: int) -> list[list[_Column]]:
+    """The columns as tables that fit, each with the texts on the left."""
+    if _least(held) <= room:
+        return [held]
+    labels = list(takewhile(lambda own: not own.number, held))
+    parts = [[*labels]]
+    for own in held[len(labels) :]:
+        if len(parts[-1]) > len(labels) and _least([*parts[-1], own]) > room:
+            parts.append([*labels])
+        parts[-1].append(own)
+    return parts
+
+
+def _widths(held: Sequence[_Column], folded: bool, room: int) -> list[int]:
+    """The signs of each column: what numbers need, and of texts what is left, evenly: the widest
+    are folded first, at words where that is enough."""
+    widths = [
+        own.least(folded) if own.number else max(map(_width, (own.title, *own.texts)))
+        for own in held
+    ]
+    for least in (_MOST, _FEWEST):
+        while sum(widths) + _GAP * (len(held) - 1) > room:
+            wide = [
+                i for i, own in enumerate(held)
+                if not own.number and widths[i] > min(least, max(own.least(folded), _FEWEST))
+            ]  # fmt: skip
+            if not wide:
+                break
+            widths[max(wide, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _lines(held: Sequence[_Column], header: bool, folded: bool, room: int) -> Iterator[str]:
+    """The lines of one table."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_header=header)
+    for own, width in zip(held, _widths(held, folded, room), strict=True):
         table.add_column(
-            Text(title), justify="right" if number else "left", header_style="", overflow="fold",
-            min_width=max(map(_width, [title * header, *texts])) if number else None,
+            Text(own.title), justify="right" if own.number else "left", header_style="",
+            overflow="fold", width=width,
         )  # fmt: skip
-        cells.append(texts)
-    for line in zip(*cells, strict=True):
+    for line in zip(*(own.texts for own in held), strict=True):
         table.add_row(*map(Text, line))
     console = Console(
         file=StringIO(), width=10_000, color_system=None, force_terminal=False, force_jupyter=False,
         legacy_windows=False,
     )  # fmt: skip
-    needed = Measurement.get(console, console.options, table).minimum
-    lines = console.render_lines(
-        table, console.options.update_width(max(WIDTH - indent, needed)), pad=False
-    )
-    texts = ["".join(part.text for part in line) for line in lines]
-    return "\n".join(f"{' ' * indent}{text}".rstrip() for text in texts)
+    for parts in console.render_lines(table, console.options, pad=False):
+        yield "".join(part.text for part in parts).rstrip()
 
 
 def _width(text: str) -> int:

@@ -34,6 +34,7 @@ from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of, resolve
 from circuitkit.util.process import peak_mebibytes
 from circuitkit.workflows.asking import Asked, is_in_sample
+from circuitkit.workflows.folders import tried
 from circuitkit.workflows.results import Discovery
 
 __all__ = ["discover", "method_of"]
@@ -98,6 +99,7 @@ def discover(
         EvaluationError: where the model cannot do the task (unless ``force``), or no circuit
             reaches the faithfulness.
         BudgetError: where one prompt does not fit the memory.
+        OutputError: where ``resume`` cannot be written.
 
     Example:
         >>> found = ck.discover(model, "ioi", edges=30, examples=8)
@@ -109,6 +111,7 @@ def discover(
                   memory)  # fmt: skip
     require_model(model)
     asked.require(model)
+    tried(resume)
     how = method_of(method, orders)
     seen, measured = prepare_halves(model, data, unseen, metric, corruption, examples=examples,
                                      seed=seed, batch_size=batch_size, memory=memory)  # fmt: skip

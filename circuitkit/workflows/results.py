@@ -24,6 +24,7 @@ from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.statistics import interval_text
 from circuitkit.util.versions import versions
+from circuitkit.workflows.folders import RUNS, filled
 
 if TYPE_CHECKING:
     import pandas
@@ -33,8 +34,8 @@ __all__ = ["Discovery", "files"]
 
 def files(verified: bool) -> tuple[str, ...]:
     """The names of the files that ``Discovery.save`` writes."""
-    names = "circuit.json", "scores.safetensors", "circuit.svg"
-    return (*names, "verification.csv") if verified else names
+    names = RUNS["discovery"]
+    return names if verified else names[:3]
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,14 @@ class Discovery:
         units per example) and ``exact``, as ``Circuit.to_frame`` gives them."""
         return self.circuit.to_frame()
 
-    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
         """Write the circuit (``circuit.json``), the scores of every edge (``scores.safetensors``),
         a picture (``circuit.svg``), and of a verified circuit the edges that were measured
         (``verification.csv``) into a folder; returns the files.
 
-        The folder is made where there is none, and files of these names are replaced. Raises
-        OutputError where they cannot be written.
+        The folder is made where there is none. One that holds another run is refused, unless
+        ``overwrite`` replaces all files of that run; they stay until the new ones are complete.
+        Raises OutputError then, and where the files cannot be written.
 
         Example:
             >>> found = ck.discover(model, "ioi", edges=20, examples=4)
@@ -158,11 +160,15 @@ class Discovery:
             >>> len(ck.Circuit.load("ioi/circuit.json").heads) == len(found.circuit.heads)
             True
         """
-        own = [Path(folder) / name for name in files(self.verification is not None)]
-        written = [self.circuit.save(own[0]), self.scores.save(own[1]), self.draw(own[2])]
-        if self.verification:
-            written.append(write_whole(own[3], self.verification.to_csv()))
-        return written
+        names = files(self.verification is not None)
+        with filled(folder, "discovery", overwrite) as new:
+            own = [new / name for name in names]
+            self.circuit.save(own[0])
+            self.scores.save(own[1])
+            self.draw(own[2])
+            if self.verification:
+                write_whole(own[3], self.verification.to_csv())
+        return [Path(folder) / name for name in names]
 
     def draw(
         self, path: str | os.PathLike[str], *, format: str | None = None, **style: object
@@ -234,7 +240,7 @@ class Discovery:
             f"({len(spread)} of the same size)",
             f"  cost             {self.seconds:.1f} s, peak memory {self.mebibytes:,.0f} MiB",
             "",
-            f"  {'strongest edges':34s}strongest components (Σ|weight| of their edges)",
+            f"  {'strongest edges':34s}strongest components (Σ|weight| of edges)",
         ]
         rows = zip(self.edges(), [*self.heads(), *[("", 0.0)] * 10], strict=False)
         for (edge, weight), (head, total) in rows:

@@ -17,6 +17,7 @@ from circuitkit.util.atomic import write_whole
 from circuitkit.util.tables import as_text, to_csv, to_frame
 from circuitkit.viz.figures import Lines
 from circuitkit.workflows.benchmark.records import COLUMNS, Records
+from circuitkit.workflows.folders import filled
 
 if TYPE_CHECKING:
     import pandas
@@ -81,17 +82,19 @@ class Benchmark(Records):
         """The tables: one row per method, and then per corruption and per model."""
         return pages.markdown(self)
 
-    def save(self, directory: str | os.PathLike[str]) -> list[Path]:
+    def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
         """Write ``rows.csv``, ``summary.csv``, ``summary.md`` and the figures as SVG; returns the
-        files. Raises OutputError where they cannot be written."""
-        place = Path(directory)
-        written = [
-            write_whole(place / "summary.md", self.markdown()),
-            write_whole(place / "summary.csv", to_csv(self.summary())),
-            write_whole(place / "rows.csv", to_csv(self.rows, COLUMNS)),
-        ]
-        figures = self.figures().items()
-        return written + [figure.save(place / f"{name}.svg") for name, figure in figures]
+        files. A folder that holds another run is refused, unless ``overwrite`` replaces all files
+        of that run. Raises OutputError then, and where they cannot be written."""
+        with filled(directory, "benchmark", overwrite) as new:
+            written = [
+                write_whole(new / "summary.md", self.markdown()),
+                write_whole(new / "summary.csv", to_csv(self.summary())),
+                write_whole(new / "rows.csv", to_csv(self.rows, COLUMNS)),
+            ]
+            figures = self.figures().items()
+            written += [figure.save(new / f"{name}.svg") for name, figure in figures]
+        return [Path(directory) / path.name for path in written]
 
     def to_frame(self) -> pandas.DataFrame:
         """A row for each method × model × corruption × seed, with the COLUMNS."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.tables import WIDTH, as_text, cell, columns, heading, is_number, to_csv
 from circuitkit.util.templates import render
+from circuitkit.workflows.folders import filled
 from circuitkit.workflows.study.pictures import figures
 from circuitkit.workflows.study.records import Records
 from circuitkit.workflows.study.tables import Row, detected, tables
@@ -81,13 +83,16 @@ def _advice(found: Iterable[Verdict]) -> list[str]:
 
 
 # -- files -----------------------------------------------------------------------------------------
-def save(study: Records, directory: Path) -> list[Path]:
+def save(study: Records, directory: str | os.PathLike[str], overwrite: bool = False) -> list[Path]:
     """The page as ``report.html``, each table as CSV, each figure as SVG; returns the files."""
     rows, drawn = tables(study), _drawn(study)
     texts = {"report.html": _page(study, rows, drawn)}
     texts |= {f"{name}.csv": to_csv(own) for name, own in rows.items()}
     texts |= {f"{name}.svg": picture for name, picture in drawn.items()}
-    return [write_whole(directory / name, text) for name, text in texts.items()]
+    with filled(directory, "study", overwrite) as new:
+        for name, text in texts.items():
+            write_whole(new / name, text)
+    return [Path(directory) / name for name in texts]
 
 
 # -- the terminal ----------------------------------------------------------------------------------

@@ -73,10 +73,12 @@ class Study(Records):
         """One HTML page with everything, which needs no network."""
         return pages.page(self)
 
-    def save(self, directory: str | os.PathLike[str]) -> list[Path]:
+    def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
         """Write the page (``report.html``), the tables as CSV and the figures as SVG into a
-        folder; returns the files. Raises OutputError where they cannot be written."""
-        return pages.save(self, Path(directory))
+        folder; returns the files. A folder that holds another run is refused, unless ``overwrite``
+        replaces all files of that run. Raises OutputError then, and where they cannot be
+        written."""
+        return pages.save(self, directory, overwrite)
 
     def __str__(self) -> str:
         about = self.about

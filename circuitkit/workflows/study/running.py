@@ -35,6 +35,7 @@ from circuitkit.patching.detection import THRESHOLD, detect
 from circuitkit.patching.effects import Effects
 from circuitkit.registry import name_of
 from circuitkit.util.versions import versions
+from circuitkit.workflows.folders import tried
 from circuitkit.workflows.study.cells import StudyContext
 from circuitkit.workflows.study.records import Part
 from circuitkit.workflows.study.results import Study
@@ -153,6 +154,7 @@ def _context(
 ) -> tuple[StudyContext, dict[str, Any]]:
     """What the cells share, and what the study says of itself."""
     require_model(model)
+    tried(resume)
     own = as_data(model, data, examples=examples, seed=seed, memory=memory)
     about = {"task": "own data", **own.about}
     metadata: dict[str, Any] = {key: about[key] for key in ("task", "source") if key in about}

@@ -1,0 +1,268 @@
+"""The folder of one run: made, tried and locked before the work, and filled at once after it.
+
+A run never overwrites the files of another, nor leaves its own beside them, unless that is asked
+for; then those of the other go when the new ones are complete. While a run works, its folder holds
+``.lock`` and, for runs that can go on after a kill, a folder of finished pieces with the settings
+of the run (``run.json``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from circuitkit.errors import CircuitkitError, OutputError
+from circuitkit.util.atomic import made, reason, writable, write_whole
+from circuitkit.util.json_values import Json
+from circuitkit.util.locking import alone
+from circuitkit.util.reading import read_json
+
+__all__ = ["RUNS", "RunFolder", "claimed", "filled", "output_file", "tried"]
+
+RUNS = {  # the files that a run may write; the first is in the folder of each
+    "discovery": ("circuit.json", "scores.safetensors", "circuit.svg", "verification.csv"),
+    "study": (
+        "report.html",
+        *(f"{name}.csv" for name in (
+            "detected", "thresholds", "corruptions", "metrics", "negatives", "windows", "tokens",
+            "attention", "restored", "choices", "circuits", "circuit_overlap", "effects",
+        )),
+        *(f"{name}.svg" for name in (
+            "heads", "mlps", "agreement", "thresholds", "stream", "prompt", "windows", "circuits",
+        )),
+    ),
+    "benchmark": ("summary.md", "summary.csv", "rows.csv", "auroc.svg", "cmd.svg"),
+}  # fmt: skip
+_PIECES = {"discovery": ".unfinished", "study": ".unfinished", "benchmark": "cells"}
+_KEPT = ("benchmark",)  # whose pieces stay, so that a larger run takes them up
+_RECORD, _LOCK = "run.json", ".lock"
+_NEW, _OLD, _PAST = ".new", ".old", ".past-"  # new files; those moved away; all moved away
+_SHOWN = 3  # files that a refusal names
+_WAYS = "name another folder (-o), or replace what is there (--overwrite, in Python overwrite=True)"
+
+
+@dataclass(frozen=True)
+class RunFolder(os.PathLike[str]):
+    """The folder of a run that works; the results' ``save`` takes it as it takes a path."""
+
+    path: Path
+    kind: str
+    settings: Mapping[str, Json]
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def pieces(self) -> Path:
+        """The folder of finished pieces, from which a killed run goes on."""
+        return self.path / _PIECES[self.kind]
+
+    def record(self, finished: bool) -> None:
+        """Write down which run the pieces are of."""
+        held = {"run": self.kind, "finished": finished, "settings": dict(self.settings)}
+        write_whole(self.pieces / _RECORD, json.dumps(held, indent=1))
+
+    def recorded(self) -> dict[str, Json] | None:
+        """What an earlier run wrote down; None where it did not, or left no finished piece."""
+        try:
+            held = read_json(self.pieces / _RECORD)
+        except (CircuitkitError, OSError):
+            return None
+        left = any(self.pieces.rglob("*.safetensors"))
+        return held if left and isinstance(held, dict) else None
+
+    def covers(self, held: Mapping[str, Json]) -> bool:
+        """Whether an earlier run was this one, or a part of it: a benchmark of some of its lists
+        with the same numbers."""
+        if held.get("run") != self.kind or not isinstance(held.get("settings"), dict):
+            return False
+        return all(
+            self._same(name, held["settings"].get(name), self.settings.get(name))
+            for name in held["settings"] | dict(self.settings)
+        )
+
+    def _same(self, name: str, earlier: Json, now: Json) -> bool:
+        if self.kind in _KEPT and isinstance(earlier, list) and isinstance(now, list):
+            return all(one in now for one in earlier)
+        return bool(earlier == now)
+
+
+@contextlib.contextmanager
+def claimed(
+    folder: str | os.PathLike[str], kind: str, overwrite: bool = False,
+    settings: Mapping[str, Json] | None = None,
+) -> Iterator[RunFolder]:  # fmt: skip
+    """The folder for the files of a run of that kind, for this run alone until the context ends.
+
+    With ``settings``, an unfinished run of the same settings goes on. Raises OutputError where it
+    cannot be written, where another process writes into it, and, without ``overwrite``, where it
+    holds another run.
+    """
+    plain = json.loads(json.dumps(dict(settings or {}), default=str))
+    own = RunFolder(Path(folder), kind, plain)
+    with made(own.path), _locked(own.path):
+        shutil.rmtree(own.path / _NEW, ignore_errors=True)
+        _put_back(own.path)
+        if overwrite:
+            _make_room(own, settings is not None)
+        else:
+            _require_free(own, settings is not None)
+        if settings is None:
+            yield own
+            return
+        with made(own.pieces):
+            own.record(finished=False)
+            try:
+                yield own
+            finally:
+                if own.pieces.is_dir() and own.recorded() is None:  # nothing to go on from
+                    (own.pieces / _RECORD).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def filled(folder: str | os.PathLike[str], kind: str, overwrite: bool = False) -> Iterator[Path]:
+    """An empty folder for all files of a run, which replace those of earlier runs together at the
+    end; where anything fails, the earlier ones stay as they were. The folder is claimed first if it
+    is not a RunFolder. Raises OutputError as ``claimed`` does."""
+    if not isinstance(folder, RunFolder):
+        with claimed(folder, kind, overwrite) as own, filled(own, kind) as draft:
+            yield draft
+        return
+    draft = folder.path / _NEW
+    try:
+        with contextlib.ExitStack() as after:
+            after.callback(shutil.rmtree, draft, ignore_errors=True)
+            draft.mkdir()
+            yield draft
+            _swap(folder.path, draft, folder.kind)
+    except (OSError, OutputError) as error:
+        why = reason(error.__cause__ or error)
+        raise OutputError(f"{str(folder.path)!r} cannot be written: {why}") from error
+    if folder.settings and kind in _KEPT:
+        folder.record(finished=True)
+    elif folder.settings:
+        shutil.rmtree(folder.pieces, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def output_file(path: Path, overwrite: bool = False) -> Iterator[Path]:
+    """The place of a single file, tried before the work. Raises OutputError where it cannot be
+    written, and, without ``overwrite``, where it would replace a file of a run."""
+    for kind, names in RUNS.items():
+        beside = path.parent / names[0]
+        if not overwrite and path.name in names and path.exists() and beside.exists():
+            raise OutputError(
+                f"{str(path)!r} belongs to a {kind} in the same folder; name another file (-o), or "
+                "replace it (--overwrite)"
+            )
+    with writable(path):
+        yield path
+
+
+def tried(folder: str | os.PathLike[str] | None) -> None:
+    """Raise OutputError where files cannot be written into the folder; it is not left behind."""
+    if folder is not None:
+        with writable(Path(folder) / "tried"):
+            pass
+
+
+# -- claiming --------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as held:
+        try:
+            free = held.enter_context(alone(path / _LOCK))
+        except OSError as error:
+            raise OutputError(f"{str(path)!r} cannot be written: {reason(error)}") from error
+        if not free:
+            raise OutputError(
+                f"another run is writing into {str(path)!r}; wait until it has ended, or name "
+                "another folder (-o)"
+            )
+        yield
+
+
+def _require_free(own: RunFolder, resumable: bool) -> None:
+    """Raise OutputError where the folder holds another run, or this one finished."""
+    earlier = own.recorded() if resumable else None
+    mine = earlier is not None and own.covers(earlier)
+    there = _earlier(own.path, own.kind)
+    if there and not (mine and own.kind in _KEPT):
+        more = f" and {len(there) - _SHOWN} more files" if len(there) > _SHOWN else ""
+        raise OutputError(
+            f"{str(own.path)!r} holds a finished run ({', '.join(there[:_SHOWN])}{more}); {_WAYS}"
+        )
+    if earlier is not None and not mine:
+        raise OutputError(
+            f"{str(own.path)!r} holds an unfinished run with other settings "
+            f"({_difference(own, earlier)}); go on with its settings, {_WAYS}"
+        )
+
+
+def _make_room(own: RunFolder, resumable: bool) -> None:
+    """Remove the pieces of other runs, and of this one where it is finished; its files stay until
+    new ones are complete."""
+    earlier = own.recorded() if resumable else None
+    if earlier is not None and (earlier.get("finished") or not own.covers(earlier)):
+        shutil.rmtree(own.pieces, ignore_errors=True)
+
+
+def _earlier(path: Path, kind: str) -> list[str]:
+    """The files in a folder that runs have written, or that one of this kind would replace."""
+    names = dict.fromkeys(RUNS[kind])
+    for others in RUNS.values():
+        if os.path.lexists(path / others[0]):
+            names |= dict.fromkeys(others)
+    return [name for name in names if os.path.lexists(path / name)]
+
+
+def _difference(own: RunFolder, earlier: Mapping[str, Json]) -> str:
+    """The first setting in which an earlier run differs from this one."""
+    there = earlier.get("settings")
+    if earlier.get("run") != own.kind or not isinstance(there, dict):
+        return f"a {earlier.get('run')}"
+    for name in there | dict(own.settings):
+        before, now = there.get(name), own.settings.get(name)
+        if not own._same(name, before, now):
+            return f"{name} {_spelt(before)} there, {_spelt(now)} here"
+    return "of another version"
+
+
+def _spelt(value: Json) -> str:
+    return "not given" if value is None else str(value)
+
+
+# -- filling ---------------------------------------------------------------------------------------
+def _swap(path: Path, new: Path, kind: str) -> None:
+    """Move the new files to their places, and those of earlier runs away; or change nothing."""
+    old, past = path / _OLD, path / f"{_PAST}{kind}"
+    try:
+        old.mkdir()
+        for name in _earlier(path, kind):
+            os.replace(path / name, old / name)
+        os.replace(old, past)
+        for one in sorted(new.iterdir()):
+            os.replace(one, path / one.name)
+        new.rmdir()
+        os.replace(past, new)  # from now on the new files hold; what is in .new goes
+    except BaseException:
+        _put_back(path)
+        raise
+
+
+def _put_back(path: Path) -> None:
+    """Put an earlier run back where moving in the files of a later one was interrupted."""
+    for past in path.glob(f"{_PAST}*"):
+        for name in RUNS.get(past.name.removeprefix(_PAST), ()):
+            with contextlib.suppress(OSError):
+                (path / name).unlink()
+    for away in (*path.glob(f"{_PAST}*"), *path.glob(_OLD)):
+        with contextlib.suppress(OSError):
+            for one in away.iterdir():
+                os.replace(one, path / one.name)
+            away.rmdir()
