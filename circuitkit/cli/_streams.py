@@ -130,7 +130,9 @@ class Stream:
     def drop(self) -> None:
         """Write no more, also not when Python ends, to a pipe that nobody reads or a full disk."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._inner.fileno())  # type: ignore[union-attr]
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self._inner.fileno())  # type: ignore[union-attr]
+            os.close(nothing)
         self._inner = None
 
     @contextlib.contextmanager
@@ -154,7 +156,10 @@ def streams() -> Iterator[list[Log]]:
     log: list[Log] = []
     out, err = Stream(sys.stdout, "stdout", log), Stream(sys.stderr, "stderr", log)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        yield log
+        try:
+            yield log
+        finally:
+            err.flush()
 
 
 def _now() -> str:

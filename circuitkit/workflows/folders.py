@@ -41,7 +41,7 @@ RUNS = {  # the files that a run may write; the first is in the folder of each
 _PIECES = {"discovery": ".unfinished", "study": ".unfinished", "benchmark": "cells"}
 _KEPT = ("benchmark",)  # whose pieces stay, so that a larger run takes them up
 _RECORD, _LOCK = "run.json", ".lock"
-_NEW, _OLD, _PAST = ".new", ".old", ".past-"  # new files; those moved away; all moved away
+_NEW, _OLD, _PAST = ".new", ".old", ".past-"  # new files; some of the earlier ones; all of them
 _SHOWN = 3  # files that a refusal names
 _WAYS = "name another folder (-o), or replace what is there (--overwrite, in Python overwrite=True)"
 
@@ -239,15 +239,18 @@ def _spelt(value: Json) -> str:
 
 # -- filling ---------------------------------------------------------------------------------------
 def _swap(path: Path, new: Path, kind: str) -> None:
-    """Move the new files to their places, and those of earlier runs away; or change nothing."""
+    """Move the new files to their places and remove those of earlier runs, or change nothing."""
     old, past = path / _OLD, path / f"{_PAST}{kind}"
+    earlier, names = _earlier(path, kind), sorted(one.name for one in new.iterdir())
     try:
         old.mkdir()
-        for name in _earlier(path, kind):
-            os.replace(path / name, old / name)
+        for name in earlier:
+            _keep(path / name, old / name)
         os.replace(old, past)
-        for one in sorted(new.iterdir()):
-            os.replace(one, path / one.name)
+        for name in names:
+            os.replace(new / name, path / name)
+        for name in set(earlier) - set(names):
+            (path / name).unlink()
         new.rmdir()
         os.replace(past, new)  # from now on the new files hold; what is in .new goes
     except BaseException:
@@ -255,14 +258,24 @@ def _swap(path: Path, new: Path, kind: str) -> None:
         raise
 
 
+def _keep(file: Path, copy: Path) -> None:
+    try:
+        os.link(file, copy)
+    except OSError:  # file systems without links
+        shutil.copy2(file, copy)
+
+
 def _put_back(path: Path) -> None:
     """Put an earlier run back where moving in the files of a later one was interrupted."""
+    shutil.rmtree(path / _OLD, ignore_errors=True)
     for past in path.glob(f"{_PAST}*"):
-        for name in RUNS.get(past.name.removeprefix(_PAST), ()):
-            with contextlib.suppress(OSError):
-                (path / name).unlink()
-    for away in (*path.glob(f"{_PAST}*"), *path.glob(_OLD)):
+        kept = {one.name for one in past.iterdir()}
         with contextlib.suppress(OSError):
-            for one in away.iterdir():
-                os.replace(one, path / one.name)
-            away.rmdir()
+            for name in kept:
+                if (path / name).exists() and os.path.samefile(past / name, path / name):
+                    (past / name).unlink()
+                else:
+                    os.replace(past / name, path / name)
+            for name in set(RUNS.get(past.name.removeprefix(_PAST), ())) - kept:
+                (path / name).unlink(missing_ok=True)
+            past.rmdir()
