@@ -193,7 +193,7 @@ def _require_free(own: RunFolder, resumable: bool) -> None:
     mine = earlier is not None and own.covers(earlier)
     there = _earlier(own.path, own.kind)
     if there and not (mine and own.kind in _KEPT):
-        more = f" and {len(there) - _SHOWN} more files" if len(there) > _SHOWN else ""
+        more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
         raise OutputError(
             f"{str(own.path)!r} holds a finished run ({', '.join(there[:_SHOWN])}{more}); {_WAYS}"
         )

@@ -245,7 +245,7 @@ class Discovery:
         rows = zip(self.edges(), [*self.heads(), *[("", 0.0)] * 10], strict=False)
         for (edge, weight), (head, total) in rows:
             right = f"{total:7.3f}  {head}" if head else ""
-            lines.append(f"  {weight:+8.3f}  {edge:24s}{right}")
+            lines.append(f"  {weight:+8.3f}  {edge:24s}{right}".rstrip())
         if self.verification:
             lines += ["", repr(self.verification)]
         if self.agreement:
