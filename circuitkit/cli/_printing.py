@@ -13,6 +13,7 @@ from circuitkit.util.tables import WIDTH, as_text
 
 __all__ = ["print_json", "print_table", "print_text"]
 
+_BREAK, _SPACE = "\x1f", "\x1e"  # where a line may end, and a space where it may not
 _DEEPEST = 40  # columns to which further lines of a text are indented
 
 
@@ -41,10 +42,13 @@ def print_table(rows: list[dict[str, Json]], as_json: bool, title: str) -> None:
 
 
 def _folded(line: str) -> str:
-    """The line on several lines."""
+    """The line on several lines; tokens in brackets stay whole, with their leading space."""
+    line = line.replace("][", f"]{_BREAK} [") if "][" in line else line
+    line = re.sub(r"\[ (?=\S)", f"[{_SPACE}", line)
     indent = len(line) - len(line.lstrip())
     columns = [at.end() for at in re.finditer(r"\S {2,}(?=\S)", line) if at.end() <= _DEEPEST]
-    return textwrap.fill(
+    folded = textwrap.fill(
         line, WIDTH, subsequent_indent=" " * max([indent + 2, *columns]), break_long_words=False,
         break_on_hyphens=False,
     )  # fmt: skip
+    return folded.replace(f"{_BREAK} ", "").replace(_BREAK, "").replace(_SPACE, " ")

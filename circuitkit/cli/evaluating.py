@@ -40,7 +40,12 @@ def evaluate(options: argparse.Namespace) -> None:
     corruptions = options.corruption or [recorded(circuit, "corruption")]
     if options.output and not options.curve:
         raise OutputError(f"{str(options.output)!r} is the file for a curve; give --curve as well")
-    file = output_file(options.output, options.overwrite) if options.output else None
+    file = None
+    if options.output:
+        from circuitkit.viz.figures import require_suffix
+
+        require_suffix(options.output)
+        file = output_file(options.output, options.overwrite)
     with file or contextlib.nullcontext():
         cells, title = unseen(options, circuit, metrics, corruptions)
         rows, curves = _rows(cells, circuit, options.curve)

@@ -23,6 +23,18 @@ SUFFIXES = ("pdf", "png", "svg")
 AROUND = 0.1  # inches of paper around what is drawn
 
 
+def require_suffix(path: str | os.PathLike[str]) -> str:
+    """The format that the path names, ``svg``, ``png`` or ``pdf``; raises OutputError for
+    another."""
+    suffix = Path(path).suffix.removeprefix(".").lower()
+    if suffix not in SUFFIXES:
+        raise OutputError(
+            f"{os.fspath(path)!r} cannot be written: a figure is saved as "
+            f"{', '.join(f'.{one}' for one in SUFFIXES)}"
+        )
+    return suffix
+
+
 class Figure(ABC):
     """A figure: what is shown, as data."""
 
@@ -45,13 +57,7 @@ class Figure(ABC):
 
         Raises OutputError for another suffix, or where the place cannot be written.
         """
-        suffix = Path(path).suffix.removeprefix(".").lower()
-        if suffix not in SUFFIXES:
-            raise OutputError(
-                f"{os.fspath(path)!r} cannot be written: a figure is saved as "
-                f"{', '.join(f'.{one}' for one in SUFFIXES)}"
-            )
-        return write_whole(path, self._written(suffix))
+        return write_whole(path, self._written(require_suffix(path)))
 
     @abstractmethod
     def sheet(self) -> Sheet:

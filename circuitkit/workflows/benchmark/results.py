@@ -127,6 +127,6 @@ class Benchmark(Records):
         models, seeds = len(self.options("model")), len(self.options("seed"))
         return (
             f"{as_text(rows, right=shown.values())}\n"
-            f"means over {models} models, ± over {seeds} seeds; {failed} of {len(self.rows)} cells "
-            "refused"
+            f"means over {models} model{'s' * (models != 1)}, ± over {seeds} "
+            f"seed{'s' * (seeds != 1)}; {failed} of {len(self.rows)} cells refused"
         )
