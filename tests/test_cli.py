@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import circuitkit
-from circuitkit.cli._opening import default_place
+from circuitkit.cli._opening import default_place, legal_name
 from circuitkit.cli.main import _parser, main
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import edge_name
@@ -359,6 +359,21 @@ def test_default_folders_of_studies_and_long_names_are_legal_and_differ() -> Non
     assert max(map(len, names)) < 120
     assert folder_for("study", "ioi", "--circuits", "none") == "ioi-mini-circuits-none"
     assert folder_for("study", "ioi", "--windows", "0") == "ioi-mini-windows-none"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        ([], "bench"),
+        (["--quick"], "bench-quick"),
+        (["eap", "eap_ig(steps=10)", "--model", "mini:ioi", "--seeds", "2"],
+         "bench-eap-eap_ig-steps10-mini-ioi-seeds2"),
+    ],
+)  # fmt: skip
+def test_a_benchmark_goes_to_a_folder_called_as_its_settings(
+    arguments: list[str], folder: str
+) -> None:
+    assert legal_name(_parser().parse_args(["bench", *arguments]), "bench") == folder
 
 
 @pytest.mark.parametrize("columns", [None, 30, 70, 80, 120])

@@ -16,6 +16,7 @@ from circuitkit.errors import ArgumentError, ScoresError
 __all__ = [
     "check_names",
     "default_place",
+    "legal_name",
     "load_model",
     "open_circuit",
     "recorded",
@@ -29,7 +30,16 @@ HOW = frozenset({  # options that say how a command works, not what it finds
     "batch_size", "debug", "device", "force", "json", "log", "memory", "output", "overwrite",
     "parser", "plan", "quiet", "run", "threads",
 })  # fmt: skip
-SPEAKING = ("", "corruption", "dtype", "method", "metric", "rule")  # whose values say what they are
+SPEAKING = (
+    "",
+    "corruption",
+    "dtype",
+    "method",
+    "methods",
+    "metric",
+    "model",
+    "rule",
+)  # whose values say what they are
 LONGEST = 100  # signs of a default folder's name
 
 
@@ -54,14 +64,22 @@ def default_place(options: argparse.Namespace, folder: str) -> Path:
     file = file_of(options.task)
     task = "stdin" if file == STDIN else Path(file).stem if file else options.task
     model = Path(options.model)
-    parts = [task, model.resolve().name if model.is_dir() else model.name]
-    for name, value in settings_of(options).items():
-        if name not in ("task", "model") and value != options.parser.get_default(name):
-            parts.append(_label(name, value))
-    whole = "-".join(filter(None, map(_legal, parts)))
+    name = model.resolve().name if model.is_dir() else model.name
+    return Path(folder) / legal_name(options, task, name, without=("task", "model"))
+
+
+def legal_name(options: argparse.Namespace, *parts: str, without: Sequence[str] = ()) -> str:
+    """A name for a folder: these parts, and the settings that differ from the defaults of the
+    command's parser, except for some."""
+    changed = (
+        _label(name, value)
+        for name, value in settings_of(options).items()
+        if name not in without and value != options.parser.get_default(name)
+    )
+    whole = "-".join(filter(None, map(_legal, (*parts, *changed))))
     if len(whole) > LONGEST:
         whole = f"{whole[:LONGEST].rstrip('-')}-{sha256(whole.encode()).hexdigest()[:8]}"
-    return Path(folder) / whole
+    return whole
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -87,7 +105,7 @@ def _label(name: str, value: Any) -> str:
 def _legal(text: str) -> str:
     """The text as a part of the name of a file: ``noise(at='S2', draws=4)`` is
     ``noise-at-S2-draws4``; of code from a file, its name alone."""
-    text = re.sub(r"[^\s(]+:(?=\w)", "", text)
+    text = re.sub(r"[^\s(]*[./][^\s(]*:(?=\w)", "", text)
     text = re.sub(r"=(?=\d)", "", text)
     return re.sub(r"[^\w.+]+", "-", text).strip("-.")
 

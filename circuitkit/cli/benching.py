@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from circuitkit.cli._opening import check_names, set_threads
+from circuitkit.cli._opening import check_names, legal_name, set_threads
 from circuitkit.cli._options import Commands, add_output, common, positive
 from circuitkit.cli._printing import print_json, print_text
 
@@ -42,10 +42,8 @@ def add(commands: Commands) -> None:
     p.add_argument("--quick", action="store_true", help="eight models, two seeds, 16 prompts")
     p.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     p.add_argument("--threads", type=positive, help="processor threads")
-    add_output(
-        p, "DIR", "folder of tables, figures and cells (default: bench)", default=Path("bench")
-    )
-    p.set_defaults(run=bench)
+    add_output(p, "DIR", "default: bench, and the settings that you change")
+    p.set_defaults(run=bench, parser=p)
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -66,7 +64,8 @@ def bench(options: argparse.Namespace) -> None:
     chosen = (running.QUICK if options.quick else {}) | {k: v for k, v in asked.items() if v}
     whole: dict[str, Any] = usual | chosen
     settings = whole | {"seeds": [*range(whole["seeds"])], "metric": options.metric}
-    with claimed(options.output, "benchmark", options.overwrite, settings) as folder:
+    place = options.output or Path(legal_name(options, "bench"))
+    with claimed(place, "benchmark", options.overwrite, settings) as folder:
         found = running.bench(
             **chosen, metric=options.metric, device=options.device, resume=folder.pieces
         )
