@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
-from itertools import takewhile
+from itertools import product, takewhile
 from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
@@ -101,10 +101,10 @@ def as_text(
         number = name in right or any(map(is_number, values))
         held.append(_Column(headings.get(name, heading(name)) if header else "", texts, number))
     room = WIDTH - indent
-    if _least(held) > room >= _least(held, folded=True):
-        parts, folded = [held], True
-    else:
-        parts, folded = _parts(held, room) if header else [held], False
+    ways = product((True, False), (False, True))  # headings are folded before short texts
+    fitting = [folded for whole, folded in ways if _least(held, folded, whole) <= room]
+    folded = fitting[0] if fitting else True
+    parts = [held] if fitting or not header else _parts(held, room)
     lines = [line for own in parts for line in ["", *_lines(own, header, folded, room)]]
     return "\n".join(f"{' ' * indent * bool(line)}{line}".rstrip() for line in lines[1:])
 
@@ -115,28 +115,28 @@ class _Column:
     texts: list[str]
     number: bool
 
-    def least(self, folded: bool) -> int:
-        """The fewest signs that it can be wide."""
+    def least(self, folded: bool, whole: bool = False) -> int:
+        """The fewest signs that it can be wide, with the heading of numbers ``folded``, and short
+        texts ``whole`` or at their words."""
         if not self.number:
-            words = [word for text in (self.title, *self.texts) for word in text.split()]
-            return min(_MOST, max(map(len, words), default=0))
+            texts = [self.title, *self.texts]
+            words = texts if whole else [word for text in texts for word in text.split()]
+            return min(_MOST, max(map(_width, words), default=0))
         title = max(map(len, self.title.split()), default=0) if folded else _width(self.title)
         return max([title, *map(_width, self.texts)])
 
 
-def _least(held: Sequence[_Column], folded: bool = False) -> int:
+def _least(held: Sequence[_Column], folded: bool = False, whole: bool = False) -> int:
     """The fewest signs that a table can be wide."""
-    return sum(own.least(folded) + _GAP for own in held) - _GAP
+    return sum(own.least(folded, whole) + _GAP for own in held) - _GAP
 
 
 def _parts(held: list[_Column], room: int) -> list[list[_Column]]:
     """The columns as tables that fit, each with the texts on the left."""
-    if _least(held) <= room:
-        return [held]
     labels = list(takewhile(lambda own: not own.number, held))
     parts = [[*labels]]
     for own in held[len(labels) :]:
-        if len(parts[-1]) > len(labels) and _least([*parts[-1], own]) > room:
+        if len(parts[-1]) > len(labels) and _least([*parts[-1], own], folded=True) > room:
             parts.append([*labels])
         parts[-1].append(own)
     return parts
