@@ -314,7 +314,7 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"eap", "eap_ig", "random"} <= set(answer["discovery"])
     assert {"ioi", "greater_than", "induction", "from_file"} <= set(answer["tasks"])
     assert set(circuitkit.list_models()) <= set(answer["models"])
-    assert answer["discovery"]["eap_ig"]["settings"] == {"steps": "5"}
+    assert answer["discovery"]["eap_ig"]["settings"]["steps"] == "5"
     assert answer["corruptions"]["noise"]["settings"]["draws"] == "1"
     for entries in answer.values():
         assert all(entry["description"].endswith(".") for entry in entries.values())
