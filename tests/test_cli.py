@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ from circuitkit.cli.main import _parser, main
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.scores import Scores
+from circuitkit.models.listing import ARCHITECTURES
 from circuitkit.registry import KINDS, describe
 
 TINY = ["--examples", "12", "--batch-size", "6", "--quiet"]
@@ -318,6 +320,23 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert answer["corruptions"]["noise"]["settings"]["draws"] == "1"
     for entries in answer.values():
         assert all(entry["description"].endswith(".") for entry in entries.values())
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "models"])
+def test_list_of_one_kind_names_that_kind_alone(
+    capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    assert list(said(capsys, "list", kind)) == [kind]
+    assert main(["list", kind]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first == kind
+    assert all(line.startswith("  ") for line in others)
+
+
+def test_the_architectures_that_are_listed_are_those_that_are_tested() -> None:
+    source = Path(__file__).with_name("families.py").read_text(encoding="utf-8")
+    tested = re.findall(r'_hf\(\s*"(\w+?)(?:LMHeadModel|ForCausalLM)"', source)
+    assert sorted(ARCHITECTURES) == sorted(set(tested))
 
 
 def folder_for(*arguments: str) -> str:
