@@ -560,6 +560,10 @@ def test_half_precision_scores_are_single_precision_and_rank_alike(family: str) 
     rounded = torch.from_numpy(found).bfloat16().float().numpy()
     assert (rounded != found).mean() > 0.2, "the scores were summed in half precision"
     assert spearmanr(found[legal], expected[legal]).statistic > 0.8
+    if not any(hasattr(layer.mlp, "experts") for layer in m.layers):  # a router may choose others
+        size = np.abs(expected[legal])
+        weak = size <= np.median(size)
+        assert 0.8 < np.abs(found[legal])[weak].sum() / size[weak].sum() < 1.25
 
 
 # -- norms -----------------------------------------------------------------------------------------
