@@ -135,7 +135,7 @@ class _Planner:
         upstream = int(self.wiring.upstream[column])
         kept = self.keep[which, :upstream, column]
         key = np.where(kept != 0, self.plan.slot[which, :upstream] + 1, 0)
-        full = key if self.whole else np.concatenate([key, kept.view(np.int64)], axis=1)
+        full = key if self.whole else np.concatenate([key, _bits(kept)], axis=1)
         first, inverse = _distinct(full)
         self.plan.reads[which, column] = inverse
         self.plan.readings[column] = [
@@ -214,6 +214,11 @@ class _Planner:
 def _lanes(count: int, ports: dict[int, dict[int, int]], writers: list[tuple[int, int]]) -> Lanes:
     listed = {column: (list(own), list(own.values())) for column, own in sorted(ports.items())}
     return Lanes(count, listed, writers)
+
+
+def _bits(x: Float[np.ndarray, "n width"]) -> Int[np.ndarray, "n width"]:
+    """Numbers by which equal floats, and no others, are told apart."""
+    return np.ascontiguousarray(x).view(f"i{x.itemsize}")
 
 
 def _distinct(

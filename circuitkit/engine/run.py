@@ -13,13 +13,12 @@ that carries a gradient, or is another one for each example, is run by ``circuit
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
@@ -34,6 +33,9 @@ __all__ = ["POOL_BYTES", "Keep", "run", "runs"]
 
 Keep: TypeAlias = (  # a mask, or fractions; for all examples, or as a tensor for each
     Mask | Float[np.ndarray, "writers readers"] | Shaped[Tensor, "*examples writers readers"]
+)
+Stack: TypeAlias = (  # of several circuits
+    Bool[np.ndarray, "circuits writers readers"] | Float[np.ndarray, "circuits writers readers"]
 )
 TOGETHER = 8  # readings that one matrix product mixes
 FEW = 8  # edges per reading up to which adding them one by one is faster
@@ -80,9 +82,8 @@ def runs(
             for keep in map(torch.as_tensor, some):
                 yield model.unembed(final_residual(model, batch, context, carried, keep))
             continue
-        circuits = [_Circuit.of(model, keep, known) for keep in some]
-        for start in range(0, len(circuits), STACK):
-            for part, planned in shared.fitting(circuits[start : start + STACK], pool_bytes):
+        while stack := [_alive(model, keep, known) for keep in islice(some, STACK)]:
+            for part, planned in shared.fitting(np.stack(stack), pool_bytes):
                 yield from _logits(model, _Run(shared, part, planned).finals())
 
 
@@ -102,18 +103,14 @@ def _logits(
         yield from [logits] * len(residuals)
 
 
-@dataclass(frozen=True)
-class _Circuit:
-    """A mask without dead ends: as numbers for planning, and as weights for running."""
-
-    numbers: Mask | Float[np.ndarray, "writers readers"]
-    weights: Float[Tensor, "writers readers"]
-
-    @classmethod
-    def of(cls, model: Model, keep: Keep, known: Mapping[int, Tensor]) -> _Circuit:
-        numbers = keep.detach().double().cpu().numpy() if isinstance(keep, Tensor) else keep
-        alive = np.where(model.wiring.alive(numbers != 0, known), numbers, numbers.dtype.type(0))
-        return cls(alive, torch.from_numpy(alive).to(model.device, model.dtype))
+def _alive(
+    model: Model, keep: Keep, known: Mapping[int, Tensor]
+) -> Mask | Float[np.ndarray, "writers readers"]:
+    """A mask, or weights, without dead ends."""
+    if isinstance(keep, Tensor):
+        keep = keep.detach().cpu()
+        keep = (keep if keep.dtype in (torch.bool, torch.float64) else keep.float()).numpy()
+    return np.where(model.wiring.alive(keep != 0, known), keep, keep.dtype.type(0))
 
 
 class _Shared:
@@ -161,13 +158,11 @@ class _Shared:
                 widest = max(widest, lanes.count * batch * length * one)
         return int((planned.slots * value + widest) * embed.element_size())
 
-    def fitting(
-        self, stack: list[_Circuit], pool_bytes: int
-    ) -> Iterator[tuple[list[_Circuit], Plan]]:
+    def fitting(self, stack: Stack, pool_bytes: int) -> Iterator[tuple[Stack, Plan]]:
         """The circuits in parts whose values fit, each with its plan."""
-        numbers = np.stack([circuit.numbers for circuit in stack])
         wiring, known = self.model.wiring, self.precomputed
-        planned = plan(wiring, numbers * (not self.alike), known, self.joint)
+        kept = np.zeros_like(stack) if self.alike else stack
+        planned = plan(wiring, kept, known, self.joint)
         if len(stack) == 1 or self.bytes(planned) <= pool_bytes:
             yield stack, planned
             return
@@ -182,7 +177,7 @@ class _Run:
     The pool is filled slot by slot, in place.
     """
 
-    def __init__(self, shared: _Shared, stack: Sequence[_Circuit], planned: Plan) -> None:
+    def __init__(self, shared: _Shared, stack: Stack, planned: Plan) -> None:
         self.shared, self.model, self.context = shared, shared.model, shared.context
         self.carried, self.start = shared.carried, shared.start
         self.plan = planned
@@ -248,7 +243,7 @@ class _Run:
         return sum(len(reading.rows) for reading in readings) <= FEW * len(readings)
 
     def _sum(self, base: Float[Tensor, "b s d"], reading: Reading, into: Tensor) -> None:
-        weights = self.stack[reading.circuit].numbers[reading.rows, reading.column]
+        weights = self.stack[reading.circuit, reading.rows, reading.column]
         read = base
         for slot, weight in zip(reading.slots.tolist(), weights.tolist(), strict=True):
             read = torch.add(read, self.pool[slot], alpha=float(weight), out=into)
@@ -257,10 +252,10 @@ class _Run:
 
     def _weights(self, reading: Reading, slots: Int[np.ndarray, " n"]) -> Float[Tensor, " n"]:
         """The weights of these slots in one reading."""
-        weights = self.stack[reading.circuit].weights
-        place = torch.from_numpy(np.searchsorted(slots, reading.slots)).to(weights.device)
-        own = weights[torch.from_numpy(reading.rows).to(weights.device), reading.column]
-        return own.new_zeros(len(slots)).index_put((place,), own)
+        weights = np.zeros(len(slots), np.float64)
+        own = self.stack[reading.circuit, reading.rows, reading.column]
+        weights[np.searchsorted(slots, reading.slots)] = own
+        return torch.from_numpy(weights).to(self.pool.dtype).to(self.pool.device)
 
     def _chunks(self, readings: Sequence[Reading]) -> Iterator[Sequence[Reading]]:
         """The readings in groups to be read at once: of one port, which stays in the processor's
