@@ -10,21 +10,26 @@ not wait for torch; a file is read once, and again when it has changed.
 from __future__ import annotations
 
 import ast
-import difflib
+import builtins
 import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any, TypeVar
 
 from circuitkit.errors import UnknownNameError
+from circuitkit.util import options
+from circuitkit.util.naming import nearest, plain_name, unknown
+from circuitkit.util.options import check_settings
 
 __all__ = [
     "KINDS",
+    "Setting",
     "bind",
     "describe",
     "folder_of",
@@ -56,6 +61,7 @@ _ONE = {
     "formats": "file format",
 }
 KINDS = tuple(_ONE)
+LONGEST = 10_000  # characters of settings
 _ROOT = Path(__file__).parent
 _FOLDERS = {kind: (kind,) for kind in KINDS} | {"formats": ("formats", "viz/pictures")}
 _BY_FILE = ("references",)  # kinds whose names are file:function
@@ -173,6 +179,7 @@ def resolve(kind: str, expression: Callable[..., Any] | str) -> Callable[..., An
     Raises:
         UnknownNameError: if the expression cannot be read, or if there is no such name or setting;
             the message suggests the nearest one.
+        ArgumentError: if a setting has a value that the function does not allow.
 
     Example:
         >>> ck.resolve("metrics", "kl") is ck.metrics.kl
@@ -190,39 +197,114 @@ def resolve(kind: str, expression: Callable[..., Any] | str) -> Callable[..., An
     function = lookup(kind, name.strip())
     if not bracket:
         return function
+    return bind(name.strip(), function, _settings(expression, rest))
+
+
+def _settings(expression: str, rest: str) -> dict[str, object]:
+    """The settings in what follows the bracket; raises UnknownNameError for what cannot be read."""
     try:
+        if len(rest) > LONGEST:
+            raise ValueError(f"its settings have {len(rest):,} characters")
         call = ast.parse(f"f({rest}", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise ValueError("it is not one call")
-        if call.args:
+        if call.args or any(k.arg is None for k in call.keywords):
             raise ValueError("settings are given by name")
-        settings = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-    except (ValueError, SyntaxError) as error:
+        given = [str(k.arg) for k in call.keywords]
+        for one in given:
+            if given.count(one) > 1:
+                raise ValueError(f"{one} is given {given.count(one)} times; leave one")
+        return {str(k.arg): _literal(str(k.arg), k.value) for k in call.keywords}
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        because = str(error).partition(" (<unknown>")[0] or "it is nested too deep"
+        shown = expression if len(expression) <= 80 else f"{expression[:80]}..."
         raise UnknownNameError(
-            f"{expression!r} cannot be read ({error}); write name(setting=value, ...)"
+            f"{shown!r} cannot be read ({because}); write name(setting=value, ...)"
         ) from error
-    return bind(name.strip(), function, settings)
+
+
+def _literal(name: str, value: ast.expr) -> object:
+    """The value of a setting that is written as a literal; raises ValueError for code."""
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, TypeError) as error:
+        written = ast.unparse(value)[:60]
+        raise ValueError(
+            f"{name}={written} is not a number, a text, None, or a list of them"
+        ) from error
 
 
 def bind(name: str, function: Callable[..., T], settings: Mapping[str, object]) -> Callable[..., T]:
-    """The function with these settings; raises UnknownNameError for one that it does not have,
-    with the nearest that it has. ``name`` is what the message calls the function."""
+    """The function with these settings; ``name`` is what messages call it.
+
+    Raises UnknownNameError for a setting that it does not have, with the nearest that it has, and
+    ArgumentError for a value that its annotation does not allow.
+    """
     parameters = inspect.signature(function).parameters.values()
     known = tuple(p.name for p in parameters if p.kind == p.KEYWORD_ONLY)
     for setting in settings:
         if setting not in known:
             none = f"{name} has no settings, so {setting!r} cannot be set"
             raise UnknownNameError(unknown(f"setting of {name}", setting, known) if known else none)
-    return partial(function, **settings)
+    return partial(function, **check_settings(name, function, settings))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a function, for users: its name, what it may be in words, and its default."""
+
+    name: str
+    allowed: str
+    default: str
+
+
+def settings(kind: str, name: str) -> tuple[Setting, ...]:
+    """The settings that may stand in brackets behind a name, without importing its file.
+
+    Raises UnknownNameError, with the nearest name, if there is none.
+
+    Example:
+        >>> ck.registry.settings("discovery", "eap_ig")
+        (Setting(name='steps', allowed='a whole number from 1 to 10,000', default='5'),)
+    """
+    entries = _entries(kind)
+    if name not in entries:
+        raise UnknownNameError(unknown(_ONE[kind], name, tuple(entries)))
+    file, function, _ = entries[name]
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            each = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            return tuple(_setting(one, default) for one, default in each)
+    return ()
+
+
+class _Known(dict[str, Any]):
+    """Names by which annotations are read; one that is not among them may be anything."""
+
+    def __missing__(self, name: str) -> Any:
+        return Any
+
+
+def _setting(argument: ast.arg, default: ast.expr | None) -> Setting:
+    written = ast.unparse(argument.annotation) if argument.annotation else "Any"
+    kind = options.read_kind(written, _Known({**vars(builtins), **vars(options)}))
+    allowed = written if kind is None else options.in_words(kind)
+    return Setting(argument.arg, allowed, "" if default is None else ast.unparse(default))
 
 
 def name_of(function: Callable[..., object]) -> str:
     """``noise(at='S2', draws=4)`` of a partial application, else the function's name."""
     if isinstance(function, partial):
-        bound = [repr(value) for value in function.args]
-        bound += [f"{key}={value!r}" for key, value in sorted(function.keywords.items())]
+        bound = [_spelt(value) for value in function.args]
+        bound += [f"{key}={_spelt(value)}" for key, value in sorted(function.keywords.items())]
         return f"{name_of(function.func)}({', '.join(bound)})"
     return getattr(function, "__name__", type(function).__name__)
+
+
+def _spelt(value: object) -> str:
+    """A value as ``resolve`` reads it: numbers of NumPy as Python's, paths as texts."""
+    plain = options.plain_number(value)
+    return repr(str(plain) if isinstance(plain, PurePath) else plain)
 
 
 def serve(kind: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -243,28 +325,9 @@ def serve(kind: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     return get, listed
 
 
-def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
-    """The sentence for a name that does not exist, with the nearest one that does."""
-    near = nearest(name, known)
-    hint = f"did you mean {near!r}?" if near else f"choose from {', '.join(known)}"
-    return f"no {what} is called {name!r}; {hint}"
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like this one, whatever its case and its hyphens; None if none
-    is near."""
-    plain = {_plain(one): one for one in known}
-    near = difflib.get_close_matches(_plain(name), plain, n=1)
-    return plain[near[0]] if near else None
-
-
 def same_name(kind: str, name: str) -> str:
     """The name of a kind that differs from this one in case and hyphens only; else this one."""
-    return next((known for known in names(kind) if _plain(known) == _plain(name)), name)
-
-
-def _plain(name: str) -> str:
-    return name.strip().casefold().replace("-", "_").replace(" ", "_")
+    return next((known for known in names(kind) if plain_name(known) == plain_name(name)), name)
 
 
 # -- what there is, for users ----------------------------------------------------------------------

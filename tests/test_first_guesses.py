@@ -235,7 +235,7 @@ REFUSED = [
     ("scores.top('ten')", "whole number"),
     ("scores.top(1.5)", "whole number"),
     ("ck.compare(circuit, 'ioi:wang2022')", "12 layers × 12 heads"),
-    ("ck.discovery.exact(model, data, edges=3)", "edges is an int"),
+    ("ck.discovery.exact(model, data, edges=3)", "edges=3; give a circuit"),
     ("ck.discovery.eap(model, data, ['kl', 'js'])", "metric is a list"),
     ("circuit.save('x.svg')", "draw"),
     ("circuit.draw('x.json')", "save"),

@@ -17,7 +17,8 @@ ROOT = Path(circuitkit.__path__[0])
 # do not import each other. A new room gets a place here.
 LINES = (
     "errors",
-    "registry util",
+    "util",
+    "registry",
     "graph",
     "viz formats",
     "data",

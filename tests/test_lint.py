@@ -21,7 +21,7 @@ from circuitkit.data.lint import PromptWarning, check_prompts
 from circuitkit.data.prompts import Prompt
 from circuitkit.data.tokens import TokenizerView
 from circuitkit.engine.inputs import as_data, prepare_halves
-from circuitkit.errors import DataError
+from circuitkit.errors import ArgumentError, DataError
 from circuitkit.tasks import from_file
 
 HEAD = "clean,corrupt,correct,wrong\n"
@@ -93,7 +93,7 @@ def test_misfits_are_left_out_on_request_and_counted(model: Any, mixed: Path) ->
     assert len(task) == 8
     assert "7 of 15 rows left out" in str(task)
     assert "misfits='drop'" in task.name
-    with pytest.raises(DataError, match="misfits is 'ignore'; give 'refuse' or 'drop'"):
+    with pytest.raises(ArgumentError, match="misfits='ignore'; give 'refuse' or 'drop'"):
         from_file(model, path=mixed, misfits="ignore")
 
 
@@ -338,7 +338,7 @@ def test_the_first_tokens_of_long_answers_are_used_and_stated(model: Any, tmp_pa
     path.write_text(HEAD + "The cat is,The dog is, he was, he is\n")
     with pytest.raises(DataError, match="both correct and wrong"):
         ck.make_task(path, model, answers="first")
-    with pytest.raises(DataError, match="answers is 'last'; give one of 'single', 'first'"):
+    with pytest.raises(ArgumentError, match="answers='last'; give 'single' or 'first'"):
         from_file(model, path=path, answers="last")
 
 

@@ -17,12 +17,14 @@ from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import assemble, record
 from circuitkit.errors import DataError
+from circuitkit.util.options import checked
 
 __all__ = ["mean", "mean_by_position", "zero"]
 
 Carry = Callable[[Batch], list[Activations]]
 
 
+@checked
 def zero(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
     """Zero ablation: a cut edge carries zeros.
 
@@ -53,6 +55,7 @@ def zero(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
     return _constant(model, _Written(one, nothing, nothing), at)
 
 
+@checked
 def mean(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
     """Mean ablation: a cut edge carries its writer's mean over all tokens of the clean prompts.
 
@@ -74,6 +77,7 @@ def mean(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
     return _constant(model, _average(model, data, by_position=False), at)
 
 
+@checked
 def mean_by_position(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
     """Mean ablation by position: a cut edge carries its writer's mean at the same position.
 

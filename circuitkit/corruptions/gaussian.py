@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -13,19 +14,21 @@ from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import record
+from circuitkit.util.options import Bounds, Seed, checked
 
 __all__ = ["noise"]
 
 
+@checked
 def noise(
     model: Model,
     data: Dataset,
     *,
     text: str | None = None,
     at: str | Sequence[str] = (),
-    multiple: float = 3.0,
-    draws: int = 1,
-    seed: int = 0,
+    multiple: Annotated[float, Bounds(0, 1_000, above=True)] = 3.0,
+    draws: Annotated[int, Bounds(1, 1_000)] = 1,
+    seed: Seed = 0,
 ) -> Callable[[Batch], list[Activations]]:
     """Gaussian noise: a cut edge carries what its writer writes under noise on some embeddings.
 

@@ -12,6 +12,7 @@ from circuitkit.data.batches import Batch, Dataset, span_names
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import record
 from circuitkit.errors import DataError
+from circuitkit.util.options import Seed, checked
 
 __all__ = ["counterfactual", "resample"]
 
@@ -21,6 +22,7 @@ _UNPAIRED = (
 )
 
 
+@checked
 def counterfactual(
     model: Model, data: Dataset, *, text: str | None = None, at: str | Sequence[str] = ()
 ) -> Callable[[Batch], list[Activations]]:
@@ -61,8 +63,9 @@ def _first_unpaired(batch: Batch, data: Dataset) -> str:
     return f"prompt {row + 1} of a batch"
 
 
+@checked
 def resample(
-    model: Model, data: Dataset, *, seed: int = 0, at: str | Sequence[str] = ()
+    model: Model, data: Dataset, *, seed: Seed = 0, at: str | Sequence[str] = ()
 ) -> Callable[[Batch], list[Activations]]:
     """Resample ablation: a cut edge carries what its writer writes on a different clean prompt.
 

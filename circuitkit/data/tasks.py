@@ -14,6 +14,7 @@ from circuitkit.data.prompts import Task, file_of, is_file
 from circuitkit.data.tokens import TokenizerView, view
 from circuitkit.errors import ArgumentError
 from circuitkit.registry import bind, name_of, resolve, same_name
+from circuitkit.util.options import Count, Seed, check
 
 __all__ = ["draw", "make_task", "shuffled"]
 
@@ -44,7 +45,8 @@ def make_task(
         A ``Task`` with ``n`` different prompts.
 
     Raises:
-        ArgumentError: for arguments in another order, or of another kind.
+        ArgumentError: for arguments in another order, or of another kind, and for settings that the
+            task does not allow.
         UnknownNameError: for an unknown task or setting, with the nearest one.
         TaskFitError: if the tokenizer splits the words that the task needs.
         DataError: if the model has no tokenizer, or if there are fewer than ``n`` prompts.
@@ -60,8 +62,8 @@ def make_task(
     """
     called = _called(name)
     words = _words(model, called)
-    _check_number("n", n, none="None for as many as the task makes by itself")
-    _check_number("seed", seed)
+    check("n", n, Count | None, "make_task")
+    check("seed", seed, Seed, "make_task")
     head = called.partition("(")[0]
     given = resolve("tasks", called)
     bound = bind(head, given, settings) if settings else given
@@ -108,13 +110,6 @@ def _words(model: object, task: str) -> TokenizerView:
             f"make_task({task.partition('(')[0]!r}, ck.load(...)): {ORDER}"
         )
     return view(model)
-
-
-def _check_number(name: str, value: object, none: str = "") -> None:
-    """Raise ArgumentError for what is not a whole number, nor None where that has a meaning."""
-    if isinstance(value, bool) or not isinstance(value, int | (type(None) if none else int)):
-        hint = f", or {none}" if none else ""
-        raise ArgumentError(f"{name} is {value!r}; give a whole number{hint} ({ORDER})")
 
 
 def _with_settings(head: str, bound: Callable[..., Task]) -> str:

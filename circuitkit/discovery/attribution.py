@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -21,11 +21,11 @@ from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, p
 from circuitkit.engine.metric import Metric, check_metric
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import answer, record
-from circuitkit.engine.tally import Groups, Tally
+from circuitkit.engine.tally import Groups, Tally, is_groups
 from circuitkit.errors import MetricError
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of
-from circuitkit.util.options import require_count
+from circuitkit.util.options import Bounds, Form, checked
 from circuitkit.util.progress import track
 
 __all__ = ["clean_corrupted", "eap", "eap_ig"]
@@ -33,13 +33,16 @@ __all__ = ["clean_corrupted", "eap", "eap_ig"]
 FLAT = 1e-6  # a metric's gradient in the logits below this is rounding: kl at the clean run
 
 
+@checked
 def eap(
     model: Model,
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    groups: Groups = None,
+    groups: Annotated[
+        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
+    ] = None,
 ) -> Scores:
     """Edge attribution patching (EAP): the gradient at the clean run, one forward and backward.
 
@@ -70,14 +73,17 @@ def eap(
     return _attribute(prepare(model, data, metric, corruption), [1.0], "eap", groups)
 
 
+@checked
 def eap_ig(
     model: Model,
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    steps: int = 5,
-    groups: Groups = None,
+    steps: Annotated[int, Bounds(1, 10_000)] = 5,
+    groups: Annotated[
+        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
+    ] = None,
 ) -> Scores:
     """EAP with integrated gradients over the inputs (EAP-IG).
 
@@ -87,7 +93,8 @@ def eap_ig(
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
     the clean behaviour; ``groups`` as in ``eap``. Raises ArgumentError for an argument in the wrong
-    place and where steps < 1, and MetricError where the metric has no gradient.
+    place and for steps that are not from 1 to 10,000, and MetricError where the metric has no
+    gradient.
 
     Differs from other tools: the fractions are those of the authors' code, which ends one step
     short of the clean input, and not the paper's 1/steps, ..., 1. ``zero`` carries a zero
@@ -101,20 +108,22 @@ def eap_ig(
         >>> ck.discovery.eap_ig(model, data, "kl", steps=2).about["settings"]
         {'steps': 2}
     """
-    require_count("steps", steps)
     alphas = [k / steps for k in range(steps)]
     return _attribute(
         prepare(model, data, metric, corruption), alphas, "eap_ig", groups, steps=steps
     )
 
 
+@checked
 def clean_corrupted(
     model: Model,
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    groups: Groups = None,
+    groups: Annotated[
+        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
+    ] = None,
 ) -> Scores:
     """EAP with the mean of the gradients at the clean and at the corrupted embedding.
 

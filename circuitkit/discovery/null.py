@@ -7,18 +7,19 @@ import numpy as np
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, require_model
 from circuitkit.engine.model import Model
 from circuitkit.graph.scores import Scores
-from circuitkit.util.options import require_count
+from circuitkit.util.options import Seed, checked
 
 __all__ = ["random"]
 
 
+@checked
 def random(
     model: Model,
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Scores:
     """Standard normal scores: the circuits that any method has to beat.
 
@@ -31,7 +32,6 @@ def random(
         >>> ck.discovery.random(model, data, seed=1).top(50)["input"] is not None
         True
     """
-    require_count("seed", seed, 0)
     require_model(model)
     drawn = np.random.default_rng(seed).standard_normal(model.wiring.shape)
     values = np.where(model.wiring.legal, drawn, 0).astype(np.float32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from numbers import Real
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -21,22 +21,23 @@ from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.record import answer, difference, record
 from circuitkit.engine.run import runs
-from circuitkit.errors import MetricError, UnknownNameError
+from circuitkit.errors import MetricError
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
-from circuitkit.registry import name_of, unknown
+from circuitkit.registry import name_of
+from circuitkit.util.options import Bounds, Seed, checked
 from circuitkit.util.progress import Count, counting
 
 __all__ = ["acdc"]
 
-ORDERS = ("reverse", "forward", "random")
 SHARE = 0.01  # of the gap between clean and corrupted, where no threshold is given
 FLAT = 1e-6  # a smaller gap, relative to the metric, is rounding
 LEAST = float(np.finfo(np.float32).tiny)  # a smaller score of a kept edge would be saved as zero
 CHAIN = 32  # edges that are tested at once, at most
 
 
+@checked
 @torch.no_grad()
 def acdc(
     model: Model,
@@ -44,9 +45,9 @@ def acdc(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    threshold: float | None = None,
-    order: str = "reverse",
-    seed: int = 0,
+    threshold: Annotated[float, Bounds(1.2e-38)] | None = None,
+    order: Literal["reverse", "forward", "random"] = "reverse",
+    seed: Seed = 0,
 ) -> Scores:
     """Automatic circuit discovery (ACDC): cut every edge that costs too little.
 
@@ -62,8 +63,8 @@ def acdc(
     activations of all examples.
 
     Returns Scores [writers, readers], in metric units, whose ``chosen`` is the circuit. Raises
-    ArgumentError for an argument in the wrong place, MetricError where the threshold is not
-    positive, and UnknownNameError for an unknown order.
+    ArgumentError for an argument in the wrong place, a threshold that is not positive and an
+    unknown order, and MetricError where the gap is zero and no threshold is given.
 
     Differs from other tools: an edge has to cost the threshold in the metric's own direction, where
     the authors' program counts changes of ``kl``; edges are tested several at a time, which gives
@@ -76,8 +77,6 @@ def acdc(
         >>> 0 < int(scores.chosen.sum()) < len(scores)
         True
     """
-    if order not in ORDERS:
-        raise UnknownNameError(unknown("order", order, ORDERS))
     inputs = prepare(model, data, metric, corruption)
     pruning = _Pruning(*inputs)
     least = _checked(threshold, pruning, name_of(inputs.metric))
@@ -91,10 +90,7 @@ def acdc(
 
 
 def _checked(threshold: float | None, pruning: _Pruning, metric: str) -> float:
-    """The threshold, or the usual share of the gap; raises MetricError where it is not positive."""
-    number = isinstance(threshold, Real) and not isinstance(threshold, bool)
-    if threshold is not None and not (number and LEAST <= threshold < np.inf):
-        raise MetricError(f"acdc has the threshold {threshold!r}; give a positive number")
+    """The threshold, or the usual share of the gap; raises MetricError where there is none."""
     if threshold is None and abs(pruning.gap) <= FLAT * max(1.0, abs(pruning.value)):
         raise MetricError(
             f"{metric} is {pruning.value:.4g} on the clean run and the same on the corrupted one, "

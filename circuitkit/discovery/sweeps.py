@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from circuitkit.engine.edges import edge_effects
-from circuitkit.engine.inputs import (
-    CorruptionLike,
-    Data,
-    MetricLike,
-    prepare,
-    refuse,
-    require_model,
-)
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare, require_model
 from circuitkit.engine.model import Model
-from circuitkit.engine.tally import Groups, Tally
+from circuitkit.engine.tally import Groups, Tally, is_groups
 from circuitkit.graph.edges import Edges, indices, is_edges
 from circuitkit.graph.scores import Scores
+from circuitkit.util.options import Form, checked
 
 __all__ = ["exact"]
 
 
+@checked
 def exact(
     model: Model,
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    direction: str = "noise",
-    edges: Edges = None,
+    direction: Literal["noise", "denoise"] = "noise",
+    edges: Annotated[
+        Edges, Form("a circuit, names such as ['a0.h1->m2'], a mask, or None for all", is_edges)
+    ] = None,
     resume: str | os.PathLike[str] | None = None,
-    groups: Groups = None,
+    groups: Annotated[
+        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
+    ] = None,
 ) -> Scores:
     """The exact effect of each edge alone, by patching it: what attribution estimates.
 
@@ -45,8 +44,8 @@ def exact(
 
     Returns Scores [writers, readers], in metric units per example, positive where the edge helps
     the clean behaviour; they carry the direction. ``groups`` is as in ``eap``. Raises ArgumentError
-    for what stands in the wrong place, CircuitError for an unknown direction or an edge that does
-    not exist, and OutputError where the directory cannot be used.
+    for what stands in the wrong place and for an unknown direction, CircuitError for an edge that
+    does not exist, and OutputError where the directory cannot be used.
 
     Differs from other tools: with grouped queries an edge into k or v is one per group of heads,
     which are patched together.
@@ -59,8 +58,6 @@ def exact(
         (2, 'noise')
     """
     require_model(model)
-    if not is_edges(edges):
-        refuse("edges", edges, "a circuit, names such as ['a0.h1->m2'], a mask, or None for all")
     inputs = prepare(model, data, metric, corruption, circuit=edges)
     tally = Tally(model.wiring, len(inputs.data), groups, inputs.data.memory)
     effects, _ = edge_effects(*inputs[:3], edges, inputs.corruption, direction=direction,

@@ -19,11 +19,18 @@ from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json
 
-__all__ = ["Groups", "Tally"]
+__all__ = ["Groups", "Tally", "is_groups"]
 
 # What is kept of the examples: nothing; the scores of each; or, of counts that say how often each
 # example counts in each of K resamples, the scores of the resamples.
 Groups: TypeAlias = Literal["examples"] | Int[np.ndarray, "groups examples"] | None
+
+
+def is_groups(groups: object) -> bool:
+    """Whether this may say what is kept of the examples; which counts they are, ``Tally`` sees."""
+    if groups is None or isinstance(groups, str):
+        return groups in (None, "examples")
+    return hasattr(groups, "__len__") and not isinstance(groups, bytes | dict)
 
 
 class Tally:

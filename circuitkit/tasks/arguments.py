@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from circuitkit.data.prompts import Prompt, Task, compose
 from circuitkit.data.tokens import Tokenizing, view
 from circuitkit.tasks._draw import distinct, pool, single
+from circuitkit.util.options import Count, Seed, checked
 
 __all__ = ["docstring"]
 
@@ -33,7 +34,8 @@ _DEFINED = ["A_def", "B_def", "C_def"]
 _DESCRIBED = ["A_doc", "B_doc"]
 
 
-def docstring(words: Tokenizing, n: int = 100, seed: int = 0) -> Task:
+@checked
+def docstring(words: Tokenizing, n: Count = 100, seed: Seed = 0) -> Task:
     """Docstrings: "def run(self, size, file): ... :param size: sea paper :param" -> " file".
 
     The arguments A, B and C of a function stand among other arguments, and its docstring describes

@@ -6,12 +6,13 @@ import operator
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from circuitkit.data.prompts import Prompt, Task, compose
 from circuitkit.data.tokens import TokenizerView, Tokenizing, view
 from circuitkit.errors import DataError, TaskFitError
 from circuitkit.tasks._draw import distinct
+from circuitkit.util.options import Count, Seed, checked
 
 __all__ = ["arithmetic"]
 
@@ -31,12 +32,13 @@ LARGEST = 99
 Sum: TypeAlias = tuple[int, int, int]  # the operands and the answer
 
 
+@checked
 def arithmetic(
     words: Tokenizing,
-    n: int = 100,
-    seed: int = 0,
+    n: Count = 100,
+    seed: Seed = 0,
     *,
-    operators: Sequence[str] = ("plus", "minus", "times"),
+    operators: Sequence[Literal["plus", "minus", "times"]] = ("plus", "minus", "times"),
 ) -> Task:
     """Arithmetic: "Q: What is 23 plus 14? A:" -> " 37".
 
@@ -57,7 +59,8 @@ def arithmetic(
 
     Raises:
         TaskFitError: if fewer than ten numbers are single tokens.
-        DataError: for an unknown operator, or none.
+        ArgumentError: for an unknown operator.
+        DataError: if there are none.
 
     Source: after Stolfo et al. 2023 (Zhang & Nanda 2024, appendix C).
 
@@ -66,10 +69,8 @@ def arithmetic(
         >>> int(prompt.text("first")) + int(prompt.text("second")) == int(prompt.correct[0])
         True
     """
-    if not operators or not set(operators) <= OPERATORS.keys():
-        raise DataError(
-            f"arithmetic has no operators {operators!r}; choose from {', '.join(OPERATORS)}"
-        )
+    if not operators:
+        raise DataError(f"arithmetic has no operators; choose from {', '.join(OPERATORS)}")
     tokenizer = view(words)
     gap, numbers = _numbers(tokenizer)
     pools = {name: _pool(tokenizer, numbers, name) for name in operators}

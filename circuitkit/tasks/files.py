@@ -6,26 +6,29 @@ import random
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from circuitkit.data.lint import PromptCheck, PromptWarning, check_prompts
 from circuitkit.data.prompts import Prompt, Task
 from circuitkit.data.reading import spelt
 from circuitkit.data.tokens import Tokenizing
 from circuitkit.errors import DataError
+from circuitkit.util.options import Count, Seed, checked
 
 __all__ = ["from_file"]
 
 
+@checked
 def from_file(
     words: Tokenizing,
-    n: int | None = None,
-    seed: int = 0,
+    n: Count | None = None,
+    seed: Seed = 0,
     *,
     path: str | Path,
     metric: str = "logit_diff",
     columns: Mapping[str, str] | None = None,
-    misfits: str = "refuse",
-    answers: str = "single",
+    misfits: Literal["refuse", "drop"] = "refuse",
+    answers: Literal["single", "first"] = "single",
 ) -> Task:
     """Your own prompts, from a file with the columns clean, corrupt, correct and wrong.
 
@@ -57,6 +60,7 @@ def from_file(
         A ``Task`` named after the file.
 
     Raises:
+        ArgumentError: for an unknown choice.
         DataError: with the line, if the file cannot be read or is empty, if rows do not fit, or if
             it has fewer than ``n`` prompts.
 
@@ -67,10 +71,8 @@ def from_file(
         >>> print(ck.make_task("mine.csv", model))
         from_file(path='mine.csv'): 1 prompt, metric logit_diff (mine.csv)
     """
-    if misfits not in ("refuse", "drop"):
-        raise DataError(f"misfits is {misfits!r}; give 'refuse' or 'drop'")
-    checked = check_prompts(path, words, columns=columns, answers=answers)
-    prompts, source = _kept(checked, misfits == "drop")
+    found = check_prompts(path, words, columns=columns, answers=answers)
+    prompts, source = _kept(found, misfits == "drop")
     name = spelt(path)
     if n is not None and not 1 <= n <= len(prompts):
         raise DataError(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import re
+from typing import Literal
 
 from circuitkit.data.prompts import Prompt, Task, compose
 from circuitkit.data.tokens import Tokenizing, view
-from circuitkit.errors import DataError
 from circuitkit.tasks._draw import distinct, pool, single
 from circuitkit.tasks._names import NAMES
+from circuitkit.util.options import Count, Seed, checked
 
 __all__ = ["ioi"]
 
@@ -35,7 +36,10 @@ _TEXTS = {"io": "S2", "names": "names"}
 _NEXT = re.compile(r" ?(?:\w+|[^\w\s])")
 
 
-def ioi(words: Tokenizing, n: int = 100, seed: int = 0, *, corrupt: str = "io") -> Task:
+@checked
+def ioi(
+    words: Tokenizing, n: Count = 100, seed: Seed = 0, *, corrupt: Literal["io", "names"] = "io"
+) -> Task:
     """Indirect objects: "When Mary and John went to the store, John gave a drink to" -> " Mary".
 
     Half of the prompts have the order ABBA, half BABA. The wrong answer is the subject. Spans:
@@ -56,7 +60,7 @@ def ioi(words: Tokenizing, n: int = 100, seed: int = 0, *, corrupt: str = "io") 
 
     Raises:
         TaskFitError: if too few names, places or objects are single tokens.
-        DataError: if ``corrupt`` is neither ``"io"`` nor ``"names"``.
+        ArgumentError: if ``corrupt`` is neither ``"io"`` nor ``"names"``.
 
     Source: Wang et al. 2023, §2 and appendix E; ``S1+IO``: Zhang & Nanda 2024, appendix F.
 
@@ -67,8 +71,6 @@ def ioi(words: Tokenizing, n: int = 100, seed: int = 0, *, corrupt: str = "io") 
         (True, True)
     """
     words = view(words)
-    if corrupt not in _TEXTS:
-        raise DataError(f"ioi has no corrupted text {corrupt!r}; choose 'io' or 'names'")
     names = single(words, "ioi", "names", NAMES, 20)
     places = single(words, "ioi", "places", PLACES, 5)
     objects = single(words, "ioi", "objects", OBJECTS, 5)

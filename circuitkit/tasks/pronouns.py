@@ -8,6 +8,7 @@ from circuitkit.data.prompts import Prompt, Task, compose
 from circuitkit.data.tokens import Tokenizing, view
 from circuitkit.tasks._draw import distinct, single
 from circuitkit.tasks._names import MEN, WOMEN
+from circuitkit.util.options import Count, Seed, checked
 
 __all__ = ["gendered_pronoun"]
 
@@ -21,7 +22,8 @@ TEMPLATES = (
 )
 
 
-def gendered_pronoun(words: Tokenizing, n: int = 100, seed: int = 0) -> Task:
+@checked
+def gendered_pronoun(words: Tokenizing, n: Count = 100, seed: Seed = 0) -> Task:
     """Pronouns: "So Mary is a really great friend, isn't" -> " she".
 
     Half of the names are men's, half women's; the corrupted text has a name of the other gender, so

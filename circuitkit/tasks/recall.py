@@ -13,6 +13,7 @@ from circuitkit.data.prompts import Prompt, Task, compose
 from circuitkit.data.tokens import TokenizerView, Tokenizing, view
 from circuitkit.errors import TaskFitError
 from circuitkit.tasks._draw import distinct, single
+from circuitkit.util.options import Count, Seed, checked
 
 __all__ = ["facts"]
 
@@ -62,7 +63,8 @@ RELATIONS = _relations()
 Fact = tuple[str, str]
 
 
-def facts(words: Tokenizing, n: int = 100, seed: int = 0) -> Task:
+@checked
+def facts(words: Tokenizing, n: Count = 100, seed: Seed = 0) -> Task:
     """Facts: "The capital of France is" -> " Paris".
 
     The corrupted text asks the same about another subject, which has as many tokens and another

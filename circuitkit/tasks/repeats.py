@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Annotated
 
 from circuitkit.data.prompts import Prompt, Task, compose
 from circuitkit.data.tokens import Tokenizing, view
 from circuitkit.errors import DataError
 from circuitkit.tasks._draw import distinct, pool, single
+from circuitkit.util.options import Bounds, Count, Seed, checked
 
 __all__ = ["induction"]
 
@@ -26,7 +28,14 @@ COMMON = pool(
 )
 
 
-def induction(words: Tokenizing, n: int = 100, seed: int = 0, *, length: int = 12) -> Task:
+@checked
+def induction(
+    words: Tokenizing,
+    n: Count = 100,
+    seed: Seed = 0,
+    *,
+    length: Annotated[int, Bounds(5, 1_000)] = 12,
+) -> Task:
     """Repeats: random words "... A B ... C D ... A" -> B, which followed A before.
 
     All words of a text are different except the last, which repeats A. In the corrupted text the
@@ -45,7 +54,8 @@ def induction(words: Tokenizing, n: int = 100, seed: int = 0, *, length: int = 1
 
     Raises:
         TaskFitError: if too few words are single tokens.
-        DataError: if ``length`` is below 5, or above the number of those words.
+        ArgumentError: if ``length`` is below 5.
+        DataError: if it is above the number of those words.
 
     Source: Olsson et al. 2022.
 
@@ -55,7 +65,7 @@ def induction(words: Tokenizing, n: int = 100, seed: int = 0, *, length: int = 1
         (True, 8)
     """
     common = single(view(words), "induction", "words", COMMON, 20)
-    if not 5 <= length <= len(common):
+    if length > len(common):
         raise DataError(
             f"induction cannot make texts of {length} words; choose 5 to {len(common)} words"
         )

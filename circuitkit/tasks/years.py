@@ -8,6 +8,7 @@ from circuitkit.data.prompts import Prompt, Task, compose
 from circuitkit.data.tokens import TokenizerView, Tokenizing, view
 from circuitkit.errors import TaskFitError
 from circuitkit.tasks._draw import distinct, pool
+from circuitkit.util.options import Count, Seed, checked
 
 __all__ = ["greater_than"]
 
@@ -26,7 +27,8 @@ TEMPLATE = "The {noun} lasted from the year {XX}{YY} to the year {XX2:XX}"
 _LOWEST = "01"
 
 
-def greater_than(words: Tokenizing, n: int = 100, seed: int = 0) -> Task:
+@checked
+def greater_than(words: Tokenizing, n: Count = 100, seed: Seed = 0) -> Task:
     """Later years: "The war lasted from the year 1732 to the year 17" -> "33" and above.
 
     The correct answers are all two-digit endings above that of the first year, the wrong ones all
