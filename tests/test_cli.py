@@ -454,7 +454,10 @@ BAD = [
     (["discover", "ioi", "--model", "./nowhere/at/all"], "no directory"),
     (["discover", "ioi", "--device", "cuda:77"], "cuda:77"),
     (["discover", "ioi", "--dtype", "float31"], "float31"),
-    (["discover", "ioi", "--faithfulness", "1e9", *TINY], "no circuit reaches"),
+    (
+        ["discover", "ioi", "--faithfulness", "1e9", *TINY],
+        "=1000000000.0; give a number above 0",
+    ),
     (["discover", "ioi", "--memory", "3parsecs"], "parsecs"),
     (["discover", "nowhere.csv"], "nowhere.csv"),
     (["study", "iio"], "did you mean 'ioi'"),

@@ -642,7 +642,7 @@ def test_discovery_needs_wrong_answers_just_for_metrics_that_do() -> None:
 
 @pytest.mark.parametrize("steps", [0, -1])
 def test_integrated_gradients_take_a_step(steps: int) -> None:
-    with pytest.raises(ArgumentError, match="at least 1"):
+    with pytest.raises(ArgumentError, match="from 1 to 10,000"):
         eap_ig(model("gpt2"), dataset(), logit_diff, counterfactual, steps=steps)
 
 

@@ -299,9 +299,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"corruption": "noise(draws=2)", "corrupt": "other", "data": True}, "makes 2 draws"),
     ({"corruption": "resample", "data": True}, "is not among the data"),
     ({"corrupt": " Mary"}, "the corrupted text has 1; make them equally long"),
-    ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-    ({"temperature": -0.5}, "the temperature is -0.5"),
-    ({"temperature": float("nan")}, "the temperature is nan"),
+    ({"max_new_tokens": 0}, "max_new_tokens=0"),
+    ({"temperature": -0.5}, "temperature=-0.5"),
+    ({"temperature": float("nan")}, "temperature=nan"),
     ({"max_new_tokens": 96}, "positions for 96"),
     ({"corrupt": [5000]}, "token ids go from 5000 to 5000"),
 ]

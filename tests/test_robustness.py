@@ -22,7 +22,7 @@ from circuitkit.corruptions import counterfactual, mean, noise, zero
 from circuitkit.data.batches import Dataset
 from circuitkit.discovery import eap_ig
 from circuitkit.engine.checkpoints import identity
-from circuitkit.errors import CircuitError, EvaluationError, MetricError, OutputError, ScoresError
+from circuitkit.errors import ArgumentError, CircuitError, EvaluationError, MetricError, OutputError
 from circuitkit.evaluation import robustness
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
 from circuitkit.evaluation.masks import node_level
@@ -418,7 +418,7 @@ def test_what_does_not_fit_raises_its_own_error(tmp_path: Path) -> None:
         measured({}, [kl], [zero])
     with pytest.raises(CircuitError, match="belongs to"):
         cross_evaluate(model("gpt2"), found().circuits, able("gpt2"), [kl], [zero])
-    with pytest.raises(ScoresError, match="0 edges"):
+    with pytest.raises(ArgumentError, match="edges=0"):
         discover_each(m, SEEN, [logit_diff], [zero], edges=0)
     with pytest.raises(MetricError, match="accuracy has no gradient"):
         discover_each(m, SEEN, [accuracy], [zero])

@@ -100,7 +100,7 @@ def test_a_wrong_value_is_refused_before_anything_is_looked_at(
         if setting == "operators" and value == ():
             continue
         call = partial(function, *first, **{**needed, setting: value})
-        refused(call, name, f"{setting}=", "; give ")
+        refused(call, f"{name} has {setting}", "; give ")
 
 
 @pytest.mark.parametrize(("kind", "name", "setting"), OWNERS, ids="-".join)
@@ -221,10 +221,10 @@ KINDS: list[tuple[Any, Sequence[Any], Sequence[Any], str]] = [
     (int, [0, -3, np.int8(3)], [1.0, "3", True, np.bool_(True), None, 3j], "a whole number"),
     (float, [0, 1.5, np.float16(2)], [NAN, INF, True, "1", 10**400], "a finite number"),
     (bool, [True, np.bool_(False)], [0, "yes"], "True or False"),
-    (str | None, ["x", None, np.str_("x")], [3, b"x"], "a text or None"),
+    (str | None, ["x", None, np.str_("x")], [3, b"x"], "a text, or None"),
     (Annotated[float, Bounds(0, 1)], [0, 1, 0.5], [-0.1, 1.1], "a number from 0 to 1"),
     (Annotated[int, Bounds(most=3)], [-9, 3], [4], "a whole number of at most 3"),
-    (Annotated[int, Bounds(2)] | None, [2, None], [1], "a whole number of at least 2 or None"),
+    (Annotated[int, Bounds(2)] | None, [2, None], [1], "a whole number of at least 2, or None"),
     (Literal["a", 1], ["a", 1], ["b", True, 1.0], "'a' or 1"),
     (Sequence[int], [[], (1, 2)], ["12", [1, "2"], {1}], "a list of whole numbers"),
     (Mapping[str, int], [{}, {"a": 1}], [{"a": "b"}, {1: 1}, 3], "a dictionary"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from circuitkit.data.batches import Dataset
-from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare, refuse
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import EvaluationError, ScoresError
@@ -13,6 +14,7 @@ from circuitkit.evaluation.faithfulness import Evaluation, evaluate
 from circuitkit.evaluation.masks import ScoresLike, as_scores
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
+from circuitkit.util.options import Bounds, checked
 
 __all__ = ["FAITHFULNESS", "choose", "smallest"]
 
@@ -53,6 +55,7 @@ def choose(
     return chosen
 
 
+@checked
 def smallest(
     model: Model,
     scores: ScoresLike,
@@ -60,7 +63,7 @@ def smallest(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    target: float = FAITHFULNESS,
+    target: Annotated[float, Bounds(0, above=True)] = FAITHFULNESS,
     rule: str = "abs",
 ) -> Mask:
     """The smallest of the best circuits that reaches the target faithfulness on the data.
@@ -77,8 +80,6 @@ def smallest(
         >>> ck.evaluate(model, mask, data).faithfulness >= 0.5
         True
     """
-    if isinstance(target, bool | str) or not target > 0:
-        refuse("target", target, "a faithfulness above 0, such as 0.85")
     scores = as_scores(scores, model)
     inputs = prepare(model, data, metric, corruption, circuit=scores)
 

@@ -6,11 +6,10 @@ which is slow and leaves no doubt about what was run.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -37,6 +36,7 @@ from circuitkit.evaluation.masks import CircuitLike, as_mask
 from circuitkit.graph.types import Mask
 from circuitkit.registry import name_of
 from circuitkit.util.json_values import Json
+from circuitkit.util.options import Bounds, Count, Seed, checked
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.util.templates import render
 
@@ -132,6 +132,7 @@ def _shown(own: Continuation, step: int) -> str | None:
 
 
 # -- the verb --------------------------------------------------------------------------------------
+@checked
 @torch.no_grad()
 def generate(
     model: Model,
@@ -141,9 +142,9 @@ def generate(
     *,
     corrupt: str | Sequence[int] | None = None,
     data: Data | None = None,
-    max_new_tokens: int = 20,
-    temperature: float = 0.0,
-    seed: int = 0,
+    max_new_tokens: Count = 20,
+    temperature: Annotated[float, Bounds(0)] = 0.0,
+    seed: Seed = 0,
 ) -> Generation:
     """Continue a text with only the circuit live, with the whole model, and without the circuit.
 
@@ -159,9 +160,10 @@ def generate(
     ``data``, and with neither ``zero``: under it the circuit's components read nothing but each
     other, as they never do, so give a corrupted text where there is one.
 
-    Raises DataError for texts of different lengths, or longer than the model's positions; for a
-    corruption that lacks its texts or data, has several draws, or (``noise``) changes what earlier
-    tokens carry as the text grows; CircuitError for a circuit of another model.
+    Raises ArgumentError for numbers out of their bounds; DataError for texts of different lengths,
+    or longer than the model's positions; for a corruption that lacks its texts or data, has several
+    draws, or (``noise``) changes what earlier tokens carry as the text grows; CircuitError for a
+    circuit of another model.
 
     Example:
         >>> print(ck.generate(model, circuit, task[3], max_new_tokens=2))
@@ -173,7 +175,7 @@ def generate(
     require_model(model)
     mask = None if circuit is None else as_mask(circuit, model.wiring)
     example = _example(model, prompt, corrupt)
-    _require(model, example, max_new_tokens, temperature)
+    _require(model, example, max_new_tokens)
     text = _text(model.tokenizer, prompt, example.clean)
     decoding = _Decoding(model.tokenizer, example, max_new_tokens, temperature, seed)
     whole = decoding.continued(partial(_whole, model))
@@ -255,12 +257,8 @@ def _text(tokenizer: Tokenizer | None, given: object, ids: tuple[int, ...]) -> s
     return " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(list(ids))
 
 
-def _require(model: Model, example: Example, max_new_tokens: int, temperature: float) -> None:
-    """Raise DataError for settings out of range, and for a text that outgrows the model."""
-    if max_new_tokens < 1:
-        raise DataError(f"max_new_tokens is {max_new_tokens}; give at least 1")
-    if not (temperature >= 0 and math.isfinite(temperature)):
-        raise DataError(f"the temperature is {temperature}; give 0 (the most probable) or more")
+def _require(model: Model, example: Example, max_new_tokens: int) -> None:
+    """Raise DataError for a text that outgrows the model."""
     whole = torch.tensor([example.clean + example.clean[-1:] * (max_new_tokens - 1)])
     model.start(whole, torch.ones_like(whole, dtype=torch.bool))
 

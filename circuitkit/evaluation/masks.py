@@ -17,7 +17,7 @@ from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
-from circuitkit.util.options import require_count
+from circuitkit.util.options import Count, Seed, Size, check, checked
 
 __all__ = [
     "CircuitLike",
@@ -192,8 +192,9 @@ def _wiring_of(given: object) -> Wiring:
 
 
 # -- random circuits -------------------------------------------------------------------------------
+@checked
 def random_masks(
-    model: Model | Wiring | CircuitLike, edges: int | None = None, n: int = 5, seed: int = 0
+    model: Model | Wiring | CircuitLike, edges: Size | None = None, n: Count = 5, seed: Seed = 0
 ) -> list[Mask]:
     """Random circuits of exactly that many edges, to compare a circuit with.
 
@@ -214,8 +215,7 @@ def random_masks(
     wiring = _wiring_of(model)
     if edges is None and isinstance(model, nx.DiGraph):
         edges = int(circuits.mask(model).sum())
-    require_count("edges", edges)
-    require_count("n", n)
+    check("edges", edges, Size, "random_masks")
     return drawn_masks(wiring, int(edges or 0), n, seed)
 
 

@@ -49,6 +49,7 @@ from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Graph
 from circuitkit.registry import name_of, resolve
 from circuitkit.util.json_values import Json, nan_to_none
+from circuitkit.util.options import Size, checked
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.viz.figures import Heatmap, Panels
 
@@ -282,6 +283,7 @@ def _counted(n: int, what: str) -> str:
 
 
 # -- finding and measuring -------------------------------------------------------------------------
+@checked
 def vary(
     model: Model,
     data: Data,
@@ -290,7 +292,7 @@ def vary(
     *,
     unseen: Data | None = None,
     method: Method | str = "eap_ig",
-    edges: int | None = None,
+    edges: Size | None = None,
     granularities: Sequence[str] = ("edge", "node"),
     resume: str | os.PathLike[str] | None = None,
 ) -> Robustness:
@@ -319,6 +321,7 @@ def vary(
     )
 
 
+@checked
 def discover_each(
     model: Model,
     data: Data,
@@ -326,7 +329,7 @@ def discover_each(
     corruptions: Sequence[CorruptionLike],
     *,
     method: Method | str = "eap_ig",
-    edges: int | None = None,
+    edges: Size | None = None,
     resume: str | os.PathLike[str] | None = None,
 ) -> dict[str, Circuit]:
     """The circuit that the method finds under each corruption × metric, all of one size.

@@ -27,7 +27,7 @@ from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
 from circuitkit.patching.edges import patch_edges
 from circuitkit.util.json_values import Json, nan_to_none
-from circuitkit.util.options import DIRECTIONS, require, require_count
+from circuitkit.util.options import DIRECTIONS, Seed, Size, checked, require
 from circuitkit.util.statistics import LEVEL, at_most, pearson, spearman, standard_error
 from circuitkit.util.tables import WIDTH, as_text, to_csv, to_frame
 from circuitkit.viz.figures import Points
@@ -252,6 +252,7 @@ STRONGEST, CUT, RANDOM, ALL = "strongest", "around the cut", "random sample", "a
 _ORDER = {name: place for place, name in enumerate((STRONGEST, CUT, RANDOM, ALL))}
 
 
+@checked
 def verify(
     model: Model,
     scores: ScoresLike,
@@ -260,10 +261,10 @@ def verify(
     corruption: CorruptionLike | None = None,
     *,
     circuit: CircuitLike | None = None,
-    n: int = 500,
+    n: Size = 500,
     direction: str = "noise",
     rule: str = "abs",
-    seed: int = 0,
+    seed: Seed = 0,
     resume: str | os.PathLike[str] | None = None,
 ) -> Verification:
     """How far the scores are off: the exact effects of n edges, and what the others may hide.
@@ -287,7 +288,6 @@ def verify(
         (20, 'noise')
     """
     scores = as_scores(scores, model)
-    require_count("n", n)
     require("direction", direction, DIRECTIONS)
     inputs = prepare(model, data, metric, corruption, circuit=scores)
     legal = scores.wiring.legal

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ __all__ = [
     "Count",
     "Form",
     "Seed",
+    "Size",
+    "Whole",
     "check",
     "check_settings",
     "checked",
@@ -97,7 +100,9 @@ class Form:
     fits: Callable[[Value], bool]
 
 
-Count: TypeAlias = Annotated[int, Bounds(1, 1_000_000)]  # of prompts, edges and the like
+Count: TypeAlias = Annotated[int, Bounds(1, 1_000_000)]  # of prompts and the like
+Whole: TypeAlias = Annotated[int, Bounds(0, 1_000_000)]  # the same, where it may be none
+Size: TypeAlias = Annotated[int, Bounds(1)]  # of circuits and memory: what there is, is the bound
 Seed: TypeAlias = Annotated[int, Bounds(0, 2**32 - 1)]
 
 
@@ -191,13 +196,13 @@ def check(name: str, value: object, kind: Kind, owner: str = "") -> Value:
     near = nearest(own, _choices(kind)) if isinstance(own, str) else None
     hint = f" (did you mean {near!r}?)" if near else ""
     said = f"{owner} has {name}" if owner else name
-    raise ArgumentError(f"{said}={_shown(own)}; give {in_words(kind)}{hint}")
+    raise ArgumentError(f"{said}{_shown(own)}; give {in_words(kind)}{hint}")
 
 
 def require(name: str, value: object, known: Sequence[str]) -> None:
     """Raise CircuitError if the option does not have one of the known values."""
     if not isinstance(value, str) or value not in known:
-        raise CircuitError(f"{name}={_shown(value)} is not known; choose from {', '.join(known)}")
+        raise CircuitError(f"{name}{_shown(value)} is not known; choose from {', '.join(known)}")
 
 
 def require_count(name: str, value: object, least: int = 1) -> None:
@@ -220,7 +225,8 @@ def _fits(value: Value, kind: Kind) -> bool:
         return any(type(value) is type(part) and value == part for part in parts)
     if origin in (Sequence, list, tuple):
         each = parts[0] if parts else Any
-        return isinstance(value, list | tuple) and all(_fits(own, each) for own in value)
+        listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        return listed and all(_fits(own, each) for own in value)
     if origin is Mapping:
         pairs = value.items() if isinstance(value, Mapping) else [(None, value)]
         return all(
@@ -276,12 +282,13 @@ def in_words(kind: Kind) -> str:
         words = in_words(parts[0]).removeprefix("a finite ") if bounds else ""
         return forms[0] if forms else _number(words, bounds) if bounds else in_words(parts[0])
     if origin in (Union, UnionType):
-        return _listed(dict.fromkeys(map(in_words, parts)))
+        each = dict.fromkeys(in_words(part) for part in parts if part is not NoneType)
+        return _listed(each) + (", or None" if NoneType in parts else "")
     if origin is Literal:
         return _listed(map(repr, parts))
     if origin in (Sequence, list, tuple) and parts:
-        one = in_words(parts[0])
-        return f"a list of {f'{one[2:]}s' if one.startswith('a ') else one}"
+        one = in_words(parts[0]).removeprefix("a ")
+        return f"a list of {re.sub('number|text|path', lambda noun: f'{noun[0]}s', one, count=1)}"
     if origin is Mapping:
         return "a dictionary"
     named: str = getattr(kind, "__name__", str(kind))
@@ -306,8 +313,8 @@ def _choices(kind: Kind) -> list[str]:
 
 
 def _shown(value: Value) -> str:
-    """A value for a message: what it is, or what kind of thing where it is long."""
+    """``=3``, or `` of type Transformer``: what was given, for a message."""
     if isinstance(value, int) and abs(value) >= 10**_DIGITS:
-        return f"{'-' if value < 0 else ''}10**{int(abs(value).bit_length() * math.log10(2))}"
+        return f"={'-' if value < 0 else ''}10**{int(abs(value).bit_length() * math.log10(2))}"
     simple = isinstance(value, int | float | str | bytes | list | tuple | dict | None)
-    return _SHOWN.repr(value) if simple else f"an object of type {type(value).__name__}"
+    return f"={_SHOWN.repr(value)}" if simple else f" of type {type(value).__name__}"

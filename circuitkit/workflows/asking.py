@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from numbers import Integral, Real
+from typing import Annotated, TypeAlias
 
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.inputs import Inputs
 from circuitkit.engine.model import Model
-from circuitkit.errors import ArgumentError, ScoresError, UnknownNameError
+from circuitkit.errors import ScoresError, UnknownNameError
 from circuitkit.graph.scores import RULES
 from circuitkit.registry import unknown
 from circuitkit.util.json_values import Json
+from circuitkit.util.options import Bounds
 
-__all__ = ["HALVES", "IN_SAMPLE", "OTHERS", "Asked", "fingerprint", "is_in_sample"]
+__all__ = [
+    "HALVES",
+    "IN_SAMPLE",
+    "OTHERS",
+    "Asked",
+    "Orders",
+    "Share",
+    "fingerprint",
+    "is_in_sample",
+]
+
+Share: TypeAlias = Annotated[float, Bounds(0, 1, above=True)]  # the whole model has 1
+Orders: TypeAlias = Annotated[int, Bounds(2, 1_000)]  # one cannot agree or differ
 
 # On which prompts a circuit is measured.
 HALVES = "the other half"
@@ -26,8 +39,8 @@ OTHERS = "other prompts"
 class Asked:
     """The settings of a discovery that are numbers, and its rule; None where nothing is asked for.
 
-    Raises ArgumentError for a setting that is not a number, ScoresError for one out of its bounds,
-    and UnknownNameError for an unknown rule.
+    Raises ScoresError where both a size and a faithfulness are asked for, and UnknownNameError for
+    an unknown rule; the functions that take the settings check each of them.
     """
 
     rule: str
@@ -45,18 +58,6 @@ class Asked:
             raise UnknownNameError(unknown("rule", self.rule, RULES))
         if self.edges is not None and self.faithfulness is not None:
             raise ScoresError("give the number of edges or the faithfulness to reach, not both")
-        for name, least in (("edges", 1), ("examples", 1), ("seed", 0), ("verify", 1),
-                            ("orders", 2), ("batch_size", 1), ("memory", 1)):  # fmt: skip
-            _check_count(name, getattr(self, name), least)
-        target = self.faithfulness
-        if target is not None and (isinstance(target, bool) or not isinstance(target, Real)):
-            raise ArgumentError(f"faithfulness is {target!r}; give a number above 0, at most 1")
-        if target is not None and not 0 < target <= 1:
-            why = ": the whole model has 1" if target > 1 else ""
-            raise ScoresError(
-                f"no circuit reaches the faithfulness {target}{why}; give a number above 0, at "
-                "most 1"
-            )
 
     def require(self, model: Model) -> None:
         """Raise ScoresError where more edges are asked for than the model has."""
@@ -80,18 +81,6 @@ class Asked:
             "prompts": fingerprint(data, measured.data), "batch_size": data.batch_size,
             "dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type,
         }  # fmt: skip
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    """Raise where this is not a whole number of at least so many, nor None."""
-    if value is None and name != "seed":
-        return
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ArgumentError(f"{name} is {value!r}; give a whole number")
-    if value < least and name == "orders":
-        raise ScoresError(f"circuits of {value} orders cannot agree or differ; give at least 2")
-    if value < least:
-        raise ScoresError(f"{name} is {value}; give a whole number of at least {least}")
 
 
 def is_in_sample(seen: Inputs, measured: Inputs) -> bool:

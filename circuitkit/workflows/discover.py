@@ -32,14 +32,16 @@ from circuitkit.evaluation.verification import verify as verify_edges
 from circuitkit.graph.compare import agreement
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of, resolve
+from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.process import peak_mebibytes
-from circuitkit.workflows.asking import Asked, is_in_sample
+from circuitkit.workflows.asking import Asked, Orders, Share, is_in_sample
 from circuitkit.workflows.folders import tried
 from circuitkit.workflows.results import Discovery
 
 __all__ = ["discover", "method_of"]
 
 
+@checked
 def discover(
     model: Model,
     data: Data,
@@ -48,15 +50,15 @@ def discover(
     *,
     method: Method | str = "eap_ig",
     unseen: Data | None = None,
-    edges: int | None = None,
-    faithfulness: float | None = None,
+    edges: Size | None = None,
+    faithfulness: Share | None = None,
     rule: str = "abs",
-    examples: int | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    memory: int | None = None,
-    verify: int | None = None,
-    orders: int | None = None,
+    examples: Count | None = None,
+    seed: Seed = 0,
+    batch_size: Count | None = None,
+    memory: Size | None = None,
+    verify: Size | None = None,
+    orders: Orders | None = None,
     resume: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> Discovery:
@@ -93,9 +95,9 @@ def discover(
         A ``Discovery``: the circuit, the scores, and what was measured.
 
     Raises:
-        ArgumentError: for an argument in the wrong place, or is of another kind.
+        ArgumentError: for an argument in the wrong place, of another kind, or out of its bounds.
         UnknownNameError: for a name that does not exist, with the nearest one.
-        ScoresError: for a size or another setting out of its bounds.
+        ScoresError: for more edges than the model has, and for both a size and a faithfulness.
         EvaluationError: where the model cannot do the task (unless ``force``), or no circuit
             reaches the faithfulness.
         BudgetError: where one prompt does not fit the memory.

@@ -38,8 +38,9 @@ from circuitkit.graph.stages import ATTENTION
 from circuitkit.registry import lookup, name_of, names
 from circuitkit.util.bytesize import spell
 from circuitkit.util.json_values import Json
+from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.tables import as_text, to_frame
-from circuitkit.workflows.asking import Asked
+from circuitkit.workflows.asking import Asked, Orders, Share
 from circuitkit.workflows.discover import method_of
 from circuitkit.workflows.results import files
 
@@ -131,6 +132,7 @@ class Plan:
         return f"<pre>{html.escape(repr(self))}</pre>"
 
 
+@checked
 def plan(
     model: Model,
     data: Data,
@@ -139,15 +141,15 @@ def plan(
     *,
     method: Method | str = "eap_ig",
     unseen: Data | None = None,
-    edges: int | None = None,
-    faithfulness: float | None = None,
+    edges: Size | None = None,
+    faithfulness: Share | None = None,
     rule: str = "abs",
-    examples: int | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    memory: int | None = None,
-    verify: int | None = None,
-    orders: int | None = None,
+    examples: Count | None = None,
+    seed: Seed = 0,
+    batch_size: Count | None = None,
+    memory: Size | None = None,
+    verify: Size | None = None,
+    orders: Orders | None = None,
 ) -> Plan:
     """What ``discover`` would cost with these arguments: forwards, minutes, memory and files.
 

@@ -24,6 +24,7 @@ from circuitkit.graph.nodes import edge_name
 from circuitkit.models.loading import load
 from circuitkit.registry import resolve
 from circuitkit.util.json_values import Json, nan_to_none
+from circuitkit.util.options import Count, Size, checked
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.workflows.asking import HALVES, OTHERS
 from circuitkit.workflows.discover import discover
@@ -208,6 +209,7 @@ def _short(value: Json) -> Json:
     return f"{value[:12]}…" if isinstance(value, str) and len(value) > 24 else value
 
 
+@checked
 def replay(
     circuit: Circuit | Discovery | str | os.PathLike[str],
     *,
@@ -220,8 +222,8 @@ def replay(
     device: str | None = None,
     dtype: str | None = None,
     experts: str | None = None,
-    batch_size: int | None = None,
-    memory: int | None = None,
+    batch_size: Count | None = None,
+    memory: Size | None = None,
 ) -> Replay:
     """Find a circuit once more, as it says that it was found, and report what differs.
 

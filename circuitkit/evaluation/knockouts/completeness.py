@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, refuse
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike
 from circuitkit.engine.model import Model
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more, require_gap
@@ -22,7 +22,7 @@ from circuitkit.evaluation.knockouts._runs import (
 from circuitkit.evaluation.masks import CircuitLike
 from circuitkit.evaluation.results import PictureResult, TableResult
 from circuitkit.util.json_values import Json, nan_to_none
-from circuitkit.util.options import require_count
+from circuitkit.util.options import Count, Seed, Whole, checked
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.viz.figures import Points
 
@@ -170,6 +170,7 @@ class Incompleteness(PictureResult):
         }  # fmt: skip
 
 
+@checked
 def incompleteness(
     model: Model,
     circuit: CircuitLike,
@@ -177,11 +178,11 @@ def incompleteness(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    sets: int = 20,
+    sets: Whole = 20,
     sizes: Sequence[int] | None = None,
-    rounds: int = 5,
-    candidates: int = 10,
-    seed: int = 0,
+    rounds: Whole = 5,
+    candidates: Count = 10,
+    seed: Seed = 0,
 ) -> Incompleteness:
     """Whether a circuit is complete: how far F(C∖K) is from F(M∖K), whatever K is cut from both.
 
@@ -202,11 +203,6 @@ def incompleteness(
         >>> found.to_frame()["found"].tolist()
         ['nothing', 'everything', 'random', 'random', 'random', 'greedy']
     """
-    for name, number in (("sets", sets), ("rounds", rounds), ("seed", seed)):
-        require_count(name, number, 0)
-    require_count("candidates", candidates)
-    if sizes is not None and (isinstance(sizes, str) or not isinstance(sizes, Sequence)):
-        refuse("sizes", sizes, "a list of numbers of edges")
     runs = knockouts_of(model, circuit, data, metric, corruption)
     rng = np.random.default_rng(seed)
     own = runs.edges

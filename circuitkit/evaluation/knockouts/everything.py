@@ -16,7 +16,7 @@ from circuitkit.evaluation.knockouts.redundancy import Minimality, minimality
 from circuitkit.evaluation.masks import CircuitLike, as_graph
 from circuitkit.evaluation.results import PictureResult
 from circuitkit.util.json_values import Json
-from circuitkit.util.options import require_count
+from circuitkit.util.options import Seed, Whole, checked
 from circuitkit.viz.figures import Bars, Heatmap, Panels, Points
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class KnockoutReport(PictureResult):
         return "\n\n".join([repr(self.evaluation), *(p.table() for p in self.parts.values())])
 
 
+@checked
 def knockout(
     model: Model,
     circuit: CircuitLike,
@@ -79,10 +80,10 @@ def knockout(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    pairs: int = 12,
+    pairs: Whole = 12,
     within: str = "model",
-    subsets: int = 20,
-    seed: int = 0,
+    subsets: Whole = 20,
+    seed: Seed = 0,
 ) -> KnockoutReport:
     """What the edges of a circuit do inside it: what is lost without one, two or many of them.
 
@@ -108,6 +109,7 @@ def knockout(
     return KnockoutReport(**{"interactions": None, "incompleteness": None, **found})  # type: ignore[arg-type]
 
 
+@checked
 def knock_out(
     model: Model,
     circuit: CircuitLike,
@@ -115,17 +117,15 @@ def knock_out(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    pairs: int = 12,
+    pairs: Whole = 12,
     within: str = "model",
-    subsets: int = 20,
-    seed: int = 0,
+    subsets: Whole = 20,
+    seed: Seed = 0,
 ) -> Iterator[tuple[str, Part]]:
     """The results of ``knockout`` one after the other, each as it is computed, by the name of its
     function."""
     require_model(model)
     circuit = as_graph(circuit)
-    for name, number in (("pairs", pairs), ("subsets", subsets), ("seed", seed)):
-        require_count(name, number, 0)
     given = prepare(model, data, metric, corruption, circuit=circuit)[1:]
     yield "marginal_effects", marginal_effects(model, circuit, *given)
     if pairs:

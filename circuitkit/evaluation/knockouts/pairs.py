@@ -21,7 +21,7 @@ from circuitkit.evaluation.masks import CircuitLike, as_graph
 from circuitkit.evaluation.results import PictureResult, TableResult
 from circuitkit.graph import circuit as circuits
 from circuitkit.util.json_values import Json, nan_to_none
-from circuitkit.util.options import require, require_count
+from circuitkit.util.options import Whole, checked, require
 from circuitkit.util.statistics import standard_error
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.viz.figures import Heatmap
@@ -167,6 +167,7 @@ class Interactions(PictureResult):
         return "\n".join(lines)
 
 
+@checked
 def interactions(
     model: Model,
     circuit: CircuitLike,
@@ -174,7 +175,7 @@ def interactions(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    edges: int = 12,
+    edges: Whole = 12,
     within: str = "model",
 ) -> Interactions:
     """What the strongest edges of a circuit do for each other: pairs are cut alone and together.
@@ -196,7 +197,6 @@ def interactions(
         >>> len(found.to_frame())
         3
     """
-    require_count("edges", edges, 0)
     require("within", within, ("model", "circuit"))
     runs = knockouts_of(model, circuit, data, metric, corruption)
     chosen = runs.edges

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from jaxtyping import Float
 
-from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, refuse
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike
 from circuitkit.engine.model import Model
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import DRAWN, SHOWN, about, gap, more, require_gap
@@ -24,7 +24,7 @@ from circuitkit.evaluation.masks import CircuitLike
 from circuitkit.evaluation.results import PictureResult
 from circuitkit.graph.types import Mask
 from circuitkit.util.json_values import Json
-from circuitkit.util.options import require_count
+from circuitkit.util.options import Bounds, Seed, Whole, checked
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.viz.figures import Bars
 
@@ -122,6 +122,7 @@ class Minimality(PictureResult):
         return "\n".join([head, table, *more(len(self.edges) - SHOWN, "edges do more")])
 
 
+@checked
 def minimality(
     model: Model,
     circuit: CircuitLike,
@@ -129,9 +130,9 @@ def minimality(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    sets: int = 5,
-    threshold: float = 0.01,
-    seed: int = 0,
+    sets: Whole = 5,
+    threshold: Annotated[float, Bounds(0)] = 0.01,
+    seed: Seed = 0,
 ) -> Minimality:
     """Whether a circuit is minimal: whether each of its edges is needed for something.
 
@@ -151,10 +152,6 @@ def minimality(
         >>> found.to_frame()["edge"][0] == found.edges[found.largest.argmin()]
         True
     """
-    require_count("sets", sets, 0)
-    require_count("seed", seed, 0)
-    if isinstance(threshold, bool | str) or not threshold >= 0:
-        refuse("threshold", threshold, "a share of the gap, 0 or more")
     runs = knockouts_of(model, circuit, data, metric, corruption)
     drawn = drawn_sets(runs.edges, sets, None, np.random.default_rng(seed))
     evaluation, values = runs.measure(_trials(runs, drawn))

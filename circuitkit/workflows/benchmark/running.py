@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations, product
 from math import nan
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from circuitkit.engine.checkpoints import Journal, digest
 from circuitkit.errors import CircuitkitError, EvaluationError
 from circuitkit.evaluation.recovery import stability
 from circuitkit.registry import resolve
+from circuitkit.util.options import Bounds, Seed, checked
 from circuitkit.util.progress import Count, counting
 from circuitkit.util.versions import versions
 from circuitkit.workflows.benchmark.cells import SHARE, Cell, measured
@@ -59,14 +60,15 @@ QUICK: dict[str, Any] = {
 Key: TypeAlias = tuple[str, str, str, int]  # method, model, corruption, seed
 
 
+@checked
 def bench(
     methods: Sequence[str] = METHODS,
     models: Sequence[str] = MODELS,
     corruptions: Sequence[str] = CORRUPTIONS,
     *,
     metric: str = "logit_diff",
-    seeds: int | Sequence[int] = 5,
-    examples: int = 32,
+    seeds: Annotated[int, Bounds(1, 1_000)] | Sequence[Seed] = 5,
+    examples: Annotated[int, Bounds(1, 1_000_000)] = 32,
     device: str | None = None,
     resume: str | os.PathLike[str] | None = None,
 ) -> Benchmark:

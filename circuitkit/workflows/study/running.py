@@ -34,6 +34,7 @@ from circuitkit.graph.nodes import Node
 from circuitkit.patching.detection import THRESHOLD, detect
 from circuitkit.patching.effects import Effects
 from circuitkit.registry import name_of
+from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.versions import versions
 from circuitkit.workflows.folders import tried
 from circuitkit.workflows.study.cells import StudyContext
@@ -48,6 +49,7 @@ STRONGEST = 4  # heads that are restored together and watched where no reference
 FEWEST = 4  # prompts that a study needs
 
 
+@checked
 def study(
     model: Model,
     data: Data,
@@ -61,12 +63,12 @@ def study(
     circuits: Sequence[CorruptionLike] | None = None,
     direction: str = "denoise",
     threshold: float = THRESHOLD,
-    examples: int | None = None,
+    examples: Count | None = None,
     only: MetricLike | None = "accuracy",
     both_ways: bool = False,
-    seed: int = 0,
-    batch_size: int | None = None,
-    memory: int | None = None,
+    seed: Seed = 0,
+    batch_size: Count | None = None,
+    memory: Size | None = None,
     resume: str | os.PathLike[str] | None = None,
 ) -> Study:
     """Activation patching of a task under every corruption and metric, and what depends on them.
