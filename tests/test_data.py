@@ -378,8 +378,9 @@ def test_a_repeated_batch_is_the_batch_stacked_on_itself(times: int) -> None:
     (batch,) = Dataset.of(SEVERAL, model_of(word_level()))
     again = batch.repeat(times)
     assert len(again) == times * len(batch)
+    assert again.name(len(again) - 1) == batch.name(len(batch) - 1)
     for name, table in vars(batch).items():
-        if name not in ("spans", "corruptions"):
+        if name not in ("spans", "corruptions", "named"):
             assert torch.equal(getattr(again, name), torch.cat([table] * times))
     for own, more in ((batch.spans, again.spans), (batch.corruptions, again.corruptions)):
         assert own

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from torch import Tensor
 
+import circuitkit as ck
 from circuitkit.corruptions import counterfactual
-from circuitkit.data.batches import Batch
+from circuitkit.data.batches import Batch, Dataset
 from circuitkit.discovery import acdc, eap, eap_ig, exact, gradient_norm
 from circuitkit.engine.metric import check_metric
 from circuitkit.errors import MetricError
@@ -263,8 +265,14 @@ NOT_METRICS: dict[str, tuple[Any, str]] = {
     "array": (lambda x, r, b: x[:, 0].detach().numpy(), r"an object of type numpy\.ndarray"),
     "list": (lambda x, r, b: x[:, 0].tolist(), "an object of type list"),
     "nothing": (lambda x, r, b: None, "returned None"),
-    "nan": (lambda x, r, b: x[:, 0] * torch.tensor([1, torch.nan]), "nan for 1 of 2 examples; a"),
-    "nan logits": (lambda x, r, b: (x * torch.nan)[:, 0], "nan for 2 of 2 examples; a metric"),
+    "nan": (
+        lambda x, r, b: x[:, 0] * torch.tensor([1, torch.nan]),
+        "nan for prompt 2 of a ba",
+    ),
+    "nan logits": (
+        lambda x, r, b: (x * torch.nan)[:, 0],
+        "prompt 1 of a batch and 1 more of",
+    ),
     "complex": (lambda x, r, b: x[:, 0] + 1j, "complex numbers"),
     "two arguments": (lambda x, labels: x[:, 0], r"\(x, labels\) is not a metric; a metric takes"),
     "four arguments": (lambda x, c, n, y: x[:, 0], r"\(x, c, n, y\) is not a metric"),
@@ -299,7 +307,7 @@ def test_it_is_refused_by_all_that_calls_it(call: Any, case: str) -> None:
 
 def test_the_logits_are_named_where_they_are_nan() -> None:
     logits = some_logits(2) * torch.nan
-    with pytest.raises(MetricError, match="2 of 2 examples, as the logits are nan there too"):
+    with pytest.raises(MetricError, match="batch, as the logits are nan there too; load"):
         check_metric(logit_diff, logits, logits, batch_of([[1], [2]], [[3], [4]]))
 
 
@@ -320,3 +328,51 @@ def test_an_error_in_a_metric_is_its_own() -> None:
     logits = some_logits(2)
     with pytest.raises(ZeroDivisionError, match="mine"):
         check_metric(broken, logits, logits, batch_of([[1], [2]], [[3], [4]]))
+
+
+# -- the first example without a value -------------------------------------------------------------
+THIRD = (5, 6, 7, 5, 6)  # tokens: the third example is the only one of its length
+
+
+class Failing:
+    """A metric that is nan for the third example; it says what it has seen."""
+
+    def __init__(self) -> None:
+        self.__name__, self.seen = "failing", 0
+
+    def __call__(self, logits: Tensor, reference: Tensor, batch: Batch) -> Tensor:
+        length = int(batch.mask.sum(1).max())
+        self.seen = max(self.seen, 3 if length == 7 else 0)
+        assert not (self.seen and length != 7), "it went on"
+        return logits[:, 0] * (torch.nan if length == 7 else 1.0)
+
+
+def one_by_one() -> Dataset:
+    return replace(dataset(THIRD), batch_size=1)
+
+
+CIRCUITS: dict[str, Callable[[Any, Any, Any], object]] = {
+    "evaluate": lambda m, d, f: ck.evaluate(m, m.wiring.legal, d, f),
+    "measure": lambda m, d, f: ck.measure(m, m.wiring.legal, d, f),
+    "completeness": lambda m, d, f: ck.completeness(m, m.wiring.legal, d, f),
+    "patch_path": lambda m, d, f: ck.patch_path(m, ["a0.h1", "logits"], d, f),
+    "patch_edges": lambda m, d, f: ck.patch_edges(m, ["a0.h1->logits"], d, f),
+    "curve": lambda m, d, f: ck.curve(m, ck.discovery.random(m, d), d, f, sizes=[9]),
+}  # fmt: skip
+CALLS = {call.__name__: call for call in [ability, known, *METHODS]} | CIRCUITS
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_metric_without_a_value_stops_at_the_first_such_example(name: str) -> None:
+    with pytest.raises(MetricError, match=r"failing returned nan for prompt 3 of 5 \('.*'\);"):
+        CALLS[name](model("gpt2"), one_by_one(), Failing())
+
+
+def test_a_gradient_that_is_not_finite_stops_there_too() -> None:
+    def steep(logits: Tensor, reference: Tensor, batch: Batch) -> Tensor:
+        zero = logits[:, 0] * 0
+        return logits[:, 0] + (zero.sqrt() if int(batch.mask.sum(1).max()) == 7 else zero)
+
+    for method in (eap, eap_ig, gradient_norm):
+        with pytest.raises(MetricError, match=r"gradient of steep is not finite .* prompt 3 of 5"):
+            method(model("gpt2"), one_by_one(), steep)

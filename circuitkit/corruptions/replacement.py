@@ -46,21 +46,10 @@ def counterfactual(
 
     def carried(batch: Batch) -> list[Activations]:
         if text is None and batch.paired is not None and not bool(batch.paired.all()):
-            raise DataError(f"{_first_unpaired(batch, data)} {_UNPAIRED}")
+            raise DataError(f"{batch.name(int((~batch.paired).nonzero()[0]))} {_UNPAIRED}")
         return [_plain(model, batch.replaced(text, at), batch.mask)]
 
     return carried
-
-
-def _first_unpaired(batch: Batch, data: Dataset) -> str:
-    """The first prompt without a corrupted text, by its number in the data if it is among them."""
-    row = int((~batch.paired).nonzero()[0]) if batch.paired is not None else 0
-    tokens = tuple(batch.clean[row][batch.mask[row]].tolist())
-    for number, example in enumerate(data.examples, start=1):
-        if example.clean == tokens and not example.paired:
-            clean = data[number - 1 : number].to_frame()["clean"][0]
-            return f"prompt {number} of {len(data)} ({clean!r})"
-    return f"prompt {row + 1} of a batch"
 
 
 @checked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
@@ -45,6 +46,7 @@ class Batch:
         corruptions: Token ids of the further corrupted texts that every example has, by name.
         paired: Whether each example has a corrupted text, [batch]; None if all have. Without one
             ``corrupt`` is ``clean``.
+        named: What messages call an example, by its row; None: by its place in the batch.
     """
 
     clean: Int[Tensor, "batch pos"]
@@ -56,9 +58,14 @@ class Batch:
     spans: Mapping[str, Int[Tensor, "batch 2"]]
     corruptions: Mapping[str, Int[Tensor, "batch pos"]] = field(default_factory=dict)
     paired: Bool[Tensor, " batch"] | None = None
+    named: Callable[[int], str] | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.last)
+
+    def name(self, row: int) -> str:
+        """What messages call an example: ``prompt 3 of 16 ('When ...')``."""
+        return f"prompt {row + 1} of a batch" if self.named is None else self.named(row)
 
     def within(self, *names: str) -> Bool[Tensor, "batch pos"]:
         """Which tokens the spans of these names hold, or ``all``; raises DataError where an example
@@ -122,7 +129,8 @@ class Batch:
                 return x.repeat(times, *[1] * (x.ndim - 1))
             return {name: again(own) for name, own in x.items()}
 
-        return Batch(**{name: again(own) for name, own in vars(self).items()})
+        tensors = {name: again(own) for name, own in vars(self).items() if name != "named"}
+        return Batch(**tensors, named=lambda row: self.name(row % len(self)))
 
 
 @runtime_checkable
@@ -225,7 +233,7 @@ class Dataset:
 
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, len(self), self.batch_size):
-            yield self._collate(self.examples[start : start + self.batch_size])
+            yield self._collate(start, self.examples[start : start + self.batch_size])
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -306,7 +314,7 @@ class Dataset:
         """
         return replace(self, examples=tuple(one for e in self.examples for one in swapped(e)))
 
-    def _collate(self, examples: Sequence[Example]) -> Batch:
+    def _collate(self, first: int, examples: Sequence[Example]) -> Batch:
         length = max(len(e.clean) for e in examples)
         offsets = [length - len(e.clean) if self.padding == "left" else 0 for e in examples]
 
@@ -343,7 +351,13 @@ class Dataset:
                 name: rows((e.corruptions[name] for e in examples), 0, True) for name in texts
             },
             paired=torch.tensor([e.paired for e in examples], device=self.device),
+            named=lambda row: self.named(first + row),
         )
+
+    def named(self, number: int) -> str:
+        """What messages call the example of that number: ``prompt 3 of 16 ('When ...')``."""
+        clean = _shown(self.examples[number], self.tokenizer).clean
+        return f"prompt {number + 1} of {len(self)} ({reprlib.repr(clean)})"
 
 
 def _common_texts(examples: Sequence[Example]) -> list[str]:

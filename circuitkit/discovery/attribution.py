@@ -155,6 +155,7 @@ def _attribute(
     for batch in track(data, method):
         draws = [carried.written() for carried in carry(batch)]
         table, silent = _score_batch(model, batch, metric, draws, alphas, tally.apart, pulls)
+        require_gradients(metric, table[..., legal], batch)
         own = table[..., legal].cpu().numpy()
         tally.add(own) if tally.apart else tally.add_sum(own, len(batch))
         flat &= silent
@@ -164,6 +165,16 @@ def _attribute(
             "would be zero; use eap_ig, or a different metric (logit_diff)"
         )
     return tally.scores({**inputs.metadata(), "method": method, "settings": settings})
+
+
+def require_gradients(metric: Metric, table: Float[Tensor, "..."], batch: Batch) -> None:
+    """Raise MetricError where what came of a batch's gradients is not finite."""
+    if not bool(table.isfinite().all()):
+        raise MetricError(
+            f"the gradient of {name_of(metric)} is not finite among {len(batch)} examples, the "
+            f"first of them {batch.name(0)}; check what the metric does there (batch_size=1 finds "
+            "the example), or load the model in float32"
+        )
 
 
 def _score_batch(

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.discovery.attribution import FLAT, eap
+from circuitkit.discovery.attribution import FLAT, eap, require_gradients
 from circuitkit.engine.attribute import Pulls, block_tokens
 from circuitkit.engine.gradients import Gradients, at_tokens, gradients
 from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
@@ -99,7 +99,9 @@ def gradient_norm(
     total, steepest = np.zeros(len(model.wiring.readers)), 0.0
     for batch in track(inputs.data, "gradient_norm"):
         at = _gradients(model, batch, inputs.metric)
-        total += _array(_steepness(model, batch, at).sum(0))
+        steep = _steepness(model, batch, at)
+        require_gradients(inputs.metric, steep, batch)
+        total += _array(steep.sum(0))
         steepest = max(steepest, at.steepest)
     if steepest < FLAT:
         raise MetricError(

@@ -127,11 +127,15 @@ class _Pruning:
 
     def __init__(self, model: Model, data: Dataset, metric: Metric, corruption: Corruption) -> None:
         self.model, self.examples = model, len(data)
-        self.parts = list(_parts(model, data, metric, corruption))
+        self.parts: list[_Part] = []
+        whole = []
+        for part in _parts(model, data, metric, corruption):
+            whole.append(part.value(part.reference))  # stops at the first that has no value
+            self.parts.append(part)
         self.keep = model.wiring.legal.copy()
         self.losses = np.zeros(model.wiring.shape)
         self.visited = np.zeros(model.wiring.shape[1], dtype=bool)
-        self.value = self._mean([part.value(part.reference) for part in self.parts])
+        self.value = self._mean(whole)
         self.gap = self.value - self._mean([part.corrupted(model) for part in self.parts])
         self.chain = CHAIN
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import TypeAlias
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
@@ -37,8 +37,8 @@ def check_metric(
     whole numbers become numbers of the logits' type.
 
     Raises MetricError where the metric is not a function of these three arguments, reduces over the
-    examples, returns something else than a tensor of one value per example, or returns nan; and
-    DataError where an answer is not in the vocabulary.
+    examples, returns something else than a tensor of one value per example, or returns nan, naming
+    the first such example; and DataError where an answer is not in the vocabulary.
     """
     require_answers(batch, logits.shape[-1])
     name, wanted = name_of(metric), "a metric returns a tensor with one value per example"
@@ -56,14 +56,23 @@ def check_metric(
         raise MetricError(f"{name} returned complex numbers; {wanted}, a real number")
     if not values.is_floating_point():
         return values.to(logits.dtype)
-    missing = int(values.detach().isnan().sum())
-    if missing:
-        because = ", as the logits are nan there too" if bool(logits.isnan().any()) else ""
-        raise MetricError(
-            f"{name} returned nan for {missing} of {len(batch)} examples{because}; {wanted}, "
-            "a number"
-        )
+    missing = values.detach().isnan()
+    if bool(missing.any()):
+        raise MetricError(_undefined(name, missing, logits, batch))
     return values
+
+
+def _undefined(
+    name: str, missing: Bool[Tensor, " b"], logits: Float[Tensor, "b vocab"], batch: Batch
+) -> str:
+    """Where a metric is nan, and what to do."""
+    row = int(missing.nonzero()[0])
+    of_logits = bool(logits[row].isnan().any())
+    because = ", as the logits are nan there too" if of_logits else ""
+    remedy = "load the model in float32" if of_logits else "check what the metric does there"
+    more = int(missing.sum()) - 1
+    others = f" and {more} more of its batch" if more else ""
+    return f"{name} returned nan for {batch.name(row)}{others}{because}; {remedy}, or leave it out"
 
 
 def _uncallable(metric: Metric, error: TypeError) -> str:
