@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from circuitkit.corruptions import counterfactual
+from circuitkit.data.batches import Dataset
+from circuitkit.data.tasks import make_task
 from circuitkit.errors import CircuitkitError, OutputError, ScoresError
+from circuitkit.evaluation.choosing import choose, smallest
+from circuitkit.evaluation.curves import curve
+from circuitkit.evaluation.size_curves import size_curves
 from circuitkit.graph.circuit import edges, from_json, mask, to_json, weight_matrix
 from circuitkit.graph.nodes import edge_name, parse_edge
-from circuitkit.graph.scores import RULES, Scores
+from circuitkit.graph.scores import RULES, Scores, ScoresWarning
 from circuitkit.graph.wiring import Wiring
+from circuitkit.metrics import logit_diff
+from circuitkit.models.loading import load
 
 WIRINGS = [
     Wiring(2, 3, 3),
@@ -608,3 +617,43 @@ def test_scores_print_short_and_long_and_in_a_notebook() -> None:
     assert repr(scores).startswith("8 scores (eap); the strongest:\n")
     assert scores._repr_html_().count("<tr") == 9
     assert "input-&gt;logits" in scores._repr_html_()
+
+
+# -- zeros -----------------------------------------------------------------------------------------
+NOTHING = by_hand()
+MINI = load("mini")
+DATA = Dataset.of(make_task("ioi", MINI, 2), MINI)
+CHOOSE: dict[str, Callable[[Scores], object]] = {
+    "top": lambda s: s.top(3),
+    "signed": lambda s: s.top(3, rule="signed"),
+    "greedy": lambda s: s.top(3, rule="greedy"),
+    "mask": lambda s: s.mask(3),
+    "above": lambda s: s.above(-1.0, rule="signed"),
+    "choose": lambda s: choose(MINI, s, DATA, logit_diff, counterfactual, edges=3),
+    "faithfulness": lambda s: choose(MINI, s, DATA, logit_diff, counterfactual, faithfulness=0.5),
+    "smallest": lambda s: smallest(MINI, s, DATA),
+    "curve": lambda s: curve(MINI, s, DATA),
+    "size_curves": lambda s: size_curves(MINI, s, DATA, shares=(0.5, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", CHOOSE)
+def test_scores_of_zeros_choose_nothing(how: str) -> None:
+    nothing = Scores(MINI.wiring, np.zeros(MINI.wiring.shape))
+    with pytest.raises(ScoresError, match=r"all scores are zero.* use another metric or corrupt"):
+        CHOOSE[how](nothing)
+
+
+def test_a_method_that_dropped_all_edges_is_named() -> None:
+    scores = Scores(SMALL, NOTHING.values, {"chosen": True, "method": "acdc"})
+    with pytest.raises(ScoresError, match=r"acdc has dropped every edge.*loosen its settings"):
+        scores.top(3)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_edges_that_are_chosen_without_a_score_are_counted(rule: str) -> None:
+    scores = by_hand(input_logits=2.0, input_m0=1.0, m0_logits=1.0)
+    assert scores.top(3, rule=rule).number_of_edges() == 3
+    with pytest.warns(ScoresWarning, match=r"of the \d edges .* only 3 of 8 edges have another"):
+        scores.top(7, rule=rule)
+    assert scores.top(8, rule=rule) is not None  # the whole model is no choice

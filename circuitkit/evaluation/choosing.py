@@ -38,11 +38,13 @@ def choose(
     Without either it is the method's ``own`` choice (default: ``scores.chosen``), and without one
     the smallest circuit that reaches 0.85.
 
-    Raises ScoresError where the method has chosen nothing, and EvaluationError where no circuit
-    reaches the faithfulness.
+    Raises ScoresError where the method has chosen nothing or all scores are zero, and
+    EvaluationError where no circuit reaches the faithfulness.
     """
     if edges is not None:
-        return scores.mask(edges, rule)
+        best = scores.mask(edges, rule)
+        scores.warn_of_zeros(best)
+        return best
     chosen = scores.chosen if own is None else own
     if faithfulness is not None or chosen is None:
         target = FAITHFULNESS if faithfulness is None else faithfulness
@@ -72,8 +74,9 @@ def smallest(
     grow with size, a smaller one may exist. Several sizes at a time share the carried run.
 
     Returns its mask of bool [writers, readers]; ``scores.circuit(mask)`` is the circuit. Raises
-    ArgumentError for an argument in the wrong place and for a target that is not above 0, and
-    EvaluationError where not even the whole model reaches the target.
+    ArgumentError for an argument in the wrong place and for a target that is not above 0,
+    ScoresError where all scores are zero, and EvaluationError where not even the whole model
+    reaches the target; warns (ScoresWarning) where edges with a score of zero are chosen.
 
     Example:
         >>> mask = ck.smallest(model, scores, data, target=0.5)
@@ -105,4 +108,6 @@ def smallest(
         inner = sorted({low + (high - low) * k // 4 for k in (1, 2, 3)} - {low, high})
         better = first(inner)
         high, low = (better or high), max((n for n in inner if n < (better or high)), default=low)
-    return scores.mask(high, rule)
+    best = scores.mask(high, rule)
+    scores.warn_of_zeros(best)
+    return best

@@ -195,6 +195,7 @@ def best(scores: Scores, share: float, rule: str = "abs") -> Mask:
     alive. The share 1 is the whole model; a method that chose a circuit has no larger one but that.
     """
     wiring = scores.wiring
+    scores.require_some()
     if share >= 1:
         return wiring.legal.copy()
     keep = np.zeros(wiring.shape, dtype=bool)

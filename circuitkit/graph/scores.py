@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,12 +38,16 @@ from circuitkit.util.tables import as_html, to_frame
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["RULES", "Scores"]
+__all__ = ["RULES", "Scores", "ScoresWarning"]
 
 FORMAT = "circuitkit.scores"
 VERSION = "1"
 RULES = ("abs", "signed", "greedy")
 _FLOATING, _BOOLEAN = ("F64", "F32", "F16"), ("BOOL",)  # as safetensors calls them
+
+
+class ScoresWarning(UserWarning):
+    """Edges that are chosen although their score says nothing."""
 
 
 @dataclass(frozen=True)
@@ -218,35 +223,70 @@ class Scores:
 
     def mask(self, n: int, rule: str = "abs") -> Mask:
         """The best n edges that hang together: the longest head of the ranking of which no more
-        than n edges are left when dead ends are dropped. Raises ScoresError where n < 1."""
+        than n edges are left when dead ends are dropped. Raises ScoresError where n < 1, and where
+        all scores are zero."""
         if isinstance(n, bool) or not isinstance(n, Integral):
             raise ScoresError(f"n is {n!r}; give a whole number of edges")
         if n < 1:
             raise ScoresError(f"{n} edges do not make a circuit; ask for at least 1")
+        self.require_some()
         return self.wiring.best(self.ranking(rule), n)
+
+    def require_some(self) -> None:
+        """Raise ScoresError, with the likely cause, where all scores are zero: none is better."""
+        if self.values[self.wiring.legal].any():
+            return
+        if self.about.get("chosen"):
+            raise ScoresError(
+                f"{self.about.get('method', 'the method')} has dropped every edge, so that none is "
+                "left to choose; loosen its settings"
+            )
+        raise ScoresError(
+            "all scores are zero, so no edge is better than another: the metric does not depend on "
+            "the edges, or the corrupted prompts equal the clean ones; use another metric or "
+            "corruption"
+        )
+
+    def warn_of_zeros(self, keep: Mask) -> None:
+        """Warn (ScoresWarning) where chosen edges have a score of zero, as fewer have another."""
+        zeros = int((keep & (self.values == 0)).sum())
+        if zeros and not keep[self.wiring.legal].all():
+            others = np.count_nonzero(self.values[self.wiring.legal])
+            warnings.warn(
+                f"{zeros:,} of the {int(keep.sum()):,} edges that are chosen have a score of zero, "
+                f"and are in no order: only {others:,} of {len(self):,} edges have another; ask "
+                "for fewer",
+                ScoresWarning,
+                stacklevel=3,
+            )
 
     def top(self, n: int, rule: str = "abs") -> Circuit:
         """The circuit of the best n edges that hang together, or of a few less: the longest head
         of the ranking that has no more than n edges without its dead ends.
 
         Rules: ``abs`` (magnitude), ``signed``, ``greedy`` (Hanna et al. 2024: from the logits
-        down). Raises ScoresError where n < 1 and for a rule that is not known.
+        down). Raises ScoresError where n < 1, for a rule that is not known, and where all scores
+        are zero; warns (ScoresWarning) where edges with a score of zero are chosen.
 
         Example:
             >>> print(scores.top(50))  # doctest: +ELLIPSIS
             5... of 479 edges, ... of 16 heads, ... of 4 MLPs
         """
-        return self.circuit(self.mask(n, rule), rule=rule)
+        keep = self.mask(n, rule)
+        self.warn_of_zeros(keep)
+        return self.circuit(keep, rule=rule)
 
     def above(self, threshold: float, rule: str = "abs") -> Circuit:
         """The circuit of the edges whose score (by ``abs``: its magnitude) exceeds a threshold, in
-        metric units per example, without dead ends; the rule is ``abs`` or ``signed``.
+        metric units per example, without dead ends; the rule is ``abs`` or ``signed``. Raises
+        ScoresError where all scores are zero.
 
         Example:
             >>> circuit = scores.above(0.01)
             >>> bool((circuit.to_frame()["weight"].abs() > 0.01).all())
             True
         """
+        self.require_some()
         keep = (_key(rule, RULES[:2])(self.values) > threshold) & self.wiring.legal
         return self.circuit(self.wiring.alive(keep), rule=rule, threshold=threshold)
 
