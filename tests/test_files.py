@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import os
@@ -226,8 +227,9 @@ def test_numbers_and_arrays_of_numpy_go_into_files(tmp_path: Path) -> None:
     assert Scores.load(scores.save(tmp_path / "s")).about["settings"] == plain
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, torch.ones(2), 1j, np.complex64(1), np.inf,
-                                   b"x", "\ud800", {(1, 2): 3}, {1: 2, "1": 3}],
+@pytest.mark.parametrize("value", [object(), {1, 2}, torch.ones(2, device="meta"), 1j,
+                                   np.complex64(1), np.inf, b"x", "\ud800", {(1, 2): 3},
+                                   {1: 2, "1": 3}],
                          ids=lambda value: type(value).__name__)  # fmt: skip
 def test_what_json_cannot_hold_is_refused_with_its_name(value: Any, tmp_path: Path) -> None:
     circuit = some_circuit()
@@ -406,3 +408,58 @@ def test_no_flipped_bit_of_a_tensor_file_is_read_as_another_number(tmp_path: Pat
     for place in range(start, start + values.nbytes // 2, 11):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
         assert "the checksum is wrong" in told(lambda: read_eap_scores(path))
+
+
+# -- what users attach -----------------------------------------------------------------------------
+ATTACHED: list[tuple[Any, Any]] = [  # and what comes back from a file
+    (np.bool_(True), True), (np.str_("x"), "x"), (np.float16(1.5), 1.5), (np.int8(3), 3),
+    (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]), ((1, np.int64(2)), [1, 2]),
+    ({"a": [np.int64(3), {"b": np.float32(2)}]}, {"a": [3, {"b": 2.0}]}),
+    (float("nan"), None), (np.float32("nan"), None), (np.array(["a", None], object), ["a", None]),
+    (torch.tensor(2.5), 2.5), (torch.tensor([1, 2]), [1, 2]), (torch.ones(1).bfloat16(), [1.0]),
+    (torch.tensor([1.0], requires_grad=True), [1.0]), (Path("a/b"), "a/b"),
+    (datetime.datetime(2026, 1, 2), "2026-01-02T00:00:00"),
+    (datetime.date(2026, 1, 2), "2026-01-02"),
+]  # fmt: skip
+NOT_ATTACHED = [
+    torch.ones(2, device="meta"), torch.eye(2).to_sparse(), {1}, b"x", float("inf"), object(),
+    np.datetime64("2026-01-02"), np.complex64(1j),
+]  # fmt: skip
+
+
+def with_own(value: Any, where: str) -> Circuit:
+    """A circuit that has the value as an attribute of its own, its node's or its edge's."""
+    circuit = some_circuit()
+    edge = next(iter(circuit.edges))
+    {"graph": circuit.graph, "node": circuit.nodes[edge[0]], "edge": circuit.edges[edge]}[where][
+        "own"
+    ] = value
+    return circuit
+
+
+@pytest.mark.parametrize("where", ["graph", "node", "edge"])
+def test_what_users_attach_is_written_by_every_writer(where: str, tmp_path: Path) -> None:
+    for value, back in ATTACHED:
+        circuit = with_own(value, where)
+        for suffix in ("json", "graphml", "csv", "dot"):
+            circuit.save(tmp_path / f"c.{suffix}")
+        again = Circuit.load(tmp_path / "c.json")
+        edge = next(iter(with_own(1, where).edges))
+        found = {"graph": again.graph, "node": again.nodes[edge[0]], "edge": again.edges[edge]}
+        assert found[where]["own"] == back
+        nx.write_graphml(circuit, tmp_path / "c.graphml")
+    for value in NOT_ATTACHED:
+        told(lambda v=value: with_own(v, where).save(tmp_path / "c.json"))  # type: ignore[misc]
+        nx.write_graphml(with_own(value, where), tmp_path / "c.graphml")
+        for suffix in ("graphml", "csv", "dot"):  # which hold texts
+            with_own(value, where).save(tmp_path / f"c.{suffix}")
+
+
+def test_scores_hold_what_users_attach(tmp_path: Path) -> None:
+    scores = some_scores()
+    for value, back in ATTACHED:
+        path = Scores(scores.wiring, scores.values, {"own": value}).save(tmp_path / "s.safetensors")
+        assert Scores.load(path).about["own"] == back
+    for value in NOT_ATTACHED:
+        made = Scores(scores.wiring, scores.values, {"own": value})
+        told(lambda m=made: m.save(tmp_path / "s.safetensors"))  # type: ignore[misc]

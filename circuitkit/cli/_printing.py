@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 from circuitkit.cli._streams import encodable, plain
+from circuitkit.util import json_values
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.tables import WIDTH, as_text
 
@@ -20,10 +21,19 @@ _DEEPEST = 40  # columns to which further lines of a text are indented
 def print_json(value: Json) -> None:
     """Print the value as JSON, with null for nan; signs that stdout does not have are escaped."""
     held = nan_to_none(value)
-    text = json.dumps(held, indent=1, ensure_ascii=False, default=list)
+    text = json.dumps(held, indent=1, ensure_ascii=False, default=_own)
     if not encodable(text, sys.stdout.encoding):
-        text = json.dumps(held, indent=1, default=list)
+        text = json.dumps(held, indent=1, default=_own)
     print(text)
+
+
+def _own(value: Json) -> Json:
+    """What the json module does not know: numbers and tables of NumPy and torch, paths, and what
+    can be gone through."""
+    try:
+        return json_values.plain(value, "")
+    except ValueError:
+        return list(value)
 
 
 def print_text(text: str) -> None:

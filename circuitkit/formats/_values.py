@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
+
+from circuitkit.graph.records import spelt
 
 __all__ = ["flat", "text"]
 
@@ -18,9 +19,8 @@ def flat(attributes: Mapping[str, object]) -> dict[str, str | int | float | bool
 
 
 def _value(value: object) -> str | int | float | bool:
-    if isinstance(value, bool | int | float):
-        return value
-    return text(value if isinstance(value, str) else json.dumps(value, default=str))
+    found = spelt(value)
+    return text(found) if isinstance(found, str) else found
 
 
 def text(text: str) -> str:

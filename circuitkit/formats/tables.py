@@ -32,7 +32,9 @@ def csv(circuit: Graph) -> str:
     rows = []
     for writer, reader, weight in sorted(edges(circuit), key=lambda e: (-abs(e[2]), *e[:2])):
         named = {"writer": str(writer), "reader": str(reader), "edge": edge_name(writer, reader)}
-        own = {k: v for k, v in circuit[writer][reader].items() if k not in (*named, "weight")}
+        own = {
+            k: v for k, v in dict(circuit[writer][reader]).items() if k not in (*named, "weight")
+        }
         rows.append({**named, "weight": weight, **flat(own), **_of_ends(circuit, writer, reader)})
     first = ("writer", "reader", "edge", "weight")
     further = sorted({name for row in rows for name in row} - {*first})

@@ -104,7 +104,7 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         24 of 1,281 edges, 6 of 32 heads, 0 of 0 MLPs
     """
 
-    graph_attr_dict_factory = node_attr_dict_factory = Record
+    graph_attr_dict_factory = node_attr_dict_factory = edge_attr_dict_factory = Record
 
     def __init__(self, incoming_graph_data: Graph | None = None, **attr: object) -> None:
         super().__init__(incoming_graph_data, **attr)
@@ -442,7 +442,7 @@ def _entry(
     name = edge_name(writer, reader)
     if not math.isfinite(weight):
         raise CircuitError(f"{name} has the weight {weight}; give a finite number")
-    extra = {k: v for k, v in circuit[writer][reader].items() if k != "weight"}
+    extra = {k: v for k, v in dict(circuit[writer][reader]).items() if k != "weight"}
     if "edge" in extra:
         raise CircuitError(
             f"{name} has an attribute 'edge', which is what its name is called; rename it"

@@ -7,7 +7,7 @@ from collections.abc import ItemsView
 
 import numpy as np
 
-from circuitkit.util.json_values import Json
+from circuitkit.util.json_values import Json, plain
 
 __all__ = ["Record", "spelt"]
 
@@ -32,9 +32,13 @@ class Record(dict[str, Json]):
 
 
 def spelt(value: Json) -> str | int | float | bool:
-    """A number, boolean or plain text as it is; anything else as JSON."""
-    if isinstance(value, str):
-        return str(value)
+    """A number, boolean or plain text as it is; anything else as JSON, or as its own text."""
+    if isinstance(value, bool | int | float):
+        return value
     if isinstance(value, np.number | np.bool_):
         return spelt(value.item())
-    return value if isinstance(value, bool | int | float) else json.dumps(value, default=str)
+    try:
+        found = plain(value, "")
+    except (ValueError, RecursionError):
+        return value if type(value) is str else str(value)
+    return found if isinstance(found, str | bool | int | float) else json.dumps(found)

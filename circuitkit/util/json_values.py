@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Callable, Mapping
+from datetime import date, time
 from functools import partial
+from pathlib import PurePath
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,8 +29,8 @@ def nan_to_none(value: Json) -> Json:
 
 
 def plain(value: Json, where: str, *, undefined: bool = True, depth: int = 0) -> Json:
-    """The value as JSON gives it back: NumPy's numbers and arrays as numbers and lists, tuples as
-    lists, keys as texts, and None for nan if it may be ``undefined``.
+    """The value as JSON gives it back: arrays of NumPy and tensors as numbers and lists, tuples as
+    lists, paths, dates and keys as texts, and None for nan if it may be ``undefined``.
 
     Raises ValueError, which names the place by its keys, for what JSON cannot hold: other types,
     numbers that are not finite, and texts and levels that no file can have.
@@ -37,8 +39,12 @@ def plain(value: Json, where: str, *, undefined: bool = True, depth: int = 0) ->
         return value
     if isinstance(value, str):
         return _text(value, where)
+    if isinstance(value, PurePath | date | time):
+        return _text(value.isoformat() if isinstance(value, date | time) else str(value), where)
     if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biufUO":
         return plain(value.tolist(), where, undefined=undefined, depth=depth)
+    if type(value).__module__ == "torch" and hasattr(value, "tolist"):
+        return plain(_listed(value, where), where, undefined=undefined, depth=depth)
     if isinstance(value, int | float):
         return _number(value, where, undefined)
     if depth == DEEPEST:
@@ -51,6 +57,15 @@ def plain(value: Json, where: str, *, undefined: bool = True, depth: int = 0) ->
     raise ValueError(
         f"{_short(where)} is of type {type(value).__name__}; give text, numbers, lists or mappings"
     )
+
+
+def _listed(tensor: Json, where: str) -> Json:
+    """The values of a tensor of torch; which is not imported for it."""
+    try:
+        return tensor.tolist()
+    except (NotImplementedError, RuntimeError, TypeError) as error:  # sparse, or without values
+        said = str(error).partition("\n")[0][:80]
+        raise ValueError(f"{_short(where)} is a tensor that has no list ({said})") from error
 
 
 def _text(value: str, where: str) -> str:
