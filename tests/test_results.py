@@ -4,6 +4,7 @@ in every form, and what is refused."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from math import isnan
 from pathlib import Path
@@ -415,3 +416,40 @@ def test_a_threshold_in_words_is_refused() -> None:
     for wrong in ("x", True, -1.0):
         with pytest.raises(CircuitkitError, match="give a number of at least"):
             lookup("discovery", "acdc")(M, *GIVEN, threshold=wrong)
+
+
+# -- tensors that are no plain masks ---------------------------------------------------------------
+WHOLE = torch.ones(M.wiring.shape)
+DOORS: dict[str, Callable[[Any], object]] = {
+    "run": lambda keep: ck.run(M, keep, DATA),
+    "evaluate": lambda keep: ck.evaluate(M, keep, DATA),
+    "node_level": lambda keep: ck.node_level(keep, M),
+    "circuit": lambda keep: scores().circuit(keep),
+}
+READ = {"sparse": WHOLE.to_sparse(), "half": WHOLE.bfloat16(),
+        "graded": WHOLE.clone().requires_grad_(), "numbers": WHOLE.int().numpy(),
+        "bool": WHOLE.bool().numpy()}  # fmt: skip
+NOT_MASKS = {"meta": WHOLE.to("meta"), "nan": WHOLE * torch.nan, "complex": WHOLE + 0j,
+             "texts": np.ones(M.wiring.shape, str), "small": torch.ones(3, 3),
+             "list": [[1.0, 2.0]]}  # fmt: skip
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("door", DOORS)
+def test_a_tensor_is_read_as_a_mask_or_refused(door: str) -> None:
+    for name, keep in READ.items():
+        if door == "circuit" and name in ("sparse", "half", "graded"):
+            continue  # which knows no torch, and refuses what is not like an array
+        assert DOORS[door](keep) is not None
+    for keep in NOT_MASKS.values():
+        with pytest.raises(CircuitkitError) as caught:
+            DOORS[door](keep)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.unchecked
+def test_scores_are_plain_arrays_of_floats() -> None:
+    plain = np.ones(M.wiring.shape)
+    for values in (np.ma.masked_array(plain), plain.astype(np.uint8), WHOLE):
+        with pytest.raises(ck.errors.ScoresError, match="give a NumPy array of floats"):
+            ck.Scores(M.wiring, values)  # type: ignore[arg-type]

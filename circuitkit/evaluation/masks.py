@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import networkx as nx
 import numpy as np
+import torch
 from torch import Tensor
 
 from circuitkit.engine.inputs import refuse
@@ -22,11 +23,13 @@ from circuitkit.util.options import Count, Seed, Size, check, checked
 __all__ = [
     "CircuitLike",
     "ScoresLike",
+    "as_array",
     "as_bool",
     "as_graph",
     "as_mask",
     "as_masks",
     "as_scores",
+    "dense",
     "drawn_masks",
     "is_one",
     "node_level",
@@ -96,10 +99,25 @@ def as_graph(circuit: CircuitLike) -> Graph | np.ndarray:
         raise CircuitError("scores are not a circuit; choose one: scores.top(100)")
     graph = circuit if isinstance(circuit, nx.DiGraph) else getattr(circuit, "circuit", circuit)
     if isinstance(graph, Tensor):
-        return graph.numpy(force=True)
+        return as_array(graph)
     if not isinstance(graph, nx.DiGraph | np.ndarray):
         refuse("circuit", circuit, "a circuit, or a mask over the model's edges")
     return graph
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """The numbers of a tensor, on the CPU; raises as ``dense`` does."""
+    own = dense(tensor).detach().cpu()
+    return own.double().numpy() if own.is_floating_point() else own.numpy(force=True)
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """The tensor, no longer sparse, as something that a mask can be read from; raises CircuitError
+    for one that has no numbers, or has them in another form (meta, quantised)."""
+    if tensor.is_meta or tensor.is_quantized or tensor.is_nested:
+        kind = "quantised" if tensor.is_quantized else "nested" if tensor.is_nested else "meta"
+        raise CircuitError(f"the mask is a {kind} tensor, which holds no mask; give one of bool")
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def as_mask(circuit: CircuitLike, wiring: Wiring) -> Mask:

@@ -24,7 +24,7 @@ from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import Keep, runs
 from circuitkit.errors import CircuitError
-from circuitkit.evaluation.masks import CircuitLike, as_mask, require_shape
+from circuitkit.evaluation.masks import CircuitLike, as_mask, dense, require_shape
 from circuitkit.graph.wiring import Wiring
 
 __all__ = ["measure", "run"]
@@ -109,7 +109,7 @@ def _prepared(
 
 
 def _keep(circuit: CircuitLike, wiring: Wiring) -> Keep:
-    """A circuit as a mask, or as weights."""
+    """A circuit as a mask, or as weights, which are finite."""
     if isinstance(circuit, np.ndarray) and (circuit.dtype.kind == "f" or circuit.ndim == 3):
         circuit = torch.from_numpy(circuit)
     if isinstance(circuit, Tensor) and circuit.ndim == 3:
@@ -118,7 +118,10 @@ def _keep(circuit: CircuitLike, wiring: Wiring) -> Keep:
     if not isinstance(circuit, Tensor) or not circuit.dtype.is_floating_point:
         return as_mask(circuit, wiring)
     require_shape(circuit, wiring)
-    return circuit
+    weights = dense(circuit)
+    if not bool(weights.detach().float().isfinite().all()):
+        raise CircuitError("the weights of a mask are not all finite; give numbers from 0 to 1")
+    return weights
 
 
 def _stacked(inputs: Inputs, keeps: Sequence[Keep], value: Value) -> Float[Tensor, "c n *rest"]:

@@ -83,8 +83,10 @@ class Scores:
     error: Float[np.ndarray, "writers readers"] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.values, np.ndarray) or self.values.dtype.kind != "f":
-            kind = getattr(self.values, "dtype", type(self.values).__name__)
+        special = isinstance(self.values, np.ma.MaskedArray | np.matrix)
+        if special or not isinstance(self.values, np.ndarray) or self.values.dtype.kind != "f":
+            kind = getattr(self.values, "dtype", "") if not special else ""
+            kind = kind or type(self.values).__name__
             raise ScoresError(f"the scores are of type {kind}; give a NumPy array of floats")
         tables = {"scores have": self.values, "mask 'exact' has": self.exact,
                   "standard errors have": self.error}  # fmt: skip
@@ -294,6 +296,7 @@ class Scores:
         """The circuit of the kept edges, each with its score as ``weight``; where estimated and
         measured scores are mixed, ``exact`` says of each edge which it is."""
         w = self.wiring
+        keep = _as_mask(keep, w)
         weights: dict[tuple[str, str], float] = {}
         extra: dict[tuple[str, str], dict[str, bool]] = {}
         for row, column in np.argwhere(keep & w.legal):
@@ -424,6 +427,23 @@ def _table(file: Any, name: str, wiring: Wiring) -> np.ndarray:
     if table.dtype == bool and (table.view(np.uint8) > 1).any():
         raise ScoresError(f"{name!r} has other bytes than 0 and 1")
     return table
+
+
+def _as_mask(keep: object, wiring: Wiring) -> Mask:
+    """The mask, of bool; raises ScoresError for what is not one over this wiring."""
+    try:
+        table = np.asarray(keep)
+    except (TypeError, ValueError, RuntimeError) as error:  # a tensor that is not like an array
+        raise ScoresError(
+            f"the mask is of type {type(keep).__name__}, which is not an array; give one of bool"
+        ) from error
+    if table.shape != wiring.shape:
+        raise ScoresError(f"the mask has the shape {table.shape}, and the wiring {wiring.shape}")
+    if table.dtype != bool and (table.dtype.kind not in "iuf" or not np.isin(table, (0, 1)).all()):
+        raise ScoresError(
+            f"the mask is of {table.dtype} and holds more than 0 and 1; give one of bool"
+        )
+    return table.astype(bool)
 
 
 def _key(rule: str, known: tuple[str, ...]) -> Callable[[Any], Any]:
