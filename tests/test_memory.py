@@ -18,8 +18,9 @@ from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine import run as engine
-from circuitkit.engine.batching import fitted, needed
-from circuitkit.engine.memory import Need, foresee, peak, room
+from circuitkit.engine.batching import batched, fitted, needed
+from circuitkit.engine.inputs import prepare
+from circuitkit.engine.memory import Need, foresee, peak, room, takes
 from circuitkit.engine.record import record
 from circuitkit.errors import BudgetError, VersionError
 from circuitkit.evaluation.faithfulness import evaluate
@@ -130,14 +131,15 @@ def test_what_a_stack_of_circuits_takes_is_known_beforehand(shape: tuple[int, in
     assert stage.bytes(planned) == pytest.approx(measured, rel=0.2)
 
 
+@pytest.mark.usefixtures("holding_nothing")
 def test_batches_are_cut_to_the_memory_and_give_the_same() -> None:
     m = model("llama")
     data = Dataset(examples((9,) * 12), batch_size=12)
     need = needed(m, data, counterfactual)
     assert fitted(m, data, counterfactual) is data
-    tight = _with_room(m, data, need.of(5) + 1)
+    tight = _with_room(data, need.of(5) + 1)
     cut = fitted(m, tight, counterfactual)
-    assert 3 <= cut.batch_size <= 5  # other parts of the process breathe too
+    assert cut.batch_size == 5
     whole, parts = (eap(m, d, logit_diff, counterfactual).values for d in (data, cut))
     np.testing.assert_allclose(parts, whole, atol=1e-5)
     assert np.abs(whole).max() > 1e-2
@@ -145,14 +147,53 @@ def test_batches_are_cut_to_the_memory_and_give_the_same() -> None:
         fitted(m, replace(data, memory=1), counterfactual)
 
 
-def _with_room(m: Transformer, data: Dataset, space: float) -> Dataset:
+@pytest.fixture
+def holding_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the process holds changes by itself; here it holds nothing."""
+    for module in ("memory", "batching"):
+        monkeypatch.setattr(f"circuitkit.engine.{module}.held", lambda device: 0)
+
+
+def _with_room(data: Dataset, space: float) -> Dataset:
     """The data with such a memory that the room is this."""
-    import psutil
+    return replace(data, memory=int(takes(torch.device("cpu"), space)) + 1)
 
-    from circuitkit.engine.memory import SPARE
 
-    taken = psutil.Process().memory_info().rss
-    return replace(data, memory=int(taken + space / SPARE))
+def test_a_memory_that_the_process_holds_already_is_refused_before_anything_is_run() -> None:
+    m, data = model("gpt2"), Dataset(examples((9,) * 12), memory=2**20)
+    for batch_size in (None, 4):
+        with pytest.raises(BudgetError, match=r"already holds .*iB, the weights included, and may"):
+            batched(m, data, [_unrun], batch_size)
+
+
+def _unrun(m: Any, data: Any) -> Any:
+    raise AssertionError("it was run")
+
+
+@pytest.mark.usefixtures("holding_nothing")
+def test_a_batch_size_does_not_override_the_memory() -> None:
+    m, data = model("llama"), Dataset(examples((9,) * 12))
+    need = needed(m, data, counterfactual)
+    tight = _with_room(data, need.of(5) + 1)
+    assert batched(m, tight, [counterfactual], 2).batch_size == 2
+    assert batched(m, data, [counterfactual], 500).batch_size == 500  # nothing was said of memory
+    with pytest.raises(BudgetError, match=r"a batch of 12 takes about .*iB, the process already"):
+        batched(m, tight, [counterfactual], 12)
+    with pytest.raises(BudgetError, match=r"give .* of memory, or a batch size of at most \d"):
+        prepare(m, data, memory=tight.memory, batch_size=12)
+    with pytest.raises(BudgetError, match=r"one example at a time takes .* or a smaller model"):
+        batched(m, _with_room(data, need.of(1) * 0.9), [counterfactual])
+
+
+def test_pieces_that_hardly_fit_are_measured_by_smaller_ones() -> None:
+    asked = []
+
+    def work(n: int) -> Any:
+        asked.append(n)
+        return torch.zeros(500), torch.zeros(n, 100)
+
+    assert foresee(work, space=3000) == Need(fixed=2000.0, each=400.0)
+    assert asked == [2, 1]
 
 
 def test_the_room_is_what_is_left_of_the_memory() -> None:

@@ -95,7 +95,11 @@ def machine() -> argparse.ArgumentParser:
     p.add_argument("--experts", choices=("live", "held"),
                    help="experts as writers, with their router's weights live or held")  # fmt: skip
     p.add_argument("--threads", type=positive, help="processor threads")
-    p.add_argument("--memory", type=parse, help="8GiB, ... (default: what the machine has)")
+    p.add_argument(
+        "--memory",
+        type=parse,
+        help="what the process may take in all, 8GiB, ... (default: what the machine has)",
+    )
     p.add_argument("--batch-size", type=positive, metavar="N", help="default: what fits")
     return p
 

@@ -13,11 +13,13 @@ from torch import Tensor
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.attribute import score
 from circuitkit.engine.gradients import gradients
-from circuitkit.engine.memory import Need, foresee, room
+from circuitkit.engine.memory import Need, foresee, held, room, takes
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Model
 from circuitkit.engine.record import record
 from circuitkit.engine.run import run
+from circuitkit.errors import BudgetError
+from circuitkit.util.bytesize import spell
 
 __all__ = ["batched", "fitted", "needed"]
 
@@ -25,8 +27,14 @@ __all__ = ["batched", "fitted", "needed"]
 def batched(
     model: Model, data: Dataset, corruptions: Sequence[Corruption], batch_size: int | None = None
 ) -> Dataset:
-    """The data in batches of that size, else of one that fits under each of the corruptions."""
+    """The data in batches of that size, else of one that fits under each of the corruptions.
+
+    Raises BudgetError where one example at a time, or a batch of that size, does not fit the memory
+    that the data may take.
+    """
     if batch_size is not None:
+        for corruption in corruptions if data.memory is not None else ():
+            _require_room(model, data, corruption, batch_size)
         return replace(data, batch_size=batch_size)
     for corruption in corruptions:
         data = fitted(model, data, corruption)
@@ -36,14 +44,42 @@ def batched(
 def fitted(model: Model, data: Dataset, corruption: Corruption) -> Dataset:
     """The data in batches that fit ``data.memory``, at most as large as they are; raises
     BudgetError where one example at a time does not fit."""
-    space = room(model.device, data.memory)
-    most = needed(model, data, corruption).most(space, min(data.batch_size, len(data)))
+    most = _require_room(model, data, corruption, 1)
     return data if most >= min(data.batch_size, len(data)) else replace(data, batch_size=most)
 
 
-def needed(model: Model, data: Dataset, corruption: Corruption) -> Need:
+def _require_room(model: Model, data: Dataset, corruption: Corruption, batch_size: int) -> int:
+    """How many examples fit at once, at most all; raises BudgetError where so many do not."""
+    wanted = min(batch_size, len(data))
+    space, before = room(model.device, data.memory), held(model.device)
+    if data.memory is not None and data.memory <= before:
+        raise BudgetError(
+            f"the process already holds {spell(before)}, the weights included, and may take "
+            f"{spell(data.memory)} in all, so that not one example at a time fits; give more "
+            "memory, or a smaller model"
+        )
+    need = needed(model, data, corruption, space)
+    if need.of(wanted) <= space:
+        return need.most(space, len(data))
+    if data.memory is None:
+        return need.most(space, len(data))  # which says what is missing
+    most = need.most(space, len(data)) if need.of(1) <= space else 0
+    what = f"a batch of {wanted} takes" if batch_size > 1 else "one example at a time takes"
+    fewer = f"a batch size of at most {most}" if most else "shorter prompts, or a smaller model"
+    more = takes(model.device, need.of(wanted))
+    enough = 1.02 * (before + more)
+    raise BudgetError(
+        f"{what} about {spell(more)}, the process already holds "
+        f"{spell(before)}, the weights included, and it may take {spell(data.memory)} in all; give "
+        f"{spell(enough)} of memory, {'or ' if most else ''}{fewer}"
+    )
+
+
+def needed(
+    model: Model, data: Dataset, corruption: Corruption, space: float = float("inf")
+) -> Need:
     """What a batch takes at its worst, for each example: attribution, or a run of the whole model
-    under a mask. The longest examples are measured."""
+    under a mask. The longest examples are measured, fewer where they hardly fit the space."""
     longest = sorted(data.examples, key=lambda example: -len(example.clean))
 
     def work(n: int) -> None:
@@ -51,18 +87,21 @@ def needed(model: Model, data: Dataset, corruption: Corruption) -> Need:
         _attributed(model, few, corruption)
         _run(model, few, corruption)
 
-    return foresee(work)
+    return foresee(work, space)
 
 
 def _attributed(model: Model, data: Dataset, corruption: Corruption) -> None:
-    """Score every edge of one batch, under every draw."""
+    """Score every edge of one batch, under every draw, by gradients of another run than the clean
+    one, which is held beside it (EAP-IG)."""
     carry = corruption(model, data)
     for batch in data:
         draws = [carried.written() for carried in carry(batch)]
         context = model.start(batch.clean, batch.mask)
+        with torch.no_grad():
+            live = record(model, context).written()
         at = gradients(model, batch, context, context.embed, _slope)
         for carried in draws:
-            score(model, batch, at.activations, carried, at)
+            score(model, batch, live, carried, at)
 
 
 @torch.no_grad()

@@ -20,9 +20,11 @@ from circuitkit.errors import BudgetError
 from circuitkit.util.bytesize import spell
 from circuitkit.util.versions import changed
 
-__all__ = ["Need", "foresee", "peak", "room"]
+__all__ = ["Need", "foresee", "held", "peak", "room", "share", "takes"]
 
 SPARE = 0.7  # of the room: the allocator keeps some of what is freed, and other work needs some
+KEPT = 0.3  # the same of a memory that is given, to stay below it: benchmarks/memory.md
+ASIDE = 24 * 2**20  # of it, for what is imported on the way and what libraries hold
 SMALL = (2, 4)  # the pieces from which the whole is foreseen
 
 
@@ -47,24 +49,49 @@ class Need:
         return max(1, min(at_most, int((space - self.fixed) / max(self.each, 1))))
 
 
-def foresee(work: Callable[[int], object]) -> Need:
-    """What work takes, from two small pieces of it."""
+def foresee(work: Callable[[int], object], space: float = float("inf")) -> Need:
+    """What work takes, from two small pieces of it: smaller ones where they hardly fit."""
     one, two = SMALL
-    low, high = peak(lambda: work(one)), peak(lambda: work(two))
+    low = peak(lambda: work(one))
+    if two * low > one * space:
+        one, two, high = 1, one, low
+        low = peak(lambda: work(one))
+    else:
+        high = peak(lambda: work(two))
     each = (high - low) / (two - one)
     return Need(fixed=low - one * each, each=each)
 
 
 def room(device: torch.device, memory: int | None = None) -> float:
-    """The bytes that work may still take: of ``memory``, which is what the process may take in all
-    (on a GPU: its tensors), or of what the machine has free."""
+    """The bytes that tensors may still take: of ``memory``, which is what the process may take in
+    all (on a GPU: its tensors), or of what the machine has free."""
     if device.type == "cuda":
         free = float(torch.cuda.mem_get_info(device)[0])
-        taken = torch.cuda.memory_allocated(device)
-        free += torch.cuda.memory_reserved(device) - taken
+        free += torch.cuda.memory_reserved(device) - held(device)
     else:
-        free, taken = _free(), psutil.Process().memory_info().rss
-    return SPARE * (free if memory is None else min(free, memory - taken))
+        free = _free()
+    if memory is None:
+        return SPARE * free
+    aside = 0 if device.type == "cuda" else ASIDE
+    return min(SPARE * free, share(device) * (memory - held(device) - aside))
+
+
+def held(device: torch.device) -> int:
+    """The bytes that the process holds already, the weights included (on a GPU: its tensors)."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)
+
+
+def takes(device: torch.device, size: float) -> float:
+    """What the process takes where tensors take so many bytes."""
+    return size / share(device) + (0 if device.type == "cuda" else ASIDE)
+
+
+def share(device: torch.device) -> float:
+    """How much of a memory that is given tensors may take: beside them the processor's allocator
+    keeps pieces of what is freed, about as much again."""
+    return SPARE if device.type == "cuda" else KEPT
 
 
 def _free() -> float:

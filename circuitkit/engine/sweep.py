@@ -29,6 +29,7 @@ from circuitkit.graph.types import Mask
 __all__ = ["Place", "Rest", "Value", "measure", "residual", "sweep", "untouched"]
 
 TOKENS = 1536  # that run at once: what an MLP computes then stays in the processor's cache
+VALUES = 2**20  # of the residual stream that run at once: wide models run fewer tokens
 LOGITS = 2**24  # that exist at once
 Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, "*metrics b"]]
 Edge: TypeAlias = tuple[int, int]
@@ -79,6 +80,11 @@ def residual(model: Model, run: Activations, place: Place) -> Float[Tensor, "b p
     return next((run.reads[s.index] for s in stages if s.upstream == place), run.final)
 
 
+def _tokens(model: Model) -> int:
+    """How many tokens run at once."""
+    return min(TOKENS, VALUES // model.d_model)
+
+
 def untouched(base: Activations, other: Activations) -> Bool[Tensor, "b p"]:
     """Where a run that leaves one real run for another cannot have changed: before the first token
     at which they differ; nowhere if one of them is not a real run."""
@@ -125,7 +131,7 @@ class Rest:
 
     def _size(self, ended: bool) -> int:
         width = 1 if ended else self.batch.clean.shape[1] - self.start
-        return max(1, TOKENS // (len(self.batch) * width))
+        return max(1, _tokens(self.model) // (len(self.batch) * width))
 
     def _ended(self, place: Place) -> bool:
         return place > self.last_mixing.upstream
@@ -273,7 +279,7 @@ class _Edges:
         """What a stage writes beyond what it wrote in the base run, for blocks of edges into it."""
         rest, rows = self.rest, sorted({row for row, _ in edges})
         size = rest.size(self.model.wiring.entry(stage.rows.start))
-        every = TOKENS // (len(stage.part.ports) * rest.batch.clean.numel())
+        every = _tokens(self.model) // (len(stage.part.ports) * rest.batch.clean.numel())
         most = max(1, every) if self.model.kinds[stage.kind].mixes else size
         for some in _parts(rows, most):
             own = [edge for edge in edges if some[0] <= edge[0] <= some[-1]]
