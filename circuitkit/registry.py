@@ -47,6 +47,7 @@ __all__ = [
     "same_name",
     "serve",
     "settings",
+    "settings_of",
     "unknown",
 ]
 
@@ -197,10 +198,10 @@ def resolve(kind: str, expression: Callable[..., Any] | str) -> Callable[..., An
     function = lookup(kind, name.strip())
     if not bracket:
         return function
-    return bind(name.strip(), function, _settings(expression, rest))
+    return bind(name.strip(), function, _read_settings(expression, rest))
 
 
-def _settings(expression: str, rest: str) -> dict[str, object]:
+def _read_settings(expression: str, rest: str) -> dict[str, object]:
     """The settings in what follows the bracket; raises UnknownNameError for what cannot be read."""
     try:
         if len(rest) > LONGEST:
@@ -258,13 +259,14 @@ class Setting:
     default: str
 
 
-def settings(kind: str, name: str) -> tuple[Setting, ...]:
+def settings_of(kind: str, name: str) -> tuple[Setting, ...]:
     """The settings that may stand in brackets behind a name, without importing its file.
 
     Raises UnknownNameError, with the nearest name, if there is none.
 
     Example:
-        >>> ck.registry.settings("discovery", "eap_ig")
+        >>> from circuitkit import registry
+        >>> registry.settings_of("discovery", "eap_ig")[:1]
         (Setting(name='steps', allowed='a whole number from 1 to 10,000', default='5'),)
     """
     entries = _entries(kind)

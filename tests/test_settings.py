@@ -15,7 +15,7 @@ from circuitkit import registry
 from circuitkit.data.tasks import make_task
 from circuitkit.errors import ArgumentError, CircuitkitError, UnknownNameError
 from circuitkit.models.loading import load
-from circuitkit.registry import lookup, name_of, names, resolve, settings
+from circuitkit.registry import lookup, name_of, names, resolve, settings_of
 from circuitkit.util.options import Bounds, Count, Form, Seed, check, checked, in_words
 
 pytestmark = pytest.mark.unchecked
@@ -44,6 +44,7 @@ WRONG: dict[str, Sequence[Any]] = {
     "order": NO_CHOICE,
     "direction": [*NO_CHOICE, "denoising"],
     "resume": [*NO_TEXT, ["x"]],
+    "groups": ["x", 3, True, NAN, {}, HUGE, object()],
     "corrupt": NO_CHOICE,
     "misfits": NO_CHOICE,
     "answers": NO_CHOICE,
@@ -115,13 +116,13 @@ def test_it_is_refused_in_a_name_with_settings_too(kind: str, name: str, setting
 
 
 def test_every_setting_is_listed_with_what_it_may_be() -> None:
-    listed = [(k, n, s.name) for k in registry.KINDS for n in names(k) for s in settings(k, n)]
+    listed = [(k, n, s.name) for k in registry.KINDS for n in names(k) for s in settings_of(k, n)]
     expected = [o for o in OWNERS if (o[0], o[2]) not in {("tasks", "n"), ("tasks", "seed")}]
     assert sorted(o for o in listed if o[0] != "formats") == sorted(expected)
     for kind in registry.KINDS:
         for name in names(kind):
             parameters = inspect.signature(lookup(kind, name)).parameters
-            for one in settings(kind, name):
+            for one in settings_of(kind, name):
                 default = parameters[one.name].default
                 assert one.default == ("" if default is inspect.Parameter.empty else repr(default))
                 assert one.allowed == in_words_of(lookup(kind, name), one.name)
@@ -134,14 +135,14 @@ def in_words_of(function: Any, name: str) -> str:
 
 
 def test_the_listing_says_numbers_and_choices() -> None:
-    said = {s.name: (s.allowed, s.default) for s in settings("corruptions", "noise")}
+    said = {s.name: (s.allowed, s.default) for s in settings_of("corruptions", "noise")}
     assert said["draws"] == ("a whole number from 1 to 1,000", "1")
     assert said["multiple"] == ("a number above 0, at most 1,000", "3.0")
     assert said["at"] == ("a text or a list of texts", "()")
-    assert settings("discovery", "acdc")[1].allowed == "'reverse', 'forward' or 'random'"
-    assert settings("metrics", "kl") == ()
+    assert settings_of("discovery", "acdc")[1].allowed == "'reverse', 'forward' or 'random'"
+    assert settings_of("metrics", "kl") == ()
     with pytest.raises(UnknownNameError, match="did you mean 'eap'"):
-        settings("discovery", "eapp")
+        settings_of("discovery", "eapp")
 
 
 # -- sentences -------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ def test_the_listing_says_numbers_and_choices() -> None:
         ("eap_ig(steps=10**10)", "steps=10 ** 10 is not a number, a text, None"),
         ("eap_ig(steps=int(3))", "steps=int(3) is not a number, a text, None"),
         ("eap_ig(step=3)", "did you mean 'steps'?"),
-        ("eap(steps=3)", "eap has no settings"),
+        ("information_flow(steps=3)", "information_flow has no settings"),
         ("eap_ig(3)", "settings are given by name"),
         ("eap_ig(**{'steps': 3})", "settings are given by name"),
         ("eap_ig(steps=3", "'(' was never closed"),

@@ -19,7 +19,7 @@ from circuitkit.engine import sweep as module
 from circuitkit.engine.record import answer, assemble, difference, record
 from circuitkit.engine.run import run
 from circuitkit.engine.sweep import sweep
-from circuitkit.errors import CircuitError
+from circuitkit.errors import ArgumentError
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.transformer_lens import Transformer, from_module
@@ -204,7 +204,7 @@ def test_exact_scores_do_not_depend_on_the_batches(corruption: object) -> None:
 
 def test_a_direction_that_there_is_not_is_refused() -> None:
     model = from_module(build("gpt2"), name="gpt2")
-    with pytest.raises(CircuitError, match="denoise"):
+    with pytest.raises(ArgumentError, match="denoise"):
         exact(model, pairs(), logit_diff, counterfactual, direction="sideways")
 
 
