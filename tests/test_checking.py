@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from families import BARE, ENDS, FAMILIES, _hf, build, model
+from families import BARE, ENDS, FAMILIES, RELATIVES, _hf, build, distance, model
 from torch import Tensor
 
+from circuitkit.engine.record import record
 from circuitkit.errors import ModelError, UnsupportedModelError
 from circuitkit.models.checking import Proof, Row, check
 from circuitkit.models.loading import load
@@ -47,6 +48,24 @@ def test_every_statement_holds_in_other_precisions(family: str, kind: torch.dtyp
     assert proof.holds, proof
     if kind == torch.float64:
         assert all(row.error < 1e-5 for row in proof.rows)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *RELATIVES])
+def test_half_precision_runs_as_in_hugging_face(family: str) -> None:
+    tokens = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
+    mask = torch.ones_like(tokens).bool()
+    for kind in (torch.bfloat16, torch.float16):
+        module = build(family).to(kind).eval()
+        m = from_module(module, name=family)
+        with torch.no_grad():
+            run = record(m, m.start(tokens, mask))
+            logits = m.unembed(run.final[0, -1:])
+            own = m.native(tokens, mask).logits[:, -1]
+            out = own if hasattr(module, "original_model") else module(tokens).logits[:, -1]
+        assert {x.dtype for x in (*run.reads, *run.shares, run.final, own)} == {kind}
+        bound = 0.3 if kind == torch.bfloat16 else 0.05
+        assert distance(own, out) < bound
+        assert distance(logits, own) < bound
 
 
 def test_a_proof_prints_every_statement_with_its_verdict() -> None:

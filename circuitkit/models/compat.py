@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from copy import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from circuitkit.util.versions import changed
@@ -16,6 +17,7 @@ from circuitkit.util.versions import changed
 __all__ = [
     "FORKS",
     "is_parallel",
+    "keep_dtype",
     "original",
     "parts_of",
     "use_eager",
@@ -93,6 +95,19 @@ def without_hooks(module: nn.Module) -> nn.Module:
         if getattr(getattr(module, "cfg", None), flag, False):
             getattr(module, f"set_{flag}")(False)
     return module
+
+
+def keep_dtype(attention: Any, dtype: torch.dtype) -> None:
+    """Let rotated queries and keys be of that type, to which Hugging Face casts them back: a bridge
+    leaves them in the type of the angles (OLMo 2: single precision), which its values are not."""
+
+    def cast(_: nn.Module, __: Any, out: Tensor) -> Tensor:
+        return out.to(dtype)
+
+    for name in ("hook_rot_q", "hook_rot_k"):
+        point = getattr(attention, name, None)
+        if isinstance(point, nn.Module):
+            point.register_forward_hook(cast)
 
 
 def versions_of(weights: Iterable[Tensor]) -> tuple[int, ...]:

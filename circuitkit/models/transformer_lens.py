@@ -40,6 +40,7 @@ from circuitkit.graph.wiring import Wiring
 from circuitkit.models.architectures import require_served
 from circuitkit.models.compat import (
     is_parallel,
+    keep_dtype,
     original,
     parts_of,
     use_eager,
@@ -143,6 +144,7 @@ def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
         bias = getattr(attn, f"b_{port.upper()}", None)
         biases[port] = None if bias is None else bias.detach().reshape(weight.shape[0], -1)
     like = weights["q"]
+    keep_dtype(attn, like.dtype)
     loose, scale = _loose(block), float(getattr(original(block), "residual_multiplier", 1.0))
     mlp, stem, down = _mlp(parts.get("mlp"), loose and between(original(block), loose))
 
