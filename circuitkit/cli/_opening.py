@@ -121,9 +121,11 @@ def load_model(
 
     set_threads(options.threads)
     opened = load if proved or name.endswith(SUFFIX) else open_model
+    framing = {key: getattr(options, key, None) for key in ("bos", "chat")}
     return opened(
-        name, device=options.device, dtype=options.dtype, experts=options.experts or experts
-    )
+        name, device=options.device, dtype=options.dtype, experts=options.experts or experts,
+        **framing,
+    )  # fmt: skip
 
 
 def open_circuit(name: str, force: bool = False) -> Any:

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 from circuitkit.util.bytesize import parse
 
 __all__ = [
-    "Commands", "add_circuit", "add_file", "add_force", "add_output", "common", "count", "machine",
-    "place", "positive",
+    "Commands", "add_circuit", "add_file", "add_force", "add_framing", "add_output", "common",
+    "count", "machine", "place", "positive",
 ]  # fmt: skip
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -30,8 +30,22 @@ def add_circuit(p: argparse.ArgumentParser) -> None:
     add_file(p)
 
 
+def add_framing(p: argparse.ArgumentParser) -> None:
+    """Add what prompts stand in."""
+    flag = argparse.BooleanOptionalAction
+    p.add_argument(
+        "--bos",
+        action=flag,
+        help="a BOS token in front of prompts (default: as the tokenizer does)",
+    )
+    p.add_argument(
+        "--chat", action=flag, help="prompts as a user's messages in the model's chat template"
+    )
+
+
 def add_file(p: argparse.ArgumentParser, misfits: bool = True) -> None:
-    """Add how the prompts of a file are read."""
+    """Add how the prompts of a file are read, and what prompts stand in."""
+    add_framing(p)
     p.add_argument(
         "--columns", type=_columns, metavar="clean=NAME,...",
         help="the columns of a file that are clean, corrupt, correct, wrong",

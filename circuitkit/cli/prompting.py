@@ -62,8 +62,10 @@ def task_show(options: argparse.Namespace) -> None:
     name = task_of(options, options.task)
     check_names("tasks", options.task)
     model = load_model(options.model, options)
+    from circuitkit.data.framing import framing
     from circuitkit.data.prompts import file_of
     from circuitkit.data.tasks import draw, make_task
+    from circuitkit.data.tokens import view
     from circuitkit.engine.inputs import EXAMPLES, prepare
     from circuitkit.evaluation.ability import ability
 
@@ -74,10 +76,14 @@ def task_show(options: argparse.Namespace) -> None:
     inputs = prepare(model, task, batch_size=options.batch_size, memory=options.memory)
     able = ability(*inputs[:3])
     if options.json:
-        print_json({"task": task.name, "model": model.name, **vars(able),
+        print_json({"task": task.name, "model": model.name, **framing(model.tokenizer),
+                    **vars(able),
                     "prompts": [vars(p) for p in task.prompts]})  # fmt: skip
         return
     print_text(f"{task.name} on {model.name}: {able!r}\n")
+    words = view(model)
+    if words.chat is not None:
+        print_text("\n".join(f"  {line}" for line in words.chat.said()) + "\n")
     for prompt, example in list(zip(task.prompts, inputs.data.examples, strict=True))[:5]:
         print_text(f"  clean    {prompt.clean!r} -> {', '.join(map(repr, prompt.correct[:5]))}")
         wrong = ", ".join(map(repr, prompt.wrong[:5])) or "–"

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from circuitkit.cli._opening import check_names, set_threads
-from circuitkit.cli._options import Commands, add_force, machine
+from circuitkit.cli._options import Commands, add_force, add_framing, machine
 from circuitkit.cli._printing import print_json, print_text
 
 __all__ = ["add", "replay"]
@@ -29,6 +29,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--method", metavar="M", help=f"how edges are scored ({code})")
     p.add_argument("--metric", metavar="M", help=f"how outputs are measured ({own})")
     p.add_argument("--corruption", metavar="C", help=f"what a cut edge carries ({own})")
+    add_framing(p)
     add_force(p)
     p.set_defaults(run=replay)
 
@@ -47,7 +48,8 @@ def replay(options: argparse.Namespace) -> int:
     again: Any = workflow.replay(
         circuit, model=options.model, data=options.task, metric=options.metric,
         corruption=options.corruption, method=options.method, device=options.device,
-        dtype=options.dtype, experts=options.experts, batch_size=options.batch_size,
+        dtype=options.dtype, experts=options.experts, bos=options.bos, chat=options.chat,
+        batch_size=options.batch_size,
         memory=options.memory,
     )  # fmt: skip
     print_json(again.to_dict()) if options.json else print_text(repr(again))

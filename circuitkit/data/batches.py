@@ -13,8 +13,9 @@ from torch import Tensor
 
 from circuitkit.data._showing import Shown, as_html, as_lines, row
 from circuitkit.data.examples import Example, swapped
+from circuitkit.data.framing import framed, framing
 from circuitkit.data.prompts import Prompt, Task
-from circuitkit.data.tokens import Tokenizer, tokenise, view
+from circuitkit.data.tokens import Tokenizer, TokenizerView, tokenise, view
 from circuitkit.errors import DataError
 from circuitkit.util.json_values import Json
 from circuitkit.util.tables import to_frame
@@ -162,7 +163,7 @@ class Dataset:
         memory: The bytes that the process may use in all while it works through the data (on a
             GPU: of its tensors); None for what the machine has.
         about: Where the examples come from: the ``task``, its ``metric``, ``source`` and ``seed``,
-            as far as known.
+            as far as known; and ``bos`` and ``chat``, where they were chosen.
         tokenizer: What turns the tokens back into text for displays, if it is known.
 
     Raises DataError for no examples, a batch size below 1 and an unknown side.
@@ -201,6 +202,8 @@ class Dataset:
         batch_size: int = 32,
         padding: str = "right",
         memory: int | None = None,
+        bos: bool | None = None,
+        chat: bool | None = None,
     ) -> Dataset:
         """The prompts of a task in the tokens of a model.
 
@@ -211,9 +214,14 @@ class Dataset:
             padding: The side on which shorter examples are padded, ``right`` or ``left``; results
                 do not depend on it.
             memory: The bytes that the process may use in all; None for what the machine has.
+            bos: Whether a BOS token stands in front; None for what the model was loaded with,
+                which without a choice is what its tokenizer does.
+            chat: Whether the prompts are a user's messages in the tokenizer's chat template (see
+                ``ck.load``); None for what the model was loaded with.
 
         Raises:
-            DataError: if the model has no tokenizer, if the clean and the corrupted text of a
+            DataError: if the model has no tokenizer, or none with a BOS token or a chat template
+                where that is asked for, if the clean and the corrupted text of a
                 prompt do not have equally many tokens, if an answer is not a single token, or if a
                 span starts or ends inside a token.
 
@@ -224,9 +232,11 @@ class Dataset:
             (True, 8)
         """
         prompts = task.prompts if isinstance(task, Task) else task
-        examples = tuple(tokenise(prompts, view(model)))
-        about = task.about if isinstance(task, Task) else {}
-        return cls(examples, batch_size, str(model.device), padding, memory, about, model.tokenizer)
+        words, name = view(model), str(getattr(model, "name", "the model"))
+        own = framed(words.tokenizer, bos=bos, chat=chat, name=name)
+        examples = tuple(tokenise(prompts, TokenizerView(own)))
+        about = {**(task.about if isinstance(task, Task) else {}), **framing(own)}
+        return cls(examples, batch_size, str(model.device), padding, memory, about, own)
 
     def __len__(self) -> int:
         return len(self.examples)

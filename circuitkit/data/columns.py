@@ -166,9 +166,10 @@ def _spelling(token: int, clean: str, name: str, words: TokenizerView) -> str:
     if token < 0 or (size is not None and token >= size):
         limit = "" if size is None else f", but the tokenizer has tokens from 0 to {size - 1}"
         raise DataError(f"has {token} for {name!r}{limit}; give ids of this model's tokenizer")
-    head = words.ids([clean])[0]
+    whole = words.whole(clean)
+    head = words.ids([whole])[0]
     text = words.continuation(head, [token])
-    if words.ids([clean + text])[0] != [*head, token]:
+    if words.ids([whole + text])[0] != [*head, token]:
         raise DataError(
             f"has {token} for {name!r}, the token {text!r}, which does not continue {clean!r} as a "
             "text; give ids of this model's tokenizer"
@@ -185,8 +186,12 @@ def first_tokens(prompts: Iterable[Prompt], words: TokenizerView) -> list[Prompt
 
 
 def _shortened(prompt: Prompt, words: TokenizerView) -> Prompt:
+    try:
+        given = words.given(prompt)
+    except DataError:
+        return prompt  # which is said where it is tokenised
     head, *whole = words.ids(
-        [prompt.clean, *(prompt.clean + one for one in (*prompt.correct, *prompt.wrong))]
+        [given.clean, *(given.clean + one for one in (*given.correct, *given.wrong))]
     )
     firsts = [
         words.continuation(head, ids[len(head) : len(head) + 1])

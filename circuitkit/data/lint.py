@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from circuitkit.data._showing import quoted
 from circuitkit.data.columns import as_prompt, first_tokens, require_columns
 from circuitkit.data.examples import Example
+from circuitkit.data.framing import framing
 from circuitkit.data.prompts import Prompt, Task
 from circuitkit.data.reading import Row, read_rows, spelt
 from circuitkit.data.tokens import TokenizerView, Tokenizing, fitted, view
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ANSWERS", "CheckedRow", "PromptCheck", "PromptWarning", "check_prompts"]
 
 ANSWERS = ("single", "first")  # what an answer of several tokens is: refused, or its first token
+BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 SHOWN = 3  # prompts with their tokens, and places in a sentence
 
 
@@ -127,6 +129,8 @@ class PromptCheck:
         lines = [str(self)]
         if self.misfits:
             lines += ["", "do not fit", *(f"  {text}" for text in self.misfits)]
+        if self.words.chat is not None:
+            lines += ["", *self.words.chat.said()]
         if self.warnings:
             lines += ["", "warnings", *(f"  {text}" for text in self.warnings)]
         shown = [line for row in self._first() for line in self._tokens(row)]
@@ -147,7 +151,7 @@ class PromptCheck:
                 yield f"  {row.place if name == 'clean' else '':10} {name:8} {cells[name]}"
 
     def _row(self, row: CheckedRow) -> dict[str, Json]:
-        prompt, ids = row.prompt, self.words.ids
+        prompt, ids = row.prompt and _as_given(row.prompt, self.words), self.words.ids
         texts: dict[str, Json] = dict.fromkeys(("clean", "corrupt", "correct", "wrong"), "")
         if prompt is not None:
             whole = ids(
@@ -165,7 +169,7 @@ class PromptCheck:
         }  # fmt: skip
 
     def _pieces(self, ids: Sequence[int]) -> str:
-        return "".join(f"[{piece}]" for piece in self.words.pieces(ids))
+        return "".join(f"[{piece}]" for piece in self.words.pieces(ids)).translate(BREAKS)
 
     def _continued(self, head: list[int], clean: str, answer: str) -> str:
         """The tokens of an answer; where it changes those of the text, of the two together."""
@@ -191,7 +195,8 @@ class PromptCheck:
             True
         """
         return {
-            "source": self.source, "prompts": len(self.rows), "fits": self.fits,
+            "source": self.source, **framing(self.words.tokenizer),
+            "prompts": len(self.rows), "fits": self.fits,
             "misfits": self.misfits, "warnings": self.warnings,
             "rows": [self._row(row) for row in self.rows],
         }  # fmt: skip
@@ -253,24 +258,34 @@ def _checked(rows: Sequence[CheckedRow], words: TokenizerView, first: bool) -> I
     """The rows with what is found about them in tokens."""
     prompts = [row.prompt for row in rows if row.prompt is not None]
     prompts = first_tokens(prompts, words) if first else prompts
-    pairs = iter(zip(prompts, fitted(prompts, words), strict=True))
-    spaced = _single_with_space(prompts, words)
+    given = [_as_given(prompt, words) for prompt in prompts]
+    pairs = iter(zip(prompts, given, fitted(prompts, words), strict=True))
+    spaced = _single_with_space(given, words)
     seen: dict[object, str] = {}
     for row in rows:
         if row.prompt is None:
             yield row
             continue
-        prompt, found = next(pairs)
+        prompt, as_given, found = next(pairs)
         if isinstance(found, DataError):
-            near = [one for one in prompt.correct + prompt.wrong if (prompt.clean, one) in spaced]
+            answers = as_given.correct + as_given.wrong
+            near = [one for one in answers if (as_given.clean, one) in spaced]
             hint = f" ({' ' + near[0]!r} with a leading space is)" if near else ""
             yield CheckedRow(row.place, prompt, misfit=f"does not fit: {found}{hint}")
             continue
-        odd = [*_odd(prompt, found, words, spaced)]
+        odd = [*_odd(as_given, found, words, spaced)]
         key = (prompt.clean, prompt.corrupt, prompt.correct, prompt.wrong)
         if seen.setdefault(key, row.place) != row.place:
             odd.append(f"repeats {seen[key]}")
         yield CheckedRow(row.place, prompt, found, warnings=tuple(odd))
+
+
+def _as_given(prompt: Prompt, words: TokenizerView) -> Prompt:
+    """The prompt as the model gets it; as it is where it cannot be had so, which is a misfit."""
+    try:
+        return words.given(prompt)
+    except DataError:
+        return prompt
 
 
 def _odd(
@@ -294,11 +309,12 @@ def _odd(
 def _single_with_space(prompts: Sequence[Prompt], words: TokenizerView) -> set[tuple[str, str]]:
     """The clean texts with those of their answers that lack a space: where a word ends and the
     answer begins one, and the answer would be one token with a space too."""
+    spaced = words.chat is not None and words.chat.spaced
     bare = [
         (prompt.clean, answer)
         for prompt in prompts
         for answer in (*prompt.correct, *prompt.wrong)
-        if _lacks_space(prompt.clean, answer)
+        if _lacks_space(prompt.clean, answer, spaced)
     ]
     if not bare:
         return set()
@@ -308,8 +324,10 @@ def _single_with_space(prompts: Sequence[Prompt], words: TokenizerView) -> set[t
     return {pair for pair, head, both in each if words.continues(head, both)}
 
 
-def _lacks_space(clean: str, answer: str) -> bool:
+def _lacks_space(clean: str, answer: str, spaced: bool) -> bool:
     last, first = clean[-1:], answer[:1]
+    if spaced:  # by a chat template
+        return not first.isspace()
     if first.isdigit():
         return last.isalpha()
     return first.isalpha() and (last.isalpha() or last in tuple(",;:.!?"))

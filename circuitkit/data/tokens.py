@@ -1,8 +1,9 @@
 """Prompts in the tokens of a model: how a tokenizer splits words, and where spans fall.
 
 Nothing is truncated or reordered. The special tokens in front of a text are those that the model's
-own tokenizer puts there, unless the text begins with them; what it appends (EOS) is left out,
-because the answer follows.
+own tokenizer puts there, unless the text begins with them or the user chose otherwise (``bos``);
+what it appends (EOS) is left out, because the answer follows. In a chat (``chat``) the special
+tokens are those that the template writes.
 """
 
 from __future__ import annotations
@@ -12,29 +13,13 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from circuitkit.data.examples import Example
+from circuitkit.data.framing import Framed, Tokenizer
 from circuitkit.data.prompts import Prompt
 from circuitkit.errors import DataError, TaskFitError
 
 __all__ = ["Tokenizer", "TokenizerView", "Tokenizing", "fitted", "tokenise", "view"]
 
 Ids: TypeAlias = Mapping[str, list[int]]  # the tokens of each text
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What we need of a Hugging Face tokenizer."""
-
-    @property
-    def bos_token_id(self) -> int | None:
-        """The token that starts a text, if there is one."""
-
-    def __call__(
-        self, text: list[str], *, add_special_tokens: bool
-    ) -> Mapping[str, Sequence[list[int]]]:
-        """The token ids of each text, as ``input_ids``."""
-
-    def decode(self, token_ids: list[int], /) -> str:
-        """The text of these token ids."""
 
 
 @runtime_checkable
@@ -52,11 +37,37 @@ class TokenizerView:
 
     tokenizer: Tokenizer
 
+    @property
+    def chat(self) -> Framed | None:
+        """The chat template in which prompts stand, if they do."""
+        own = self.tokenizer
+        return own if isinstance(own, Framed) and own.chat else None
+
+    def given(self, prompt: Prompt) -> Prompt:
+        """The prompt as the model gets it: in a chat in the template, else as it is."""
+        return prompt if self.chat is None else self.chat.prompt(prompt)
+
+    def whole(self, text: str) -> str:
+        """A text as the model gets it."""
+        return text if self.chat is None else self.chat.around(text)
+
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text behind the special tokens that the tokenizer puts in front,
-        whichever and however many; those with which the text begins itself are not doubled."""
-        opening = self._opening() if texts else []
-        return [opening[: len(opening) - _shared(opening, ids)] + ids for ids in self._plain(texts)]
+        whichever and however many; those with which the text begins itself are not doubled. In a
+        chat the texts are those that the model gets, and nothing is put in front."""
+        opening = self._chosen() if texts else []
+        plain = self._plain(texts)
+        if self.chat is not None and self.chat.bos is False:  # which the template writes
+            plain = [ids[1:] if ids[:1] == [self.tokenizer.bos_token_id] else ids for ids in plain]
+        return [opening[: len(opening) - _shared(opening, ids)] + ids for ids in plain]
+
+    def _chosen(self) -> list[int]:
+        """What stands in front of a text: what the tokenizer puts there, with or without BOS."""
+        opening, bos = self._opening() if self.chat is None else [], self.tokenizer.bos_token_id
+        chosen = self.tokenizer.bos if isinstance(self.tokenizer, Framed) else None
+        if bos is None or chosen is None or chosen == (bos in opening):
+            return opening
+        return [bos, *opening] if chosen else [one for one in opening if one != bos]
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of the texts themselves."""
@@ -78,19 +89,27 @@ class TokenizerView:
 
     def fitting(self, words: Iterable[str], after: str = "a") -> list[str]:
         """The words (given with their leading space, if any) that are one token after the text
-        ``after``."""
+        ``after``; in a chat also as the assistant's answer to it."""
         words = list(words)
-        head = self.ids([after])[0]
-        return [
-            word
-            for word, ids in zip(words, self.ids([after + word for word in words]), strict=True)
-            if self.continues(head, ids)
-        ]
+        if self.chat is None:
+            return [
+                word for word, fits in zip(words, self._fits(after, words), strict=True) if fits
+            ]
+        inside = self._fits(self.chat.ends[0] + after, words)
+        answers = self._fits(self.chat.around(after), [*map(self.chat.answer, words)])
+        each = zip(words, inside, answers, strict=True)
+        return [word for word, one, other in each if one and other]
+
+    def _fits(self, text: str, words: Sequence[str]) -> list[bool]:
+        """Whether each word is one token after the text."""
+        head, *whole = self.ids([text, *(text + word for word in words)])
+        return [self.continues(head, ids) for ids in whole]
 
     @property
     def size(self) -> int | None:
         """How many tokens the tokenizer has, if it says so."""
-        return len(self.tokenizer) if isinstance(self.tokenizer, Sized) else None
+        own = self.tokenizer.tokenizer if isinstance(self.tokenizer, Framed) else self.tokenizer
+        return len(own) if isinstance(own, Sized) else None
 
     def continuation(self, head: list[int], ids: list[int]) -> str:
         """The text by which these tokens continue those of the head."""
@@ -115,11 +134,12 @@ class TokenizerView:
         words = list(words)
         fit = self.fitting(words, after)
         if len(fit) < at_least:
+            asked = "" if self.chat is None else " in the text and as the assistant's answer"
             misfit = next((w for w in words if w not in fit), "")
             raise TaskFitError(
-                f"{task} needs {at_least} {kind} that are one token each, but with this tokenizer "
-                f"only {len(fit)} of {len(words)} are ({misfit!r} is not); "
-                "use another task or another model"
+                f"{task} needs {at_least} {kind} that are one token each{asked}, but with this "
+                f"tokenizer only {len(fit)} of {len(words)} are ({misfit!r} is not); use another "
+                "task or another model"
             )
         return fit
 
@@ -152,13 +172,26 @@ def tokenise(prompts: Sequence[Prompt], words: TokenizerView) -> Iterator[Exampl
 
 def fitted(prompts: Sequence[Prompt], words: TokenizerView) -> Iterator[Example | DataError]:
     """Each prompt in tokens, or the error that says why it does not fit."""
-    texts = list(dict.fromkeys(text for prompt in prompts for text in _texts(prompt)))
+    found: list[Prompt | DataError] = [_given(prompt, words) for prompt in prompts]
+    given = [prompt for prompt in found if isinstance(prompt, Prompt)]
+    texts = list(dict.fromkeys(text for prompt in given for text in _texts(prompt)))
     ids = dict(zip(texts, words.ids(texts), strict=True))
-    for prompt in prompts:
+    for prompt in found:
+        if isinstance(prompt, DataError):
+            yield prompt
+            continue
         try:
             yield _example(prompt, ids, words)
         except DataError as error:
             yield error
+
+
+def _given(prompt: Prompt, words: TokenizerView) -> Prompt | DataError:
+    """The prompt as the model gets it, or why it cannot."""
+    try:
+        return words.given(prompt)
+    except DataError as error:
+        return error
 
 
 def _texts(prompt: Prompt) -> Iterator[str]:
@@ -209,8 +242,8 @@ def _answers(
         both = ids[prompt.clean + answer]
         if not words.continues(ids[prompt.clean], both):
             raise DataError(
-                f"the answer {answer!r} is not one token after {prompt.clean!r}; "
-                "choose an answer that is a single token with its leading space"
+                f"the answer {answer!r} is not one token after {prompt.clean!r}; choose an answer "
+                f"that is a single token{' with its leading space' * (words.chat is None)}"
             )
         tokens.append(both[-1])
     if len(set(tokens)) < len(tokens):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeAlias
@@ -19,8 +20,10 @@ from typing_extensions import TypeIs
 
 from circuitkit.data.batches import Dataset
 from circuitkit.data.examples import Example
+from circuitkit.data.framing import FRAMING, Framed, framed, framing
 from circuitkit.data.prompts import Prompt, Task, file_of
 from circuitkit.data.tasks import draw, make_task, shuffled
+from circuitkit.data.tokens import TokenizerView, fitted, view
 from circuitkit.engine.batching import batched
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
@@ -39,6 +42,7 @@ __all__ = [
     "Several",
     "as_corruption",
     "as_data",
+    "as_found",
     "as_metric",
     "as_metrics",
     "is_several",
@@ -75,7 +79,8 @@ class Inputs(NamedTuple):
 
     def metadata(self) -> dict[str, Json]:
         """What results say of them."""
-        known = {key: self.data.about[key] for key in ("task", "seed") if key in self.data.about}
+        about = self.data.about
+        known = {key: about[key] for key in ("task", "seed", *FRAMING) if key in about}
         return {
             "model": self.model.name,
             "metric": name_of(self.metric),
@@ -223,20 +228,22 @@ def as_data(
     A Dataset is used as it is. A Task, a task's name (``"ioi"``) or a file gives prompts that the
     discovery of the ``circuit`` (or of any of several) did not see: of a Task all of them, else up
     to ``examples``, drawn with the circuit's seed; without a number all that a file has, and 64 of
-    a task that is called by its name. Raises ArgumentError for what is none of these, and DataError
-    where the circuit has seen every prompt.
+    a task that is called by its name. They begin with BOS, and stand in the chat template, as the
+    model was loaded, else as the circuit was found. Raises ArgumentError for what is none of these,
+    and DataError where the circuit has seen every prompt.
     """
     if isinstance(data, Dataset):
         return data
+    model = as_found(model, circuit)
     if isinstance(data, str | os.PathLike):
         name, known = os.fspath(data), _seen(model, circuit)
         seed = _seed(circuit) if seed is None else seed
         wanted = EXAMPLES if examples is None and not file_of(name) else examples
         drawn = draw(name, model, None if wanted is None else wanted + len(known), seed)
-        fresh = _fresh(model, drawn, known, memory)
+        fresh = _fresh(model, drawn, known, memory, circuit)
         return replace(fresh, examples=fresh.examples[:wanted])
     if isinstance(data, Task):
-        return _fresh(model, data, _seen(model, circuit), memory)
+        return _fresh(model, data, _seen(model, circuit), memory, circuit)
     listed: list[Any] = [*data] if isinstance(data, list | tuple) else []
     if listed and all(isinstance(one, Prompt) for one in listed):
         return Dataset.of(listed, model, memory=memory)
@@ -245,12 +252,42 @@ def as_data(
     refuse("data", data, "a Dataset, a Task, a task's name or a file")
 
 
-def _fresh(model: Model, task: Task, seen: frozenset[str], memory: int | None) -> Dataset:
-    """The prompts of the task that are not among those seen."""
+def as_found(
+    model: Model, circuit: object, *, bos: bool | None = None, chat: bool | None = None
+) -> Model:
+    """The model with the BOS token and the chat template that are given; else as it was loaded;
+    else as the circuit was found. Raises DataError where it has none."""
+    chosen = {**_framing(circuit), **framing(model.tokenizer)}
+    chosen |= {key: value for key, value in (("bos", bos), ("chat", chat)) if value is not None}
+    if model.tokenizer is None or chosen == framing(model.tokenizer):
+        return model
+    twin = copy(model)
+    twin.tokenizer = framed(model.tokenizer, **chosen, name=model.name)
+    return twin
+
+
+def _framing(circuit: object) -> dict[str, Any]:
+    """What the first circuit that says so has its prompts stand in."""
+    said = [about for about in _abouts(circuit) if any(key in about for key in FRAMING)]
+    return {key: said[0][key] for key in FRAMING if said and isinstance(said[0].get(key), bool)}
+
+
+def _fresh(
+    model: Model, task: Task, seen: frozenset[str], memory: int | None, circuit: object
+) -> Dataset:
+    """The prompts of the task that are not among those seen, whatever they stood in then."""
     whole = Dataset.of(task, model, memory=memory)
     if not seen:
         return whole
-    kept = tuple(example for example in whole.examples if example.fingerprint not in seen)
+    then, choices = whole.examples, _framing(circuit)
+    if choices != framing(model.tokenizer):
+        words = view(model).tokenizer
+        words = framed(words.tokenizer if isinstance(words, Framed) else words, **choices)
+        asked = zip(whole.examples, fitted(task.prompts, TokenizerView(words)), strict=True)
+        then = tuple(now if isinstance(one, DataError) else one for now, one in asked)
+    kept = tuple(
+        now for now, one in zip(whole.examples, then, strict=True) if one.fingerprint not in seen
+    )
     if not kept:
         raise DataError(
             f"the circuit's discovery saw all {len(whole)} prompts of {task.name}; give other "

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.data.examples import Example
+from circuitkit.data.framing import framing
 from circuitkit.data.prompts import Prompt
 from circuitkit.data.tokens import Tokenizer, TokenizerView, tokenise
 from circuitkit.engine.inputs import (
@@ -24,6 +25,7 @@ from circuitkit.engine.inputs import (
     Data,
     as_corruption,
     as_data,
+    as_found,
     refuse,
     require_model,
 )
@@ -174,12 +176,14 @@ def generate(
     """
     require_model(model)
     mask = None if circuit is None else as_mask(circuit, model.wiring)
+    model = as_found(model, circuit)
     example = _example(model, prompt, corrupt)
     _require(model, example, max_new_tokens)
     text = _text(model.tokenizer, prompt, example.clean)
     decoding = _Decoding(model.tokenizer, example, max_new_tokens, temperature, seed)
     whole = decoding.continued(partial(_whole, model))
-    made = Generation(text, whole, settings={"model": model.name, **decoding.settings()})
+    framed = framing(model.tokenizer)
+    made = Generation(text, whole, settings={"model": model.name, **framed, **decoding.settings()})
     if mask is None:
         return made
     chosen = _corruption(corruption, example, data)
@@ -235,7 +239,8 @@ def _tokenizer(model: Model) -> Tokenizer:
 
 def _ids(model: Model, text: str | Sequence[int]) -> tuple[int, ...]:
     if isinstance(text, str):
-        return tuple(TokenizerView(_tokenizer(model)).ids([text])[0])
+        words = TokenizerView(_tokenizer(model))
+        return tuple(words.ids([words.whole(text)])[0])
     try:
         ids = tuple(int(one) for one in text)
     except (TypeError, ValueError, RuntimeError):  # tensors raise the last

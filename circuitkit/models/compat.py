@@ -97,7 +97,7 @@ def without_hooks(module: nn.Module) -> nn.Module:
     return module
 
 
-def keep_dtype(attention: Any, dtype: torch.dtype) -> None:
+def keep_dtype(attention: nn.Module, dtype: torch.dtype) -> None:
     """Let rotated queries and keys be of that type, to which Hugging Face casts them back: a bridge
     leaves them in the type of the angles (OLMo 2: single precision), which its values are not."""
 

@@ -6,10 +6,12 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from circuitkit.data.tokens import Tokenizer
+from circuitkit.data.framing import framed
+from circuitkit.data.tokens import Tokenizer, view
 from circuitkit.errors import ModelError, UnsupportedModelError
 from circuitkit.models.checking import check
 from circuitkit.models.decoder import SUFFIX, Decoder
@@ -25,6 +27,8 @@ from circuitkit.util.neighbour import NeighbourWarning, neighbour
 
 __all__ = ["load", "open_model"]
 
+T = TypeVar("T", Transformer, Decoder)
+
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MINI = Path(__file__).parent.parent / "assets" / "mini"
 
@@ -36,6 +40,8 @@ def load(
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     experts: str | None = None,
+    bos: bool | None = None,
+    chat: bool | None = None,
 ) -> Transformer | Decoder:
     """Load a model, and check that it is the graph that circuitkit takes it for (see ``check``).
 
@@ -66,9 +72,18 @@ def load(
     Where keys and values are shared by a group of heads (grouped-query attention), there is one
     edge into each group (``m0->a1.g0.k``); EAP-IG ungroups them and has one into each head.
 
+    Prompts begin with the special tokens that the tokenizer puts in front. ``bos=True`` puts BOS
+    there where it does not (GPT-2: TransformerLens does), ``bos=False`` leaves it out. With
+    ``chat=True`` a prompt is the user's message in the tokenizer's chat template, without a system
+    message of ours: spans stay at the same words, and the answer is the first token of the
+    assistant's, which is taken without its leading space unless the template writes one there.
+    Templates run in the sandbox of transformers, on 26 July 2024, and models that could think first
+    are asked not to. Circuits remember both, and are measured with the same.
+
     Raises ModelError where there is no such model or ``source`` is something else, and
-    UnsupportedModelError, with the reason, where its graph would be wrong. Warns where another
-    project's package is installed beside ours.
+    UnsupportedModelError, with the reason, where its graph would be wrong; DataError where there is
+    no BOS token or chat template that is asked for. Warns where another project's package is
+    installed beside ours.
 
     Example:
         >>> import circuitkit as ck
@@ -84,9 +99,18 @@ def load(
     if isinstance(source, Decoder):
         if experts:
             raise UnsupportedModelError(f"{source.name!r} has no experts; load it without")
-        return source.to(_device(device or source.device), _dtype(dtype) or source.dtype)
-    model = _opened(source, tokenizer, device, dtype, experts)
+        moved = source.to(_device(device or source.device), _dtype(dtype) or source.dtype)
+        return _framed(moved, bos, chat)
+    model = _framed(_opened(source, tokenizer, device, dtype, experts), bos, chat)
     check(model).require()
+    return model
+
+
+def _framed(model: T, bos: bool | None, chat: bool | None) -> T:
+    """The model with what its prompts stand in; raises DataError where there is no such thing."""
+    if bos is not None or chat is not None:
+        words = view(model)
+        model.tokenizer = framed(words.tokenizer, bos=bos, chat=chat, name=model.name)
     return model
 
 
@@ -135,12 +159,15 @@ def open_model(
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     experts: str | None = None,
+    bos: bool | None = None,
+    chat: bool | None = None,
 ) -> Transformer:
     """The model of a name or a directory, not yet proved; raises as ``load`` does."""
     kind, place, where = _dtype(dtype), _place(name), _device(device)
-    return from_pretrained(
+    model = from_pretrained(
         place, name=str(name), tokenizer=tokenizer, device=where, dtype=kind, experts=experts
     )
+    return _framed(model, bos, chat)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from circuitkit.data.batches import Dataset
+from circuitkit.data.framing import FRAMING
 from circuitkit.data.tasks import draw
-from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, refuse
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, as_found, refuse
 from circuitkit.engine.metric import Method
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError, UnknownNameError
@@ -179,6 +180,8 @@ class Replay:
         yield _row("model weights", then.get("weights"), now.get("weights"), of_result=False)
         for key in ("model", "task", "method", "metric", "corruption"):
             yield _row(key, then[key], now[key], of_result=False)
+        for key in (key for key in FRAMING if then.get(key) != now.get(key)):
+            yield _row(key, then.get(key), now.get(key), of_result=False)
         for key in ("dtype", "device"):
             yield _row(key, then["asked"][key], now["asked"][key], of_result=False)
         yield _row("prompts", then["asked"]["prompts"], now["asked"]["prompts"])
@@ -222,6 +225,8 @@ def replay(
     device: str | None = None,
     dtype: str | None = None,
     experts: str | None = None,
+    bos: bool | None = None,
+    chat: bool | None = None,
     batch_size: Count | None = None,
     memory: Size | None = None,
 ) -> Replay:
@@ -260,6 +265,7 @@ def replay(
             about["model"] if model is None else model, device=device,
             dtype=dtype or asked["dtype"], experts=experts or about.get("experts"),
         )  # fmt: skip
+    model = as_found(model, recorded, bos=bos, chat=chat)
     found = discover(
         model, _prompts(model, about, task), chosen["metric"], chosen["corruption"],
         method=_without_place(chosen["method"]), unseen=unseen, rule=about["rule"],

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from circuitkit.data.batches import Dataset
+from circuitkit.data.framing import FRAMING
 from circuitkit.engine.batching import batched
 from circuitkit.engine.checkpoints import Journal, identity
 from circuitkit.engine.inputs import (
@@ -159,7 +160,9 @@ def _context(
     tried(resume)
     own = as_data(model, data, examples=examples, seed=seed, memory=memory)
     about = {"task": "own data", **own.about}
-    metadata: dict[str, Any] = {key: about[key] for key in ("task", "source") if key in about}
+    metadata: dict[str, Any] = {
+        key: about[key] for key in ("task", "source", *FRAMING) if key in about
+    }
     own = own.both_ways() if both_ways else own
     metadata |= {"direction": direction, "both_ways": both_ways, "seed": seed, "prompts": len(own)}
     own = _admitted(model, own, only, metadata)
