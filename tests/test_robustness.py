@@ -29,6 +29,7 @@ from circuitkit.evaluation.masks import node_level
 from circuitkit.evaluation.robustness import Robustness, cross_evaluate, discover_each, vary
 from circuitkit.graph import circuit as graphs
 from circuitkit.graph.compare import compare
+from circuitkit.graph.digests import WeightsWarning
 from circuitkit.graph.scores import Scores
 from circuitkit.metrics import accuracy, kl, logit_diff, probability
 from circuitkit.models.transformer_lens import Transformer, from_module
@@ -374,7 +375,10 @@ def test_blocks_of_another_model_of_that_name_are_refused(tmp_path: Path) -> Non
     given = UNSEEN, [logit_diff], [zero]
     cross_evaluate(model(FAMILY), circuits, *given, resume=tmp_path)
     trained = _with_another_weight(model(FAMILY))
-    with pytest.raises(OutputError, match="a different model with the same name 'llama'"):
+    with (
+        pytest.warns(WeightsWarning, match="found on 'llama' with other weights"),
+        pytest.raises(OutputError, match="a different model with the same name 'llama'"),
+    ):
         cross_evaluate(trained, circuits, *given, resume=tmp_path)
     cross_evaluate(model(FAMILY), circuits, *given, resume=tmp_path)
 

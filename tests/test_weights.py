@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 from damaged import REFUSED, TAKEN, Damaged, damaged_models, outcome
+from families import build, dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import circuitkit
 from circuitkit.cli.main import main
-from circuitkit.errors import ModelError
+from circuitkit.engine import weights
+from circuitkit.engine.inputs import as_data
+from circuitkit.errors import ModelError, OutputError
+from circuitkit.graph.digests import WeightsWarning
 from circuitkit.models.loading import MINI
+from circuitkit.models.transformer_lens import from_module
 
 Weights = dict[str, Tensor]
 TINY = {
@@ -157,6 +162,88 @@ def test_a_module_without_values_is_refused() -> None:
         module = LlamaForCausalLM(LlamaConfig(**TINY))
     with pytest.raises(ModelError, match="is on the meta device"):
         circuitkit.load(module)
+
+
+# -- a digest --------------------------------------------------------------------------------------
+def tiny() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**TINY))
+
+
+def test_a_digest_is_taken_once_and_again_after_the_weights_have_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module, taken = tiny(), []
+    model = circuitkit.load(module)
+    monkeypatch.setattr(weights, "_sampled", lambda x: taken.append(1) or bytes(x.numel() % 7))
+    first = weights.digest(model)
+    count = len(taken)
+    assert count == len(model.tensors())
+    assert weights.digest(model) == first
+    assert len(taken) == count
+    with torch.no_grad():
+        module.lm_head.weight.mul_(2)
+    weights.digest(model)
+    assert len(taken) == 2 * count
+
+
+def test_a_digest_tells_weights_apart_and_not_types() -> None:
+    module = tiny()
+    found = [weights.digest(circuitkit.load(module, dtype=kind))
+             for kind in (None, "bfloat16", "float64")]  # fmt: skip
+    with torch.no_grad():
+        module.model.layers[1].mlp.up_proj.weight[0, 0] += 1
+    assert len({*found}) == 1
+    assert weights.digest(circuitkit.load(module)) not in found
+
+
+def test_scores_and_circuits_carry_the_digest_and_another_models_is_noticed(
+    tmp_path: Path,
+) -> None:
+    data = dataset()
+    model = from_module(build("llama"), name="llama")
+    module = build("llama")
+    with torch.no_grad():
+        module.lm_head.weight[0] += 1
+    other = from_module(module, name="llama")
+    scores = circuitkit.discovery.eap(model, data)
+    assert scores.about["weights"] == weights.digest(model)
+    assert circuitkit.Scores.load(scores.save(tmp_path / "s.safetensors")).about == scores.about
+    circuit = scores.top(20)
+    for measured in (scores, circuit):
+        as_data(model, data, measured)
+        with pytest.warns(WeightsWarning, match="found on 'llama' with other weights"):
+            as_data(other, data, measured)
+    again = circuitkit.discovery.eap(other, data)
+    theirs = again.top(20)
+    with pytest.warns(WeightsWarning, match="different weights, on 'llama' and 'llama'"):
+        circuitkit.compare(circuit, theirs)
+    assert circuitkit.compare(circuit, circuit).edges.jaccard == 1
+
+
+def test_blocks_of_other_weights_are_refused_at_once(tmp_path: Path) -> None:
+    data, module = dataset(), build("llama")
+    circuitkit.discovery.exact(
+        from_module(module, name="llama"), data, edges=["a0.h1->m2"], resume=tmp_path
+    )
+    with torch.no_grad():
+        module.lm_head.weight[0] += 1
+    other = from_module(module, name="llama")
+    with pytest.raises(OutputError, match="a different model with the same name 'llama': the dig"):
+        circuitkit.discovery.exact(other, data, edges=["a0.h1->m2"], resume=tmp_path)
+
+
+def test_cells_of_a_benchmark_are_those_of_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(MINI, tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    given = ["random"], ["model:ioi"], ["counterfactual"]
+    settings = {"seeds": 1, "examples": 4, "resume": tmp_path / "cells"}
+    for earlier in (0, 1):
+        assert circuitkit.bench(*given, **settings).about["earlier"] == earlier
+    change(tmp_path / "model", lambda held: {k: x * 1.5 for k, x in held.items()})
+    assert circuitkit.bench(*given, **settings).about["earlier"] == 0
 
 
 def test_a_dtype_in_which_weights_overflow_is_refused() -> None:

@@ -18,11 +18,16 @@ import torch
 
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.model import Model
-from circuitkit.errors import OutputError
+from circuitkit.engine.weights import digest as weights
+from circuitkit.errors import CircuitkitError, OutputError
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json
+from circuitkit.util.reading import parse_json
 
 __all__ = ["Journal", "digest", "identity"]
+
+ABOUT = "about.json"
+WEIGHTS = "weights"  # which blocks of one place have in common, but do not choose it
 
 
 def digest(value: Json) -> str:
@@ -33,7 +38,7 @@ def digest(value: Json) -> str:
 
 
 def identity(model: Model, data: Dataset) -> dict[str, Json]:
-    """What tells work on one model and data from work on others, except for the weights."""
+    """What tells work on one model and data from work on others, with the weights' digest."""
     examples = [vars(example) for example in data.examples]
     router = model.router  # it does not change plain runs, but patched ones
     return {
@@ -43,21 +48,39 @@ def identity(model: Model, data: Dataset) -> dict[str, Json]:
         "dtype": str(model.dtype),
         "data": digest([examples, data.batch_size, data.padding]),
         "examples": len(data),
+        WEIGHTS: weights(model),
     }
 
 
 class Journal:
     """The blocks of one piece of work; without a directory nothing is kept, and nothing found.
 
-    Raises OutputError where the directory cannot be written: at once, not after the first block.
+    Raises OutputError where the directory cannot be written: at once, not after the first block;
+    and where it holds blocks of the same work with other weights, by their digests.
     """
 
     place: Path | None
 
     def __init__(self, directory: str | os.PathLike[str] | None, about: Mapping[str, Json]) -> None:
-        self.place = None if directory is None else Path(directory) / digest(about)
+        work = {key: value for key, value in about.items() if key != WEIGHTS}
+        self.place = None if directory is None else Path(directory) / digest(work)
         if self.place is not None:
-            write_whole(self.place / "about.json", json.dumps(about, indent=1, sort_keys=True))
+            self._require(about.get(WEIGHTS), str(about.get("model")))
+            write_whole(self.place / ABOUT, json.dumps(about, indent=1, sort_keys=True))
+
+    def _require(self, now: Json, name: str) -> None:
+        """Raise OutputError where the blocks that are there are of other weights."""
+        try:
+            then = parse_json((self.place or Path()).joinpath(ABOUT).read_text("utf-8"))
+        except (OSError, ValueError, CircuitkitError):
+            return
+        known = then.get(WEIGHTS) if isinstance(then, dict) else None
+        if isinstance(known, str) and isinstance(now, str) and known != now:
+            raise OutputError(
+                f"{str(self.place)!r} holds blocks of a different model with the same name "
+                f"{name!r}: the digest of its weights is {known[:8]}…, and now it is {now[:8]}…; "
+                "give 'resume' a different directory, or delete this one"
+            )
 
     def get(self, key: str) -> dict[str, np.ndarray] | None:
         """The arrays of a finished block; None where there is none, or where its file is damaged or

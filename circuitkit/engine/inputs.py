@@ -27,6 +27,7 @@ from circuitkit.data.tokens import TokenizerView, fitted, view
 from circuitkit.engine.batching import batched
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
+from circuitkit.engine.weights import digest, notice_others
 from circuitkit.errors import ArgumentError, DataError, MetricError, UnknownNameError
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
@@ -79,7 +80,7 @@ class Inputs(NamedTuple):
 
     def metadata(self) -> dict[str, Json]:
         """What results say of them."""
-        about = self.data.about
+        about, weights = self.data.about, digest(self.model)
         known = {key: about[key] for key in ("task", "seed", *FRAMING) if key in about}
         return {
             "model": self.model.name,
@@ -89,6 +90,7 @@ class Inputs(NamedTuple):
             **known,
             "seen": "".join(e.fingerprint for e in self.data.examples),
             **({"experts": self.model.router} if self.model.router else {}),
+            **({"weights": weights} if weights else {}),
         }
 
 
@@ -230,8 +232,11 @@ def as_data(
     to ``examples``, drawn with the circuit's seed; without a number all that a file has, and 64 of
     a task that is called by its name. They begin with BOS, and stand in the chat template, as the
     model was loaded, else as the circuit was found. Raises ArgumentError for what is none of these,
-    and DataError where the circuit has seen every prompt.
+    and DataError where the circuit has seen every prompt. Warns where the circuit was found with
+    other weights than the model's.
     """
+    for about in _abouts(circuit):
+        notice_others(model, about)
     if isinstance(data, Dataset):
         return data
     model = as_found(model, circuit)

@@ -1,8 +1,10 @@
-"""A digest of a model's weights, which does not depend on their type or device."""
+"""A digest of a model's weights, which does not depend on their type or device; and the notice
+that a circuit was found with others."""
 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
@@ -10,8 +12,10 @@ import torch
 from torch import Tensor
 
 from circuitkit.engine.model import Model
+from circuitkit.graph.digests import WeightsWarning
+from circuitkit.util.json_values import Json
 
-__all__ = ["Weighted", "digest", "parameters"]
+__all__ = ["Weighted", "Weights", "digest", "notice_others", "parameters"]
 
 SAMPLED = 1024  # values of each tensor
 
@@ -37,13 +41,58 @@ def digest(model: Model) -> str | None:
         >>> digest(model) == digest(ck.load("mini", dtype="bfloat16"))
         True
     """
-    if not isinstance(model, Weighted):
-        return None
+    kept = getattr(model, "weights", None)
+    if isinstance(kept, Weights):
+        return kept.digest()
+    return _digest(model.tensors()) if isinstance(model, Weighted) else None
+
+
+class Weights:
+    """Tensors by name, with their digest: it is taken once, and again where they were written to.
+    A model that keeps them as ``weights`` is not read anew for each result."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+        self._known: tuple[tuple[tuple[int, int], ...], str] = ((), "")
+
+    def digest(self) -> str:
+        """The SHA-256 of the weights as they are now."""
+        now = tuple((x.data_ptr(), _written(x)) for x in self.tensors.values())
+        if not self._known[1] or now != self._known[0]:
+            self._known = now, _digest(self.tensors)
+        return self._known[1]
+
+
+def _written(tensor: Tensor) -> int:
+    """How often a tensor was written to; 0 where torch does not count it."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
-    for name, tensor in sorted(model.tensors().items()):
+    for name, tensor in sorted(tensors.items()):
         found.update(f"{name}|{tuple(tensor.shape)}|".encode())
         found.update(_sampled(tensor.detach()))
     return found.hexdigest()
+
+
+def notice_others(model: Model, found: Mapping[str, Json]) -> None:
+    """Warn where what a circuit or scores say of themselves is that they were found with other
+    weights than those of the model. Single precision that was rounded to float16 has a digest of
+    its own, and is not told from other weights; another wiring is refused where it is used."""
+    known, asked, wiring = (found.get(key) for key in ("weights", "asked", "wiring"))
+    then = asked.get("dtype") if isinstance(asked, dict) else None
+    halved = "float16" in (then, str(model.dtype).removeprefix("torch."))
+    if not isinstance(known, str) or halved or wiring not in (None, model.wiring.to_dict()):
+        return
+    now = digest(model)
+    if now is not None and now != known:
+        warnings.warn(
+            f"the circuit was found on {str(found.get('model', 'a model'))!r} with other weights "
+            f"(digest {known[:8]}…) than those of {model.name!r} here ({now[:8]}…)",
+            WeightsWarning,
+            stacklevel=2,
+        )
 
 
 def _sampled(tensor: Tensor) -> bytes:

@@ -69,7 +69,7 @@ _NUMBER = _Kind(_is_number, "a number")
 OF_GRAPHS: Mapping[str, _Kind] = {
     **dict.fromkeys(("model", "task", "metric", "corruption", "method", "rule"), TEXT),
     **dict.fromkeys(("reference", "convention", "note", "source", "label"), TEXT),
-    **dict.fromkeys(("chosen", "unweighted", "in_sample"), FLAG),
+    **dict.fromkeys(("chosen", "unweighted", "in_sample", "bos", "chat"), FLAG),
     **dict.fromkeys(("settings", "versions", "asked"), _OBJECT),
     **dict.fromkeys(("threshold", "tolerance"), _NUMBER),
     "weights": _Kind(_is_digest, "64 hexadecimal digits"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph import circuit as circuits
+from circuitkit.graph.digests import WeightsWarning
 from circuitkit.graph.nodes import Node
 from circuitkit.graph.published import CircuitLike, opened
 from circuitkit.graph.types import Graph
@@ -184,7 +186,8 @@ def compare(left: CircuitLike, right: CircuitLike) -> Comparison:
     Each is a circuit, the name of a published one (``ioi:wang2022``) or a circuit's file; precision
     is of the left against the right, recall the reverse. Nodes are the components (heads and MLPs).
     Where one of the two only lists its components, edges are not compared; where no MLP is among
-    those that it lists, it does not speak of MLPs, and heads alone are compared.
+    those that it lists, it does not speak of MLPs, and heads alone are compared. Warns where both
+    say with which weights they were found, and these are others.
 
     Raises CircuitError where the wirings differ or a file is broken, UnknownNameError for a name
     that no circuit has.
@@ -198,6 +201,7 @@ def compare(left: CircuitLike, right: CircuitLike) -> Comparison:
     """
     one, other = opened(left), opened(right)
     wiring = _shared_wiring([one, other])
+    _notice_weights(one, other)
     nodes, roles, note = _members(wiring, one, other)
     if note:
         return Comparison(nodes, None, nan, nan, 0, roles, note)
@@ -216,6 +220,19 @@ def compare(left: CircuitLike, right: CircuitLike) -> Comparison:
         flipped=0 if unweighted else int((wa[at_a] * wb[at_b] < 0).sum()),
         roles=roles,
     )
+
+
+def _notice_weights(one: Graph, other: Graph) -> None:
+    """Warn where two circuits say that they were found with different weights."""
+    a, b = (circuit.graph.get("weights") for circuit in (one, other))
+    if a and b and a != b:
+        names = " and ".join(repr(str(c.graph.get("model", "a model"))) for c in (one, other))
+        warnings.warn(
+            f"the circuits were found with different weights, on {names} (digests {a[:8]}… and "
+            f"{b[:8]}…)",
+            WeightsWarning,
+            stacklevel=3,
+        )
 
 
 def _members(

@@ -15,7 +15,11 @@ import numpy as np
 from circuitkit.errors import CircuitError
 from circuitkit.util.json_values import Json
 
-__all__ = ["digest", "require_digest"]
+__all__ = ["WeightsWarning", "digest", "require_digest"]
+
+
+class WeightsWarning(UserWarning):
+    """A circuit, or scores, beside a model or a circuit of other weights."""
 
 
 def digest(said: Json, tables: Mapping[str, np.ndarray] | None = None) -> str:

@@ -29,6 +29,7 @@ from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.kinds import KINDS
 from circuitkit.engine.model import Context, Native, Pull
 from circuitkit.engine.numerics import wide
+from circuitkit.engine.weights import Weights
 from circuitkit.errors import (
     CircuitError,
     CircuitkitError,
@@ -300,6 +301,11 @@ class Transformer:
             own = type(module)(module.config).state_dict()
             found = {name: found[name] for name in own if name in found}
         return found
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The same, with their digest."""
+        return Weights(self.tensors())
 
     @cached_property
     def couples(self) -> bool:

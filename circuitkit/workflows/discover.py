@@ -23,7 +23,6 @@ from circuitkit.engine.inputs import (
 )
 from circuitkit.engine.metric import Method
 from circuitkit.engine.model import Model
-from circuitkit.engine.weights import digest
 from circuitkit.errors import UnknownNameError
 from circuitkit.evaluation.ability import ability
 from circuitkit.evaluation.choosing import choose
@@ -132,10 +131,8 @@ def discover(
     others = (_in_order(how, k)(*seen) for k in range(orders or 0))
     several = [scored.circuit(chosen(model, scored, *seen[1:])) for scored in others]
     evaluated = evaluate_beside(model, mask, *measured[1:], seed=seed)
-    weights = digest(model)
     metadata = {
         "task": "own data", **seen.metadata(), "method": name_of(how), "rule": rule,
-        **({"weights": weights} if weights else {}),
         "asked": asked.record(seen, measured, unseen is not None),
         **({"in_sample": True} if is_in_sample(seen, measured) else {}),
     }  # fmt: skip

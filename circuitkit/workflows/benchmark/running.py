@@ -84,8 +84,8 @@ def bench(
             and what a method draws.
         examples: The prompts on which a circuit is found; it is measured on as many others.
         device: Where models are loaded; None for the CPU.
-        resume: A directory for finished cells. They are known by names, and by the contents of the
-            files that are named, so that a model whose weights have changed needs another one.
+        resume: A directory for finished cells. They are known by names, by the contents of the
+            files that are named, and by the digest of a model's weights.
 
     Returns:
         A ``Benchmark``; a method that refuses a cell leaves its reason there.
@@ -144,7 +144,7 @@ class _Work:
         subject: Subject | None = None
         for name, method in self.methods.items():
             key = name, where.name, corruption, seed
-            place = digest([*key, *map(_contents, key[:3])])
+            place = digest([*key, *map(_contents, key[:3]), *where.weights])
             block = self.journal.get(place)
             if block is not None:
                 count(1, earlier=True)

@@ -22,7 +22,8 @@ from circuitkit.data.tasks import make_task
 from circuitkit.engine.batching import batched
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Model
-from circuitkit.errors import UnknownNameError
+from circuitkit.engine.weights import digest
+from circuitkit.errors import CircuitkitError, UnknownNameError
 from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.models.loading import load
@@ -134,6 +135,8 @@ class _Compiled:
         self.name, self.program, self.harder = name, program, harder
         self.examples, self.device = examples, device
 
+    weights: tuple[str, ...] = ()  # a program's are its name's
+
     @cached_property
     def number(self) -> int:
         """How many prompts there are."""
@@ -190,6 +193,15 @@ class _Loaded:
     """A model with a task."""
 
     random = False
+
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        """The digest of the model's weights; none of a model that cannot be loaded."""
+        try:
+            found = digest(self.model)
+        except CircuitkitError:  # which each of its cells says
+            found = None
+        return () if found is None else (found,)
 
     def __init__(self, name: str, model: str, task: str, examples: int, device: str | None) -> None:
         self.name, self.task, self.place = name, task, model
