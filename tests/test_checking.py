@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from families import BARE, ENDS, FAMILIES, RELATIVES, _hf, build, distance, model
+from families import BARE, ENDS, FAMILIES, GROUPED, RELATIVES, SMALL, _hf, build, distance, model
 from torch import Tensor
+from transformers import AutoTokenizer
 
+from circuitkit.data.batches import Dataset
+from circuitkit.data.lint import check_prompts
+from circuitkit.data.prompts import Prompt
+from circuitkit.discovery import eap
 from circuitkit.engine.record import record
-from circuitkit.errors import ModelError, UnsupportedModelError
+from circuitkit.errors import DataError, ModelError, UnsupportedModelError
 from circuitkit.models.checking import Proof, Row, check
-from circuitkit.models.loading import load
+from circuitkit.models.loading import MINI, load
 from circuitkit.models.transformer_lens import Transformer, from_module
 
 SUMS = "the writers sum to what every reader reads"
@@ -237,8 +243,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a stream that is normalised": (_opt(do_layer_norm_before=False), "normalises the residual"),
     "a projected embedding": (_opt(word_embed_proj_dim=16), "projects the embedding"),
     "queries and keys by group": (_falcon, "new decoder architecture"),
-    "latent attention": (_mla, "q, k, v and o"),
-    "a state space": (_mamba, "q, k, v and o"),
+    "latent attention": (_mla, "latent attention"),
+    "a state space": (_mamba, "recurrent"),
     "an encoder and a decoder": (_t5, "is an encoder-decoder"),
 }
 
@@ -266,6 +272,57 @@ def test_load_takes_a_module_that_is_there(family: str) -> None:
     assert loaded.name == type(module).__name__
     assert loaded.wiring == model(family).wiring
     assert not any(p.requires_grad for p in loaded.bridge.parameters())
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_hf("OPTForCausalLM", **BARE, ffn_dim=48, word_embed_proj_dim=32,
+             _remove_final_layer_norm=True), "no final norm"),
+        (_hf("GPTNeoXForCausalLM", **SMALL, attention_bias=False), "has no biases"),
+        (_hf("OpenAIGPTLMHeadModel", "OpenAIGPTConfig", n_embd=32, n_layer=1, n_head=4,
+             vocab_size=60), "nothing arrives as it was written"),
+        (_hf("MambaForCausalLM", hidden_size=32, num_hidden_layers=1, vocab_size=60,
+             state_size=4), "recurrent"),
+    ],
+    ids=["no final norm", "no biases", "post-norm", "recurrent"],
+)  # fmt: skip
+def test_an_architecture_is_refused_with_its_reason(make: Callable[[], Any], reason: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"is not supported: .*{reason}"):
+        load(make())
+
+
+@pytest.mark.parametrize("window", [1, 2, 7])
+@pytest.mark.parametrize("context", [1, 3])
+def test_short_contexts_and_windows_load(context: int, window: int) -> None:
+    made = _hf("Gemma2ForCausalLM", **{**GROUPED, "max_position_embeddings": context},
+               head_dim=12, sliding_window=window)  # fmt: skip
+    torch.manual_seed(0)
+    assert load(made()).context == context
+
+
+def test_a_path_that_is_no_directory_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("")
+    with pytest.raises(ModelError, match="is a file, and a model is a directory"):
+        load(tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="there is no directory 'nowhere/'"):
+        load("nowhere/")
+
+
+def test_a_tokenizer_may_have_more_tokens_than_the_model_and_those_are_refused() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(MINI)
+    size = len(tokenizer)
+    tokenizer.add_tokens([" zap", " zop"])
+    m = load(MINI, tokenizer=tokenizer)
+    fits = Prompt("The cat is", "The dog is", (" he",))
+    odd = Prompt("The zop is", "The zap is", (" he",))
+    assert Dataset.of([fits], m)
+    says = rf"token id 1,06[89], and .*vocabulary .* has {size:,} tokens"
+    with pytest.raises(DataError, match=says):
+        eap(m, Dataset.of([odd], m))
+    found = check_prompts([fits, odd], m)
+    assert len(found.misfits) == 1
+    assert f"{size + 1:,}" in found.misfits[0]
 
 
 @pytest.mark.parametrize("dtype", ["float33", "Tensor", ""])

@@ -244,7 +244,25 @@ def check_prompts(
         read = [CheckedRow(f"prompt {n}", prompt) for n, prompt in enumerate(data, start=1)]
     if answers not in ANSWERS:
         raise DataError(f"answers is {answers!r}; give one of {', '.join(map(repr, ANSWERS))}")
-    return PromptCheck(source, tuple(_checked(read, words, answers == "first")), words)
+    checked = _checked(read, words, answers == "first")
+    size = getattr(model, "d_vocab", None)
+    return PromptCheck(source, tuple(_within(row, size) for row in checked), words)
+
+
+def _within(row: CheckedRow, size: int | None) -> CheckedRow:
+    """The row; a misfit where a token lies outside the vocabulary of the model."""
+    found = row.example
+    if found is None or size is None:
+        return row
+    texts = (found.clean, found.corrupt, *found.corruptions.values(), found.correct, found.wrong)
+    most = max(max(ids, default=0) for ids in texts)
+    if most < size:
+        return row
+    why = (
+        f"does not fit: it has the token id {most:,}, and the model's vocabulary has {size:,} "
+        "tokens; use other words, or the tokenizer of this model"
+    )
+    return CheckedRow(row.place, row.prompt, misfit=why)
 
 
 def _read(row: Row, words: TokenizerView, columns: Mapping[str, str]) -> CheckedRow:

@@ -26,6 +26,34 @@ REASONS: tuple[Reason, ...] = (
         "without a final norm",
     ),
     (
+        "OPT", lambda config: bool(getattr(config, "_remove_final_layer_norm", False)),
+        "it has no final norm, which TransformerLens 4 takes it to have",
+    ),
+    (
+        "GPTNeoX", lambda config: not getattr(config, "attention_bias", True),
+        "its attention has no biases, which TransformerLens 4 takes apart with the weights",
+    ),
+    (
+        "OpenAIGPT", lambda _: True,
+        "it normalises the residual stream itself after each attention and MLP, so that nothing "
+        "arrives as it was written",
+    ),
+    (
+        "Bert", lambda _: True,
+        "it normalises the residual stream itself after each attention and MLP, so that nothing "
+        "arrives as it was written",
+    ),
+    *((
+        recurrent, lambda _: True,
+        "some of its layers are recurrent (state spaces) instead of softmax attention, so that it "
+        "has no heads there",
+    ) for recurrent in ("Mamba", "Rwkv", "Jamba", "RecurrentGemma", "Qwen3Next")),
+    *((
+        latent, lambda _: True,
+        "its heads read compressed queries, keys and values (latent attention), which are not "
+        "those of single heads",
+    ) for latent in ("DeepseekV2", "DeepseekV3")),
+    (
         "Falcon", lambda config: bool(getattr(config, "new_decoder_architecture", False)),
         "its new decoder architecture (Falcon 40B, 180B and 2) keeps queries, keys and values of "
         "each group together in one matrix, which TransformerLens 4 splits in another way",

@@ -100,9 +100,7 @@ def check(model: Transformer, *, seed: int = 0, length: int = 8) -> Proof:
         3,
         min(length, model.context or length),
     )  # not two, which a pair of outputs could be taken for
-    clean, corrupt = (
-        torch.randint(model.d_vocab, shape, generator=generator).to(model.device) for _ in range(2)
-    )
+    clean, corrupt = (_random_tokens(model, shape, generator) for _ in range(2))
     mask = torch.ones(shape, dtype=torch.bool, device=model.device)
     try:
         with torch.no_grad():
@@ -118,6 +116,18 @@ def check(model: Transformer, *, seed: int = 0, length: int = 8) -> Proof:
         ) from error
     tolerance = TOLERANCE.get(model.dtype, 1e-3)
     return Proof(model.name, tuple(Row(what, e, tolerance) for what, e in errors.items()))
+
+
+def _random_tokens(
+    model: Transformer, shape: tuple[int, int], generator: torch.Generator
+) -> Int[Tensor, "b p"]:
+    """Random tokens, but not that of padding: where its embedding is zero, norms divide by what
+    rounding leaves of nothing."""
+    drawn = torch.randint(model.d_vocab, shape, generator=generator)
+    pad = getattr(getattr(model.bridge.original_model, "config", None), "pad_token_id", None)
+    if isinstance(pad, int):
+        drawn = torch.where(drawn == pad, (drawn + 1) % model.d_vocab, drawn)
+    return drawn.to(model.device)
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,9 @@ def _place(name: str | os.PathLike[str]) -> str | Path:
     place = os.path.expanduser(text)
     if os.path.isdir(place):
         return place
-    written = text.startswith((".", os.sep, "~")) or text.count(os.sep) > 1
+    if os.path.isfile(place):
+        raise ModelError(f"{text!r} is a file, and a model is a directory; give that of the file")
+    written = text.startswith((".", os.sep, "~")) or text.count(os.sep) > 1 or text[-1:] == os.sep
     if not isinstance(name, str) or (os.sep in text and written):
         raise ModelError(
             f"there is no directory {text!r}; give a Hugging Face directory, a hub name or 'mini'"

@@ -825,9 +825,9 @@ def _wrapped(
             )
         except Exception as error:  # TransformerLens raises what it likes
             raise UnsupportedModelError(
-                f"TransformerLens cannot wrap {type(module).__name__} ({error}); use a causal "
-                "language model, as AutoModelForCausalLM loads it, of an architecture that "
-                "TransformerLens supports"
+                f"TransformerLens cannot wrap {type(module).__name__} ({in_one_line(error)}); use "
+                "a causal language model, as AutoModelForCausalLM loads it, of an architecture "
+                "that TransformerLens supports"
             ) from error
     return _made(bridge, name, tokenizer, experts, shared)
 
