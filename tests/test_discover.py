@@ -19,7 +19,7 @@ from circuitkit.data.tasks import make_task
 from circuitkit.discovery import eap, exact
 from circuitkit.engine.batching import fitted, needed
 from circuitkit.engine.memory import foresee
-from circuitkit.errors import ScoresError, UnknownNameError
+from circuitkit.errors import ArgumentError, ScoresError, UnknownNameError
 from circuitkit.evaluation.ability import ability
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.compare import agreement
@@ -193,7 +193,7 @@ def test_a_method_without_an_order_is_refused(method: Any) -> None:
 
 @pytest.mark.parametrize("orders", [1, 0, -1])
 def test_fewer_than_two_orders_are_refused(orders: int) -> None:
-    with pytest.raises(ScoresError, match="at least 2"):
+    with pytest.raises(ArgumentError, match="a whole number from 2"):
         find(method=picky, orders=orders)
 
 
