@@ -52,9 +52,9 @@ def shapes(timer: Timer, names: tuple[str, ...] = ()) -> Table:
         "G: plain forwards of the clean and the corrupted batch and a backward of the metric, with "
         "logits at the answers only, through the same modules; for `eap_ig` as many forwards and "
         f"backwards as it takes ({STEPS} steps). The floor is 1 + the arithmetic of the scores, of "
-        "the pull and of the writing, by that of G; the target is 1.15 times it. Of 8B two layers "
-        "are run; its last column says what follows for all 32. Memory is above the loaded model, "
-        f"at its peak. The vocabulary is cut to {VOCABULARY:,}."
+        "the pull and of the writing, by that of G; the target is 1.15 times it. On a processor two "
+        "layers of 8B are run; the last column says what follows for all 32. Memory is above the "
+        f"loaded model, at its peak. The vocabulary is cut to {VOCABULARY:,}."
     )
     head = ("shape", "type", "tokens", "G", "`eap` / G", "floor", "target", "`eap_ig` / its own",
             "MiB", "all layers")  # fmt: skip
@@ -63,6 +63,8 @@ def shapes(timer: Timer, names: tuple[str, ...] = ()) -> Table:
 
 def _rows(timer: Timer, shape: tuple[Any, ...]) -> Iterator[tuple[Cell, ...]]:
     name, kind, options, layers, run, dtype, (n, length) = shape
+    if timer.device != "cpu":
+        run, dtype = layers, "bfloat16" if layers != run else dtype
     model = _model(timer, kind, options, run, dtype, length)
     data = pairs(model, n, length)
     once = partial(eap, model, data, logit_diff, counterfactual)
