@@ -52,7 +52,7 @@ def shapes(timer: Timer, names: tuple[str, ...] = ()) -> Table:
         "G: plain forwards of the clean and the corrupted batch and a backward of the metric, with "
         "logits at the answers only, through the same modules; for `eap_ig` as many forwards and "
         f"backwards as it takes ({STEPS} steps). The floor is 1 + the arithmetic of the scores, of "
-        "the pull and of the writing, by that of G; the target is 1.15 times it. On a processor two "
+        "the pull and of the writing, by that of G; the target is 1.15 times it. On processors two "
         "layers of 8B are run; the last column says what follows for all 32. Memory is above the "
         f"loaded model, at its peak. The vocabulary is cut to {VOCABULARY:,}."
     )
