@@ -261,6 +261,23 @@ def test_nothing_is_asserted_and_only_the_command_line_prints() -> None:
     assert not wrong
 
 
+def doubled(tree: ast.AST) -> Iterator[int]:
+    """The lines that make a tensor float64 where it is, which a device may not have (mps)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            inner = node.func.value
+            on_cpu = isinstance(inner, ast.Call) and getattr(inner.func, "attr", "") == "cpu"
+            if node.func.attr == "double" and not on_cpu:
+                yield node.lineno
+
+
+def test_only_one_function_takes_float64_on_the_device() -> None:
+    """``engine.numerics.exact``, which goes to the CPU where the device has none."""
+    assert list(doubled(ast.parse("x.double()\nx.cpu().double()"))) == [1]
+    found = {name: [*doubled(tree)] for name, tree in FILES.items() if name != "engine.numerics"}
+    assert not {name: lines for name, lines in found.items() if lines and name != "engine.run"}
+
+
 def own_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """The lines of a function without those of its docstring."""
     doc = node.body[0] if ast.get_docstring(node) is not None else None

@@ -191,13 +191,16 @@ def unseen(
     model = load_model(name, options, about.get("experts"))
     from circuitkit.engine.batching import batched
     from circuitkit.engine.inputs import Inputs, as_data
+    from circuitkit.evaluation.ability import known
 
     whole = as_data(model, task, circuit, examples=options.examples, memory=options.memory)
+    whole = known(model, whole) if options.known else whole
     measures, carried = _resolved("metrics", metrics), _resolved("corruptions", corruptions)
     data = batched(model, whole, list(carried.values()), options.batch_size)
     each = product(measures.items(), carried.items())
     cells = {(m, c): Inputs(model, data, metric, how) for (m, metric), (c, how) in each}
-    return cells, f"{circuit}; {len(data)} prompts of {task} on {model.name}"
+    counted = f" of {data.about['known']['of']}, known ones," if options.known else ""
+    return cells, f"{circuit}; {len(data)}{counted} prompts of {task} on {model.name}"
 
 
 def _resolved(kind: str, names: Iterable[str]) -> dict[str, Any]:

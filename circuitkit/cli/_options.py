@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 from circuitkit.util.bytesize import parse
 
 __all__ = [
-    "Commands", "add_circuit", "add_file", "add_force", "add_framing", "add_output", "common",
-    "count", "machine", "place", "positive",
+    "Commands", "add_circuit", "add_file", "add_force", "add_framing", "add_known", "add_output",
+    "common", "count", "machine", "place", "positive",
 ]  # fmt: skip
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -28,6 +28,7 @@ def add_circuit(p: argparse.ArgumentParser) -> None:
         help="unseen prompts (default: 64, or all of a file)",
     )  # fmt: skip
     add_file(p)
+    add_known(p)
 
 
 def add_framing(p: argparse.ArgumentParser) -> None:
@@ -71,6 +72,13 @@ def add_output(p: argparse.ArgumentParser, name: str, help: str, **more: Any) ->
     p.add_argument("-o", "--output", type=place, metavar=name, help=help, **more)
     p.add_argument(
         "--overwrite", action="store_true", help="replace the files of another run at the output"
+    )
+
+
+def add_known(p: argparse.ArgumentParser) -> None:
+    """Add the option that leaves out what the model does not know."""
+    p.add_argument(
+        "--known", action="store_true", help="only the prompts that the model answers correctly"
     )
 
 

@@ -14,7 +14,7 @@ from circuitkit.cli._opening import (
     settings_of,
     task_of,
 )
-from circuitkit.cli._options import Commands, add_file, add_output, machine, positive
+from circuitkit.cli._options import Commands, add_file, add_known, add_output, machine, positive
 from circuitkit.cli._printing import print_json, print_text
 
 __all__ = ["add", "discover"]
@@ -57,13 +57,14 @@ def add(commands: Commands) -> None:
         help="prompts in each half (default: 64, or half of a file)",
     )  # fmt: skip
     add_file(p)
+    add_known(p)
     p.add_argument("--verify", type=positive, metavar="N", help="also measure N edges exactly")
     p.add_argument("--orders", type=positive, metavar="N", help="repeat acdc in N random orders")
     p.add_argument(
         "--seed", type=int, default=0, help="seed of prompts and random circuits (default: 0)"
     )
     p.add_argument(
-        "--force", action="store_true", help="continue even if the model cannot do the task"
+        "--force", action="store_true", help="continue if the model answers under 75%% of them too"
     )
     p.add_argument(
         "--plan", action="store_true",
@@ -84,7 +85,7 @@ def discover(options: argparse.Namespace) -> None:
         "method": options.method, "edges": options.edges, "faithfulness": options.faithfulness,
         "rule": options.rule, "examples": options.examples, "seed": options.seed,
         "batch_size": options.batch_size, "memory": options.memory, "verify": options.verify,
-        "orders": options.orders,
+        "orders": options.orders, "known": options.known,
     }  # fmt: skip
     inputs = task_of(options, options.task), options.metric, options.corruption
     if options.plan:

@@ -21,7 +21,7 @@ from circuitkit.engine.gradients import Gradients, at_tokens, gradients
 from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
 from circuitkit.engine.metric import Metric, check_metric
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.numerics import wide
+from circuitkit.engine.numerics import exact, wide
 from circuitkit.engine.record import record
 from circuitkit.errors import MetricError
 from circuitkit.graph.scores import Scores
@@ -262,7 +262,7 @@ def _written(model: Model, run: Activations, block: Int[Tensor, " t"]) -> Float[
 
 
 def _array(x: Tensor) -> Float[np.ndarray, "..."]:
-    return np.asarray(x.double().cpu())
+    return np.asarray(exact(x).cpu())
 
 
 def _scores(

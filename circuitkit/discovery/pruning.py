@@ -19,6 +19,7 @@ from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Activations, Context, Model
+from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer, difference, record
 from circuitkit.engine.run import runs
 from circuitkit.errors import MetricError
@@ -244,10 +245,8 @@ class _Part:
 
     def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, ""]:
         """The metric, summed over the examples."""
-        return (
-            self.weight
-            * check_metric(self.metric, logits, self.reference, self.batch).double().sum()
-        )
+        values = check_metric(self.metric, logits, self.reference, self.batch)
+        return self.weight * exact(values).sum()
 
     def corrupted(self, model: Model) -> Float[Tensor, ""]:
         """The same when every edge is cut."""

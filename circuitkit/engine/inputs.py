@@ -81,7 +81,8 @@ class Inputs(NamedTuple):
     def metadata(self) -> dict[str, Json]:
         """What results say of them."""
         about, weights = self.data.about, digest(self.model)
-        known = {key: about[key] for key in ("task", "seed", *FRAMING) if key in about}
+        of_data = ("task", "seed", "known", *FRAMING)
+        known = {key: about[key] for key in of_data if key in about}
         return {
             "model": self.model.name,
             "metric": name_of(self.metric),
@@ -133,15 +134,21 @@ def prepare_halves(
     seed: int = 0,
     batch_size: int | None = None,
     memory: int | None = None,
+    keep: Callable[[Dataset], Dataset] | None = None,
 ) -> tuple[Inputs, Inputs]:
     """What a circuit is found on, and what it is measured on.
 
     A Task gives its two halves, and so do a file and a task's name, of up to ``examples`` each.
     Rows of files, and prompts that no seed has drawn, are shuffled by the ``seed`` before. Of one
     or two different prompts both halves are all of them. A Dataset is used as it is: it is measured
-    on ``unseen`` prompts, or in sample where there are none. Raises as ``prepare`` does.
+    on ``unseen`` prompts, or in sample where there are none. ``keep`` says which prompts stay,
+    before they are halved. Raises as ``prepare`` does.
     """
     require_model(model)
+
+    def kept(inputs: Inputs) -> Inputs:
+        return inputs if keep is None else inputs._replace(data=keep(inputs.data))
+
     if unseen is None and not isinstance(data, Dataset):
         whole = prepare(
             model, data, metric, corruption, examples=twice(data, examples), seed=seed,
@@ -151,18 +158,19 @@ def prepare_halves(
             about = {**whole.data.about, "seed": seed}
             mixed = replace(whole.data, examples=shuffled(whole.data.examples, seed), about=about)
             whole = whole._replace(data=mixed)
-        return whole.halves()
+        return kept(whole).halves()
     seen = prepare(
         model, data, metric, corruption,
         examples=examples, seed=seed, batch_size=batch_size, memory=memory,
     )  # fmt: skip
+    seen = kept(seen)
     if unseen is None:
         return seen, seen
     other = prepare(
         model, unseen, *seen[2:],
         examples=examples, seed=seed + 1, batch_size=batch_size, memory=memory,
     )  # fmt: skip
-    return seen, other
+    return seen, kept(other)
 
 
 def prepare_each(

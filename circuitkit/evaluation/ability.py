@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from math import isnan, nan
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,12 +14,13 @@ from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.inputs import Data, MetricLike, as_data, as_metric, require_model
 from circuitkit.engine.metric import check_metric
 from circuitkit.engine.model import Model
+from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer, record
 from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.results import TableResult
 from circuitkit.metrics.answers import accuracy
 from circuitkit.registry import name_of
-from circuitkit.util.json_values import Json
+from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.tables import to_frame
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Ability(TableResult):
     """How well the model does a task: accuracy, and the metric on clean and corrupted prompts.
 
     ``accuracy`` is a share of the examples; ``clean`` and ``corrupt`` are means in metric units.
+    ``corrupt`` is nan, not known, where an example has no corrupted text.
     """
 
     accuracy: float
@@ -43,21 +46,26 @@ class Ability(TableResult):
     examples: int
 
     def require(self, task: str) -> None:
-        """Raise EvaluationError where the model cannot do it (accuracy under 0.75, as in MIB)."""
+        """Raise EvaluationError where the model does it too seldom (accuracy under 0.75, as in
+        MIB)."""
         if self.accuracy < ADMITTED:
+            means = f"{self.metric} {self.clean:+.2f} on clean and {_spelt(self.corrupt, '+.2f')}"
             raise EvaluationError(
-                f"the model does {task} on only {self.accuracy:.0%} of {self.examples} prompts, so "
-                "there is no behaviour to explain; use a different model or task, or force it"
+                f"the model does {task} on {self.accuracy:.0%} of {self.examples} prompts ({means} "
+                f"on corrupted ones), and a circuit is searched for from {ADMITTED:.0%} on; keep "
+                "the prompts that it answers with --known (known=True), or go on with all of them "
+                "with --force (force=True)"
             )
 
     def to_dict(self) -> dict[str, Json]:
-        """All numbers, for machines."""
-        return asdict(self)
+        """All numbers, for machines; what is not known is None."""
+        found: dict[str, Json] = nan_to_none(asdict(self))
+        return found
 
     def to_frame(self) -> pandas.DataFrame:
         """One row: ``accuracy`` (a share), ``clean`` and ``corrupt`` (the metric's means),
-        ``metric``, ``examples`` (how many)."""
-        return to_frame([self.to_dict()])
+        ``metric``, ``examples`` (how many); nan is not known."""
+        return to_frame([asdict(self)])
 
     def __str__(self) -> str:
         return f"accuracy {self.accuracy:.1%} of {self.examples} examples"
@@ -65,8 +73,12 @@ class Ability(TableResult):
     def __repr__(self) -> str:
         return (
             f"accuracy {self.accuracy:.1%}, {self.metric} {self.clean:.3f} on clean and "
-            f"{self.corrupt:.3f} on corrupted prompts ({self.examples} examples)"
+            f"{_spelt(self.corrupt, '.3f')} on corrupted prompts ({self.examples} examples)"
         )
+
+
+def _spelt(value: float, form: str) -> str:
+    return "not known" if isnan(value) else format(value, form)
 
 
 @torch.no_grad()
@@ -74,8 +86,9 @@ def ability(model: Model, data: Data, metric: MetricLike | None = None) -> Abili
     """How well the model does the task on this data.
 
     Returns an Ability: the accuracy (a share of the examples whose answer gets more logits than the
-    wrong one), and the mean of the metric on clean and on corrupted prompts, in metric units.
-    Raises ArgumentError for an argument in the wrong place.
+    wrong one), and the mean of the metric on clean and on corrupted prompts, in metric units; the
+    latter is not known (nan) where an example has no corrupted text. Raises ArgumentError for an
+    argument in the wrong place.
 
     Source: MIB (Mueller et al. 2025) admits a model to a task from an accuracy of 0.75 on.
 
@@ -88,13 +101,18 @@ def ability(model: Model, data: Data, metric: MetricLike | None = None) -> Abili
     data = as_data(model, data)
     metric = as_metric(metric, data=data)
     rows = []
+    paired = all(example.paired for example in data.examples)
     for batch in data:
-        clean, corrupt = (_logits(model, batch, x) for x in (batch.clean, batch.corrupt))
+        clean = _logits(model, batch, batch.clean)
         values = [check_metric(accuracy, clean, clean, batch)]
-        values += (check_metric(metric, x, clean, batch) for x in (clean, corrupt))
-        rows.append(torch.stack([x.double() for x in values]))
-    correct, clean_value, corrupt_value = torch.cat(rows, dim=1).mean(1).tolist()
-    return Ability(correct, clean_value, corrupt_value, name_of(metric), len(data))
+        values.append(check_metric(metric, clean, clean, batch))
+        if paired:
+            corrupt = _logits(model, batch, batch.corrupt)
+            values.append(check_metric(metric, corrupt, clean, batch))
+        rows.append(torch.stack([exact(x) for x in values]))
+    correct, on_clean, *rest = torch.cat(rows, dim=1).mean(1).tolist()
+    on_corrupt = rest[0] if paired else nan
+    return Ability(correct, on_clean, on_corrupt, name_of(metric), len(data))
 
 
 @torch.no_grad()
@@ -103,8 +121,9 @@ def known(model: Model, data: Data, metric: MetricLike = "accuracy") -> Dataset:
 
     These are the examples on whose clean prompt the metric, ``accuracy`` or ``top1``, is above 1/2.
 
-    Returns a Dataset. Raises ArgumentError for an argument in the wrong place, and EvaluationError
-    where the model answers none.
+    Returns a Dataset, whose ``about`` says how many were kept of how many (``known``). Raises
+    ArgumentError for an argument in the wrong place, and EvaluationError where the model answers
+    none.
 
     Example:
         >>> len(ck.known(model, data, "top1")) <= len(ck.known(model, data)) <= len(data)
@@ -123,7 +142,9 @@ def known(model: Model, data: Data, metric: MetricLike = "accuracy") -> Dataset:
             f"{name_of(metric)} is above 1/2 on none of {len(data)} prompts, so there is nothing "
             "that the model knows; use a different model or task, or a metric that asks for less"
         )
-    return replace(data, examples=kept)
+    first = data.about.get("known") or {"of": len(data)}  # what is kept again is of all of them
+    counted = {"kept": len(kept), "of": first["of"]}
+    return replace(data, examples=kept, about={**data.about, "known": counted})
 
 
 def _logits(

@@ -36,6 +36,7 @@ from circuitkit.engine.inputs import (
 from circuitkit.engine.memory import room
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Model
+from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import POOL_BYTES, runs
 from circuitkit.errors import EvaluationError
@@ -333,7 +334,7 @@ def measure_all(
 
         def value(logits: Tensor, reference: Tensor = reference, batch: Batch = batch) -> Tensor:
             said = (check_metric(one, logits, reference, batch) for one in metrics)
-            return torch.stack([values.double() for values in said])
+            return torch.stack([exact(values) for values in said])
 
         draws = carry(batch)
         under = []

@@ -31,6 +31,7 @@ from circuitkit.engine.inputs import (
 )
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Activations, Context, Model
+from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import run
 from circuitkit.errors import DataError
@@ -372,7 +373,7 @@ class _Decoding:
         new: list[int] = []
         probabilities: list[float] = []
         while len(new) < self.max_new_tokens and not (new and new[-1] == end):
-            values = logits(_longer(self.example, new)).double().cpu()
+            values = exact(logits(_longer(self.example, new))).cpu()
             new.append(_chosen(values, self.temperature, generator))
             probabilities.append(float(values.softmax(-1)[new[-1]]))
         tokens = tuple(_pieces(self.tokenizer, self.example.clean, new))

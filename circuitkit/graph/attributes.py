@@ -49,6 +49,11 @@ def _is_count(value: Json) -> bool:
     return type(value) is int and 0 <= value <= MOST_EXAMPLES
 
 
+def _is_known(value: Json) -> bool:
+    counts = ("kept", "of")
+    return isinstance(value, dict) and all(_is_count(value.get(key)) for key in counts)
+
+
 def _is_seen(value: Json) -> bool:
     return isinstance(value, str) and _SEEN.fullmatch(value) is not None
 
@@ -76,6 +81,7 @@ OF_GRAPHS: Mapping[str, _Kind] = {
     "experts": _Kind(lambda value: value in ("live", "held"), "'live' or 'held'"),
     "seed": _Kind(_is_seed, "a whole number of at most 64 bits"),
     "examples": _Kind(_is_count, f"a whole number from 0 to {MOST_EXAMPLES:,}"),
+    "known": _Kind(_is_known, f"an object with kept and of, from 0 to {MOST_EXAMPLES:,}"),
     "seen": _Kind(_is_seen, "eight hexadecimal digits for each prompt"),
     "faithfulness": _Kind(lambda value: _is_number(value) or _is_object(value),
                           "a number or an object"),

@@ -21,6 +21,7 @@ from circuitkit.engine.inputs import (
     require_model,
 )
 from circuitkit.engine.model import Activations, Context, Model
+from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import record
 from circuitkit.errors import CircuitError, DataError, NodeNameError
 from circuitkit.graph.nodes import Node
@@ -246,7 +247,7 @@ class _Attention:
         nodes = [Node(name) for name in heads]
         layers = {layer: self._layer(layer, run) for layer in {node.layer or 0 for node in nodes}}
         found = torch.stack([layers[node.layer or 0][:, node.head] for node in nodes])
-        return found.transpose(1, 2).double().cpu().numpy()
+        return exact(found.transpose(1, 2)).cpu().numpy()
 
     def _layer(self, layer: int, run: Activations) -> Float[Tensor, "b h spans"]:
         """What every head of a layer pays, as many spans at once as a head has channels."""

@@ -30,6 +30,7 @@ from circuitkit.engine.inputs import (
 )
 from circuitkit.engine.metric import check_metric
 from circuitkit.engine.model import Activations, Model
+from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer, difference, record
 from circuitkit.engine.run import runs
 from circuitkit.errors import CircuitError
@@ -189,7 +190,7 @@ class _Paths:
         gap = torch.zeros(len(batch), dtype=torch.float64)
 
         def value(logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " b"]:
-            return check_metric(self.metric, logits, reference, batch).double().cpu()
+            return exact(check_metric(self.metric, logits, reference, batch)).cpu()
 
         for carried in draws:
             base, other = (live, carried) if self.noise else (carried, live)

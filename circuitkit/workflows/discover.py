@@ -16,6 +16,7 @@ from functools import partial
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
+    Inputs,
     MetricLike,
     prepare_halves,
     refuse,
@@ -25,12 +26,14 @@ from circuitkit.engine.metric import Method
 from circuitkit.engine.model import Model
 from circuitkit.errors import UnknownNameError
 from circuitkit.evaluation.ability import ability
+from circuitkit.evaluation.ability import known as only_known
 from circuitkit.evaluation.choosing import choose
 from circuitkit.evaluation.faithfulness import evaluate_beside
 from circuitkit.evaluation.verification import verify as verify_edges
 from circuitkit.graph.compare import agreement
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of, resolve
+from circuitkit.util.json_values import Json
 from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.process import peak_mebibytes
 from circuitkit.workflows.asking import Asked, Orders, Share, is_in_sample
@@ -59,6 +62,7 @@ def discover(
     verify: Size | None = None,
     orders: Orders | None = None,
     resume: str | os.PathLike[str] | None = None,
+    known: bool = False,
     force: bool = False,
 ) -> Discovery:
     """The circuit of a task, with its faithfulness on prompts that the discovery did not see.
@@ -88,7 +92,9 @@ def discover(
         verify: How many edges are measured exactly before the circuit is chosen again.
         orders: In how many random orders the discovery is repeated (``acdc``).
         resume: A directory for finished blocks of exact effects, from which a killed run goes on.
-        force: Whether to continue where the model cannot do the task.
+        known: Whether only the prompts that the model answers stay (a correct answer has a higher
+            logit than every wrong one); the result says how many.
+        force: Whether to continue where the model answers fewer than 75% of the prompts.
 
     Returns:
         A ``Discovery``: the circuit, the scores, and what was measured.
@@ -97,8 +103,8 @@ def discover(
         ArgumentError: for an argument in the wrong place, of another kind, or out of its bounds.
         UnknownNameError: for a name that does not exist, with the nearest one.
         ScoresError: for more edges than the model has, and for both a size and a faithfulness.
-        EvaluationError: where the model cannot do the task (unless ``force``), or no circuit
-            reaches the faithfulness.
+        EvaluationError: where the model answers fewer than 75% of the prompts (unless ``force``),
+            or none that are ``known``, or no circuit reaches the faithfulness.
         BudgetError: where one prompt does not fit the memory.
         OutputError: where ``resume`` cannot be written.
 
@@ -114,8 +120,10 @@ def discover(
     asked.require(model)
     tried(resume)
     how = method_of(method, orders)
+    keep = partial(only_known, model) if known else None
     seen, measured = prepare_halves(model, data, unseen, metric, corruption, examples=examples,
-                                     seed=seed, batch_size=batch_size, memory=memory)  # fmt: skip
+                                    seed=seed, batch_size=batch_size, memory=memory,
+                                    keep=keep)  # fmt: skip
     able = ability(*seen[:3])
     if not force:
         able.require(str(seen.data.about.get("task", "the task")))
@@ -131,16 +139,23 @@ def discover(
     others = (_in_order(how, k)(*seen) for k in range(orders or 0))
     several = [scored.circuit(chosen(model, scored, *seen[1:])) for scored in others]
     evaluated = evaluate_beside(model, mask, *measured[1:], seed=seed)
-    metadata = {
-        "task": "own data", **seen.metadata(), "method": name_of(how), "rule": rule,
-        "asked": asked.record(seen, measured, unseen is not None),
-        **({"in_sample": True} if is_in_sample(seen, measured) else {}),
-    }  # fmt: skip
+    metadata = _metadata(seen, measured, name_of(how), asked, unseen is not None)
     return Discovery.of(
         scores, mask, evaluated, metadata, ability=able, verification=checked,
         agreement=agreement(several) if several else None,
         seconds=time.perf_counter() - start, mebibytes=peak_mebibytes(),
     )  # fmt: skip
+
+
+def _metadata(
+    seen: Inputs, measured: Inputs, method: str, asked: Asked, given: bool
+) -> dict[str, Json]:
+    """What a circuit says of how it was found; ``given``: the prompts of its measurement were."""
+    return {
+        "task": "own data", **seen.metadata(), "method": method, "rule": asked.rule,
+        "asked": asked.record(seen, measured, given),
+        **({"in_sample": True} if is_in_sample(seen, measured) else {}),
+    }  # fmt: skip
 
 
 def method_of(method: Method | str, orders: int | None = None) -> Method:

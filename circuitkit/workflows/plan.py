@@ -150,12 +150,14 @@ def plan(
     memory: Size | None = None,
     verify: Size | None = None,
     orders: Orders | None = None,
+    known: bool = False,
 ) -> Plan:
     """What ``discover`` would cost with these arguments: forwards, minutes, memory and files.
 
     The prompts are drawn and put into tokens, but the model is not run, and nothing is written.
     The count follows from the shapes of the model and the prompts; the minutes also from the speed
-    of matrix products of these shapes, which are timed for a fraction of a second.
+    of matrix products of these shapes, which are timed for a fraction of a second. Which prompts
+    are ``known`` is not foreseen: the rest of the work is that of all of them.
 
     Raises what ``discover`` raises for wrong arguments, and EvaluationError for a method whose cost
     is not known, such as one of your own.
@@ -177,6 +179,8 @@ def plan(
     costs = _Costs(model, whole, name_of(carried))
     batch = batch_size or costs.batch(model, memory)
     steps = costs.steps(asked, how, len(seen), len(measured))
+    if known:
+        steps["prompts that the model answers"] = float(len(whole))
     loose = _name_and_settings(how)[0] == "acdc"
     pruned = model.wiring.n_edges * (1 + (orders or 0)) if loose else 0
     size = f"{edges:,} edges" if edges else "the circuit"

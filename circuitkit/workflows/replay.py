@@ -272,6 +272,7 @@ def replay(
         **{key: asked.get(key) for key in ("edges", "faithfulness", "verify", "orders")},
         examples=about["examples"], seed=asked["seed"],
         batch_size=batch_size or asked["batch_size"], memory=memory, force=True,
+        known="known" in about,
     )  # fmt: skip
     return Replay(recorded, found)
 
@@ -300,7 +301,9 @@ def _require(about: Mapping[str, Any], own_data: bool) -> None:
             f"the circuit does not say its {', '.join(lacks)}, so it cannot be replayed; a replay "
             "needs what `circuitkit discover` writes since 0.3"
         )
-    for key, value in (("examples", about["examples"]), ("measured", asked["measured"])):
+    drawn = about["known"]["of"] if "known" in about else about["examples"]
+    for key, value in (("examples", about["examples"]), ("measured", asked["measured"]),
+                       ("known.of", drawn)):  # fmt: skip
         if not 1 <= value <= MOST:
             raise CircuitError(
                 f"the circuit says that its {key} is {value:.6g}; a replay draws 1 to {MOST:,} "
@@ -357,6 +360,8 @@ def _prompts(model: Model, about: Mapping[str, Any], data: Data) -> Data:
     asked, seen = about["asked"], about["examples"]
     halves = asked["measured_on"] == HALVES
     n = seen + asked["measured"] * halves
+    if "known" in about:
+        n = about["known"]["of"]  # of which those stay that the model answers
     task = draw(os.fspath(data), model, n, about.get("seed", asked["seed"]))
     return task if halves else Dataset.of(task, model)
 

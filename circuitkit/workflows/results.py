@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -183,13 +183,13 @@ class Discovery:
         low, high = self.evaluation.interval()
         about = self.circuit.graph
         return {
-            **{k: v for k, v in about.items() if k not in ("wiring", "versions")},
+            **{k: v for k, v in dict(about).items() if k not in ("wiring", "versions")},
             "in_sample": self.in_sample,
             "edges": self.evaluation.edges,
             "edges_total": self.scores.wiring.n_edges,
             "accuracy": self.ability.accuracy,
             "metric_clean": self.ability.clean,
-            "metric_corrupt": self.ability.corrupt,
+            "metric_corrupt": nan_to_none(self.ability.corrupt),
             "faithfulness": self.evaluation.faithfulness,
             "interval": nan_to_none([low, high]),
             "mean_of_ratios": self.evaluation.mean_of_ratios,
@@ -206,10 +206,11 @@ class Discovery:
     def __str__(self) -> str:
         about, found = self.circuit.graph, self.evaluation
         low, high = found.interval()
+        known = ", known ones only" if "known" in about else ""
         return (
             f"{about['task']} on {about['model']}: {found.edges:,} of "
             f"{self.scores.wiring.n_edges:,} edges, faithfulness {found.faithfulness:.3f} "
-            f"{interval_text(low, high)} ({found.metric}, {self._prompts()})"
+            f"{interval_text(low, high)} ({found.metric}, {self._prompts()}{known})"
         )
 
     def _prompts(self) -> str:
@@ -217,6 +218,13 @@ class Discovery:
         n = len(self.evaluation.circuit)
         noun = "prompt" if n == 1 else "prompts"
         return f"{n} {noun}, in sample" if self.in_sample else f"{n} unseen {noun}"
+
+    def _kept(self) -> Iterator[str]:
+        """How many prompts stayed, if only those that the model answers."""
+        known = self.circuit.graph.get("known")
+        if known is not None:
+            counts = f"{known['kept']} of {known['of']}"
+            yield f"  prompts          {counts}, those that the model answers"
 
     def _title(self) -> str:
         """What a picture of the circuit is called."""
@@ -232,6 +240,7 @@ class Discovery:
             f"{about['task']} on {about['model']}: {circuits.summary(self.circuit)}",
             "",
             f"  the model        {self.ability!r}",
+            *self._kept(),
             f"  faithfulness     {found.faithfulness:.3f}  {interval_text(low, high)}  "
             f"({found.metric}, {found.corruption}, {self._prompts()})",
             f"  mean of ratios   {found.mean_of_ratios:.3f}",

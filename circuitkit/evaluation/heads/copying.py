@@ -12,7 +12,7 @@ from torch import Tensor
 from circuitkit.data.batches import Batch
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.engine.model import Activations
-from circuitkit.engine.numerics import wide
+from circuitkit.engine.numerics import exact, wide
 from circuitkit.errors import UnsupportedModelError
 from circuitkit.evaluation.heads.choice import group_of
 from circuitkit.graph.nodes import Node
@@ -65,7 +65,7 @@ def _best(
         for some, own in zip(torch.split(x, ROWS), torch.split(tokens, ROWS), strict=True)
         for logits in [model.unembed(some)]
     ]
-    return torch.cat(hits).double() if hits else x.new_zeros(0, dtype=torch.float64)
+    return exact(torch.cat(hits) if hits else x.new_zeros(0))
 
 
 # -- by weights ------------------------------------------------------------------------------------
@@ -123,6 +123,6 @@ class Weights:
 
 def _positive(matrix: Float[Tensor, "e e"]) -> float:
     """The sum of the eigenvalues over the sum of their sizes; nan where all are 0."""
-    values = torch.linalg.eigvals(matrix.double().cpu())
+    values = torch.linalg.eigvals(exact(matrix).cpu())
     sizes = values.abs().sum()
     return float(values.sum().real / sizes) if sizes > 0 else float("nan")

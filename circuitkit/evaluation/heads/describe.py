@@ -19,6 +19,7 @@ from circuitkit.engine.inputs import (
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Activations
+from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import record
 from circuitkit.errors import DataError
 from circuitkit.evaluation.heads.choice import Heads, chosen, roles, spans_of
@@ -147,4 +148,4 @@ class _Work:
         )
         marks = answer_tokens(batch) if self.answers else batch.mask
         copies = copied(model, batch, run, heads, marks)
-        return written.double().cpu().numpy(), copies.cpu().numpy()
+        return exact(written).cpu().numpy(), copies.cpu().numpy()

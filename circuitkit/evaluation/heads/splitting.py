@@ -12,6 +12,7 @@ from torch import Tensor
 from circuitkit.data.batches import Batch
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.engine.model import Activations, Context
+from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import record
 from circuitkit.errors import DataError, UnsupportedModelError
 from circuitkit.evaluation.heads.writers import Sides
@@ -116,12 +117,12 @@ class _Layer:
     def split(self, head: Node) -> Float[Tensor, "spans q k b"]:
         """A head's score to each span by the writers of its query and of its key."""
         own = head.head or 0
-        query, key = self.q[:, :, own].double(), self.slopes[:, :, :, own].double()
+        query, key = exact(self.q[:, :, own]), exact(self.slopes[:, :, :, own])
         return torch.einsum("qbe,skbe->sqkb", query, key)
 
     def alone(self, head: Node) -> Float[Tensor, "spans b"]:
         """What is added to the score by the positions alone."""
-        return self.base[:, :, head.head or 0].double()
+        return exact(self.base[:, :, head.head or 0])
 
     def _check(self, sides: Sides) -> bool:
         """Whether the model caps its scores. Raises DataError where a head does not see a span, and
@@ -136,13 +137,14 @@ class _Layer:
                 "in some prompt: it stands behind the query or outside of a sliding window; name "
                 "other spans"
             )
-        query = self.q.sum(0).double()
-        total = torch.einsum("bhe,sbhe->sbh", query, self.slopes.sum(1).double())
-        if _near(self._to_spans(own), total + self.base, self.model.dtype):
+        query = exact(self.q.sum(0))
+        total = torch.einsum("bhe,sbhe->sbh", query, exact(self.slopes.sum(1)))
+        total = total + exact(self.base)
+        if _near(self._to_spans(own), total, self.model.dtype):
             return False
         q, k = sides.totals()
         low = self.model.scores(self.context, self.layer, q * SMALL, k * SMALL, normed=True)
-        if not _near(self._to_spans(low) / SMALL**2, total + self.base, self.model.dtype):
+        if not _near(self._to_spans(low) / SMALL**2, total, self.model.dtype):
             raise UnsupportedModelError(
                 f"the scores of layer {self.layer} of {self.model.name!r} are not linear in what "
                 "was written, even with the norms' scales fixed; they cannot be split"
@@ -153,6 +155,7 @@ class _Layer:
 def _near(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     """Whether scores are the same, but for rounding."""
     tolerance = 0.1 if torch.finfo(dtype).bits == 16 else 1e-4
+    found = exact(found)
     return bool((found - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1))
 
 

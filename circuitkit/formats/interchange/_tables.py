@@ -282,4 +282,4 @@ def _numbers(
         )
     if value.untyped_storage().nbytes() < value.numel() * value.element_size():
         raise CircuitError(f"its {what} repeats a few numbers; save a tensor that holds them all")
-    return value.detach().resolve_neg().double().numpy()
+    return value.detach().resolve_neg().cpu().double().numpy()

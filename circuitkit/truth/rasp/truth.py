@@ -20,6 +20,7 @@ from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Activations, Context
+from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import runs
 from circuitkit.engine.sweep import sweep
@@ -129,7 +130,7 @@ def true_edges(
             swept = sweep(model, batch, context, live, carried, change, wiring.legal)
             for edges, values in swept:
                 places = tuple(np.array(edges).T)
-                found = values.amax(-1).double().cpu().numpy()
+                found = exact(values.amax(-1)).cpu().numpy()
                 changes[places] = np.maximum(changes[places], found)
     about = {
         "model": model.name, "corruption": name_of(corruption), "method": "true_edges",
@@ -164,10 +165,11 @@ def structural_edges(model: Decoder) -> Mask:
 
 def _meets(write: Float[Tensor, "n d"], read: Float[Tensor, "d m"]) -> Bool[Tensor, " n"]:
     """Which of the written vectors are read, up to rounding."""
-    write, read = write.double(), read.double()
+    here = write.device
+    write, read = exact(write), exact(read)
     sizes = write.norm(dim=1, keepdim=True) * read.norm(dim=0, keepdim=True)
     found: Tensor = ((write @ read).abs() > ROUNDING * sizes).any(1)
-    return found
+    return found.to(here)
 
 
 def _writes(model: Decoder, row: int) -> Float[Tensor, "n d"]:

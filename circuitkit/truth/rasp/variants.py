@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import record
 from circuitkit.errors import CircuitError, ModelError
 from circuitkit.graph.nodes import Node
@@ -174,8 +175,8 @@ def compress(model: Decoder, data: Dataset, width: int) -> Decoder:
             f"{model.name!r} has the width {model.d_model}, which cannot be compressed into "
             f"{width}; give a smaller positive number"
         )
-    read = torch.cat([x[batch.mask] for batch in data for x in _read(model, batch)]).double()
-    basis = torch.linalg.eigh(read.T @ read)[1][:, -width:].to(model.dtype)
+    read = exact(torch.cat([x[batch.mask] for batch in data for x in _read(model, batch)]))
+    basis = torch.linalg.eigh(read.T @ read)[1][:, -width:].to(model.device, model.dtype)
     return replace(_moved(model, basis), name=f"{model.name}, compressed to {width}")
 
 
