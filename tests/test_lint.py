@@ -262,6 +262,26 @@ def test_one_pair_can_be_studied_and_its_interval_is_not_known(model: Any, tmp_p
     assert ck.Circuit.load(tmp_path / "circuit.json").graph["in_sample"] is True
 
 
+def test_what_the_model_has_no_room_for_is_listed_with_both_numbers(
+    model: Any, tmp_path: Path
+) -> None:
+    path, long = tmp_path / "long.csv", " cat" * model.context
+    path.write_text(f"{HEAD}{GOOD}The{long},The{long}, he, she\nThe,The, Zaphod, she\n")
+    length = len(TokenizerView(model.tokenizer).ids([f"The{long}"])[0])
+    found = check_prompts(path, model)
+    assert len(found.misfits) == 2
+    said = f"has {length} tokens, and the model has positions for {model.context}; shorten it"
+    assert found.misfits[0].startswith("line 3 does not fit: the clean text, which begins 'The cat")
+    assert found.misfits[0].endswith(said)
+    with pytest.raises(DataError, match=f"line 3 .* positions for {model.context}.*lines 3, 4"):
+        ck.discover(model, path, edges=5)
+    example = Dataset.of([Prompt("The cat is", "The dog is", (" he",))], model)[0]
+    most = max(example.clean)
+    narrow = TokenizerView(model.tokenizer, vocabulary=most)
+    (said,) = check_prompts([Prompt("The cat is", None, (" he",))], narrow).misfits
+    assert f"the clean text has the token id {most:,}, and the model's vocabulary has" in said
+
+
 # -- without a corrupted text ----------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def unpaired(model: Any) -> Dataset:

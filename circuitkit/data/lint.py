@@ -213,7 +213,8 @@ def check_prompts(
 
     A row does not fit where it cannot be read, lacks a text, has a clean and a corrupted text of
     different lengths in tokens, an answer that is not one token, or one that is both correct and
-    wrong, or a span that cuts a token. Warnings are about an answer without its leading space,
+    wrong, a span that cuts a token, more tokens than the model has positions for, or a token that
+    is not in its vocabulary. Warnings are about an answer without its leading space,
     a BOS token that is doubled, rows that repeat one another, and corrupted texts that are equal to
     the clean one.
 

@@ -33,9 +33,15 @@ class Tokenizing(Protocol):
 
 @dataclass(frozen=True)
 class TokenizerView:
-    """How a tokenizer splits words; a task asks it which of its words are single tokens."""
+    """How a tokenizer splits words; a task asks it which of its words are single tokens.
+
+    ``context`` is how many tokens the model has positions for, and ``vocabulary`` how many it
+    knows; None where that is not known, or has no end.
+    """
 
     tokenizer: Tokenizer
+    context: int | None = None
+    vocabulary: int | None = None
 
     @property
     def chat(self) -> Framed | None:
@@ -158,7 +164,8 @@ def view(words: Tokenizing) -> TokenizerView:
             "the model has no tokenizer, which prompts need; load it with one, "
             "ck.load(model, tokenizer=...), or give Dataset the token ids as Examples"
         )
-    return TokenizerView(words.tokenizer)
+    context, vocabulary = getattr(words, "context", None), getattr(words, "d_vocab", None)
+    return TokenizerView(words.tokenizer, context, vocabulary)
 
 
 def tokenise(prompts: Sequence[Prompt], words: TokenizerView) -> Iterator[Example]:
@@ -181,7 +188,9 @@ def fitted(prompts: Sequence[Prompt], words: TokenizerView) -> Iterator[Example 
             yield prompt
             continue
         try:
-            yield _example(prompt, ids, words)
+            example = _example(prompt, ids, words)
+            _require_room(example, words)
+            yield example
         except DataError as error:
             yield error
 
@@ -220,6 +229,27 @@ def _example(prompt: Prompt, ids: Ids, words: TokenizerView) -> Example:
         )
     end = (len(clean) - 1, len(clean))
     return Example(clean, corrupt, correct, wrong, {**spans, "end": end}, others, paired)
+
+
+def _require_room(example: Example, words: TokenizerView) -> None:
+    """Raise DataError for more tokens than the model has positions for, or ids of none of its."""
+    length, context, size = len(example.clean), words.context, words.vocabulary
+    if context is not None and length > context:
+        start = words.tokenizer.decode(list(example.clean[:8]))
+        raise DataError(
+            f"the clean text, which begins {start!r}, has {length:,} tokens, and the model has "
+            f"positions for {context:,}; shorten it"
+        )
+    texts = {
+        "clean text": example.clean, "corrupted text": example.corrupt,
+        "correct answer": example.correct, "wrong answer": example.wrong, **example.corruptions,
+    }  # fmt: skip
+    for name, ids in texts.items():
+        if size is not None and ids and max(ids) >= size:
+            raise DataError(
+                f"the {name} has the token id {max(ids):,}, and the model's vocabulary has "
+                f"{size:,} tokens; use the tokenizer of this model"
+            )
 
 
 def _as_long(prompt: Prompt, text: str, ids: Ids) -> tuple[int, ...]:
