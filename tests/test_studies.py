@@ -126,8 +126,38 @@ def test_prompts_that_the_model_gets_wrong_are_left_out() -> None:
     settings: dict[str, Any] = {"parts": [Part("z")], "windows": (), "circuits": ()}
     found = study(model("llama"), wrong, metrics=[logit_diff], **settings)
     assert (found.about["examples"], found.about["prompts"]) == (len(data), len(wrong))
-    with pytest.raises(EvaluationError, match="too few"):
-        study(model("llama"), replace(data, examples=data.examples[:2]), **settings)
+    with pytest.raises(EvaluationError, match="above 1/2 on none of 2 prompts"):
+        study(model("llama"), replace(wrong, examples=wrong.examples[-2:]), **settings)
+
+
+def test_one_pair_is_studied_in_sample_and_errors_that_need_two_are_not_known() -> None:
+    data = able("gpt2")
+    one = replace(data, examples=data.examples[:1])
+    settings: dict[str, Any] = {"parts": [Part("z")], "windows": ()}
+    found = study(model("gpt2"), one, (logit_diff,), (counterfactual,), **settings)
+    assert found.about["in_sample"] is True
+    assert found.circuits is not None
+    assert found.circuits.in_sample
+    assert found.circuits.to_dict()["in_sample"] is True
+    texts = [repr(found), repr(found.circuits), str(found.circuits)]
+    assert all("in sample" in text for text in texts)
+    assert "in sample" in str(found.plot("circuits").title)
+    page = " ".join(found.report().split())
+    assert "on the same prompts, in sample, under every choice" in page
+    assert ">not known</td>" in page
+    rows = found.to_frame()
+    assert rows[["stderr", "low", "high"]].isna().all().all()
+    whole = study(model("gpt2"), data, (logit_diff,), (counterfactual,), **settings)
+    assert "in sample" not in repr(whole) + repr(whole.circuits)
+
+
+def test_prompts_without_a_corrupted_text_are_studied_under_what_needs_none() -> None:
+    data = able("gpt2")
+    bare = [replace(e, corrupt=e.clean, paired=False, corruptions={}) for e in data.examples[:2]]
+    one = replace(data, examples=tuple(bare))
+    found = study(model("gpt2"), one, (logit_diff,), parts=[Part("z")], windows=(), circuits=())
+    assert found.corruptions == ("mean", "noise")
+    assert "2 without a corrupted text" in " ".join(repr(found).split())
 
 
 @pytest.mark.parametrize("family", ["attention-only", "olmo2"])

@@ -46,6 +46,7 @@ __all__ = [
     "as_found",
     "as_metric",
     "as_metrics",
+    "in_sample",
     "is_several",
     "prepare",
     "prepare_each",
@@ -319,6 +320,13 @@ def _seen(model: Model, circuit: object) -> frozenset[str]:
         elif {"task", "examples", "seed"} <= about.keys():  # written before 0.3
             found |= _redrawn(model, about)
     return frozenset(found)
+
+
+def in_sample(circuit: object, data: Dataset) -> bool:
+    """Whether circuits say that they were found on all of these prompts, together or alone."""
+    marks = "".join(str(about.get("seen", "")) for about in _abouts(circuit))
+    seen = {marks[i : i + 8] for i in range(0, len(marks), 8)}
+    return {example.fingerprint for example in data.examples} <= seen
 
 
 def _redrawn(model: Model, about: Mapping[str, Any]) -> set[str]:

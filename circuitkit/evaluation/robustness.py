@@ -29,6 +29,7 @@ from circuitkit.engine.inputs import (
     as_corruption,
     as_data,
     as_metrics,
+    in_sample,
     is_several,
     prepare_halves,
     refuse,
@@ -69,11 +70,13 @@ Block: TypeAlias = dict[str, np.ndarray]
 class Robustness(PictureResult):
     """Circuits by name, and the Evaluation of each by (circuit, corruption, metric, granularity).
 
-    Where the metric's gap is zero the numbers are nan, and ``notes`` say so.
+    Where the metric's gap is zero the numbers are nan, and ``notes`` say so. ``in_sample`` says
+    that the prompts are those with which the circuits were found.
     """
 
     circuits: Mapping[str, Graph]
     evaluations: Mapping[tuple[str, str, str, str], Evaluation]
+    in_sample: bool = False
 
     @cached_property
     def _numbers(self) -> dict[tuple[str, str, str, str], dict[str, float]]:
@@ -188,19 +191,24 @@ class Robustness(PictureResult):
             )
             for level in self._options("granularity")
         ]  # fmt: skip
-        return Panels(panels, columns=1, title="Faithfulness under every metric and corruption")
+        title = f"Faithfulness under every metric and corruption{self._sample}"
+        return Panels(panels, columns=1, title=title)
+
+    @property
+    def _sample(self) -> str:
+        return ", in sample" if self.in_sample else ""
 
     def __str__(self) -> str:
         ends = [number["faithfulness"] for number in self._numbers.values()]
         known = [end for end in ends if not isnan(end)]
         spread = f"from {_short(min(known))} to {_short(max(known))}" if known else "not defined"
-        return f"faithfulness of {_counted(len(self.circuits), 'circuit')} {spread}"
+        return f"faithfulness of {_counted(len(self.circuits), 'circuit')} {spread}{self._sample}"
 
     def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
         parts = ("rows", "spread", "choices", "overlap")
         listed = {part: [nan_to_none(row) for row in getattr(self, part)()] for part in parts}
-        return {**listed, "notes": list(self.notes)}
+        return {**listed, "in_sample": self.in_sample, "notes": list(self.notes)}
 
     def __repr__(self) -> str:
         return "\n".join(chain(self._heading(), self._table(), self._summary(), self.notes))
@@ -214,7 +222,7 @@ class Robustness(PictureResult):
         yield (
             f"faithfulness (ratio of means) of {_counted(len(self.circuits), 'circuit')} under "
             f"{_counted(len(corruptions), 'corruption')} × {_counted(len(metrics), 'metric')}, "
-            f"{_counted(examples, 'example')}"
+            f"{_counted(examples, 'example')}{self._sample}"
         )
 
     def _table(self) -> Iterator[str]:
@@ -418,7 +426,8 @@ def cross_evaluate(
             each = evaluations(table, metric, corruption, masks)
             for (name, level), evaluation in zip(runs, each, strict=True):
                 cells[name, name_of(corruption), name_of(metric), level] = evaluation
-    return Robustness({name: _graph(one, model) for name, one in circuits.items()}, cells)
+    drawn = {name: _graph(one, model) for name, one in circuits.items()}
+    return Robustness(drawn, cells, in_sample(circuits, data))
 
 
 def _graph(circuit: CircuitLike, model: Model) -> Graph:

@@ -38,9 +38,15 @@ def _page(study: Records, rows: Mapping[str, list[Row]], drawn: Mapping[str, str
         "workflows/study/report.html.jinja",
         title=_title(study), about=_about(study), versions=_versions(study), verdicts=found,
         advice=_advice(found), runs=_runs(study), tables=rows, pictures=drawn, folded=LONG,
-        columns=columns, is_number=is_number, text=cell,
+        columns=columns, is_number=is_number, text=_cell,
         heading=lambda name: name if name in study.metrics else heading(name),
+        in_sample=bool(study.about.get("in_sample")),
     )  # fmt: skip
+
+
+def _cell(name: str, value: object) -> str:
+    """A cell of a column; what cannot be known of an error or an interval is said."""
+    return cell(value, undefined="not known" if name in ("stderr", "low", "high") else "")
 
 
 def _title(study: Records) -> str:
@@ -58,8 +64,16 @@ def _about(study: Records) -> str:
         direction[about["direction"]],
         f"seed {about['seed']}",
         "positive effects help the clean behaviour",
+        _unpaired(about),
+        "circuits are measured in sample" if about.get("in_sample") else "",
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _unpaired(about: Mapping[str, Any]) -> str:
+    """How many prompts have no corrupted text, and so which corruptions are the usual ones."""
+    n = about.get("unpaired")
+    return f"{n} without a corrupted text, so by default under mean and noise" if n else ""
 
 
 def _versions(study: Records) -> str:

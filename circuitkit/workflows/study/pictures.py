@@ -188,7 +188,9 @@ def _circuits(study: Records) -> Panels | None:
         _measured([row for row in rows if row["granularity"] == level], f"by cutting {level}s")
         for level in levels
     ]
-    return Panels(panels, columns=1, title="The faithfulness of every circuit by every measure")
+    sample = ", in sample" if study.circuits.in_sample else ""
+    title = f"The faithfulness of every circuit by every measure{sample}"
+    return Panels(panels, columns=1, title=title)
 
 
 def _measured(rows: Sequence[Mapping[str, Any]], title: str) -> Heatmap:

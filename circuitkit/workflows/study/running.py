@@ -28,7 +28,6 @@ from circuitkit.engine.inputs import (
     require_model,
 )
 from circuitkit.engine.model import Model
-from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.ability import known
 from circuitkit.evaluation.robustness import Robustness, vary
 from circuitkit.graph.nodes import Node
@@ -47,7 +46,6 @@ __all__ = ["study"]
 VERSION = 2  # of the cells on disk
 METRICS = ("logit_diff", "probability", "kl")
 STRONGEST = 4  # heads that are restored together and watched where no reference names any
-FEWEST = 4  # prompts that a study needs
 
 
 @checked
@@ -79,7 +77,8 @@ def study(
         data: A task's name, a Task, a file of prompts or a Dataset.
         metrics: The metrics, by name or as functions.
         corruptions: The corruptions; without them, for each corrupted text that the prompts have,
-            its tokens put in (``counterfactual``) and the same tokens under Gaussian noise.
+            its tokens put in (``counterfactual``) and the same tokens under Gaussian noise; where
+            prompts have none, ``mean`` and noise on all tokens.
         parts: What is patched; by default heads and MLPs at all tokens, and the residual stream at
             each span.
         windows: How many adjacent layers are patched jointly (none: ``()``), at the subject's last
@@ -88,7 +87,8 @@ def study(
             reference, or the strongest heads.
         roles: The reference: the role of each component.
         circuits: The corruptions under which circuits are found on one half of the prompts and
-            evaluated on the other (all; none: ``()``), whatever the ``direction``.
+            evaluated on the other (all; none: ``()``), whatever the ``direction``; of one or two
+            different prompts in sample, which the result says.
         direction: ``denoise`` patches clean values into corrupted runs, ``noise`` corrupted ones
             into clean runs. Positive effects help the clean behaviour either way.
         threshold: How many standard deviations beyond the mean a component is detected.
@@ -106,7 +106,7 @@ def study(
     Raises:
         ArgumentError: for an argument in the wrong place.
         UnknownNameError: for a name that does not exist.
-        EvaluationError: where fewer than four prompts stay.
+        EvaluationError: where no prompt stays.
         OutputError: where ``resume`` holds cells of another model with this name.
 
     The choices and recommendations are those of Zhang & Nanda (2024, arXiv:2309.16042) and
@@ -130,12 +130,14 @@ def study(
     stream, tokens = context.prompt()
     site = "subject_last" if "subject_last" in spans else "all"
     metadata["windows_at"] = site
+    found = _circuits(context, circuits, resume)
+    metadata |= {"in_sample": True} if found is not None and found.in_sample else {}
     return Study(
         metadata, context.metric_names, context.names, chosen, clean, corrupted, effects,
         windows=context.windows(windows, site),
         prompt=stream, tokens=tokens, watched=heads, spans=spans,
         attention=context.attention(heads, spans), groups=sets, restored=context.restored(sets),
-        circuits=_circuits(context, circuits, resume), roles=dict(roles or {}), threshold=threshold,
+        circuits=found, roles=dict(roles or {}), threshold=threshold,
     )  # fmt: skip
 
 
@@ -166,7 +168,9 @@ def _context(
     own = own.both_ways() if both_ways else own
     metadata |= {"direction": direction, "both_ways": both_ways, "seed": seed, "prompts": len(own)}
     own = _admitted(model, own, only, metadata)
+    unpaired = sum(not example.paired for example in own.examples)
     chosen = [as_corruption(c) for c in corruptions or _usual(own)]
+    metadata |= {"unpaired": unpaired} if unpaired else {}
     own = batched(model, own, chosen[:1], batch_size)
     measures = as_metrics(metrics, data=own)
     names = {
@@ -187,19 +191,16 @@ def _admitted(
         metric = as_metric(only)
         metadata["only"] = name_of(metric)
         data = known(model, data, metric)
-    if len(data) < FEWEST:
-        raise EvaluationError(
-            f"the model is right on {len(data)} of {metadata['prompts']} prompts of "
-            f"{metadata['task']} (by {metadata['only']}), too few to study; use another model or "
-            "task, or more prompts"
-        )
     return data
 
 
 def _usual(data: Dataset) -> list[str]:
-    """The tokens of every corrupted text, replaced and with noise."""
+    """The tokens of every corrupted text, replaced and with noise; where there is none, what needs
+    no text."""
     first, *rest = data.examples
     texts = [t for t in first.corruptions if all(t in e.corruptions for e in rest)]
+    if not texts and not all(e.paired for e in data.examples):
+        return ["mean", "noise"]
     if not texts:
         return ["counterfactual", "noise"]
     return [f"{name}(text={text!r})" for text in texts for name in ("counterfactual", "noise")]

@@ -278,7 +278,8 @@ def _circuits(study: Records) -> Iterator[Verdict]:
     text = (
         f"The faithfulness of {len(fragile)} of {len(rows)} circuits changes by {ROBUST} or more "
         f"with the way it is measured; most for the one found by {widest['circuit']}: "
-        f"{widest['lowest']:.2f} to {widest['highest']:.2f}."
+        f"{widest['lowest']:.2f} to {widest['highest']:.2f}"
+        f"{', in sample' if study.circuits.in_sample else ''}."
     )
     yield Verdict("Are circuits robust?", text, bool(fragile), CIRCUITS if fragile else "")
 
