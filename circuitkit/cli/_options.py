@@ -52,8 +52,8 @@ def add_file(p: argparse.ArgumentParser, misfits: bool = True) -> None:
         help="the columns of a file that are clean, corrupt, correct, wrong",
     )  # fmt: skip
     p.add_argument(
-        "--answers", choices=("single", "first"),
-        help="answers of several tokens: they do not fit (default), or their first token",
+        "--answers", choices=("single", "first", "sequence"),
+        help="answers of several tokens: they do not fit (default), their first token, or all",
     )  # fmt: skip
     if misfits:
         p.add_argument(

@@ -132,7 +132,7 @@ class _Written:
 
 def _average(model: Model, data: Dataset, *, by_position: bool) -> _Written:
     """The mean over tokens that are not padding, accumulated in float64."""
-    length = max(len(e.clean) for e in data.examples) if by_position else 1
+    length = data.longest if by_position else 1
     total: _Written | None = None
     count = exact(torch.zeros(length, device=model.device))
     for batch in data:

@@ -77,9 +77,11 @@ def _normal(
 ) -> Float[Tensor, "b p d"]:
     """Standard normal values at the chosen tokens, 0 elsewhere."""
     out = torch.zeros_like(like)
-    for row, (tokens, mask, here) in enumerate(zip(batch.clean, batch.mask, chosen, strict=True)):
-        key = repr((seed, draw, tokens[mask].tolist())).encode()
+    each = zip(batch.clean, batch.prompts, chosen, strict=True)
+    for row, (tokens, prompt, here) in enumerate(each):
+        key = repr((seed, draw, tokens[prompt].tolist())).encode()
         generator = torch.Generator().manual_seed(zlib.crc32(key))
-        values = torch.randn(int(here.sum()), like.shape[-1], generator=generator)
-        out[row, here] = values.to(like)
+        for where in (here & prompt, here & ~prompt):  # a prompt has the same before any answer
+            values = torch.randn(int(where.sum()), like.shape[-1], generator=generator)
+            out[row, where] = values.to(like)
     return out

@@ -80,7 +80,7 @@ def resample(
 
     def carried(batch: Batch) -> list[Activations]:
         tokens = batch.clean.clone()
-        for row, mask in zip(tokens, batch.mask, strict=True):
+        for row, mask in zip(tokens, batch.prompts, strict=True):
             prompt = tuple(row[mask].tolist())
             if prompt not in partner:
                 raise DataError(

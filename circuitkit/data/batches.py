@@ -15,7 +15,8 @@ from circuitkit.data._showing import Shown, as_html, as_lines, row
 from circuitkit.data.examples import Example, swapped
 from circuitkit.data.framing import framed, framing
 from circuitkit.data.prompts import Prompt, Task
-from circuitkit.data.tokens import Tokenizer, TokenizerView, tokenise, view
+from circuitkit.data.sequences import Sequences, rows_of, sequences
+from circuitkit.data.tokens import Tokenizer, tokenise, view
 from circuitkit.errors import DataError
 from circuitkit.util.json_values import Json
 from circuitkit.util.tables import to_frame
@@ -35,6 +36,9 @@ def span_names(at: str | Sequence[str]) -> tuple[str, ...]:
 class Batch:
     """Examples as tensors, padded to one length.
 
+    An example is a row, ``len(batch)`` of them; one with answers of several tokens has a row for
+    each beginning of its answers (``circuitkit.data.sequences``).
+
     Attributes:
         clean: Token ids of the clean texts, [batch, pos]; padding is 0.
         corrupt: Token ids of the corrupted texts, [batch, pos].
@@ -48,6 +52,7 @@ class Batch:
         paired: Whether each example has a corrupted text, [batch]; None if all have. Without one
             ``corrupt`` is ``clean``.
         named: What messages call an example, by its row; None: by its place in the batch.
+        sequences: How the rows make up answers, where these have several tokens; else None.
     """
 
     clean: Int[Tensor, "batch pos"]
@@ -60,6 +65,7 @@ class Batch:
     corruptions: Mapping[str, Int[Tensor, "batch pos"]] = field(default_factory=dict)
     paired: Bool[Tensor, " batch"] | None = None
     named: Callable[[int], str] | None = field(default=None, compare=False, repr=False)
+    sequences: Sequences | None = None
 
     def __len__(self) -> int:
         return len(self.last)
@@ -67,6 +73,31 @@ class Batch:
     def name(self, row: int) -> str:
         """What messages call an example: ``prompt 3 of 16 ('When ...')``."""
         return f"prompt {row + 1} of a batch" if self.named is None else self.named(row)
+
+    @property
+    def examples(self) -> int:
+        """How many examples there are: as many as rows, unless answers have several tokens."""
+        return len(self) if self.sequences is None else len(self.sequences.correct)
+
+    @property
+    def owner(self) -> Int[Tensor, " batch"]:
+        """The example of each row, counted from 0."""
+        if self.sequences is None:
+            return torch.arange(len(self), device=self.last.device)
+        return self.sequences.owner
+
+    @property
+    def prompts(self) -> Bool[Tensor, "batch pos"]:
+        """Which tokens are those of the prompts, and not of answers."""
+        if self.sequences is None:
+            return self.mask
+        return self.mask & (self.mask.long().cumsum(-1) <= self.sequences.prompt[:, None])
+
+    def any_row(self, found: Bool[Tensor, " batch"]) -> Bool[Tensor, " examples"]:
+        """Whether something is true of any row of each example."""
+        if self.sequences is None:
+            return found
+        return found.new_zeros(self.examples).index_put((self.owner[found],), found.new_ones(()))
 
     def within(self, *names: str) -> Bool[Tensor, "batch pos"]:
         """Which tokens the spans of these names hold, or ``all``; raises DataError where an example
@@ -107,7 +138,7 @@ class Batch:
         found = (tokens != self.clean) & self.mask
         if text is not None or self.paired is None:
             return found
-        return found | (self.mask & ~self.paired[:, None])
+        return found | (self.prompts & ~self.paired[:, None])
 
     def _corrupted(self, text: str | None) -> Int[Tensor, "batch pos"]:
         if text is None:
@@ -126,6 +157,8 @@ class Batch:
         def again(x: Any) -> Any:
             if x is None:
                 return None
+            if isinstance(x, Sequences):
+                return x.repeat(times)
             if isinstance(x, Tensor):
                 return x.repeat(times, *[1] * (x.ndim - 1))
             return {name: again(own) for name, own in x.items()}
@@ -204,6 +237,7 @@ class Dataset:
         memory: int | None = None,
         bos: bool | None = None,
         chat: bool | None = None,
+        answers: str | None = None,
     ) -> Dataset:
         """The prompts of a task in the tokens of a model.
 
@@ -218,12 +252,14 @@ class Dataset:
                 which without a choice is what its tokenizer does.
             chat: Whether the prompts are a user's messages in the tokenizer's chat template (see
                 ``ck.load``); None for what the model was loaded with.
+            answers: ``sequence`` for answers of several tokens that count as a whole; without it
+                as the task says, else each answer is one token (``single``).
 
         Raises:
             DataError: if the model has no tokenizer, or none with a BOS token or a chat template
                 where that is asked for, if the clean and the corrupted text of a
-                prompt do not have equally many tokens, if an answer is not a single token, or if a
-                span starts or ends inside a token.
+                prompt do not have equally many tokens, if an answer is not a single token (unless
+                they are sequences), or if a span starts or ends inside a token.
 
         Example:
             >>> data = ck.Dataset.of(task, model, batch_size=8)
@@ -234,8 +270,13 @@ class Dataset:
         prompts = task.prompts if isinstance(task, Task) else task
         words, name = view(model), str(getattr(model, "name", "the model"))
         own = framed(words.tokenizer, bos=bos, chat=chat, name=name)
-        examples = tuple(tokenise(prompts, TokenizerView(own)))
         about = {**(task.about if isinstance(task, Task) else {}), **framing(own)}
+        kind = answers or str(about.get("answers", "single"))
+        if kind not in ("single", "first", "sequence"):
+            raise DataError(f"answers is {kind!r}; give 'single' or 'sequence'")
+        about = {**about, "answers": kind} if kind == "sequence" else about
+        framed_words = replace(words, tokenizer=own)
+        examples = tuple(tokenise(prompts, framed_words, whole=kind == "sequence"))
         return cls(examples, batch_size, str(model.device), padding, memory, about, own)
 
     def __len__(self) -> int:
@@ -312,6 +353,22 @@ class Dataset:
             (first if fits else second).extend(group)
         return replace(self, examples=tuple(first)), replace(self, examples=tuple(second))
 
+    def first_tokens(self) -> Dataset:
+        """The same prompts with just the first token of each answer: one row for each example."""
+        single = tuple(replace(e, sequences=None) for e in self.examples)
+        return replace(self, examples=single)
+
+    @property
+    def rows(self) -> int:
+        """How many rows all batches have: a row for each example, or for each beginning of its
+        answers where these have several tokens."""
+        return sum(len(rows_of(example)) for example in self.examples)
+
+    @property
+    def longest(self) -> int:
+        """The tokens of the longest row."""
+        return max(len(row.clean) for example in self.examples for row in rows_of(example))
+
     def both_ways(self) -> Dataset:
         """Every example followed by its swap: clean and corrupt, correct and wrong change places.
 
@@ -324,7 +381,10 @@ class Dataset:
         """
         return replace(self, examples=tuple(one for e in self.examples for one in swapped(e)))
 
-    def _collate(self, first: int, examples: Sequence[Example]) -> Batch:
+    def _collate(self, first: int, whole: Sequence[Example]) -> Batch:
+        own = [rows_of(example) for example in whole]
+        numbers = [first + i for i, rows in enumerate(own) for _ in rows]
+        examples = [row for rows in own for row in rows]
         length = max(len(e.clean) for e in examples)
         offsets = [length - len(e.clean) if self.padding == "left" else 0 for e in examples]
 
@@ -361,7 +421,8 @@ class Dataset:
                 name: rows((e.corruptions[name] for e in examples), 0, True) for name in texts
             },
             paired=torch.tensor([e.paired for e in examples], device=self.device),
-            named=lambda row: self.named(first + row),
+            named=lambda row: self.named(numbers[row]),
+            sequences=sequences(whole, self.device),
         )
 
     def named(self, number: int) -> str:
@@ -382,11 +443,13 @@ def _shown(example: Example, tokenizer: Tokenizer | None) -> Shown:
     def text(ids: Sequence[int]) -> str:
         return " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(list(ids))
 
+    single = tuple(tuple((token,) for token in own) for own in (example.correct, example.wrong))
+    right, wrong = single if example.sequences is None else example.sequences
     return Shown(
         clean=text(example.clean),
         corrupt=text(example.corrupt) if example.paired else None,
-        correct=[text([token]) for token in example.correct],
-        wrong=[text([token]) for token in example.wrong],
+        correct=list(map(text, right)),
+        wrong=list(map(text, wrong)),
         spans={name: text(example.clean[a:b]) for name, (a, b) in example.spans.items()},
         corruptions={name: text(own) for name, own in example.corruptions.items()},
     )

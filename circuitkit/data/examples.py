@@ -24,6 +24,8 @@ class Example:
         corruptions: The token ids of further corrupted texts by name, as many as of the clean one.
         paired: Whether there is a corrupted text. Where there is none, ``corrupt`` is ``clean``;
             ``counterfactual`` refuses such an example, and other corruptions need no text.
+        sequences: The tokens of each correct and of each wrong answer, where whole answers of
+            several tokens count; ``correct`` and ``wrong`` are then their first tokens.
 
     Raises DataError if the clean and the corrupted texts do not have equally many tokens, or if a
     span is outside of them.
@@ -36,6 +38,7 @@ class Example:
     spans: Mapping[str, tuple[int, int]]
     corruptions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     paired: bool = True
+    sequences: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -72,5 +75,9 @@ def swapped(example: Example) -> tuple[Example, Example]:
             f"an example has {right} correct and {wrong} wrong answers, so that its corrupted text "
             "has no answer of its own; give equally many of both, or do not swap"
         )
-    swap = Example(example.corrupt, example.clean, example.wrong, example.correct, example.spans)
+    both = example.sequences
+    swap = Example(
+        example.corrupt, example.clean, example.wrong, example.correct, example.spans,
+        sequences=None if both is None else (both[1], both[0]),
+    )  # fmt: skip
     return replace(example, corruptions={}), swap

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ANSWERS", "CheckedRow", "PromptCheck", "PromptWarning", "check_prompts"]
 
-ANSWERS = ("single", "first")  # what an answer of several tokens is: refused, or its first token
+# What an answer of several tokens is: refused, its first token, or all of them together.
+ANSWERS = ("single", "first", "sequence")
 BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 SHOWN = 3  # prompts with their tokens, and places in a sentence
 
@@ -222,7 +223,8 @@ def check_prompts(
         data: A file (see ``ck.tasks.from_file``), ``-`` for standard input, a Task or Prompts.
         model: The model, or a view of its tokenizer.
         columns: The columns of a file by our names, where it calls them otherwise.
-        answers: What answers of several tokens are: misfits (``single``), or their ``first`` token.
+        answers: What answers of several tokens are: misfits (``single``), their ``first`` token, or
+            the whole ``sequence``.
 
     Raises:
         DataError: if the file cannot be read as a whole, or the model has no tokenizer.
@@ -245,25 +247,7 @@ def check_prompts(
         read = [CheckedRow(f"prompt {n}", prompt) for n, prompt in enumerate(data, start=1)]
     if answers not in ANSWERS:
         raise DataError(f"answers is {answers!r}; give one of {', '.join(map(repr, ANSWERS))}")
-    checked = _checked(read, words, answers == "first")
-    size = getattr(model, "d_vocab", None)
-    return PromptCheck(source, tuple(_within(row, size) for row in checked), words)
-
-
-def _within(row: CheckedRow, size: int | None) -> CheckedRow:
-    """The row; a misfit where a token lies outside the vocabulary of the model."""
-    found = row.example
-    if found is None or size is None:
-        return row
-    texts = (found.clean, found.corrupt, *found.corruptions.values(), found.correct, found.wrong)
-    most = max(max(ids, default=0) for ids in texts)
-    if most < size:
-        return row
-    why = (
-        f"does not fit: it has the token id {most:,}, and the model's vocabulary has {size:,} "
-        "tokens; use other words, or the tokenizer of this model"
-    )
-    return CheckedRow(row.place, row.prompt, misfit=why)
+    return PromptCheck(source, tuple(_checked(read, words, answers)), words)
 
 
 def _read(row: Row, words: TokenizerView, columns: Mapping[str, str]) -> CheckedRow:
@@ -273,12 +257,15 @@ def _read(row: Row, words: TokenizerView, columns: Mapping[str, str]) -> Checked
         return CheckedRow(row.place, misfit=str(error))
 
 
-def _checked(rows: Sequence[CheckedRow], words: TokenizerView, first: bool) -> Iterator[CheckedRow]:
+def _checked(
+    rows: Sequence[CheckedRow], words: TokenizerView, answers: str
+) -> Iterator[CheckedRow]:
     """The rows with what is found about them in tokens."""
     prompts = [row.prompt for row in rows if row.prompt is not None]
-    prompts = first_tokens(prompts, words) if first else prompts
+    prompts = first_tokens(prompts, words) if answers == "first" else prompts
     given = [_as_given(prompt, words) for prompt in prompts]
-    pairs = iter(zip(prompts, given, fitted(prompts, words), strict=True))
+    examples = fitted(prompts, words, answers == "sequence")
+    pairs = iter(zip(prompts, given, examples, strict=True))
     spaced = _single_with_space(given, words)
     seen: dict[object, str] = {}
     for row in rows:

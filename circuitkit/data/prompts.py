@@ -101,9 +101,10 @@ class Task:
 
     @property
     def about(self) -> dict[str, Json]:
-        """What data sets and results say of it: the task, its metric, source and seed."""
-        seed = {"seed": self.settings["seed"]} if "seed" in self.settings else {}
-        return {"task": self.name, "metric": self.metric, "source": self.source, **seed}
+        """What data sets and results say of it: the task, its metric, source and seed, and what its
+        ``answers`` are where they are not single tokens."""
+        own = {key: self.settings[key] for key in ("seed", "answers") if key in self.settings}
+        return {"task": self.name, "metric": self.metric, "source": self.source, **own}
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -168,16 +168,21 @@ def view(words: Tokenizing) -> TokenizerView:
     return TokenizerView(words.tokenizer, context, vocabulary)
 
 
-def tokenise(prompts: Sequence[Prompt], words: TokenizerView) -> Iterator[Example]:
+def tokenise(
+    prompts: Sequence[Prompt], words: TokenizerView, whole: bool = False
+) -> Iterator[Example]:
     """Each prompt in tokens; raises DataError, with the prompt, if the clean and a corrupted text
-    differ in length, a span cuts a token, or an answer is not exactly one token."""
-    for found in fitted(prompts, words):
+    differ in length, a span cuts a token, or an answer is not exactly one token (of ``whole``
+    answers: at least one)."""
+    for found in fitted(prompts, words, whole):
         if isinstance(found, DataError):
             raise found
         yield found
 
 
-def fitted(prompts: Sequence[Prompt], words: TokenizerView) -> Iterator[Example | DataError]:
+def fitted(
+    prompts: Sequence[Prompt], words: TokenizerView, whole: bool = False
+) -> Iterator[Example | DataError]:
     """Each prompt in tokens, or the error that says why it does not fit."""
     found: list[Prompt | DataError] = [_given(prompt, words) for prompt in prompts]
     given = [prompt for prompt in found if isinstance(prompt, Prompt)]
@@ -188,7 +193,7 @@ def fitted(prompts: Sequence[Prompt], words: TokenizerView) -> Iterator[Example 
             yield prompt
             continue
         try:
-            example = _example(prompt, ids, words)
+            example = _example(prompt, ids, words, whole)
             _require_room(example, words)
             yield example
         except DataError as error:
@@ -212,28 +217,36 @@ def _texts(prompt: Prompt) -> Iterator[str]:
     yield from (prompt.clean[:cut] for span in prompt.spans.values() for cut in span)
 
 
-def _example(prompt: Prompt, ids: Ids, words: TokenizerView) -> Example:
+def _example(prompt: Prompt, ids: Ids, words: TokenizerView, whole: bool) -> Example:
     clean = tuple(ids[prompt.clean])
     if not clean:
         raise DataError(f"the clean text {prompt.clean!r} has no tokens; give a text")
     paired = prompt.corrupt is not None
     corrupt = _as_long(prompt, prompt.corrupt, ids) if prompt.corrupt is not None else clean
     others = {name: _as_long(prompt, text, ids) for name, text in prompt.corruptions.items()}
-    correct, wrong = (_answers(prompt, own, ids, words) for own in (prompt.correct, prompt.wrong))
+    both = prompt.correct, prompt.wrong
+    sequences = _sequences(prompt, ids, words) if whole else None
+    if sequences is None:
+        correct, wrong = (_answers(prompt, own, ids, words) for own in both)
+    else:
+        correct, wrong = (tuple(dict.fromkeys(a[0] for a in own)) for own in sequences)
     spans = _spans(prompt, ids)
     if not correct:
         raise DataError(f"{prompt.clean!r} has no correct answer; give at least one")
-    if not set(correct).isdisjoint(wrong):
+    if sequences is None and not set(correct).isdisjoint(wrong):
         raise DataError(
             f"{prompt.clean!r} has an answer that is both correct and wrong; give it once"
         )
     end = (len(clean) - 1, len(clean))
-    return Example(clean, corrupt, correct, wrong, {**spans, "end": end}, others, paired)
+    spans = {**spans, "end": end}
+    return Example(clean, corrupt, correct, wrong, spans, others, paired, sequences)
 
 
 def _require_room(example: Example, words: TokenizerView) -> None:
     """Raise DataError for more tokens than the model has positions for, or ids of none of its."""
     length, context, size = len(example.clean), words.context, words.vocabulary
+    answers = [answer for own in example.sequences or () for answer in own]
+    length += max((len(answer) - 1 for answer in answers), default=0)
     if context is not None and length > context:
         start = words.tokenizer.decode(list(example.clean[:8]))
         raise DataError(
@@ -243,6 +256,7 @@ def _require_room(example: Example, words: TokenizerView) -> None:
     texts = {
         "clean text": example.clean, "corrupted text": example.corrupt,
         "correct answer": example.correct, "wrong answer": example.wrong, **example.corruptions,
+        "answer": tuple(token for answer in answers for token in answer),
     }  # fmt: skip
     for name, ids in texts.items():
         if size is not None and ids and max(ids) >= size:
@@ -279,6 +293,33 @@ def _answers(
     if len(set(tokens)) < len(tokens):
         raise DataError(f"{prompt.clean!r} has the same answer twice: {answers}; give it once")
     return tuple(tokens)
+
+
+def _sequences(
+    prompt: Prompt, ids: Ids, words: TokenizerView
+) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+    """The tokens by which each correct and each wrong answer continues the prompt."""
+    head = ids[prompt.clean]
+    whole = {one: ids[prompt.clean + one] for one in (*prompt.correct, *prompt.wrong)}
+    for one, both in whole.items():
+        both = both if both[: len(head)] == head else []
+        steps = range(len(head), len(both))
+        if not steps or not all(words.continues(both[:i], both[: i + 1]) for i in steps):
+            raise DataError(
+                f"the answer {one!r} does not continue {prompt.clean!r} by tokens that the "
+                "tokenizer knows; begin it with the space before it"
+            )
+    rest = {one: tuple(both[len(head) :]) for one, both in whole.items()}
+    texts = [*prompt.correct, *prompt.wrong]
+    for i, text in enumerate(texts):
+        begun = rest[text]
+        if any(rest[own][: len(begun)] == begun for j, own in enumerate(texts) if i != j):
+            raise DataError(
+                f"{prompt.clean!r} has the answer {text!r}, with which another one begins; their "
+                "probabilities overlap: leave one of them out"
+            )
+    right, wrong = (tuple(rest[one] for one in own) for own in (prompt.correct, prompt.wrong))
+    return right, wrong
 
 
 def _spans(prompt: Prompt, ids: Ids) -> dict[str, tuple[int, int]]:

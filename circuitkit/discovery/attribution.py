@@ -157,7 +157,7 @@ def _attribute(
         table, silent = _score_batch(model, batch, metric, draws, alphas, tally.apart, pulls)
         require_gradients(metric, table[..., legal], batch)
         own = table[..., legal].cpu().numpy()
-        tally.add(own) if tally.apart else tally.add_sum(own, len(batch))
+        tally.add(own) if tally.apart else tally.add_sum(own, batch.examples)
         flat &= silent
     if flat:
         raise MetricError(
@@ -208,7 +208,7 @@ def _score_batch(
             silent &= at.steepest < FLAT
             given = model, batch, live, carried, at
             if apart:
-                total += score_groups(*given, by_example(batch), len(batch), pulls)
+                total += score_groups(*given, by_example(batch), batch.examples, pulls)
             else:
                 total += score(*given, pulls)
             del at  # its activations, before the next step makes its own
@@ -217,7 +217,7 @@ def _score_batch(
 
 def _value(
     metric: Metric, reference: Tensor | None, batch: Batch, logits: Tensor
-) -> Float[Tensor, " b"]:
+) -> Float[Tensor, " examples"]:
     """The metric with all but the logits bound (without a reference, they are it); raises
     MetricError where it has no gradient."""
     reference = logits.detach() if reference is None else reference

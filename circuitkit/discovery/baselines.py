@@ -66,12 +66,12 @@ def activation_magnitude(
 
 def _changes(
     model: Model, batch: Batch, live: Activations, carried: Activations
-) -> Float[Tensor, "b w"]:
+) -> Float[Tensor, "examples w"]:
     """The norm of what each writer changes in each example."""
-    squares = wide(live.embed.new_zeros(0)).new_zeros(len(batch), len(model.wiring.writers))
+    squares = wide(live.embed.new_zeros(0)).new_zeros(batch.examples, len(model.wiring.writers))
     for block, example in _blocks(model, batch):
         change = _written(model, live, block) - _written(model, carried, block)
-        squares.index_add_(0, example, change.square().sum(-1).T)
+        squares.index_add_(0, batch.owner[example], change.square().sum(-1).T)
     return squares.sqrt()
 
 
@@ -115,7 +115,7 @@ def gradient_norm(
 def _gradients(model: Model, batch: Batch, metric: Metric) -> Gradients:
     """The metric's gradients at the clean run, which is its own reference."""
 
-    def value(logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " b"]:
+    def value(logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " examples"]:
         values = check_metric(metric, logits, logits.detach(), batch)
         if not values.requires_grad:
             raise MetricError(
@@ -127,16 +127,16 @@ def _gradients(model: Model, batch: Batch, metric: Metric) -> Gradients:
     return gradients(model, batch, context, context.embed, value)
 
 
-def _steepness(model: Model, batch: Batch, at: Gradients) -> Float[Tensor, "b r"]:
+def _steepness(model: Model, batch: Batch, at: Gradients) -> Float[Tensor, "examples r"]:
     """The norm of the gradient at each reader, in each example."""
     wiring = model.wiring
-    squares = wide(at.logits.new_zeros(0)).new_zeros(len(batch), len(wiring.readers))
+    squares = wide(at.logits.new_zeros(0)).new_zeros(batch.examples, len(wiring.readers))
     pulls = Pulls(model)
     for block, example in _blocks(model, batch):
         for stage in wiring.stages:
             steep = at.pulled(pulls.of(stage), stage, block).square().sum(-1).T
-            squares[:, stage.columns].index_add_(0, example, steep)
-    squares[:, -1] = wide(at.logits).square().sum(-1)
+            squares[:, stage.columns].index_add_(0, batch.owner[example], steep)
+    squares[:, -1].index_add_(0, batch.owner, wide(at.logits).square().sum(-1))
     return squares.sqrt()
 
 
@@ -212,6 +212,7 @@ def information_flow(
         True
     """
     inputs = prepare(model, data, metric, corruption)
+    inputs = inputs._replace(data=inputs.data.first_tokens())
     table = np.zeros(model.wiring.shape)
     for batch in track(inputs.data, "information_flow"):
         run = record(model, model.start(batch.clean, batch.mask))

@@ -69,8 +69,7 @@ def score(
 
 def by_example(batch: Batch) -> Int[Tensor, "b p"]:
     """The groups of tokens that are examples."""
-    rows = torch.arange(len(batch), device=batch.clean.device)
-    return rows[:, None].expand_as(batch.clean)
+    return batch.owner[:, None].expand_as(batch.clean)
 
 
 @torch.no_grad()
@@ -171,7 +170,7 @@ def _deltas(
 def _score_stage(
     table: Float[Tensor, "groups w r"],
     deltas: Float[Tensor, "w g t d"],
-    pulled: Float[Tensor, "r gt d"],
+    pulled: Float[Tensor, "_r gt d"],
     stage: Stage,
     piece: _Piece,
 ) -> None:

@@ -39,7 +39,8 @@ def digest(value: Json) -> str:
 
 def identity(model: Model, data: Dataset) -> dict[str, Json]:
     """What tells work on one model and data from work on others, with the weights' digest."""
-    examples = [vars(example) for example in data.examples]
+    own = ({k: v for k, v in vars(e).items() if v is not None} for e in data.examples)
+    examples = list(own)
     router = model.router  # it does not change plain runs, but patched ones
     return {
         **({"router": router} if router else {}),

@@ -101,9 +101,9 @@ def _effects(
     journal: Journal,
     name: str,
     count: Count,
-) -> Float[np.ndarray, "edges b"]:
+) -> Float[np.ndarray, "edges examples"]:
     """The effects of all edges on one batch, block by block; finished blocks are read."""
-    effects = [np.zeros((0, len(patching.batch)), np.float32)]
+    effects = [np.zeros((0, patching.batch.examples), np.float32)]
     for start in range(0, len(wanted), patching.size):
         edges = wanted[start : start + patching.size]
         key = f"{name}/edges-{start:08}-{start + len(edges):08}"
@@ -121,7 +121,7 @@ def _effects(
 class _Patching:
     """One batch: its plain runs, the metric in each, and how many edges make a block."""
 
-    plain: Float[np.ndarray, "draws base_and_other b"]
+    plain: Float[np.ndarray, "draws base_and_other examples"]
 
     def __init__(
         self,
@@ -142,23 +142,23 @@ class _Patching:
         self.size = max(1, TOKENS // (batch.clean.numel() * len(draws)))
 
     @property
-    def gap(self) -> Float[np.ndarray, " b"]:
+    def gap(self) -> Float[np.ndarray, " examples"]:
         """What the metric loses from the clean to the corrupted run, in the mean over the draws."""
         base, other = self.plain.mean(0)
         return np.asarray(base - other if self.noise else other - base)
 
-    def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " b"]:
+    def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " examples"]:
         """The metric of every example."""
         return check_metric(self.metric, logits, self.reference, self.batch)
 
     def effects(
         self, edges: Int[np.ndarray, "edges 2"], count: Count
-    ) -> Float[np.ndarray, "edges b"]:
+    ) -> Float[np.ndarray, "edges examples"]:
         """The mean effects of these edges over the draws, in one sweep a draw."""
         place = {(row, column): i for i, (row, column) in enumerate(edges.tolist())}
         mask = np.zeros(self.model.wiring.shape, dtype=bool)
         mask[tuple(edges.T)] = True
-        total = np.zeros((len(edges), len(self.batch)))
+        total = np.zeros((len(edges), self.batch.examples))
         for draw, (base, other) in enumerate(self.runs):
             blocks = sweep(self.model, self.batch, self.context, base, other, self.value, mask)
             for swept, values in blocks:

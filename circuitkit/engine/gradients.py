@@ -25,7 +25,7 @@ __all__ = ["Gradients", "at_tokens", "gradients"]
 
 LONG = 512  # tokens of a prompt from which the backward goes stage by stage
 
-Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, " b"]]
+Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, " examples"]]
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Inputs(NamedTuple):
     def metadata(self) -> dict[str, Json]:
         """What results say of them."""
         about, weights = self.data.about, digest(self.model)
-        of_data = ("task", "seed", "known", *FRAMING)
+        of_data = ("task", "seed", "answers", "known", *FRAMING)
         known = {key: about[key] for key in of_data if key in about}
         return {
             "model": self.model.name,
@@ -297,7 +297,8 @@ def _fresh(
     if choices != framing(model.tokenizer):
         words = view(model).tokenizer
         words = framed(words.tokenizer if isinstance(words, Framed) else words, **choices)
-        asked = zip(whole.examples, fitted(task.prompts, TokenizerView(words)), strict=True)
+        several = whole.about.get("answers") == "sequence"
+        asked = zip(whole.examples, fitted(task.prompts, TokenizerView(words), several), strict=True)
         then = tuple(now if isinstance(one, DataError) else one for now, one in asked)
     kept = tuple(
         now for now, one in zip(whole.examples, then, strict=True) if one.fingerprint not in seen

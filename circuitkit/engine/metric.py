@@ -29,7 +29,7 @@ def check_metric(
     logits: Float[Tensor, "b vocab"],
     reference: Float[Tensor, "b vocab"],
     batch: Batch,
-) -> Float[Tensor, " b"]:
+) -> Float[Tensor, " examples"]:
     """The metric's value for each example of a batch, in the metric's own units.
 
     Everything that calls a metric calls it through this function. ``logits`` are those at the
@@ -48,9 +48,16 @@ def check_metric(
         raise MetricError(_uncallable(metric, error)) from error
     if not isinstance(values, Tensor):
         raise MetricError(f"{name} returned {_kind_of(values)}; {wanted}")
-    if values.shape != (len(batch),):
+    if values.shape == (len(batch),) != (batch.examples,):
         raise MetricError(
-            f"{name} returned the shape {tuple(values.shape)} for {len(batch)} examples; {wanted}"
+            f"{name} measures one token, and the answers here have several (answers='sequence'); "
+            "use logit_diff, log_probability, probability, prob_diff, accuracy or top1, or the "
+            "answers' first tokens"
+        )
+    if values.shape != (batch.examples,):
+        raise MetricError(
+            f"{name} returned the shape {tuple(values.shape)} for {batch.examples} examples; "
+            f"{wanted}"
         )
     if values.is_complex():
         raise MetricError(f"{name} returned complex numbers; {wanted}, a real number")
@@ -63,11 +70,11 @@ def check_metric(
 
 
 def _undefined(
-    name: str, missing: Bool[Tensor, " b"], logits: Float[Tensor, "b vocab"], batch: Batch
+    name: str, missing: Bool[Tensor, " examples"], logits: Float[Tensor, "b vocab"], batch: Batch
 ) -> str:
     """Where a metric is nan, and what to do."""
-    row = int(missing.nonzero()[0])
-    of_logits = bool(logits[row].isnan().any())
+    own = batch.owner == int(missing.nonzero()[0])
+    row, of_logits = int(own.nonzero()[0]), bool(logits[own].isnan().any())
     because = ", as the logits are nan there too" if of_logits else ""
     remedy = "load the model in float32" if of_logits else "check what the metric does there"
     more = int(missing.sum()) - 1

@@ -31,7 +31,7 @@ __all__ = ["Place", "Rest", "Value", "measure", "residual", "sweep", "untouched"
 TOKENS = 1536  # that run at once: what an MLP computes then stays in the processor's cache
 VALUES = 2**20  # of the residual stream that run at once: wide models run fewer tokens
 LOGITS = 2**24  # that exist at once
-Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, "*metrics b"]]
+Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, "*metrics examples"]]
 Edge: TypeAlias = tuple[int, int]
 Key: TypeAlias = tuple[int, int, int | None]
 T = TypeVar("T")
@@ -52,7 +52,7 @@ def sweep(
     other: Activations,
     metric: Value,
     wanted: Mask,
-) -> Iterator[tuple[list[Edge], Float[Tensor, "edges b"]]]:
+) -> Iterator[tuple[list[Edge], Float[Tensor, "edges examples"]]]:
     """Blocks of edges (row, column), each with the metric of every example in the base run when
     that edge alone carries what its writer writes in the other run."""
     edges = _Edges(Rest.of(model, batch, context, base, other), other)
@@ -62,7 +62,7 @@ def sweep(
 
 def measure(
     model: Model, ends: Float[Tensor, "n b d"], metric: Value
-) -> Float[Tensor, "n *metrics b"]:
+) -> Float[Tensor, "n *metrics examples"]:
     """The metric (or several) of every example in each run, from what the logits read at the
     answers."""
     size = max(1, LOGITS // (ends.shape[1] * model.d_vocab))

@@ -287,7 +287,8 @@ Logits: TypeAlias = Callable[[Example], Tensor]  # of the token after a text
 
 def _batch(model: Model, example: Example) -> tuple[Batch, Context]:
     """The text as a batch of one."""
-    batch = next(iter(Dataset((example,), device=str(model.device))))
+    alone = replace(example, sequences=None)
+    batch = next(iter(Dataset((alone,), device=str(model.device))))
     return batch, model.start(batch.clean, batch.mask)
 
 

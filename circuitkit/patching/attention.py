@@ -197,7 +197,7 @@ def attention_to(
         refuse("heads", heads, "names such as ['a9.h9']")
     if not isinstance(query, str):
         refuse("query", query, "the name of one span, such as 'end'")
-    data = as_data(model, data)
+    data = as_data(model, data).first_tokens()
     if not listed:
         raise DataError("there are no heads; give at least one, such as 'a9.h9'")
     spans, (query, *_) = spans_named(data, at), spans_named(data, query, name="query")

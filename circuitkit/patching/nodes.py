@@ -395,7 +395,7 @@ def _axis(data: Dataset, at: str | Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The axis of the sites, if they have one."""
     names = spans_named(data, at, positions=True)
     if names == ("positions",):
-        return {"position": _labels(max(len(example.clean) for example in data.examples))}
+        return {"position": _labels(data.longest)}
     return {} if isinstance(at, str) else {"span": names}
 
 
@@ -417,7 +417,7 @@ class _Patching:
         self.live = record(model, self.context)
         self.reference = answer(model, batch, self.live.final)
 
-    def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, "metrics b"]:
+    def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, "metrics examples"]:
         """What each metric says of every example."""
         said = (check_metric(m, logits, self.reference, self.batch) for m in self.metrics)
         return torch.stack([values.cpu().double() for values in said])
@@ -428,11 +428,13 @@ class _Patching:
         sites: Sequence[Site],
         units: tuple[int, ...],
         sweep: Sweep,
-    ) -> tuple[Float[np.ndarray, "metrics *units sites b"], Float[np.ndarray, "metrics b"]]:
+    ) -> tuple[
+        Float[np.ndarray, "metrics *units sites examples"], Float[np.ndarray, "metrics examples"]
+    ]:
         """The mean effects over the draws, and the mean gaps; nan where an example has no such
         site, 0 where its tokens are untouched."""
-        effects = np.zeros((len(self.metrics), *units, len(sites), len(self.batch)))
-        gap = np.zeros((len(self.metrics), len(self.batch)))
+        effects = np.zeros((len(self.metrics), *units, len(sites), self.batch.examples))
+        gap = np.zeros((len(self.metrics), self.batch.examples))
         for carried in draws:
             gap += self._gap(carried)
             base, other = (self.live, carried) if self.noise else (carried, self.live)
@@ -446,10 +448,10 @@ class _Patching:
                     index = (slice(None), *np.array(some).T, number)
                     effects[index] += moved.transpose(0, 1).numpy()
         for number, site in enumerate(sites):
-            effects[..., number, ~site.any(1).cpu().numpy()] = np.nan
+            effects[..., number, ~self.batch.any_row(site.any(1)).cpu().numpy()] = np.nan
         return effects / len(draws), gap / len(draws)
 
-    def _gap(self, carried: Activations) -> Float[np.ndarray, "metrics b"]:
+    def _gap(self, carried: Activations) -> Float[np.ndarray, "metrics examples"]:
         corrupted = answer(self.model, self.batch, carried.final)
         return np.asarray(self.value(self.reference) - self.value(corrupted))
 

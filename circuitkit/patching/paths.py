@@ -181,15 +181,15 @@ class _Paths:
 
     def effects(
         self, batch: Batch, draws: Sequence[Activations]
-    ) -> tuple[Float[np.ndarray, "paths b"], Float[np.ndarray, " b"]]:
+    ) -> tuple[Float[np.ndarray, "paths examples"], Float[np.ndarray, " examples"]]:
         """The effects on one batch and the metric's gap, in the mean over the draws."""
         context = self.model.start(batch.clean, batch.mask)
         live = record(self.model, context)
         reference = answer(self.model, batch, live.final)
-        effects = torch.zeros(len(self.masks), len(batch), dtype=torch.float64)
-        gap = torch.zeros(len(batch), dtype=torch.float64)
+        effects = torch.zeros(len(self.masks), batch.examples, dtype=torch.float64)
+        gap = torch.zeros(batch.examples, dtype=torch.float64)
 
-        def value(logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " b"]:
+        def value(logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " examples"]:
             return exact(check_metric(self.metric, logits, reference, batch)).cpu()
 
         for carried in draws:

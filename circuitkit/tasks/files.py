@@ -54,7 +54,8 @@ def from_file(
             ``{"clean": "my_column"}``.
         misfits: What is done with rows that do not fit the tokenizer: they are refused
             (``refuse``), or left out (``drop``), which the task's source says.
-        answers: What an answer of several tokens is: a misfit (``single``), or its ``first`` token.
+        answers: What an answer of several tokens is: a misfit (``single``), its ``first`` token, or
+            the whole ``sequence``: metrics are then of the log probability of all its tokens.
 
     Returns:
         A ``Task`` named after the file.

@@ -96,6 +96,8 @@ def fingerprint(*data: Dataset) -> str:
     found = hashlib.sha256()
     for one in data:
         for example in one.examples:
+            told: tuple[Json, ...]
             told = (example.clean, example.corrupt, example.correct, example.wrong)
+            told += () if example.sequences is None else (example.sequences,)
             found.update(repr(told).encode())
     return found.hexdigest()[:16]

@@ -178,17 +178,17 @@ def plan(
         measured = as_data(model, unseen, examples=examples, seed=seed + 1)
     costs = _Costs(model, whole, name_of(carried))
     batch = batch_size or costs.batch(model, memory)
-    steps = costs.steps(asked, how, len(seen), len(measured))
+    steps = costs.steps(asked, how, seen.rows, measured.rows)
     if known:
-        steps["prompts that the model answers"] = float(len(whole))
+        steps["prompts that the model answers"] = float(whole.rows)
     loose = _name_and_settings(how)[0] == "acdc"
     pruned = model.wiring.n_edges * (1 + (orders or 0)) if loose else 0
     size = f"{edges:,} edges" if edges else "the circuit"
     title = f"{size} of {whole.about.get('task', 'own data')} on {model.name} by {name_of(how)}"
     held = psutil.Process().memory_info().rss
     return Plan(
-        title, steps, LOOSE if loose else FACTOR, costs.seconds(steps, batch, pruned, len(seen)),
-        held + costs.bytes(how, batch, len(seen), verify), batch, files(verify is not None),
+        title, steps, LOOSE if loose else FACTOR, costs.seconds(steps, batch, pruned, seen.rows),
+        held + costs.bytes(how, batch, seen.rows, verify), batch, files(verify is not None),
     )  # fmt: skip
 
 

@@ -66,6 +66,11 @@ def describe_heads(
     require_model(model)
     heads = chosen(circuit, model.wiring)
     data = as_data(model, data, circuit)
+    if any(example.sequences is not None for example in data.examples):
+        raise DataError(
+            "what heads write in the direction of an answer is said of answers of one token, and "
+            "these have several (answers='sequence'); use answers='first'"
+        )
     carried = None if corruption is None else as_corruption(corruption)
     spans = spans_of(data, at, query)
     wrong = all(example.wrong for example in data.examples)

@@ -217,7 +217,7 @@ def attention_scores(
     """
     require_model(model)
     found = chosen(heads, model.wiring)
-    data = as_data(model, data, heads)
+    data = as_data(model, data, heads).first_tokens()
     spans = spans_of(data, at, query)
     if not spans:
         raise DataError("there are no spans to look at; name at least one that all prompts have")

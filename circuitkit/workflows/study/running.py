@@ -75,7 +75,8 @@ def study(
     Args:
         model: The model, from ``ck.load``.
         data: A task's name, a Task, a file of prompts or a Dataset.
-        metrics: The metrics, by name or as functions.
+        metrics: The metrics, by name or as functions; ``kl`` is left out of the usual ones where
+            answers have several tokens.
         corruptions: The corruptions; without them, for each corrupted text that the prompts have,
             its tokens put in (``counterfactual``) and the same tokens under Gaussian noise; where
             prompts have none, ``mean`` and noise on all tokens.
@@ -172,7 +173,7 @@ def _context(
     chosen = [as_corruption(c) for c in corruptions or _usual(own)]
     metadata |= {"unpaired": unpaired} if unpaired else {}
     own = batched(model, own, chosen[:1], batch_size)
-    measures = as_metrics(metrics, data=own)
+    measures = as_metrics(_usable(metrics, own), data=own)
     names = {
         "metrics": list(map(name_of, measures)), "corruptions": list(map(name_of, chosen)),
     }  # fmt: skip
@@ -204,6 +205,13 @@ def _usual(data: Dataset) -> list[str]:
     if not texts:
         return ["counterfactual", "noise"]
     return [f"{name}(text={text!r})" for text in texts for name in ("counterfactual", "noise")]
+
+
+def _usable(metrics: Several, data: Dataset) -> Several:
+    """The metrics; of the usual ones those that measure answers of several tokens, where there are
+    any."""
+    whole = any(example.sequences is not None for example in data.examples)
+    return tuple(one for one in metrics if one != "kl") if whole and metrics is METRICS else metrics
 
 
 def _spans(data: Dataset) -> tuple[str, ...]:
