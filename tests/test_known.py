@@ -12,7 +12,7 @@ import pytest
 
 import circuitkit as ck
 from circuitkit.__main__ import main
-from circuitkit.errors import CircuitError, EvaluationError
+from circuitkit.errors import CircuitError, DataError, EvaluationError
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +83,18 @@ def test_what_the_model_says_without_a_corrupted_text_is_not_known(model: Any) -
     assert found.to_dict()["corrupt"] is None
     assert "not known on corrupted prompts" in repr(found)
     assert found.clean == pytest.approx(ck.ability(model, paired).clean)
+
+
+def test_prompts_without_a_corrupted_text_are_shown_and_refused_by_number(
+    model: Any, tmp_path: Path, capsys: Any
+) -> None:
+    path = tmp_path / "bare.csv"
+    one, two = ck.make_task("ioi", model, 2).prompts
+    path.write_text(f'clean,corrupt,correct,wrong\n"{one.clean}","{one.corrupt}",{one.correct[0]},'
+                    f'{one.wrong[0]}\n"{two.clean}",,{two.correct[0]},{two.wrong[0]}\n')  # fmt: skip
+    assert main(["task", "show", str(path), "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["corrupt"] is None
+    said = r"1 of 2 prompts have no corrupted text.*prompt 2 of 2 .*; give them one, or use zero"
+    with pytest.raises(DataError, match=said):
+        ck.evaluate(model, model.wiring.legal, path)
+    assert ck.evaluate(model, model.wiring.legal, path, None, "zero").faithfulness > 0.99

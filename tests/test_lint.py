@@ -243,6 +243,7 @@ def test_copies_of_one_row_are_no_unseen_prompts(model: Any, tmp_path: Path) -> 
         assert found.circuit.graph["in_sample"] is True
         assert "in sample" in repr(found)
         assert "unseen" not in repr(found)
+        assert "[not known]" in repr(found)
         saved(path, [one, two, three] * 4)
         seen, unseen = prepare_halves(model, path, None, None, None)
     assert not {e.clean for e in seen.data.examples} & {e.clean for e in unseen.data.examples}

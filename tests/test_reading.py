@@ -133,6 +133,55 @@ def test_standard_input_is_a_file_whose_kind_shows(
         from_file(words, path="-")
 
 
+# -- every reader × header -------------------------------------------------------------------------
+CELLS = {
+    "clean": ["The cat is", "Mary gave to"], "corrupt": ["The dog is", "John gave to"],
+    "correct": [" he", " John"], "wrong": [" she", " Mary"],
+}  # fmt: skip
+# The names of the four columns: ours, EAP-IG's, those of agreement sets, and one's own.
+HEADERS: dict[str, tuple[str, str, str, str]] = {
+    "ours": COLUMNS,
+    "capitals": ("Clean", "CORRUPT", "Correct", "WRONG"),
+    "spaced": (" clean", "corrupt ", " correct ", "wrong"),
+    "EAP-IG": ("clean", "corrupted", "correct", "incorrect"),
+    "token ids": ("clean", "corrupted", "correct_idx", "incorrect_idx"),
+    "agreement": ("clean_prefix", "patch_prefix", "clean_answer", "patch_answer"),
+    "own": ("text", "other text", "yes", "no"),
+}
+READERS: dict[str, Callable[[pandas.DataFrame, Path], object]] = {
+    "a.csv": lambda f, p: f.to_csv(p, index=False),
+    "b.CSV": lambda f, p: f.to_csv(p, index=False, sep=";", encoding="utf-8-sig"),
+    "c.csv": lambda f, p: f.to_csv(p, sep="\t", encoding="utf-16"),
+    "d.tsv": lambda f, p: f.to_csv(p, index=False, sep="\t"),
+    "e.json": lambda f, p: f.to_json(p, orient="records"),
+    "f.json": lambda f, p: f.to_json(p),
+    "g.jsonl": lambda f, p: f.to_json(p, orient="records", lines=True),
+    "h.parquet": lambda f, p: f.to_parquet(p),
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_every_reader_takes_every_header(
+    words: TokenizerView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: str
+) -> None:
+    """Also from standard input, where the kind of a file shows in it."""
+    names = dict(zip(COLUMNS, HEADERS[header], strict=True))
+    table = pandas.DataFrame({names[key]: cells for key, cells in CELLS.items()})
+    if header == "token ids":
+        for name in HEADERS[header][2:]:
+            table[name] = [words.ids([text])[0][-1] for text in table[name]]
+    columns = names if header == "own" else None
+    wanted = tuple(
+        Prompt(clean, corrupt, (right,), (wrong,))
+        for clean, corrupt, right, wrong in zip(*CELLS.values(), strict=True)
+    )
+    for name, write in READERS.items():
+        write(table, tmp_path / name)
+        assert from_file(words, path=tmp_path / name, columns=columns).prompts == wanted, name
+        monkeypatch.setattr(sys, "stdin", Standard((tmp_path / name).read_bytes()))
+        assert from_file(words, path="-", columns=columns).prompts == wanted, name
+
+
 # -- columns of other tools ------------------------------------------------------------------------
 def test_token_ids_of_eap_ig_are_answers(words: TokenizerView, tmp_path: Path) -> None:
     ids = {text: words.ids([text])[0][0] for text in (" he", " she", " was")}

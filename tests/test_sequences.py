@@ -151,6 +151,10 @@ def test_results_have_one_value_for_each_example() -> None:
     assert as_batch(data).examples == n < len(as_batch(data)) == data.rows
     found = ck.evaluate(m, scores.top(40), data, log_probability, counterfactual)
     assert len(found.circuit) == n
+    each = torch.from_numpy(np.repeat(scores.mask(40)[None], n, 0)).float()
+    again = ck.measure(m, each, data, log_probability, counterfactual)[0]
+    np.testing.assert_allclose(again.numpy(), found.circuit, rtol=1e-4)
+    assert ck.run(m, each, data, counterfactual).shape == (1, n, 60)
     given = data, log_probability, counterfactual
     shapes = [
         ck.patch_nodes(m, "z", *given).values.shape,

@@ -73,7 +73,9 @@ def task_show(options: argparse.Namespace) -> None:
         task = make_task(name, model, seed=options.seed)
     else:
         task = draw(name, model, options.examples or EXAMPLES, options.seed)
-    inputs = prepare(model, task, batch_size=options.batch_size, memory=options.memory)
+    inputs = prepare(
+        model, task, None, "zero", batch_size=options.batch_size, memory=options.memory
+    )  # zero: no corrupted text is needed to show prompts
     able = ability(*inputs[:3])
     if options.json:
         print_json({"task": task.name, "model": model.name, **framing(model.tokenizer),

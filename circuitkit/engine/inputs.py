@@ -192,6 +192,7 @@ def prepare_each(
     whole = as_data(model, data, circuit, examples=examples, seed=seed, memory=memory)
     measures = as_metrics(metric, circuit, whole)
     corrupt = as_corruption(corruption, circuit)
+    _require_texts(whole, corrupt)
     if memory is not None:
         whole = replace(whole, memory=memory)
     if not isinstance(data, Dataset) or batch_size is not None or memory is not None:
@@ -384,6 +385,19 @@ def as_metric(
             "reference, batch) and returns one value per example"
         )
     return function
+
+
+def _require_texts(data: Dataset, corruption: Corruption) -> None:
+    """Raise DataError where prompts have no corrupted text, and the corruption needs it."""
+    missing = [n for n, e in enumerate(data.examples, start=1) if not e.paired]
+    if missing and name_of(corruption) == "counterfactual":
+        first, n = missing[0], len(data)
+        clean = data[first - 1 : first].to_frame()["clean"][0]
+        raise DataError(
+            f"{len(missing)} of {n} prompts have no corrupted text, which counterfactual needs, "
+            f"beginning with prompt {first} of {n} ({clean!r}); give them one, or use zero, mean, "
+            "noise or resample"
+        )
 
 
 def as_corruption(corruption: CorruptionLike | None, circuit: object = None) -> Corruption:

@@ -38,7 +38,7 @@ def run(
     data: Data,
     corruption: CorruptionLike | None = None,
 ) -> Float[Tensor, "circuits examples vocab"]:
-    """The logits of circuits at the answer positions.
+    """The logits of circuits at the answer positions (of the first token of a longer answer).
 
     Returns a tensor [circuits, examples, vocab] on the model's device, in the mean over the
     corruption's draws; one circuit gives the first axis the length 1. A circuit is a graph, a
@@ -55,6 +55,7 @@ def run(
         torch.Size([2, 16])
     """
     inputs, keeps = _prepared(model, circuits, data, None, corruption)
+    inputs = inputs._replace(data=inputs.data.first_tokens())
     return _stacked(inputs, keeps, lambda logits, *_: logits)
 
 
@@ -132,11 +133,16 @@ def _stacked(inputs: Inputs, keeps: Sequence[Keep], value: Value) -> Float[Tenso
         carry = inputs.corruption(model, data)
         said, start = [], 0
         for batch in data:
-            rows = slice(start, start + len(batch))
-            own = [keep[rows] if keep.ndim == 3 else keep for keep in keeps]
+            here = slice(start, start + batch.examples)
+            own = [_of_rows(keep[here], batch) if keep.ndim == 3 else keep for keep in keeps]
             said.append(_batch(model, batch, carry(batch), own, value))
-            start = rows.stop
+            start = here.stop
         return torch.cat(said, dim=1)
+
+
+def _of_rows(keep: Keep, batch: Batch) -> Keep:
+    """The masks of a batch's examples for each of its rows."""
+    return keep if batch.sequences is None else keep[batch.owner.cpu()]
 
 
 def _batch(

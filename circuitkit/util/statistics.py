@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 LEVEL = 0.95  # of intervals and bounds
+SAME = 1e-6  # relative to the largest: values that are closer say nothing of their spread
 
 
 # -- over examples ---------------------------------------------------------------------------------
@@ -77,10 +78,10 @@ def bootstrap_interval(
 
     It is ``scipy.stats.bootstrap`` with ``paired=True, vectorized=True, method="percentile"`` on
     the same draws, but it is also defined if some draws have no value. It is nan, not known, for
-    one example.
+    one example, and for examples that are all the same.
     """
     n = len(samples[0])
-    if n < 2:
+    if n < 2 or not any(map(_spreads, samples)):
         return nan, nan
     picks = np.random.default_rng(seed).integers(0, n, (resamples, n))
     low, high = percentile_interval(statistic(*(own[picks] for own in samples)), level)
@@ -94,16 +95,26 @@ def bootstrap_of_means(
     seed: int = 0,
 ) -> Float[np.ndarray, " low_and_high *axes"]:
     """The percentile bootstrap interval of the mean over the last axis, without nan; nan, not
-    known, where there are fewer than two values.
+    known, where there are fewer than two different values.
 
     All rows share their draws, which are counts of the examples, so that thousands of rows are one
     matrix product.
     """
     n = values.shape[-1]
     times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) * 1.0
-    known = (~np.isnan(values)).sum(-1) > 1
+    known = _spreads(values)
     drawn = np.where(known[..., None], weighted_mean(values, times), 0)
     return np.where(known, percentile_interval(drawn, level), nan)
+
+
+def _spreads(values: Float[np.ndarray, "*axes examples"]) -> Bool[np.ndarray, "*axes"]:
+    """Whether there are two values along the last axis, without nan, that differ by more than
+    rounding."""
+    there = ~np.isnan(values)
+    high = np.where(there, values, -np.inf).max(-1)
+    low = np.where(there, values, np.inf).min(-1)
+    size = np.where(there, np.abs(values), 0).max(-1)
+    return np.asarray(high - low > SAME * size)
 
 
 def interval_text(low: float, high: float, digits: int = 3) -> str:
