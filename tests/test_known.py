@@ -85,16 +85,18 @@ def test_what_the_model_says_without_a_corrupted_text_is_not_known(model: Any) -
     assert found.clean == pytest.approx(ck.ability(model, paired).clean)
 
 
-def test_prompts_without_a_corrupted_text_are_shown_and_refused_by_number(
+def test_prompts_without_a_corrupted_text_are_shown_and_counted(
     model: Any, tmp_path: Path, capsys: Any
 ) -> None:
     path = tmp_path / "bare.csv"
     one, two = ck.make_task("ioi", model, 2).prompts
-    path.write_text(f'clean,corrupt,correct,wrong\n"{one.clean}","{one.corrupt}",{one.correct[0]},'
-                    f'{one.wrong[0]}\n"{two.clean}",,{two.correct[0]},{two.wrong[0]}\n')  # fmt: skip
+    rows = [(p.clean, corrupt, *p.correct, *p.wrong)
+            for p, corrupt in ((one, one.corrupt), (two, ""))]  # fmt: skip
+    lines = "".join(";".join(row) + "\n" for row in rows)
+    path.write_text(f"clean;corrupt;correct;wrong\n{lines}")
     assert main(["task", "show", str(path), "--json", "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out)["corrupt"] is None
-    said = r"1 of 2 prompts have no corrupted text.*prompt 2 of 2 .*; give them one, or use zero"
+    said = r"1 of 2 prompts have no corrupted text \('.*' is one\).*; give them one, or use zero"
     with pytest.raises(DataError, match=said):
         ck.evaluate(model, model.wiring.legal, path)
     assert ck.evaluate(model, model.wiring.legal, path, None, "zero").faithfulness > 0.99

@@ -389,14 +389,12 @@ def as_metric(
 
 def _require_texts(data: Dataset, corruption: Corruption) -> None:
     """Raise DataError where prompts have no corrupted text, and the corruption needs it."""
-    missing = [n for n, e in enumerate(data.examples, start=1) if not e.paired]
+    missing = [i for i, example in enumerate(data.examples) if not example.paired]
     if missing and name_of(corruption) == "counterfactual":
-        first, n = missing[0], len(data)
-        clean = data[first - 1 : first].to_frame()["clean"][0]
+        clean = data[missing[0] : missing[0] + 1].to_frame()["clean"][0]
         raise DataError(
-            f"{len(missing)} of {n} prompts have no corrupted text, which counterfactual needs, "
-            f"beginning with prompt {first} of {n} ({clean!r}); give them one, or use zero, mean, "
-            "noise or resample"
+            f"{len(missing)} of {len(data)} prompts have no corrupted text ({clean!r} is one), "
+            "which counterfactual needs; give them one, or use zero, mean, noise or resample"
         )
 
 
