@@ -26,6 +26,8 @@ from circuitkit.cli._printing import print_json, print_text
 
 __all__ = ["add", "study"]
 
+KNOWN = "study the prompts that the model answers (the default)"
+
 
 def add(commands: Commands) -> None:
     """Add the command ``study`` and its options."""
@@ -78,10 +80,7 @@ def add(commands: Commands) -> None:
         "--only", default="accuracy", metavar="M",
         help="study prompts with this metric above 1/2 (default: accuracy; 'none': all)",
     )  # fmt: skip
-    p.add_argument(
-        "--known", dest="only", action="store_const", const="accuracy",
-        help="study the prompts that the model answers (the default)",
-    )  # fmt: skip
+    p.add_argument("--known", dest="only", action="store_const", const="accuracy", help=KNOWN)
     p.add_argument("--both-ways", action="store_true", help="also the swap of each pair")
     p.add_argument("--seed", type=int, default=0, help="seed of the prompts (default: 0)")
     add_force(p)

@@ -299,7 +299,9 @@ def _fresh(
         words = view(model).tokenizer
         words = framed(words.tokenizer if isinstance(words, Framed) else words, **choices)
         several = whole.about.get("answers") == "sequence"
-        asked = zip(whole.examples, fitted(task.prompts, TokenizerView(words), several), strict=True)
+        asked = zip(
+            whole.examples, fitted(task.prompts, TokenizerView(words), several), strict=True
+        )
         then = tuple(now if isinstance(one, DataError) else one for now, one in asked)
     kept = tuple(
         now for now, one in zip(whole.examples, then, strict=True) if one.fingerprint not in seen
