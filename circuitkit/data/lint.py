@@ -274,8 +274,8 @@ def _checked(
             continue
         prompt, as_given, found = next(pairs)
         if isinstance(found, DataError):
-            answers = as_given.correct + as_given.wrong
-            near = [one for one in answers if (as_given.clean, one) in spaced]
+            every = as_given.correct + as_given.wrong
+            near = [one for one in every if (as_given.clean, one) in spaced]
             hint = f" ({' ' + near[0]!r} with a leading space is)" if near else ""
             yield CheckedRow(row.place, prompt, misfit=f"does not fit: {found}{hint}")
             continue

@@ -107,8 +107,8 @@ def as_graph(circuit: CircuitLike) -> Graph | np.ndarray:
 
 def as_array(tensor: Tensor) -> np.ndarray:
     """The numbers of a tensor, on the CPU; raises as ``dense`` does."""
-    own = dense(tensor).detach().cpu()
-    return own.double().numpy() if own.is_floating_point() else own.numpy(force=True)
+    own = dense(tensor).detach()
+    return own.cpu().double().numpy() if own.is_floating_point() else own.numpy(force=True)
 
 
 def dense(tensor: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def from_file(
     metric: str = "logit_diff",
     columns: Mapping[str, str] | None = None,
     misfits: Literal["refuse", "drop"] = "refuse",
-    answers: Literal["single", "first"] = "single",
+    answers: Literal["single", "first", "sequence"] = "single",
 ) -> Task:
     """Your own prompts, from a file with the columns clean, corrupt, correct and wrong.
 
