@@ -359,7 +359,7 @@ def test_the_first_tokens_of_long_answers_are_used_and_stated(model: Any, tmp_pa
     path.write_text(HEAD + "The cat is,The dog is, he was, he is\n")
     with pytest.raises(DataError, match="both correct and wrong"):
         ck.make_task(path, model, answers="first")
-    with pytest.raises(ArgumentError, match="answers='last'; give 'single' or 'first'"):
+    with pytest.raises(ArgumentError, match="answers='last'; give 'single', 'first' or 'sequence'"):
         from_file(model, path=path, answers="last")
 
 
