@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from reprlib import Repr
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["ANSWERS", "Shown", "as_html", "as_lines", "quoted", "row"]
+__all__ = ["ANSWERS", "Shown", "as_html", "as_lines", "cited", "quoted", "row"]
 
 WIDTH = 100  # characters of a line
 SHOWN = 3  # prompts in a text
 IN_HTML = 10  # rows on a page
 ANSWERS = 3  # of each kind, before the rest is counted
+_SHORTENED = Repr()
+_SHORTENED.maxstring = 120
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,11 @@ class Shown:
     wrong: Sequence[str]
     spans: Mapping[str, str]
     corruptions: Mapping[str, str]
+
+
+def cited(text: str) -> str:
+    """The text between quotes, without the middle of a long one."""
+    return _SHORTENED.repr(text)
 
 
 def row(shown: Shown) -> dict[str, str]:

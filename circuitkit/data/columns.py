@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from circuitkit.data._showing import cited
 from circuitkit.data.prompts import Prompt
 from circuitkit.data.reading import Row
 from circuitkit.data.tokens import TokenizerView
@@ -171,8 +172,8 @@ def _spelling(token: int, clean: str, name: str, words: TokenizerView) -> str:
     text = words.continuation(head, [token])
     if words.ids([whole + text])[0] != [*head, token]:
         raise DataError(
-            f"has {token} for {name!r}, the token {text!r}, which does not continue {clean!r} as a "
-            "text; give ids of this model's tokenizer"
+            f"has {token} for {name!r}, the token {text!r}, which does not continue "
+            f"{cited(clean)} as a text; give ids of this model's tokenizer"
         )
     return text
 
@@ -259,7 +260,9 @@ def _fact(fields: Mapping[str, Any]) -> Prompt:
     clean = _text(own.get("prompt"), "prompt").replace("{}", subject, 1).rstrip(" ")
     start = clean.find(subject)
     if start < 0:
-        raise DataError(f"has the subject {subject!r}, which is not in {clean!r}; correct it")
+        raise DataError(
+            f"has the subject {cited(subject)}, which is not in {cited(clean)}; correct it"
+        )
     first = start - clean[:start].endswith(" ")
     correct = _spaced(_text(right, "target_true"))
     others = () if wrong is None else (_spaced(_text(wrong, "target_new")),)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from circuitkit.data._showing import quoted
+from circuitkit.data._showing import cited, quoted
 from circuitkit.data.columns import as_prompt, first_tokens, require_columns
 from circuitkit.data.examples import Example
 from circuitkit.data.framing import framing
@@ -276,7 +276,7 @@ def _checked(
         if isinstance(found, DataError):
             every = as_given.correct + as_given.wrong
             near = [one for one in every if (as_given.clean, one) in spaced]
-            hint = f" ({' ' + near[0]!r} with a leading space is)" if near else ""
+            hint = f" ({cited(' ' + near[0])} with a leading space is)" if near else ""
             yield CheckedRow(row.place, prompt, misfit=f"does not fit: {found}{hint}")
             continue
         odd = [*_odd(as_given, found, words, spaced)]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
+from circuitkit.data._showing import cited
 from circuitkit.data.examples import Example
 from circuitkit.data.framing import Framed, Tokenizer
 from circuitkit.data.prompts import Prompt
@@ -220,7 +221,7 @@ def _texts(prompt: Prompt) -> Iterator[str]:
 def _example(prompt: Prompt, ids: Ids, words: TokenizerView, whole: bool) -> Example:
     clean = tuple(ids[prompt.clean])
     if not clean:
-        raise DataError(f"the clean text {prompt.clean!r} has no tokens; give a text")
+        raise DataError(f"the clean text {cited(prompt.clean)} has no tokens; give a text")
     paired = prompt.corrupt is not None
     corrupt = _as_long(prompt, prompt.corrupt, ids) if prompt.corrupt is not None else clean
     others = {name: _as_long(prompt, text, ids) for name, text in prompt.corruptions.items()}
@@ -232,10 +233,10 @@ def _example(prompt: Prompt, ids: Ids, words: TokenizerView, whole: bool) -> Exa
         correct, wrong = (tuple(dict.fromkeys(a[0] for a in own)) for own in sequences)
     spans = _spans(prompt, ids)
     if not correct:
-        raise DataError(f"{prompt.clean!r} has no correct answer; give at least one")
+        raise DataError(f"{cited(prompt.clean)} has no correct answer; give at least one")
     if sequences is None and not set(correct).isdisjoint(wrong):
         raise DataError(
-            f"{prompt.clean!r} has an answer that is both correct and wrong; give it once"
+            f"{cited(prompt.clean)} has an answer that is both correct and wrong; give it once"
         )
     end = (len(clean) - 1, len(clean))
     spans = {**spans, "end": end}
@@ -271,8 +272,8 @@ def _as_long(prompt: Prompt, text: str, ids: Ids) -> tuple[int, ...]:
     one, two = len(ids[prompt.clean]), len(ids[text])
     if one != two:
         raise DataError(
-            f"the clean text {prompt.clean!r} has {one} tokens and the corrupted text "
-            f"{text!r} has {two}; make them equally long"
+            f"the clean text {cited(prompt.clean)} has {one} tokens and the corrupted text "
+            f"{cited(text)} has {two}; make them equally long"
         )
     return tuple(ids[text])
 
@@ -286,12 +287,13 @@ def _answers(
         both = ids[prompt.clean + answer]
         if not words.continues(ids[prompt.clean], both):
             raise DataError(
-                f"the answer {answer!r} is not one token after {prompt.clean!r}; choose an answer "
-                f"that is a single token{' with its leading space' * (words.chat is None)}"
+                f"the answer {cited(answer)} is not one token after {cited(prompt.clean)}; choose "
+                f"an answer that is a single token{' with its leading space' * (words.chat is None)}"
             )
         tokens.append(both[-1])
     if len(set(tokens)) < len(tokens):
-        raise DataError(f"{prompt.clean!r} has the same answer twice: {answers}; give it once")
+        some = ", ".join(map(cited, answers[:3]))
+        raise DataError(f"{cited(prompt.clean)} has the same answer twice ({some}); give it once")
     return tuple(tokens)
 
 
@@ -306,7 +308,7 @@ def _sequences(
         steps = range(len(head), len(both))
         if not steps or not all(words.continues(both[:i], both[: i + 1]) for i in steps):
             raise DataError(
-                f"the answer {one!r} does not continue {prompt.clean!r} by tokens that the "
+                f"the answer {one!r} does not continue {cited(prompt.clean)} by tokens that the "
                 "tokenizer knows; begin it with the space before it"
             )
     rest = {one: tuple(both[len(head) :]) for one, both in whole.items()}
@@ -315,7 +317,7 @@ def _sequences(
         begun = rest[text]
         if any(rest[own][: len(begun)] == begun for j, own in enumerate(texts) if i != j):
             raise DataError(
-                f"{prompt.clean!r} has the answer {text!r}, with which another one begins; their "
+                f"{cited(prompt.clean)} has the answer {text!r}, with which another one begins; their "
                 "probabilities overlap: leave one of them out"
             )
     right, wrong = (tuple(rest[one] for one in own) for own in (prompt.correct, prompt.wrong))
@@ -329,14 +331,15 @@ def _spans(prompt: Prompt, ids: Ids) -> dict[str, tuple[int, int]]:
         head = ids[prompt.clean[:cut]]
         if ids[prompt.clean][: len(head)] != head:
             raise DataError(
-                f"{prompt.clean[:cut]!r} ends inside a token of {prompt.clean!r}; "
+                f"{cited(prompt.clean[:cut])} ends inside a token of {cited(prompt.clean)}; "
                 "start spans at the space before a word and end them with the word"
             )
         at[cut] = len(head)
     for name, (a, b) in prompt.spans.items():
         if not 0 <= a < b <= len(prompt.clean) or at[a] == at[b]:
             raise DataError(
-                f"the span {name!r} from {a} to {b} contains no token of {prompt.clean!r}; "
-                "give the characters from the space before a word to its end"
+                f"the span {cited(name)} from {a} to {b} contains no token of "
+                f"{cited(prompt.clean)}; give the characters from the space before a word to the "
+                "word's end"
             )
     return {name: (at[a], at[b]) for name, (a, b) in prompt.spans.items()}
