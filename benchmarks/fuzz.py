@@ -1,77 +1,150 @@
 """Damaged input by the thousand: every reader refuses it in one sentence, or reads what it says.
 
-    python benchmarks/fuzz.py --cases 10000            # in this process
-    python benchmarks/fuzz.py --shell 200              # through the command line
-    python benchmarks/fuzz.py --reader circuits --cases 1000 --seed 1
+    python benchmarks/fuzz.py                                 # 10,000 cases in this process
+    python benchmarks/fuzz.py --shell 200                     # through the command line
+    python benchmarks/fuzz.py --only prompts --cases 1000 --seed 1
+    python benchmarks/fuzz.py --cases 10000 --shell 200 -o benchmarks/fuzz.md
 
-The generators are those of the suite: a reader is a function in READERS of tests/damage.py. Printed
-is how many cases were tried, refused and rightly accepted, and each fault: a traceback, more than
-one line, other numbers than the input says, more than 20 s, more than 1 GiB. Exit code 1 if any.
+The generators are those of the suite: a reader is a function in READERS of tests/readers.py.
+Counted is how many cases were tried, refused and rightly accepted, and each fault is printed: a
+traceback, more than one line, other numbers than the input says, more than 20 s, more than 1 GiB.
+Exit code 1 if there is one.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import resource
+import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from damage import READERS, Reader, outcome
+from damage import Reader, outcome, require_sentence, wanted
+from readers import PARTS, READERS
 
-SLOWEST, MOST = 20.0, 2**20  # seconds and KiB
+SLOWEST, MOST = 20, 2**20  # seconds and KiB
+SHELL = 3.0  # how many times as long a process may take that has to import torch first
+SPACE = 16 * 2**30  # bytes of addresses that a process may ask for: a larger request fails
 Try = Callable[[Reader, bytes, Path], str]
+Counts = list[tuple[str, str, "Counter[str]"]]
+
+
+class Slow(BaseException):
+    """A case took too long; no reader catches this."""
 
 
 def main() -> int:
     options = _options()
-    readers = [READERS[name]() for name in options.reader or READERS]
-    by_command = [reader for reader in readers if reader.command]
-    total: Counter[str] = Counter()
-    for count, attempt, own in (
-        (options.cases, in_process, readers), (options.shell, through_the_shell, by_command)
-    ):  # fmt: skip
-        for reader, cases in zip(own, _shares(count, len(own)), strict=True):
-            found = _tried(reader, cases, options.seed, attempt) if cases else Counter()
-            if cases:
-                where = attempt.__name__.replace("_", " ")
-                print(_line(f"{reader.name}, {where}", found), flush=True)
-            total += found
+    chosen = {name: READERS[name] for name in READERS if _is_chosen(name, options.only)}
+    resource.setrlimit(resource.RLIMIT_AS, (SPACE, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    own = Path.cwd()
+    with tempfile.TemporaryDirectory() as place:
+        os.chdir(place)  # what a reader writes goes there
+        readers = [make() for make in chosen.values()]
+        found = _counted(readers, options.cases, options.seed, in_process)
+        by_command = [reader for reader in readers if reader.command]
+        found += _counted(by_command, options.shell, options.seed, through_the_shell)
+        os.chdir(own)
+    total = sum((counts for _, _, counts in found), Counter())
     print(_line("together", total))
+    if options.output:
+        options.output.write_text(_page(found, total), encoding="utf-8")
     return 1 if total["fault"] else 0
+
+
+def _is_chosen(name: str, only: list[str] | None) -> bool:
+    parts = {part for part, own in PARTS.items() if name in {make.__name__ for make in own}}
+    return not only or bool({name, *parts} & {*only})
+
+
+def _counted(readers: list[Reader], cases: int, number: int, attempt: Try) -> Counts:
+    """What became of the cases of each reader."""
+    found: Counts = []
+    where = attempt.__name__.replace("_", " ")
+    for reader, own in zip(readers, _shares(readers, cases), strict=True):
+        if own:
+            counts = _tried(reader, own, number, attempt)
+            print(_line(f"{reader.name}, {where}", counts), flush=True)
+            found.append((where, reader.name, counts))
+    return found
 
 
 def in_process(reader: Reader, content: bytes, folder: Path) -> str:
     """What becomes of a case here; raises AssertionError for a fault."""
-    start, before = time.perf_counter(), _peak()
-    found = outcome(reader, content, folder)
-    seconds, grown = time.perf_counter() - start, _peak() - before
-    assert seconds < SLOWEST, f"it took {seconds:.0f} s"
+    before = _peak(resource.RUSAGE_SELF)
+    with _limit(SLOWEST):
+        found = outcome(reader, content, folder)
+    grown = _peak(resource.RUSAGE_SELF) - before
     assert grown < MOST, f"it took {grown >> 10} MiB"
     return found
 
 
+@contextmanager
+def _limit(seconds: int) -> Iterator[None]:
+    """Raise AssertionError where this takes longer."""
+
+    def stop(*_: object) -> None:
+        raise Slow
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    except Slow:
+        raise AssertionError(f"it took more than {seconds} s") from None
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def through_the_shell(reader: Reader, content: bytes, folder: Path) -> str:
-    """The same by the reader's command: exit code 0, or 2 and one line."""
+    """The same by its command: exit code 2 and one sentence, or 0 and the right numbers."""
+    path = reader.place(folder, content)
+    started, before = time.monotonic(), _peak(resource.RUSAGE_CHILDREN)
+    done = _run(reader, path, content)
+    seconds = time.monotonic() - started
+    grown = _peak(resource.RUSAGE_CHILDREN) - (before or _baseline(reader, folder))
+    assert grown < MOST, f"it took {grown >> 10} MiB more than a sound one"
+    assert seconds < SLOWEST * SHELL, f"it took {seconds:.0f} s"
+    if done.returncode == 2:
+        require_sentence(done.stderr.removesuffix("\n"), folder)
+        return "refused"
+    assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-300:]}"
+    if reader.shown:
+        reader.shown(done.stdout, path, wanted(reader, content, folder))
+    return "accepted"
+
+
+def _run(reader: Reader, path: Path, content: bytes) -> subprocess.CompletedProcess[str]:
     assert reader.command is not None
-    arguments = reader.command(reader.place(folder, content))
+    arguments = reader.command(path)
+    given_ = content if "-" in arguments else b""
     done = subprocess.run(
         [sys.executable, "-m", "circuitkit", *arguments],
-        capture_output=True, text=True, timeout=SLOWEST * 3, check=False,
+        input=given_, capture_output=True, timeout=SLOWEST * SHELL, check=False,
     )  # fmt: skip
-    if done.returncode == 0:
-        return "accepted"
-    assert done.returncode == 2, f"exit code {done.returncode}: {done.stderr[-300:]}"
-    assert done.stderr.count("\n") == 1, f"not one line: {done.stderr[:300]!r}"
-    return "refused"
+    out, err = (text.decode("utf-8", "replace") for text in (done.stdout, done.stderr))
+    return subprocess.CompletedProcess(arguments, done.returncode, out, err)
+
+
+def _baseline(reader: Reader, folder: Path) -> int:
+    """The memory of the command on the sound input, in KiB."""
+    _run(reader, reader.place(folder, reader.sound), reader.sound)
+    return _peak(resource.RUSAGE_CHILDREN)
 
 
 def _tried(reader: Reader, cases: int, number: int, attempt: Try) -> Counter[str]:
@@ -90,39 +163,87 @@ def _tried(reader: Reader, cases: int, number: int, attempt: Try) -> Counter[str
                 found[attempt(reader, content, Path(place))] += 1
             except (AssertionError, subprocess.TimeoutExpired) as fault:
                 found["fault"] += 1
+                said = " ".join(str(fault).split())[:300]
                 kept = Path(tempfile.gettempdir()) / f"fault-{reader.name}-{found['fault']}"
                 kept.write_bytes(content)
-                print(f"  FAULT {reader.name}: {str(fault)[:300]} ({kept})", flush=True)
+                print(f"  FAULT {reader.name}: {said} ({kept})", flush=True)
 
         case()
     return found
 
 
+# -- what is said ----------------------------------------------------------------------------------
+COLUMNS = ("tried", "refused", "rightly accepted", "faults")
+
+
+def _numbers(found: Counter[str]) -> tuple[int, ...]:
+    return found.total(), found["refused"], found["accepted"], found["fault"]
+
+
 def _line(name: str, found: Counter[str]) -> str:
-    return (
-        f"{name}: {found.total():,} tried, {found['refused']:,} refused, {found['accepted']:,} "
-        f"rightly accepted, {found['fault']:,} faults"
-    )
+    said = (f"{n:,} {column}" for n, column in zip(_numbers(found), COLUMNS, strict=True))
+    return f"{name}: {', '.join(said)}"
 
 
-def _peak() -> int:
-    """The most memory that this process has held, in KiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _page(found: Counts, total: Counter[str]) -> str:
+    """The counts as a page."""
+    import torch
+    import transformers
+
+    import circuitkit
+
+    arguments = shlex.join(["python", "benchmarks/fuzz.py", *sys.argv[1:]])
+    rows = [(f"{name}, {where}", counts) for where, name, counts in found]
+    table = [
+        f"| {name} | {' | '.join(f'{n:,}' for n in _numbers(counts))} |"
+        for name, counts in [*rows, ("**together**", total)]
+    ]
+    return "\n".join([
+        "# What becomes of damaged input", "", f"`{arguments}`", "",
+        "Cases that hypothesis draws from the generators of tests/readers.py: flipped bits, cut "
+        "and repeated bytes, other encodings, values exchanged, dropped, doubled, renamed, nested. "
+        "*Refused*: one sentence, exit code 2 on the command line; a journal's block: computed "
+        "again. *Rightly accepted*: the numbers are those that other means find in the damaged "
+        "input (json, csv, numpy, safetensors, pyarrow or transformers by themselves), or those of "
+        "the sound one. *Faults*: a traceback, more than one line, other numbers, more than "
+        f"{SLOWEST} s, more than {MOST >> 20} GiB. The same seed draws the same cases.", "",
+        f"{platform.machine()}, python {platform.python_version()}, circuitkit-graph "
+        f"{circuitkit.__version__}, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}.", "",
+        f"| input, tried | {' | '.join(COLUMNS)} |", "|---|---:|---:|---:|---:|", *table, "",
+    ])  # fmt: skip
+
+
+def _peak(who: int) -> int:
+    """The most memory that this process, or one of its children, has held, in KiB."""
+    peak = resource.getrusage(who).ru_maxrss
     return peak >> 10 if sys.platform == "darwin" else peak
 
 
-def _shares(count: int, parts: int) -> list[int]:
-    return [count // parts + (number < count % parts) for number in range(parts)]
+def _shares(readers: list[Reader], cases: int) -> list[int]:
+    """How many of the cases each reader gets."""
+    if not readers:
+        return []
+    ends, total = [0.0], sum(reader.share for reader in readers)
+    for reader in readers:
+        ends.append(ends[-1] + reader.share * cases / total)
+    return [round(end) - round(start) for start, end in pairwise(ends)]
 
 
 def _options() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--cases", type=int, default=0, help="of all readers together, in this process")
     p.add_argument("--shell", type=int, default=0, help="the same, each in a process of its own")
-    p.add_argument("--reader", action="append", choices=list(READERS), help="default: all")
+    p.add_argument(
+        "--only", action="append", choices=[*PARTS, *READERS], metavar="PART",
+        help=f"a part ({', '.join(PARTS)}) or a reader ({', '.join(READERS)}); default: all",
+    )  # fmt: skip
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("-o", "--output", type=Path, help="write the counts there, as Markdown")
     options = p.parse_args()
-    return options if options.cases or options.shell else p.parse_args(["--cases", "10000"])
+    if not options.cases and not options.shell:
+        options.cases = 10_000
+    return options
 
 
 if __name__ == "__main__":

@@ -1,35 +1,23 @@
-"""Generators of damaged input, one reader a function, for tests/test_damage.py (some hundreds of
-cases) and benchmarks/fuzz.py (ten thousand): what is read is refused in one sentence, or right."""
+"""Damaged input: what reads it, what may become of a case, and damage of bytes and of JSON.
+
+The readers stand in the files damage_*.py, and all of them in readers.py. They serve
+tests/test_damage.py (some hundreds of cases) and benchmarks/fuzz.py (ten thousand): what is read is
+refused in one sentence, or right.
+"""
 
 from __future__ import annotations
 
 import copy
-import io
 import json
-import struct
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from hypothesis import strategies as st
-from safetensors.numpy import load as load_tables
-from safetensors.numpy import save as save_tables
 
-import circuitkit.formats as formats
 from circuitkit.errors import CircuitkitError
-from circuitkit.formats.interchange.eap_ig import read_eap_circuit, read_eap_scores, write_eap
-from circuitkit.formats.interchange.mib import read_mib
-from circuitkit.graph.circuit import Circuit, build, edges, to_json
-from circuitkit.graph.nodes import edge_name
-from circuitkit.graph.scores import Scores
-from circuitkit.graph.wiring import Wiring
 
-WIRING = Wiring(2, 2, 2)
 LONGEST = 1000  # of a sentence, without the path
 
 
@@ -39,8 +27,11 @@ class Reader:
 
     ``contents`` draws damaged contents of a file; ``place`` puts one into a folder and returns what
     is read; ``read`` gives what compares. It must be what ``expected`` finds in the content by
-    other means, or (without it, or where it gives None) what the sound content holds. ``command``
-    is the same on the command line.
+    other means, or (without it, or where it gives None) what the ``sound`` content holds.
+
+    ``command`` is the same on the command line (a content is its standard input where ``-`` is
+    among its arguments), and ``shown`` what of the expected its output must show: it raises
+    AssertionError where that is not there. ``share`` is how many cases it gets beside the others.
     """
 
     name: str
@@ -50,7 +41,14 @@ class Reader:
     place: Callable[[Path, bytes], Path]
     expected: Callable[[bytes], Any] | None = None
     command: Callable[[Path], list[str]] | None = None
+    shown: Callable[[str, Path, Any], None] | None = None
+    share: float = 1.0
     known: dict[str, Any] = field(default_factory=dict)
+
+
+class Refused(CircuitkitError):
+    """What a reader raises in ``read`` where the input is set aside without a word, as a journal
+    does with a damaged block, which is computed again."""
 
 
 def outcome(reader: Reader, content: bytes, folder: Path) -> str:
@@ -58,21 +56,36 @@ def outcome(reader: Reader, content: bytes, folder: Path) -> str:
     path = reader.place(folder, content)
     try:
         found = reader.read(path)
+    except Refused:
+        return "refused"
     except CircuitkitError as error:
-        said = str(error).replace(str(folder), "")
-        assert "\n" not in said, f"two lines: {said!r}"
-        assert 0 < len(said) < LONGEST, f"no sentence: {said!r}"
-        assert said.encode(), "it cannot be printed"
+        require_sentence(str(error), folder)
         return "refused"
     except Exception as error:
         raise AssertionError(f"{type(error).__name__}: {error}") from error
-    wanted = reader.expected(content) if reader.expected else None
-    if wanted is None:
+    assert found == wanted(reader, content, folder), "other numbers"
+    return "accepted"
+
+
+def require_sentence(said: str, folder: Path) -> None:
+    """Raise AssertionError where this is not one sentence that can be printed."""
+    said = said.replace(str(folder), "")
+    assert "\n" not in said, f"two lines: {said[:200]!r}"
+    assert 0 < len(said) < LONGEST, f"{len(said)} characters: {said[:200]!r}"
+    assert said.encode(), "it cannot be printed"
+
+
+def wanted(reader: Reader, content: bytes, folder: Path) -> Any:
+    """What the reader is to find in the content, by other means or in the sound content."""
+    try:
+        found = reader.expected(content) if reader.expected else None
+    except Exception as error:
+        raise AssertionError(f"accepted, but {type(error).__name__}: {error}") from error
+    if found is None:
         if "sound" not in reader.known:
             reader.known["sound"] = reader.read(reader.place(folder, reader.sound))
-        wanted = reader.known["sound"]
-    assert found == wanted, "other numbers"
-    return "accepted"
+        found = reader.known["sound"]
+    return found
 
 
 def as_file(suffix: str) -> Callable[[Path, bytes], Path]:
@@ -166,273 +179,3 @@ def damaged_json(draw: st.DrawFn, sound: Any) -> bytes:
     text = json.dumps(data).replace(json.dumps(doubled)[1:-1], "")
     big = draw(st.sampled_from((None, None, None, "1e999", "-1e999", "9" * 5000, "NaN")))
     return (text if big is None else text.replace("0.5", big)).encode()
-
-
-# -- the readers -----------------------------------------------------------------------------------
-def some_circuit() -> Circuit:
-    """A circuit with all kinds of attributes."""
-    pairs = {("input", "a0.h1.q"): 0.5, ("a0.h1", "a1.h0.k"): -0.25, ("a1.h0", "logits"): 2.0}
-    circuit = build(
-        WIRING, {**pairs, ("m0", "logits"): 1e-9},
-        edge_attributes={("m0", "logits"): {"exact": True}}, rule="abs", chosen=False,
-        model="mini", task="ioi", metric="logit_diff", corruption="counterfactual", method="eap_ig",
-        settings={"steps": 5, "at": ["S2"]}, seed=3, examples=2, seen="0123456789abcdef",
-        versions={"python": "3.11"}, faithfulness={"value": 0.5, "low": 0.25}, remark=[1, None],
-    )  # fmt: skip
-    circuit.nodes["a1.h0"].update(role="mover", positions=["END"])
-    return circuit
-
-
-def some_scores() -> Scores:
-    """Scores, of which some were measured."""
-    rng = np.random.default_rng(0)
-    values = rng.standard_normal(WIRING.shape).astype(np.float32)
-    about = {key: value for key, value in dict(some_circuit().graph).items() if key != "wiring"}
-    return Scores(WIRING, np.where(WIRING.legal, values, 0), about, (values > 0) & WIRING.legal)
-
-
-def used(circuit: Circuit) -> Any:
-    """What a circuit says, after all that is done with a circuit was done with it."""
-    assert repr(circuit)
-    assert formats.graphml(circuit)
-    assert formats.dot(circuit)
-    if next(edges(circuit), None):
-        assert formats.csv(circuit)
-    assert to_json(Circuit.load(_again(circuit))) == to_json(circuit)
-    found = {
-        edge_name(*pair): (weight, dict(circuit.edges[pair])) for *pair, weight in edges(circuit)
-    }
-    assert int(circuit.mask().sum()) == len(found)
-    about = {key: value for key, value in dict(circuit.graph).items() if key != "wiring"}
-    roles = {name: dict(data) for name, data in circuit.nodes(data=True) if data}
-    return found, about, roles
-
-
-def _again(circuit: Circuit) -> Path:
-    return circuit.save(Path(tempfile.gettempdir()) / "circuitkit-damage.json")
-
-
-def _compared(path: Path) -> list[str]:
-    return ["compare", str(path), str(path)]
-
-
-def circuits() -> Reader:
-    """Our own circuits, whose digest is there: never other numbers than those written."""
-    sound = to_json(some_circuit()).encode()
-    contents = damaged_bytes(sound) | damaged_json(json.loads(sound))
-
-    def expected(content: bytes) -> Any:
-        try:
-            taken_out = "digest" not in json.loads(content)
-        except ValueError:  # in another encoding
-            return None
-        return _said_of_circuits(content) if taken_out else None
-
-    return Reader("circuit", sound, contents, lambda path: used(Circuit.load(path)),
-                  as_file(".json"), expected, command=_compared)  # fmt: skip
-
-
-def plain_circuits() -> Reader:
-    """The same of another tool, without a digest: what the JSON says."""
-    said = json.loads(to_json(some_circuit()))
-    del said["digest"]
-    return Reader("plain circuit", json.dumps(said).encode(), damaged_json(said),
-                  lambda path: used(Circuit.load(path)), as_file(".json"), _said_of_circuits,
-                  command=_compared)  # fmt: skip
-
-
-def _said_of_circuits(content: bytes) -> Any:
-    data = json.loads(content)
-    kept = {}
-    for entry in data["edges"]:
-        weight = float(entry["weight"])
-        own = {key: value for key, value in entry.items() if key != "edge"}
-        kept[entry["edge"]] = weight, {**own, "weight": weight}
-    nodes = {name: own for name, own in data.get("nodes", {}).items() if own}
-    return kept, data.get("attributes", {}), nodes
-
-
-def _scores(path: Path) -> Any:
-    scores = Scores.load(path)
-    assert repr(scores)
-    assert len(scores.ranking()) > 0
-    legal = scores.wiring.legal
-    exact = None if scores.exact is None else scores.exact.tolist()
-    return scores.values[legal].tolist(), dict(scores.about), exact
-
-
-def _parts(content: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    size = struct.unpack("<Q", content[:8])[0]
-    return json.loads(content[8 : 8 + size])["__metadata__"], load_tables(content)
-
-
-TABLES: list[Callable[[np.ndarray], np.ndarray]] = [
-    lambda x: x.astype(np.float64), lambda x: x.astype(np.uint8), lambda x: x.astype(np.int64),
-    lambda x: x.astype(bool), lambda x: x.astype(np.float16), lambda x: x[:-1], lambda x: x.T,
-    lambda x: x.reshape(-1), lambda x: x * np.nan, lambda x: x * np.inf, np.zeros_like,
-    lambda x: x[:0], np.ones_like,
-]  # fmt: skip
-
-
-@st.composite
-def damaged_scores(draw: st.DrawFn, sound: bytes, keep_digest: bool) -> bytes:
-    """A safetensors file with other notes or tables."""
-    notes, tables = _parts(sound)
-    if not keep_digest:
-        del notes["digest"]
-    with np.errstate(all="ignore"):
-        if draw(st.booleans()):
-            name = draw(st.sampled_from(sorted(tables)))
-            tables[name] = np.ascontiguousarray(draw(st.sampled_from(TABLES))(tables[name]))
-        else:
-            name = draw(st.sampled_from(("wiring", "about")))
-            changed = draw(damaged_json(json.loads(notes[name])))
-            notes[name] = changed.decode("utf-8", "replace")
-    if draw(st.integers(0, 5)) == 0:
-        tables.pop(draw(st.sampled_from(sorted(tables))))
-    if draw(st.integers(0, 5)) == 0:
-        notes.pop(draw(st.sampled_from(sorted(notes.keys() - {"digest"}))))
-    return save_tables(tables, metadata=notes)
-
-
-def scores() -> Reader:
-    """Our own scores."""
-    sound = _saved(lambda folder: some_scores().save(folder / "s"))
-    contents = damaged_bytes(sound) | damaged_scores(sound, True)
-    return Reader("scores", sound, contents, _scores, as_file(".safetensors"))
-
-
-def plain_scores() -> Reader:
-    """The same without a digest: what safetensors reads."""
-
-    def expected(content: bytes) -> Any:
-        notes, tables = _parts(content)
-        wiring = Wiring(**json.loads(notes["wiring"]))
-        exact = tables["exact"].tolist() if "exact" in tables else None
-        return tables["scores"][wiring.legal].tolist(), json.loads(notes["about"]), exact
-
-    sound = _saved(lambda folder: some_scores().save(folder / "s"))
-    return Reader("plain scores", sound, damaged_scores(sound, False), _scores,
-                  as_file(".safetensors"), expected)  # fmt: skip
-
-
-def _saved(write: Callable[[Path], Path]) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        return write(Path(folder)).read_bytes()
-
-
-def _graph(path: Path) -> Any:
-    found = read_eap_scores(path)
-    circuit = read_eap_circuit(path, empty=True)
-    assert repr(found)
-    assert to_json(circuit)
-    kept = {edge_name(w, r): weight for w, r, weight in edges(circuit)}
-    return {name: found[name] for name in found}, kept
-
-
-def graphs() -> Reader:
-    """EAP-IG's JSON, which has no digest: what the JSON says."""
-    sound = _saved(lambda folder: write_eap(
-        some_scores(), folder / "g.json", d_model=8, keep=some_scores().mask(9)))  # fmt: skip
-
-    def expected(content: bytes) -> Any:
-        text = content.decode(
-            "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-        )
-        listed = json.loads(text)["edges"]
-        every = {name: entry["score"] for name, entry in listed.items()}
-        return every, {name: every[name] for name in every if listed[name]["in_graph"]}
-
-    contents = damaged_bytes(sound) | damaged_json(json.loads(sound))
-    return Reader("EAP-IG json", sound, contents, _graph, as_file(".json"), expected,
-                  command=_compared)  # fmt: skip
-
-
-TENSORS: list[Callable[[torch.Tensor], Any]] = [
-    lambda x: x.float(), lambda x: x.half(), lambda x: x.bfloat16(), lambda x: x.int(),
-    lambda x: x.bool(), lambda x: x.to(torch.complex64), lambda x: x.to_sparse(),
-    lambda x: x.to("meta"), lambda x: x.double().requires_grad_(),
-    lambda x: torch.nn.Parameter(x.double()), lambda x: x[:-1], lambda x: x.t(),
-    lambda x: x.tolist(),
-    lambda x: x * torch.nan, lambda x: x * torch.inf,
-    lambda x: torch.ones(1, 1).expand(10**4, 10**4),
-    lambda x: torch.ones(()).expand(x.shape), lambda x: None, lambda x: x.double()[:, None],
-    lambda x: torch.quantize_per_tensor(x.float(), 0.1, 0, torch.qint8), lambda x: x[:0],
-    lambda x: x.double().t().contiguous().t(), lambda x: {"a": x}, lambda x: torch.zeros_like(x),
-    lambda x: x.to(torch.float8_e4m3fn),
-]  # fmt: skip
-
-
-@st.composite
-def damaged_tensors(draw: st.DrawFn, sound: bytes) -> bytes:
-    """A .pt file with other tensors, names or configuration."""
-    data = torch.load(io.BytesIO(sound), weights_only=True)
-    named = {key: value for key, value in data.items() if not isinstance(value, torch.Tensor)}
-    key = draw(st.sampled_from(sorted(data)))
-    if key in named:
-        try:
-            data.update(json.loads(draw(damaged_json(named))))
-        except (ValueError, TypeError):
-            data[key] = None
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # quantised tensors are deprecated
-            data[key] = draw(st.sampled_from(TENSORS))(data[key])
-    if draw(st.integers(0, 4)) == 0:
-        data.pop(draw(st.sampled_from(sorted(data))))
-    return _pickled(data)
-
-
-def _pickled(data: Any) -> bytes:
-    file = io.BytesIO()
-    torch.save(data, file)
-    return file.getvalue()
-
-
-def tensors() -> Reader:
-    """EAP-IG's .pt, whose parts have checksums: what torch reads."""
-    written = _saved(lambda folder: write_eap(
-        some_scores(), folder / "g.pt", d_model=8, keep=some_scores().mask(9)))  # fmt: skip
-    sound = _pickled(torch.load(io.BytesIO(written), weights_only=True))  # always the same bytes
-
-    def expected(content: bytes) -> Any:
-        data = torch.load(io.BytesIO(content), weights_only=True)
-        table = data["edges_scores"].detach().double()
-        every, kept = {}, {}
-        for row, column in np.argwhere(WIRING.legal):
-            name = edge_name(WIRING.writers[row], WIRING.readers[column])
-            every[name] = float(table[row, column])
-            if data["edges_in_graph"][row, column]:
-                kept[name] = every[name]
-        return every, kept
-
-    contents = damaged_bytes(sound) | damaged_tensors(sound)
-    return Reader("EAP-IG pt", sound, contents, _graph, as_file(".pt"), expected,
-                  command=_compared)  # fmt: skip
-
-
-def submissions() -> Reader:
-    """A submission to MIB, one of whose graphs is damaged."""
-    inner = graphs()
-
-    def place(folder: Path, content: bytes) -> Path:
-        (folder / "mib" / "ioi_mini").mkdir(parents=True, exist_ok=True)
-        (folder / "mib" / "ioi_mini" / "importances.json").write_bytes(content)
-        return folder / "mib"
-
-    def read(folder: Path) -> Any:
-        found = read_mib(folder)["ioi", "mini"]
-        assert isinstance(found, Scores)
-        return {name: found[name] for name in found}
-
-    def expected(content: bytes) -> Any:
-        return inner.expected and inner.expected(content)[0]
-
-    return Reader("MIB", inner.sound, inner.contents, read, place, expected)
-
-
-# Another reader is another function here.
-READERS: dict[str, Callable[[], Reader]] = {
-    made.__name__: made
-    for made in (circuits, plain_circuits, scores, plain_scores, graphs, tensors, submissions)
-}

@@ -22,9 +22,10 @@ from circuitkit.engine.bounds import require_length, require_tokens
 from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.kinds import KINDS
 from circuitkit.engine.model import Context, Kind, Native, Pull
-from circuitkit.errors import ModelError
+from circuitkit.errors import CircuitkitError, ModelError
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
+from circuitkit.util.reading import parse_json
 
 __all__ = ["SPECIAL", "SUFFIX", "Decoder", "Spaced"]
 
@@ -32,6 +33,13 @@ SPECIAL = ("<bos>", "<unk>")
 SUFFIX = ".decoder"  # of files
 FORMAT = "circuitkit.decoder"
 VERSION = "1"
+SHAPES = {  # of the weights, by the names of their axes
+    name: tuple(axes.split())
+    for name, axes in {
+        "embedding": "vocab d", "positions": "ctx d", "q": "l h d e", "k": "l h d e",
+        "v": "l h d e", "o": "l h e d", "w_in": "l d f", "w_out": "l f d", "unembedding": "d vocab",
+    }.items()
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -290,10 +298,50 @@ class Decoder:
                 notes = file.metadata() or {}
                 if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
                     raise ModelError(f"{name} is not a file of {FORMAT}, version {VERSION}")
-                about = json.loads(notes["about"])
+                about = parse_json(notes["about"])
                 weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return cls(about["name"], tuple(about["words"]), roles=about["roles"], **weights)
+            title, words, roles = _said(about)
+            _require_weights(weights, len(words))
+            return cls(title, words, roles=roles, **weights)
         except FileNotFoundError as error:
             raise ModelError(f"there is no file {name}; save a Decoder there") from error
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{name} does not hold a compiled model: {error}") from error
+        except ModelError:
+            raise
+        except (SafetensorError, OSError, KeyError, CircuitkitError) as error:
+            raise ModelError(
+                f"{name} does not hold a compiled model ({error}); save the Decoder again"
+            ) from error
+
+
+def _said(about: Any) -> tuple[str, tuple[str, ...], dict[str, str]]:
+    """The name, the words and the roles in a file; raises CircuitkitError where they are not."""
+    about = about if isinstance(about, dict) else {}
+    name, words, roles = (about.get(key) for key in ("name", "words", "roles"))
+    if not isinstance(name, str) or not isinstance(words, list) or not isinstance(roles, dict):
+        raise CircuitkitError("it does not say its name, words and roles")
+    each = [*words, *roles.values()]
+    if not all(isinstance(one, str) for one in each) or len(set(words)) < max(len(words), 2):
+        raise CircuitkitError("its words or roles are not texts, or it has a word twice")
+    return name, tuple(words), roles
+
+
+def _require_weights(weights: Mapping[str, Tensor], vocab: int) -> None:
+    """Raise CircuitkitError where these are not a decoder's weights, of one floating type, finite,
+    and of shapes that fit one another and the words."""
+    sizes = {"vocab": vocab}
+    if sorted(weights) != sorted(SHAPES):
+        raise CircuitkitError(f"its tensors are not {', '.join(SHAPES)}")
+    for name, axes in SHAPES.items():
+        shape = tuple(weights[name].shape)
+        known = tuple(sizes.setdefault(axis, size) for axis, size in zip(axes, shape, strict=False))
+        if shape != known or len(shape) != len(axes) or 0 in shape:
+            raise CircuitkitError(
+                f"{name!r} has the shape {shape}, which does not fit the other weights and the "
+                f"{vocab} words"
+            )
+    kinds = {weight.dtype for weight in weights.values()}
+    if len(kinds) > 1 or not kinds.pop().is_floating_point:
+        raise CircuitkitError("its weights are not of one floating type")
+    for name, weight in weights.items():
+        if not torch.isfinite(weight.float()).all():
+            raise CircuitkitError(f"{name!r} holds nan or infinity")

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from circuitkit.errors import DataError, EvaluationError
+from circuitkit.errors import CircuitkitError, DataError, EvaluationError
 from circuitkit.graph.nodes import parse_edge
 from circuitkit.patching.pictures import MOST, Pictured, Plot, along, unit_of
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json
+from circuitkit.util.reading import json_in, read_arrays
 from circuitkit.util.statistics import LEVEL, bootstrap_of_means, standard_error, weighted_mean
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.viz.figures import Bars, Heatmap, Lines, Panels
@@ -29,7 +30,7 @@ from circuitkit.viz.figures import Bars, Heatmap, Lines, Panels
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["PORTS", "Effects", "full_name"]
+__all__ = ["PORTS", "Effects", "as_arrays", "from_arrays", "full_name"]
 
 PORTS = ("q", "k", "v", "pattern")
 SITES = ("span", "position")  # the axes that say at which tokens
@@ -397,10 +398,8 @@ class Effects(Pictured):
             >>> bool((type(effects).load("heads.npz").mean == effects.mean).all())
             True
         """
-        labels = {k: v for k, v in vars(self).items() if k not in ("values", "gap")}
-        text = json.dumps({"format": FORMAT, **labels}).encode()
         content = BytesIO()
-        np.savez(content, values=self.values, gap=self.gap, labels=np.frombuffer(text, np.uint8))
+        np.savez(content, **as_arrays(self))  # type: ignore[arg-type]
         return write_whole(path, content.getvalue())
 
     @classmethod
@@ -408,13 +407,8 @@ class Effects(Pictured):
         """The Effects that ``save`` has written; raises DataError where the file holds none.
         Nothing in a file is executed."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                labels = json.loads(file["labels"].tobytes())
-                if labels.pop("format", None) != FORMAT:
-                    raise ValueError("it is in another format")
-                labels["axes"] = {name: tuple(own) for name, own in labels["axes"].items()}
-                return cls(values=file["values"], gap=file["gap"], **labels)
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return from_arrays(read_arrays(path))
+        except (CircuitkitError, OSError) as error:
             raise DataError(
                 f"{os.fspath(path)!r} holds no effects; give a file that Effects.save has written "
                 f"({error})"
@@ -445,6 +439,46 @@ class Effects(Pictured):
             for at in self._order()[:8]
         ]
         return f"{head}\n{as_text(rows, right=('effect', 'error'), header=False, indent=2)}"
+
+
+# -- as arrays -------------------------------------------------------------------------------------
+def as_arrays(effects: Effects) -> dict[str, np.ndarray]:
+    """All of the Effects as arrays, for a file or a block of a journal."""
+    labels = {key: own for key, own in vars(effects).items() if key not in ("values", "gap")}
+    text = json.dumps({"format": FORMAT, **labels}).encode()
+    return {
+        "values": effects.values, "gap": effects.gap, "labels": np.frombuffer(text, np.uint8),
+    }  # fmt: skip
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> Effects:
+    """The Effects that ``as_arrays`` gave; raises DataError for other arrays."""
+    if sorted(arrays) != ["gap", "labels", "values"]:
+        raise DataError(f"its arrays are {', '.join(map(repr, sorted(arrays)))[:200]}")
+    labels: Any = json_in(arrays["labels"])
+    if not isinstance(labels, dict) or labels.pop("format", None) != FORMAT:
+        raise DataError("it is in another format")
+    axes = labels.pop("axes", None)
+    if sorted(labels) != ["corruption", "direction", "metric", "nodes"] or not all(
+        isinstance(own, str) for own in labels.values()
+    ):
+        raise DataError("it does not say its nodes, metric, corruption and direction")
+    if not isinstance(axes, dict) or not all(map(_are_texts, axes.values())):
+        raise DataError("its axes are not lists of texts")
+    values, gap = arrays["values"], arrays["gap"]
+    shape = (*map(len, axes.values()), gap.size)
+    if values.dtype.kind != "f" or gap.dtype.kind != "f" or gap.ndim != 1 or values.shape != shape:
+        raise DataError(
+            f"its values are of {values.dtype} and shape {values.shape}, its gap of {gap.dtype} "
+            f"and shape {gap.shape}, and its axes of shape {shape[:-1]}"
+        )
+    return Effects(
+        values=values, gap=gap, axes={name: tuple(own) for name, own in axes.items()}, **labels
+    )
+
+
+def _are_texts(labels: object) -> bool:
+    return isinstance(labels, list) and all(isinstance(own, str) for own in labels)
 
 
 def _some(names: Sequence[str]) -> str:

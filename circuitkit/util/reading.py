@@ -1,18 +1,26 @@
-"""Files of unknown origin, read with care: regular ones, of a bounded size, and JSON in them."""
+"""Files of unknown origin, read with care: regular ones, of a bounded size, and JSON or arrays in
+them."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from circuitkit.errors import CircuitkitError
 from circuitkit.util.bytesize import spell
 from circuitkit.util.json_values import Json
 
-__all__ = ["parse_json", "read_json", "repeated", "require_file"]
+if TYPE_CHECKING:
+    import zipfile
+
+    import numpy as np
+
+__all__ = ["json_in", "parse_json", "read_arrays", "read_json", "repeated", "require_file"]
 
 MOST = 2**28  # bytes of JSON: 3 million edges; parsed they take about four times as much
 DIGITS = 1000  # Python's own limit, 4,300, can be changed, and a double has 309
@@ -68,6 +76,72 @@ def parse_json(text: str) -> Json:
         raise CircuitkitError("it is nested too deeply") from error
     except ValueError as error:
         raise CircuitkitError(f"it is not JSON ({error})") from error
+
+
+def json_in(array: np.ndarray) -> Json:
+    """The value whose JSON the bytes of an array are, as ``parse_json`` reads it.
+
+    Raises CircuitkitError for arrays of another type, and for other bytes.
+    """
+    if array.dtype.str != "|u1":
+        raise CircuitkitError(f"its text is an array of {array.dtype}, and not of bytes")
+    try:
+        return parse_json(array.tobytes().decode("utf-8"))
+    except UnicodeError as error:
+        raise CircuitkitError(f"it is not text ({error})") from error
+
+
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays in a file of numpy's ``savez``. Nothing in it is executed, and an array takes no
+    more memory than it has bytes in the file.
+
+    Raises FileNotFoundError, and CircuitkitError for what is not such a file.
+    """
+    import zipfile
+
+    require_file(path)
+    try:
+        with zipfile.ZipFile(path) as file:
+            found = [
+                (info.filename.removesuffix(".npy"), _array(file, info)) for info in file.infolist()
+            ]
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile raises many kinds for a damaged file
+        if isinstance(error, CircuitkitError):
+            raise
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise CircuitkitError(f"it is not a file of numpy's savez ({reason})") from error
+    double = repeated(found)
+    if double is not None:
+        raise CircuitkitError(f"it has the array {double[:80]!r} twice; keep one")
+    return dict(found)
+
+
+def _array(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """One array of an archive, whose header must say as many bytes as there are."""
+    import io
+
+    import numpy as np
+
+    name = repr(info.filename[:80])
+    if info.compress_type or info.file_size != info.compress_size:
+        raise CircuitkitError(f"{name} is compressed; write it with numpy.savez")
+    stream = io.BytesIO(file.read(info))
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise CircuitkitError(f"{name} is not an array of plain numbers")
+    shape, columns_first, kind = np.lib.format.read_array_header_1_0(stream)
+    content = stream.read()
+    count = math.prod(shape)
+    if (
+        kind.kind not in "biufc"
+        or count * kind.itemsize != len(content)
+        or min(shape, default=0) < 0
+    ):
+        raise CircuitkitError(
+            f"{name} is said to be of {kind} and shape {shape}, and has {len(content):,} bytes"
+        )
+    return np.frombuffer(content, kind).reshape(shape, order="F" if columns_first else "C").copy()
 
 
 def repeated(pairs: Sequence[tuple[str, object]]) -> str | None:

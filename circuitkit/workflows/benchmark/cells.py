@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from circuitkit.engine.metric import Corruption, Metric
-from circuitkit.errors import EvaluationError
+from circuitkit.errors import CircuitkitError, EvaluationError
 from circuitkit.evaluation.recovery import recovery
 from circuitkit.evaluation.size_curves import size_curves
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
+from circuitkit.util.reading import json_in
 from circuitkit.workflows.benchmark.counting import cost, counted
 from circuitkit.workflows.benchmark.subjects import LABELS, Subject, TrueEdges
 
@@ -48,11 +49,20 @@ class Cell:
         }  # fmt: skip
 
     @classmethod
-    def of(cls, block: dict[str, np.ndarray]) -> Cell:
-        """From a block of a journal."""
-        numbers = dict(zip(NUMBERS, block["numbers"].tolist(), strict=True))
-        wiring = Wiring(**json.loads(block["wiring"].tobytes()))
-        return cls(Scores(wiring, block["values"], {"chosen": bool(block["chosen"])}), numbers)
+    def of(cls, block: dict[str, np.ndarray]) -> Cell | None:
+        """From a block of a journal; None where it is something else, such as a cell of another
+        version."""
+        if sorted(block) != ["chosen", "numbers", "values", "wiring"]:
+            return None
+        numbers, chosen = block["numbers"], block["chosen"]
+        if numbers.shape != (len(NUMBERS),) or numbers.dtype.kind != "f" or chosen.dtype != bool:
+            return None
+        try:
+            said: Any = json_in(block["wiring"])
+            scores = Scores(Wiring(**said), block["values"], {"chosen": chosen.item()})
+        except (CircuitkitError, TypeError, ValueError):
+            return None
+        return cls(scores, dict(zip(NUMBERS, numbers.tolist(), strict=True)))
 
 
 def measured(

@@ -146,10 +146,11 @@ class _Work:
             key = name, where.name, corruption, seed
             place = digest([*key, *map(_contents, key[:3]), *where.weights])
             block = self.journal.get(place)
-            if block is not None:
+            kept = None if block is None else Cell.of(block)
+            if kept is not None:
                 count(1, earlier=True)
                 self.earlier += 1
-                yield key, Cell.of(block)
+                yield key, kept
                 continue
             how = self.corruptions[corruption]
             try:

@@ -15,9 +15,10 @@ from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.checkpoints import Journal, digest
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Activations, Model
+from circuitkit.errors import CircuitkitError
 from circuitkit.evaluation.faithfulness import measure_all
 from circuitkit.patching.attention import attention_to
-from circuitkit.patching.effects import Effects
+from circuitkit.patching.effects import Effects, as_arrays, from_arrays
 from circuitkit.patching.joint import patch_together
 from circuitkit.patching.nodes import patch_nodes
 from circuitkit.patching.windows import Windows, patch_windows
@@ -175,11 +176,10 @@ class StudyContext:
         for name, corruption in track(list(zip(self.names, self.corruptions, strict=True)), label):
             key = digest([label, name])
             kept = self.journal.get(key)
-            if kept is None:
+            own = None if kept is None else _unpacked(kept, len(self.metrics))
+            if own is None:
                 own = work(corruption)
                 self.journal.put(key, _packed(own))
-            else:
-                own = _unpacked(kept)
             found |= {(name, m): e for m, e in zip(self.metric_names, own, strict=True)}
         return found
 
@@ -187,26 +187,29 @@ class StudyContext:
 # -- cells on disk ---------------------------------------------------------------------------------
 def _packed(found: Sequence[Sequence[Effects]]) -> dict[str, np.ndarray]:
     """What is found by each metric, as arrays."""
-    arrays: dict[str, np.ndarray] = {}
-    for i, own in enumerate(found):
-        for j, one in enumerate(own):
-            labels = {k: v for k, v in vars(one).items() if k not in ("values", "gap")}
-            text = np.frombuffer(json.dumps(labels).encode(), dtype=np.uint8)
-            parts = {"values": one.values, "gap": one.gap, "labels": text}
-            arrays |= {f"{i}.{j}.{name}": array for name, array in parts.items()}
-    return arrays
+    return {
+        f"{i}.{j}.{name}": array
+        for i, own in enumerate(found)
+        for j, one in enumerate(own)
+        for name, array in as_arrays(one).items()
+    }
 
 
-def _unpacked(arrays: Mapping[str, np.ndarray]) -> list[list[Effects]]:
-    """What was packed."""
-    places = sorted({tuple(map(int, name.split(".")[:2])) for name in arrays})
-    found: list[list[Effects]] = [[] for _ in range(1 + max(i for i, _ in places))]
-    for i, j in places:
-        values, gap, text = (arrays[f"{i}.{j}.{name}"] for name in ("values", "gap", "labels"))
-        labels = json.loads(text.tobytes())
-        axes = {name: tuple(ticks) for name, ticks in labels.pop("axes").items()}
-        found[i].append(Effects(values=values, gap=gap, axes=axes, **labels))
-    return found
+def _unpacked(arrays: Mapping[str, np.ndarray], metrics: int) -> list[list[Effects]] | None:
+    """What was packed of so many metrics; None where this is something else, such as a cell of
+    another version."""
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        place, _, part = name.rpartition(".")
+        parts.setdefault(place, {})[part] = array
+    each, over = divmod(len(parts), metrics)
+    places = [[f"{i}.{j}" for j in range(each)] for i in range(metrics)]
+    if over or not each or parts.keys() != {one for own in places for one in own}:
+        return None
+    try:
+        return [[from_arrays(parts[place]) for place in own] for own in places]
+    except CircuitkitError:
+        return None
 
 
 def _whole(flat: Sequence[Effects]) -> Windows:

@@ -1,0 +1,29 @@
+"""All readers of input of unknown origin, by the part that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import damage_graphs as graphs
+import damage_prompts as prompts
+import damage_runs as runs
+from damage import Reader
+
+PARTS: dict[str, tuple[Callable[[], Reader], ...]] = {
+    "graphs": (
+        graphs.circuits, graphs.plain_circuits, graphs.scores, graphs.plain_scores, graphs.graphs,
+        graphs.tensors, graphs.submissions,
+    ),
+    "prompts": (
+        prompts.comma_csv, prompts.semicolon_csv, prompts.wide_csv, prompts.tsv, prompts.json_list,
+        prompts.json_columns, prompts.json_lines, prompts.parquet, prompts.standard_input,
+    ),
+    "runs": (
+        runs.blocks, runs.sweeps, runs.study_cells, runs.benchmark_cells, runs.effects,
+        runs.decoders, runs.masks, runs.tables,
+    ),
+}  # fmt: skip
+# Another reader is another function here.
+READERS: dict[str, Callable[[], Reader]] = {
+    made.__name__: made for own in PARTS.values() for made in own
+}
