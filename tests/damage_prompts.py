@@ -301,17 +301,18 @@ def _read(path: Path | str) -> Any:
         warnings.simplefilter("ignore")
         task = from_file(words(), path=path)
     assert len(list(tokenise(task.prompts, words()))) == len(task)
-    return [_as_tuple(vars(prompt)) for prompt in task.prompts]
+    return [shown(vars(prompt)) for prompt in task.prompts]
 
 
-def _as_tuple(own: Mapping[str, Any]) -> tuple[Any, ...]:
+def shown(own: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A prompt as what compares."""
     spans = {name: tuple(span) for name, span in own["spans"].items()}
     return (own["clean"], own["corrupt"], tuple(own["correct"]), tuple(own["wrong"]), spans,
             dict(own["corruptions"]))  # fmt: skip
 
 
 def _show_prompts(out: str, _: Path, found: Any) -> None:
-    assert [_as_tuple(own) for own in json.loads(out)["prompts"]] == found, "other prompts"
+    assert [shown(own) for own in json.loads(out)["prompts"]] == found, "other prompts"
 
 
 def comma_csv() -> Reader:

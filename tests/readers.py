@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import damage_graphs as graphs
+import damage_models as models
 import damage_prompts as prompts
 import damage_runs as runs
+import damage_words as words
 from damage import Reader
 
 PARTS: dict[str, tuple[Callable[[], Reader], ...]] = {
@@ -21,6 +23,11 @@ PARTS: dict[str, tuple[Callable[[], Reader], ...]] = {
     "runs": (
         runs.blocks, runs.sweeps, runs.study_cells, runs.benchmark_cells, runs.effects,
         runs.decoders, runs.masks, runs.tables,
+    ),
+    "models": (models.models,),
+    "words": (
+        words.methods, words.corruptions, words.metrics, words.tasks, words.columns, words.options,
+        words.replays,
     ),
 }  # fmt: skip
 # Another reader is another function here.

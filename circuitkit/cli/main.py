@@ -31,6 +31,7 @@ from circuitkit.cli import (
     replaying,
     studying,
 )
+from circuitkit.cli._parsing import Parser
 from circuitkit.cli._streams import Log, Stream, streams
 from circuitkit.errors import CircuitkitError
 from circuitkit.util.neighbour import NeighbourWarning, neighbour
@@ -123,8 +124,8 @@ def _run(options: argparse.Namespace) -> int:
         return options.run(options) or 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="circuitkit",
         description="Find, measure and draw the circuit that a language model uses for a task.",
         epilog="Names can have settings: --method 'eap_ig(steps=10)', "

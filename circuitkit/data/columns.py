@@ -41,7 +41,7 @@ def require_columns(name: str, rows: Sequence[Row], columns: Mapping[str, str]) 
     for key, own in columns.items():
         if whole and own.strip() not in there:
             raise DataError(
-                f"{name} has no column {own!r}, which is to be {key!r}; {_known(own, there)}"
+                f"{name} has no column {cited(own)}, which is to be {key!r}; {_known(own, there)}"
             )
     if not whole or any(_is_fact(row.fields) for row in whole):
         return

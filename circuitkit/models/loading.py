@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -183,8 +184,8 @@ def _device(device: str | torch.device | None) -> str:
         torch.empty(0, device=wanted)
     except Exception as error:  # of each device its own
         raise ModelError(
-            f"the device {device!r} cannot be used ({in_one_line(error)}); this machine has "
-            f"{', '.join(_devices())}"
+            f"the device {reprlib.repr(device)} cannot be used ({in_one_line(error)}); this "
+            f"machine has {', '.join(_devices())}"
         ) from error
     return str(wanted)
 
