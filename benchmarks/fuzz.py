@@ -26,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -55,9 +55,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)  # what a reader writes goes there
         readers = [make() for make in chosen.values()]
-        found = _counted(readers, options.cases, options.seed, in_process)
-        by_command = [reader for reader in readers if reader.command]
-        found += _counted(by_command, options.shell, options.seed, through_the_shell)
+        found = _counted({reader: reader.share for reader in readers}, options, in_process)
+        by_command = {reader: reader.by_shell for reader in readers if reader.command}
+        found += _counted(by_command, options, through_the_shell)
         os.chdir(own)
     total = sum((counts for _, _, counts in found), Counter())
     print(_line("together", total))
@@ -71,13 +71,14 @@ def _is_chosen(name: str, only: list[str] | None) -> bool:
     return not only or bool({name, *parts} & {*only})
 
 
-def _counted(readers: list[Reader], cases: int, number: int, attempt: Try) -> Counts:
+def _counted(shares: dict[Reader, float], options: argparse.Namespace, attempt: Try) -> Counts:
     """What became of the cases of each reader."""
     found: Counts = []
     where = attempt.__name__.replace("_", " ")
-    for reader, own in zip(readers, _shares(readers, cases), strict=True):
+    cases = options.shell if attempt is through_the_shell else options.cases
+    for reader, own in zip(shares, _parts([*shares.values()], cases), strict=True):
         if own:
-            counts = _tried(reader, own, number, attempt)
+            counts = _tried(reader, own, options.seed, attempt)
             print(_line(f"{reader.name}, {where}", counts), flush=True)
             found.append((where, reader.name, counts))
     return found
@@ -113,12 +114,22 @@ def _limit(seconds: int) -> Iterator[None]:
 
 def through_the_shell(reader: Reader, content: bytes, folder: Path) -> str:
     """The same by its command: exit code 2 and one sentence, or 0 and the right numbers."""
+    if "by shell" not in reader.known:
+        reader.known["by shell"] = _by_command(reader, reader.sound, folder)
+    assert reader.known["by shell"] == "accepted", "the sound input is refused"
+    before = _peak(resource.RUSAGE_CHILDREN)
+    found = _by_command(reader, content, folder)
+    grown = _peak(resource.RUSAGE_CHILDREN) - before
+    assert grown < MOST, f"it took {grown >> 10} MiB more than sound input"
+    return found
+
+
+def _by_command(reader: Reader, content: bytes, folder: Path) -> str:
+    """What becomes of a content on the command line; raises AssertionError for a fault."""
     path = reader.place(folder, content)
-    started, before = time.monotonic(), _peak(resource.RUSAGE_CHILDREN)
+    started = time.monotonic()
     done = _run(reader, path, content)
     seconds = time.monotonic() - started
-    grown = _peak(resource.RUSAGE_CHILDREN) - (before or _baseline(reader, folder))
-    assert grown < MOST, f"it took {grown >> 10} MiB more than a sound one"
     assert seconds < SLOWEST * SHELL, f"it took {seconds:.0f} s"
     if done.returncode == 2:
         require_sentence(done.stderr.removesuffix("\n"), folder)
@@ -132,19 +143,13 @@ def through_the_shell(reader: Reader, content: bytes, folder: Path) -> str:
 def _run(reader: Reader, path: Path, content: bytes) -> subprocess.CompletedProcess[str]:
     assert reader.command is not None
     arguments = reader.command(path)
-    given_ = content if "-" in arguments else b""
+    taken = content if "-" in arguments else b""
     done = subprocess.run(
         [sys.executable, "-m", "circuitkit", *arguments],
-        input=given_, capture_output=True, timeout=SLOWEST * SHELL, check=False,
+        input=taken, capture_output=True, timeout=SLOWEST * SHELL, check=False,
     )  # fmt: skip
     out, err = (text.decode("utf-8", "replace") for text in (done.stdout, done.stderr))
     return subprocess.CompletedProcess(arguments, done.returncode, out, err)
-
-
-def _baseline(reader: Reader, folder: Path) -> int:
-    """The memory of the command on the sound input, in KiB."""
-    _run(reader, reader.place(folder, reader.sound), reader.sound)
-    return _peak(resource.RUSAGE_CHILDREN)
 
 
 def _tried(reader: Reader, cases: int, number: int, attempt: Try) -> Counter[str]:
@@ -220,14 +225,11 @@ def _peak(who: int) -> int:
     return peak >> 10 if sys.platform == "darwin" else peak
 
 
-def _shares(readers: list[Reader], cases: int) -> list[int]:
-    """How many of the cases each reader gets."""
-    if not readers:
-        return []
-    ends, total = [0.0], sum(reader.share for reader in readers)
-    for reader in readers:
-        ends.append(ends[-1] + reader.share * cases / total)
-    return [round(end) - round(start) for start, end in pairwise(ends)]
+def _parts(shares: list[float], cases: int) -> list[int]:
+    """How many of the cases each share is."""
+    ends = [0.0, *accumulate(shares)]
+    whole = [round(end / (ends[-1] or 1) * cases) for end in ends]
+    return [end - start for start, end in pairwise(whole)]
 
 
 def _options() -> argparse.Namespace:

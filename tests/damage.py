@@ -21,7 +21,7 @@ from circuitkit.errors import CircuitkitError
 LONGEST = 1000  # of a sentence, without the path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reader:
     """Something that reads input of unknown origin.
 
@@ -31,7 +31,8 @@ class Reader:
 
     ``command`` is the same on the command line (a content is its standard input where ``-`` is
     among its arguments), and ``shown`` what of the expected its output must show: it raises
-    AssertionError where that is not there. ``share`` is how many cases it gets beside the others.
+    AssertionError where that is not there. ``share`` is how many cases it gets beside the others,
+    and ``by_shell`` how many of those on the command line, where most commands import torch first.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Reader:
     command: Callable[[Path], list[str]] | None = None
     shown: Callable[[str, Path, Any], None] | None = None
     share: float = 1.0
+    by_shell: float = 1.0
     known: dict[str, Any] = field(default_factory=dict)
 
 

@@ -99,7 +99,7 @@ def circuits() -> Reader:
         return _said_of_circuits(content) if taken_out else None
 
     return Reader("circuit", sound, contents, lambda path: used(Circuit.load(path)),
-                  as_file(".json"), expected, command=_drawn, shown=_show_edges)  # fmt: skip
+                  as_file(".json"), expected, command=_drawn, shown=_show_edges, by_shell=4)  # fmt: skip
 
 
 def plain_circuits() -> Reader:
@@ -108,7 +108,7 @@ def plain_circuits() -> Reader:
     del said["digest"]
     return Reader("plain circuit", json.dumps(said).encode(), damaged_json(said),
                   lambda path: used(Circuit.load(path)), as_file(".json"), _said_of_circuits,
-                  command=_drawn, shown=_show_edges)  # fmt: skip
+                  command=_drawn, shown=_show_edges, by_shell=4)  # fmt: skip
 
 
 def _said_of_circuits(content: bytes) -> Any:
@@ -215,7 +215,7 @@ def graphs() -> Reader:
 
     contents = damaged_bytes(sound) | damaged_json(json.loads(sound))
     return Reader("EAP-IG json", sound, contents, _graph, as_file(".json"), expected,
-                  command=_drawn, shown=_show_edges)  # fmt: skip
+                  command=_drawn, shown=_show_edges, by_shell=4)  # fmt: skip
 
 
 TENSORS: list[Callable[[torch.Tensor], Any]] = [
@@ -278,7 +278,7 @@ def tensors() -> Reader:
 
     contents = damaged_bytes(sound) | damaged_tensors(sound)
     return Reader("EAP-IG pt", sound, contents, _graph, as_file(".pt"), expected,
-                  command=_drawn, shown=_show_edges)  # fmt: skip
+                  command=_drawn, shown=_show_edges, by_shell=4)  # fmt: skip
 
 
 def submissions() -> Reader:

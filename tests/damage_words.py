@@ -251,7 +251,7 @@ def columns() -> Reader:
         assert _places(out) == found, "other texts"
 
     return Reader("columns", sound.encode(), damaged_bytes(sound.encode()) | lists, read, place,
-                  expected, command, show, share=0.2)  # fmt: skip
+                  expected, command, show, share=0.2, by_shell=0.5)  # fmt: skip
 
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:
@@ -298,7 +298,7 @@ def options() -> Reader:
 
     contents = given.map(json.dumps).map(str.encode)
     return Reader("options", b"[]", contents, read, as_file(".txt"), expected, command, show,
-                  share=0.1)  # fmt: skip
+                  share=0.1, by_shell=0.5)  # fmt: skip
 
 
 # -- replays ---------------------------------------------------------------------------------------
@@ -336,7 +336,7 @@ def replays() -> Reader:
         return [kept, _found(found.circuit, found)[1]]
 
     return Reader("replay", json.dumps(said).encode(), damaged_json(asked).map(whole), read,
-                  as_file(".json"), expected, share=0.1)  # fmt: skip
+                  as_file(".json"), expected, share=0.1, by_shell=0.5)  # fmt: skip
 
 
 def _found(recorded: Any, found: Any) -> Any:
