@@ -81,7 +81,8 @@ def _show_edges(_: str, path: Path, found: Any) -> None:
     """The table holds the edges and weights that were expected."""
     kept = found[0] if len(found) == 3 else found[1]
     with (path.parent / "drawn.csv").open(encoding="utf-8", newline="") as file:
-        shown = {f"{row['writer']}->{row['reader']}": row["weight"] for row in csv.DictReader(file)}
+        rows = list(csv.DictReader(file))
+    shown = {edge_name(row["writer"], row["reader"]): row["weight"] for row in rows}
     weights = {edge: own[0] if isinstance(own, tuple) else own for edge, own in kept.items()}
     assert {edge: float(weight) for edge, weight in shown.items()} == weights, "other weights"
 
@@ -99,7 +100,8 @@ def circuits() -> Reader:
         return _said_of_circuits(content) if taken_out else None
 
     return Reader("circuit", sound, contents, lambda path: used(Circuit.load(path)),
-                  as_file(".json"), expected, command=_drawn, shown=_show_edges, by_shell=4)  # fmt: skip
+                  as_file(".json"), expected, command=_drawn, shown=_show_edges,
+                  by_shell=4)  # fmt: skip
 
 
 def plain_circuits() -> Reader:
