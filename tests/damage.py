@@ -74,7 +74,7 @@ def require_sentence(said: str, folder: Path) -> None:
     said = said.replace(str(folder), "")
     assert "\n" not in said, f"two lines: {said[:200]!r}"
     assert 0 < len(said) < LONGEST, f"{len(said)} characters: {said[:200]!r}"
-    assert said.encode(), "it cannot be printed"
+    assert said == said.encode("utf-8", "replace").decode(), f"it cannot be printed: {said[:200]!r}"
 
 
 def wanted(reader: Reader, content: bytes, folder: Path) -> Any:

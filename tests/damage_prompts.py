@@ -288,7 +288,7 @@ def _reader(
         return [prompt_of(row) for row in rows(content)]
 
     return Reader(name, written[0], st.one_of(kinds), _read, place, expected,
-                  command=lambda path: ["task", "show", str(path), "--json"],
+                  command=lambda path: ["task", "check", str(path), "--json"],
                   shown=_show_prompts)  # fmt: skip
 
 
@@ -312,7 +312,19 @@ def shown(own: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _show_prompts(out: str, _: Path, found: Any) -> None:
-    assert [shown(own) for own in json.loads(out)["prompts"]] == found, "other prompts"
+    """Each row shows the texts that were expected, token by token between brackets."""
+    rows = json.loads(out)["rows"]
+    assert len(rows) == len(found), "other prompts"
+    for row, (clean, corrupt, correct, wrong, *_more) in zip(rows, found, strict=True):
+        for cell, texts in (("clean", [clean]), ("corrupt", [corrupt or ""]),
+                            ("correct", correct), ("wrong", wrong)):  # fmt: skip
+            told = " ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
+            if told.isascii():  # a token may be a part of another character
+                assert _bare(row[cell]) == _bare(told), f"other texts: {row[cell]}"
+
+
+def _bare(text: str) -> str:
+    return text.replace("[", "").replace("]", "")
 
 
 def comma_csv() -> Reader:
@@ -390,5 +402,5 @@ def standard_input() -> Reader:
 
     contents = [damage(sound) for sound in kinds for damage in (damaged_bytes, with_pieces)]
     return Reader("standard input", kinds[0], st.one_of(contents), read, place, expected,
-                  command=lambda path: ["task", "show", "-", "--json"],
+                  command=lambda path: ["task", "check", "-", "--json"],
                   shown=_show_prompts)  # fmt: skip

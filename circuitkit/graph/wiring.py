@@ -245,4 +245,5 @@ def _listed(experts: object) -> object:
 
 def _short(wiring: Wiring) -> str:
     """A wiring on one line, whatever its fields hold."""
-    return " ".join(str(wiring).split())[:200]
+    said = " ".join(str(wiring).split())[:200]
+    return said.encode("utf-8", "backslashreplace").decode()
