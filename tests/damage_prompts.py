@@ -250,6 +250,9 @@ def with_pieces(draw: st.DrawFn, sound: bytes) -> bytes:
     return sound
 
 
+ENDS = (b"\n", b",x", b";x", b"\tx", b",", b";\n", b"\t", b"\r\n\r\n", b"}", b"]", b" ", b"\x1a")
+
+
 @st.composite
 def rewritten(
     draw: st.DrawFn, write: Callable[[list[Record]], bytes], records: list[Record]
@@ -262,7 +265,9 @@ def rewritten(
     more = {name: draw(st.sampled_from(("", "1", "a b", "x;y", '"', "7.5"))) for name in extra}
     whole = write([{name: own.get(name) for name in names} | more for own in rows])
     if draw(st.booleans()):
-        whole = whole.replace(b"\r\n", b"\n") if b"\r\n" in whole else whole + b"\n"
+        whole = whole.replace(b"\r\n", b"\n")
+    if draw(st.booleans()):
+        whole = whole.rstrip(b"\r\n") + draw(st.sampled_from(ENDS))
     return draw(with_pieces(whole)) if draw(st.integers(0, 3)) == 0 else whole
 
 

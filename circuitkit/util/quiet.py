@@ -15,7 +15,7 @@ __all__ = ["quiet"]
 def quiet() -> Iterator[None]:
     """Inside, nothing is printed, logged or warned; errors are raised as usual."""
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
