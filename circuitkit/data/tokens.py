@@ -287,8 +287,10 @@ def _answers(
         both = ids[prompt.clean + answer]
         if not words.continues(ids[prompt.clean], both):
             raise DataError(
-                f"the answer {cited(answer)} is not one token after {cited(prompt.clean)}; choose "
-                f"an answer that is a single token{' with its leading space' * (words.chat is None)}"
+                f"the answer {cited(answer)} is not one token after {cited(prompt.clean)}; "
+                "choose an answer that is a single token"
+                + " with its leading space"
+                * (words.chat is None)
             )
         tokens.append(both[-1])
     if len(set(tokens)) < len(tokens):
