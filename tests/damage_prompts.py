@@ -316,6 +316,9 @@ def shown(own: Mapping[str, Any]) -> tuple[Any, ...]:
             dict(own["corruptions"]))  # fmt: skip
 
 
+BREAKS = {one: repr(one)[1:-1] for one in "\n\r\t\x0b\x0c\x1c\x1d\x1e\x85"}
+
+
 def _show_prompts(out: str, _: Path, found: Any) -> None:
     """Each row shows the texts that were expected, token by token between brackets."""
     rows = json.loads(out)["rows"]
@@ -325,11 +328,12 @@ def _show_prompts(out: str, _: Path, found: Any) -> None:
                             ("correct", correct), ("wrong", wrong)):  # fmt: skip
             told = " ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
             if told.isascii():  # a token may be a part of another character
-                assert _bare(row[cell]) == _bare(told), f"other texts: {row[cell]}"
+                assert bare(row[cell]) == bare(told), f"other texts: {row[cell]}"
 
 
-def _bare(text: str) -> str:
-    return text.replace("[", "").replace("]", "")
+def bare(text: str) -> str:
+    """The text without brackets, line breaks as they are shown."""
+    return "".join(BREAKS.get(one, one) for one in text if one not in "[]")
 
 
 def comma_csv() -> Reader:

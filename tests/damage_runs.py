@@ -364,13 +364,7 @@ def decoders() -> Reader:
         return logits(model)
 
     return Reader("compiled model", sound, damaged_bytes(sound) | said | others, read,
-                  as_file(".decoder"), expected, share=0.5,
-                  command=lambda path: ["check", str(path), "--json"],
-                  shown=_show_proof)  # fmt: skip
-
-
-def _show_proof(out: str, _: Path, __: Any) -> None:
-    assert json.loads(out)["holds"] is True
+                  as_file(".decoder"), expected, share=0.5)  # fmt: skip
 
 
 # -- arrays in Python ------------------------------------------------------------------------------

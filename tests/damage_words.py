@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from damage import Reader, as_file, damaged_bytes, damaged_json, require_sentence
-from damage_prompts import GOOD, as_csv, prompt_of, shown, words
+from damage_prompts import GOOD, as_csv, bare, prompt_of, shown, words
 from damage_runs import prompts, tiny
 from hypothesis import strategies as st
 
@@ -245,7 +245,7 @@ def columns() -> Reader:
         back = {own.strip(): key.strip() for key, own in given.items()}
         rows = [{back.get(key, key): value for key, value in own.items()} for own in records]
         table = [{"\0table": True, **row, **_cells(row)} for row in rows]
-        return [[own[0], own[1] or ""] for own in map(prompt_of, table)]
+        return [[bare(own[0]), bare(own[1] or "")] for own in map(prompt_of, table)]
 
     def show(out: str, _: Path, found: Any) -> None:
         assert _places(out) == found, "other texts"
@@ -261,7 +261,7 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
 def _places(out: str) -> Any:
     """The texts of each row, without the brackets around tokens."""
     rows = json.loads(out)["rows"]
-    return [[own[key].replace("][", "")[1:-1] for key in ("clean", "corrupt")] for own in rows]
+    return [[bare(own["clean"]), bare(own["corrupt"])] for own in rows]
 
 
 def options() -> Reader:
