@@ -319,8 +319,8 @@ def _sequences(
         begun = rest[text]
         if any(rest[own][: len(begun)] == begun for j, own in enumerate(texts) if i != j):
             raise DataError(
-                f"{cited(prompt.clean)} has the answer {text!r}, with which another one begins; their "
-                "probabilities overlap: leave one of them out"
+                f"{cited(prompt.clean)} has the answer {cited(text)}, with which another one "
+                "begins; their probabilities overlap: leave one of them out"
             )
     right, wrong = (tuple(rest[one] for one in own) for own in (prompt.correct, prompt.wrong))
     return right, wrong
