@@ -37,6 +37,7 @@ class ByHand:
     d_head: int = 1
     couples: bool = False
     post_norm: bool = False
+    trainable: bool = False
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
     router: str | None = None
 

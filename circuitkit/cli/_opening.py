@@ -121,7 +121,7 @@ def load_model(
 
     set_threads(options.threads)
     opened = load if proved or name.endswith(SUFFIX) else open_model
-    framing = {key: getattr(options, key, None) for key in ("bos", "chat")}
+    framing: dict[str, Any] = {key: getattr(options, key, None) for key in ("bos", "chat")}
     return opened(
         name, device=options.device, dtype=options.dtype, experts=options.experts or experts,
         **framing,

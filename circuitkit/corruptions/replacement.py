@@ -95,7 +95,7 @@ def resample(
 
 
 def _plain(model: Model, tokens: Tensor, mask: Tensor) -> Activations:
-    with torch.no_grad():
+    with torch.set_grad_enabled(model.trainable and torch.is_grad_enabled()):
         return record(model, model.start(tokens, mask))
 
 

@@ -143,6 +143,7 @@ def clean_corrupted(
     )
 
 
+@torch.no_grad()
 def _attribute(
     inputs: Inputs, alphas: Sequence[float], method: str, groups: Groups, **settings: float
 ) -> Scores:

@@ -176,7 +176,8 @@ class Model(Protocol):
     g(roup of heads that share keys and values), e for d_head, d for d_model.
 
     ``kinds`` says how each kind of the wiring's stages computes; ``router`` whether the router of
-    experts that are writers is ``live`` or ``held``. ``post_norm`` says that a norm over what a
+    experts that are writers is ``live`` or ``held``. ``trainable`` says that
+    gradients flow into the weights. ``post_norm`` says that a norm over what a
     layer's heads write together scales each share.
     """
 
@@ -189,6 +190,7 @@ class Model(Protocol):
     d_head: int
     d_vocab: int
     post_norm: bool
+    trainable: bool
 
     @property
     def couples(self) -> bool:

@@ -77,7 +77,8 @@ def runs(
     fit in ``pool_bytes``."""
     known = {0: context.embed - carried.embed} if precomputed is None else precomputed
     shared = _Shared(model, batch, context, carried, known)
-    for dense, some in groupby(keeps, key=_is_dense):
+    flows = model.trainable and torch.is_grad_enabled()
+    for dense, some in groupby(keeps, key=lambda keep: flows or _is_dense(keep)):
         if dense:
             for keep in map(torch.as_tensor, some):
                 yield model.unembed(final_residual(model, batch, context, carried, keep))

@@ -129,6 +129,7 @@ def _stacked(inputs: Inputs, keeps: Sequence[Keep], value: Value) -> Float[Tenso
     """What is said of every circuit on every example, in the mean over the draws."""
     model, data = inputs.model, inputs.data
     wanted = any(isinstance(keep, Tensor) and keep.requires_grad for keep in keeps)
+    wanted |= model.trainable
     with torch.set_grad_enabled(wanted and torch.is_grad_enabled()):
         carry = inputs.corruption(model, data)
         said, start = [], 0
@@ -149,8 +150,8 @@ def _batch(
     model: Model, batch: Batch, draws: Sequence[Activations], keeps: Sequence[Keep], value: Value
 ) -> Float[Tensor, "c b *rest"]:
     """The same of one batch."""
+    context = model.start(batch.clean, batch.mask)
     with torch.no_grad():
-        context = model.start(batch.clean, batch.mask)
         reference = answer(model, batch, record(model, context).final)
     said = [
         torch.stack([value(x, reference, batch) for x in runs(model, batch, context, own, keeps)])

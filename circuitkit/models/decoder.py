@@ -98,6 +98,7 @@ class Decoder:
     roles: Mapping[str, str]
     couples: bool = False
     post_norm: bool = False
+    trainable: bool = False
     wiring: Wiring = field(init=False)
     router: str | None = field(init=False, default=None)
     kinds: Mapping[str, Kind] = field(init=False, default_factory=lambda: KINDS)

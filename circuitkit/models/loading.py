@@ -43,6 +43,7 @@ def load(
     experts: str | None = None,
     bos: bool | None = None,
     chat: bool | None = None,
+    trainable: bool = False,
 ) -> Transformer | Decoder:
     """Load a model, and check that it is the graph that circuitkit takes it for (see ``check``).
 
@@ -70,6 +71,11 @@ def load(
 
     With ``experts`` the experts of mixture-of-experts MLPs are writers of their own (``m3.e5``),
     whose router's weights follow what is read (``live``) or stay as in the clean run (``held``).
+    A ``trainable`` model keeps the gradients of its weights: ``run`` and ``measure`` carry one into
+    the parameters of your module (or of ``model.bridge``), under any mask. After an optimizer's
+    step it goes on with the new weights. Models with post-norms, and those whose joint q, k and v
+    projection TransformerLens copies, are refused.
+
     Where keys and values are shared by a group of heads (grouped-query attention), there is one
     edge into each group (``m0->a1.g0.k``); EAP-IG ungroups them and has one into each head.
 
@@ -100,9 +106,13 @@ def load(
     if isinstance(source, Decoder):
         if experts:
             raise UnsupportedModelError(f"{source.name!r} has no experts; load it without")
+        if trainable:
+            raise UnsupportedModelError(
+                f"{source.name!r} is compiled, and is not trained; load a Hugging Face model"
+            )
         moved = source.to(_device(device or source.device), _dtype(dtype) or source.dtype)
         return _framed(moved, bos, chat)
-    model = _framed(_opened(source, tokenizer, device, dtype, experts), bos, chat)
+    model = _framed(_opened(source, tokenizer, device, dtype, experts, trainable), bos, chat)
     check(model).require()
     return model
 
@@ -121,10 +131,14 @@ def _opened(
     device: str | None,
     dtype: str | torch.dtype | None,
     experts: str | None,
+    trainable: bool,
 ) -> Transformer:
     """The model of a module, a bridge, a directory or a name; not yet proved."""
     if isinstance(source, (str, os.PathLike)):
-        return open_model(source, tokenizer=tokenizer, device=device, dtype=dtype, experts=experts)
+        return open_model(
+            source, tokenizer=tokenizer, device=device, dtype=dtype, experts=experts,
+            trainable=trainable,
+        )  # fmt: skip
     module, name = source, type(source).__name__
     if isinstance(source, Transformer):
         module, name = source.bridge, source.name
@@ -138,6 +152,7 @@ def _opened(
         device=None if device is None else _device(device),
         dtype=_dtype(dtype),
         experts=experts,
+        trainable=trainable,
     )
 
 
@@ -160,13 +175,20 @@ def open_model(
     device: str | None = None,
     dtype: str | torch.dtype | None = None,
     experts: str | None = None,
+    trainable: bool = False,
     bos: bool | None = None,
     chat: bool | None = None,
 ) -> Transformer:
     """The model of a name or a directory, not yet proved; raises as ``load`` does."""
     kind, place, where = _dtype(dtype), _place(name), _device(device)
     model = from_pretrained(
-        place, name=str(name), tokenizer=tokenizer, device=where, dtype=kind, experts=experts
+        place,
+        name=str(name),
+        tokenizer=tokenizer,
+        device=where,
+        dtype=kind,
+        experts=experts,
+        trainable=trainable,
     )
     return _framed(model, bos, chat)
 

@@ -58,6 +58,7 @@ from circuitkit.models.saved import (
 )
 from circuitkit.models.scoring import PortNorm, seen_scores
 from circuitkit.models.stubs import HandsOver, Last, Muted, Through, between, copy_with
+from circuitkit.models.training import attach, require_trainable
 from circuitkit.models.twins import twin
 from circuitkit.util.options import require
 from circuitkit.util.quiet import quiet
@@ -127,7 +128,7 @@ def _by_head(weight: Tensor, heads: int) -> Float[Tensor, "n d e"]:
             f"a projection has the shape {tuple(weight.shape)}, which does not split into {heads} "
             "heads; use a model with separate heads"
         )
-    return weight.detach()
+    return weight
 
 
 def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
@@ -143,7 +144,7 @@ def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
     biases = {}
     for port, weight in weights.items():
         bias = getattr(attn, f"b_{port.upper()}", None)
-        biases[port] = None if bias is None else bias.detach().reshape(weight.shape[0], -1)
+        biases[port] = None if bias is None else bias.reshape(weight.shape[0], -1)
     like = weights["q"]
     keep_dtype(attn, like.dtype)
     loose, scale = _loose(block), float(getattr(original(block), "residual_multiplier", 1.0))
@@ -160,8 +161,8 @@ def _layer(block: Any, heads: int, groups: int, width: int) -> _Layer:
     return _Layer(
         block, attn, ln1, norm("ln1_post"), ln2, mlp, stem, down,
         original(parts["ln2_post"]) if "ln2_post" in parts else None,
-        weights, biases, _by_head(attn.W_O, heads) * scale, taps, _attention(attn, stubs), scale,
-        loose,
+        weights, biases, _scaled(_by_head(attn.W_O, heads), scale), taps,
+        _attention(attn, stubs), scale, loose,
     )  # fmt: skip
 
 
@@ -202,7 +203,8 @@ class Transformer:
     The bridge is set to evaluation and its weights are frozen: it is the model's own (``load``
     makes one where it is given yours). With ``experts`` mixture-of-experts MLPs are taken apart:
     their router answers to what is read (``live``), or keeps the weights that it has in the run
-    whose tokens they are (``held``). ``shared`` are weights that others may change.
+    whose tokens they are (``held``). ``shared`` are weights that others may change. A ``trainable``
+    model keeps its gradients, and is read anew where its weights have changed.
     """
 
     def __init__(
@@ -212,9 +214,11 @@ class Transformer:
         tokenizer: Tokenizer | None = None,
         experts: str | None = None,
         shared: Iterable[Tensor] = (),
+        trainable: bool = False,
     ) -> None:
-        self.bridge = bridge.eval().requires_grad_(False)
-        self._shared = tuple(shared)
+        self.bridge = bridge.eval() if trainable else bridge.eval().requires_grad_(False)
+        self.trainable = trainable
+        self._shared = tuple(bridge.parameters() if trainable else shared)
         self._versions = versions_of(self._shared)
         self.name, self.tokenizer = name, tokenizer
         config = bridge.cfg
@@ -223,7 +227,8 @@ class Transformer:
         self.d_model, self.d_vocab = int(config.d_model), int(config.d_vocab)
         if getattr(bridge, "blocks", None) is None:
             raise UnsupportedModelError(f"{name!r} has no stack of blocks; use a plain decoder")
-        self.layers = [_layer(block, heads, groups, self.d_model) for block in bridge.blocks]
+        self._sizes = heads, groups, self.d_model
+        self._read_weights()
         mlps = {layer.mlp is not None for layer in self.layers}
         if len(mlps) > 1:
             raise UnsupportedModelError(
@@ -252,6 +257,17 @@ class Transformer:
                     f"{name!r} has a post-norm with centring or bias, in which a head has no share "
                     "of its own; only RMS post-norms are supported"
                 )
+
+        if trainable:
+            require_trainable(self)
+
+    def _read_weights(self) -> None:
+        """Read the layers' weights as they are now."""
+        for name in ("_hollow", "_final_norm", "_port_norms"):
+            self.__dict__.pop(name, None)
+        with torch.set_grad_enabled(self.trainable):
+            self.layers = [_layer(block, *self._sizes) for block in self.bridge.blocks]
+        self._versions = versions_of(self._shared)
 
     def _experts(self) -> dict[int, ExpertBlock]:
         """The mixture-of-experts MLPs, by layer."""
@@ -382,12 +398,14 @@ class Transformer:
         is not in its vocabulary.
         """
         if versions_of(self._shared) != self._versions:
-            raise ModelError(
-                f"the weights of {self.name!r} were changed after it was loaded; load it again"
-            )
+            if not self.trainable:
+                raise ModelError(
+                    f"the weights of {self.name!r} were changed after it was loaded; load it again"
+                )
+            self._read_weights()
         self._require(tokens, mask)
         root, attentions, entry, *_ = self._hollow
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             root(**self._arguments(tokens, mask))
         calls = tuple(
             {
@@ -534,7 +552,7 @@ class Transformer:
     def constant(self, layer: int) -> Tensor | None:
         """The output bias of a layer's attention."""
         bias = getattr(self.layers[layer].attn, "b_O", None)
-        return None if bias is None else _scaled(bias.detach(), self.layers[layer].scale)
+        return None if bias is None else _scaled(bias, self.layers[layer].scale)
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """What the MLP writes when it reads this residual."""
@@ -746,9 +764,10 @@ def from_module(
     device: str | None = None,
     dtype: torch.dtype | None = None,
     experts: str | None = None,
+    trainable: bool = False,
 ) -> Transformer:
     """The model of a Hugging Face causal language model, or of a TransformerBridge, which stays as
-    it is; with ``experts`` see ``Transformer``.
+    it is; with ``experts`` and ``trainable`` see ``Transformer``.
 
     Without a ``device`` or a ``dtype`` the weights are read where they are; else they are copied.
     Raises UnsupportedModelError where TransformerLens does not know the architecture.
@@ -757,7 +776,7 @@ def from_module(
         bridge_type, _ = _library()
         if not isinstance(module, bridge_type):
             _require_decoder(module, name)
-        own = twin(module)
+        own = twin(module, trainable)
         if device is not None or dtype is not None:
             where: dict[str, Any] = {"device": device, "dtype": dtype}
             own = _moved(own, name, **where)
@@ -765,8 +784,8 @@ def from_module(
         shared = [weight for weight in module.parameters() if weight.data_ptr() in places]
         if isinstance(own, bridge_type):
             require_finite(name, own)
-            return _made(own, name, tokenizer, experts, shared)
-    return _wrapped(own, name, tokenizer, experts, shared)
+            return _made(own, name, tokenizer, experts, shared, trainable)
+    return _wrapped(own, name, tokenizer, experts, shared, trainable)
 
 
 def _moved(module: nn.Module, name: str, **where: Any) -> nn.Module:
@@ -811,8 +830,10 @@ def _wrapped(
     tokenizer: Tokenizer | None,
     experts: str | None,
     shared: Iterable[Tensor] = (),
+    trainable: bool = False,
 ) -> Transformer:
     """The model of a module that is ours to change."""
+    given = [*module.parameters()]
     require_served(module, name)
     require_finite(name, module)
     with quiet():
@@ -829,7 +850,9 @@ def _wrapped(
                 "a causal language model, as AutoModelForCausalLM loads it, of an architecture "
                 "that TransformerLens supports"
             ) from error
-    return _made(bridge, name, tokenizer, experts, shared)
+    if trainable:
+        attach(name, bridge, given)
+    return _made(bridge, name, tokenizer, experts, shared, trainable)
 
 
 def _made(
@@ -838,10 +861,11 @@ def _made(
     tokenizer: Tokenizer | None,
     experts: str | None,
     shared: Iterable[Tensor],
+    trainable: bool = False,
 ) -> Transformer:
     """The model of a bridge; raises UnsupportedModelError whatever its parts raise."""
     try:
-        return Transformer(bridge, name, tokenizer, experts, shared)
+        return Transformer(bridge, name, tokenizer, experts, shared, trainable)
     except CircuitkitError:
         raise
     except Exception as error:  # parts of another shape or kind than we take them for
@@ -867,6 +891,7 @@ def from_pretrained(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     experts: str | None = None,
+    trainable: bool = False,
 ) -> Transformer:
     """The model in a Hugging Face directory or of a hub name, with its tokenizer unless another one
     is given; raises ModelError where it cannot be loaded."""
@@ -893,7 +918,7 @@ def from_pretrained(
             ) from error
     require_loaded(name, found)
     _require_decoder(module, name)
-    return _wrapped(_moved(module, name, device=device), name, tokenizer, experts)
+    return _wrapped(_moved(module, name, device=device), name, tokenizer, experts, (), trainable)
 
 
 def _remedy(place: str | Path) -> str:

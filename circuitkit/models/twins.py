@@ -19,15 +19,15 @@ from circuitkit.models.compat import without_hooks
 __all__ = ["twin"]
 
 
-def twin(module: nn.Module) -> nn.Module:
+def twin(module: nn.Module, trainable: bool = False) -> nn.Module:
     """A copy of the module, in evaluation mode and without hooks, whose weights are frozen views of
-    the module's, and take no memory.
+    the module's, and take no memory; or those weights themselves.
 
     Raises UnsupportedModelError where the module holds what cannot be copied.
     """
     known: dict[int, Any] = {}
     for weight in module.parameters():
-        known[id(weight)] = _frozen(weight)
+        known[id(weight)] = weight if trainable else _frozen(weight)
     for buffer in module.buffers():
         known[id(buffer)] = buffer.detach()
     for name in ("tokenizer", "processor"):  # a bridge has these
