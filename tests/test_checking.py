@@ -317,7 +317,7 @@ def test_a_tokenizer_may_have_more_tokens_than_the_model_and_those_are_refused()
     fits = Prompt("The cat is", "The dog is", (" he",))
     odd = Prompt("The zop is", "The zap is", (" he",))
     assert Dataset.of([fits], m)
-    says = rf"token id 1,06[89], and .*vocabulary .* has {size:,} tokens"
+    says = rf"token id 1,06[89], and .*vocabulary has {size:,} tokens"
     with pytest.raises(DataError, match=says):
         eap(m, Dataset.of([odd], m))
     found = check_prompts([fits, odd], m)

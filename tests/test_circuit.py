@@ -93,7 +93,7 @@ def test_equal_circuits_give_equal_text_in_whatever_order_they_were_built(seed: 
     other = nx.DiGraph()
     nodes = shuffled(circuit.nodes.items())
     other.add_nodes_from((n, dict(shuffled(dict(d).items()))) for n, d in nodes)
-    other.add_edges_from((u, v, dict(shuffled(d.items())))
+    other.add_edges_from((u, v, dict(shuffled(dict(d).items())))
                          for (u, v), d in shuffled(circuit.edges.items()))  # fmt: skip
     other.graph.update(shuffled(dict(circuit.graph).items()))
     assert to_json(other) == to_json(circuit)

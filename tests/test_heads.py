@@ -386,7 +386,7 @@ def test_results_show_themselves(tmp_path: Path) -> None:
     found, why = described("gpt2"), split("gpt2")
     assert "12 heads of gpt2, 6 examples" in str(found)
     assert len(str(found).splitlines()) == len(str(why).splitlines()) == 1
-    assert all(name in repr(found) for name in (*found.heads, "retained", "to subject"))
+    assert all(name in repr(found) for name in (*found.heads, "retained", "subject"))
     assert "<table" in found._repr_html_()
     assert "the strongest parts" in repr(why)
     assert "bias" in why._repr_html_() or "m0" in why._repr_html_()

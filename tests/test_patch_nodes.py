@@ -547,8 +547,8 @@ def test_the_bootstrap_interval_is_that_of_the_mean() -> None:
     found = effects(values, np.ones(200))
     low, high = found.interval(resamples=20_000)
     assert (low[0], high[0]) == pytest.approx(binom.ppf([0.025, 0.975], 200, 0.6) / 200, abs=0.006)
-    assert (low[1], high[1]) == (3, 3)
-    assert np.isnan([low[2], high[2]]).all()  # one example alone says nothing of the others
+    assert np.isnan([low[1], high[1]]).all()  # equal examples say nothing of how others scatter
+    assert np.isnan([low[2], high[2]]).all()  # nor does one example alone
     low, high = found.interval(level=0.5, resamples=20_000)
     assert (low[0], high[0]) == pytest.approx(binom.ppf([0.25, 0.75], 200, 0.6) / 200, abs=0.006)
     assert np.array_equal(found.interval(seed=3), found.interval(seed=3), equal_nan=True)

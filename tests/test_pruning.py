@@ -238,8 +238,10 @@ def test_the_circuit_costs_less_than_the_threshold_for_each_cut_edge(metric: Met
 
 
 def test_what_is_said_of_the_result() -> None:
-    found = acdc(wide("gpt2"), pairs(2), kl, counterfactual, threshold=0.5, order="forward", seed=3)
+    m = wide("gpt2")
+    found = acdc(m, pairs(2), kl, counterfactual, threshold=0.5, order="forward", seed=3)
     about = {**found.about}
+    assert about.pop("weights") == m.weights.digest()
     assert about.pop("settings") == {"threshold": 0.5, "order": "forward", "seed": 3}
     assert about == {
         "model": "gpt2", "metric": "kl", "corruption": "counterfactual", "method": "acdc",

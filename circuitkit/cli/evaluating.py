@@ -42,7 +42,7 @@ def evaluate(options: argparse.Namespace) -> None:
         raise OutputError(f"{str(options.output)!r} is the file for a curve; give --curve as well")
     file = None
     if options.output:
-        from circuitkit.viz.figures import require_suffix
+        from circuitkit.viz.figures.suffixes import require_suffix
 
         require_suffix(options.output)
         file = output_file(options.output, options.overwrite)

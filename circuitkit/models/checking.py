@@ -124,7 +124,8 @@ def _random_tokens(
     """Random tokens, but not that of padding: where its embedding is zero, norms divide by what
     rounding leaves of nothing."""
     drawn = torch.randint(model.d_vocab, shape, generator=generator)
-    pad = getattr(getattr(model.bridge.original_model, "config", None), "pad_token_id", None)
+    module = getattr(getattr(model, "bridge", None), "original_model", None)
+    pad = getattr(getattr(module, "config", None), "pad_token_id", None)
     if isinstance(pad, int):
         drawn = torch.where(drawn == pad, (drawn + 1) % model.d_vocab, drawn)
     return drawn.to(model.device)

@@ -4,14 +4,13 @@ nothing installed beside this package, and as editable matplotlib figures on req
 
 from __future__ import annotations
 
-from circuitkit.viz.figures._figure import require_suffix
 from circuitkit.viz.figures.bars import Bars
 from circuitkit.viz.figures.curves import Lines
 from circuitkit.viz.figures.grids import Panels
 from circuitkit.viz.figures.heatmaps import Heatmap
 from circuitkit.viz.figures.points import Points
 
-__all__ = ["Bars", "Heatmap", "Lines", "Panels", "Points", "require_suffix"]
+__all__ = ["Bars", "Heatmap", "Lines", "Panels", "Points"]
 
 
 def __dir__() -> list[str]:

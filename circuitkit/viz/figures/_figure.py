@@ -9,30 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from circuitkit.errors import OutputError
 from circuitkit.util.atomic import write_whole
 from circuitkit.viz.canvas import INCH, rendered, styled
 from circuitkit.viz.figures._sheet import Panel, Sheet
+from circuitkit.viz.figures.suffixes import require_suffix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawn
     from matplotlib.transforms import Bbox
 
-SUFFIXES = ("pdf", "png", "svg")
 AROUND = 0.1  # inches of paper around what is drawn
-
-
-def require_suffix(path: str | os.PathLike[str]) -> str:
-    """The format that the path names, ``svg``, ``png`` or ``pdf``; raises OutputError for
-    another."""
-    suffix = Path(path).suffix.removeprefix(".").lower()
-    if suffix not in SUFFIXES:
-        raise OutputError(
-            f"{os.fspath(path)!r} cannot be written: a figure is saved as "
-            f"{', '.join(f'.{one}' for one in SUFFIXES)}"
-        )
-    return suffix
 
 
 class Figure(ABC):
