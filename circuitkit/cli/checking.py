@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from circuitkit.cli._opening import set_threads
+from circuitkit.cli._opening import load_model
 from circuitkit.cli._options import Commands, machine
 from circuitkit.cli._printing import print_json, print_text
 
@@ -16,20 +16,15 @@ def add(commands: Commands) -> None:
     p = commands.add_parser(
         "check", parents=[machine()], help="prove that a model computes what its graph says"
     )
-    p.add_argument("model", metavar="MODEL", help="mini, a directory, a hub name")
+    p.add_argument("model", metavar="MODEL", help="mini, a directory, a hub name, a .decoder file")
     p.set_defaults(run=check)
 
 
 def check(options: argparse.Namespace) -> None:
     """Print the proof that a model computes what its graph says; raise if it does not."""
     from circuitkit.models import checking as proof
-    from circuitkit.models import loading as models
 
-    set_threads(options.threads)
-    model = models.open_model(
-        options.model, device=options.device, dtype=options.dtype, experts=options.experts
-    )
-    found = proof.check(model)
+    found = proof.check(load_model(options.model, options, proved=False))
     if options.json:
         rows = [{**vars(row), "holds": row.holds} for row in found.rows]
         print_json({"model": found.model, "holds": found.holds, "statements": rows})

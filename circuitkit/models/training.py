@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,14 +38,14 @@ def attach(name: str, bridge: nn.Module, weights: Iterable[Tensor]) -> None:
             setattr(part, key, view)
 
 
-def require_trainable(model: Any) -> None:
+def require_trainable(name: str, *, post_norm: bool, experts: bool) -> None:
     """Raise UnsupportedModelError where a gradient would be wrong."""
-    if model.post_norm:
+    if post_norm:
         raise UnsupportedModelError(
-            f"{model.name!r} cannot be trained: a norm over what all heads of a layer write scales "
+            f"{name!r} cannot be trained: a norm over what all heads of a layer write scales "
             "each head's share, which is taken without its gradient; use a model without post-norms"
         )
-    if model.experts:
+    if experts:
         raise UnsupportedModelError(
-            f"{model.name!r} cannot be trained with experts as writers; load it without experts"
+            f"{name!r} cannot be trained with experts as writers; load it without experts"
         )

@@ -259,7 +259,7 @@ class Transformer:
                 )
 
         if trainable:
-            require_trainable(self)
+            require_trainable(name, post_norm=self.post_norm, experts=bool(self.experts))
 
     def _read_weights(self) -> None:
         """Read the layers' weights as they are now."""
