@@ -17,7 +17,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from damage import some_circuit, some_scores
+from damage_graphs import some_circuit, some_scores
 
 from circuitkit.cli.main import main
 from circuitkit.errors import CircuitError, CircuitkitError, ScoresError
