@@ -189,6 +189,17 @@ def double(family: str) -> Transformer:
 
 
 # -- layer by layer --------------------------------------------------------------------------------
+def in_turn(*values: str) -> list[tuple[str, str]]:
+    """Each family with one of the values, in turn; four that differ much with each of them."""
+    all_of = ("gpt2", "llama", "gemma2", "olmo2")
+    return [
+        (family, value)
+        for number, family in enumerate(FAMILIES)
+        for turn, value in enumerate(values)
+        if family in all_of or number % len(values) == turn
+    ]
+
+
 def first_head(wiring: Wiring, layer: int) -> int:
     """The row of a layer's head 0; behind the last layer, how many writers there are."""
     last = layer == wiring.layers

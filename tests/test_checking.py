@@ -60,7 +60,7 @@ def test_every_statement_holds_in_other_precisions(family: str, kind: torch.dtyp
 def test_half_precision_runs_as_in_hugging_face(family: str) -> None:
     tokens = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
     mask = torch.ones_like(tokens).bool()
-    for kind in (torch.bfloat16, torch.float16):
+    for kind in (torch.bfloat16, torch.float16) if family in FAMILIES else (torch.bfloat16,):
         module = build(family).to(kind).eval()
         m = from_module(module, name=family)
         with torch.no_grad():

@@ -219,8 +219,7 @@ def test_attribution_is_the_slope_and_sums_to_the_mlps(family: str, router: str)
 
 
 @every_router
-@pytest.mark.parametrize("direction", ["noise", "denoise"])
-@pytest.mark.parametrize("family", ["mixtral", "qwen2-moe"])
+@pytest.mark.parametrize(("family", "direction"), [("mixtral", "noise"), ("qwen2-moe", "denoise")])
 @torch.no_grad()
 def test_a_sweep_is_one_masked_run_per_edge(family: str, router: str, direction: str) -> None:
     m = taken_apart(family, router)

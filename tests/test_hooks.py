@@ -70,7 +70,7 @@ def under(m: Transformer, hooks: Hooks) -> Tensor:
 ])  # fmt: skip
 def test_the_bridge_gives_under_the_hooks_what_our_run_gives(family: str, name: str) -> None:
     m = model(family)
-    for padding in ("right", "left"):
+    for padding in ("right", "left") if family in SOME else ("left",):
         data = dataset((9, 7, 9, 7), padding=padding)
         batch, carried = as_batch(data), carried_by(m, data, name)
         for mask in masks(m):

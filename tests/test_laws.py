@@ -20,6 +20,7 @@ from families import (
     dataset,
     distance,
     double,
+    in_turn,
     mlp_column,
     model,
     port_columns,
@@ -149,8 +150,7 @@ def test_identical_prompts_carry_the_clean_run_whatever_is_kept(family: str) -> 
 
 
 # -- the same by hand ------------------------------------------------------------------------------
-@every_padding
-@every_family
+@pytest.mark.parametrize(("family", "padding"), in_turn("left", "right"))
 def test_a_masked_run_is_the_same_thing_done_by_hand_with_hooks(family: str, padding: str) -> None:
     m, by_hand = model(family), oracle(family)
     batch = as_batch(dataset(padding=padding))

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, dataset, distance, model
+from families import dataset, distance, in_turn, model
 from gates import ByHand, prompts
-from test_patch_nodes import LENGTHS, SPANS, both_directions, exactly, hand
+from test_patch_nodes import LENGTHS, SPANS, exactly, hand
 from torch import Tensor
 
 from circuitkit.corruptions.constants import mean
@@ -29,9 +29,8 @@ LAYERS = {1: [[0], [1], [2]], 2: [[0, 1], [1, 2]], 3: [[0, 1, 2]]}
 
 
 # -- by hand ---------------------------------------------------------------------------------------
-@both_directions
 @outputs
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "direction"), in_turn("noise", "denoise"))
 def test_a_joint_window_is_hooks_on_the_plain_module(
     family: str, nodes: str, direction: str
 ) -> None:

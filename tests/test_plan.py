@@ -27,8 +27,8 @@ CASES: dict[str, dict[str, Any]] = {
     "eap_ig, target": {"method": "eap_ig(steps=9)", "faithfulness": 0.8},
     "exact": {"method": "exact", "edges": 30},
     "exact, zero": {"method": "exact", "corruption": "zero", "edges": 30},
-    "acdc": {"method": "acdc"},
-    "acdc, few": {"method": "acdc(threshold=1.0)", "orders": 2},
+    "acdc": {"method": "acdc", "examples": 2},
+    "acdc, few": {"method": "acdc(threshold=1.0)", "orders": 2, "examples": 2},
     "verified": {"method": "eap", "edges": 30, "verify": 200},
     "noise": {"method": "eap_ig", "corruption": "noise(draws=3)", "edges": 30, "batch_size": 6},
     "mean": {"method": "clean_corrupted", "corruption": "mean", "edges": 30},
@@ -58,9 +58,9 @@ def one_forward() -> float:
 
 @pytest.mark.parametrize("name", CASES)
 def test_its_forwards_are_those_of_the_work(name: str) -> None:
-    options = CASES[name]
-    foreseen = ck.plan(MODEL, "ioi", examples=N, **options)
-    done = operations(lambda: ck.discover(MODEL, "ioi", examples=N, **options)) / one_forward()
+    options = {"examples": N, **CASES[name]}
+    foreseen = ck.plan(MODEL, "ioi", **options)
+    done = operations(lambda: ck.discover(MODEL, "ioi", **options)) / one_forward()
     assert 1 / foreseen.factor < done / foreseen.forwards < foreseen.factor, (done, foreseen)
 
 
@@ -96,7 +96,7 @@ def idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_plan_runs_and_writes_nothing(name: str, idle: Path) -> None:
-    found = ck.plan(MODEL, "ioi", examples=N, **CASES[name])
+    found = ck.plan(MODEL, "ioi", **{"examples": N, **CASES[name]})
     assert not list(idle.iterdir())
     assert found.seconds > 0
     assert found.bytes > 2**20

@@ -148,12 +148,9 @@ def test_the_command_line_uses_what_was_added(extended: Path) -> None:
 
 
 def test_the_contract_tests_find_what_was_added_and_what_breaks_them(extended: Path) -> None:
-    """All are collected; one of each that needs a model is run, and all of the others."""
+    """One of each that needs a model is run, and all of the others."""
     command = ("pytest", str(CONTRACTS), "-p", "no:cacheprovider", f"--rootdir={extended}")
     command += ("-o", "addopts=")
-    collected = ran(extended, *command, "--collect-only", "-q").splitlines()
-    number = {name: sum(name in line for line in collected) for name in NAMES.values()}
-    assert all(found >= 3 for found in number.values()), number
     chosen = (
         "my_task or mine or edgelist or (gpt2 and my_metric) "
         "or my_corruption and same_each_time or my_method and same_each_time"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, build
+from families import build
 
 import circuitkit as ck
 from circuitkit.cli.main import main
@@ -261,7 +261,7 @@ def test_the_exit_code_says_whether_it_is_the_same(
 
 
 # -- the digest of weights -------------------------------------------------------------------------
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["gpt2", "neox-serial", "llama", "gemma2", "gpt-oss", "falcon"])
 def test_a_digest_is_of_the_module_s_own_weights(family: str) -> None:
     module = build(family)
     model = from_module(module, name=family)

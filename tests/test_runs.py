@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, as_batch, dataset, distance, double, first_head, model, port_columns
+from families import (
+    FAMILIES,
+    as_batch,
+    dataset,
+    distance,
+    double,
+    first_head,
+    in_turn,
+    model,
+    port_columns,
+)
 
 from circuitkit.corruptions.constants import mean
 from circuitkit.engine import run as module
@@ -32,8 +42,7 @@ def some_circuits(wiring: Wiring) -> list[np.ndarray]:
     return [*grown, *nested, whole, ~whole, *less, grown[0], fraction, whole * 0.5]
 
 
-@pytest.mark.parametrize("padding", ["left", "right"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "padding"), in_turn("left", "right"))
 @torch.no_grad()
 def test_a_stack_of_circuits_is_each_of_them_alone(family: str, padding: str) -> None:
     m = model(family)

@@ -53,6 +53,12 @@ def made() -> Study:
     )  # fmt: skip
 
 
+@cache
+def page() -> str:
+    """Its page."""
+    return made().report()
+
+
 # -- the cells -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("corruption", CORRUPTIONS, ids=name_of)
 def test_its_effects_are_those_of_the_single_experiments(corruption: Any) -> None:
@@ -368,7 +374,7 @@ class Page(html.parser.HTMLParser):
 
 
 def test_the_page_is_whole_and_needs_no_network() -> None:
-    text = made().report()
+    text = page()
     parsed = Page()
     parsed.feed(text)
     assert not parsed.open
@@ -401,7 +407,7 @@ def test_names_are_text_and_nothing_else() -> None:
 
 
 def test_the_page_is_the_same_for_the_same_study() -> None:
-    assert made().report() == made().report()
+    assert made().report() == page()
 
 
 def test_saving_writes_the_page_every_table_and_every_figure(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, RELATIVES, SPARSE, able, build, model
+from families import FAMILIES, RELATIVES, SPARSE, able, build, in_turn, model
 from torch import Tensor
 
 import circuitkit as ck
@@ -138,10 +138,9 @@ def test_every_verb_can_do_every_model(family: str, verb: str) -> None:
     assert VERBS[verb](family)
 
 
-@pytest.mark.parametrize(("family", "direction"), [
-    (family, direction) for family in [*FAMILIES, *RELATIVES] for direction in DIRECTIONS
-    if direction == "denoise" or family in FAMILIES
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("family", "direction"), [*in_turn(*DIRECTIONS), *((family, "denoise") for family in RELATIVES)]
+)
 def test_every_kind_of_node_is_patched_in_every_model(family: str, direction: str) -> None:
     m = model(family)
     for kind in NODES:

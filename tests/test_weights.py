@@ -139,7 +139,7 @@ def test_tied_heads_are_not_missed(tmp_path: Path) -> None:
 
 
 # -- a few hundred damages -------------------------------------------------------------------------
-@pytest.mark.parametrize("damaged", list(damaged_models(0))[::2], ids=lambda one: one.name)
+@pytest.mark.parametrize("damaged", list(damaged_models(0))[::4], ids=lambda one: one.name)
 def test_a_damaged_model_is_refused_or_gives_the_numbers_of_its_files(
     damaged: Damaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
