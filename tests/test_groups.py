@@ -141,6 +141,7 @@ def test_groups_are_saved(tmp_path: Path) -> None:
 WRONG = ["example", 3, np.ones((2, 2), int), np.ones((2, 3)), [[1, 2, -1]], [[0, 0, 0]]]
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("groups", WRONG, ids=repr)
 def test_groups_that_say_nothing_of_these_examples_are_refused(groups: Any) -> None:
     with pytest.raises(ArgumentError, match=r"groups?[ =]"):

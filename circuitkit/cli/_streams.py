@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from circuitkit import __version__
 from circuitkit.errors import OutputError
@@ -92,7 +92,7 @@ class Log:
 class Stream:
     """A standard stream that takes any text, and copies it into a log."""
 
-    def __init__(self, inner: IO[str] | None, name: str, log: list[Log]) -> None:
+    def __init__(self, inner: Any, name: str, log: list[Log]) -> None:
         self._inner, self._name, self._log = inner, name, log
 
     def __getattr__(self, name: str) -> Any:
@@ -131,7 +131,7 @@ class Stream:
         """Write no more, also not when Python ends, to a pipe that nobody reads or a full disk."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, self._inner.fileno())  # type: ignore[union-attr]
+            os.dup2(nothing, self._inner.fileno())
             os.close(nothing)
         self._inner = None
 

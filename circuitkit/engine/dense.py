@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -32,7 +32,7 @@ def final_residual(
     batch: Batch,
     context: Context,
     carried: Activations,
-    keep: Float[Tensor, "*examples writers readers"],
+    keep: Shaped[Tensor, "*examples writers readers"],
 ) -> Float[Tensor, "b d"]:
     """What the logits read at the answer positions, under a mask of its own for each example, or
     one for all. Where no gradient is taken in the mask, a component that hears nothing, or that
