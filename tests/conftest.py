@@ -3,6 +3,7 @@ the annotations of the package checked whenever one of its functions is called."
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -16,6 +17,13 @@ import torch
 torch.set_num_threads(1)
 if os.environ.get("CIRCUITKIT_CHECK_TYPES", "0") != "0":
     jaxtyping.install_import_hook("circuitkit", "typecheck.check")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: the collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(autouse=True)

@@ -166,7 +166,7 @@ def test_prompts_without_a_corrupted_text_are_studied_under_what_needs_none() ->
     assert "2 without a corrupted text" in " ".join(repr(found).split())
 
 
-@pytest.mark.parametrize("family", ["attention-only", "olmo2"])
+@pytest.mark.parametrize("family", ["attention-only"])
 def test_a_study_runs_by_its_defaults_on_other_architectures(family: str) -> None:
     found = study(model(family), able(family), only=None, circuits=())
     assert found.corruptions == ("counterfactual", "noise")
