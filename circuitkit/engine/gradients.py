@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +27,8 @@ __all__ = ["Gradients", "at_tokens", "gradients"]
 LONG = 512  # tokens of a prompt from which the backward goes stage by stage
 
 Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, " examples"]]
+Run: TypeAlias = Callable[..., Activations]
+Found: TypeAlias = tuple[Activations, list[list[Tensor]], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -65,31 +68,28 @@ def gradients(
 ) -> Gradients:
     """The gradients of the metric's sum over the batch, in a plain run from this embedding; or,
     with ``carried``, in one whose readers read that share of the way to it (see ``record``)."""
-    backward = _by_stage if batch.clean.shape[1] >= LONG else _at_once
-    activations, ports, final, (output, slope) = backward(
-        model, batch, context, embed.detach(), metric, carried, share
-    )
+    share = 1.0 if carried is None else share
+    start = embed.detach().requires_grad_()
+    plain = partial(record, model, context, start, carried=carried, share=share)
+    if batch.clean.shape[1] >= LONG:
+        activations, ports, (output, final, slope) = _by_stage(
+            model, batch, context, plain, metric, share
+        )
+    else:
+        activations, ports, (output, final, slope) = _at_once(model, batch, plain, metric)
     rows = torch.arange(len(batch), device=batch.last.device)
     return Gradients(
         ports=ports,
         logits=final[rows, batch.last],
         activations=activations,
         output=output.detach(),
-        steepest=0.0 if slope is None else float(slope.abs().max()),
+        steepest=float(slope.abs().max()),
     )
 
 
-def _at_once(
-    model: Model,
-    batch: Batch,
-    context: Context,
-    embed: Float[Tensor, "b p d"],
-    metric: Value,
-    carried: Activations | None,
-    share: float,
-) -> tuple[Activations, list[list[Tensor]], Tensor, tuple[Tensor, Tensor | None]]:
-    """The run, the gradients in what its ports gave and in what its logits read; and the logits
-    with the gradient in them. Through the graph of the whole run."""
+def _at_once(model: Model, batch: Batch, plain: Run, metric: Value) -> Found:
+    """The run and the gradients in what its ports gave; its logits, and the gradients in what they
+    read and in themselves. Through the graph of the whole run."""
     taps: dict[tuple[int, int], Tensor] = {}
 
     def tap(stage: int, port: int, x: Tensor) -> Tensor:
@@ -98,43 +98,34 @@ def _at_once(
         return taps[stage, port]
 
     with torch.enable_grad():
-        activations = record(model, context, embed.requires_grad_(), tap, carried, share)
+        activations = plain(tap=tap)
         output = answer(model, batch, activations.final)
-        read = [*taps.values(), output]
-        *found, slope = _slopes(metric(output).sum(), read)
+        *found, slope = _slopes(metric(output).sum(), [*taps.values(), output])
     ports: list[list[Tensor]] = [[] for _ in range(len(model.wiring.stages) + 1)]
-    for (stage, _), x, grad in zip(taps, read, found, strict=False):
-        ports[stage].append(torch.zeros_like(x) if grad is None else grad)
-    return activations, ports[:-1], ports[-1][0], (output, slope)
+    for (stage, _), grad in zip(taps, found, strict=True):
+        ports[stage].append(grad)
+    return activations, ports[:-1], (output, ports[-1][0], slope)
 
 
 def _by_stage(
-    model: Model,
-    batch: Batch,
-    context: Context,
-    embed: Float[Tensor, "b p d"],
-    metric: Value,
-    carried: Activations | None,
-    share: float,
-) -> tuple[Activations, list[list[Tensor]], Tensor, tuple[Tensor, Tensor | None]]:
+    model: Model, batch: Batch, context: Context, plain: Run, metric: Value, share: float
+) -> Found:
     """The same, stage by stage from the last."""
     with torch.no_grad():
-        activations = record(model, context, embed, carried=carried, share=share)
+        activations = plain()
     with torch.enable_grad():
         end = activations.final.detach().requires_grad_()
         output = answer(model, batch, end)
         final, slope = _slopes(metric(output).sum(), [end, output])
-    final = torch.zeros_like(end) if final is None else final
-    steep = final * (1 if carried is None else share)  # in the residual, from the end on
+    steep = final * share  # in the residual, from the end on
     read: dict[int, Tensor] = {}  # by those who read it earlier, by how many writers have written
     ports: list[list[Tensor]] = []
     for stage in reversed(model.wiring.stages):
         steep = steep + read.pop(stage.rows.stop, 0)
         own, back = _through(model, stage, context, activations.reads[stage.index], steep)
         ports.insert(0, own)
-        back = back if carried is None else back * share
-        read[stage.upstream] = read.get(stage.upstream, 0) + back
-    return activations, ports, final, (output, slope)
+        read[stage.upstream] = read.get(stage.upstream, 0) + back * share
+    return activations, ports, (output, final, slope)
 
 
 def _through(
@@ -147,11 +138,10 @@ def _through(
         start = read.detach().requires_grad_()
         ports = [x.view_as(x) for x in kind.project(model, stage, start)]
         written, _ = kind.out(model, stage, kind.compute(model, stage, context, ports))
-        *own, back = torch.autograd.grad(written, [*ports, start], steep, allow_unused=True)
-    found = [torch.zeros_like(x) if g is None else g for x, g in zip(ports, own, strict=True)]
-    return found, torch.zeros_like(start) if back is None else back
+        *own, back = _slopes(written, [*ports, start], steep)
+    return own, back
 
 
-def _slopes(value: Tensor, where: list[Tensor]) -> tuple[Any, ...]:
-    """The gradients there, or None where there is none."""
-    return torch.autograd.grad(value, where, allow_unused=True)
+def _slopes(value: Tensor, where: list[Tensor], steep: Tensor | None = None) -> tuple[Tensor, ...]:
+    """The gradients there, which are 0 where the value does not depend on it."""
+    return torch.autograd.grad(value, where, steep, allow_unused=True, materialize_grads=True)

@@ -45,12 +45,13 @@ class Tally:
         self, wiring: Wiring, examples: int, groups: Groups = None, memory: int | None = None
     ) -> None:
         self.wiring, self.examples = wiring, examples
-        self.counts = _counts(groups, examples)
+        counts = _counts(groups, examples)
+        self.weights = counts / counts.sum(1, keepdims=True)
         self.alone = isinstance(groups, str)
         self.total = np.zeros(wiring.n_edges)
         self.squares = np.zeros(wiring.n_edges)
         self.seen = 0
-        kept = 0 if groups is None else examples if self.alone else len(self.counts)
+        kept = 0 if groups is None else examples if self.alone else len(counts)
         self.kept = _table((kept, wiring.n_edges), memory)
 
     @property
@@ -66,8 +67,7 @@ class Tally:
         if self.alone:
             self.kept[own] = scores
         elif self.apart:
-            weights = self.counts[:, own] / self.counts.sum(1, keepdims=True)
-            self.kept += (weights @ scores.astype(np.float64)).astype(np.float32)
+            self.kept += (self.weights[:, own] @ scores.astype(np.float64)).astype(np.float32)
         self.seen = own.stop
 
     def add_sum(self, scores: Float[np.ndarray, " edges"], examples: int) -> None:
