@@ -46,7 +46,6 @@ __all__ = [
     "resolve",
     "same_name",
     "serve",
-    "settings",
     "settings_of",
     "unknown",
 ]
@@ -102,38 +101,17 @@ def _entries(kind: str) -> dict[str, tuple[Path, str, str]]:
     }
 
 
+def _entry(kind: str, name: str) -> tuple[Path, str, str]:
+    """Where the name is from; raises UnknownNameError, with the nearest name, if there is none."""
+    entries = _entries(kind)
+    if name not in entries:
+        raise UnknownNameError(unknown(_ONE[kind], name, tuple(entries)))
+    return entries[name]
+
+
 def describe(kind: str) -> dict[str, str]:
     """The names of a kind, each with its description, in the order of the files."""
     return {name: doc for name, (_, _, doc) in _entries(kind).items()}
-
-
-def settings(kind: str) -> dict[str, dict[str, str]]:
-    """The names of a kind, each with its settings and their defaults as Python writes them; empty
-    for a setting that has to be given."""
-    return {
-        name: _settings(file, file.stat().st_mtime_ns)[function]
-        for name, (file, function, _) in _entries(kind).items()
-    }
-
-
-@cache
-def _settings(file: Path, changed: int) -> dict[str, dict[str, str]]:
-    """The settings of each function of a file, which is not imported."""
-    body = ast.parse(file.read_text(encoding="utf-8")).body
-    constants = {
-        target.id: ast.unparse(node.value)
-        for node in body
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
-        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-        if isinstance(target, ast.Name)
-    }
-    found = {}
-    for node in body:
-        if isinstance(node, ast.FunctionDef):
-            given = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-            texts = {own.arg: ast.unparse(value) if value else "" for own, value in given}
-            found[node.name] = {name: constants.get(text, text) for name, text in texts.items()}
-    return found
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -144,10 +122,7 @@ def names(kind: str) -> tuple[str, ...]:
 def folder_of(kind: str, name: str) -> str:
     """The folder whose file offers the name: ``formats`` of what saves a circuit, ``viz/pictures``
     of what draws one. Raises UnknownNameError, with the nearest name, if there is none."""
-    entries = _entries(kind)
-    if name not in entries:
-        raise UnknownNameError(unknown(_ONE[kind], name, tuple(entries)))
-    return entries[name][0].parent.relative_to(_ROOT).as_posix()
+    return _entry(kind, name)[0].parent.relative_to(_ROOT).as_posix()
 
 
 def lookup(kind: str, name: str) -> Callable[..., Any]:
@@ -157,10 +132,7 @@ def lookup(kind: str, name: str) -> Callable[..., Any]:
     """
     if _from_outside(kind, name):
         return _outside(kind, *name.rsplit(":", 1))
-    entries = _entries(kind)
-    if name not in entries:
-        raise UnknownNameError(unknown(_ONE[kind], name, tuple(entries)))
-    file, function, _ = entries[name]
+    file, function, _ = _entry(kind, name)
     found: Callable[..., Any] = getattr(_module(file), function)
     return found
 
@@ -252,7 +224,8 @@ def bind(name: str, function: Callable[..., T], settings: Mapping[str, object]) 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of a function, for users: its name, what it may be in words, and its default."""
+    """A setting of a function, for users: its name, what it may be in words, and its default as
+    Python writes it; empty where it has to be given."""
 
     name: str
     allowed: str
@@ -269,15 +242,27 @@ def settings_of(kind: str, name: str) -> tuple[Setting, ...]:
         >>> registry.settings_of("discovery", "eap_ig")[:1]
         (Setting(name='steps', allowed='a whole number from 1 to 10,000', default='5'),)
     """
-    entries = _entries(kind)
-    if name not in entries:
-        raise UnknownNameError(unknown(_ONE[kind], name, tuple(entries)))
-    file, function, _ = entries[name]
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef) and node.name == function:
-            each = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-            return tuple(_setting(one, default) for one, default in each)
-    return ()
+    file, function, _ = _entry(kind, name)
+    return _settings(file, file.stat().st_mtime_ns)[function]
+
+
+@cache
+def _settings(file: Path, changed: int) -> dict[str, tuple[Setting, ...]]:
+    """The settings of each function of a file, which is not imported."""
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    constants = {
+        target.id: ast.unparse(node.value)
+        for node in body
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    found = {}
+    for node in body:
+        if isinstance(node, ast.FunctionDef):
+            given = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            found[node.name] = tuple(_setting(own, value, constants) for own, value in given)
+    return found
 
 
 class _Known(dict[str, Any]):
@@ -287,11 +272,13 @@ class _Known(dict[str, Any]):
         return Any
 
 
-def _setting(argument: ast.arg, default: ast.expr | None) -> Setting:
+def _setting(argument: ast.arg, value: ast.expr | None, constants: Mapping[str, str]) -> Setting:
+    """A setting as it is written; a default that is a constant of the file as the constant's."""
     written = ast.unparse(argument.annotation) if argument.annotation else "Any"
     kind = options.read_kind(written, _Known({**vars(builtins), **vars(options)}))
     allowed = written if kind is None else options.in_words(kind)
-    return Setting(argument.arg, allowed, "" if default is None else ast.unparse(default))
+    default = ast.unparse(value) if value else ""
+    return Setting(argument.arg, allowed, constants.get(default, default))
 
 
 def name_of(function: Callable[..., object]) -> str:

@@ -58,8 +58,13 @@ def list_names(options: argparse.Namespace) -> None:
 def _listed(kind: str) -> dict[str, Entry]:
     if kind == "models":
         return {name: (text, {}) for name, text in describe_models().items()}
-    described, settings = registry.describe(kind), registry.settings(kind)
-    return {name: (text.replace("``", ""), settings[name]) for name, text in described.items()}
+    return {
+        name: (
+            text.replace("``", ""),
+            {own.name: own.default for own in registry.settings_of(kind, name)},
+        )
+        for name, text in registry.describe(kind).items()
+    }
 
 
 def _shown(name: str, entry: Entry, longest: int, width: int) -> str:
