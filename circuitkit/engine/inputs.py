@@ -320,7 +320,7 @@ def _seen(model: Model, circuit: object) -> frozenset[str]:
     for about in _abouts(circuit):
         marks = about.get("seen")
         if isinstance(marks, str):
-            found |= {marks[i : i + 8] for i in range(0, len(marks), 8)}
+            found |= _apart(marks)
         elif {"task", "examples", "seed"} <= about.keys():  # written before 0.3
             found |= _redrawn(model, about)
     return frozenset(found)
@@ -329,8 +329,12 @@ def _seen(model: Model, circuit: object) -> frozenset[str]:
 def in_sample(circuit: object, data: Dataset) -> bool:
     """Whether circuits say that they were found on all of these prompts, together or alone."""
     marks = "".join(str(about.get("seen", "")) for about in _abouts(circuit))
-    seen = {marks[i : i + 8] for i in range(0, len(marks), 8)}
-    return {example.fingerprint for example in data.examples} <= seen
+    return {example.fingerprint for example in data.examples} <= _apart(marks)
+
+
+def _apart(marks: str) -> set[str]:
+    """The fingerprints that were written one after the other."""
+    return {marks[i : i + 8] for i in range(0, len(marks), 8)}
 
 
 def _redrawn(model: Model, about: Mapping[str, Any]) -> set[str]:

@@ -51,7 +51,6 @@ __all__ = [
     "plain_number",
     "read_kind",
     "require",
-    "require_count",
 ]
 
 P = ParamSpec("P")
@@ -203,11 +202,6 @@ def require(name: str, value: object, known: Sequence[str]) -> None:
     """Raise CircuitError if the option does not have one of the known values."""
     if not isinstance(value, str) or value not in known:
         raise CircuitError(f"{name}{_shown(value)} is not known; choose from {', '.join(known)}")
-
-
-def require_count(name: str, value: object, least: int = 1) -> None:
-    """Raise ArgumentError if the option is not a whole number, or below the least."""
-    check(name, value, Annotated[int, Bounds(least)])
 
 
 def _fits(value: Value, kind: Kind) -> bool:
