@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,7 +15,7 @@ from circuitkit.engine.model import Model
 from circuitkit.graph.digests import WeightsWarning
 from circuitkit.util.json_values import Json
 
-__all__ = ["Weighted", "Weights", "digest", "notice_others", "parameters"]
+__all__ = ["Weighted", "Weights", "digest", "notice_others", "parameters", "versions_of"]
 
 SAMPLED = 1024  # values of each tensor
 
@@ -57,15 +57,16 @@ class Weights:
 
     def digest(self) -> str:
         """The SHA-256 of the weights as they are now."""
-        now = tuple((x.data_ptr(), _written(x)) for x in self.tensors.values())
+        tensors = self.tensors.values()
+        now = tuple(zip((x.data_ptr() for x in tensors), versions_of(tensors), strict=True))
         if not self._known[1] or now != self._known[0]:
             self._known = now, _digest(self.tensors)
         return self._known[1]
 
 
-def _written(tensor: Tensor) -> int:
-    """How often a tensor was written to; 0 where torch does not count it."""
-    return 0 if tensor.is_inference() else tensor._version
+def versions_of(weights: Iterable[Tensor]) -> tuple[int, ...]:
+    """How often each tensor was written to; always 0 where torch does not count it."""
+    return tuple(0 if weight.is_inference() else weight._version for weight in weights)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -5,7 +5,6 @@ Each says which versions serve, in a VersionError, where the installed one no lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from copy import copy
 from typing import Any
 
@@ -21,7 +20,6 @@ __all__ = [
     "original",
     "parts_of",
     "use_eager",
-    "versions_of",
     "without_forks",
     "without_hooks",
 ]
@@ -108,8 +106,3 @@ def keep_dtype(attention: nn.Module, dtype: torch.dtype) -> None:
         point = getattr(attention, name, None)
         if isinstance(point, nn.Module):
             point.register_forward_hook(cast)
-
-
-def versions_of(weights: Iterable[Tensor]) -> tuple[int, ...]:
-    """How often each tensor was written to; always 0 where torch does not count it."""
-    return tuple(0 if weight.is_inference() else weight._version for weight in weights)

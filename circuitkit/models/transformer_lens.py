@@ -29,7 +29,7 @@ from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.kinds import KINDS
 from circuitkit.engine.model import Context, Native, Pull
 from circuitkit.engine.numerics import wide
-from circuitkit.engine.weights import Weights
+from circuitkit.engine.weights import Weights, versions_of
 from circuitkit.errors import (
     CircuitError,
     CircuitkitError,
@@ -45,7 +45,6 @@ from circuitkit.models.compat import (
     original,
     parts_of,
     use_eager,
-    versions_of,
     without_forks,
 )
 from circuitkit.models.experts import ROUTERS, ExpertBlock, Experts, routed
@@ -219,7 +218,6 @@ class Transformer:
         self.bridge = bridge.eval() if trainable else bridge.eval().requires_grad_(False)
         self.trainable = trainable
         self._shared = tuple(bridge.parameters() if trainable else shared)
-        self._versions = versions_of(self._shared)
         self.name, self.tokenizer = name, tokenizer
         config = bridge.cfg
         heads = int(config.n_heads)
