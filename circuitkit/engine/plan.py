@@ -3,14 +3,17 @@
 What a component writes in a circuit follows from which of its in-edges are kept and from what the
 writers behind them write there. Circuits that agree in both share the value, so circuits that grow
 out of each other, or differ in one edge, cost little more than one. Here are numbers only: which
-values there are (``slots``), and which of them each reader reads.
+values there are (``slots``), which of them each reader reads, and where each is kept until its last reader
+has read it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -58,6 +61,8 @@ class Plan:
     ``readings`` are the distinct readings of each column; ``reads`` and ``slot`` say which reading
     and which value is each circuit's (-1: none, it is as in the carried run); ``lanes`` belong to
     the stages, one to each; ``precomputed`` are the slots of the writers whose values are known.
+    ``places`` say where each value is kept, one after the other in the same place, and ``size``
+    how many places there are.
     """
 
     wiring: Wiring
@@ -67,6 +72,8 @@ class Plan:
     lanes: list[Lanes] = field(default_factory=list)
     precomputed: dict[int, int] = field(default_factory=dict)
     slots: int = 0
+    places: Int[np.ndarray, " slots"] = field(default_factory=lambda: np.zeros(0, dtype=int))
+    size: int = 0
 
 
 def plan(
@@ -106,12 +113,40 @@ class _Planner:
     def filled(self) -> Plan:
         """The plan, stage by stage."""
         self._add_precomputed(range(1))
+        ends = [0, self.plan.slots]
         for stage in self.wiring.stages:
             lanes = self._jointly(stage) if stage.index in self.joint else self._apart(stage)
             self.plan.lanes.append(lanes)
             self._add_precomputed(range(stage.rows.start, stage.rows.stop))
+            ends.append(self.plan.slots)
         self._read(self.wiring.shape[1] - 1, np.ones(len(self.keep), dtype=bool))
+        self._settle(ends)
         return self.plan
+
+    def _settle(self, ends: Sequence[int]) -> None:
+        """Keep each value in the first place that no reader needs any more; ``ends`` are the
+        numbers of values before and after the embedding, and after each stage."""
+        made = self.plan
+        read_by = [stage.index for stage in self.wiring.stages for _ in stage.part.readers]
+        read_by.append(len(self.wiring.stages))
+        last = np.zeros(made.slots, dtype=int)
+        for column, readings in made.readings.items():
+            for reading in readings:
+                last[reading.slots] = np.maximum(last[reading.slots], read_by[column])
+        leaving: dict[int, list[int]] = defaultdict(list)
+        for slot, stage in enumerate(last.tolist()):
+            leaving[stage].append(slot)
+        places, free = [0] * made.slots, list[int]()
+        for stage, (start, stop) in enumerate(pairwise(ends), -1):
+            for slot in leaving[stage - 1]:  # a stage may write before its last reader has read
+                heappush(free, places[slot])
+            for slot in range(start, stop):
+                if free:
+                    places[slot] = heappop(free)
+                else:
+                    places[slot] = made.size
+                    made.size += 1
+        made.places = np.array(places, dtype=int)
 
     def _slots(self, n: int) -> range:
         """The next n slots."""
@@ -225,7 +260,12 @@ def _distinct(
     rows: Int[np.ndarray, "n width"],
 ) -> tuple[Int[np.ndarray, " distinct"], Int[np.ndarray, " n"]]:
     """The first of each distinct row, and which of them every row is."""
-    if len(rows) == 1:
-        return np.zeros(1, dtype=int), np.zeros(1, dtype=int)
-    _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    return first, inverse.reshape(-1)
+    seen: dict[bytes, int] = {}
+    first = []
+    inverse = []
+    for i, row in enumerate(np.ascontiguousarray(rows)):  # faster than np.unique by rows
+        number = seen.setdefault(row.tobytes(), len(seen))
+        if number == len(first):
+            first.append(i)
+        inverse.append(number)
+    return np.array(first), np.array(inverse)

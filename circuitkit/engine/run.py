@@ -12,7 +12,7 @@ that carries a gradient, or is another one for each example, is run by ``circuit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import TypeAlias
 
@@ -139,13 +139,15 @@ class _Shared:
         self.last_mixing = max(stage.index for stage, kind in stages if kind.mixes)
         self.known: dict[int, Tensor] = {}
 
-    def early(self, stage: Stage, column: int) -> Float[Tensor, "b f e"]:
-        """What a port gives at the positions that are not run, as in the carried run."""
-        if column not in self.known:
-            base = self.carried.reads[stage.index][None, :, : self.start]
-            kind, reader = self.model.kinds[stage.kind], column - stage.columns.start
-            self.known[column] = kind.read(self.model, stage, [reader], base)[0]
-        return self.known[column]
+    def early(self, stage: Stage, columns: Iterable[int]) -> Mapping[int, Float[Tensor, "b f e"]]:
+        """What ports give at the positions that are not run, as in the carried run."""
+        new = [column for column in columns if column not in self.known] if self.start else []
+        if new:
+            kind, base = self.model.kinds[stage.kind], self.carried.reads[stage.index]
+            readers = [column - stage.columns.start for column in new]
+            given = kind.read(self.model, stage, readers, base[None, :, : self.start])
+            self.known |= zip(new, given, strict=True)
+        return self.known
 
     def bytes(self, planned: Plan) -> int:
         """What a stack of circuits takes: its values, and the widest attention."""
@@ -157,7 +159,7 @@ class _Shared:
             if model.kinds[stage.kind].mixes:  # its ports, what comes of them, and two patterns
                 one = 2 * stage.reads * model.d_head + 2 * stage.writes * length
                 widest = max(widest, lanes.count * batch * length * one)
-        return int((planned.slots * value + widest) * embed.element_size())
+        return int((planned.size * value + widest) * embed.element_size())
 
     def fitting(self, stack: Stack, pool_bytes: int) -> Iterator[tuple[Stack, Plan]]:
         """The circuits in parts whose values fit, each with its plan."""
@@ -175,18 +177,21 @@ class _Shared:
 class _Run:
     """One run of a stack of circuits: the values of their writers, live − carried, as they come.
 
-    The pool is filled slot by slot, in place.
+    They come in the order of their slots, and are kept where the plan says, in place of values that
+    no later reader reads.
     """
 
     def __init__(self, shared: _Shared, stack: Stack, planned: Plan) -> None:
         self.shared, self.model, self.context = shared, shared.model, shared.context
         self.carried, self.start = shared.carried, shared.start
         self.plan = planned
-        self.last, self.ended, self.filled = shared.batch.last, False, 0
+        self.last, self.ended = shared.batch.last, False
+        self.slots = 0  # so many values have come, and so many places are filled
+        self.filled = 0
         self.examples = torch.arange(len(shared.batch), device=self.last.device)
         self.stack = stack
         embed = self._late(self.context.embed)
-        self.pool = embed.new_empty(planned.slots, *embed.shape)
+        self.pool = embed.new_empty(planned.size, *embed.shape)
 
     # -- the pool ----------------------------------------------------------------------------------
     def _late(self, x: Shaped[Tensor, "b p *rest"]) -> Shaped[Tensor, "b s *rest"]:
@@ -196,20 +201,23 @@ class _Run:
     def _end(self) -> None:
         """From here on run the answer positions only: later stages do not read the others."""
         known = self._values()[:, self.examples, self.last - self.start][:, :, None]
-        self.pool = known.new_empty(self.plan.slots, *known.shape[1:])
+        self.pool = known.new_empty(self.plan.size, *known.shape[1:])
         self.pool[: self.filled] = known
         self.ended = True
 
     def _add(
         self, values: Float[Tensor, "n b s d"], less: Float[Tensor, "b s d"] | None = None
     ) -> None:
-        """Keep these values, less what is carried."""
-        here = slice(self.filled, self.filled + len(values))
-        if less is None:
-            self.pool[here] = values
+        """Keep the values of the next slots, less what is carried."""
+        places = self.plan.places[self.slots : self.slots + len(values)]
+        self.slots += len(values)
+        self.filled = max(self.filled, 1 + max(places, default=-1))
+        if (np.diff(places) == 1).all():  # a slice is written at once
+            here = self.pool[places[0] : places[-1] + 1] if len(places) else self.pool[:0]
+            here.copy_(values) if less is None else torch.sub(values, less, out=here)
         else:
-            torch.sub(values, less, out=self.pool[here])
-        self.filled += len(values)
+            where = torch.from_numpy(places).to(values.device)
+            self.pool[where] = values if less is None else values - less
 
     def _values(self) -> Float[Tensor, "n b s d"]:
         return self.pool[: self.filled]
@@ -230,13 +238,13 @@ class _Run:
             for into, reading in zip(sums, readings, strict=True):
                 self._sum(base, reading, into)
             return sums
-        slots = np.unique(np.concatenate([reading.slots for reading in readings]))
+        places = np.unique(np.concatenate([self._places(reading) for reading in readings]))
         values = self._values()
-        if 2 * len(slots) > len(values):  # a few too many are cheaper than a copy
-            slots = np.arange(len(values))
+        if 2 * len(places) > len(values):  # a few too many are cheaper than a copy
+            places = np.arange(len(values))
         else:
-            values = values[torch.from_numpy(slots).to(values.device)]
-        mix = torch.stack([self._weights(reading, slots) for reading in readings])
+            values = values[torch.from_numpy(places).to(values.device)]
+        mix = torch.stack([self._weights(reading, places) for reading in readings])
         read = torch.addmm(base.reshape(1, -1), mix, values.flatten(1))
         return read.view(len(readings), *base.shape)
 
@@ -246,16 +254,20 @@ class _Run:
     def _sum(self, base: Float[Tensor, "b s d"], reading: Reading, into: Tensor) -> None:
         weights = self.stack[reading.circuit, reading.rows, reading.column]
         read = base
-        for slot, weight in zip(reading.slots.tolist(), weights.tolist(), strict=True):
-            read = torch.add(read, self.pool[slot], alpha=float(weight), out=into)
+        for place, weight in zip(self._places(reading).tolist(), weights.tolist(), strict=True):
+            read = torch.add(read, self.pool[place], alpha=float(weight), out=into)
         if read is base:
             into.copy_(base)
 
-    def _weights(self, reading: Reading, slots: Int[np.ndarray, " n"]) -> Float[Tensor, " n"]:
-        """The weights of these slots in one reading."""
-        weights = np.zeros(len(slots), np.float64)
+    def _places(self, reading: Reading) -> Int[np.ndarray, " edges"]:
+        """Where the values are that a reader reads."""
+        return self.plan.places[reading.slots]
+
+    def _weights(self, reading: Reading, places: Int[np.ndarray, " n"]) -> Float[Tensor, " n"]:
+        """The weights of the values in these places in one reading."""
+        weights = np.zeros(len(places), np.float64)
         own = self.stack[reading.circuit, reading.rows, reading.column]
-        weights[np.searchsorted(slots, reading.slots)] = own
+        weights[np.searchsorted(places, self._places(reading))] = own
         return torch.from_numpy(weights).to(self.pool.dtype).to(self.pool.device)
 
     def _chunks(self, readings: Sequence[Reading]) -> Iterator[Sequence[Reading]]:
@@ -312,14 +324,22 @@ class _Run:
         else:
             plain = kind.project(self.model, stage, base[:, :0])
             out = [base.new_zeros(lanes.count, *base.shape[:2], *x.shape[2:]) for x in plain]
-        late = self._received(stage, kind, lanes)
+        late, at = self._received(stage, kind, lanes), {c: stage.port(c) for c in lanes.ports}
+        # only the position itself reads its first port
+        early = self.shared.early(stage, (c for c, (port, _) in at.items() if port and start))
         for column, lists in lanes.ports.items():
-            where, which = (torch.tensor(own, device=base.device) for own in lists)
-            port, place = stage.port(column)
+            where, which = (self._index(own) for own in lists)
+            port, place = at[column]
             out[port][where, :, start:, place] = late[column][which]
-            if start and port:  # only the position itself reads its first port
-                out[port][where, :, :start, place] = self.shared.early(stage, column)
+            if start and port:
+                out[port][where, :, :start, place] = early[column]
         return out
+
+    def _index(self, numbers: list[int]) -> int | Tensor:
+        """What indexes these: a number is faster than a tensor that holds it alone."""
+        if len(numbers) == 1:
+            return numbers[0]
+        return torch.tensor(numbers, device=self.last.device)
 
     def _received(
         self, stage: Stage, kind: Kind, lanes: Lanes

@@ -494,8 +494,9 @@ class Transformer:
         received = []
         for i, port in enumerate(ports):
             weight, bias = parts.port(port)
-            own = normed[i if len(x) > 1 else 0]
-            received.append(own @ weight if bias is None else own @ weight + bias)
+            own = normed[i if len(x) > 1 else 0].flatten(0, 1)
+            given = own @ weight if bias is None else torch.addmm(bias, own, weight)
+            received.append(given.view(*x.shape[1:3], -1))
         return torch.stack(received) if received else x.new_empty(0, *x.shape[1:3], self.d_head)
 
     def pull(self, layer: int) -> Pull:
