@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from _floors import Floor
 from _inputs import SMALL, difference_of_logits, first, gpt2, pairs
 from _measure import Cell, Table, Timer
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.engine.model import Activations, Context
-from circuitkit.engine.record import answer, difference, record
+from circuitkit.engine.record import answer, beginning, difference, record
 from circuitkit.engine.run import run
-from circuitkit.engine.sweep import TOKENS, sweep
+from circuitkit.engine.sweep import TOKENS, sweep, untouched
 from circuitkit.models.transformer_lens import Transformer
 
 __all__ = ["edges", "growth", "one_by_one"]
@@ -219,11 +220,15 @@ def edges(model: Transformer, timer: Timer) -> Table:
         f"evenly spaced places among all edges, and all {len(model.wiring.writers)} into the "
         "logits, timed once; the rest is extrapolated. The runs per edge are of "
         f"{len(slow)} of the edges in the blocks; a resumed run starts at the reader's layer, in "
-        "the bare modules."
+        "the bare modules. Floor: what the resumed runs multiply, from the first token that "
+        "differs on; another way to the same effects than by such runs is not known."
     )
+    start = beginning(patching.batch, untouched(patching.base, patching.other))
+    floor = Floor(model, patching.batch.clean.shape[1], start).edge()
     return Table("Exact patching of every edge", note, ("what", "measured", "unit"), [
         ("one plain forward (F)", plain, timer.unit),
-        ("`sweep`, mean over all edges", cost.seconds / plain, "F per edge (target ≤ 0.35)"),
+        ("`sweep`, mean over all edges", cost.seconds / plain,
+         f"F per edge (target ≤ 0.35; floor {floor:.3f})"),
         (f"`sweep`, all {total:,} edges (extrapolated)", cost.seconds * total, timer.unit),
         ("one resumed run per edge", resumed / plain, "F per edge"),
         ("one masked run per edge", masked / plain, "F per edge"),

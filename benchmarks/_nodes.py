@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _floors import Floor
 from _inputs import difference_of_logits, first, pairs
 from _measure import Cell, Table, Timer, largest_difference
 
@@ -32,16 +33,18 @@ def nodes(model: Transformer, timer: Timer) -> Table:
     plain = timer.plain(model, batch)
     rows: list[tuple[Cell, ...]] = [("one plain forward (F)", plain, timer.unit)]
     theirs = _transformer_lens() if timer.transformer_lens else {}
-    for name, work, axes, goal in (
-        ("heads", patch_heads, ("layer", "head"), 70),
-        ("residual", patch_residual, ("layer", "pos"), 45),
+    length = batch.clean.shape[1]
+    floor = Floor(model, length, length // 4)  # the first token at which the pairs differ
+    for name, work, axes, goal, least in (
+        ("heads", patch_heads, ("layer", "head"), 70, floor.every_head()),
+        ("residual", patch_residual, ("layer", "pos"), 45, floor.every_cell()),
     ):
         made: list[Any] = []
         ours = partial(work, model, data, logit_diff, counterfactual, direction="denoise")
         seconds = timer.seconds(lambda ours=ours, made=made: made.append(ours()), 2)
         shape = " × ".join(map(str, made[-1].shape[:2]))
         label = f"`{work.__name__}`, {shape} cells"
-        rows.append((label, seconds / plain, f"F (target ≤ {goal})"))
+        rows.append((label, seconds / plain, f"F (target ≤ {goal}; floor {least:.3g})"))
         if name in theirs:
             rows += _beside(
                 model, batch, timer, theirs[name], axes, np.asarray(made[-1]), seconds, plain
@@ -49,7 +52,8 @@ def nodes(model: Transformer, timer: Timer) -> Table:
     note = (
         "8 × 16 tokens, denoising: the clean value in the corrupted run, two plain runs included. "
         f"TransformerLens is timed once, on one cell in {EVERY}, and extrapolated; its cache is "
-        "not counted."
+        "not counted. Floor: what these runs multiply, from the first token that differs on, in "
+        "the multiplications of F; a large product of logits takes less time for each."
     )
     return Table("Node patching", note, ("what", "measured", "unit"), rows)
 

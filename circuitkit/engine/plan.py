@@ -3,8 +3,8 @@
 What a component writes in a circuit follows from which of its in-edges are kept and from what the
 writers behind them write there. Circuits that agree in both share the value, so circuits that grow
 out of each other, or differ in one edge, cost little more than one. Here are numbers only: which
-values there are (``slots``), which of them each reader reads, and where each is kept until its last reader
-has read it.
+values there are (``slots``), which of them each reader reads, and where each is kept until its last
+reader has read it.
 """
 
 from __future__ import annotations
@@ -261,8 +261,8 @@ def _distinct(
 ) -> tuple[Int[np.ndarray, " distinct"], Int[np.ndarray, " n"]]:
     """The first of each distinct row, and which of them every row is."""
     seen: dict[bytes, int] = {}
-    first = []
-    inverse = []
+    first: list[int] = []
+    inverse: list[int] = []
     for i, row in enumerate(np.ascontiguousarray(rows)):  # faster than np.unique by rows
         number = seen.setdefault(row.tobytes(), len(seen))
         if number == len(first):

@@ -261,7 +261,8 @@ class _Run:
 
     def _places(self, reading: Reading) -> Int[np.ndarray, " edges"]:
         """Where the values are that a reader reads."""
-        return self.plan.places[reading.slots]
+        places: Int[np.ndarray, " edges"] = self.plan.places[reading.slots]
+        return places
 
     def _weights(self, reading: Reading, places: Int[np.ndarray, " n"]) -> Float[Tensor, " n"]:
         """The weights of the values in these places in one reading."""
