@@ -17,7 +17,7 @@ from circuitkit.discovery.attribution import eap, eap_ig
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.transformer_lens import Transformer, from_module
 
-__all__ = ["shapes"]
+__all__ = ["SHAPES", "model_of", "shapes"]
 
 STEPS = 5
 VOCABULARY = 1000  # logits are of the answers alone, so a larger one costs memory and no time
@@ -65,7 +65,7 @@ def _rows(timer: Timer, shape: tuple[Any, ...]) -> Iterator[tuple[Cell, ...]]:
     name, kind, options, layers, run, dtype, (n, length) = shape
     if timer.device != "cpu":
         run, dtype = layers, "bfloat16" if layers != run else dtype
-    model = _model(timer, kind, options, run, dtype, length)
+    model = model_of(timer, kind, options, run, dtype, length)
     data = pairs(model, n, length)
     once = partial(eap, model, data, logit_diff, counterfactual)
     several = partial(eap_ig, model, data, logit_diff, counterfactual, steps=STEPS)
@@ -83,7 +83,7 @@ def _rows(timer: Timer, shape: tuple[Any, ...]) -> Iterator[tuple[Cell, ...]]:
     gc.collect()
 
 
-def _model(
+def model_of(
     timer: Timer, kind: str, options: dict[str, int], layers: int, dtype: str, length: int
 ) -> Transformer:
     """A model of random weights."""

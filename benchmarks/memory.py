@@ -3,7 +3,7 @@
     python benchmarks/memory.py -o benchmarks/memory.md
 
 Each job is given what its process holds before it, and somewhat more; the peak is that of the whole
-process, as the system counts it (ru_maxrss).
+process, as the system counts it. Then the plan of ``eap`` for large shapes, beside its peak.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ SHAPES = {  # layers, width, heads, vocabulary; and MiB beyond what the process 
     "2 × 1024": (2, 1024, 16, 5000, 250),
 }
 JOBS = ("eap_ig", "exact", "curve")
+WIDE = ("1.5B", "0.5B, long")  # of those that speed.py times
 EXAMPLES, TOKENS, EDGES = 48, 24, 300
 MIB = 2**20
 
@@ -36,10 +37,15 @@ def main() -> None:
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)  # what a process of its own does
     options = parser.parse_args()
     if options.case:
-        print(json.dumps(measured(*options.case, options.seed)))
+        shape, job = options.case
+        work = measured if shape in SHAPES else wide
+        print(json.dumps(work(shape, job, options.seed)))
         return
     rows = [apart(shape, job, options.seed) for shape in SHAPES for job in JOBS]
-    report = text(rows, options.seed)
+    large = [
+        apart(shape, "plan", options.seed) | apart(shape, "eap", options.seed) for shape in WIDE
+    ]
+    report = text(rows, large, options.seed)
     print(report)
     if options.output:
         options.output.write_text(report, encoding="utf-8")
@@ -75,7 +81,39 @@ def measured(shape: str, job: str, seed: int) -> dict[str, Any]:
             **{key: round(value / MIB) for key, value in found.items()}}  # fmt: skip
 
 
-def text(rows: list[dict[str, Any]], seed: int) -> str:
+def wide(shape: str, job: str, seed: int) -> dict[str, Any]:
+    """What the process holds with a large shape, and what ``eap`` is planned to take with it
+    (``plan``), or takes."""
+    import torch
+    from _inputs import pairs
+    from _measure import Timer
+    from _shapes import SHAPES as ALL
+    from _shapes import model_of
+
+    from circuitkit.corruptions.replacement import counterfactual
+    from circuitkit.discovery.attribution import eap
+    from circuitkit.engine.batching import needed
+    from circuitkit.engine.memory import takes
+    from circuitkit.metrics.answers import logit_diff
+
+    torch.set_num_threads(1)
+    timer = Timer("cpu", torch.float32, 1, 1, seed, False)
+    name, kind, options, layers, _, dtype, (n, length) = next(x for x in ALL if x[0] == shape)
+    model = model_of(timer, kind, options, layers, dtype, length)
+    data = pairs(model, n, length)
+    before = psutil.Process().memory_info().rss
+    if job == "plan":
+        size = before + takes(model.device, needed(model, data, counterfactual).of(n))
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far (Linux)
+        eap(model, data, logit_diff, counterfactual)
+        status = Path("/proc/self/status").read_text().splitlines()
+        size = next(int(x.split()[1]) * 1024 for x in status if x.startswith("VmHWM"))
+    return {"shape": f"{name}, {dtype}, {n} × {length:,} tokens", "before": round(before / MIB),
+            job: round(size / MIB)}  # fmt: skip
+
+
+def text(rows: list[dict[str, Any]], large: list[dict[str, Any]], seed: int) -> str:
     """The report."""
     from circuitkit.util.versions import versions
 
@@ -96,7 +134,19 @@ def text(rows: list[dict[str, Any]], seed: int) -> str:
         f"{r['batch']} |"
         for r in rows
     ]
-    return "\n".join([*lines, "", f"{kept} of {len(rows)} are kept.", ""])
+    lines += [
+        "", f"{kept} of {len(rows)} are kept.", "", "## Large shapes", "",
+        "`eap`, one batch, with all that is kept for its backward; the plan is made from pieces of "
+        "the work (of one example alone, from that). MiB of the whole process.", "",
+        "| shape | held before | planned | peak | peak / planned |",
+        "|---|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    lines += [
+        f"| {r['shape']} | {r['before']:,} | {r['plan']:,} | {r['eap']:,} | "
+        f"{r['eap'] / r['plan']:.2f} |"
+        for r in large
+    ]
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from circuitkit.discovery.attribution import eap
 from circuitkit.engine import run as engine
 from circuitkit.engine.batching import batched, fitted, needed
 from circuitkit.engine.inputs import prepare
-from circuitkit.engine.memory import Need, foresee, peak, room, takes
+from circuitkit.engine.memory import ASIDE, Need, _of_tensors, foresee, peak, room, takes
 from circuitkit.engine.record import record
 from circuitkit.errors import BudgetError, VersionError
 from circuitkit.evaluation.faithfulness import evaluate
@@ -195,6 +195,25 @@ def test_pieces_that_hardly_fit_are_measured_by_smaller_ones() -> None:
 
     assert foresee(work, space=3000) == Need(fixed=2000.0, each=400.0)
     assert asked == [2, 1]
+
+
+@pytest.mark.parametrize(("most", "pieces"), [(1, [1]), (2, [2, 1]), (3, [2, 1]), (4, [2, 4])])
+def test_no_more_pieces_are_measured_than_there_are(most: int, pieces: list[int]) -> None:
+    asked = []
+
+    def work(n: int) -> Any:
+        asked.append(n)
+        return torch.zeros(n, 100)
+
+    need = foresee(work, most=most)
+    assert sorted(asked) == sorted(pieces)
+    assert need.of(most) == 400 * most
+
+
+@pytest.mark.parametrize("size", [1e6, 5e7, 2e8, 1e9, 2e10])
+def test_what_tensors_may_take_is_what_the_process_takes_for_them(size: float) -> None:
+    cpu = torch.device("cpu")
+    assert _of_tensors(takes(cpu, size) - ASIDE) == pytest.approx(size)
 
 
 def test_the_room_is_what_is_left_of_the_memory() -> None:

@@ -87,7 +87,7 @@ def needed(
         _attributed(model, few, corruption)
         _run(model, few, corruption)
 
-    return foresee(work, space)
+    return foresee(work, space, len(longest))
 
 
 def _attributed(model: Model, data: Dataset, corruption: Corruption) -> None:

@@ -20,11 +20,14 @@ from circuitkit.errors import BudgetError
 from circuitkit.util.bytesize import spell
 from circuitkit.util.versions import changed
 
-__all__ = ["Need", "foresee", "held", "peak", "room", "share", "takes"]
+__all__ = ["Need", "foresee", "held", "peak", "room", "takes"]
 
 SPARE = 0.7  # of the room: the allocator keeps some of what is freed, and other work needs some
-KEPT = 0.3  # the same of a memory that is given, to stay below it: benchmarks/memory.md
-ASIDE = 24 * 2**20  # of it, for what is imported on the way and what libraries hold
+# The same of a memory that is given, to stay below it (benchmarks/memory.md): the processor's
+# allocator keeps pieces of what is freed, of small tensors more than twice what these take.
+KEPT = 0.3
+LARGE, PIECES = 0.85, 200 * 2**20
+ASIDE = 24 * 2**20  # for what is imported on the way and what libraries hold
 SMALL = (2, 4)  # the pieces from which the whole is foreseen
 
 
@@ -49,11 +52,18 @@ class Need:
         return max(1, min(at_most, int((space - self.fixed) / max(self.each, 1))))
 
 
-def foresee(work: Callable[[int], object], space: float = float("inf")) -> Need:
-    """What work takes, from two small pieces of it: smaller ones where they hardly fit."""
+def foresee(
+    work: Callable[[int], object], space: float = float("inf"), most: int | None = None
+) -> Need:
+    """What work takes, from two small pieces of it: smaller ones where they hardly fit, or where
+    ``most`` pieces are all there are."""
     one, two = SMALL
+    if most == 1:
+        return Need(fixed=0, each=peak(lambda: work(1)))
+    if most is not None and most < two:
+        one, two = 1, one
     low = peak(lambda: work(one))
-    if two * low > one * space:
+    if one > 1 and two * low > one * space:
         one, two, high = 1, one, low
         low = peak(lambda: work(one))
     else:
@@ -72,8 +82,13 @@ def room(device: torch.device, memory: int | None = None) -> float:
         free = _free()
     if memory is None:
         return SPARE * free
-    aside = 0 if device.type == "cuda" else ASIDE
-    return min(SPARE * free, share(device) * (memory - held(device) - aside))
+    left = memory - held(device)
+    return min(SPARE * free, SPARE * left if device.type == "cuda" else _of_tensors(left - ASIDE))
+
+
+def _of_tensors(size: float) -> float:
+    """What tensors may take where the process may take so many bytes."""
+    return max(KEPT * size, LARGE * (size - PIECES))
 
 
 def held(device: torch.device) -> int:
@@ -85,13 +100,9 @@ def held(device: torch.device) -> int:
 
 def takes(device: torch.device, size: float) -> float:
     """What the process takes where tensors take so many bytes."""
-    return size / share(device) + (0 if device.type == "cuda" else ASIDE)
-
-
-def share(device: torch.device) -> float:
-    """How much of a memory that is given tensors may take: beside them the processor's allocator
-    keeps pieces of what is freed, about as much again."""
-    return SPARE if device.type == "cuda" else KEPT
+    if device.type == "cuda":
+        return size / SPARE
+    return min(size / KEPT, size / LARGE + PIECES) + ASIDE
 
 
 def _free() -> float:
