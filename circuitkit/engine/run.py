@@ -186,6 +186,7 @@ class _Run:
         self.carried, self.start = shared.carried, shared.start
         self.plan = planned
         self.last, self.ended = shared.batch.last, False
+        self.tiled = 1, self.context  # for as many lanes as the stage before
         self.slots = 0  # so many values have come, and so many places are filled
         self.filled = 0
         self.examples = torch.arange(len(shared.batch), device=self.last.device)
@@ -304,8 +305,9 @@ class _Run:
         computed = None
         if lanes.count:
             ports = [port.flatten(0, 1) for port in self._ports(stage, kind, lanes)]
-            context = self.context.tile(lanes.count)
-            computed = kind.compute(self.model, stage, context, ports)
+            if self.tiled[0] != lanes.count:
+                self.tiled = lanes.count, self.context.tile(lanes.count)
+            computed = kind.compute(self.model, stage, self.tiled[1], ports)
             computed = computed.view(lanes.count, len(self.last), *computed.shape[1:])
         if stage.index == self.shared.last_mixing:
             self._end()

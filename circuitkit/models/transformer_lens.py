@@ -405,11 +405,15 @@ class Transformer:
         root, attentions, entry, *_ = self._hollow
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             root(**self._arguments(tokens, mask))
+        known: dict[int, Any] = {}  # most layers get the same tensors
+
+        def own(name: str, value: Any) -> Any:
+            if id(value) not in known:
+                known[id(value)] = _by_example(name, _single(value), len(tokens))
+            return known[id(value)]
+
         calls = tuple(
-            {
-                name: _by_example(name, _single(value), len(tokens))
-                for name, value in attention.call.items()
-            }
+            {name: own(name, value) for name, value in attention.call.items()}
             for attention in attentions
         )
         embed: Tensor = entry.read  # type: ignore[assignment]
