@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.data.tasks import make_task as make_task
     from circuitkit.evaluation.ability import ability as ability
     from circuitkit.evaluation.ability import known as known
-    from circuitkit.evaluation.choosing import smallest as smallest
     from circuitkit.evaluation.curves import curve as curve
     from circuitkit.evaluation.faithfulness import completeness as completeness
     from circuitkit.evaluation.faithfulness import evaluate as evaluate
@@ -44,6 +43,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.evaluation.robustness import vary as vary
     from circuitkit.evaluation.running import measure as measure
     from circuitkit.evaluation.running import run as run
+    from circuitkit.evaluation.searching import smallest as smallest
     from circuitkit.evaluation.size_curves import size_curves as size_curves
     from circuitkit.evaluation.verification import verify as verify
     from circuitkit.formats.interchange.eap_ig import read_eap_circuit as read_eap_circuit
@@ -156,7 +156,7 @@ _PLACES = {
     "resolve": "registry",
     "run": "evaluation.running",
     "size_curves": "evaluation.size_curves",
-    "smallest": "evaluation.choosing",
+    "smallest": "evaluation.searching",
     "stability": "evaluation.recovery",
     "study": "workflows.study.running",
     "vary": "evaluation.robustness",

@@ -312,7 +312,7 @@ def test_a_discovery_stands_where_its_scores_are_wanted() -> None:
     one, two = (ck.curve(M, x, *GIVEN, sizes=[20]) for x in (scores(), FOUND))
     assert one.to_dict() == two.to_dict()
     small = [ck.smallest(M, x, *GIVEN, target=0.5) for x in (scores(), FOUND)]
-    assert np.array_equal(*small)
+    assert np.array_equal(*(found.mask for found in small))
     assert ck.recovery(FOUND, CIRCUIT).to_dict() == ck.recovery(scores(), MASK).to_dict()
     assert ck.stability([FOUND, FOUND], 20).jaccard == 1
 

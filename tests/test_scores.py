@@ -160,7 +160,7 @@ def test_what_stands_where_there_is_no_edge_is_never_looked_at() -> None:
     odd = np.where(scores.wiring.legal, scores.values, np.nan)
     other = Scores(scores.wiring, odd)
     for rule in RULES:
-        np.testing.assert_array_equal(other.mask(9, rule), scores.mask(9, rule))
+        np.testing.assert_array_equal(other.filled(9, rule)[0], scores.filled(9, rule)[0])
     np.testing.assert_array_equal(mask(other.above(0.3)), mask(scores.above(0.3)))
     assert weight_matrix(other.graph()).tolist() == weight_matrix(scores.graph()).tolist()
 
@@ -169,40 +169,61 @@ def test_what_stands_where_there_is_no_edge_is_never_looked_at() -> None:
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("seed", range(4))
-def test_a_mask_is_the_longest_head_of_the_ranking_that_fits(
+def test_a_mask_is_the_longest_head_of_the_ranking_that_fits_filled_up(
     seed: int, rule: str, ties: bool
 ) -> None:
     scores = some_scores(seed, ties)
-    before = np.zeros(scores.wiring.shape, dtype=bool)
     heads = heads_of_ranking(scores, rule)
-    for n in [*range(1, 12), *range(12, scores.wiring.n_edges, 5), scores.wiring.n_edges, 10**6]:
-        keep = scores.mask(n, rule)
-        longest = next(head for head in reversed(heads) if head.sum() <= n)  # scanned, not bisected
-        np.testing.assert_array_equal(keep, longest)
-        assert keep.sum() <= n
+    total = scores.wiring.n_edges
+    for n in [*range(1, 12), *range(12, total, 5), total, 10**6]:
+        keep, filled = scores.filled(n, rule)
         np.testing.assert_array_equal(scores.wiring.alive(keep), keep)
-        assert not (before & ~keep).any()
-        before = keep
-    np.testing.assert_array_equal(before, scores.wiring.legal)
+        if rule == "mib":
+            np.testing.assert_array_equal(keep, heads[min(n, total)])
+            assert filled == 0
+            continue
+        longest = next(head for head in reversed(heads) if head.sum() <= n)  # scanned, not bisected
+        assert keep.sum() == min(n, total)
+        assert filled == (keep & ~longest).sum()
+        assert filled or np.array_equal(keep, longest)
+    np.testing.assert_array_equal(keep, scores.wiring.legal)
+
+
+def test_many_sizes_are_those_of_each_alone() -> None:
+    scores = some_scores(2)
+    for rule in RULES:
+        for n, keep in zip((30, 4, 17), scores.masks([30, 4, 17], rule), strict=True):
+            np.testing.assert_array_equal(keep, scores.filled(n, rule)[0])
+
+
+def test_by_the_rule_of_mib_nothing_may_be_left_and_that_is_refused() -> None:
+    scores = by_hand(input_q=9.0, m0_logits=8.0, input_logits=1.0, input_m0=0.5)
+    for select in (scores.mask, scores.top):
+        with pytest.raises(ScoresError, match=r"nothing would be left .* choose the rule abs"):
+            select(2, "mib")
+    assert kept(scores, scores.mask(3, "mib")) == {"input->logits"}
 
 
 def test_a_strong_edge_that_leads_nowhere_is_not_selected() -> None:
     scores = by_hand(input_q=9.0, m0_logits=8.0, input_logits=1.0, input_m0=0.5)
     assert kept(scores, scores.mask(1)) == {"input->logits"}
-    assert kept(scores, scores.mask(2)) == {"input->logits"}
+    # none of two holds that of one: it makes room for the path of two with the best mean, 4.5
+    assert kept(scores, scores.mask(2)) == {"input->a0.h0<q>", "a0.h0->logits"}
     assert kept(scores, scores.mask(3)) == {"input->logits", "input->m0", "m0->logits"}
+    assert [scores.filled(n)[1] for n in (1, 2, 3)] == [0, 2, 0]
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("seed", range(4))
 def test_the_weights_of_a_selected_circuit_are_the_scores(seed: int, rule: str) -> None:
     scores = some_scores(seed)
-    circuit = scores.top(15, rule)
-    keep = scores.mask(15, rule)
+    circuit = scores.top(30, rule)
+    keep, filled = scores.filled(30, rule)
     assert keep.any()
     np.testing.assert_array_equal(mask(circuit), keep)
     np.testing.assert_array_equal(weight_matrix(circuit), np.where(keep, scores.values, 0))
-    assert {**circuit.graph, "wiring": 0} == {**scores.about, "rule": rule, "wiring": 0}
+    said = {"filled": filled} if filled else {}
+    assert {**circuit.graph, "wiring": 0} == {**scores.about, "rule": rule, "wiring": 0, **said}
 
 
 def test_an_edge_of_score_zero_can_be_selected() -> None:
@@ -349,7 +370,7 @@ def test_an_edge_that_the_method_dropped_is_never_selected(seed: int, rule: str)
     assert set(ranking.tolist()) == set(np.flatnonzero(kept).tolist())
     np.testing.assert_array_equal(scores.mask(10**6, rule), scores.wiring.alive(kept))
     assert scores.mask(10**6, rule).any()
-    assert not (scores.mask(9, rule) & ~kept).any()
+    assert not (scores.filled(9, rule)[0] & ~kept).any()
     assert len(scores.strongest(10**6)) == kept.sum()
 
 

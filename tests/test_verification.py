@@ -72,10 +72,28 @@ def flat(found: Verification, stratum: str) -> set[int]:
     return {int(np.ravel_multi_index(place(e), WIRING.shape)) for e in own}
 
 
+def last_edge(scores: Scores, size: int, rule: str = "abs") -> int:
+    """The place in the ranking of the last edge of the circuit of this size that was not filled
+    in: of the longest head with no more edges alive."""
+    ranking, (keep, filled) = scores.ranking(rule), scores.filled(size, rule)
+    head = next(
+        own for n in range(len(ranking), 0, -1) if (own := alive(scores, ranking[:n])).sum() <= size
+    )
+    assert (keep & ~head).sum() == filled
+    return max(i for i, at in enumerate(ranking) if (head & keep).flat[at])
+
+
+def alive(scores: Scores, flat: np.ndarray) -> np.ndarray:
+    keep = np.zeros(WIRING.shape, dtype=bool)
+    keep.flat[flat] = True
+    return WIRING.alive(keep)
+
+
 def below_the_cut(world: World, size: int) -> list[int]:
-    """The flat indices of what ranks after the last edge of the circuit of this size."""
+    """The flat indices of what ranks after that edge and is not in the circuit."""
     ranking, keep = world.scores().ranking().tolist(), world.scores().mask(size)
-    return ranking[1 + max(i for i, at in enumerate(ranking) if keep.flat[at]) :]
+    after = ranking[1 + last_edge(world.scores(), size) :]
+    return [at for at in after if not keep.flat[at]]
 
 
 # -- which edges are measured ----------------------------------------------------------------------
@@ -96,15 +114,15 @@ def test_the_strongest_are_those_of_largest_score(world: World) -> None:
 
 
 def test_the_edges_around_the_cut_lie_on_both_sides_of_it(world: World) -> None:
-    ranking, keep = world.scores().ranking().tolist(), world.scores().mask(100)
-    last = max(i for i, at in enumerate(ranking) if keep.flat[at])
+    ranking, last = world.scores().ranking().tolist(), last_edge(world.scores(), 100)
     assert flat(world.verify(60, size=100), "around the cut") == set(ranking[last - 7 : last + 8])
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_cut_is_that_of_the_rule(world: World, rule: str) -> None:
     ranking, keep = world.scores().ranking(rule).tolist(), world.scores().mask(100, rule)
-    cut = max(i for i, at in enumerate(ranking) if keep.flat[at]) + 0.5
+    last = max(i for i, at in enumerate(ranking) if keep.flat[at])
+    cut = (last if rule == "mib" else last_edge(world.scores(), 100, rule)) + 0.5
     found = world.verify(60, size=100, rule=rule)
     others = set(ranking) - flat(found, "strongest")
     distances = sorted(abs(ranking.index(at) - cut) for at in others)

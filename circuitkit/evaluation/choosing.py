@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import dataclass
 
 from circuitkit.data.batches import Dataset
-from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
-from circuitkit.errors import EvaluationError, ScoresError
-from circuitkit.evaluation.faithfulness import Evaluation, evaluate
-from circuitkit.evaluation.masks import ScoresLike, as_scores
+from circuitkit.errors import ScoresError
+from circuitkit.evaluation.searching import FAITHFULNESS, Search, smallest
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
-from circuitkit.util.options import Bounds, checked
 
-__all__ = ["FAITHFULNESS", "choose", "smallest"]
+__all__ = ["Chosen", "choose"]
 
-FAITHFULNESS = 0.85  # the target where neither a size nor a target is asked for
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The circuit that was chosen: its mask, how many of its edges were filled in (``Scores.top``),
+    and the search for it, where no size was asked for."""
+
+    mask: Mask
+    filled: int = 0
+    search: Search | None = None
+
+    @property
+    def known(self) -> tuple[tuple[Mask, float], ...]:
+        """The circuit with its faithfulness, where that was searched for, so that a further choice
+        on the same data is not a worse one."""
+        return () if self.search is None else ((self.search.mask, self.search.value),)
 
 
 def choose(
@@ -32,82 +43,32 @@ def choose(
     edges: int | None = None,
     faithfulness: float | None = None,
     rule: str = "abs",
-) -> Mask:
+    known: Sequence[tuple[Mask, float]] = (),
+) -> Chosen:
     """The best circuit of that many edges, or the smallest that reaches the faithfulness.
 
     Without either it is the method's ``own`` choice (default: ``scores.chosen``), and without one
-    the smallest circuit that reaches 0.85.
+    the smallest circuit that reaches 0.85. ``known`` are masks with their faithfulness on the same
+    data, as an earlier ``Chosen.known`` says them: where one of them reaches what is asked for with
+    fewer edges than any that is found now, it is chosen.
 
     Raises ScoresError where the method has chosen nothing or all scores are zero, and
     EvaluationError where no circuit reaches the faithfulness.
     """
     if edges is not None:
-        best = scores.mask(edges, rule)
-        scores.warn_of_zeros(best)
-        return best
+        mask = scores.mask(edges, rule)
+        scores.warn_of_zeros(mask)
+        return Chosen(mask, scores.filled(edges, rule)[1])
     chosen = scores.chosen if own is None else own
     if faithfulness is not None or chosen is None:
         target = FAITHFULNESS if faithfulness is None else faithfulness
-        return smallest(model, scores, data, metric, corruption, target=target, rule=rule)
+        found = smallest(
+            model, scores, data, metric, corruption, target=target, rule=rule, known=known
+        )
+        return Chosen(found.mask, found.filled, found)
     if not chosen.any():
         raise ScoresError(
             f"{scores.about.get('method', 'the method')} keeps no edge; loosen its settings, or "
             "ask for a number of edges or a faithfulness"
         )
-    return chosen
-
-
-@checked
-def smallest(
-    model: Model,
-    scores: ScoresLike,
-    data: Data,
-    metric: MetricLike | None = None,
-    corruption: CorruptionLike | None = None,
-    *,
-    target: Annotated[float, Bounds(0, above=True)] = FAITHFULNESS,
-    rule: str = "abs",
-) -> Mask:
-    """The smallest of the best circuits that reaches the target faithfulness on the data.
-
-    Sizes are doubled until one reaches it, and then narrowed to 2 %: where faithfulness does not
-    grow with size, a smaller one may exist. Several sizes at a time share the carried run.
-
-    Returns its mask of bool [writers, readers]; ``scores.circuit(mask)`` is the circuit. Raises
-    ArgumentError for an argument in the wrong place and for a target that is not above 0,
-    ScoresError where all scores are zero, and EvaluationError where not even the whole model
-    reaches the target; warns (ScoresWarning) where edges with a score of zero are chosen.
-
-    Example:
-        >>> mask = ck.smallest(model, scores, data, target=0.5)
-        >>> ck.evaluate(model, mask, data).faithfulness >= 0.5
-        True
-    """
-    scores = as_scores(scores, model)
-    inputs = prepare(model, data, metric, corruption, circuit=scores)
-
-    def first(sizes: Sequence[int]) -> int | None:
-        """The first of these sizes that reaches the target."""
-        masks = [scores.mask(n, rule) for n in sizes]
-        found: list[Evaluation] = evaluate(model, masks, *inputs[1:])
-        reached = (n for n, e in zip(sizes, found, strict=True) if e.faithfulness >= target)
-        return next(reached, None)
-
-    total = scores.wiring.n_edges
-    low, high = 0, None
-    while high is None:
-        if low == total:
-            raise EvaluationError(
-                f"no circuit reaches the faithfulness {target}: that of the whole model is 1; "
-                "ask for less"
-            )
-        ladder = sorted({min(total, max(low, 4) * 2**k) for k in range(1, 5)})
-        high = first(ladder)
-        low = max((n for n in ladder if high is None or n < high), default=low)
-    while high - low > max(1, high // 50):
-        inner = sorted({low + (high - low) * k // 4 for k in (1, 2, 3)} - {low, high})
-        better = first(inner)
-        high, low = (better or high), max((n for n in inner if n < (better or high)), default=low)
-    best = scores.mask(high, rule)
-    scores.warn_of_zeros(best)
-    return best
+    return Chosen(chosen)

@@ -161,7 +161,7 @@ def curve(
         sizes = sorted({round(float(n)) for n in np.geomspace(min(10, total), total, 9)})
     if isinstance(sizes, str) or not isinstance(sizes, Iterable):
         refuse("sizes", sizes, "a list of numbers of edges")
-    masks = {int(mask.sum()): mask for mask in (scores.mask(n, rule) for n in sizes)}
+    masks = {int(mask.sum()): mask for mask in scores.masks(sizes, rule)}
     masks.pop(0, None)  # too few edges to hang together
     if not masks:
         raise ScoresError(f"no circuit of {list(sizes)} edges hangs together; give larger sizes")

@@ -39,10 +39,10 @@ from circuitkit.engine.metric import Corruption, Method, Metric
 from circuitkit.engine.model import Model
 from circuitkit.engine.record import answer, record
 from circuitkit.errors import CircuitError, EvaluationError
-from circuitkit.evaluation.choosing import FAITHFULNESS, smallest
 from circuitkit.evaluation.faithfulness import Evaluation, evaluations, measure_all
 from circuitkit.evaluation.masks import CircuitLike, as_graph, as_mask, node_level
 from circuitkit.evaluation.results import PictureResult
+from circuitkit.evaluation.searching import FAITHFULNESS, smallest
 from circuitkit.graph import circuit as graphs
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.compare import agreement, compare
@@ -486,7 +486,7 @@ def _scores(journal: Journal, method: Method, inputs: Inputs) -> Scores:
 def _size(scores: Scores, inputs: Inputs) -> Block:
     """The number of edges that reach the usual faithfulness."""
     keep = smallest(inputs.model, scores, *inputs[1:], target=FAITHFULNESS)
-    return {"edges": np.array(keep.sum())}
+    return {"edges": np.array(keep.edges)}
 
 
 def _tables(*inputs: Any) -> Block:

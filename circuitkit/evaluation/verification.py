@@ -291,13 +291,14 @@ def verify(
     require("direction", direction, DIRECTIONS)
     inputs = prepare(model, data, metric, corruption, circuit=scores)
     legal = scores.wiring.legal
-    keep = choose(model, scores, *inputs[1:], rule=rule) if circuit is None else circuit
+    keep = choose(model, scores, *inputs[1:], rule=rule).mask if circuit is None else circuit
     keep = as_mask(keep, scores.wiring)
     if not (keep & legal).any():
         raise ScoresError("the circuit has no edges, so nothing is kept; give scores.mask(n)")
     head = _head(scores, keep & legal, rule)
-    below = legal.copy()
-    below.flat[head] = False
+    above = np.zeros_like(legal)
+    above.flat[head] = True
+    below = legal & ~above & ~keep
     parts = _strata(scores, len(head), n, rule, seed)
     measured = np.zeros_like(legal)
     labels = np.full(legal.shape, "", dtype=object)
@@ -317,15 +318,19 @@ def verify(
         exact=effects.mean(1),
         stderr=standard_error(effects),
         below=below[measured],
-        weakest=float(np.abs(scores.values[keep & legal]).min()),
+        weakest=float(np.abs(scores.values[keep & above]).min()),
         population=int(below.flat[by_chance].sum()),
     )
 
 
 def _head(scores: Scores, keep: Mask, rule: str) -> Int[np.ndarray, " edges"]:
-    """The ranking up to the circuit's last edge: its edges, and dead ends that it left out."""
+    """The ranking up to the circuit's last edge that was not filled in (``Scores.top``): its edges,
+    and dead ends that it left out."""
     ranking = scores.ranking(rule)
-    return ranking[: 1 + max(np.flatnonzero(keep.flat[ranking]), default=-1)]
+    head = scores.wiring.best(ranking, int(keep.sum()))
+    chosen = head.any() and (head & ~keep).sum() <= 1  # by this ranking; one may have made room
+    own = head & keep if chosen else keep
+    return ranking[: 1 + max(np.flatnonzero(own.flat[ranking]), default=-1)]
 
 
 def _strata(

@@ -26,6 +26,7 @@ from circuitkit.graph import circuit as circuits
 from circuitkit.graph.attributes import checked, written
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.digests import digest, require_digest
+from circuitkit.graph.filling import fill
 from circuitkit.graph.frames import edge_frame
 from circuitkit.graph.nodes import edge_name, parse_edge
 from circuitkit.graph.types import Mask
@@ -42,7 +43,7 @@ __all__ = ["RULES", "Scores", "ScoresWarning"]
 
 FORMAT = "circuitkit.scores"
 VERSION = "1"
-RULES = ("abs", "signed", "greedy")
+RULES = ("abs", "signed", "greedy", "mib")
 _FLOATING, _BOOLEAN = ("F64", "F32", "F16"), ("BOOL",)  # as safetensors calls them
 
 
@@ -185,15 +186,15 @@ class Scores:
 
     # -- selection -------------------------------------------------------------------------------
     def ranking(self, rule: str = "abs") -> Int[np.ndarray, " edges"]:
-        """The flat indices of all edges, the best first: by magnitude, or ``signed``; ``greedy`` in
-        the order in which edges are reached from the logits, the strongest in-edge of a reached
-        node first (Hanna et al. 2024). Edges that a choosing method dropped are left out."""
+        """The flat indices of all edges, the best first: by magnitude (``abs``, ``mib``), or
+        ``signed``; ``greedy`` in the order in which edges are reached from the logits, the
+        strongest in-edge of a reached node first (Hanna et al. 2024). Edges that a choosing method
+        dropped are left out."""
         if rule == "greedy":
             ranked = self._greedy()
         else:
-            keys = _key(rule, RULES)(self.values[self.wiring.legal])
             flat = np.flatnonzero(self.wiring.legal)
-            ranked = flat[np.argsort(-keys, kind="stable")]
+            ranked = flat[np.argsort(-self._strengths(rule).flat[flat], kind="stable")]
         return ranked[self.values.flat[ranked] != 0] if self.about.get("chosen") else ranked
 
     @property
@@ -223,16 +224,61 @@ class Scores:
                 reach(column)
         return np.array(order)
 
+    def _strengths(self, rule: str) -> Float[np.ndarray, "writers readers"]:
+        """What edges are ranked by: the magnitudes, or by ``signed`` the scores themselves."""
+        keys = _key("abs" if rule in ("greedy", "mib") else rule, RULES)
+        found: np.ndarray = keys(self.values)
+        return found
+
     def mask(self, n: int, rule: str = "abs") -> Mask:
-        """The best n edges that hang together: the longest head of the ranking of which no more
-        than n edges are left when dead ends are dropped. Raises ScoresError where n < 1, and where
-        all scores are zero."""
-        if isinstance(n, bool) or not isinstance(n, Integral):
-            raise ScoresError(f"n is {n!r}; give a whole number of edges")
-        if n < 1:
-            raise ScoresError(f"{n} edges do not make a circuit; ask for at least 1")
+        """The best n edges that hang together, as ``top`` takes them: a mask of bool [writers,
+        readers]. Raises ScoresError where n < 1, where all scores are zero, and where no circuit is
+        that small (by the rule ``mib``, or of edges that a method chose)."""
+        return self._some(n, rule)[0]
+
+    def _some(self, n: int, rule: str) -> tuple[Mask, int]:
+        """``filled``; raises ScoresError where that is empty."""
+        keep, filled = self.filled(n, rule)
+        if not keep.any():
+            remedy = "more, or choose the rule abs" if rule == "mib" else "more"
+            raise ScoresError(
+                f"no {n:,} edges by the rule {rule} hold a path from the input to the logits, so "
+                f"that nothing would be left of them; ask for {remedy}"
+            )
+        return keep, filled
+
+    def filled(self, n: int, rule: str = "abs") -> tuple[Mask, int]:
+        """The mask of the best n edges, as ``mask`` gives it, and how many of these were filled in
+        where the ranking's next edge needs more others than there is room for; empty where no
+        circuit is that small. Raises ScoresError where n < 1, and where all scores are zero.
+
+        Example:
+            >>> keep, filled = scores.filled(100)
+            >>> int(keep.sum()), filled
+            (100, 4)
+        """
+        (found,) = self._cut([n], rule)
+        return found
+
+    def masks(self, sizes: Iterable[int], rule: str = "abs") -> list[Mask]:
+        """The best circuits of these numbers of edges, as ``filled`` gives each, ranked once."""
+        return [keep for keep, _ in self._cut(sizes, rule)]
+
+    def _cut(self, sizes: Iterable[int], rule: str) -> Iterator[tuple[Mask, int]]:
+        """``filled`` of each size."""
         self.require_some()
-        return self.wiring.best(self.ranking(rule), n)
+        ranking, strengths = self.ranking(rule), self._strengths(rule)
+        for n in sizes:
+            if isinstance(n, bool) or not isinstance(n, Integral):
+                raise ScoresError(f"n is {n!r}; give a whole number of edges")
+            if n < 1:
+                raise ScoresError(f"{n} edges do not make a circuit; ask for at least 1")
+            if rule == "mib":
+                keep = np.zeros(self.wiring.shape, dtype=bool)
+                keep.flat[ranking[:n]] = True
+                yield self.wiring.alive(keep), 0
+            else:
+                yield fill(self.wiring, ranking, strengths, int(n))
 
     def require_some(self) -> None:
         """Raise ScoresError, with the likely cause, where all scores are zero: none is better."""
@@ -263,20 +309,28 @@ class Scores:
             )
 
     def top(self, n: int, rule: str = "abs") -> Circuit:
-        """The circuit of the best n edges that hang together, or of a few less: the longest head
-        of the ranking that has no more than n edges without its dead ends.
+        """The circuit of the best n edges that hang together: the longest head of the ranking that
+        has no more than n edges without its dead ends, filled up to n edges.
+
+        Filled in are, one after the other, the strongest edge between components of the circuit, or
+        the path through others that fits and whose mean strength is larger; where the head holds
+        no path from the input to the logits, the first one is that whose weakest edge is strongest.
+        ``circuit.graph["filled"]`` says how many edges that were, if any. Scores of a method that
+        chose a circuit itself have no more edges than that.
 
         Rules: ``abs`` (magnitude), ``signed``, ``greedy`` (Hanna et al. 2024: from the logits
-        down). Raises ScoresError where n < 1, for a rule that is not known, and where all scores
-        are zero; warns (ScoresWarning) where edges with a score of zero are chosen.
+        down), and ``mib`` (Mueller et al. 2025: of the n edges of largest magnitude what is left
+        without dead ends, fewer than n). Raises ScoresError where n < 1, for a rule that is not
+        known, where all scores are zero and where nothing is left; warns (ScoresWarning) where
+        edges with a score of zero are chosen.
 
         Example:
             >>> print(scores.top(50))  # doctest: +ELLIPSIS
-            5... of 479 edges, ... of 16 heads, ... of 4 MLPs
+            50 of 479 edges, ... of 16 heads, ... of 4 MLPs
         """
-        keep = self.mask(n, rule)
+        keep, filled = self._some(n, rule)
         self.warn_of_zeros(keep)
-        return self.circuit(keep, rule=rule)
+        return self.circuit(keep, rule=rule, **({"filled": filled} if filled else {}))
 
     def above(self, threshold: float, rule: str = "abs") -> Circuit:
         """The circuit of the edges whose score (by ``abs``: its magnitude) exceeds a threshold, in

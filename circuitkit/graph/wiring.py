@@ -214,18 +214,31 @@ class Wiring:
 
     def best(self, ranking: Int[np.ndarray, " edges"], n: int) -> Mask:
         """The best n edges that hang together: of the longest head of the ranking (flat indices,
-        the best first) of which no more than n edges are alive, those."""
+        the best first) of which no more than n edges are alive, those. ``filling.fill`` fills it
+        up to n."""
+        needed = self.needed(ranking)
+        found: Mask = needed <= len(ranking)
+        if found.sum() > n:
+            found = needed < np.partition(needed, n, axis=None)[n]
+        return found
 
-        def alive(size: int) -> Mask:
-            keep = np.zeros(self.shape, dtype=bool)
-            keep.reshape(-1)[ranking[:size]] = True
-            return self.alive(keep)
-
-        low, high = min(n, len(ranking)), len(ranking)
-        while low < high:  # the more is kept, the more is alive: bisect
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if alive(middle).sum() <= n else (low, middle - 1)
-        return alive(low)
+    def needed(self, ranking: Int[np.ndarray, " edges"]) -> Int[np.ndarray, "writers readers"]:
+        """How many edges of a ranking (flat indices) must be kept, from the first, until each edge
+        is alive; more than there are for those that never are."""
+        never = len(ranking) + 1
+        place = np.full(self.shape, never)
+        place.flat[ranking] = np.arange(1, never)
+        live, heard = np.full(self.shape[0], never), np.full(self.shape[1], never)
+        live[0] = heard[-1] = 0
+        for stage in self.stages:
+            read = place[: stage.upstream, stage.columns]
+            reached = np.maximum(read, live[: stage.upstream, None]).min(0)
+            live[stage.rows] = reached[np.array(stage.part.feeds)].min(1)
+        for stage in reversed(self.stages):
+            out = np.maximum(place[stage.rows], heard).min(1)
+            np.minimum.at(heard, np.array(stage.feeds), out[:, None])
+        found: np.ndarray = np.maximum(np.maximum(place, live[:, None]), heard)
+        return found
 
     @cached_property
     def _feeds(self) -> list[list[int]]:

@@ -129,19 +129,19 @@ def discover(
         able.require(str(seen.data.about.get("task", "the task")))
     chosen = partial(choose, edges=edges, faithfulness=faithfulness, rule=rule)
     scores, checked = _resumed(how, resume)(*seen), None
-    mask = chosen(model, scores, *seen[1:])
+    found = chosen(model, scores, *seen[1:])
     if verify is not None:
-        checked = verify_edges(
-            model, scores, *seen[1:], circuit=mask, n=verify, rule=rule, seed=seed, resume=resume
-        )
-        mask = chosen(model, checked.scores, *seen[1:], own=scores.chosen)
+        checked = verify_edges(model, scores, *seen[1:], circuit=found.mask, n=verify, rule=rule,
+                               seed=seed, resume=resume)  # fmt: skip
+        found = chosen(model, checked.scores, *seen[1:], own=scores.chosen, known=found.known)
         scores = checked.scores
     others = (_in_order(how, k)(*seen) for k in range(orders or 0))
-    several = [scored.circuit(chosen(model, scored, *seen[1:])) for scored in others]
-    evaluated = evaluate_beside(model, mask, *measured[1:], seed=seed)
+    several = [scored.circuit(chosen(model, scored, *seen[1:]).mask) for scored in others]
+    evaluated = evaluate_beside(model, found.mask, *measured[1:], seed=seed)
     metadata = _metadata(seen, measured, name_of(how), asked, unseen is not None)
     return Discovery.of(
-        scores, mask, evaluated, metadata, ability=able, verification=checked,
+        scores, found.mask, evaluated, metadata, ability=able, search=found.search,
+        filled=found.filled, verification=checked,
         agreement=agreement(several) if several else None,
         seconds=time.perf_counter() - start, mebibytes=peak_mebibytes(),
     )  # fmt: skip

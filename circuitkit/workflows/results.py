@@ -13,6 +13,7 @@ import numpy as np
 
 from circuitkit.evaluation.ability import Ability
 from circuitkit.evaluation.faithfulness import Evaluation
+from circuitkit.evaluation.searching import Search
 from circuitkit.evaluation.verification import Verification
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
@@ -55,6 +56,8 @@ class Discovery:
         null: The same of random circuits of the same size.
         seconds: How long it took.
         mebibytes: The most memory that the process held.
+        search: The sizes that were tried for the circuit, with their faithfulness on the prompts of
+            the discovery; None where a size was asked for, or the method chose the circuit itself.
         verification: The edges that were measured exactly, where that was asked for.
         agreement: How circuits of other orders agree, where that was asked for.
 
@@ -74,6 +77,7 @@ class Discovery:
     null: tuple[Evaluation, ...]
     seconds: float
     mebibytes: float
+    search: Search | None = None
     verification: Verification | None = None
     agreement: Agreement | None = None
 
@@ -88,12 +92,14 @@ class Discovery:
         ability: Ability,
         seconds: float,
         mebibytes: float,
+        search: Search | None = None,
+        filled: int = 0,
         verification: Verification | None = None,
         agreement: Agreement | None = None,
     ) -> Discovery:
         """The result, from the scores, the circuit chosen from them, the evaluations of the
         circuit, of all other edges and of random circuits, and what else was measured; scores and
-        circuit carry the metadata."""
+        circuit carry the metadata, and the circuit how many of its edges were ``filled`` in."""
         found, complement, null = evaluated
         low, high = found.interval()
         random = float(np.mean([e.faithfulness for e in null]))
@@ -101,9 +107,10 @@ class Discovery:
         faithfulness = nan_to_none({key: round(value, 4) for key, value in numbers.items()})
         own = {**metadata, "faithfulness": faithfulness, "versions": versions()}
         scores = replace(scores, about={**scores.about, **own})
+        circuit = scores.circuit(mask, **({"filled": filled} if filled else {}))
         return cls(
-            circuit=scores.circuit(mask), scores=scores, evaluation=found, complement=complement,
-            null=null, ability=ability, seconds=seconds, mebibytes=mebibytes,
+            circuit=circuit, scores=scores, evaluation=found, complement=complement,
+            null=null, ability=ability, seconds=seconds, mebibytes=mebibytes, search=search,
             verification=verification, agreement=agreement,
         )  # fmt: skip
 
@@ -199,6 +206,7 @@ class Discovery:
             "strongest_components": self.heads(),
             "seconds": round(self.seconds, 2),
             "peak_mebibytes": round(self.mebibytes),
+            **({"search": self.search.to_dict()} if self.search else {}),
             **({"verification": self.verification.to_dict()} if self.verification else {}),
             **({"orders": self.agreement.to_dict()} if self.agreement else {}),
         }

@@ -1,0 +1,295 @@
+"""The smallest circuit of a ranking that reaches a faithfulness, searched for among its sizes.
+
+Faithfulness does not simply grow with size: of one ranking 17 edges may keep 0.88 and 60 keep 0.56.
+So sizes lie densely, a fifth more at each step, and all of a stack share their runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+
+from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
+from circuitkit.engine.model import Model
+from circuitkit.errors import EvaluationError
+from circuitkit.evaluation.faithfulness import Evaluation, evaluate
+from circuitkit.evaluation.masks import ScoresLike, as_scores
+from circuitkit.evaluation.results import PictureResult
+from circuitkit.graph.circuit import Circuit
+from circuitkit.graph.scores import Scores
+from circuitkit.graph.types import Mask
+from circuitkit.util.json_values import Json
+from circuitkit.util.options import Bounds, checked
+from circuitkit.util.tables import as_text, to_frame
+from circuitkit.viz.figures import Lines
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["FAITHFULNESS", "STACK", "Search", "rungs", "smallest"]
+
+FAITHFULNESS = 0.85  # the target where neither a size nor a target is asked for
+STEP = 1.2  # from one size to the next
+STACK = 8  # sizes that share their runs
+ABOVE = 2  # sizes are looked at up to so many times the first that reaches the target
+LOOKS = 3  # stacks for places below it where faithfulness falls with size
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Search(PictureResult):
+    """The smallest circuit found that reaches a faithfulness, and the curve that was searched.
+
+    ``print(found)`` says it in a line, ``found`` (or ``repr``) with every size; wherever a circuit
+    is taken, this may be given.
+
+    Attributes:
+        scores: The scores by whose ranking circuits were made.
+        target: The faithfulness to reach.
+        mask: The edges of the circuit that was found, a mask of bool [writers, readers].
+        value: Its faithfulness on the data of the search.
+        filled: How many of its edges were filled in (see ``Scores.top``).
+        sizes: The numbers of edges that were measured, ascending.
+        faithfulness: The faithfulness of the circuit of each size.
+
+    Example:
+        >>> found = ck.smallest(model, scores, data, target=0.5)
+        >>> found.value >= 0.5, len(found.circuit.to_frame()) == found.edges
+        (True, True)
+        >>> list(found.to_frame())
+        ['edges', 'faithfulness', 'reaches']
+    """
+
+    scores: Scores
+    target: float
+    mask: Mask
+    value: float
+    filled: int
+    sizes: tuple[int, ...]
+    faithfulness: tuple[float, ...]
+
+    @property
+    def edges(self) -> int:
+        """How many edges the circuit has."""
+        return int(self.mask.sum())
+
+    @cached_property
+    def circuit(self) -> Circuit:
+        """The circuit."""
+        filled = {"filled": self.filled} if self.filled else {}
+        return self.scores.circuit(self.mask, **filled)
+
+    @property
+    def fell(self) -> tuple[int, ...]:
+        """The sizes above one that reaches the target which fall below it again."""
+        first = min((n for n, f in self.curve.items() if f >= self.target), default=self.sizes[-1])
+        return tuple(n for n, f in self.curve.items() if n > first and f < self.target)
+
+    @property
+    def monotone(self) -> bool:
+        """Whether no size was seen at which the target is missed again after a smaller one has
+        reached it."""
+        return not self.fell
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each size that was measured: ``edges``, ``faithfulness``, and whether it
+        ``reaches`` the target."""
+        rows = [
+            {"edges": n, "faithfulness": f, "reaches": f >= self.target}
+            for n, f in self.curve.items()
+        ]
+        return to_frame(rows, ["edges", "faithfulness", "reaches"])
+
+    def to_dict(self) -> dict[str, Json]:
+        """All numbers, for machines."""
+        return {
+            "target": self.target, "edges": self.edges, "value": self.value, "filled": self.filled,
+            "sizes": list(self.sizes), "faithfulness": list(self.faithfulness),
+            "monotone": self.monotone, "fell": list(self.fell),
+        }  # fmt: skip
+
+    def plot(self) -> Lines:
+        """Faithfulness against size, on a logarithmic axis, with the target as a line."""
+        line = f"the target, {self.target:g}"
+        series = {"faithfulness": self.faithfulness, line: [self.target] * len(self.sizes)}
+        title = f"{self.edges:,} edges are the fewest that reach {self.target:g}"
+        return Lines(
+            self.sizes, series, title=title, x_name="edges", y_name="faithfulness", log_x=True,
+            plain=(line,),
+        )  # fmt: skip
+
+    def again(self) -> str:
+        """Which sizes fall below the target again, and how far; empty where none does."""
+        if self.monotone:
+            return ""
+        value, lowest = min((self.curve[n], n) for n in self.fell)
+        first = min(n for n, f in self.curve.items() if f >= self.target)
+        return (
+            f"faithfulness does not grow with size: {first:,} edges reach {self.target:g}, and of "
+            f"the {sum(n > first for n in self.sizes)} larger sizes tried {len(self.fell)} fall "
+            f"below it again, down to {value:.3f} with {lowest:,}"
+        )
+
+    @property
+    def curve(self) -> dict[int, float]:
+        """The faithfulness by size."""
+        return dict(zip(self.sizes, self.faithfulness, strict=True))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.edges:,} of {self.scores.wiring.n_edges:,} edges keep {self.value:.3f}, the "
+            f"fewest of {len(self.sizes)} sizes that reach {self.target:g}"
+        )
+
+    def __repr__(self) -> str:
+        rows = [
+            {"edges": n, "faithfulness": f, "": "reaches it" if f >= self.target else ""}
+            for n, f in self.curve.items()
+        ]
+        table = as_text(rows, formats={"edges": ",d", "faithfulness": ".3f"}, indent=2)
+        return "\n".join([str(self), *filter(None, [self.again()]), "", table])
+
+
+@checked
+def smallest(
+    model: Model,
+    scores: ScoresLike,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
+    *,
+    target: Annotated[float, Bounds(0, above=True)] = FAITHFULNESS,
+    rule: str = "abs",
+    known: Sequence[tuple[Mask, float]] = (),
+) -> Search:
+    """The smallest of the best circuits that reaches the target faithfulness on the data.
+
+    Sizes grow by a fifth until one reaches it, and up to twice that; then all between this one and
+    the size below are narrowed down to single edges, and so are those around places where a larger
+    circuit was worse. Where faithfulness does not grow with size, a still smaller circuit may
+    exist between the sizes that were measured; the result shows the curve. ``known`` are masks
+    whose faithfulness on the same data was measured before: where one of them reaches the target
+    with fewer edges, it is the result.
+
+    Returns a Search, which may be given wherever a circuit is taken; its ``mask`` and its
+    ``circuit`` are what was found. Raises ArgumentError for an argument in the wrong place and for
+    a target that is not above 0, ScoresError where all scores are zero, and EvaluationError where
+    no circuit reaches the target; warns (ScoresWarning) where edges with a score of zero are
+    chosen.
+
+    Example:
+        >>> found = ck.smallest(model, scores, data, target=0.5)
+        >>> ck.evaluate(model, found, data).faithfulness >= 0.5
+        True
+    """
+    scores = as_scores(scores, model)
+    inputs = prepare(model, data, metric, corruption, circuit=scores)
+    search = _Searching(inputs, scores, target, rule)
+    search.climb()
+    search.descend()
+    search.look_around()
+    found = search.result(known)
+    scores.warn_of_zeros(found.mask)
+    return found
+
+
+def rungs(total: int) -> list[int]:
+    """The sizes that are tried, up to so many edges: each a fifth more than the one before."""
+    sizes = [1]
+    while sizes[-1] < total:
+        sizes.append(min(total, max(sizes[-1] + 1, int(sizes[-1] * STEP))))
+    return sizes
+
+
+class _Searching:
+    """The sizes that were measured so far: of each the number of edges and its faithfulness."""
+
+    def __init__(self, inputs: Inputs, scores: Scores, target: float, rule: str) -> None:
+        self.inputs, self.scores, self.target, self.rule = inputs, scores, target, rule
+        self.edges: dict[int, int] = {}  # of what was asked for: fewer, where there are no more
+        self.values: dict[int, float] = {0: 0.0}  # by edges; of nothing kept it is 0
+
+    def measure(self, sizes: Sequence[int]) -> None:
+        """Measure these sizes, those that are new."""
+        new = [n for n in sizes if n not in self.edges]
+        masks = {}
+        for n, mask in zip(new, self.scores.masks(new, self.rule), strict=True):
+            self.edges[n] = int(mask.sum())
+            if self.edges[n] not in self.values:
+                masks[self.edges[n]] = mask
+        if masks:
+            found: list[Evaluation] = evaluate(
+                self.inputs.model, [*masks.values()], *self.inputs[1:]
+            )
+            self.values |= zip(masks, (each.faithfulness for each in found), strict=True)
+
+    def at(self, n: int) -> float:
+        """The faithfulness of a size that was measured."""
+        return self.values[self.edges[n]]
+
+    @property
+    def high(self) -> int | None:
+        """The smallest size known to reach the target."""
+        return min((n for n in self.edges if self.at(n) >= self.target), default=None)
+
+    def between(self, low: int, high: int) -> list[int]:
+        """A stack of sizes between two others, spread evenly."""
+        inner = np.linspace(low, high, STACK + 2)[1:-1].round().astype(int)
+        return sorted({int(n) for n in inner} - {low, high})
+
+    def climb(self) -> None:
+        """Measure growing sizes until one reaches the target, and further ones up to twice that."""
+        sizes = rungs(len(self.scores.ranking(self.rule)))
+        for start in range(0, len(sizes), STACK):
+            self.measure(sizes[start : start + STACK])
+            if self.high is not None:
+                self.measure([n for n in sizes if self.high < n <= ABOVE * self.high])
+                return
+
+    def descend(self) -> None:
+        """Narrow down the sizes between the smallest that reaches the target and the one below."""
+        while self.high is not None:
+            low = max((n for n in self.edges if n < self.high), default=0)
+            if self.high - low <= 1:
+                return
+            self.measure(self.between(low, self.high))
+
+    def look_around(self) -> None:
+        """Measure sizes around those below the smallest that reaches the target where a larger
+        circuit is worse, if faithfulness falls so much elsewhere that it may be reached here."""
+        for _ in range(LOOKS):
+            high = self.high
+            sizes = sorted(n for n in self.edges if high is not None and n <= high)
+            falls = [
+                (self.at(n), before, after)
+                for before, n, after in zip([0, *sizes], sizes, sizes[1:], strict=False)
+                if self.at(n) > self.at(after) and after - before > 2
+            ]
+            most = max((top - self.at(after) for top, _, after in falls), default=0.0)
+            near = [span for span in sorted(falls, reverse=True) if span[0] + most >= self.target]
+            if not near:
+                return
+            _, low, high = near[0]
+            self.measure(self.between(low, high))
+            self.descend()
+
+    def result(self, known: Sequence[tuple[Mask, float]]) -> Search:
+        """What was found, or what was known before, whichever is smaller."""
+        found = [(int(mask.sum()), -value, mask, 0) for mask, value in known
+                 if value >= self.target]  # fmt: skip
+        if self.high is not None:
+            mask, filled = self.scores.filled(self.high, self.rule)
+            found.insert(0, (int(mask.sum()), -self.at(self.high), mask, filled))
+        if not found:
+            most = max(self.edges.values(), default=0)
+            raise EvaluationError(
+                f"no circuit reaches the faithfulness {self.target}: that of all {most:,} edges "
+                f"is {self.values[most]:.4g}; ask for less"
+            )
+        _, value, mask, filled = min(found, key=lambda each: each[:2])
+        sizes = sorted(self.values.keys() - {0})
+        values = tuple(self.values[n] for n in sizes)
+        return Search(self.scores, self.target, mask, -value, filled, tuple(sizes), values)
