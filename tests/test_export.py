@@ -316,6 +316,21 @@ def test_only_the_strongest_edges_that_hang_together_are_drawn_and_the_caption_s
     assert drawn == {"m0": True, "m1": True, "0.1": False}  # 0.1 is in, or out, with both edges
 
 
+def test_the_caption_of_a_part_says_how_faithful_the_part_is_where_that_was_measured() -> None:
+    made = name_movers()
+    assert "shown here" not in pictured("svg", made, edges=7)
+    made.graph["drawn"] = {"edges": 7, "of": 10, "faithfulness": 0.634}
+    said = " ".join(texts(pictured("svg", made, edges=7)))
+    assert "[0.88, 0.93]; of the edges shown here alone 0.634" in said
+    assert "of the edges shown here alone 0.634" in pictured("dot", made, edges=7)
+    for other in (None, 6, 10):  # other parts, and the whole
+        assert "shown here" not in pictured("svg", made, edges=other)
+    made.remove_edge("a10.h7", "logits")  # no longer the circuit whose part it was
+    assert "shown here" not in pictured("svg", made, edges=7)
+    made.graph["drawn"] = "hostile"
+    assert "shown here" not in pictured("svg", made, edges=7)
+
+
 @pytest.mark.parametrize("edges", [0, -1, 2.5, "all"])
 def test_a_number_of_edges_that_is_none_is_refused(edges: Any) -> None:
     for suffix in ("svg", "dot", "png"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,44 @@ def test_what_was_measured_in_sample_says_so(
 def test_prompts_drawn_by_name_are_never_in_sample() -> None:
     assert not found().in_sample
     assert "in_sample" not in found().circuit.graph
+
+
+# -- how the circuit was chosen --------------------------------------------------------------------
+def test_a_circuit_says_how_many_edges_were_filled_in() -> None:
+    made = ck.discover(MODEL, dataset(0, 6), edges=3, method="eap")
+    assert made.evaluation.edges == 3
+    keep, filled = made.scores.filled(3)
+    assert made.circuit.graph["filled"] == filled > 0
+    assert np.array_equal(made.circuit.mask(), keep)
+    assert f"  filled in        {filled} edges" in repr(made)
+    assert "filled" not in made.scores.about
+    assert (made.search, "search" in made.to_dict()) == (None, False)
+
+
+def test_a_circuit_whose_size_was_searched_for_keeps_the_curve() -> None:
+    made = ck.discover(MODEL, dataset(0, 6), faithfulness=0.5, method="eap")
+    assert made.search is not None
+    assert np.array_equal(made.search.mask, made.circuit.mask())
+    assert made.to_dict()["search"] == json.loads(json.dumps(made.search.to_dict()))
+    assert ("does not grow with size" in repr(made)) is not made.search.monotone
+    uneven = replace(made.search, faithfulness=(1.0, *made.search.faithfulness[1:]))
+    assert f"  size             {uneven.again()}" in repr(replace(made, search=uneven))
+
+
+def test_the_part_of_a_large_circuit_that_is_drawn_says_how_faithful_it_is(tmp_path: Path) -> None:
+    made = ck.discover(MODEL, dataset(0, 4), unseen=dataset(4, 8), edges=230, method="eap")
+    said = made.circuit.graph["drawn"]
+    assert (said["edges"], said["of"]) == (200, 230)
+    part = ck.Scores(MODEL.wiring, np.where(made.circuit.mask(), made.scores.values, 0),
+                     {"chosen": True}).mask(200)  # fmt: skip
+    alone = ck.evaluate(MODEL, part, dataset(4, 8), "logit_diff", "counterfactual")
+    assert said["faithfulness"] == pytest.approx(alone.faithfulness, abs=1e-4)
+    again = ck.Circuit.load(made.circuit.save(tmp_path / "c.json"))
+    for circuit in (made.circuit, again):
+        words = f"of the edges shown here alone {said['faithfulness']:.3g}"
+        assert words in circuit.draw(tmp_path / "c.svg").read_text()
+        assert "shown here" not in circuit.draw(tmp_path / "c.svg", edges=30).read_text()
+    assert "drawn" not in found().circuit.graph
 
 
 # -- what is asked for -----------------------------------------------------------------------------

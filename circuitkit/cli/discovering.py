@@ -49,7 +49,7 @@ def add(commands: Commands) -> None:
         help="the smallest circuit that reaches this (default: 0.85)",
     )
     p.add_argument(
-        "--rule", default="abs", choices=("abs", "signed", "greedy"),
+        "--rule", default="abs", choices=("abs", "signed", "greedy", "mib"),
         help="edges by their magnitude (default: abs), by their value, or grown from the logits",
     )  # fmt: skip
     p.add_argument(

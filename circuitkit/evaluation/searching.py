@@ -1,7 +1,7 @@
 """The smallest circuit of a ranking that reaches a faithfulness, searched for among its sizes.
 
 Faithfulness does not simply grow with size: of one ranking 17 edges may keep 0.88 and 60 keep 0.56.
-So sizes lie densely, a fifth more at each step, and all of a stack share their runs.
+So sizes lie densely: all up to 24, and then a fifth more at each step. Those of a stack share runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["FAITHFULNESS", "STACK", "Search", "rungs", "smallest"]
 
 FAITHFULNESS = 0.85  # the target where neither a size nor a target is asked for
-STEP = 1.2  # from one size to the next
+EVERY = 24  # up to here all sizes are tried
+STEP = 1.2  # from one size to the next above
 STACK = 8  # sizes that share their runs
 ABOVE = 2  # sizes are looked at up to so many times the first that reaches the target
 LOOKS = 3  # stacks for places below it where faithfulness falls with size
@@ -115,22 +116,22 @@ class Search(PictureResult):
         """Faithfulness against size, on a logarithmic axis, with the target as a line."""
         line = f"the target, {self.target:g}"
         series = {"faithfulness": self.faithfulness, line: [self.target] * len(self.sizes)}
-        title = f"{self.edges:,} edges are the fewest that reach {self.target:g}"
+        title = f"{self.edges:,} of {self.scores.wiring.n_edges:,} edges keep {self.value:.3f}"
         return Lines(
             self.sizes, series, title=title, x_name="edges", y_name="faithfulness", log_x=True,
             plain=(line,),
         )  # fmt: skip
 
     def again(self) -> str:
-        """Which sizes fall below the target again, and how far; empty where none does."""
+        """That sizes fall below the target again, and how far; empty where none does."""
         if self.monotone:
             return ""
         value, lowest = min((self.curve[n], n) for n in self.fell)
         first = min(n for n, f in self.curve.items() if f >= self.target)
         return (
-            f"faithfulness does not grow with size: {first:,} edges reach {self.target:g}, and of "
-            f"the {sum(n > first for n in self.sizes)} larger sizes tried {len(self.fell)} fall "
-            f"below it again, down to {value:.3f} with {lowest:,}"
+            f"faithfulness does not grow with size: {first:,} edges reach {self.target:g}, and "
+            f"{len(self.fell)} of {sum(n > first for n in self.sizes)} larger sizes tried do not "
+            f"({lowest:,}: {value:.3f})"
         )
 
     @property
@@ -167,10 +168,11 @@ def smallest(
 ) -> Search:
     """The smallest of the best circuits that reaches the target faithfulness on the data.
 
-    Sizes grow by a fifth until one reaches it, and up to twice that; then all between this one and
-    the size below are narrowed down to single edges, and so are those around places where a larger
-    circuit was worse. Where faithfulness does not grow with size, a still smaller circuit may
-    exist between the sizes that were measured; the result shows the curve. ``known`` are masks
+    All sizes up to 24 edges are tried, and larger ones, a fifth more at each step, until one
+    reaches it, and up to twice that. Then what lies between this one and the size below is narrowed
+    down to single edges, and so is what lies around places where a larger circuit was worse. Where
+    faithfulness does not grow with size, a smaller circuit of more than 24 edges may lie between
+    the sizes that were measured; the result shows the curve. ``known`` are masks
     whose faithfulness on the same data was measured before: where one of them reaches the target
     with fewer edges, it is the result.
 
@@ -197,10 +199,11 @@ def smallest(
 
 
 def rungs(total: int) -> list[int]:
-    """The sizes that are tried, up to so many edges: each a fifth more than the one before."""
-    sizes = [1]
+    """The sizes that are tried, up to so many edges: all up to 24, and then each a fifth more than
+    the one before."""
+    sizes = [*range(1, min(total, EVERY) + 1)]
     while sizes[-1] < total:
-        sizes.append(min(total, max(sizes[-1] + 1, int(sizes[-1] * STEP))))
+        sizes.append(min(total, int(sizes[-1] * STEP)))
     return sizes
 
 

@@ -69,7 +69,7 @@ __all__ = [
 
 FORMAT = "circuitkit.circuit"
 VERSION = 1
-_STRUCTURED = frozenset(("wiring", "settings", "versions", "faithfulness", "asked"))
+_STRUCTURED = frozenset(("wiring", "settings", "versions", "faithfulness", "asked", "drawn"))
 _KEYS = ("format", "version", "wiring", "attributes", "nodes", "digest", "edges")
 _EAP = "circuitkit.formats.interchange.eap_ig"  # reached by name: it stands below this room
 _SAVES, _DRAWS = "formats", "viz/pictures"  # the folders of what saves and of what draws

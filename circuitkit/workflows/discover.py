@@ -27,8 +27,8 @@ from circuitkit.engine.model import Model
 from circuitkit.errors import UnknownNameError
 from circuitkit.evaluation.ability import ability
 from circuitkit.evaluation.ability import known as only_known
-from circuitkit.evaluation.choosing import choose
-from circuitkit.evaluation.faithfulness import evaluate_beside
+from circuitkit.evaluation.choosing import Chosen, choose
+from circuitkit.evaluation.faithfulness import evaluate, evaluate_beside
 from circuitkit.evaluation.verification import verify as verify_edges
 from circuitkit.graph.compare import agreement
 from circuitkit.graph.scores import Scores
@@ -36,6 +36,7 @@ from circuitkit.registry import name_of, resolve
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.process import peak_mebibytes
+from circuitkit.viz.circuits.choice import drawn_part
 from circuitkit.workflows.asking import Asked, Orders, Share, is_in_sample
 from circuitkit.workflows.folders import tried
 from circuitkit.workflows.results import Discovery
@@ -141,7 +142,7 @@ def discover(
     metadata = _metadata(seen, measured, name_of(how), asked, unseen is not None)
     return Discovery.of(
         scores, found.mask, evaluated, metadata, ability=able, search=found.search,
-        filled=found.filled, verification=checked,
+        said=_said(scores, found, measured), verification=checked,
         agreement=agreement(several) if several else None,
         seconds=time.perf_counter() - start, mebibytes=peak_mebibytes(),
     )  # fmt: skip
@@ -156,6 +157,18 @@ def _metadata(
         "asked": asked.record(seen, measured, given),
         **({"in_sample": True} if is_in_sample(seen, measured) else {}),
     }  # fmt: skip
+
+
+def _said(scores: Scores, found: Chosen, measured: Inputs) -> dict[str, Json]:
+    """What a circuit alone says: how many edges were filled in, and, where a picture does not show
+    all of them, the faithfulness of those that it shows."""
+    said: dict[str, Json] = {"filled": found.filled} if found.filled else {}
+    part = drawn_part(scores.circuit(found.mask))
+    if part is not None:
+        value = evaluate(measured.model, part, *measured[1:]).faithfulness
+        said["drawn"] = {"edges": int(part.sum()), "of": int(found.mask.sum()),
+                         "faithfulness": round(value, 4)}  # fmt: skip
+    return said
 
 
 def method_of(method: Method | str, orders: int | None = None) -> Method:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from math import ceil, log
+from math import ceil, log, sqrt
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -34,12 +34,14 @@ from circuitkit.engine.metric import Method
 from circuitkit.engine.model import Model
 from circuitkit.engine.weights import parameters
 from circuitkit.errors import EvaluationError
+from circuitkit.evaluation.searching import STACK, rungs
 from circuitkit.graph.stages import ATTENTION
 from circuitkit.registry import lookup, name_of, names
 from circuitkit.util.bytesize import spell
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.tables import as_text, to_frame
+from circuitkit.viz.circuits.choice import USUAL
 from circuitkit.workflows.asking import Asked, Orders, Share
 from circuitkit.workflows.discover import method_of
 from circuitkit.workflows.results import files
@@ -305,8 +307,7 @@ class _Costs:
             "exact effects": self._effects(min(asked.verify or 0, self.model.wiring.n_edges))
             * seen + choice * bool(asked.verify),
             "random orders": (asked.orders or 0) * (self._scores(method, rest) * seen + choice),
-            "faithfulness": measured * (self.carried + 1 + self.masked(1) * self._draws
-                                        + (1 + RANDOM) * self.masked(0.1) * self._draws),
+            "faithfulness": measured * self._faithfulness(asked),
         }  # fmt: skip
         return {step: n for step, n in found.items() if n}
 
@@ -339,12 +340,24 @@ class _Costs:
         """The exact effects of so many edges."""
         return (self.carried + 1 + edges * self.edge * self._draws) if edges else 0.0
 
+    @property
+    def _middle(self) -> float:
+        """The edges of a circuit whose size is not asked for: between 8 and all in doublings."""
+        return sqrt(8 * self.model.wiring.n_edges)
+
     def _choosing(self) -> float:
-        """The sizes that are tried until one reaches a faithfulness: four at a time, doubled up to
-        the middle (in doublings) of all, and then three at a time until it is known to 2 %."""
-        ladders = ceil(log(self.model.wiring.n_edges / 8, 2) / 2 / 4)
-        masks = 4 * ladders + 3 * 3
-        return (ladders + 3) * (self.carried + 1) + masks * self.masked(0.1) * self._draws
+        """The sizes that are tried until one reaches a faithfulness, and up to twice that; then, in
+        stacks, those between it and the one below."""
+        tried = sum(n <= 2 * self._middle for n in rungs(self.model.wiring.n_edges))
+        narrowed = max(1, log(self._middle / 5, STACK + 1))
+        stacks = tried / STACK + narrowed
+        return stacks * (self.carried + 1 + STACK * self.masked(0.1) * self._draws)
+
+    def _faithfulness(self, asked: Asked) -> float:
+        """The circuit, all others and random ones; of a large one also the part that is drawn."""
+        both, one = self.carried + 1, self.masked(0.1) * self._draws
+        part = (both + one) if (asked.edges or self._middle) > USUAL else 0.0
+        return both + self.masked(1) * self._draws + (1 + RANDOM) * one + part
 
     # -- memory and time ---------------------------------------------------------------------------
     def example(self) -> float:

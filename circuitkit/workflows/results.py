@@ -93,13 +93,13 @@ class Discovery:
         seconds: float,
         mebibytes: float,
         search: Search | None = None,
-        filled: int = 0,
+        said: Mapping[str, Json] | None = None,
         verification: Verification | None = None,
         agreement: Agreement | None = None,
     ) -> Discovery:
         """The result, from the scores, the circuit chosen from them, the evaluations of the
         circuit, of all other edges and of random circuits, and what else was measured; scores and
-        circuit carry the metadata, and the circuit how many of its edges were ``filled`` in."""
+        circuit carry the metadata, and the circuit alone what is ``said`` of it."""
         found, complement, null = evaluated
         low, high = found.interval()
         random = float(np.mean([e.faithfulness for e in null]))
@@ -107,11 +107,10 @@ class Discovery:
         faithfulness = nan_to_none({key: round(value, 4) for key, value in numbers.items()})
         own = {**metadata, "faithfulness": faithfulness, "versions": versions()}
         scores = replace(scores, about={**scores.about, **own})
-        circuit = scores.circuit(mask, **({"filled": filled} if filled else {}))
         return cls(
-            circuit=circuit, scores=scores, evaluation=found, complement=complement,
-            null=null, ability=ability, seconds=seconds, mebibytes=mebibytes, search=search,
-            verification=verification, agreement=agreement,
+            circuit=scores.circuit(mask, **(said or {})), scores=scores, evaluation=found,
+            complement=complement, null=null, ability=ability, seconds=seconds,
+            mebibytes=mebibytes, search=search, verification=verification, agreement=agreement,
         )  # fmt: skip
 
     @property
@@ -234,6 +233,14 @@ class Discovery:
             counts = f"{known['kept']} of {known['of']}"
             yield f"  prompts          {counts}, those that the model answers"
 
+    def _chosen(self) -> Iterator[str]:
+        """How many edges were filled in, if any, and whether larger circuits were worse."""
+        filled = self.circuit.graph.get("filled")
+        if filled:
+            yield f"  filled in        {filled:,} edges, where the ranking leaves no room for more"
+        if self.search and not self.search.monotone:
+            yield f"  size             {self.search.again()}"
+
     def _title(self) -> str:
         """What a picture of the circuit is called."""
         about, value = self.circuit.graph, self.evaluation.faithfulness
@@ -255,6 +262,7 @@ class Discovery:
             f"  without it       {self.complement.faithfulness:.3f}  (all other edges kept)",
             f"  random circuits  {self.random:.3f}  [{min(spread):.3f}, {max(spread):.3f}]  "
             f"({len(spread)} of the same size)",
+            *self._chosen(),
             f"  cost             {self.seconds:.1f} s, peak memory {self.mebibytes:,.0f} MiB",
             "",
             f"  {'strongest edges':34s}strongest components (Σ|weight| of edges)",

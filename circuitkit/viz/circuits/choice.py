@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from circuitkit.errors import OutputError
 from circuitkit.graph.circuit import components, edges, wiring_of
+from circuitkit.graph.filling import fill
 from circuitkit.graph.nodes import Node
 from circuitkit.graph.published import skeleton
-from circuitkit.graph.types import Graph
+from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
 
-__all__ = ["Choice", "Weighted", "chosen"]
+__all__ = ["USUAL", "Choice", "Weighted", "chosen", "drawn_part"]
 
 USUAL = 200  # edges that are drawn unless another number is asked for
 MOST_ALIKE = 300  # edges without weights: above, a picture of equal lines says nothing
@@ -29,6 +31,7 @@ class Choice:
     left_out: int
     which: str  # "the 3 strongest of 5 edges"; empty where all are shown
     largest: float | None = None  # |weight| of what is left out; None where weights say nothing
+    alone: float | None = None  # the faithfulness of what is shown; None where it is not known
 
     @property
     def words(self) -> str:
@@ -60,7 +63,29 @@ def chosen(circuit: Graph, most: int | None) -> Choice:
     shown, which = _strongest(found, most or USUAL, wiring)
     kept = set(shown)
     largest = max((abs(edge[2]) for edge in found if edge not in kept), default=None)
-    return Choice(shown, len(found) - len(shown), which, largest)
+    return Choice(shown, len(found) - len(shown), which, largest, _known(circuit, shown, found))
+
+
+def drawn_part(circuit: Graph) -> Mask | None:
+    """The edges that a picture shows where it does not show all of the circuit; else None."""
+    choice, wiring = chosen(circuit, None), wiring_of(circuit)
+    if not choice.left_out:
+        return None
+    keep = np.zeros(wiring.shape, dtype=bool)
+    for writer, reader, _ in choice.shown:
+        keep[wiring.index(writer, reader)] = True
+    return keep
+
+
+def _known(circuit: Graph, shown: list[Weighted], found: list[Weighted]) -> float | None:
+    """The faithfulness of what is shown, where ``discover`` has measured that of this part."""
+    said = circuit.graph.get("drawn")
+    if not isinstance(said, Mapping) or len(shown) == len(found):
+        return None
+    if (said.get("edges"), said.get("of")) != (len(shown), len(found)):
+        return None
+    value = said.get("faithfulness")
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _name(circuit: Graph) -> str:
@@ -74,9 +99,11 @@ def _strongest(found: list[Weighted], n: int, wiring: Wiring) -> tuple[list[Weig
     flat = np.ravel_multi_index(
         np.array([wiring.index(writer, reader) for writer, reader, _ in found]).T, wiring.shape
     )
-    if wiring.best(flat, len(found)).sum() < len(found):
+    strengths = np.zeros(wiring.shape)
+    strengths.flat[flat] = [abs(weight) for *_, weight in found]
+    kept, _ = fill(wiring, flat, strengths, n)
+    if not kept.any() or wiring.best(flat, len(found)).sum() < len(found):
         return found[:n], f"the {n:,} strongest of {len(found):,} edges"
-    kept = wiring.best(flat, n)
     shown = [edge for edge in found if kept[wiring.index(edge[0], edge[1])]]
     return shown, f"the {len(shown):,} strongest of {len(found):,} edges that hang together"
 

@@ -108,6 +108,8 @@ class Drawing:
             f"{key}: {style.plain(self.metadata[key])}" for key in SOURCE if self.metadata.get(key)
         ]
         faithful = _faithfulness(self.metadata.get("faithfulness"))
+        if faithful and self.choice.alone is not None:
+            faithful += f"; of the edges shown here alone {_number(self.choice.alone)}"
         if faithful and self.metadata.get("in_sample"):
             faithful += " (in sample)"
         extent = self._extent() + self._measured() + self._hidden()
