@@ -262,21 +262,23 @@ class _Searching:
 
     def look_around(self) -> None:
         """Measure sizes around those below the smallest that reaches the target where a larger
-        circuit is worse, if faithfulness falls so much elsewhere that it may be reached here."""
+        circuit is worse, if faithfulness falls so much among such sizes that a step up as large
+        would reach it here."""
         for _ in range(LOOKS):
             high = self.high
             sizes = sorted(n for n in self.edges if high is not None and n <= high)
-            falls = [
+            steps = [*zip([0, *sizes], sizes, sizes[1:], strict=False)]
+            falls = {n: self.at(n) - self.at(after) for _, n, after in steps}
+            near = [
                 (self.at(n), before, after)
-                for before, n, after in zip([0, *sizes], sizes, sizes[1:], strict=False)
-                if self.at(n) > self.at(after) and after - before > 2
+                for before, n, after in steps
+                if falls[n] > 0 and after - before > 2
+                if self.at(n) + max(falls[m] for m in falls if n / 2 <= m <= 2 * n) >= self.target
             ]
-            most = max((top - self.at(after) for top, _, after in falls), default=0.0)
-            near = [span for span in sorted(falls, reverse=True) if span[0] + most >= self.target]
             if not near:
                 return
-            _, low, high = near[0]
-            self.measure(self.between(low, high))
+            _, before, after = max(near)
+            self.measure(self.between(before, after))
             self.descend()
 
     def result(self, known: Sequence[tuple[Mask, float]]) -> Search:

@@ -15,6 +15,7 @@ from circuitkit.graph.wiring import Wiring
 __all__ = ["fill"]
 
 NONE = -np.inf  # the strength of what is not offered
+LOOKS = (1, 3, 6, 12, 24)  # lengths at which it is seen what can still be better
 
 
 def fill(
@@ -103,19 +104,16 @@ class _Filling:
         """Keep single edges while no path that fits is better, and then that path; whether anything
         was kept. Single edges change neither what is live nor what is heard."""
         paths, before = _Paths(self, self.offered), self.left
-        flat = paths.singles
-        while self.left:
-            longer = paths.means[1 : self.left]
-            edges = int(longer.argmax()) + 2 if longer.size else 0
-            mean = longer.max(initial=NONE)
-            better = int((self.offered.flat[flat] >= mean).sum())
-            if not better:
-                if mean > NONE:
-                    self._take(*paths.path(edges))
-                break
-            spare = self.left if mean == NONE else max(1, self.left - edges)
-            self._take(*flat[: min(better, spare)])
-            flat = flat[min(better, spare) :]
+        longer = paths.means[1:]
+        edges = int(longer.argmax()) + 2 if longer.size else 0
+        mean = longer.max(initial=NONE)
+        better = int((self.offered.flat[paths.singles] >= mean).sum())
+        room = self.left if mean == NONE else self.left - edges
+        self._take(*paths.singles[: min(better, room)])
+        if better > room and self.left:
+            self._take(int(paths.singles[room]))  # so that the path no longer fits
+        elif self.left and mean > NONE:
+            self._take(*paths.path(edges))
         return self.left < before
 
     def _make_room(self) -> bool:
@@ -142,8 +140,8 @@ class _Paths:
     which could be added by itself; of length 1 the best single edge.
 
     ``strengths`` are, by length, the sums of the edges' (or by ``np.minimum`` the weakest), and
-    ``singles`` the best single edges, as many as are left to be found. What can be no better than
-    the last of these is left out.
+    ``singles`` the best single edges, as many as are left to be found. Paths are left out that have
+    no larger mean than the last of these, or than a shorter path.
     """
 
     def __init__(
@@ -160,15 +158,18 @@ class _Paths:
         self.offered = np.where(alone, NONE, offered)
         self.last = np.where(self.heard, self.offered, NONE).max(1)
         self.reached = [np.where(self.live, 0.0 if join is np.add else np.inf, NONE)]
+        self.than = NONE
+        self.beyond: Float[np.ndarray, " writers"] | None = None
         found = [float(offered.flat[self.singles[0]]) if len(self.singles) else NONE]
-        enough = len(self.singles) >= self.most and join is np.add
-        least = float(offered.flat[self.singles[-1]]) if enough else 0.0
-        beyond = self._beyond(filling.wiring, least) if enough else np.full(len(self.live), np.inf)
+        enough = len(self.singles) >= self.most
+        least = float(offered.flat[self.singles[-1]]) if enough else NONE
         while len(found) < self.most and (self.reached[-1] > NONE).any():
             reached = self._further(self.reached[-1])
-            worth = beyond > len(found) * least - reached
-            self.reached.append(np.where(worth, reached, NONE))
-            found.append(float(join(self.reached[-1], self.last).max()))
+            if join is np.add:
+                least = max(least, found[-1] / len(found) if len(found) > 1 else NONE)
+                reached = self._hopeful(filling.wiring, reached, len(found), least)
+            self.reached.append(reached)
+            found.append(float(join(reached, self.last).max()))
         self.strengths = np.array(found)
 
     def _strongest(
@@ -180,6 +181,18 @@ class _Paths:
             above = strengths >= -np.partition(-strengths, self.most - 1)[self.most - 1]
             flat, strengths = flat[above], strengths[above]
         return flat[np.argsort(-strengths, kind="stable")[: self.most]]
+
+    def _hopeful(
+        self, wiring: Wiring, reached: Float[np.ndarray, " writers"], edges: int, least: float
+    ) -> Float[np.ndarray, " writers"]:
+        """What was reached over so many edges, where the rest of a path may bring its mean above
+        this one. By how much the best rest exceeds it is seen anew at some lengths only."""
+        if least == NONE:
+            return reached
+        if self.beyond is None or edges in LOOKS:
+            self.than, self.beyond = least, self._beyond(wiring, least)
+        hopeful: np.ndarray = self.beyond > edges * self.than - reached
+        return np.where(hopeful, reached, NONE)
 
     def _beyond(self, wiring: Wiring, least: float) -> Float[np.ndarray, " writers"]:
         """By how much the edges of the best path from each writer on exceed so much each."""
