@@ -91,7 +91,7 @@ def test_a_circuit_says_how_many_edges_were_filled_in() -> None:
     keep, filled = made.scores.filled(3)
     assert made.circuit.graph["filled"] == filled > 0
     assert np.array_equal(made.circuit.mask(), keep)
-    assert f"  filled in        {filled} edges" in repr(made)
+    assert f"  filled in        {filled} of them" in repr(made)
     assert "filled" not in made.scores.about
     assert (made.search, "search" in made.to_dict()) == (None, False)
 

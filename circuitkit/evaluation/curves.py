@@ -139,9 +139,9 @@ def curve(
 ) -> Curve:
     """Faithfulness of the best circuits of growing size, and of the whole model at the end.
 
-    ``sizes`` are numbers of edges (default: nine, spread evenly in the logarithm from 10 to all);
-    circuits are cut to the edges that hang together, so that they may hold fewer. ``rule`` says
-    what ranks first: ``abs`` (the magnitude), ``signed``, or ``greedy`` (from the logits on).
+    ``sizes`` are numbers of edges (default: nine, spread evenly in the logarithm from 10 to all).
+    ``rule`` says what ranks first: ``abs`` (the magnitude), ``signed``, ``greedy`` (from the logits
+    on), or ``mib`` (dead ends are dropped, so that circuits hold fewer), as in ``Scores.top``.
 
     Returns a Curve, whose faithfulness has no unit (1 is the full model). Raises ArgumentError for
     an argument in the wrong place, ScoresError for sizes below 1, a rule that is not known, and

@@ -191,8 +191,8 @@ def best(scores: Scores, share: float, rule: str = "abs") -> Mask:
     """The circuit that MIB makes of the best edges: that share of all edges, rounded down, and of
     these what is left without dead ends.
 
-    It holds fewer edges than ``Scores.mask`` of that number, which adds edges until that many are
-    alive. The share 1 is the whole model; a method that chose a circuit has no larger one but that.
+    It holds fewer edges than ``Scores.mask`` of that number, in which that many are alive (by the
+    rule ``mib`` it is the same). The share 1 is the whole model; a method that chose a circuit has no larger one but that.
     """
     wiring = scores.wiring
     scores.require_some()

@@ -80,11 +80,14 @@ def discover(
             ``counterfactual``.
         method: How edges are scored: a name with settings (``"eap_ig(steps=10)"``) or a function.
         unseen: The prompts on which the circuit is measured, in any form that ``data`` takes.
-        edges: The size of the circuit, at most the number of the model's edges.
+        edges: The size of the circuit, at most the number of the model's edges. Where the ranking's
+            next edge needs more others than there is room for, the circuit is filled up
+            (``Scores.top``); a method that chose a circuit itself has no more edges than those.
         faithfulness: The faithfulness that the smallest circuit is to reach on the prompts of the
             discovery, above 0 and at most 1. Without this and ``edges``, the circuit is the one
             that the method chose itself (``acdc``), or the smallest that reaches 0.85.
-        rule: How edges are ranked: ``abs``, ``signed`` or ``greedy``.
+        rule: How edges are ranked: ``abs``, ``signed`` or ``greedy``; by ``mib`` dead ends among
+            the strongest edges are dropped and not replaced, so that there are fewer.
         examples: How many prompts each half has at most; without it 64 of a task, and all of a
             file.
         seed: The seed of the prompts that are drawn, of random circuits and of samples.

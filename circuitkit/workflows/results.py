@@ -237,7 +237,7 @@ class Discovery:
         """How many edges were filled in, if any, and whether larger circuits were worse."""
         filled = self.circuit.graph.get("filled")
         if filled:
-            yield f"  filled in        {filled:,} edges, where the ranking leaves no room for more"
+            yield f"  filled in        {filled:,} of them, as the next in the ranking needs more others"
         if self.search and not self.search.monotone:
             yield f"  size             {self.search.again()}"
 
