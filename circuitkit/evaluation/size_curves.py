@@ -192,7 +192,8 @@ def best(scores: Scores, share: float, rule: str = "abs") -> Mask:
     these what is left without dead ends.
 
     It holds fewer edges than ``Scores.mask`` of that number, in which that many are alive (by the
-    rule ``mib`` it is the same). The share 1 is the whole model; a method that chose a circuit has no larger one but that.
+    rule ``mib`` it is the same). The share 1 is the whole model; a method that chose a circuit has
+    no larger one but that.
     """
     wiring = scores.wiring
     scores.require_some()

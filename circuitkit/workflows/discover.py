@@ -114,8 +114,8 @@ def discover(
 
     Example:
         >>> found = ck.discover(model, "ioi", edges=30, examples=8)
-        >>> found.circuit.graph["task"], found.evaluation.edges <= 30
-        ('ioi', True)
+        >>> found.circuit.graph["task"], found.evaluation.edges
+        ('ioi', 30)
     """
     start = time.perf_counter()
     asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size,

@@ -64,7 +64,7 @@ class Discovery:
     Example:
         >>> found = ck.discover(model, "ioi", edges=20, examples=8)
         >>> print(found)
-        ioi on mini: 19 of 479 edges, faithfulness ... [..., ...] (logit_diff, 8 unseen prompts)
+        ioi on mini: 20 of 479 edges, faithfulness ... [..., ...] (logit_diff, 8 unseen prompts)
         >>> list(found.to_frame())
         ['writer', 'reader', 'weight', 'exact']
     """
@@ -237,7 +237,7 @@ class Discovery:
         """How many edges were filled in, if any, and whether larger circuits were worse."""
         filled = self.circuit.graph.get("filled")
         if filled:
-            yield f"  filled in        {filled:,} of them, as the next in the ranking needs more others"
+            yield f"  filled in        {filled:,} of them, as the ranking's next needs more others"
         if self.search and not self.search.monotone:
             yield f"  size             {self.search.again()}"
 
