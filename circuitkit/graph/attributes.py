@@ -41,6 +41,10 @@ def _is_number(value: Json) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_share(value: Json) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
 def _is_seed(value: Json) -> bool:
     return type(value) is int and -(2**63) <= value < 2**64
 
@@ -87,7 +91,12 @@ OF_GRAPHS: Mapping[str, _Kind] = {
                           "a number or an object"),
 }  # fmt: skip
 OF_NODES: Mapping[str, _Kind] = {"role": TEXT, "positions": _Kind(_are_texts, "a list of texts")}
-OF_EDGES: Mapping[str, _Kind] = {"exact": FLAG}
+OF_EDGES: Mapping[str, _Kind] = {
+    **dict.fromkeys(("exact", "core"), FLAG),
+    **dict.fromkeys(("low", "high"), _NUMBER),
+    **dict.fromkeys(("p", "q", "frequency"), _Kind(_is_share, "a number from 0 to 1")),
+    "standard_error": _Kind(lambda value: _is_number(value) and value >= 0, "a number from 0 on"),
+}
 _KNOWN = {"graph": OF_GRAPHS, "node": OF_NODES, "edge": OF_EDGES}
 
 

@@ -40,7 +40,7 @@ from jaxtyping import Float
 from circuitkit.errors import CircuitError, CircuitkitError, NodeNameError, OutputError
 from circuitkit.graph.attributes import checked, written
 from circuitkit.graph.digests import digest, require_digest
-from circuitkit.graph.frames import edge_frame
+from circuitkit.graph.frames import CERTAINTY, edge_frame
 from circuitkit.graph.nodes import Node, edge_name, parse_edge
 from circuitkit.graph.records import Record
 from circuitkit.graph.types import Graph, Mask
@@ -155,7 +155,9 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         """The circuit's edges as a pandas table, the strongest first.
 
         Columns: ``writer`` and ``reader`` (names), ``weight`` (metric units per example), ``exact``
-        (whether the weight was measured rather than estimated; missing where nothing says so).
+        (whether the weight was measured rather than estimated; missing where nothing says so). Of
+        a circuit that says how sure its edges are, also those of ``Certainty.to_frame``:
+        ``standard_error``, ``low``, ``high``, ``p``, ``q``, ``frequency`` and ``core``.
 
         Example:
             >>> ck.references.docstring.acdc().circuit.to_frame().head(2)
@@ -165,8 +167,11 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         """
         found = strongest(self)
         writers, readers = ([str(edge[end]) for edge in found] for end in (0, 1))
-        flags = [self[writer][reader].get("exact") for writer, reader, _ in found]
-        return edge_frame(writers, readers, [weight for _, _, weight in found], flags)
+        said = [self[writer][reader] for writer, reader, _ in found]
+        sure = any(name in own for own in said for name in CERTAINTY)
+        columns = {name: [own.get(name) for own in said] for name in ("exact", *CERTAINTY)}
+        flags, weights = columns.pop("exact"), [weight for _, _, weight in found]
+        return edge_frame(writers, readers, weights, flags, columns if sure else None)
 
     # -- files ---------------------------------------------------------------------------------
     @classmethod
