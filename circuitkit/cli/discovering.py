@@ -62,6 +62,11 @@ def add(commands: Commands) -> None:
     p.add_argument("--verify", type=positive, metavar="N", help="also measure N edges exactly")
     p.add_argument("--orders", type=positive, metavar="N", help="repeat acdc in N random orders")
     p.add_argument(
+        "--agreement", type=float, metavar="J",
+        help="draw more prompts until circuits of other ones are to agree so well (Jaccard; "
+             "default: none)",
+    )  # fmt: skip
+    p.add_argument(
         "--seed", type=int, default=0, help="seed of prompts and random circuits (default: 0)"
     )
     p.add_argument(
@@ -86,7 +91,7 @@ def discover(options: argparse.Namespace) -> None:
         "method": options.method, "edges": options.edges, "faithfulness": options.faithfulness,
         "rule": options.rule, "examples": options.examples, "seed": options.seed,
         "batch_size": options.batch_size, "memory": options.memory, "verify": options.verify,
-        "orders": options.orders, "known": options.known,
+        "orders": options.orders, "agreement": options.agreement, "known": options.known,
     }  # fmt: skip
     inputs = task_of(options, options.task), options.metric, options.corruption
     if options.plan:

@@ -19,7 +19,7 @@ from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json
 
-__all__ = ["Groups", "Tally", "is_groups"]
+__all__ = ["Groups", "Tally", "is_groups", "replaced"]
 
 # What is kept of the examples: nothing; the scores of each; or, of counts that say how often each
 # example counts in each of K resamples, the scores of the resamples.
@@ -98,6 +98,20 @@ class Tally:
         return table
 
 
+def replaced(
+    groups: Float[np.ndarray, "examples edges"],
+    columns: Int[np.ndarray, " some"],
+    values: Float[np.ndarray, "some examples"],
+) -> Float[np.ndarray, "examples edges"]:
+    """The examples' scores with those of some edges in the place of what was there; the table is
+    a new one, in a file where the other is in one."""
+    filed = isinstance(groups, np.memmap)
+    table = _in_file(groups.shape) if filed else np.empty(groups.shape, np.float32)
+    table[:] = groups
+    table[:, columns] = values.T
+    return table
+
+
 def _counts(groups: Any, examples: int) -> Int[np.ndarray, "groups examples"]:
     """How often each example counts in each group; raises ArgumentError where it does not say."""
     if groups is None or (isinstance(groups, str) and groups == "examples"):
@@ -118,5 +132,10 @@ def _table(shape: tuple[int, int], memory: int | None) -> Float[np.ndarray, "gro
     """A table of zeros, in memory if it takes at most half of what there is."""
     if 4 * shape[0] * shape[1] <= room(torch.device("cpu"), memory) / 2:
         return np.zeros(shape, np.float32)
+    return _in_file(shape)
+
+
+def _in_file(shape: tuple[int, ...]) -> Float[np.ndarray, "groups edges"]:
+    """A table of zeros in a file of its own."""
     with tempfile.TemporaryFile() as file:  # it has no name, so nothing is left of it
         return np.memmap(file, np.float32, "w+", shape=shape)

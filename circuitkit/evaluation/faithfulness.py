@@ -303,14 +303,15 @@ def evaluate_beside(
     *,
     random: int = 5,
     seed: int = 0,
+    also: Sequence[Mask] = (),
 ) -> tuple[Evaluation, Evaluation, tuple[Evaluation, ...]]:
     """The Evaluations of a circuit, of all edges outside it, and of ``random`` random circuits of
-    its size."""
+    its size; then those of what is to be measured ``also``, from the same runs."""
     require_model(model)
     mask = as_mask(circuit, model.wiring)
     inputs = prepare(model, data, metric, corruption, circuit=circuit)
     chance = drawn_masks(model.wiring, int(mask.sum()), random, seed)
-    masks = [mask, model.wiring.legal & ~mask, *chance]
+    masks = [mask, model.wiring.legal & ~mask, *chance, *also]
     found, others, *by_chance = evaluate(model, masks, *inputs[1:])
     return found, others, tuple(by_chance)
 

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Model
+from circuitkit.engine.tally import replaced
 from circuitkit.errors import ScoresError
 from circuitkit.evaluation.choosing import choose
 from circuitkit.evaluation.masks import CircuitLike, ScoresLike, as_mask, as_scores
@@ -311,7 +312,7 @@ def verify(
     names = ((scores.wiring.writers[w], scores.wiring.readers[r]) for w, r in np.argwhere(measured))
     about = {"edges": int(measured.sum()), "direction": direction, "seed": seed}
     return Verification(
-        scores=_merged(scores, measured, effects.mean(1), about),
+        scores=_merged(scores, measured, effects, about),
         edges=tuple(edge_name(*pair) for pair in names),
         strata=tuple(labels[measured]),
         estimated=scores.values[measured].astype(np.float64),
@@ -359,12 +360,17 @@ def _others(scores: Scores, taken: list[Int[np.ndarray, " _"]]) -> Int[np.ndarra
 def _merged(
     scores: Scores,
     measured: Mask,
-    effects: Float[np.ndarray, " measured"],
+    effects: Float[np.ndarray, "measured examples"],
     verified: Mapping[str, Json],
 ) -> Scores:
-    """The effects where they were measured, the estimates elsewhere."""
+    """The effects where they were measured, the estimates elsewhere; of the examples too, where
+    the estimates have theirs."""
     values = scores.values.copy()
-    values[measured] = effects
+    values[measured] = effects.mean(1)
     exact = measured if scores.exact is None else measured | scores.exact
     about = {key: value for key, value in scores.about.items() if key != "chosen"}
-    return Scores(scores.wiring, values, {**about, "verified": dict(verified)}, exact)
+    groups = scores.groups
+    if groups is not None and len(groups) == effects.shape[1]:
+        groups = replaced(groups, np.flatnonzero(measured[scores.wiring.legal]), effects)
+    about = {**about, "verified": dict(verified)}
+    return Scores(scores.wiring, values, about, exact, groups)

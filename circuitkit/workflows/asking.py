@@ -52,6 +52,7 @@ class Asked:
     orders: int | None = None
     batch_size: int | None = None
     memory: int | None = None
+    agreement: float | None = None
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -75,7 +76,8 @@ class Asked:
         where = OTHERS if given else IN_SAMPLE if is_in_sample(seen, measured) else HALVES
         values = {key: getattr(self, key) for key in ("seed", "edges", "verify", "orders")}
         numbers = {key: int(value) for key, value in values.items() if value is not None}
-        target = {} if self.faithfulness is None else {"faithfulness": float(self.faithfulness)}
+        shares = {key: getattr(self, key) for key in ("faithfulness", "agreement")}
+        target = {key: float(value) for key, value in shares.items() if value is not None}
         return {
             **numbers, **target, "measured_on": where, "measured": len(measured.data),
             "prompts": fingerprint(data, measured.data), "batch_size": data.batch_size,

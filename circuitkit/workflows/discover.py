@@ -2,7 +2,7 @@
 
 Edges are scored on one half of the prompts, the circuit is chosen on it (where asked, again after
 exact effects have been measured), and its faithfulness is measured on the other half, beside random
-circuits of the same size.
+circuits of the same size, with how sure each of its edges is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from circuitkit.evaluation.ability import known as only_known
 from circuitkit.evaluation.choosing import Chosen, choose
 from circuitkit.evaluation.faithfulness import evaluate, evaluate_beside
 from circuitkit.evaluation.verification import verify as verify_edges
-from circuitkit.graph.compare import agreement
+from circuitkit.graph.compare import agreement as agree
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of, resolve
 from circuitkit.util.json_values import Json
@@ -40,6 +40,7 @@ from circuitkit.viz.circuits.choice import drawn_part
 from circuitkit.workflows.asking import Asked, Orders, Share, is_in_sample
 from circuitkit.workflows.folders import tried
 from circuitkit.workflows.results import Discovery
+from circuitkit.workflows.sampling import Sample, by_example, certain, enough
 
 __all__ = ["discover", "method_of"]
 
@@ -62,6 +63,7 @@ def discover(
     memory: Size | None = None,
     verify: Size | None = None,
     orders: Orders | None = None,
+    agreement: Share | None = None,
     resume: str | os.PathLike[str] | None = None,
     known: bool = False,
     force: bool = False,
@@ -95,6 +97,9 @@ def discover(
         memory: The bytes that the process may take; None for what the machine has.
         verify: How many edges are measured exactly before the circuit is chosen again.
         orders: In how many random orders the discovery is repeated (``acdc``).
+        agreement: How well two circuits of other prompts are to agree (``Certainty.agreement``): as
+            long as less is to be expected, twice as many prompts are drawn, up to eight times as
+            many.
         resume: A directory for finished blocks of exact effects, from which a killed run goes on.
         known: Whether only the prompts that the model answers stay (a correct answer has a higher
             logit than every wrong one); the result says how many.
@@ -105,7 +110,8 @@ def discover(
 
     Raises:
         ArgumentError: for an argument in the wrong place, of another kind, or out of its bounds.
-        UnknownNameError: for a name that does not exist, with the nearest one.
+        UnknownNameError: for a name that does not exist, with the nearest one, and for an
+            agreement by a method without scores of single examples.
         ScoresError: for more edges than the model has, and for both a size and a faithfulness.
         EvaluationError: where the model answers fewer than 75% of the prompts (unless ``force``),
             or none that are ``known``, or no circuit reaches the faithfulness.
@@ -118,35 +124,47 @@ def discover(
         ('ioi', 30)
     """
     start = time.perf_counter()
-    asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size,
-                  memory)  # fmt: skip
+    asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size, memory,
+                  agreement)  # fmt: skip
     require_model(model)
     asked.require(model)
     tried(resume)
     how = method_of(method, orders)
-    keep = partial(only_known, model) if known else None
-    seen, measured = prepare_halves(model, data, unseen, metric, corruption, examples=examples,
-                                    seed=seed, batch_size=batch_size, memory=memory,
-                                    keep=keep)  # fmt: skip
-    able = ability(*seen[:3])
-    if not force:
-        able.require(str(seen.data.about.get("task", "the task")))
+    each = _resumed(by_example(how, agreement), resume)
     chosen = partial(choose, edges=edges, faithfulness=faithfulness, rule=rule)
-    scores, checked = _resumed(how, resume)(*seen), None
-    found = chosen(model, scores, *seen[1:])
-    if verify is not None:
-        checked = verify_edges(model, scores, *seen[1:], circuit=found.mask, n=verify, rule=rule,
-                               seed=seed, resume=resume)  # fmt: skip
-        found = chosen(model, checked.scores, *seen[1:], own=scores.chosen, known=found.known)
-        scores = checked.scores
+
+    def drawn(n: int | None) -> tuple[Inputs, Inputs]:
+        return prepare_halves(
+            model, data, unseen, metric, corruption, examples=n, seed=seed, batch_size=batch_size,
+            memory=memory, keep=partial(only_known, model) if known else None,
+        )  # fmt: skip
+
+    def found_on(seen: Inputs, measured: Inputs) -> Sample:
+        able = ability(*seen[:3])
+        if not force:
+            able.require(str(seen.data.about.get("task", "the task")))
+        scores, checked = each(*seen), None
+        found = chosen(model, scores, *seen[1:])
+        if verify is not None:
+            checked = verify_edges(model, scores, *seen[1:], circuit=found.mask, n=verify,
+                                   rule=rule, seed=seed, resume=resume)  # fmt: skip
+            found = chosen(model, checked.scores, *seen[1:], own=scores.chosen, known=found.known)
+            scores = checked.scores
+        sure = certain(scores, found, asked)
+        return Sample(seen, measured, able, scores, found, checked, sure)
+
+    sample, stopped = enough(drawn, found_on, asked)
+    seen, measured, sure = sample.seen, sample.measured, sample.certain
     others = (_in_order(how, k)(*seen) for k in range(orders or 0))
     several = [scored.circuit(chosen(model, scored, *seen[1:]).mask) for scored in others]
-    evaluated = evaluate_beside(model, found.mask, *measured[1:], seed=seed)
+    core = [sure.core] if sure is not None and sure.core.any() else []
+    evaluated = evaluate_beside(model, sample.found.mask, *measured[1:], seed=seed, also=core)
     metadata = _metadata(seen, measured, name_of(how), asked, unseen is not None)
     return Discovery.of(
-        scores, found.mask, evaluated, metadata, ability=able, search=found.search,
-        said=_said(scores, found, measured), verification=checked,
-        agreement=agreement(several) if several else None,
+        sample.scores, sample.found.mask, evaluated, metadata, ability=sample.able,
+        search=sample.found.search, said=_said(sample.scores, sample.found, measured),
+        verification=sample.checked, certainty=sure, stopped=stopped,
+        agreement=agree(several) if several else None,
         seconds=time.perf_counter() - start, mebibytes=peak_mebibytes(),
     )  # fmt: skip
 

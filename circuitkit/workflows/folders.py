@@ -25,7 +25,10 @@ from circuitkit.util.reading import read_json
 __all__ = ["RUNS", "RunFolder", "claimed", "filled", "output_file", "tried"]
 
 RUNS = {  # the files that a run may write; the first is in the folder of each
-    "discovery": ("circuit.json", "scores.safetensors", "circuit.svg", "verification.csv"),
+    "discovery": (
+        "circuit.json", "scores.safetensors", "circuit.svg", "certainty.safetensors",
+        "verification.csv",
+    ),
     "study": (
         "report.html",
         *(f"{name}.csv" for name in (

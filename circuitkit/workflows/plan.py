@@ -45,6 +45,7 @@ from circuitkit.viz.circuits.choice import USUAL
 from circuitkit.workflows.asking import Asked, Orders, Share
 from circuitkit.workflows.discover import method_of
 from circuitkit.workflows.results import files
+from circuitkit.workflows.sampling import gives_groups
 
 if TYPE_CHECKING:
     import pandas
@@ -84,7 +85,7 @@ class Plan:
         >>> plan.steps["scores"] > 16  # the corrupted run, the clean one and its backward
         True
         >>> plan.files
-        ('circuit.json', 'scores.safetensors', 'circuit.svg')
+        ('circuit.json', 'scores.safetensors', 'circuit.svg', 'certainty.safetensors')
     """
 
     title: str
@@ -152,6 +153,7 @@ def plan(
     memory: Size | None = None,
     verify: Size | None = None,
     orders: Orders | None = None,
+    agreement: Share | None = None,
     known: bool = False,
 ) -> Plan:
     """What ``discover`` would cost with these arguments: forwards, minutes, memory and files.
@@ -159,7 +161,8 @@ def plan(
     The prompts are drawn and put into tokens, but the model is not run, and nothing is written.
     The count follows from the shapes of the model and the prompts; the minutes also from the speed
     of matrix products of these shapes, which are timed for a fraction of a second. Which prompts
-    are ``known`` is not foreseen: the rest of the work is that of all of them.
+    are ``known`` is not foreseen: the rest of the work is that of all of them. Nor is how many more
+    prompts an ``agreement`` needs: the work is that of the first ones.
 
     Raises what ``discover`` raises for wrong arguments, and EvaluationError for a method whose cost
     is not known, such as one of your own.
@@ -168,7 +171,8 @@ def plan(
         >>> print(ck.plan(model, "ioi", method="exact", edges=30, examples=8))
         30 edges of ioi on mini by exact: about ... forwards, ... minutes and ... of memory
     """
-    asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size, memory)
+    asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size, memory,
+                  agreement)  # fmt: skip
     require_model(model)
     asked.require(model)
     how, carried = method_of(method, orders), as_corruption(corruption)
@@ -190,7 +194,8 @@ def plan(
     held = psutil.Process().memory_info().rss
     return Plan(
         title, steps, LOOSE if loose else FACTOR, costs.seconds(steps, batch, pruned, seen.rows),
-        held + costs.bytes(how, batch, seen.rows, verify), batch, files(verify is not None),
+        held + costs.bytes(how, batch, seen.rows, verify), batch,
+        files(verify is not None, gives_groups(how)),
     )  # fmt: skip
 
 
@@ -354,10 +359,11 @@ class _Costs:
         return stacks * (self.carried + 1 + STACK * self.masked(0.1) * self._draws)
 
     def _faithfulness(self, asked: Asked) -> float:
-        """The circuit, all others and random ones; of a large one also the part that is drawn."""
+        """The circuit, its core, all others and random ones; of a large one also the part that is
+        drawn."""
         both, one = self.carried + 1, self.masked(0.1) * self._draws
         part = (both + one) if (asked.edges or self._middle) > USUAL else 0.0
-        return both + self.masked(1) * self._draws + (1 + RANDOM) * one + part
+        return both + self.masked(1) * self._draws + (2 + RANDOM) * one + part
 
     # -- memory and time ---------------------------------------------------------------------------
     def example(self) -> float:
@@ -381,6 +387,8 @@ class _Costs:
             work = max(work, kept * size)
         if method == "exact" or verify:
             work = max(work, SWEPT * model.d_model * size)
+        if gives_groups(how):  # the scores of each example, while more than half of memory is free
+            work += min(4.0 * seen * model.wiring.n_edges, room(model.device, None) / 2)
         return float(work + 16 * model.wiring.shape[0] * model.wiring.shape[1])
 
     def seconds(self, steps: Mapping[str, float], batch: int, pruned: int, examples: int) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuitkit.evaluation.ability import Ability
+from circuitkit.evaluation.certainty import Certainty
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.searching import Search
 from circuitkit.evaluation.verification import Verification
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["Discovery", "files"]
 
 
-def files(verified: bool) -> tuple[str, ...]:
+def files(verified: bool, certain: bool) -> tuple[str, ...]:
     """The names of the files that ``Discovery.save`` writes."""
     names = RUNS["discovery"]
-    return names if verified else names[:3]
+    return names[:3] + names[3:4] * certain + names[4:] * verified
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class Discovery:
         search: The sizes that were tried for the circuit, with their faithfulness on the prompts of
             the discovery; None where a size was asked for, or the method chose the circuit itself.
         verification: The edges that were measured exactly, where that was asked for.
+        certainty: How sure each edge is, as far as the prompts go; None for methods that give no
+            scores of single examples.
+        core_evaluation: The faithfulness of the core alone; None without one.
+        stopped: Where an agreement was asked for, why no more prompts were drawn.
         agreement: How circuits of other orders agree, where that was asked for.
 
     Example:
@@ -66,7 +71,7 @@ class Discovery:
         >>> print(found)
         ioi on mini: 20 of 479 edges, faithfulness ... [..., ...] (logit_diff, 8 unseen prompts)
         >>> list(found.to_frame())
-        ['writer', 'reader', 'weight', 'exact']
+        ['writer', 'reader', 'weight', 'exact', 'standard_error', 'low', 'high', 'p', 'q', ...]
     """
 
     circuit: Circuit
@@ -79,6 +84,9 @@ class Discovery:
     mebibytes: float
     search: Search | None = None
     verification: Verification | None = None
+    certainty: Certainty | None = None
+    core_evaluation: Evaluation | None = None
+    stopped: str | None = None
     agreement: Agreement | None = None
 
     @classmethod
@@ -95,28 +103,54 @@ class Discovery:
         search: Search | None = None,
         said: Mapping[str, Json] | None = None,
         verification: Verification | None = None,
+        certainty: Certainty | None = None,
+        stopped: str | None = None,
         agreement: Agreement | None = None,
     ) -> Discovery:
         """The result, from the scores, the circuit chosen from them, the evaluations of the
-        circuit, of all other edges and of random circuits, and what else was measured; scores and
-        circuit carry the metadata, and the circuit alone what is ``said`` of it."""
-        found, complement, null = evaluated
+        circuit, of all other edges and of random circuits (with that of the core behind them, if
+        there is one), and what else was measured; scores and circuit carry the metadata, and the
+        circuit alone what is ``said`` of it, and how sure each edge is. The scores of each example
+        are left out: they are large."""
+        found, complement, beside = evaluated
+        cored = certainty is not None and bool(certainty.core.any())
+        null, core = (beside[:-1], beside[-1]) if cored else (beside, None)
         low, high = found.interval()
         random = float(np.mean([e.faithfulness for e in null]))
         numbers = {"value": found.faithfulness, "low": low, "high": high, "random": random}
         faithfulness = nan_to_none({key: round(value, 4) for key, value in numbers.items()})
         own = {**metadata, "faithfulness": faithfulness, "versions": versions()}
-        scores = replace(scores, about={**scores.about, **own})
+        scores = replace(scores, about={**scores.about, **own}, groups=None)
+        circuit = scores.circuit(mask, **(said or {}))
+        if certainty is not None:
+            certainty = replace(certainty, about=dict(scores.about))
+            circuit = certainty.annotated(circuit)
         return cls(
-            circuit=scores.circuit(mask, **(said or {})), scores=scores, evaluation=found,
-            complement=complement, null=null, ability=ability, seconds=seconds,
-            mebibytes=mebibytes, search=search, verification=verification, agreement=agreement,
+            circuit=circuit, scores=scores, evaluation=found, complement=complement,
+            null=null, ability=ability, seconds=seconds, mebibytes=mebibytes, search=search,
+            verification=verification, certainty=certainty, core_evaluation=core,
+            stopped=stopped, agreement=agreement,
         )  # fmt: skip
 
     @property
     def in_sample(self) -> bool:
         """Whether the faithfulness was measured on the prompts of the discovery themselves."""
         return bool(self.circuit.graph.get("in_sample"))
+
+    @property
+    def core(self) -> Circuit | None:
+        """The core of the circuit: the edges that nearly every other sample of as many prompts
+        would give too (``Certainty.core``); None where that is not known.
+
+        Example:
+            >>> found = ck.discover(model, "ioi", edges=20, examples=8)
+            >>> set(found.core.to_frame()["core"])
+            {True}
+        """
+        if self.certainty is None or not self.certainty.known:
+            return None
+        core = self.scores.circuit(self.certainty.core)
+        return self.certainty.annotated(core)
 
     @property
     def random(self) -> float:
@@ -152,8 +186,9 @@ class Discovery:
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
         """Write the circuit (``circuit.json``), the scores of every edge (``scores.safetensors``),
-        a picture (``circuit.svg``), and of a verified circuit the edges that were measured
-        (``verification.csv``) into a folder; returns the files.
+        a picture (``circuit.svg``), how sure each edge is (``certainty.safetensors``, where that
+        is known), and of a verified circuit the edges that were measured (``verification.csv``)
+        into a folder; returns the files.
 
         The folder is made where there is none. One that holds another run is refused, unless
         ``overwrite`` replaces all files of that run; they stay until the new ones are complete.
@@ -162,18 +197,20 @@ class Discovery:
         Example:
             >>> found = ck.discover(model, "ioi", edges=20, examples=4)
             >>> [path.name for path in found.save("ioi")]
-            ['circuit.json', 'scores.safetensors', 'circuit.svg']
+            ['circuit.json', 'scores.safetensors', 'circuit.svg', 'certainty.safetensors']
             >>> len(ck.Circuit.load("ioi/circuit.json").heads) == len(found.circuit.heads)
             True
         """
-        names = files(self.verification is not None)
+        names = files(self.verification is not None, self.certainty is not None)
         with filled(folder, "discovery", overwrite) as new:
             own = [new / name for name in names]
             self.circuit.save(own[0])
             self.scores.save(own[1])
             self.draw(own[2])
+            if self.certainty:
+                self.certainty.save(own[3])
             if self.verification:
-                write_whole(own[3], self.verification.to_csv())
+                write_whole(own[-1], self.verification.to_csv())
         return [Path(folder) / name for name in names]
 
     def draw(
@@ -207,8 +244,33 @@ class Discovery:
             "peak_mebibytes": round(self.mebibytes),
             **({"search": self.search.to_dict()} if self.search else {}),
             **({"verification": self.verification.to_dict()} if self.verification else {}),
+            **self._certainty_dict(),
             **({"orders": self.agreement.to_dict()} if self.agreement else {}),
         }
+
+    def _certainty_dict(self) -> dict[str, Json]:
+        if self.certainty is None:
+            return {"certainty": None}
+        core = self.core_evaluation
+        return {"certainty": {
+            **self.certainty.to_dict(),
+            "core_faithfulness": None if core is None else core.faithfulness,
+            **({} if self.stopped is None else {"stopped": self.stopped}),
+        }}  # fmt: skip
+
+    def _sure(self) -> Iterator[str]:
+        """How sure the circuit is."""
+        if self.certainty is None:
+            method = self.circuit.graph.get("method", "the method")
+            yield f"  certainty        not known: {method} gives no scores of single examples"
+            return
+        lines = self.certainty.lines()
+        if self.core_evaluation is not None:
+            lines.insert(1, ("faithful alone", f"{self.core_evaluation.faithfulness:.3f}"))
+        if self.stopped is not None:
+            wanted = self.circuit.graph["asked"]["agreement"]
+            lines.append((f"{wanted:g} asked for", self.stopped))
+        yield from (f"  {name:17s}{text}" for name, text in lines)
 
     def __str__(self) -> str:
         about, found = self.circuit.graph, self.evaluation
@@ -263,6 +325,7 @@ class Discovery:
             f"  random circuits  {self.random:.3f}  [{min(spread):.3f}, {max(spread):.3f}]  "
             f"({len(spread)} of the same size)",
             *self._chosen(),
+            *self._sure(),
             f"  cost             {self.seconds:.1f} s, peak memory {self.mebibytes:,.0f} MiB",
             "",
             f"  {'strongest edges':34s}strongest components (Σ|weight| of edges)",
