@@ -18,6 +18,9 @@ from circuitkit.evaluation.replicates import complementary, cuts, pairwise, resa
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.statistics import means
+from circuitkit.viz import style
+from circuitkit.viz.circuits import legend
+from circuitkit.viz.circuits.drawing import drawing
 
 WIRING = Wiring(2, 3, 3)
 RNG = np.random.default_rng
@@ -294,3 +297,26 @@ def test_files_that_hold_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ScoresError, match="digest"):
         Certainty.load(place)
     assert Certainty.load(place, force=True).edges == found.edges
+
+
+# -- pictures --------------------------------------------------------------------------------------
+def test_the_rarer_an_edge_the_paler_its_line(tmp_path: Path) -> None:
+    scores = drawn(noise=2)
+    found = certainty(scores, 15)
+    plain = scores.circuit(found.mask)
+    sure = drawing(found.annotated(plain), None, None)
+    core = [edge.opacity for edge in sure.edges if edge.core]
+    rare = sorted((edge.frequency, edge.opacity) for edge in sure.edges if not edge.core)
+    assert set(core) == {style.opacity(1)}
+    assert 0.25 <= rare[0][1] < rare[-1][1] < min(core)
+    assert [solid for _, solid in rare] == sorted(solid for _, solid in rare)
+    assert f"core: {len(core)} of 15 edges" in " ".join(sure.caption)
+    assert {"core", "in half of other samples"} <= {key.text for key in legend.lines(sure)}
+    assert "of samples" in found.annotated(plain).draw(tmp_path / "x.svg").read_text()
+
+
+def test_a_circuit_without_frequencies_is_drawn_as_it_was() -> None:
+    drawn_plainly = drawing(drawn().top(15), None, None)
+    assert {edge.opacity for edge in drawn_plainly.edges} == {style.opacity(1)}
+    assert "core" not in " ".join(drawn_plainly.caption)
+    assert not [key for key in legend.lines(drawn_plainly) if "core" in key.text]

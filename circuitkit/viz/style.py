@@ -15,6 +15,7 @@ __all__ = [
     "KINDS",
     "LINE",
     "PAPER",
+    "PALE",
     "PLAIN",
     "PORTS",
     "ROLES",
@@ -49,6 +50,7 @@ LANE, LANES = (4.0, 12.0), 420.0  # width of a passing edge's lane; what a row s
 PITCH, TALL = (31.0, 58.0), 900.0  # from row to row; the height that a picture aims at
 FAR = (0.07, 32.0)  # more room between rows, for each point that an edge runs sideways; at most
 LINE = (0.6, 3.6)  # the thinnest and the thickest
+PALE = (0.3, 0.75)  # how solid lines are that are not of the core: of frequency 0; of nearly 1
 
 
 def line_width(weight: float, largest: float) -> float:
@@ -57,9 +59,14 @@ def line_width(weight: float, largest: float) -> float:
     return round(thin + (thick - thin) * (abs(weight) / largest if largest else 0.0), 2)
 
 
-def opacity(ends: int) -> float:
-    """How solid a line is: an edge that fans out to several heads is drawn lighter."""
-    return 0.9 if ends == 1 else 0.5
+def opacity(ends: int, frequency: float | None = None) -> float:
+    """How solid a line is: an edge that fans out to several heads is drawn lighter, and one that
+    is not sure the lighter, the smaller its frequency; it is never invisible."""
+    whole = 0.9 if ends == 1 else 0.5
+    if frequency is None:
+        return whole
+    palest, seldom = PALE
+    return round(max(palest, whole * (palest + (seldom - palest) * frequency)), 3)
 
 
 def shaded(colour: str, solid: float) -> str:

@@ -37,17 +37,24 @@ class Box:
 
 @dataclass(frozen=True)
 class Edge:
-    """One drawn edge, and the boxes where it ends: several where it feeds a group of heads."""
+    """One drawn edge, and the boxes where it ends: several where it feeds a group of heads.
+
+    ``frequency`` is the share of other samples' circuits that hold it, None where it is not known;
+    that of ``core`` edges is nearly 1.
+    """
 
     writer: Node
     reader: Node
     weight: float
     ends: tuple[str, ...]
+    frequency: float | None = None
+    core: bool = False
 
     @property
     def title(self) -> str:
-        """The edge's name and weight, for whoever points at it."""
-        return f"{edge_name(self.writer, self.reader)}  {self.weight:+.3g}"
+        """The edge's name, weight and frequency, for whoever points at it."""
+        often = "" if self.frequency is None else f"  in {self.frequency:.0%} of samples"
+        return f"{edge_name(self.writer, self.reader)}  {self.weight:+.3g}{often}"
 
     @property
     def colour(self) -> str:
@@ -56,8 +63,8 @@ class Edge:
 
     @property
     def opacity(self) -> float:
-        """How solid its lines are."""
-        return style.opacity(len(self.ends))
+        """How solid its lines are: the rarer, the paler."""
+        return style.opacity(len(self.ends), None if self.core else self.frequency)
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class Drawing:
         if faithful and self.metadata.get("in_sample"):
             faithful += " (in sample)"
         extent = self._extent() + self._measured() + self._hidden()
-        parts = (" · ".join(source), extent, faithful)
+        parts = (" · ".join(source), extent, faithful, self._certain())
         return tuple(part for part in parts if part)
 
     def _measured(self) -> str:
@@ -124,6 +131,19 @@ class Drawing:
     def _extent(self) -> str:
         comma = "," if self.choice.left_out else ""
         return f"{self.choice.words}{comma} of the model's {self.wiring.n_edges:,}"
+
+    @cached_property
+    def rare(self) -> bool:
+        """Whether there are edges that not nearly every other sample would give."""
+        return any(edge.frequency is not None and not edge.core for edge in self.edges)
+
+    def _certain(self) -> str:
+        known = [edge for edge in self.edges if edge.frequency is not None]
+        if not known:
+            return ""
+        core = sum(edge.core for edge in known)
+        pale = "; the paler a line, the fewer samples of prompts give it" if self.rare else ""
+        return f"core: {core:,} of {len(known):,} edges{pale}"
 
     def _hidden(self) -> str:
         if not self.hidden:
@@ -147,7 +167,10 @@ def drawing(circuit: Graph, edges: int | None, title: str | None) -> Drawing:
     wiring, choice = wiring_of(circuit), chosen(circuit, edges)
     shown = choice.shown
     heads = {writer for writer, _, _ in shown} | {reader.component for _, reader, _ in shown}
-    drawn = tuple(Edge(w, r, x, _ends(r, wiring, heads)) for w, r, x in reversed(shown))
+    drawn = tuple(
+        Edge(w, r, x, _ends(r, wiring, heads), *_certainty(circuit[w][r]))
+        for w, r, x in reversed(shown)
+    )
     boxes = _boxes(drawn)
     roles = {
         name: style.plain(circuit.nodes[name]["role"])
@@ -158,6 +181,14 @@ def drawing(circuit: Graph, edges: int | None, title: str | None) -> Drawing:
     hidden = len(components(circuit) - boxes.keys())
     exact = _exact(circuit, shown)
     return Drawing(wiring, drawn, boxes, roles, choice, hidden, exact, circuit.graph, heading)
+
+
+def _certainty(said: Mapping[str, Json]) -> tuple[float | None, bool]:
+    """The frequency that an edge says it has, and whether it says that it is of the core."""
+    often = said.get("frequency")
+    if not isinstance(often, int | float) or not 0 <= often <= 1:
+        return None, False
+    return float(often), said.get("core") is True
 
 
 def _ends(reader: Node, wiring: Wiring, heads: set[Node]) -> tuple[str, ...]:

@@ -34,6 +34,10 @@ def lines(drawn: Drawing) -> Iterator[Key]:
         yield Key("negative weight", width=1.6, dashed=True)
     if any(len(edge.ends) > 1 for edge in drawn.edges):
         yield Key("to every head of a K/V group", opacity=style.opacity(2))
+    if any(edge.core for edge in drawn.edges):
+        yield Key("core")
+    if drawn.rare:
+        yield Key("in half of other samples", opacity=style.opacity(1, 0.5))
     ends = (*drawn.edges[-1:], *drawn.edges[:1]) if drawn.weighted else ()
     for weight in dict.fromkeys(abs(edge.weight) for edge in ends):
         yield Key(f"|weight| {weight:.3g}", width=style.line_width(weight, drawn.largest))
