@@ -9,6 +9,7 @@ import struct
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from safetensors.numpy import load as load_tables
 from safetensors.numpy import save as save_tables
 
 import circuitkit.formats as formats
+from circuitkit.evaluation.certainty import Certainty, certainty
 from circuitkit.formats.interchange.eap_ig import read_eap_circuit, read_eap_scores, write_eap
 from circuitkit.formats.interchange.mib import read_mib
 from circuitkit.graph.circuit import Circuit, build, edges, to_json
@@ -33,9 +35,10 @@ WIRING = Wiring(2, 2, 2)
 def some_circuit() -> Circuit:
     """A circuit with all kinds of attributes."""
     pairs = {("input", "a0.h1.q"): 0.5, ("a0.h1", "a1.h0.k"): -0.25, ("a1.h0", "logits"): 2.0}
+    sure = {"exact": True, "low": -1e-9, "high": 1.0, "p": 0.5, "frequency": 0.25, "core": False}
     circuit = build(
         WIRING, {**pairs, ("m0", "logits"): 1e-9},
-        edge_attributes={("m0", "logits"): {"exact": True}}, rule="abs", chosen=False,
+        edge_attributes={("m0", "logits"): sure}, rule="abs", chosen=False,
         model="mini", task="ioi", metric="logit_diff", corruption="counterfactual", method="eap_ig",
         settings={"steps": 5, "at": ["S2"]}, seed=3, examples=2, seen="0123456789abcdef",
         versions={"python": "3.11"}, faithfulness={"value": 0.5, "low": 0.25}, remark=[1, None],
@@ -157,7 +160,7 @@ def damaged_scores(draw: st.DrawFn, sound: bytes, keep_digest: bool) -> bytes:
             name = draw(st.sampled_from(sorted(tables)))
             tables[name] = np.ascontiguousarray(draw(st.sampled_from(TABLES))(tables[name]))
         else:
-            name = draw(st.sampled_from(("wiring", "about")))
+            name = draw(st.sampled_from(sorted(notes.keys() & {"wiring", "about", "said"})))
             changed = draw(damaged_json(json.loads(notes[name])))
             notes[name] = changed.decode("utf-8", "replace")
     if draw(st.integers(0, 5)) == 0:
@@ -186,6 +189,22 @@ def plain_scores() -> Reader:
     sound = _saved(lambda folder: some_scores().save(folder / "s"))
     return Reader("plain scores", sound, damaged_scores(sound, False), _scores,
                   as_file(".safetensors"), expected)  # fmt: skip
+
+
+def certainties() -> Reader:
+    """How sure edges are."""
+
+    def read(path: Path) -> Any:
+        found = Certainty.load(path)
+        assert repr(found)
+        assert len(found.to_frame()) == found.wiring.n_edges
+        return found.mask.tolist(), found.to_dict(), dict(found.about)
+
+    groups = np.random.default_rng(0).standard_normal((5, WIRING.n_edges)).astype(np.float32)
+    sure = certainty(replace(some_scores(), groups=groups), 9, replicates=5)
+    sound = _saved(lambda folder: sure.save(folder / "c"))
+    contents = damaged_bytes(sound) | damaged_scores(sound, True)
+    return Reader("certainty", sound, contents, read, as_file(".safetensors"))
 
 
 def _saved(write: Callable[[Path], Path]) -> bytes:

@@ -13,8 +13,8 @@ from damage import Reader
 
 PARTS: dict[str, tuple[Callable[[], Reader], ...]] = {
     "graphs": (
-        graphs.circuits, graphs.plain_circuits, graphs.scores, graphs.plain_scores, graphs.graphs,
-        graphs.tensors, graphs.submissions,
+        graphs.circuits, graphs.plain_circuits, graphs.scores, graphs.plain_scores,
+        graphs.certainties, graphs.graphs, graphs.tensors, graphs.submissions,
     ),
     "prompts": (
         prompts.comma_csv, prompts.semicolon_csv, prompts.wide_csv, prompts.tsv, prompts.json_list,
