@@ -240,22 +240,25 @@ class Certainty(TableResult):
         )
 
     def __repr__(self) -> str:
-        return "\n".join(f"{name:18s}{text}" for name, text in self.lines())
+        return "\n".join(f"{name:17s}{text}" for name, text in self.lines())
 
-    def lines(self) -> list[tuple[str, str]]:
-        """The summary: what is known, each with its name."""
+    def lines(self, alone: float | None = None) -> list[tuple[str, str]]:
+        """The summary: what is known, each with its name; ``alone`` is the faithfulness of the
+        core."""
         if not self.known:
             return [("certainty", str(self))]
-        size = int(self.core.sum())
-        chance = f"at most {self.bound:.2g} by chance" if self.telling else (
-            "the bound on chance is not informative"
-        )  # fmt: skip
+        size, faithful = (
+            int(self.core.sum()),
+            "" if alone is None else f"; faithfulness {alone:.3f}",
+        )
+        core = f"{size:,} of {self.edges:,} edges, in at least {self.threshold:.0%} of samples"
+        bound = f"at most {self.bound:.2g} of these (stability selection)"
+        jaccard = f"{self.agreement:.3f} with another {self.examples:,} prompts"
         return [
-            ("core", f"{size:,} of {self.edges:,} edges, each in at least {self.threshold:.0%} of "
-                     f"samples ({chance})"),
-            ("agreement", f"{self.agreement:.3f} to expect with another {self.examples:,} prompts "
-                          "(Jaccard, upper estimate)"),
-            ("prompts for 0.9", prompts_text(self)),
+            ("core", f"{core}{faithful}"),
+            ("by chance", bound if self.telling else "the bound is not informative"),
+            ("agreement", f"{jaccard} (Jaccard, an upper estimate)"),
+            (f"prompts for {AGREE:g}", prompts_text(self)),
         ]  # fmt: skip
 
     # -- files -----------------------------------------------------------------------------------

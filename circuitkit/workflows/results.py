@@ -144,8 +144,8 @@ class Discovery:
 
         Example:
             >>> found = ck.discover(model, "ioi", edges=20, examples=8)
-            >>> set(found.core.to_frame()["core"])
-            {True}
+            >>> bool(found.core.to_frame()["core"].all())
+            True
         """
         if self.certainty is None or not self.certainty.known:
             return None
@@ -264,9 +264,8 @@ class Discovery:
             method = self.circuit.graph.get("method", "the method")
             yield f"  certainty        not known: {method} gives no scores of single examples"
             return
-        lines = self.certainty.lines()
-        if self.core_evaluation is not None:
-            lines.insert(1, ("faithful alone", f"{self.core_evaluation.faithfulness:.3f}"))
+        core = self.core_evaluation
+        lines = self.certainty.lines(None if core is None else core.faithfulness)
         if self.stopped is not None:
             wanted = self.circuit.graph["asked"]["agreement"]
             lines.append((f"{wanted:g} asked for", self.stopped))
