@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.data.tasks import make_task as make_task
     from circuitkit.evaluation.ability import ability as ability
     from circuitkit.evaluation.ability import known as known
-    from circuitkit.evaluation.certainty import Certainty as Certainty
     from circuitkit.evaluation.certainty import certainty as certainty
+    from circuitkit.evaluation.certainty_result import Certainty as Certainty
     from circuitkit.evaluation.curves import curve as curve
     from circuitkit.evaluation.faithfulness import completeness as completeness
     from circuitkit.evaluation.faithfulness import evaluate as evaluate
@@ -95,7 +95,7 @@ __version__ = "0.2.0"
 
 _PLACES = {
     "Benchmark": "workflows.benchmark.results",
-    "Certainty": "evaluation.certainty",
+    "Certainty": "evaluation.certainty_result",
     "Circuit": "graph.circuit",
     "Dataset": "data.batches",
     "Discovery": "workflows.results",

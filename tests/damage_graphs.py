@@ -21,7 +21,8 @@ from safetensors.numpy import load as load_tables
 from safetensors.numpy import save as save_tables
 
 import circuitkit.formats as formats
-from circuitkit.evaluation.certainty import Certainty, certainty
+from circuitkit.evaluation.certainty import certainty
+from circuitkit.evaluation.certainty_result import Certainty
 from circuitkit.formats.interchange.eap_ig import read_eap_circuit, read_eap_scores, write_eap
 from circuitkit.formats.interchange.mib import read_mib
 from circuitkit.graph.circuit import Circuit, build, edges, to_json

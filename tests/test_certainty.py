@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from scipy import stats
 
 from circuitkit.errors import ArgumentError, ScoresError
-from circuitkit.evaluation.certainty import Certainty, certainty, prompts_text
+from circuitkit.evaluation.certainty import certainty
+from circuitkit.evaluation.certainty_result import Certainty, prompts_text
 from circuitkit.evaluation.replicates import complementary, cuts, pairwise, resamples
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring

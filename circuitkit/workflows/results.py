@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuitkit.evaluation.ability import Ability
-from circuitkit.evaluation.certainty import Certainty
+from circuitkit.evaluation.certainty_result import Certainty
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.searching import Search
 from circuitkit.evaluation.verification import Verification

@@ -11,7 +11,8 @@ from circuitkit.engine.inputs import Inputs
 from circuitkit.engine.metric import Method
 from circuitkit.errors import UnknownNameError
 from circuitkit.evaluation.ability import Ability
-from circuitkit.evaluation.certainty import FARTHEST, Certainty, certainty
+from circuitkit.evaluation.certainty import certainty
+from circuitkit.evaluation.certainty_result import FARTHEST, Certainty
 from circuitkit.evaluation.choosing import Chosen
 from circuitkit.evaluation.verification import Verification
 from circuitkit.graph.scores import Scores
