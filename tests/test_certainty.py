@@ -189,6 +189,14 @@ def test_pairs_by_hand() -> None:
     assert pairwise(found) == pytest.approx((2 / 4 + 0 + 0) / 3)
 
 
+def test_the_agreement_with_other_prompts_is_that_of_the_two_circuits() -> None:
+    one, other = drawn(seed=0, noise=3), drawn(seed=1, noise=3)
+    found = certainty(one, 12)
+    a, b = (scores.mask(12) for scores in (one, other))
+    assert 0 < found.observed(other) == (a & b).sum() / (a | b).sum() < 1
+    assert found.observed(one) == 1
+
+
 def test_the_agreement_rises_with_what_is_certain() -> None:
     clear, vague = (certainty(drawn(noise=noise), 15) for noise in (0.2, 5))
     assert 0 < vague.agreement < clear.agreement <= 1

@@ -388,7 +388,8 @@ class _Costs:
         if method == "exact" or verify:
             work = max(work, SWEPT * model.d_model * size)
         if gives_groups(how):  # the scores of each example, while more than half of memory is free
-            work += min(4.0 * seen * model.wiring.n_edges, room(model.device, None) / 2)
+            tables = 1 if verify is None else 2  # one with exact effects
+            work += min(4.0 * seen * model.wiring.n_edges, room(model.device, None) / 2) * tables
         return float(work + 16 * model.wiring.shape[0] * model.wiring.shape[1])
 
     def seconds(self, steps: Mapping[str, float], batch: int, pruned: int, examples: int) -> float:
