@@ -22,8 +22,10 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.data.tasks import make_task as make_task
     from circuitkit.evaluation.ability import ability as ability
     from circuitkit.evaluation.ability import known as known
+    from circuitkit.evaluation.alternatives import alternative as alternative
     from circuitkit.evaluation.certainty import certainty as certainty
     from circuitkit.evaluation.certainty_result import Certainty as Certainty
+    from circuitkit.evaluation.complements import complements as complements
     from circuitkit.evaluation.curves import curve as curve
     from circuitkit.evaluation.faithfulness import completeness as completeness
     from circuitkit.evaluation.faithfulness import evaluate as evaluate
@@ -107,6 +109,7 @@ _PLACES = {
     "Task": "data.prompts",
     "ability": "evaluation.ability",
     "agreement": "graph.compare",
+    "alternative": "evaluation.alternatives",
     "attention_scores": "evaluation.heads.scores",
     "attention_to": "patching.attention",
     "bench": "workflows.benchmark.running",
@@ -114,6 +117,7 @@ _PLACES = {
     "check": "models.checking",
     "check_prompts": "data.lint",
     "compare": "graph.compare",
+    "complements": "evaluation.complements",
     "completeness": "evaluation.faithfulness",
     "cross_evaluate": "evaluation.robustness",
     "curve": "evaluation.curves",

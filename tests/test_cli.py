@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import circuitkit
@@ -61,7 +62,14 @@ def test_the_summary_says_what_was_measured(
 ) -> None:
     assert main(["discover", "ioi", "--edges", "30", "-o", str(tmp_path), *TINY]) == 0
     out = capsys.readouterr().out
-    for word in ("faithfulness", "random circuits", "strongest edges", "peak memory", "unseen"):
+    for word in (
+        "faithfulness",
+        "5 random halves of the others kept",
+        "random circuits",
+        "strongest edges",
+        "peak memory",
+        "unseen",
+    ):
         assert word in out
 
 
@@ -183,6 +191,42 @@ def test_curves_are_drawn_into_a_file(
     assert all(f"{row['faithfulness']:.4g}" in text for row in rows)
     assert main(["evaluate", circuit, "-o", picture, *TINY]) == 2
     assert "--curve" in capsys.readouterr().err
+
+
+def test_evaluate_keeps_other_edges_and_looks_for_another_circuit(
+    found: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["evaluate", str(found / "circuit.json"), "--complement", "random", "--complement",
+             "worst", "--alternative", *TINY]  # fmt: skip
+    (row,) = said(capsys, *asked)
+    assert row["random"]["mean"] == pytest.approx(
+        np.mean([draw["faithfulness"] for draw in row["random"]["draws"]])
+    )
+    assert row["random"]["alone"] == pytest.approx(row["faithfulness"])
+    assert row["worst"]["where_found"] <= row["worst"]["random"]["alone"] + 0.2
+    assert [each["circuit"] for each in row["alternative"]["circuits"]] == ["first", "alternative"]
+    assert main(asked) == 0
+    text = capsys.readouterr().out
+    for words in (f"with random halves of the {row['random']['others']} other edges kept",
+                  "with the other edges kept that hurt most, found on half of the prompts",
+                  "a second circuit, chosen on half of the prompts, measured on the other 6",
+                  f"{row['worst']['faithfulness']:.3f}"):  # fmt: skip
+        assert words in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--curve", "--complement", "random"], "--curve is of other sizes"),
+        (["--scores", "x.safetensors"], "is for --alternative"),
+        (["--alternative", "--scores", "x.safetensors"], "there is no file"),
+    ],
+)
+def test_evaluate_says_which_options_do_not_go_together(
+    found: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    assert main(["evaluate", str(found / "circuit.json"), *options, *TINY]) == 2
+    assert words in capsys.readouterr().err
 
 
 STUDY = ["--windows", "0", "--circuits", "none", *TINY]

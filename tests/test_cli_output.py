@@ -34,7 +34,7 @@ CURVE = ["evaluate", "run/circuit.json", "--curve", *TINY]
 DRAW = ["draw", "run/circuit.json"]
 # The cheapest arguments of each command, and of those that write, without the place.
 READING = {
-    "evaluating": ["evaluate", "run/circuit.json", *TINY],
+    "evaluating": ["evaluate", "run/circuit.json", "--complement", "random", *TINY],
     "replaying": ["replay", "run/circuit.json", "--quiet"],
     "cutting": ["knockout", "run/circuit.json", "--pairs", "2", "--subsets", "1", *TINY],
     "comparing": ["compare", "run/circuit.json", "run/circuit.json"],

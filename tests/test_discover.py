@@ -115,6 +115,18 @@ def test_what_was_verified_is_printed_and_json() -> None:
     assert not {"verification", "orders"} & set(plain.to_dict())
 
 
+def test_the_circuit_is_measured_beside_random_halves_of_the_others() -> None:
+    from circuitkit.evaluation.complements import complements
+    from circuitkit.metrics import logit_diff
+
+    found = find(edges=20)
+    unseen = Dataset.of(task().split(6)[1], MODEL)
+    own = complements(MODEL, found.circuit, unseen, logit_diff, n=5)
+    assert found.to_dict()["beside_faithfulness"] == pytest.approx(own.values, abs=1e-5)
+    line = next(line for line in repr(found).splitlines() if "with halves" in line)
+    assert f"{own.mean:.3f}  [{own.lowest:.3f}, {max(own.values):.3f}]" in line
+
+
 def test_finished_blocks_are_kept_where_the_method_keeps_any(tmp_path: Path) -> None:
     find(edges=20, resume=tmp_path / "none")
     assert not (tmp_path / "none").exists()

@@ -529,7 +529,8 @@ def test_random_circuits_depend_on_the_seed_alone() -> None:
 def test_a_circuit_is_evaluated_beside_all_other_edges_and_random_circuits_of_its_size() -> None:
     m, data, keep = model("gpt2"), able("gpt2"), scores_of("gpt2").mask(60)
     inputs = data, logit_diff, counterfactual
-    found, others, chance = evaluate_beside(m, keep, *inputs, random=2, seed=3)
+    found, others, chance, halves, _ = evaluate_beside(m, keep, *inputs, random=2, seed=3)
+    assert halves == ()
     drawn = random_masks(m.wiring, int(keep.sum()), n=2, seed=3)
     expected = evaluate(m, [keep, m.wiring.legal & ~keep, *drawn], *inputs)
     assert [e.edges for e in (found, others, *chance)] == [e.edges for e in expected]

@@ -77,18 +77,23 @@ def results() -> dict[str, TableResult]:
             M, {"all": CIRCUIT, "few": scores().top(9)}, DATA, [logit_diff, kl], [zero]
         ),
         "Recovery": ck.recovery(scores(), scores().top(30), {"few": CIRCUIT}),
+        "Complements": ck.complements(M, CIRCUIT, *GIVEN, n=3),
+        "FoundComplement": ck.complements(M, CIRCUIT, *GIVEN, kind="worst", n=2, steps=1),
+        "Alternative": ck.alternative(M, CIRCUIT, scores(), *GIVEN, most=8),
     }
 
 
 NAMES = ["Evaluation", "Ability", "Curve", "SizeCurve", "Verification", "Stratum", "Missed",
          "KnockoutReport", "MarginalEffects", "Interactions", "Pair", "Incompleteness", "Knockout",
-         "Minimality", "Robustness", "Recovery"]  # fmt: skip
+         "Minimality", "Robustness", "Recovery", "Complements", "FoundComplement",
+         "Alternative"]  # fmt: skip
 PICTURED = ["Curve", "SizeCurve", "Verification", "KnockoutReport", "MarginalEffects",
             "Interactions", "Incompleteness", "Minimality", "Robustness"]  # fmt: skip
 every = pytest.mark.parametrize("name", NAMES)
 # The rows of to_dict that the rows of to_frame are.
 LISTED = {"MarginalEffects": "edges", "Interactions": "pairs", "Incompleteness": "knockouts",
-          "Robustness": "rows", "Curve": "evaluations"}  # fmt: skip
+          "Robustness": "rows", "Curve": "evaluations", "Complements": "draws",
+          "FoundComplement": "rows", "Alternative": "circuits"}  # fmt: skip
 
 
 # -- what every result does ------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from typing import Any
 
 from circuitkit.cli._opening import open_circuit, recorded, unseen
 from circuitkit.cli._options import Commands, add_circuit, add_output, machine
-from circuitkit.cli._printing import print_table
+from circuitkit.cli._others import FORMATS, add_others, measured, require_fitting, scores_of, tables
+from circuitkit.cli._printing import print_json, print_table, print_text
 from circuitkit.errors import OutputError
 
 __all__ = ["add", "evaluate"]
@@ -27,6 +28,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--metric", action="append", metavar="M", help=several)
     p.add_argument("--corruption", action="append", metavar="C", help=several)
     p.add_argument("--curve", action="store_true", help="over sizes: only its strongest edges")
+    add_others(p)
     add_output(p, "FILE", "the curves as svg, pdf or png")
     p.set_defaults(run=evaluate)
 
@@ -35,7 +37,9 @@ def evaluate(options: argparse.Namespace) -> None:
     """Print a circuit's faithfulness under each metric × corruption, on unseen prompts."""
     from circuitkit.workflows.folders import output_file
 
+    require_fitting(options)
     circuit = open_circuit(options.circuit, options.force)
+    scores = scores_of(options)
     metrics = options.metric or [recorded(circuit, "metric")]
     corruptions = options.corruption or [recorded(circuit, "corruption")]
     if options.output and not options.curve:
@@ -52,7 +56,24 @@ def evaluate(options: argparse.Namespace) -> None:
         if options.output:
             first, *others = curves.values()
             first.plot(*others, names=list(curves)).save(options.output)
-    print_table(rows, options.json, title)
+    found = {cell: measured(options, circuit, scores, *own) for cell, own in cells.items()}
+    _print(rows, found, title, options.json)
+
+
+def _print(
+    rows: list[dict[str, Any]], found: dict[tuple[str, str], Any], title: str, as_json: bool
+) -> None:
+    """Print the rows, and what was found of the other edges: as tables of its own, or in the rows
+    of its metric and corruption."""
+    from circuitkit.util.tables import as_text
+
+    if as_json and any(found.values()):
+        whole = ({name: each.to_dict() for name, each in own.items()} for own in found.values())
+        print_json([row | more for row, more in zip(rows, whole, strict=True)])
+        return
+    print_table(rows, as_json, title)
+    for heading, own in tables(found):
+        print_text(f"\n{heading}\n{as_text(own, formats=FORMATS)}")
 
 
 def _rows(
@@ -77,7 +98,7 @@ def _beside(model: Any, circuit: Any, *inputs: Any) -> Any:
     from circuitkit.graph.circuit import mask
 
     keep = mask(circuit, model.wiring)
-    found, complement, null = evaluate_beside(model, keep, *inputs, random=3)
+    found, complement, null, *_ = evaluate_beside(model, keep, *inputs, random=3)
     low, high = found.interval()
     return {
         "faithfulness": found.faithfulness, "low": low, "high": high,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from math import nan
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -40,7 +40,14 @@ from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import POOL_BYTES, runs
 from circuitkit.errors import EvaluationError
-from circuitkit.evaluation.masks import CircuitLike, as_mask, as_masks, drawn_masks, is_one
+from circuitkit.evaluation.masks import (
+    CircuitLike,
+    as_mask,
+    as_masks,
+    drawn_beside,
+    drawn_masks,
+    is_one,
+)
 from circuitkit.evaluation.results import TableResult
 from circuitkit.graph.types import Mask
 from circuitkit.registry import name_of
@@ -53,6 +60,7 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
+    "Beside",
     "Evaluation",
     "completeness",
     "evaluate",
@@ -294,6 +302,16 @@ def completeness(
     return evaluate(model, others, *inputs[1:])
 
 
+class Beside(NamedTuple):
+    """A circuit's Evaluation, and those of what it is compared with."""
+
+    circuit: Evaluation
+    complement: Evaluation  # all other edges
+    random: tuple[Evaluation, ...]  # random circuits of its size
+    halves: tuple[Evaluation, ...]  # it and random halves of the other edges
+    also: tuple[Evaluation, ...]
+
+
 def evaluate_beside(
     model: Model,
     circuit: CircuitLike,
@@ -302,18 +320,23 @@ def evaluate_beside(
     corruption: CorruptionLike | None = None,
     *,
     random: int = 5,
+    halves: int = 0,
     seed: int = 0,
     also: Sequence[Mask] = (),
-) -> tuple[Evaluation, Evaluation, tuple[Evaluation, ...]]:
-    """The Evaluations of a circuit, of all edges outside it, and of ``random`` random circuits of
-    its size; then those of what is to be measured ``also``, from the same runs."""
+) -> Beside:
+    """The Evaluations of a circuit, of all edges outside it, of ``random`` random circuits of its
+    size, of the circuit with random ``halves`` of the others kept besides, and of what is to be
+    measured ``also``, from the same runs."""
     require_model(model)
     mask = as_mask(circuit, model.wiring)
     inputs = prepare(model, data, metric, corruption, circuit=circuit)
+    others = model.wiring.legal & ~mask
     chance = drawn_masks(model.wiring, int(mask.sum()), random, seed)
-    masks = [mask, model.wiring.legal & ~mask, *chance, *also]
-    found, others, *by_chance = evaluate(model, masks, *inputs[1:])
-    return found, others, tuple(by_chance)
+    beside = drawn_beside(model.wiring, mask, round(int(others.sum()) / 2), halves, seed)
+    found, complement, *rest = evaluate(model, [mask, others, *chance, *beside, *also], *inputs[1:])
+    end = random + halves
+    return Beside(found, complement, tuple(rest[:random]), tuple(rest[random:end]),
+                  tuple(rest[end:]))  # fmt: skip
 
 
 @torch.no_grad()

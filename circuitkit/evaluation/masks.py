@@ -30,6 +30,7 @@ __all__ = [
     "as_masks",
     "as_scores",
     "dense",
+    "drawn_beside",
     "drawn_masks",
     "is_one",
     "node_level",
@@ -241,6 +242,16 @@ def drawn_masks(wiring: Wiring, edges: int, n: int, seed: int) -> list[Mask]:
     """The masks of ``random_masks``; there may be none, and none of their edges."""
     rng = np.random.default_rng(seed)
     return [_grown(wiring, min(edges, wiring.n_edges), rng) for _ in range(n)]
+
+
+def drawn_beside(wiring: Wiring, keep: Mask, edges: int, n: int, seed: int) -> list[Mask]:
+    """n masks that keep this one, and so many random ones of all other edges."""
+    rng = np.random.default_rng(seed)
+    others = np.flatnonzero(wiring.legal & ~keep)
+    masks = [keep.copy() for _ in range(n)]
+    for mask in masks:
+        mask.reshape(-1)[rng.permutation(others)[:edges]] = True
+    return masks
 
 
 def _grown(wiring: Wiring, edges: int, rng: np.random.Generator) -> Mask:

@@ -19,15 +19,16 @@ from circuitkit.engine.inputs import (
     prepare,
     require_model,
 )
-from circuitkit.engine.metric import check_metric
+from circuitkit.engine.metric import Metric, check_metric
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import Keep, runs
-from circuitkit.errors import CircuitError
+from circuitkit.errors import CircuitError, MetricError
 from circuitkit.evaluation.masks import CircuitLike, as_mask, dense, require_shape
 from circuitkit.graph.wiring import Wiring
+from circuitkit.registry import name_of
 
-__all__ = ["measure", "run"]
+__all__ = ["measure", "run", "slopes"]
 
 Value = Callable[[Float[Tensor, "b vocab"], Float[Tensor, "b vocab"], Batch], Tensor]
 
@@ -83,6 +84,45 @@ def measure(
         return check_metric(inputs.metric, logits, reference, batch)
 
     return _stacked(inputs, keeps, value)
+
+
+def slopes(
+    inputs: Inputs, weights: Float[np.ndarray, "writers readers"]
+) -> Float[np.ndarray, "writers readers"]:
+    """The gradient of the metric's mean in the weights of a mask, of which no more than one batch
+    under one draw of the corruption is held at a time; 0 where a pair is not an edge.
+
+    Raises MetricError where the metric has no gradient, or one that is not finite.
+    """
+    model, data, metric, corruption = inputs
+    keep = torch.as_tensor(weights, dtype=model.dtype, device=model.device).requires_grad_()
+    total = torch.zeros(keep.shape, dtype=torch.float64)
+
+    def value(
+        logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
+    ) -> Tensor:
+        return check_metric(metric, logits, reference, batch)
+
+    with torch.no_grad():
+        carry = corruption(model, data)
+    for batch in data:
+        with torch.no_grad():
+            draws = carry(batch)
+        for own in draws:
+            with torch.enable_grad():
+                said = _batch(model, batch, [own], [keep], value)
+            total += _slope(metric, said, keep).cpu().double() / len(draws)
+    found: np.ndarray = (total / len(data)).numpy()
+    return np.where(model.wiring.legal, found, 0)
+
+
+def _slope(metric: Metric, said: Tensor, keep: Tensor) -> Tensor:
+    """The gradient of the sum of what a metric says; raises MetricError where there is none."""
+    found = torch.autograd.grad(said.sum(), keep)[0] if said.requires_grad else None
+    if found is None or not bool(found.isfinite().all()):
+        lacks = "no gradient" if found is None else "a gradient that is not finite"
+        raise MetricError(f"{name_of(metric)} has {lacks} here; use another metric (logit_diff)")
+    return found
 
 
 def _prepared(

@@ -42,7 +42,9 @@ from circuitkit.workflows.folders import tried
 from circuitkit.workflows.results import Discovery
 from circuitkit.workflows.sampling import Sample, by_example, certain, enough
 
-__all__ = ["discover", "method_of"]
+__all__ = ["HALVES", "discover", "method_of"]
+
+HALVES = 5  # random halves of all other edges that are kept besides the circuit
 
 
 @checked
@@ -158,7 +160,8 @@ def discover(
     others = (_in_order(how, k)(*seen) for k in range(orders or 0))
     several = [scored.circuit(chosen(model, scored, *seen[1:]).mask) for scored in others]
     core = [sure.core] if sure is not None and sure.core.any() else []
-    evaluated = evaluate_beside(model, sample.found.mask, *measured[1:], seed=seed, also=core)
+    evaluated = evaluate_beside(model, sample.found.mask, *measured[1:], seed=seed, also=core,
+                                halves=HALVES)  # fmt: skip
     metadata = _metadata(seen, measured, name_of(how), asked, unseen is not None)
     return Discovery.of(
         sample.scores, sample.found.mask, evaluated, metadata, ability=sample.able,

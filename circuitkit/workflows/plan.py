@@ -43,7 +43,7 @@ from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.viz.circuits.choice import USUAL
 from circuitkit.workflows.asking import Asked, Orders, Share
-from circuitkit.workflows.discover import method_of
+from circuitkit.workflows.discover import HALVES, method_of
 from circuitkit.workflows.results import files
 from circuitkit.workflows.sampling import gives_groups
 
@@ -359,11 +359,12 @@ class _Costs:
         return stacks * (self.carried + 1 + STACK * self.masked(0.1) * self._draws)
 
     def _faithfulness(self, asked: Asked) -> float:
-        """The circuit, its core, all others and random ones; of a large one also the part that is
-        drawn."""
+        """The circuit, its core, all others, random ones, and it beside halves of the others; of a
+        large one also the part that is drawn."""
         both, one = self.carried + 1, self.masked(0.1) * self._draws
         part = (both + one) if (asked.edges or self._middle) > USUAL else 0.0
-        return both + self.masked(1) * self._draws + (2 + RANDOM) * one + part
+        wide = (self.masked(1) + HALVES * self.masked(0.5)) * self._draws
+        return both + wide + (2 + RANDOM) * one + part
 
     # -- memory and time ---------------------------------------------------------------------------
     def example(self) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from circuitkit.evaluation.ability import Ability
 from circuitkit.evaluation.certainty_result import Certainty
-from circuitkit.evaluation.faithfulness import Evaluation
+from circuitkit.evaluation.faithfulness import Beside, Evaluation
 from circuitkit.evaluation.searching import Search
 from circuitkit.evaluation.verification import Verification
 from circuitkit.graph import circuit as circuits
@@ -55,6 +55,7 @@ class Discovery:
         evaluation: The circuit's faithfulness.
         complement: The same of all other edges.
         null: The same of random circuits of the same size.
+        beside: The same of the circuit with random halves of all other edges kept besides it.
         seconds: How long it took.
         mebibytes: The most memory that the process held.
         search: The sizes that were tried for the circuit, with their faithfulness on the prompts of
@@ -80,6 +81,7 @@ class Discovery:
     evaluation: Evaluation
     complement: Evaluation
     null: tuple[Evaluation, ...]
+    beside: tuple[Evaluation, ...]
     seconds: float
     mebibytes: float
     search: Search | None = None
@@ -94,7 +96,7 @@ class Discovery:
         cls,
         scores: Scores,
         mask: Mask,
-        evaluated: tuple[Evaluation, Evaluation, tuple[Evaluation, ...]],
+        evaluated: Beside,
         metadata: Mapping[str, Json],
         *,
         ability: Ability,
@@ -108,13 +110,12 @@ class Discovery:
         agreement: Agreement | None = None,
     ) -> Discovery:
         """The result, from the scores, the circuit chosen from them, the evaluations of the
-        circuit, of all other edges and of random circuits (with that of the core behind them, if
-        there is one), and what else was measured; scores and circuit carry the metadata, and the
-        circuit alone what is ``said`` of it, and how sure each edge is. The scores of each example
-        are left out: they are large."""
-        found, complement, beside = evaluated
-        cored = certainty is not None and bool(certainty.core.any())
-        null, core = (beside[:-1], beside[-1]) if cored else (beside, None)
+        circuit and of what is beside it (``also`` that of the core, if there is one), and what else
+        was measured; scores and circuit carry the metadata, and the circuit alone what is ``said``
+        of it, and how sure each edge is. The scores of each example are left out: they are large.
+        """
+        found, complement, null, beside, also = evaluated
+        core = also[0] if also else None
         low, high = found.interval()
         random = float(np.mean([e.faithfulness for e in null]))
         numbers = {"value": found.faithfulness, "low": low, "high": high, "random": random}
@@ -127,9 +128,9 @@ class Discovery:
             circuit = certainty.annotated(circuit)
         return cls(
             circuit=circuit, scores=scores, evaluation=found, complement=complement,
-            null=null, ability=ability, seconds=seconds, mebibytes=mebibytes, search=search,
-            verification=verification, certainty=certainty, core_evaluation=core,
-            stopped=stopped, agreement=agreement,
+            null=null, beside=beside, ability=ability, seconds=seconds, mebibytes=mebibytes,
+            search=search, verification=verification, certainty=certainty,
+            core_evaluation=core, stopped=stopped, agreement=agreement,
         )  # fmt: skip
 
     @property
@@ -237,6 +238,7 @@ class Discovery:
             "interval": nan_to_none([low, high]),
             "mean_of_ratios": self.evaluation.mean_of_ratios,
             "complement_faithfulness": self.complement.faithfulness,
+            "beside_faithfulness": [e.faithfulness for e in self.beside],
             "random_faithfulness": [e.faithfulness for e in self.null],
             "strongest_edges": self.edges(),
             "strongest_components": self.heads(),
@@ -312,6 +314,7 @@ class Discovery:
         about, found = self.circuit.graph, self.evaluation
         low, high = found.interval()
         spread = [e.faithfulness for e in self.null]
+        halves = [e.faithfulness for e in self.beside]
         lines = [
             f"{about['task']} on {about['model']}: {circuits.summary(self.circuit)}",
             "",
@@ -321,6 +324,8 @@ class Discovery:
             f"({found.metric}, {found.corruption}, {self._prompts()})",
             f"  mean of ratios   {found.mean_of_ratios:.3f}",
             f"  without it       {self.complement.faithfulness:.3f}  (all other edges kept)",
+            f"  with halves      {np.mean(halves):.3f}  [{min(halves):.3f}, {max(halves):.3f}]  "
+            f"({len(halves)} random halves of the others kept)",
             f"  random circuits  {self.random:.3f}  [{min(spread):.3f}, {max(spread):.3f}]  "
             f"({len(spread)} of the same size)",
             *self._chosen(),
