@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -114,8 +114,43 @@ def test_it_is_found_on_other_prompts_than_those_it_is_measured_on() -> None:
 
 
 def test_more_steps_never_find_less() -> None:
-    one, more = found(steps=1), found(steps=4)
-    assert more.found.faithfulness <= one.found.faithfulness + 1e-5
+    values = [found(steps=steps).found.faithfulness for steps in (1, 4, 12)]
+    assert values[2] <= values[1] + 1e-5
+    assert values[1] <= values[0] + 1e-5
+
+
+def test_where_nothing_hurts_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module._Search, "values", lambda self, masks: [self.alone] * len(masks))
+    own = complements(M, KEEP, *GIVEN, kind="worst", n=2, steps=2)
+    assert own.edges == ()
+    assert own.evaluation.faithfulness == own.alone.faithfulness == own.random.mean
+
+
+def test_a_step_changes_what_lowers_the_value_by_the_gradient() -> None:
+    """It adds edges that hurt, and takes out those that help."""
+    search = module._Search(SEEN, KEEP, 1)
+    mask = drawn_beside(M.wiring, KEEP, 100, 1, 0)[0] & ~KEEP
+    slope = slopes(SEEN, (KEEP | mask).astype(float)) / search.gap
+    effect = np.where(mask, -slope, slope)[~KEEP & LEGAL]
+    tried = [*search._along(mask, KEEP | mask)]
+    foreseen = [effect[(own ^ mask)[~KEEP & LEGAL]].sum() for own in tried]
+    assert foreseen == sorted(foreseen, reverse=True)
+    assert foreseen[0] == pytest.approx(effect.min())
+    assert foreseen[-1] == pytest.approx(effect[effect < 0].sum())
+    assert (tried[-1] & ~mask).any()
+    assert (mask & ~tried[-1]).any()
+
+
+def test_where_random_ones_hurt_more_these_are_what_was_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    helping = found("best").mask
+    monkeypatch.setattr(module._Search, "run", lambda *_: helping)
+    own = complements(M, KEEP, *GIVEN, kind="worst", n=4)
+    drawn = drawn_beside(M.wiring, KEEP, int(helping.sum()), 4, 0)
+    values = [e.faithfulness for e in evaluate(M, drawn, *SEEN[1:])]
+    assert own.found.faithfulness == pytest.approx(min(values), abs=1e-6)
+    assert np.array_equal(own.mask | KEEP, drawn[int(np.argmin(values))])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -138,7 +173,7 @@ def test_among_few_edges_it_is_near_the_worst_of_all_sets(seed: int) -> None:
 
 
 # -- gradients -------------------------------------------------------------------------------------
-@pytest.mark.parametrize("corruption", [counterfactual, mean, noise])
+@pytest.mark.parametrize("corruption", [counterfactual, mean, partial(noise, draws=3)])
 def test_slopes_are_those_of_measure_whatever_the_batches(corruption: Any) -> None:
     """``measure`` holds the graphs of all batches and draws, ``slopes`` that of one at a time."""
     weights = torch.from_numpy(KEEP + 0.3 * ~KEEP).float().requires_grad_()
