@@ -281,6 +281,7 @@ class Watched:
     def run(self, place: Path | None, m: Transformer | None = None, **changed: Any) -> Robustness:
         self.done.clear()
         given = {"metrics": METRICS, "corruptions": [counterfactual, zero], "unseen": FEW}
+        given["samples"] = 1
         options: dict[str, Any] = {**given, **changed, "method": self.method, "resume": place}
         return vary(m or model(FAMILY), FEW, **options)
 

@@ -280,7 +280,8 @@ def test_probability_misses_a_head_that_hurts_where_it_has_nothing_to_lose() -> 
     effects = found.effects["z", name, "probability"].mean
     assert row["bound"] <= effects.min() < 0
     assert row["P threshold"] < row["bound"]
-    assert any(v.depends and "a0.h8" in v.text for v in found.verdicts())
+    (verdict,) = (v for v in found.verdicts() if "a0.h8" in v.text)
+    assert "1 of 1 corruptions (not known whether beyond resampling)" in verdict.text
 
 
 def test_the_normalised_logit_difference_is_0_at_the_corrupted_and_1_at_the_clean_run() -> None:

@@ -20,6 +20,7 @@ from circuitkit.workflows.study.results import Study
 
 METRICS, CORRUPTIONS = ("logit_diff", "probability"), ("counterfactual", "noise")
 GAP = 10.0
+SAMPLES = 5
 LAYERS, HEADS = 4, 4
 # the one head that does something, by corruption and metric
 FOUND = {
@@ -30,9 +31,12 @@ FOUND = {
 }
 
 
-def effects(values: Any, nodes: str, by: tuple[str, str], **axes: Any) -> Effects:
-    """Effects of these means, the same on two examples."""
-    both = np.repeat(np.asarray(values, float)[..., None], 2, axis=-1)
+def effects(
+    values: Any, nodes: str, by: tuple[str, str], spread: float = 0, **axes: Any
+) -> Effects:
+    """Effects of these means on two examples, of which the first has a share less, and the second
+    that share more."""
+    both = np.asarray(values, float)[..., None] * np.array([1 - spread, 1 + spread])
     named = {name: tuple(map(str, labels)) for name, labels in axes.items()}
     return Effects(both, named, np.full(2, GAP), nodes, by[1], by[0], "denoise")
 
@@ -48,16 +52,18 @@ def windows(by: tuple[str, str]) -> Windows:
     """Single layers do 1, 1, 0, 0; three together 4 and 1, but by the logit difference under noise
     2 and 1."""
     joint = [2.0, 1.0] if by == ("noise", "logit_diff") else [4.0, 1.0]
+    spread = 0.25 if by[0] == "noise" else -0.25
     single = effects([1, 1, 0, 0], "mlp_out", by, window=range(4))
     wide = ["0-2", "1-3"]
     return Windows(
-        {1: single, 3: effects(joint, "mlp_out", by, window=wide)},
+        {1: single, 3: effects(joint, "mlp_out", by, spread, window=wide)},
         {1: single, 3: effects([2, 1], "mlp_out", by, window=wide)},
     )
 
 
 def evaluation(faithfulness: float, metric: str) -> Evaluation:
-    return Evaluation(np.ones(3), np.zeros(3), np.full(3, faithfulness), metric, "noise", 1)
+    kept = faithfulness * np.array([0.9, 1, 1.1])
+    return Evaluation(np.ones(3), np.zeros(3), kept, metric, "noise", 1)
 
 
 def circuits() -> Robustness:
@@ -90,12 +96,12 @@ def made() -> Study:
         | {("resid_pre@S,end", *by): effects(stream, "resid_pre", by, **spans) for by in pairs},
         windows={by: windows(by) for by in pairs},
         watched=("a0.h0", "a0.h1"), spans=("S", "end"),
-        attention={run: np.array([[[most] * 2, [0.1] * 2], [[0.0] * 2] * 2])
-                   for run, most in seen.items()},
+        attention={run: np.array([[[most - shift, most + shift], [0.1] * 2], [[0.0] * 2] * 2])
+                   for (run, most), shift in zip(seen.items(), (0.05, 0.05, -0.05), strict=True)},
         groups={"movers": ("a0.h0",)},
-        restored={by: effects([5.0 if by[0] == "counterfactual" else 2.0], "groups", by,
+        restored={by: effects([5.0 if by[0] == "counterfactual" else 2.0], "groups", by, 0.25,
                               group=["movers"]) for by in pairs},
-        circuits=circuits(),
+        circuits=circuits(), again={("z", *by): (heads(by),) * SAMPLES for by in pairs},
     )  # fmt: skip
 
 
@@ -167,20 +173,22 @@ def test_noise_and_replacement_are_told_apart_where_they_are() -> None:
     (verdict,) = said("Does noise find what replacement finds?")
     assert verdict.depends
     assert verdict.advice
-    assert "different heads in 1 of 2 comparisons (Jaccard index 0.00 to 1.00)" in verdict.text
-    assert "counterfactual and noise by logit_diff, with 1 and 1 found, 0" in verdict.text
+    assert "different heads beyond resampling in 1 of 2 comparisons" in verdict.text
+    assert "0.50 between the choices, 1.00 between samples of one" in verdict.text
+    assert "counterfactual and noise by logit_diff, 0.00 against 1.00 (p = 0.0079)" in verdict.text
 
 
 def test_metrics_are_told_apart_where_they_are() -> None:
     (verdict,) = said("Do the metrics find the same?")
-    assert "different heads in 1 of 2 comparisons" in verdict.text
+    assert "different heads beyond resampling in 1 of 2 comparisons" in verdict.text
     assert "logit_diff and probability under noise" in verdict.text
 
 
 def test_choices_that_agree_need_no_advice() -> None:
     alike = {key: made().effects["z", "counterfactual", "logit_diff"] if key[0] == "z" else e
              for key, e in made().effects.items()}  # fmt: skip
-    verdicts = replace(made(), effects=alike).verdicts()
+    again = {key: (alike[key],) * SAMPLES for key in made().again}
+    verdicts = replace(made(), effects=alike, again=again).verdicts()
     found = [v for v in verdicts if v.question == "Does noise find what replacement finds?"]
     assert [(v.depends, v.advice) for v in found] == [(False, "")]
     assert "Furthest" not in found[0].text
@@ -198,7 +206,7 @@ def test_windows_inflate_where_the_ratio_is_large() -> None:
     (verdict,) = said("Do windows inflate the peak?")
     assert verdict.depends
     assert "1.00 to 2.00 times" in verdict.text
-    assert "in 3 of 4 combinations" in verdict.text
+    assert "in 3 of 4 combinations, in 3 of them beyond resampling" in verdict.text
     assert verdict.text.endswith("3 layers by logit_diff under counterfactual.")
 
 
@@ -225,6 +233,86 @@ def test_circuits_whose_faithfulness_depends_on_the_measure_are_counted() -> Non
     assert verdict.text.endswith("found by two: 0.50 to 0.90.")
 
 
+# -- beyond resampling -----------------------------------------------------------------------------
+def resampled(**changed: Any) -> Study:
+    """The study with other finds on its samples: for each choice, the head found on each."""
+    choices: dict[tuple[str, str, str], list[str]] = {
+        key: [FOUND[key[1:]][0]] * SAMPLES for key in made().again
+    }
+    choices |= {("z", *name.split("_", 1)): nodes for name, nodes in changed.items()}
+
+    def one(by: tuple[str, str], name: str) -> Effects:
+        values = np.zeros((LAYERS, HEADS))
+        values[int(name[1]), int(name[4])] = FOUND[by][1]
+        return effects(values, "z", by, layer=range(LAYERS), head=range(HEADS))
+
+    again = {key: tuple(one(key[1:], n) for n in nodes) for key, nodes in choices.items()}
+    return replace(made(), again=again)
+
+
+def verdict_of(study: Study, question: str) -> Any:
+    (found,) = (v for v in study.verdicts() if v.question == question)
+    return found
+
+
+SAME_HEADS = "Does noise find what replacement finds?"
+
+
+def test_a_difference_that_other_samples_have_too_is_not_shown() -> None:
+    """The shown sample is that of before, in which noise finds another head."""
+    mixed = ["a0.h0", "a0.h1", "a0.h2", "a0.h3", "a1.h0"]
+    study = resampled(counterfactual_logit_diff=mixed, noise_logit_diff=mixed[::-1])
+    verdict = verdict_of(study, SAME_HEADS)
+    assert not verdict.depends
+    assert not verdict.advice
+    assert "are not shown to find different heads" in verdict.text
+    # By the logit difference 4 of 20 pairs on two samples are alike, and none of one choice; by
+    # probability all.
+    assert "0.60 between the choices, 0.50 between samples of one" in verdict.text
+
+
+@pytest.mark.parametrize(("samples", "why"), [(0, "without others"), (1, "1 sample of"),
+                                              (3, "3 samples of")])  # fmt: skip
+def test_too_few_samples_leave_it_not_known(samples: int, why: str) -> None:
+    again = {key: found[:samples] for key, found in made().again.items()}
+    study = replace(made(), again=again if samples else {})
+    verdict = verdict_of(study, SAME_HEADS)
+    assert not verdict.depends
+    assert "not known whether they differ beyond what other prompts change" in verdict.text
+    assert why in verdict.text
+    assert not verdict_of(study, "Does the sign hold?").depends or samples > 1
+
+
+def test_a_sign_that_turns_on_some_samples_only_is_not_shown() -> None:
+    study = resampled(noise_probability=["a0.h0"] * 4 + ["a0.h2"])
+    verdict = verdict_of(study, "Does the sign hold?")
+    assert not verdict.depends
+    assert "on 4 of 5 samples. Not shown beyond resampling." in verdict.text
+
+
+def test_the_floor_is_the_agreement_of_a_choice_with_itself_on_two_samples() -> None:
+    study = resampled(noise_probability=["a0.h0"] * 4 + ["a0.h2"])
+    rows = study.tables()["floor"]
+    assert [row["jaccard"] for row in rows] == [1, 1, 1, pytest.approx(6 / 10)]
+    assert {(row["samples"], row["examples"], row["found"]) for row in rows} == {(SAMPLES, 2, 1)}
+    (found,) = (r for r in study.tables()["metrics"] if r["corruption"] == "noise")
+    assert found["within"] == pytest.approx(0.8)
+    assert found["between"] == 0
+    panel = study.figures()["agreement"].figures[0]
+    assert panel.values[3, 3] == pytest.approx(6 / 10)
+    assert panel.values[0, 3] == pytest.approx(16 / 20)
+    assert "noise floor" in panel.title
+
+
+def test_numbers_that_rest_on_equal_examples_are_not_beyond_resampling() -> None:
+    joint = made().windows["noise", "logit_diff"].summed
+    flat = {by: Windows({n: e if n == 1 else effects([9, 1], "mlp_out", by, window=["0-2", "1-3"])
+                         for n, e in joint.items()}, joint) for by in made().windows}  # fmt: skip
+    verdict = verdict_of(replace(made(), windows=flat), "Do windows inflate the peak?")
+    assert "in 4 of 4 combinations, in 0 of them beyond resampling" in verdict.text
+    assert not verdict.depends
+
+
 # -- the summary and the figures -------------------------------------------------------------------
 def test_the_summary_parts_what_depends_from_what_does_not() -> None:
     few = replace(made(), effects={**made().effects, **{
@@ -233,7 +321,7 @@ def test_the_summary_parts_what_depends_from_what_does_not() -> None:
     }}, parts=(*made().parts, Part("mlp_out")))  # fmt: skip
     text = " ".join(repr(few).split())
     _, _, rest = text.partition("What depends on the choice")
-    depends, _, other = rest.partition("What does not")
+    depends, _, other = rest.partition("What is not shown")
     other = other.partition("What applies")[0]
     for verdict in few.verdicts():
         told = " ".join(verdict.text.split())

@@ -72,6 +72,14 @@ def add(commands: Commands) -> None:
         "--threshold", type=float, default=2.0, metavar="SD",
         help="standard deviations from which on a component is found (default: 2)",
     )  # fmt: skip
+    _add_prompts(p)
+    add_force(p)
+    add_output(p, "DIR", "default: studies/TASK-MODEL, and the settings that you change")
+    p.set_defaults(run=study, parser=p)
+
+
+def _add_prompts(p: argparse.ArgumentParser) -> None:
+    """The options that choose the prompts."""
     p.add_argument(
         "--examples", type=positive, metavar="N", help="prompts (default: 64, or all of a file)"
     )
@@ -82,10 +90,11 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     p.add_argument("--known", dest="only", action="store_const", const="accuracy", help=KNOWN)
     p.add_argument("--both-ways", action="store_true", help="also the swap of each pair")
+    p.add_argument(
+        "--samples", type=positive, default=5, metavar="N",
+        help="disjoint samples of prompts for the noise floor (default: 5; 1: none)",
+    )  # fmt: skip
     p.add_argument("--seed", type=int, default=0, help="seed of the prompts (default: 0)")
-    add_force(p)
-    add_output(p, "DIR", "default: studies/TASK-MODEL, and the settings that you change")
-    p.set_defaults(run=study, parser=p)
 
 
 def study(options: argparse.Namespace) -> None:
@@ -122,7 +131,8 @@ def _studied(options: argparse.Namespace, roles: dict[str, str] | None, pieces: 
         circuits=() if options.circuits == ["none"] else options.circuits,
         direction=options.direction, threshold=options.threshold, examples=options.examples,
         only=None if options.only == "none" else options.only, both_ways=options.both_ways,
-        seed=options.seed, batch_size=options.batch_size, memory=options.memory, resume=pieces,
+        samples=options.samples, seed=options.seed, batch_size=options.batch_size,
+        memory=options.memory, resume=pieces,
     )  # fmt: skip
 
 

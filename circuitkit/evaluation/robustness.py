@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain, combinations, product
 from math import isnan, nan
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -42,15 +42,17 @@ from circuitkit.errors import CircuitError, EvaluationError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluations, measure_all
 from circuitkit.evaluation.masks import CircuitLike, as_graph, as_mask, node_level
 from circuitkit.evaluation.results import PictureResult
+from circuitkit.evaluation.sampling import parts
 from circuitkit.evaluation.searching import FAITHFULNESS, smallest
 from circuitkit.graph import circuit as graphs
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.compare import agreement, compare
 from circuitkit.graph.scores import Scores
+from circuitkit.graph.separation import Separation, separation, within
 from circuitkit.graph.types import Graph
 from circuitkit.registry import name_of, resolve
 from circuitkit.util.json_values import Json, nan_to_none
-from circuitkit.util.options import Size, checked
+from circuitkit.util.options import Bounds, Size, checked
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.viz.figures import Heatmap, Panels
 
@@ -71,12 +73,16 @@ class Robustness(PictureResult):
     """Circuits by name, and the Evaluation of each by (circuit, corruption, metric, granularity).
 
     Where the metric's gap is zero the numbers are nan, and ``notes`` say so. ``in_sample`` says
-    that the prompts are those with which the circuits were found.
+    that the prompts are those with which the circuits were found. ``again`` are the circuits that
+    each choice finds on disjoint samples of ``sizes`` prompts. How far these overlap is the noise
+    floor: two choices whose circuits overlap as far are not said to find different ones.
     """
 
     circuits: Mapping[str, Graph]
     evaluations: Mapping[tuple[str, str, str, str], Evaluation]
     in_sample: bool = False
+    again: Mapping[str, tuple[Graph, ...]] = field(default_factory=dict)
+    sizes: tuple[int, ...] = ()
 
     @cached_property
     def _numbers(self) -> dict[tuple[str, str, str, str], dict[str, float]]:
@@ -149,10 +155,13 @@ class Robustness(PictureResult):
     def overlap(self) -> list[dict[str, Json]]:
         """How much the edges of every pair of circuits overlap: Jaccard index, the one expected of
         random circuits of these sizes, weighted overlap, rank correlation of the shared edges'
-        weights, and how many of them differ in sign (see ``compare``)."""
+        weights, and how many of them differ in sign (see ``compare``); then ``within`` and
+        ``between``, the mean Jaccard index on two samples of one choice and of the two, and the
+        permutation ``p`` of their difference (see ``separation``)."""
         found = []
         for left, right in combinations(self.circuits, 2):
             both = compare(self.circuits[left], self.circuits[right])
+            apart = self.separation(left, right)
             found.append(
                 {
                     "left": left,
@@ -162,9 +171,33 @@ class Robustness(PictureResult):
                     "weighted": both.weighted,
                     "spearman": both.spearman,
                     "flipped": both.flipped,
+                    "within": apart.within,
+                    "between": apart.between,
+                    "p": apart.p,
                 }
             )
         return found
+
+    def floor(self) -> list[dict[str, Json]]:
+        """Of each circuit the mean Jaccard index, in edges, of those that the same choice finds on
+        two samples, how many samples there are and their prompts; nan where there are none."""
+        return [
+            {
+                "circuit": name,
+                "samples": len(self.again.get(name, ())),
+                "examples": min(self.sizes, default=0),
+                "jaccard": within(self._edges(name)),
+            }
+            for name in self.circuits
+        ]
+
+    def separation(self, left: str, right: str) -> Separation:
+        """Whether two choices find different circuits, beyond what other samples change."""
+        return separation(self._edges(left), self._edges(right))
+
+    def _edges(self, name: str) -> list[frozenset[tuple[str, str]]]:
+        found = self.again.get(name, ())
+        return [frozenset((w, r) for w, r, _ in graphs.edges(circuit)) for circuit in found]
 
     def to_frame(self) -> pandas.DataFrame:
         """A row for each evaluation.
@@ -206,8 +239,8 @@ class Robustness(PictureResult):
 
     def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
-        parts = ("rows", "spread", "choices", "overlap")
-        listed = {part: [nan_to_none(row) for row in getattr(self, part)()] for part in parts}
+        tables = ("rows", "spread", "choices", "overlap", "floor")
+        listed = {name: [nan_to_none(row) for row in getattr(self, name)()] for name in tables}
         return {**listed, "in_sample": self.in_sample, "notes": list(self.notes)}
 
     def __repr__(self) -> str:
@@ -258,6 +291,22 @@ class Robustness(PictureResult):
             yield f"\n{as_text(rows, headings=titles, right=titles)}"
         if len(self.circuits) > 1:
             yield f"\n{agreement(list(self.circuits.values()))!r}"
+        if floor := self._floor():
+            yield floor
+
+    def _floor(self) -> str:
+        """How alike circuits of one choice are from one sample to the next, beside those of two."""
+        if len(self.sizes) < 2:
+            return ""
+        own = np.mean([row["jaccard"] for row in self.floor()])
+        said = (
+            f"one choice on {len(self.sizes)} samples of {min(self.sizes)} prompts: mean Jaccard "
+            f"{own:.3f}"
+        )
+        pairs = [self.separation(*pair) for pair in combinations(self.circuits, 2)]
+        if pairs:
+            said += f"; two choices on two samples: {np.mean([p.between for p in pairs]):.3f}"
+        return said
 
 
 def _numbers(evaluation: Evaluation) -> dict[str, float]:
@@ -302,6 +351,7 @@ def vary(
     method: Method | str = "eap_ig",
     edges: Size | None = None,
     granularities: Sequence[str] = ("edge", "node"),
+    samples: Annotated[int, Bounds(1, 10)] = 2,
     resume: str | os.PathLike[str] | None = None,
 ) -> Robustness:
     """Circuits found under each corruption × metric, each measured under all of them.
@@ -309,6 +359,10 @@ def vary(
     This is ``discover_each``, then ``cross_evaluate``, whose arguments these are. Of a Task or a
     task's name circuits are found on one half of the prompts and measured on the other; a Dataset
     is measured on the prompts ``unseen``, or without any in sample.
+
+    Circuits of the same size are also found on ``samples`` disjoint samples, to say how much the
+    same choice finds again: of two, the prompts seen and those unseen; else equal parts of all of
+    them, of which four or more are needed to show that two choices differ. 1 leaves this out.
 
     Returns a Robustness: faithfulness has no unit, 1 is the full model. Raises as the two do.
 
@@ -321,12 +375,31 @@ def vary(
     """
     found, measured = prepare_halves(model, data, unseen, None, None)
     seen, unseen = found.data, measured.data
-    circuits = discover_each(
-        model, seen, metrics, corruptions, method=method, edges=edges, resume=resume
+    find = partial(
+        discover_each, model, metrics=metrics, corruptions=corruptions, method=method, resume=resume
     )
-    return cross_evaluate(
+    circuits = find(data=seen, edges=edges)
+    result = cross_evaluate(
         model, circuits, unseen, metrics, corruptions, granularities=granularities, resume=resume
     )
+    own = _samples(seen, unseen, samples)
+    edges = edges or max(1, *(sum(1 for _ in graphs.edges(one)) for one in circuits.values()))
+    again = [circuits if one is seen else find(data=one, edges=edges) for one in own]
+    return replace(
+        result,
+        again={name: tuple(each[name] for each in again) for name in circuits if again},
+        sizes=tuple(map(len, own)),
+    )
+
+
+def _samples(seen: Dataset, unseen: Dataset, number: int) -> tuple[Dataset, ...]:
+    """Disjoint samples of all prompts: these two, or so many parts; none where there are too few
+    prompts or one is asked for."""
+    known = {example.clean for example in seen.examples}
+    rest = tuple(example for example in unseen.examples if example.clean not in known)
+    if number == 2 and len(rest) == len(unseen):
+        return seen, unseen
+    return parts(replace(seen, examples=seen.examples + rest), number) if number > 1 else ()
 
 
 @checked

@@ -32,8 +32,9 @@ RUNS = {  # the files that a run may write; the first is in the folder of each
     "study": (
         "report.html",
         *(f"{name}.csv" for name in (
-            "detected", "thresholds", "corruptions", "metrics", "negatives", "windows", "tokens",
-            "attention", "restored", "choices", "circuits", "circuit_overlap", "effects",
+            "detected", "thresholds", "floor", "corruptions", "metrics", "negatives", "windows",
+            "tokens", "attention", "restored", "choices", "circuits", "circuit_overlap",
+            "circuit_floor", "effects",
         )),
         *(f"{name}.svg" for name in (
             "heads", "mlps", "agreement", "thresholds", "stream", "prompt", "windows", "circuits",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from circuitkit.data.batches import Batch, Dataset
-from circuitkit.engine.checkpoints import Journal, digest
+from circuitkit.engine.checkpoints import Journal, digest, identity
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Activations, Model
 from circuitkit.errors import CircuitkitError
@@ -26,8 +27,9 @@ from circuitkit.registry import name_of
 from circuitkit.util.progress import track
 from circuitkit.workflows.study.records import Part
 
-__all__ = ["StudyContext"]
+__all__ = ["StudyContext", "journal_of"]
 
+VERSION = 2  # of the cells on disk
 By: TypeAlias = tuple[str, str]  # the names of a corruption and a metric
 
 
@@ -41,6 +43,7 @@ class StudyContext:
     corruptions: Sequence[Corruption]
     direction: str
     journal: Journal
+    sample: str = ""  # which one it is, for the progress
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,6 +74,11 @@ class StudyContext:
             self.journal.put(key, {"values": now})
         else:
             self.journal.recognise(self.model, kept["values"], now, least=1.0)
+
+    def on(self, data: Dataset, sample: str, resume: str | os.PathLike[str] | None) -> StudyContext:
+        """The same choices on other prompts, with cells of their own."""
+        journal = journal_of(self.model, data, self.direction, self.metric_names, resume)
+        return replace(self, data=data, journal=journal, sample=sample)
 
     def effects(self, parts: Sequence[Part]) -> dict[tuple[str, str, str], Effects]:
         """The effects of every part, by corruption and metric."""
@@ -173,7 +181,8 @@ class StudyContext:
         """One cell for every corruption, with what it finds by each metric; cells that were
         finished earlier are taken up."""
         found: dict[By, list[Effects]] = {}
-        for name, corruption in track(list(zip(self.names, self.corruptions, strict=True)), label):
+        title = f"{label}, {self.sample}" if self.sample else label
+        for name, corruption in track(list(zip(self.names, self.corruptions, strict=True)), title):
             key = digest([label, name])
             kept = self.journal.get(key)
             own = None if kept is None else _unpacked(kept, len(self.metrics))
@@ -185,6 +194,18 @@ class StudyContext:
 
 
 # -- cells on disk ---------------------------------------------------------------------------------
+def journal_of(
+    model: Model,
+    data: Dataset,
+    direction: str,
+    metrics: Sequence[str],
+    resume: str | os.PathLike[str] | None,
+) -> Journal:
+    """The finished cells of a study of these prompts in this directory."""
+    work = {**identity(model, data), "format": "circuitkit.study", "version": VERSION}
+    return Journal(resume, {**work, "direction": direction, "metrics": list(metrics)})
+
+
 def _packed(found: Sequence[Sequence[Effects]]) -> dict[str, np.ndarray]:
     """What is found by each metric, as arrays."""
     return {

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from circuitkit.graph.separation import smallest_p
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.tables import WIDTH, as_text, cell, columns, heading, is_number, to_csv
 from circuitkit.util.templates import render
 from circuitkit.workflows.folders import filled
+from circuitkit.workflows.study.floor import chosen_again
 from circuitkit.workflows.study.pictures import figures
 from circuitkit.workflows.study.records import Records
 from circuitkit.workflows.study.tables import Row, detected, tables
@@ -19,6 +21,7 @@ from circuitkit.workflows.study.verdicts import Verdict, verdicts
 
 __all__ = ["page", "save", "summary"]
 
+UNKNOWN = ("stderr", "low", "high", "within", "between", "p")  # columns
 LONG = 24  # rows from which on a table is folded
 
 
@@ -40,13 +43,13 @@ def _page(study: Records, rows: Mapping[str, list[Row]], drawn: Mapping[str, str
         advice=_advice(found), runs=_runs(study), tables=rows, pictures=drawn, folded=LONG,
         columns=columns, is_number=is_number, text=_cell,
         heading=lambda name: name if name in study.metrics else heading(name),
-        in_sample=bool(study.about.get("in_sample")),
+        in_sample=bool(study.about.get("in_sample")), samples=_samples(study), least=_least(study),
     )  # fmt: skip
 
 
 def _cell(name: str, value: object) -> str:
-    """A cell of a column; what cannot be known of an error or an interval is said."""
-    return cell(value, undefined="not known" if name in ("stderr", "low", "high") else "")
+    """A cell of a column; what cannot be known of an error, an interval or a floor is said."""
+    return cell(value, undefined="not known" if name in UNKNOWN else "")
 
 
 def _title(study: Records) -> str:
@@ -63,11 +66,31 @@ def _about(study: Records) -> str:
         "each pair in both directions" if about["both_ways"] else "",
         direction[about["direction"]],
         f"seed {about['seed']}",
+        _sampled(study),
         "positive effects help the clean behaviour",
         _unpaired(about),
         "circuits are measured in sample" if about.get("in_sample") else "",
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _samples(study: Records) -> int:
+    return max(map(len, study.again.values()), default=0)
+
+
+def _least(study: Records) -> str:
+    """The smallest p that so many samples can give; empty where there are none."""
+    return "" if _samples(study) < 2 else f"{smallest_p(_samples(study)):.2g}"
+
+
+def _sampled(study: Records) -> str:
+    """How many samples of which size give the noise floor."""
+    sizes = study.about.get("samples", ())
+    if len(sizes) < 2:
+        return ""
+    low, high = min(sizes), max(sizes)
+    of = f"{low}" if low == high else f"{low} to {high}"
+    return f"noise floor from {len(sizes)} disjoint samples of {of}"
 
 
 def _unpaired(about: Mapping[str, Any]) -> str:
@@ -116,17 +139,27 @@ def summary(study: Records) -> str:
     lines += [*textwrap.wrap(_about(study), WIDTH), ""]
     lines.append(as_text(_runs(study), headings={m: m for m in study.metrics}, indent=2))
     for kind in study.kinds:
-        own = [row for row in detected(study) if row["nodes"] == kind]
-        shown = [{k: row[k] for k in ("corruption", "metric", "help", "hurt")} for row in own]
+        shown = [
+            {k: row[k] for k in ("corruption", "metric", "help", "hurt")}
+            | _found_again(study, (kind, row["corruption"], row["metric"]))
+            for row in detected(study)
+            if row["nodes"] == kind
+        ]
         title = f"{ {'z': 'heads', 'mlp_out': 'MLPs'}[kind] } found"
-        lines += ["", title, as_text(shown, indent=2)]
+        lines += ["", title, as_text(shown, formats={"again": ".2f"}, indent=2)]
     found = verdicts(study)
-    for depends, title in ((True, "What depends on the choice"), (False, "What does not")):
+    titles = {True: "What depends on the choice", False: "What is not shown to depend on it"}
+    for depends, title in titles.items():
         texts = [verdict.text for verdict in found if verdict.depends == depends]
         lines += ["", title, *_wrapped(texts)] if texts else []
     if advice := _advice(found):
         lines += ["", "What applies of the paper's recommendations", *_wrapped(advice)]
     return "\n".join(lines)
+
+
+def _found_again(study: Records, key: tuple[str, str, str]) -> dict[str, float]:
+    """How alike what the choice finds is on two samples, where there are any."""
+    return {"again": chosen_again(study, key)} if study.again else {}
 
 
 def _wrapped(texts: Iterable[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from circuitkit.graph.compare import Overlap
+from circuitkit.graph.separation import alike
 from circuitkit.patching.effects import Effects
 from circuitkit.patching.pictures import unit_of
 from circuitkit.util.statistics import spearman
@@ -99,17 +99,19 @@ def _agreement(study: Records) -> Panels | None:
     """Every corruption and metric against every other: what they find, and how they rank heads."""
     if len(study.corruptions) * len(study.metrics) < 2 or not study.kinds:
         return None
-    found = {key[1:]: d for key, d in study.detections.items() if key[0] == study.kinds[0]}
+    part = study.kinds[0]
+    found = {key[1:]: d for key, d in study.detections.items() if key[0] == part}
     labels = tuple(f"{_short(corruption)} · {metric}" for corruption, metric in found)
-    sets = [set(d.found) for d in found.values()]
-    size = len(next(iter(found.values())).nodes)
-    jaccard = [[Overlap(len(a), len(b), len(a & b), size).jaccard for b in sets] for a in sets]
+    again = [[d.found for d in study.redetections[part, *choice]] for choice in found]
+    floor = all(len(own) > 1 for own in again)
+    sets = again if floor else [[d.found] for d in found.values()]
     ranks = [[spearman(a.effects, b.effects) for b in found.values()] for a in found.values()]
     rest: dict[str, Any] = {"row_labels": labels, "column_labels": labels, "numbers": True}
-    kind = {"z": "heads", "mlp_out": "MLPs"}[study.kinds[0]]
+    kind = {"z": "heads", "mlp_out": "MLPs"}[part]
+    on = " on two samples (diagonal: one choice, the noise floor)" if floor else ""
     panels = [
-        Heatmap(np.array(jaccard), title=f"{kind} found", unit="Jaccard index", diverging=False,
-                **rest),
+        Heatmap(np.array([[alike(a, b) for b in sets] for a in sets]), title=f"{kind} found{on}",
+                unit="Jaccard index", diverging=False, **rest),
         Heatmap(np.array(ranks), title=f"all {kind}", unit="rank correlation of effects", **rest),
     ]  # fmt: skip
     return Panels(panels, columns=1, title="Do the choices agree?")

@@ -44,7 +44,8 @@ class Records:
     corruption; ``attention`` of ``watched`` heads to ``spans``, in the clean run (``clean``) and
     under each corruption; ``restored`` what groups of heads do when they are patched together;
     ``circuits`` how circuits change with the same choices. ``roles`` is the reference, if there is
-    one.
+    one. ``again`` are the effects of components on disjoint samples of the prompts, in which the
+    shown one may be.
     """
 
     about: Mapping[str, Json]
@@ -65,6 +66,7 @@ class Records:
     circuits: Robustness | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
     threshold: float = 2.0
+    again: Mapping[tuple[str, str, str], tuple[Effects, ...]] = field(default_factory=dict)
 
     @cached_property
     def detections(self) -> dict[tuple[str, str, str], Detection]:
@@ -74,6 +76,14 @@ class Records:
             key: detect(found, self.threshold)
             for key, found in self.effects.items()
             if key[0] in self.kinds
+        }
+
+    @cached_property
+    def redetections(self) -> dict[tuple[str, str, str], tuple[Detection, ...]]:
+        """What each choice finds on each sample; empty where there is none."""
+        return {
+            key: tuple(detect(found, self.threshold) for found in self.again.get(key, ()))
+            for key in self.detections
         }
 
     @property

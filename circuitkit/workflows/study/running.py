@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 import numpy as np
 
 from circuitkit.data.batches import Dataset
 from circuitkit.data.framing import FRAMING
 from circuitkit.engine.batching import batched
-from circuitkit.engine.checkpoints import Journal, identity
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -30,20 +30,22 @@ from circuitkit.engine.inputs import (
 from circuitkit.engine.model import Model
 from circuitkit.evaluation.ability import known
 from circuitkit.evaluation.robustness import Robustness, vary
+from circuitkit.evaluation.sampling import samples as samples_of
 from circuitkit.graph.nodes import Node
 from circuitkit.patching.detection import THRESHOLD, detect
 from circuitkit.patching.effects import Effects
 from circuitkit.registry import name_of
-from circuitkit.util.options import Count, Seed, Size, checked
+from circuitkit.util.options import Bounds, Count, Seed, Size, checked
 from circuitkit.util.versions import versions
 from circuitkit.workflows.folders import tried
-from circuitkit.workflows.study.cells import StudyContext
+from circuitkit.workflows.study.cells import StudyContext, journal_of
 from circuitkit.workflows.study.records import Part
+from circuitkit.workflows.study.resampling import resampled
 from circuitkit.workflows.study.results import Study
 
 __all__ = ["study"]
 
-VERSION = 2  # of the cells on disk
+SAMPLES = 5  # the fewest of which two of nine comparisons can be shown to differ
 METRICS = ("logit_diff", "probability", "kl")
 STRONGEST = 4  # heads that are restored together and watched where no reference names any
 
@@ -65,6 +67,7 @@ def study(
     examples: Count | None = None,
     only: MetricLike | None = "accuracy",
     both_ways: bool = False,
+    samples: Annotated[int, Bounds(1, 10)] = SAMPLES,
     seed: Seed = 0,
     batch_size: Count | None = None,
     memory: Size | None = None,
@@ -96,6 +99,10 @@ def study(
         examples: How many prompts; without it 64 of a task, and all of a file.
         only: The metric that must be above 1/2 for a prompt to stay; None for all prompts.
         both_ways: Whether each pair's swap is added.
+        samples: On how many disjoint samples of the prompts, this one among them, components are
+            detected under every choice: the noise floor below which two choices are not said to
+            differ. Where there are not so many prompts they are equal parts of all there are. With
+            fewer than four no difference can be shown; 1 leaves the floor out.
         seed: The seed with which prompts are drawn.
         batch_size: The prompts of a batch; without it as many as fit ``memory``, up to 32.
         memory: The bytes that the process may take; None for what the machine has.
@@ -114,13 +121,17 @@ def study(
     Heimersheim & Nanda (2024, arXiv:2404.15255).
 
     Example:
-        >>> found = ck.study(model, "ioi", ("logit_diff",), windows=(), circuits=(), examples=8)
+        >>> given = {"windows": (), "circuits": (), "examples": 8, "samples": 1}
+        >>> found = ck.study(model, "ioi", ("logit_diff",), **given)
         >>> found.metrics, "effects" in found.tables()
         (('logit_diff',), True)
     """
+    require_model(model)
+    tried(resume)
+    drawn = as_data(model, data, examples=examples, seed=seed, memory=memory)
     context, metadata = _context(
-        model, data, metrics, corruptions, direction=direction, examples=examples, only=only,
-        both_ways=both_ways, seed=seed, batch_size=batch_size, memory=memory, resume=resume,
+        model, drawn, metrics, corruptions, direction=direction, only=only, both_ways=both_ways,
+        batch_size=batch_size, resume=resume,
     )  # fmt: skip
     spans = _spans(context.data)
     chosen = tuple(_parts(model, spans) if parts is None else parts)
@@ -130,45 +141,44 @@ def study(
     heads = tuple(dict.fromkeys(n for own in sets.values() for n in own if Node(n).is_head))
     stream, tokens = context.prompt()
     site = "subject_last" if "subject_last" in spans else "all"
-    metadata["windows_at"] = site
-    found = _circuits(context, circuits, resume)
+    admit = partial(_admitted, model, only=only, both_ways=both_ways)
+    several = samples_of(model, data, drawn, samples, seed=seed, memory=memory)
+    again = resampled(context, chosen, effects, drawn, several, admit, resume)
+    sizes: list[int] = next(([len(one.gap) for one in own] for own in again.values()), [])
+    metadata |= {"seed": seed, "windows_at": site, "samples": sizes}
+    found = _circuits(context, circuits, 2 if samples > 1 else 1, resume)
     metadata |= {"in_sample": True} if found is not None and found.in_sample else {}
     return Study(
         metadata, context.metric_names, context.names, chosen, clean, corrupted, effects,
         windows=context.windows(windows, site),
         prompt=stream, tokens=tokens, watched=heads, spans=spans,
         attention=context.attention(heads, spans), groups=sets, restored=context.restored(sets),
-        circuits=found, roles=dict(roles or {}), threshold=threshold,
+        circuits=found, roles=dict(roles or {}), threshold=threshold, again=again,
     )  # fmt: skip
 
 
 # -- what is studied -------------------------------------------------------------------------------
 def _context(
     model: Model,
-    data: Data,
+    drawn: Dataset,
     metrics: Several,
     corruptions: Sequence[CorruptionLike] | None,
     *,
     direction: str,
-    examples: int | None,
     only: MetricLike | None,
     both_ways: bool,
-    seed: int,
     batch_size: int | None,
-    memory: int | None,
     resume: str | os.PathLike[str] | None,
 ) -> tuple[StudyContext, dict[str, Any]]:
     """What the cells share, and what the study says of itself."""
-    require_model(model)
-    tried(resume)
-    own = as_data(model, data, examples=examples, seed=seed, memory=memory)
-    about = {"task": "own data", **own.about}
+    about = {"task": "own data", **drawn.about}
     metadata: dict[str, Any] = {
         key: about[key] for key in ("task", "source", *FRAMING) if key in about
     }
-    own = own.both_ways() if both_ways else own
-    metadata |= {"direction": direction, "both_ways": both_ways, "seed": seed, "prompts": len(own)}
-    own = _admitted(model, own, only, metadata)
+    metadata |= {"direction": direction, "both_ways": both_ways}
+    metadata["prompts"] = len(drawn) * (2 if both_ways else 1)
+    metadata["only"] = None if only is None else name_of(as_metric(only))
+    own = _admitted(model, drawn, only=only, both_ways=both_ways)
     unpaired = sum(not example.paired for example in own.examples)
     chosen = [as_corruption(c) for c in corruptions or _usual(own)]
     metadata |= {"unpaired": unpaired} if unpaired else {}
@@ -177,22 +187,15 @@ def _context(
     names = {
         "metrics": list(map(name_of, measures)), "corruptions": list(map(name_of, chosen)),
     }  # fmt: skip
-    work = {**identity(model, own), "format": "circuitkit.study", "version": VERSION}
-    journal = Journal(resume, {**work, "direction": direction, "metrics": names["metrics"]})
+    journal = journal_of(model, own, direction, names["metrics"], resume)
     metadata |= {**names, "model": model.name, "examples": len(own), "versions": versions()}
     return StudyContext(model, own, measures, chosen, direction, journal), metadata
 
 
-def _admitted(
-    model: Model, data: Dataset, only: MetricLike | None, metadata: dict[str, Any]
-) -> Dataset:
-    """The prompts on which the model is right, by this metric."""
-    metadata["only"] = None
-    if only is not None:
-        metric = as_metric(only)
-        metadata["only"] = name_of(metric)
-        data = known(model, data, metric)
-    return data
+def _admitted(model: Model, drawn: Dataset, *, only: MetricLike | None, both_ways: bool) -> Dataset:
+    """The prompts, with their swaps, on which the model is right by this metric."""
+    data = drawn.both_ways() if both_ways else drawn
+    return data if only is None else known(model, data, as_metric(only))
 
 
 def _usual(data: Dataset) -> list[str]:
@@ -254,6 +257,7 @@ def _groups(
 def _circuits(
     context: StudyContext,
     circuits: Sequence[CorruptionLike] | None,
+    samples: int,
     resume: str | os.PathLike[str] | None,
 ) -> Robustness | None:
     """How circuits change with the corruption and the metric, found on one half of the prompts and
@@ -262,4 +266,6 @@ def _circuits(
         return None
     chosen = [as_corruption(c) for c in circuits or context.corruptions]
     seen, unseen = context.data.halves()
-    return vary(context.model, seen, context.metrics, chosen, unseen=unseen, resume=resume)
+    return vary(
+        context.model, seen, context.metrics, chosen, unseen=unseen, samples=samples, resume=resume
+    )

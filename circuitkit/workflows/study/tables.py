@@ -1,7 +1,8 @@
 """A table for each question of the paper (Zhang & Nanda 2024), as rows.
 
 ``detected`` (§3.1): which components each corruption and metric finds. ``corruptions`` and
-``metrics``: how far two of them disagree. ``negatives`` (§4.2): the components that hurt, and what
+``metrics``: how far two of them disagree, beside ``floor``, how far what one choice finds changes
+with the sample of prompts. ``negatives`` (§4.2): the components that hurt, and what
 probability can see of them. ``windows`` (§5): joint windows beside the sum of their layers.
 ``tokens`` (appendix F): where each corruption's difference stands in the residual stream.
 ``attention`` and ``restored`` (§3.2): what a corruption does to the mechanism. ``circuits``: how
@@ -21,6 +22,7 @@ from circuitkit.graph.compare import Overlap
 from circuitkit.patching.detection import Detection, detected_by_threshold
 from circuitkit.patching.effects import Effects
 from circuitkit.util.statistics import spearman
+from circuitkit.workflows.study.floor import bounded, floor, means, separated
 from circuitkit.workflows.study.records import Records
 
 __all__ = [
@@ -45,6 +47,7 @@ def tables(study: Records) -> dict[str, list[Row]]:
     made: Mapping[str, Iterable[Row]] = {
         "detected": detected(study),
         "thresholds": thresholds(study),
+        "floor": floor(study),
         "corruptions": _pairs(study, "corruption"),
         "metrics": _pairs(study, "metric"),
         "negatives": negatives(study),
@@ -55,6 +58,7 @@ def tables(study: Records) -> dict[str, list[Row]]:
         "choices": study.circuits.choices() if study.circuits else [],
         "circuits": study.circuits.rows() if study.circuits else [],
         "circuit_overlap": study.circuits.overlap() if study.circuits else [],
+        "circuit_floor": study.circuits.floor() if study.circuits else [],
         "effects": _effects(study),
     }
     rows = {name: list(own) for name, own in made.items()}
@@ -105,7 +109,9 @@ def _sign(found: Detection, name: str) -> str:
 
 # -- how far two choices disagree ------------------------------------------------------------------
 def _pairs(study: Records, kind: str) -> Iterator[Row]:
-    """Every two corruptions under one metric, or every two metrics under one corruption."""
+    """Every two corruptions under one metric, or every two metrics under one corruption; ``within``
+    and ``between`` are mean Jaccard indices of finds on two samples, ``p`` that of their
+    difference."""
     of_corruption = kind == "corruption"
     fixed, varied = (study.metrics, study.corruptions)[:: 1 if of_corruption else -1]
     for part in study.kinds:
@@ -114,7 +120,9 @@ def _pairs(study: Records, kind: str) -> Iterator[Row]:
                 keys = [(part, *((x, held) if of_corruption else (held, x))) for x in (left, right)]
                 other = "metric" if of_corruption else "corruption"
                 labels = {"nodes": part, other: held, "left": left, "right": right}
-                yield labels | compared(*(study.detections[key] for key in keys))
+                apart = separated(study, keys[0], keys[1])
+                beyond = {"within": apart.within, "between": apart.between, "p": apart.p}
+                yield labels | compared(*(study.detections[key] for key in keys)) | beyond
 
 
 def compared(left: Detection, right: Detection) -> Row:
@@ -159,19 +167,29 @@ def negatives(study: Records) -> Iterator[Row]:
 
 # -- windows and tokens ----------------------------------------------------------------------------
 def windows(study: Records) -> Iterator[Row]:
-    """The peak of each size; no ratio where the MLPs carry next to nothing of the gap."""
+    """The peak of each size; no ratio where the MLPs carry next to nothing of the gap; its interval
+    is that of draws of the examples."""
     for (corruption, metric), windows in study.windows.items():
         gap = float((study.clean[metric] - study.corrupted[corruption, metric]).mean())
         for size, joint in windows.joint.items():
             (at, peak), (alone, summed) = (_peak(e) for e in (joint, windows.summed[size]))
             tells = max(peak, summed) >= NEGLIGIBLE * abs(gap)
+            ratio = bounded(_ratio(joint, windows.summed[size])) if tells else None
             yield {
                 "corruption": corruption, "metric": metric, "at": study.about["windows_at"],
                 "size": size,
                 "peak": peak, "share": peak / gap if gap else np.nan, "layers": at,
                 "peak of sums": summed, "layers of sums": alone,
-                "ratio": float(windows.peak_ratio(size)) if tells else np.nan,
+                "ratio": ratio.value if ratio else np.nan,
+                "low": ratio.low if ratio else np.nan, "high": ratio.high if ratio else np.nan,
             }  # fmt: skip
+
+
+def _ratio(joint: Effects, summed: Effects) -> np.ndarray:
+    """The peak of the joint effects over that of their sums, and that of each draw."""
+    above, below = (means(one.values).max(0) for one in (joint, summed))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(below > 0, above / below, np.nan)
 
 
 def _peak(effects: Effects) -> tuple[str, float]:

@@ -1,25 +1,36 @@
 """Where a study's conclusions depend on the choice, in plain words.
 
-Each verdict answers a question of the paper with this study's own numbers; those that depend on the
-choice carry the recommendation that applies (Zhang & Nanda 2024, §6).
+Each verdict answers a question of the paper with this study's own numbers. A conclusion depends on
+the choice where two choices differ beyond resampling, by more than one does on other prompts; it
+then carries the recommendation that applies (Zhang & Nanda 2024, §6).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from circuitkit.evaluation.robustness import Robustness
+from circuitkit.graph.separation import BEYOND, Separation
+from circuitkit.workflows.study.floor import (
+    Bounded,
+    bounded,
+    divided,
+    means,
+    separated,
+    spread_p,
+    surely_beyond,
+)
 from circuitkit.workflows.study.records import Records
-from circuitkit.workflows.study.tables import NEGLIGIBLE, compared, negatives, windows
+from circuitkit.workflows.study.tables import NEGLIGIBLE, negatives, windows
 
 __all__ = ["Verdict", "twins", "verdicts"]
 
-ALIKE = 0.75  # the Jaccard index of what two choices find, below which they disagree
 INFLATED = 1.2  # times the sum of single layers: what the paper saw in every combination
 PEAKED = 2.0  # times the peak under the other corruption: the least that the paper saw
 BROKEN = 0.1  # of attention or of the gap: by how much two corruptions differ in the mechanism
@@ -43,8 +54,8 @@ CIRCUITS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to a question; ``depends`` says that the conclusion depends on the choice, and
-    ``advice`` the recommendation that then applies."""
+    """The answer to a question; ``depends`` says that the conclusion depends on the choice, beyond
+    what other prompts change, and ``advice`` the recommendation that then applies."""
 
     question: str
     text: str
@@ -63,7 +74,7 @@ def verdicts(study: Records) -> list[Verdict]:
     return [
         *_gaps(study), *_noise(study), *_metrics(study), *_tokens(study), *_flips(study),
         *_negatives(study), *_windows(study), *_peaks(study), *_attention(study), *_restored(study),
-        *_circuits(study),
+        *_circuits(study), *_overlaps(study),
     ]  # fmt: skip
 
 
@@ -108,24 +119,44 @@ def _tokens(study: Records) -> Iterator[Verdict]:
 def _disagreement(
     study: Records, pairs: Sequence[tuple[Choice, Choice]], question: str, who: str, advice: str
 ) -> Iterator[Verdict]:
-    """Of each kind of components: in how many pairs of choices the two find others."""
+    """Of each kind of components: in how many pairs of choices the two find others, beyond what
+    other samples change."""
     for part in study.kinds if pairs else ():
-        found = [tuple(study.detections[(part, *choice)] for choice in pair) for pair in pairs]
-        rows = [compared(left, right) for left, right in found]
-        jaccards = [row["jaccard"] for row in rows]
-        apart = sum(jaccard < ALIKE for jaccard in jaccards)
-        worst = int(np.argmin(jaccards))
-        (left, right), row = found[worst], rows[worst]
-        text = (
-            f"{who} find different {_kind(part)} in {apart} of {len(pairs)} comparisons "
-            f"(Jaccard index {min(jaccards):.2f} to {max(jaccards):.2f})."
+        found = [separated(study, (part, *pair[0]), (part, *pair[1])) for pair in pairs]
+        beyond = surely_beyond([one.p for one in found])
+        n, kind, least = len(pairs), _kind(part), found[0].least
+        if not least < BEYOND:
+            yield Verdict(question, f"{who}: {_unknown(study, (part, *pairs[0][0]))}")
+            continue
+        alike = (
+            f"Jaccard index {np.mean([one.between for one in found]):.2f} between the choices, "
+            f"{np.mean([one.within for one in found]):.2f} between samples of one"
         )
-        if apart:
-            text += (
-                f" Furthest apart: {_choices(pairs[worst])}, with {len(left.found)} and "
-                f"{len(right.found)} found, {row['both']} of them shared."
+        if not any(beyond):
+            text = (
+                f"{who} are not shown to find different {kind}: {alike} (of {n} comparisons the "
+                f"smallest p is {min(one.p for one in found):.2g})."
             )
-        yield Verdict(question, text, bool(apart), advice if apart else "")
+            yield Verdict(question, text)
+            continue
+        shown = [at for at in range(n) if beyond[at]]
+        far = max(shown, key=lambda at: found[at].within - found[at].between)
+        text = (
+            f"{who} find different {kind} beyond resampling in {sum(beyond)} of {n} comparisons: "
+            f"{alike}. Furthest apart: {_choices(pairs[far])}, {_apart(found[far])}."
+        )
+        yield Verdict(question, text, True, advice)
+
+
+def _apart(found: Separation) -> str:
+    return f"{found.between:.2f} against {found.within:.2f} (p = {found.p:.2g})"
+
+
+def _unknown(study: Records, key: tuple[str, str, str]) -> str:
+    """Why it is not known what other samples change."""
+    n = len(study.redetections[key])
+    samples = f"{n} sample{'s' * (n != 1)} of the prompts cannot show it" if n else "without others"
+    return f"not known whether they differ beyond what other prompts change ({samples})."
 
 
 def _kind(part: str) -> str:
@@ -141,24 +172,47 @@ def _choices(pair: tuple[Choice, Choice]) -> str:
 
 
 def _flips(study: Records) -> Iterator[Verdict]:
-    """Components that help by one choice and hurt by another."""
+    """Components that help by one choice and hurt by another, on every sample."""
+    question = "Does the sign hold?"
     for part in study.kinds:
-        found = {key[1:]: d for key, d in study.detections.items() if key[0] == part}
-        helping = {node: choice for choice, d in found.items() for node in d.helping}
-        hurting = {node: choice for choice, d in found.items() for node in d.hurting}
-        both = sorted(set(helping) & set(hurting))
-        if not both:
+        keys = [key for key in study.detections if key[0] == part]
+        flips = [
+            (node, one, other)
+            for one in keys
+            for other in keys
+            for node in study.detections[one].helping
+            if node in study.detections[other].hurting
+        ]
+        if not flips:
             text = (
                 f"None of the {_kind(part)} is found to help by one choice and to hurt by another."
             )
-            yield Verdict("Does the sign hold?", text)
+            yield Verdict(question, text)
             continue
-        (c1, m1), (c2, m2) = helping[both[0]], hurting[both[0]]
-        text = (
-            f"Found to help by one choice and to hurt by another: {', '.join(both)}. {both[0]} "
-            f"helps by {m1} under {c1}, and hurts by {m2} under {c2}."
+        times = [_times(study, *flip) for flip in flips]
+        samples = len(study.redetections[keys[0]])
+        shared = [(one[1] == other[1]) + (one[2] == other[2]) for _, one, other in flips]
+        best = max(range(len(flips)), key=lambda at: (times[at], shared[at]))
+        node, (_, c1, m1), (_, c2, m2) = flips[best]
+        shown = samples > 1 and times[best] == samples
+        nodes = dict.fromkeys(
+            flip[0] for flip, n in zip(flips, times, strict=True) if n == samples or not shown
         )
-        yield Verdict("Does the sign hold?", text, True, TOKENS if c1 != c2 else METRIC)
+        again = f" That is so on {times[best]} of {samples} samples." if samples > 1 else ""
+        text = (
+            f"Found to help by one choice and to hurt by another: {', '.join(sorted(nodes))}. "
+            f"{node} helps by {m1} under {c1}, and hurts by {m2} under {c2}.{again}"
+            f"{'' if shown else ' Not shown beyond resampling.'}"
+        )
+        yield Verdict(question, text, shown, (TOKENS if c1 != c2 else METRIC) if shown else "")
+
+
+def _times(
+    study: Records, node: str, one: tuple[str, str, str], other: tuple[str, str, str]
+) -> int:
+    """On how many samples it helps by the one choice and hurts by the other."""
+    samples = zip(study.redetections[one], study.redetections[other], strict=True)
+    return sum(node in left.helping and node in right.hurting for left, right in samples)
 
 
 def _negatives(study: Records) -> Iterator[Verdict]:
@@ -174,13 +228,27 @@ def _negatives(study: Records) -> Iterator[Verdict]:
             yield Verdict(question, text)
             continue
         row = max(missing, key=lambda row: (row["missed by probability"].count(","), row["bound"]))
+        shown, said = _hurting(study, part, [row["corruption"] for row in missing])
         text = (
             f"Probability misses {_kind(part)} that hurt by the logit difference under "
-            f"{len(missing)} of {len(rows)} corruptions; under {row['corruption']} it misses "
+            f"{len(missing)} of {len(rows)} corruptions{said}; under {row['corruption']} it misses "
             f"{row['missed by probability']}: no effect can be below −P(r) = {row['bound']:.2g} "
             f"there, and what hurts is found below {row['P threshold']:.2g}."
         )
-        yield Verdict(question, text, True, METRIC)
+        yield Verdict(question, text, shown, METRIC if shown else "")
+
+
+def _hurting(study: Records, part: str, corruptions: Sequence[str]) -> tuple[bool, str]:
+    """Whether the two metrics find others to hurt, beyond what other samples change; in words."""
+    found = [
+        separated(study, (part, c, "logit_diff"), (part, c, "probability"), sign=-1)
+        for c in corruptions
+    ]
+    if not found[0].least < BEYOND:
+        return False, " (not known whether beyond resampling)"
+    beyond = sum(surely_beyond([one.p for one in found]))
+    said = f", beyond resampling under {beyond}" if beyond else ", not shown beyond resampling"
+    return beyond > 0, said
 
 
 # -- windows and the mechanism ---------------------------------------------------------------------
@@ -190,40 +258,57 @@ def _windows(study: Records) -> Iterator[Verdict]:
     if not rows or np.isnan(ratios).all():
         return
     most = rows[int(np.nanargmax(ratios))]
-    known = [ratio for ratio in ratios if not np.isnan(ratio)]
-    inflated = sum(ratio >= INFLATED for ratio in known)
+    known = [row for row in rows if not np.isnan(row["ratio"])]
+    inflated = [row for row in known if row["ratio"] >= INFLATED]
+    beyond = sum(row["low"] > 1 for row in inflated)
+    low, high = (end(row["ratio"] for row in known) for end in (min, max))
     text = (
-        f"Joint windows of MLPs peak at {min(known):.2f} to {max(known):.2f} times the sum of "
-        f"their layers, and at {INFLATED} times or more in {inflated} of {len(known)} "
-        f"combinations; most of all {most['size']} layers by {most['metric']} under "
-        f"{most['corruption']}."
+        f"Joint windows of MLPs peak at {low:.2f} to {high:.2f} times the sum of "
+        f"their layers, and at {INFLATED} times or more in {len(inflated)} of {len(known)} "
+        f"combinations, in {beyond} of them beyond resampling; most of all {most['size']} layers "
+        f"by {most['metric']} under {most['corruption']}."
     )
-    yield Verdict("Do windows inflate the peak?", text, bool(inflated), SINGLE if inflated else "")
+    yield Verdict("Do windows inflate the peak?", text, bool(beyond), SINGLE if beyond else "")
 
 
 def _peaks(study: Records) -> Iterator[Verdict]:
     """How much higher MLPs peak under noise than under replacement (§3.1, figure 2), where both
     carry something: the share of the logit difference, the plain effect on other metrics."""
-    rows = {
-        (row["corruption"], row["metric"], row["size"]): row
+    carrying = {
+        (row["corruption"], row["metric"], row["size"])
         for row in windows(study)
         if row["share"] >= NEGLIGIBLE
     }
-    ratios = []
-    for replaced, noised in twins(study):
-        for corruption, metric, size in rows:
-            if corruption == noised and (replaced, metric, size) in rows:
-                of = "share" if metric == "logit_diff" else "peak"
-                pair = [rows[c, metric, size][of] for c in (noised, replaced)]
-                ratios.append(pair[0] / pair[1])
+    ratios = [
+        bounded(divided(_peak(study, noised, metric, size), _peak(study, replaced, metric, size)))
+        for replaced, noised in twins(study)
+        for corruption, metric, size in sorted(carrying)
+        if corruption == noised and (replaced, metric, size) in carrying
+    ]
     if ratios:
+        higher = [ratio for ratio in ratios if ratio.value > 1]
+        low, high = (end(ratio.value for ratio in ratios) for end in (min, max))
         text = (
-            f"The peak over MLPs and windows of them is {min(ratios):.2f} to {max(ratios):.2f} "
+            f"The peak over MLPs and windows of them is {low:.2f} to {high:.2f} "
             "times as high under noise as under replacement of the same tokens; it is higher in "
-            f"{sum(ratio > 1 for ratio in ratios)} of {len(ratios)} combinations."
+            f"{len(higher)} of {len(ratios)} combinations, in "
+            f"{sum(ratio.low > 1 for ratio in higher)} of them beyond resampling."
         )
-        apart = max(ratios) >= PEAKED or min(ratios) <= 1 / PEAKED
+        apart = any(
+            (ratio.low > 1 and ratio.value >= PEAKED)
+            or (ratio.high < 1 and ratio.value <= 1 / PEAKED)
+            for ratio in ratios
+        )
         yield Verdict("Does noise sharpen the peak?", text, apart, TOKENS if apart else "")
+
+
+def _peak(study: Records, corruption: str, metric: str, size: int) -> np.ndarray:
+    """The peak of the joint effects, of the logit difference as a share of the gap, and that of
+    each draw of the examples."""
+    joint = study.windows[corruption, metric].joint[size]
+    peak = means(joint.values).max(0)
+    gap = study.clean[metric] - study.corrupted[corruption, metric]
+    return divided(peak, means(gap)) if metric == "logit_diff" else peak
 
 
 def _attention(study: Records) -> Iterator[Verdict]:
@@ -233,17 +318,19 @@ def _attention(study: Records) -> Iterator[Verdict]:
         found = []
         for replaced, noised in twins(study) if places and study.attention else ():
             runs = ("clean", replaced, noised)
-            means = [study.attention[run][places].mean((0, 2)) for run in runs]
-            sharp = [float(mean.max()) for mean in means]
-            most = [study.spans[int(mean.argmax())] for mean in means]
-            found.append((min(sharp[:2]) - sharp[2], runs, most, sharp))
+            drawn = [means(study.attention[run][places].mean(0)) for run in runs]
+            sharp = [mean.max(0) for mean in drawn]
+            most = [study.spans[int(mean[:, 0].argmax())] for mean in drawn]
+            drop = bounded(np.minimum(*sharp[:2]) - sharp[2])
+            found.append((drop.value, drop, runs, most, [float(own[0]) for own in sharp]))
         if found:
-            drop, runs, most, sharp = max(found)
+            _, drop, runs, most, values = max(found, key=lambda one: one[0])
             seen = ", ".join(
                 f"{span} ({value:.2f}) {'on clean prompts' if run == 'clean' else f'under {run}'}"
-                for run, span, value in zip(runs, most, sharp, strict=True)
+                for run, span, value in zip(runs, most, values, strict=True)
             )
-            yield _mechanism(f"From the end {group} look most at {seen}.", drop >= BROKEN)
+            blurred = drop.value > 0 and drop.apart(BROKEN)
+            yield _mechanism(f"From the end {group} look most at {seen}.", blurred, drop)
 
 
 def _restored(study: Records) -> Iterator[Verdict]:
@@ -252,19 +339,25 @@ def _restored(study: Records) -> Iterator[Verdict]:
     for at, group in enumerate(study.groups):
         found = []
         for replaced, noised in twins(study):
-            one, two = (float(study.restored[c, metric].share[at]) for c in (replaced, noised))
-            if not np.isnan(one - two):
-                found.append((abs(one - two), replaced, noised, one, two))
+            one, two = (study.restored[c, metric] for c in (replaced, noised))
+            if not np.isnan(one.share[at] - two.share[at]):
+                drawn = (divided(means(own.values[at]), means(own.gap)) for own in (one, two))
+                shares = float(one.share[at]), float(two.share[at])
+                found.append((bounded(np.subtract(*drawn)), replaced, noised, shares))
         if found:
-            shift, replaced, noised, one, two = max(found)
+            shift, replaced, noised, shares = max(found, key=lambda one: abs(one[0].value))
             text = (
-                f"Restoring {group} gives back {one:.2f} of {metric} under {replaced}, and "
-                f"{two:.2f} under {noised}."
+                f"Restoring {group} gives back {shares[0]:.2f} of {metric} under {replaced}, and "
+                f"{shares[1]:.2f} under {noised}."
             )
-            yield _mechanism(text, shift >= BROKEN)
+            yield _mechanism(text, shift.apart(BROKEN), shift)
 
 
-def _mechanism(text: str, broken: bool) -> Verdict:
+def _mechanism(text: str, broken: bool, shift: Bounded) -> Verdict:
+    """With the interval of the difference where it is large."""
+    if abs(shift.value) >= BROKEN:
+        ends = f"{shift.low:.2f} to {shift.high:.2f}" if shift.known else "not known"
+        text += f" The difference is {shift.value:.2f} (95 % interval {ends})."
     return Verdict("Is noise off-distribution?", text, broken, TOKENS if broken else "")
 
 
@@ -274,14 +367,40 @@ def _circuits(study: Records) -> Iterator[Verdict]:
         return
     rows = study.circuits.spread()
     fragile = [row for row in rows if row["highest"] - row["lowest"] >= ROBUST]
+    measured = study.circuits.rows()
+    beyond = surely_beyond(
+        [_p_of_spread(study.circuits, measured, row["circuit"]) for row in fragile]
+    )
     widest = max(rows, key=lambda row: row["highest"] - row["lowest"])
     text = (
         f"The faithfulness of {len(fragile)} of {len(rows)} circuits changes by {ROBUST} or more "
-        f"with the way it is measured; most for the one found by {widest['circuit']}: "
-        f"{widest['lowest']:.2f} to {widest['highest']:.2f}"
+        f"with the way it is measured, that of {sum(beyond)} beyond resampling; most for the one "
+        f"found by {widest['circuit']}: {widest['lowest']:.2f} to {widest['highest']:.2f}"
         f"{', in sample' if study.circuits.in_sample else ''}."
     )
-    yield Verdict("Are circuits robust?", text, bool(fragile), CIRCUITS if fragile else "")
+    yield Verdict("Are circuits robust?", text, any(beyond), CIRCUITS if any(beyond) else "")
+
+
+def _p_of_spread(found: Robustness, rows: Sequence[Mapping[str, Any]], circuit: str) -> float:
+    """The p that all measures of the circuit agree, but for the examples."""
+    own = [row for row in rows if row["circuit"] == circuit and not np.isnan(row["faithfulness"])]
+    keys = ("circuit", "corruption", "metric", "granularity")
+    return spread_p([found.evaluations[tuple(row[key] for key in keys)] for row in own])
+
+
+def _overlaps(study: Records) -> Iterator[Verdict]:
+    """Whether choices find other circuits, beside the same choice on the other half."""
+    if study.circuits is None or len(study.circuits.circuits) < 2:
+        return
+    rows, own = study.circuits.overlap(), [row["jaccard"] for row in study.circuits.floor()]
+    if np.isnan(own).all():
+        return
+    between, within = (float(np.mean([row[key] for row in rows])) for key in ("between", "within"))
+    text = (
+        f"The edges of two choices' circuits have a Jaccard index of {between:.2f} on two samples, "
+        f"those of one choice {within:.2f} (two samples cannot show a difference)."
+    )
+    yield Verdict("Do choices find different circuits?", text)
 
 
 # -- helpers ---------------------------------------------------------------------------------------
