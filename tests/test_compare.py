@@ -229,6 +229,37 @@ def numbers(value: Any) -> list[Any]:
     return [n for v in value.values() for n in (numbers(v) if isinstance(v, dict) else [v])]
 
 
+def floored(seed: int, floor: object, size: int = 30) -> nx.DiGraph:
+    """Random edges of a circuit that says how far those of other samples overlap."""
+    found = some_circuit(seed, size)
+    found.graph["agreement"] = floor
+    return found
+
+
+@pytest.mark.parametrize(("floors", "differ", "said"), [
+    ((0.9, 0.8), True, "0.900 (left) and 0.800 (right): these overlap by less"),
+    ((0.9, 0.0), False, "0.000 (right): not shown that these differ by more"),
+    ((None, 0.8), True, "by about 0.800 (right): these overlap by less"),
+    ((None, None), None, ""),
+    (("much", True), None, ""), ((float("nan"), 7.0), None, ""),
+])  # fmt: skip
+def test_circuits_differ_where_they_overlap_less_than_those_of_other_samples(
+    floors: tuple[object, object], differ: bool | None, said: str
+) -> None:
+    found = compare(*map(floored, (0, 1), floors))
+    assert 0 < found.edges.jaccard < 0.8
+    assert found.differ is found.to_dict()["differ"] is differ
+    assert (said or "not there") in repr(found) + "not there"
+    assert ("other samples" in repr(found)) == bool(said)
+
+
+def test_circuits_of_other_sizes_are_not_said_to_differ() -> None:
+    found = compare(floored(0, 0.9), floored(1, 0.9, size=20))
+    assert found.differ is None
+    assert "if they are of one size, which these are not" in repr(found)
+    assert compare(floored(0, 0.9), floored(0, 0.9)).differ is False
+
+
 @pytest.mark.parametrize("pair", [(LEFT, RIGHT), ({}, {}), (LEFT, {})], ids=["two", "none", "one"])
 def test_a_comparison_prints_itself_and_goes_to_machines(
     pair: tuple[dict[str, float], dict[str, float]],

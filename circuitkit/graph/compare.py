@@ -36,6 +36,7 @@ __all__ = [
 
 
 _MOST = 20  # pairs that are printed
+_ONE_SIZE = 0.1  # the share by which circuits of one size may differ in it
 _COLUMNS = ("left", "right", "both", "universe", "jaccard", "expected_jaccard", "precision",
             "recall")  # fmt: skip
 
@@ -107,7 +108,8 @@ class Comparison:
     that it is ``unweighted``, there is nothing to agree: the first two are nan, ``flipped`` is 0.
 
     Where one of the circuits only lists its members, ``of_edges`` is None, ``edges`` is refused,
-    and ``note`` says what is compared.
+    and ``note`` says what is compared. ``floors`` is what each circuit says of the Jaccard index to
+    expect of circuits of other samples of its prompts; nan where it does not.
     """
 
     nodes: Overlap
@@ -117,6 +119,18 @@ class Comparison:
     flipped: int
     roles: Mapping[str, tuple[int, int]]
     note: str = ""
+    floors: tuple[float, float] = (nan, nan)
+
+    @property
+    def differ(self) -> bool | None:
+        """Whether the circuits overlap less than circuits of other samples of the prompts do, by
+        the smaller of the two that are to be expected; None, not known, where no circuit says what
+        is, and for circuits whose sizes differ by more than a tenth."""
+        known = [floor for floor in self.floors if not isnan(floor)]
+        if not known or self.of_edges is None:
+            return None
+        low, high = sorted((self.of_edges.left, self.of_edges.right))
+        return None if low < (1 - _ONE_SIZE) * high else self.of_edges.jaccard < min(known)
 
     @property
     def edges(self) -> Overlap:
@@ -128,12 +142,14 @@ class Comparison:
     def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
         roles = {role: {"held": held, "of": of} for role, (held, of) in self.roles.items()}
+        floors = dict(zip(("left", "right"), nan_to_none(list(self.floors)), strict=True))
         if self.of_edges is None:
             return {"nodes": self.nodes.to_dict(), "roles": roles, "note": self.note}
         return {
             "nodes": self.nodes.to_dict(), "edges": self.of_edges.to_dict(),
             "weighted": nan_to_none(self.weighted), "spearman": nan_to_none(self.spearman),
             "flipped": None if isnan(self.weighted) else self.flipped, "roles": roles,
+            "floors": floors, "differ": self.differ,
         }  # fmt: skip
 
     def to_frame(self) -> pandas.DataFrame:
@@ -158,8 +174,21 @@ class Comparison:
                 f"weighted overlap {self.weighted:.3f}; rank correlation of the shared edges' "
                 f"weights {self.spearman:.3f}; {self.flipped} of them differ in sign"
             )
+        lines.append(self._beyond())
         lines += [f"only components are compared: {self.note}"] * bool(self.note)
         return "\n".join(filter(None, (*lines, self.table())))
+
+    def _beyond(self) -> str:
+        """What the circuits say of those of other samples, and whether the two differ by more."""
+        sides = zip(("left", "right"), self.floors, strict=True)
+        said = [f"{floor:.3f} ({side})" for side, floor in sides if not isnan(floor)]
+        if not said or self.of_edges is None:
+            return ""
+        found = f"circuits of other samples overlap by about {' and '.join(said)}"
+        if self.differ is None:
+            return f"{found}, if they are of one size, which these are not"
+        less = "these overlap by less" if self.differ else "not shown that these differ by more"
+        return f"{found}: {less}"
 
     def _repr_html_(self) -> str:
         note = f"only components are compared: {self.note}" if self.note else ""
@@ -187,7 +216,8 @@ def compare(left: CircuitLike, right: CircuitLike) -> Comparison:
     is of the left against the right, recall the reverse. Nodes are the components (heads and MLPs).
     Where one of the two only lists its components, edges are not compared; where no MLP is among
     those that it lists, it does not speak of MLPs, and heads alone are compared. Warns where both
-    say with which weights they were found, and these are others.
+    say with which weights they were found, and these are others. Where a circuit says how far those
+    of other samples of its prompts overlap, the two are said to differ only if they overlap less.
 
     Raises CircuitError where the wirings differ or a file is broken, UnknownNameError for a name
     that no circuit has.
@@ -219,7 +249,15 @@ def compare(left: CircuitLike, right: CircuitLike) -> Comparison:
         spearman=nan if unweighted else spearman(wa[at_a], wb[at_b]),
         flipped=0 if unweighted else int((wa[at_a] * wb[at_b] < 0).sum()),
         roles=roles,
+        floors=(_floor(one), _floor(other)),
     )
+
+
+def _floor(circuit: Graph) -> float:
+    """The Jaccard index that a circuit says is to be expected of those of other samples; nan
+    without."""
+    said = circuit.graph.get("agreement")
+    return float(said) if isinstance(said, float) and 0 <= said <= 1 else nan
 
 
 def _notice_weights(one: Graph, other: Graph) -> None:
