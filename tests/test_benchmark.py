@@ -34,7 +34,7 @@ from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.truth.rasp import compile_program, named, programs, true_edges
-from circuitkit.workflows.benchmark import running
+from circuitkit.workflows.benchmark import differences, running
 from circuitkit.workflows.benchmark.cells import NUMBERS, Cell
 from circuitkit.workflows.benchmark.counting import Cost, cost, counted
 from circuitkit.workflows.benchmark.records import COLUMNS, Interval
@@ -436,7 +436,14 @@ def test_agreement_is_the_mean_overlap_with_the_other_seeds() -> None:
 def test_the_files_hold_what_was_measured(tmp_path: Path) -> None:
     found = shift()
     names = [path.name for path in found.save(tmp_path)]
-    assert names == ["summary.md", "summary.csv", "rows.csv", "auroc.svg", "cmd.svg"]
+    assert names == [
+        "summary.md",
+        "summary.csv",
+        "differences.csv",
+        "rows.csv",
+        "auroc.svg",
+        "cmd.svg",
+    ]
     lines = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
     assert tuple(lines[0]) == COLUMNS
     assert len(lines) == len(found.rows)
@@ -500,3 +507,71 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     assert f"- dear, 1 cells: {shown}\n" in text
     tables = [line.replace(r"\|", "") for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in tables[:6]}) == 1
+
+
+# -- differences -----------------------------------------------------------------------------------
+PROGRAMS = ("one", "one+rotate", "two", "three", "three+split", "four", "five", "six")
+
+
+def scored(**auroc: Any) -> Benchmark:
+    """Methods with these values of AUROC by model and seed; nan is not measured."""
+    rows = tuple(
+        {"method": method, "model": model, "corruption": "zero", "seed": seed, "failed": "",
+         **dict.fromkeys(NUMBERS, nan), "auroc": float(value)}
+        for method, table in auroc.items()
+        for model, own in zip(PROGRAMS, table, strict=False)
+        for seed, value in enumerate(own)
+    )  # fmt: skip
+    return Benchmark({}, rows)
+
+
+def some_values(models: int = len(PROGRAMS), seeds: int = 4) -> np.ndarray:
+    """Values in which models differ by up to one, and seeds by some hundredths."""
+    rng = np.random.default_rng(0)
+    return rng.random((models, 1)) + 0.03 * rng.normal(size=(models, seeds))
+
+
+def test_differences_are_taken_in_each_model_so_that_models_do_not_widen_them() -> None:
+    good = some_values()
+    noise = 0.01 * np.random.default_rng(1).normal(size=good.shape)
+    found = scored(good=good, less=good - 0.02 + noise, same=good + noise - noise.mean() - 1e-9)
+    less, same = differences.differences(found, "auroc")
+    if less.method == "same":
+        less, same = same, less
+    assert (less.method, less.best, less.models) == ("less", "good", len(PROGRAMS))
+    assert less.mean == pytest.approx((noise - 0.02).mean())
+    assert less.low < less.mean < less.high < 0
+    assert less.beyond
+    assert same.low < 0 < same.high
+    assert not same.beyond
+    assert differences.unbeaten(found, "auroc") == ["good", "same"]
+    assert f"| good | **{found.interval('good', 'auroc')}**" in found.markdown()
+    assert f"| less | {found.interval('less', 'auroc')} |" in found.markdown()
+    assert "not shown to differ from it: good, same" in repr(found)
+
+
+def test_the_interval_is_that_of_programs_with_all_their_variants() -> None:
+    """One program alone says nothing of others, however many variants it has; and the interval is
+    about that of the programs' means, where all seeds agree."""
+    good = some_values(2)
+    (alone,) = differences.differences(scored(good=good, less=good - 0.1), "auroc")
+    assert alone.mean == pytest.approx(-0.1)
+    assert isnan(alone.low)
+    assert not alone.beyond
+    assert differences.unbeaten(scored(good=good, less=good - 0.1), "auroc") == []
+    good = some_values()
+    apart = np.repeat([[0.1], [0.1], [0.3], [0.2], [0.2], [0.1], [0.3], [0.2]], 4, axis=1)
+    (found,) = differences.differences(scored(good=good, less=good - apart), "auroc")
+    spread = np.std([0.1, 0.3, 0.2, 0.1, 0.3, 0.2]) / np.sqrt(6)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.25)
+
+
+def test_only_what_both_methods_measure_is_compared() -> None:
+    good = some_values()
+    less = np.where(np.arange(len(PROGRAMS))[:, None] < 3, good - 0.1, nan)
+    one = scored(good=good, less=less)
+    (found,) = differences.differences(one, "auroc")
+    assert (found.models, found.mean) == (3, pytest.approx(-0.1))
+    assert differences.differences(one, "cmd") == []
+    assert [row["method"] for row in one.differences()] == ["less"]
+    assert set(one.differences()[0]) == set(differences.COLUMNS)

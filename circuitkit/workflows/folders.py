@@ -40,7 +40,9 @@ RUNS = {  # the files that a run may write; the first is in the folder of each
             "heads", "mlps", "agreement", "thresholds", "stream", "prompt", "windows", "circuits",
         )),
     ),
-    "benchmark": ("summary.md", "summary.csv", "rows.csv", "auroc.svg", "cmd.svg"),
+    "benchmark": (
+        "summary.md", "summary.csv", "differences.csv", "rows.csv", "auroc.svg", "cmd.svg",
+    ),
 }  # fmt: skip
 _PIECES = {"discovery": ".unfinished", "study": ".unfinished", "benchmark": "cells"}
 _KEPT = ("benchmark",)  # whose pieces stay, so that a larger run takes them up

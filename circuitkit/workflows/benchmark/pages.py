@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from math import isnan
 from typing import Any
 
 from circuitkit.util.templates import render
 from circuitkit.workflows.benchmark.cells import SHARE
+from circuitkit.workflows.benchmark.differences import unbeaten
 from circuitkit.workflows.benchmark.records import Records, short
 
 __all__ = ["FOUND", "FAITHFUL", "SPENT", "TITLES", "markdown"]
@@ -38,9 +39,21 @@ def markdown(found: Records) -> str:
     return render(
         "workflows/benchmark/summary.md.jinja",
         found=FOUND, faithful=FAITHFUL, spent=SPENT, share=f"{SHARE:.0%}",
-        examples=found.about.get("examples", ""), methods=found.methods, interval=found.interval,
+        examples=found.about.get("examples", ""), methods=found.methods, interval=_interval(found),
         means=means, cells=len(found.rows), refused=list(_refused(found)),
     )  # fmt: skip
+
+
+def _interval(found: Records) -> Callable[[str, str], str]:
+    """What writes a method's mean and interval, in bold where it is the best or not shown to differ
+    from it."""
+    best = {measure: unbeaten(found, measure) for measure in TITLES}
+
+    def text(method: str, measure: str) -> str:
+        own = str(found.interval(method, measure))
+        return f"**{own}**" if method in best[measure] else own
+
+    return text
 
 
 def _means(found: Records, measure: str, column: str) -> dict[str, list[str]]:

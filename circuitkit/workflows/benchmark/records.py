@@ -13,7 +13,7 @@ from circuitkit.util.json_values import Json
 from circuitkit.util.statistics import student_half_width
 from circuitkit.workflows.benchmark.cells import NUMBERS
 
-__all__ = ["Row", "COLUMNS", "Interval", "Records", "short"]
+__all__ = ["Row", "COLUMNS", "MEASURES", "Interval", "Records", "short"]
 
 Row: TypeAlias = dict[str, Json]
 COLUMNS = ("method", "model", "corruption", "seed", *NUMBERS, "agreement", "failed")

@@ -16,15 +16,15 @@ from circuitkit.registry import unknown
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.tables import as_text, to_csv, to_frame
 from circuitkit.viz.figures import Lines
-from circuitkit.workflows.benchmark.records import COLUMNS, Records
+from circuitkit.workflows.benchmark import differences
+from circuitkit.workflows.benchmark.differences import LOWER
+from circuitkit.workflows.benchmark.records import COLUMNS, Records, Row
 from circuitkit.workflows.folders import filled
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = ["Benchmark"]
-
-LOWER = ("hamming", "cmd", "cmd_kept", "cmd_log", *pages.SPENT)  # is better
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,18 +78,28 @@ class Benchmark(Records):
                 found[measure] = self.front(measure)
         return found
 
+    def differences(self) -> list[Row]:
+        """A row for every measure and every method but the ``best`` by it: the mean ``difference``
+        from the best, taken in each model; ``low`` and ``high``, its 95 % interval over programs
+        and seeds; whether it is ``beyond`` those; and in how many ``models`` both have it."""
+        return differences.rows(self)
+
     def markdown(self) -> str:
         """The tables: one row per method, and then per corruption and per model."""
         return pages.markdown(self)
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
-        """Write ``rows.csv``, ``summary.csv``, ``summary.md`` and the figures as SVG; returns the
-        files. A folder that holds another run is refused, unless ``overwrite`` replaces all files
-        of that run. Raises OutputError then, and where they cannot be written."""
+        """Write ``rows.csv``, ``summary.csv``, ``differences.csv``, ``summary.md`` and the figures
+        as SVG; returns the files. A folder that holds another run is refused, unless ``overwrite``
+        replaces all files of that run. Raises OutputError then, and where they cannot be
+        written."""
         with filled(directory, "benchmark", overwrite) as new:
             written = [
                 write_whole(new / "summary.md", self.markdown()),
                 write_whole(new / "summary.csv", to_csv(self.summary())),
+                write_whole(
+                    new / "differences.csv", to_csv(self.differences(), differences.COLUMNS)
+                ),
                 write_whole(new / "rows.csv", to_csv(self.rows, COLUMNS)),
             ]
             figures = self.figures().items()
@@ -124,9 +134,15 @@ class Benchmark(Records):
             for m in self.methods
         ]
         failed = sum(bool(row["failed"]) for row in self.rows)
+        best = [
+            f"\nbest {shown[measure]}, or not shown to differ from it: {', '.join(names)}"
+            for measure in ("auroc", "cmd")
+            if (names := differences.unbeaten(self, measure))
+        ]
         models, seeds = len(self.options("model")), len(self.options("seed"))
         return (
             f"{as_text(rows, right=shown.values())}\n"
             f"means over {models} model{'s' * (models != 1)}, ± over {seeds} "
             f"seed{'s' * (seeds != 1)}; {failed} of {len(self.rows)} cells refused"
+            f"{''.join(best)}"
         )
