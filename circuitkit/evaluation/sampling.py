@@ -56,14 +56,12 @@ def parts(data: Dataset, number: int) -> tuple[Dataset, ...]:
 def _drawn(
     model: Model, data: Data, own: Dataset, number: int, seed: int, memory: int | None
 ) -> tuple[Example, ...]:
-    """So many times as many prompts as ``own`` has, or the largest multiple that there is."""
-    if not isinstance(data, str | os.PathLike):
-        return ()
-    for times in range(number, 1, -1):
+    """So many times as many prompts as ``own`` has, of a task that makes fewer half as many, and so
+    on: to find out how many it makes takes long."""
+    while isinstance(data, str | os.PathLike) and number > 1:
         try:
-            wanted = times * len(own)
+            wanted = number * len(own)
             return as_data(model, data, examples=wanted, seed=seed, memory=memory).examples
         except CircuitkitError:
-            if file_of(os.fspath(data)):
-                break
+            number = 1 if file_of(os.fspath(data)) else number // 2
     return ()
