@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean
 
+from circuitkit.workflows.study.floor import surely_beyond
+
 HERE = Path(__file__).parent
-ALIKE = 0.75  # the Jaccard index below which two choices are said to find different heads
 LEAST = 0.05  # of the gap: smaller peaks are not compared
 Row = dict[str, str]
 
@@ -41,11 +42,17 @@ def twins(row: Row) -> bool:
 
 
 def apart(found: list[Row]) -> str:
-    """In how many comparisons others are found, and the mean Jaccard index."""
+    """In how many comparisons others are found beyond resampling, and the mean Jaccard index of two
+    choices beside that of one on other prompts; a study without other samples does not know."""
     if not found:
         return "–"
-    index = [float(row["jaccard"]) for row in found]
-    return f"{sum(j < ALIKE for j in index)} of {len(index)} (mean Jaccard {mean(index):.2f})"
+    if not all(row.get("p") for row in found):
+        index = mean(float(row["jaccard"]) for row in found)
+        return f"not known (Jaccard {index:.2f} on one sample)"
+    beyond = sum(surely_beyond([float(row["p"]) for row in found]))
+    between, within = (mean(float(row[key]) for row in found) for key in ("between", "within"))
+    count = f"{beyond} of {len(found)}" if beyond else "not shown"
+    return f"{count} (Jaccard {between:.2f}, of one choice {within:.2f})"
 
 
 # -- the findings ----------------------------------------------------------------------------------
