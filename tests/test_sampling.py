@@ -128,3 +128,16 @@ def test_vary_says_how_far_one_choice_agrees_with_itself() -> None:
     assert alone.again == {}
     assert "one choice on" not in repr(alone)
     assert alone.rows() == found.rows()
+
+
+def test_a_discovered_circuit_says_how_far_those_of_other_samples_overlap(tmp_path: Path) -> None:
+    one, other = (
+        ck.discover(MINI, "greater_than", method="eap", edges=30, examples=6, seed=seed)
+        for seed in (0, 5)
+    )
+    sure = [found.certainty.agreement for found in (one, other) if found.certainty]
+    one.circuit.save(tmp_path / "one.json")
+    found = ck.compare(tmp_path / "one.json", other.circuit)
+    assert found.floors == pytest.approx(sure)
+    assert found.differ == (found.edges.jaccard < min(sure))
+    assert f"overlap by about {sure[0]:.3f} (left)" in repr(found)

@@ -6,6 +6,7 @@ import html
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,8 @@ class Discovery:
         if certainty is not None:
             certainty = replace(certainty, about=dict(scores.about))
             circuit = certainty.annotated(circuit)
+            expected = {} if isnan(certainty.agreement) else {"agreement": certainty.agreement}
+            circuit.graph.update(expected)  # which compare reads
         return cls(
             circuit=circuit, scores=scores, evaluation=found, complement=complement,
             null=null, beside=beside, ability=ability, seconds=seconds, mebibytes=mebibytes,
