@@ -249,7 +249,7 @@ def test_the_exit_code_says_whether_it_is_the_same(
     file = tmp_path / "circuit.json"
     file.write_text(found())
     assert main(["replay", str(file), "--quiet"]) == 0
-    assert "the same 19 edges" in capsys.readouterr().out
+    assert "the same 20 edges" in capsys.readouterr().out
     changed(drop_edge).save(file)
     assert main(["replay", str(file), "--quiet", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)

@@ -63,6 +63,7 @@ def results() -> dict[str, TableResult]:
         "Ability": ck.ability(M, DATA),
         "Curve": ck.curve(M, scores(), *GIVEN, sizes=[20, 60]),
         "SizeCurve": ck.size_curves(M, scores(), *GIVEN, shares=[0.2, 0.5, 1.0])["abs"],
+        "Search": ck.smallest(M, scores(), *GIVEN, target=0.5),
         "Verification": verified,
         "Stratum": verified.by_stratum()[0],
         "Missed": verified.missed,
@@ -83,17 +84,17 @@ def results() -> dict[str, TableResult]:
     }
 
 
-NAMES = ["Evaluation", "Ability", "Curve", "SizeCurve", "Verification", "Stratum", "Missed",
-         "KnockoutReport", "MarginalEffects", "Interactions", "Pair", "Incompleteness", "Knockout",
-         "Minimality", "Robustness", "Recovery", "Complements", "FoundComplement",
+NAMES = ["Evaluation", "Ability", "Curve", "SizeCurve", "Search", "Verification", "Stratum",
+         "Missed", "KnockoutReport", "MarginalEffects", "Interactions", "Pair", "Incompleteness",
+         "Knockout", "Minimality", "Robustness", "Recovery", "Complements", "FoundComplement",
          "Alternative"]  # fmt: skip
-PICTURED = ["Curve", "SizeCurve", "Verification", "KnockoutReport", "MarginalEffects",
+PICTURED = ["Curve", "SizeCurve", "Search", "Verification", "KnockoutReport", "MarginalEffects",
             "Interactions", "Incompleteness", "Minimality", "Robustness"]  # fmt: skip
 every = pytest.mark.parametrize("name", NAMES)
 # The rows of to_dict that the rows of to_frame are.
 LISTED = {"MarginalEffects": "edges", "Interactions": "pairs", "Incompleteness": "knockouts",
           "Robustness": "rows", "Curve": "evaluations", "Complements": "draws",
-          "FoundComplement": "rows", "Alternative": "circuits"}  # fmt: skip
+          "FoundComplement": "rows", "Alternative": "circuits", "Search": "sizes"}  # fmt: skip
 
 
 # -- what every result does ------------------------------------------------------------------------

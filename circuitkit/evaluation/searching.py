@@ -98,18 +98,19 @@ class Search(PictureResult):
     def to_frame(self) -> pandas.DataFrame:
         """A row for each size that was measured: ``edges``, ``faithfulness``, and whether it
         ``reaches`` the target."""
-        rows = [
+        return to_frame(self._rows())
+
+    def _rows(self) -> list[dict[str, Json]]:
+        return [
             {"edges": n, "faithfulness": f, "reaches": f >= self.target}
             for n, f in self.curve.items()
         ]
-        return to_frame(rows, ["edges", "faithfulness", "reaches"])
 
     def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines."""
         return {
             "target": self.target, "edges": self.edges, "value": self.value, "filled": self.filled,
-            "sizes": list(self.sizes), "faithfulness": list(self.faithfulness),
-            "monotone": self.monotone, "fell": list(self.fell),
+            "monotone": self.monotone, "fell": list(self.fell), "sizes": self._rows(),
         }  # fmt: skip
 
     def plot(self) -> Lines:
