@@ -50,8 +50,7 @@ def add(commands: Commands) -> None:
     )
     p.add_argument(
         "--rule", default="abs", choices=("abs", "signed", "greedy", "mib"),
-        help="edges by their magnitude (default: abs), by their value, grown from the logits, or "
-        "the N of largest magnitude without their dead ends, which are fewer (mib)",
+        help="by magnitude (default: abs), by value, grown from the logits, or top N, then pruned",
     )  # fmt: skip
     p.add_argument(
         "--examples", type=positive, metavar="N",
