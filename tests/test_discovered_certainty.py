@@ -120,8 +120,8 @@ def drawing(agreements: dict[int, float], most: int = 10**6) -> tuple[Any, str |
     """What ``enough`` says of samples that agree so well, and the sizes at which it looked."""
     looked: list[int] = []
 
-    def drawn(n: int | None) -> Any:
-        here: Any = SimpleNamespace(data=range(min(n or 10, most)))
+    def drawn(examples: int | None) -> Any:
+        here: Any = SimpleNamespace(data=range(min(examples or 10, most)))
         return here, here
 
     def found_on(seen: Any, measured: Any) -> Sample:

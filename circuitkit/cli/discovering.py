@@ -58,13 +58,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     add_file(p)
     add_known(p)
-    p.add_argument("--verify", type=positive, metavar="N", help="also measure N edges exactly")
-    p.add_argument("--orders", type=positive, metavar="N", help="repeat acdc in N random orders")
-    p.add_argument(
-        "--agreement", type=float, metavar="J",
-        help="draw more prompts until circuits of other ones are to agree so well (Jaccard; "
-             "default: none)",
-    )  # fmt: skip
+    _add_further(p)
     p.add_argument(
         "--seed", type=int, default=0, help="seed of prompts and random circuits (default: 0)"
     )
@@ -77,6 +71,17 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     add_output(p, "DIR", "default: circuits/TASK-MODEL, and the settings that you change")
     p.set_defaults(run=discover, parser=p)
+
+
+def _add_further(p: argparse.ArgumentParser) -> None:
+    """Add the options that ask for more work, and more certainty."""
+    p.add_argument("--verify", type=positive, metavar="N", help="also measure N edges exactly")
+    p.add_argument("--orders", type=positive, metavar="N", help="repeat acdc in N random orders")
+    p.add_argument(
+        "--agreement", type=float, metavar="J",
+        help="draw more prompts until circuits of other ones are to agree so well (Jaccard; "
+             "default: none)",
+    )  # fmt: skip
 
 
 def discover(options: argparse.Namespace) -> None:

@@ -29,6 +29,7 @@ from circuitkit.evaluation.ability import ability
 from circuitkit.evaluation.ability import known as only_known
 from circuitkit.evaluation.choosing import Chosen, choose
 from circuitkit.evaluation.faithfulness import evaluate, evaluate_beside
+from circuitkit.evaluation.verification import Verification
 from circuitkit.evaluation.verification import verify as verify_edges
 from circuitkit.graph.compare import agreement as agree
 from circuitkit.graph.scores import Scores
@@ -134,27 +135,11 @@ def discover(
     how = method_of(method, orders)
     each = _resumed(by_example(how, agreement), resume)
     chosen = partial(choose, edges=edges, faithfulness=faithfulness, rule=rule)
-
-    def drawn(n: int | None) -> tuple[Inputs, Inputs]:
-        return prepare_halves(
-            model, data, unseen, metric, corruption, examples=n, seed=seed, batch_size=batch_size,
-            memory=memory, keep=partial(only_known, model) if known else None,
-        )  # fmt: skip
-
-    def found_on(seen: Inputs, measured: Inputs) -> Sample:
-        able = ability(*seen[:3])
-        if not force:
-            able.require(str(seen.data.about.get("task", "the task")))
-        scores, checked = each(*seen), None
-        found = chosen(model, scores, *seen[1:])
-        if verify is not None:
-            checked = verify_edges(model, scores, *seen[1:], circuit=found.mask, n=verify,
-                                   rule=rule, seed=seed, resume=resume)  # fmt: skip
-            found = chosen(model, checked.scores, *seen[1:], own=scores.chosen, known=found.known)
-            scores = checked.scores
-        sure = certain(scores, found, asked)
-        return Sample(seen, measured, able, scores, found, checked, sure)
-
+    drawn = partial(
+        prepare_halves, model, data, unseen, metric, corruption, seed=seed, batch_size=batch_size,
+        memory=memory, keep=partial(only_known, model) if known else None,
+    )  # fmt: skip
+    found_on = partial(_found_on, each, chosen, asked, force, resume)
     sample, stopped = enough(drawn, found_on, asked)
     seen, measured, sure = sample.seen, sample.measured, sample.certain
     others = (_in_order(how, k)(*seen) for k in range(orders or 0))
@@ -170,6 +155,41 @@ def discover(
         agreement=agree(several) if several else None,
         seconds=time.perf_counter() - start, mebibytes=peak_mebibytes(),
     )  # fmt: skip
+
+
+def _found_on(
+    each: Method,
+    chosen: Callable[..., Chosen],
+    asked: Asked,
+    force: bool,
+    resume: str | os.PathLike[str] | None,
+    seen: Inputs,
+    measured: Inputs,
+) -> Sample:
+    """What is found on these prompts."""
+    able = ability(*seen[:3])
+    if not force:
+        able.require(str(seen.data.about.get("task", "the task")))
+    scores, found, checked = _settled(seen, each(*seen), chosen, asked, resume)
+    return Sample(seen, measured, able, scores, found, checked, certain(scores, found, asked))
+
+
+def _settled(
+    seen: Inputs,
+    scores: Scores,
+    chosen: Callable[..., Chosen],
+    asked: Asked,
+    resume: str | os.PathLike[str] | None,
+) -> tuple[Scores, Chosen, Verification | None]:
+    """The circuit that is chosen from the scores, or where edges are to be measured from what is
+    found then, with the scores that it was chosen from."""
+    found = chosen(seen.model, scores, *seen[1:])
+    if asked.verify is None:
+        return scores, found, None
+    checked = verify_edges(seen.model, scores, *seen[1:], circuit=found.mask, n=asked.verify,
+                           rule=asked.rule, seed=asked.seed, resume=resume)  # fmt: skip
+    own = {"own": scores.chosen, "known": found.known}
+    return checked.scores, chosen(seen.model, checked.scores, *seen[1:], **own), checked
 
 
 def _metadata(

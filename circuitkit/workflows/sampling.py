@@ -19,7 +19,7 @@ from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of
 from circuitkit.workflows.asking import Asked
 
-__all__ = ["REACHED", "USED_UP", "Sample", "by_example", "certain", "enough", "gives_groups"]
+__all__ = ["Sample", "by_example", "certain", "enough", "gives_groups"]
 
 # Why no more prompts were drawn.
 REACHED, USED_UP = "reached", "there are no more prompts"
@@ -65,13 +65,14 @@ def certain(scores: Scores, found: Chosen, asked: Asked) -> Certainty | None:
 
 
 def enough(
-    drawn: Callable[[int | None], tuple[Inputs, Inputs]],
+    drawn: Callable[..., tuple[Inputs, Inputs]],
     found_on: Callable[[Inputs, Inputs], Sample],
     asked: Asked,
 ) -> tuple[Sample, str | None]:
-    """What is found on the prompts; where an agreement is asked for, on twice as many as long as
-    two samples of them would not agree so well; and why there are no more of them."""
-    sample = found_on(*drawn(asked.examples))
+    """What is found on the prompts that are ``drawn(examples=n)``; where an agreement is asked for,
+    on twice as many as long as two samples of them would not agree so well; and why there are no
+    more of them."""
+    sample = found_on(*drawn(examples=asked.examples))
     if asked.agreement is None:
         return sample, None
     first = size = asked.examples or len(sample.seen.data)
@@ -79,7 +80,7 @@ def enough(
         if 2 * size > FARTHEST * first:
             return sample, f"more than {FARTHEST} times as many prompts are not drawn"
         size *= 2
-        wider = drawn(size)
+        wider = drawn(examples=size)
         if len(wider[0].data) <= len(sample.seen.data):
             return sample, USED_UP
         sample = found_on(*wider)
