@@ -301,6 +301,12 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
         assert repr(again) == repr(found)
 
 
+def test_equal_files_have_equal_bytes(tmp_path: Path) -> None:
+    found = certainty(drawn(), 10)
+    one, other = (found.save(tmp_path / name).read_bytes() for name in "ab")
+    assert one == other
+
+
 def test_files_that_hold_none_are_refused(tmp_path: Path) -> None:
     place = tmp_path / "c.safetensors"
     with pytest.raises(ScoresError, match="no file"):

@@ -21,9 +21,9 @@ from circuitkit.util.reading import parse_json, require_file
 
 __all__ = ["read", "write"]
 
-FORMAT, VERSION = "circuitkit.certainty", "1"
+FORMAT, VERSION = "circuitkit.certainty", 1
+NOTE = "said"  # one note: safetensors writes several in any order
 _KEYS = ("wiring", "about", "examples", "threshold", "level", "rule", "jaccards")
-_NOTES = {"format", "version", "digest", "said"}
 
 
 def write(
@@ -41,8 +41,8 @@ def write(
         name: np.ascontiguousarray(table, bool if name == "mask" else np.float32)
         for name, table in tables.items()
     }
-    notes = {"format": FORMAT, "version": VERSION, "digest": digest(own, held),
-             "said": json.dumps(own, ensure_ascii=False, sort_keys=True)}  # fmt: skip
+    head = {"format": FORMAT, "version": VERSION, "digest": digest(own, held), **own}
+    notes = {NOTE: json.dumps(head, ensure_ascii=False, sort_keys=True)}
     return write_whole(path, save(held, metadata=notes))
 
 
@@ -68,24 +68,26 @@ def _read(
     file: Any, names: Sequence[str], force: bool
 ) -> tuple[dict[str, Json], dict[str, np.ndarray]]:
     notes = file.metadata() or {}
-    if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION) or set(notes) - _NOTES:
+    if set(notes) != {NOTE}:
         raise ScoresError(f"it is not a file of {FORMAT}, version {VERSION}")
     if set(file.keys()) != {"mask", *names}:
         raise ScoresError(f"it has other tables than {', '.join(('mask', *names))}")
-    said = _said(parse_json(notes.get("said", "")))
+    said, stated = _said(parse_json(notes[NOTE]))
     wiring = Wiring(**said["wiring"])
     tables = {name: _table(file, name, wiring) for name in ("mask", *names)}
-    if "digest" in notes:
-        require_digest(notes["digest"], digest(said, tables), force)
+    require_digest(stated, digest(said, tables), force)
     if (tables["mask"] & ~wiring.legal).any():
         raise ScoresError("its mask has places that are not edges")
     jaccards = {n: float(j) for n, j in said["jaccards"]}
     return {**said, "wiring": wiring, "jaccards": jaccards}, tables
 
 
-def _said(said: Json) -> dict[str, Json]:
-    """What is said, if it is of the right kind."""
-    if not isinstance(said, dict) or set(said) != set(_KEYS):
+def _said(head: Json) -> tuple[dict[str, Json], Json]:
+    """What is said, if it is of the right kind, and the digest."""
+    if not isinstance(head, dict) or (head.get("format"), head.get("version")) != (FORMAT, VERSION):
+        raise ScoresError(f"it is not a file of {FORMAT}, version {VERSION}")
+    said = {key: own for key, own in head.items() if key not in ("format", "version", "digest")}
+    if set(said) != set(_KEYS):
         raise ScoresError(f"it does not say {', '.join(_KEYS)}")
     pairs = said["jaccards"]
     right = (
@@ -99,7 +101,7 @@ def _said(said: Json) -> dict[str, Json]:
     )
     if not right:
         raise ScoresError("what it says of the prompts is not of the right kind")
-    return {**said, "about": checked(said["about"], "'about'")}
+    return {**said, "about": checked(said["about"], "'about'")}, head.get("digest")
 
 
 def _is_count(value: Json) -> bool:
