@@ -10,6 +10,8 @@ foresee. ``--scores FILE`` keeps the scores of each example, so that a second ru
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
@@ -101,12 +103,15 @@ def of_examples(scores: Scores, groups: np.ndarray) -> Scores:
 def heading(options: argparse.Namespace) -> str:
     """What was measured, and with which command."""
     model, task, method = options.model, options.task, options.method
-    lines = [
+    given = sys.argv[1:]
+    if "--scores" in given:  # where scores are kept changes nothing
+        place = given.index("--scores")
+        del given[place : place + 2]
+    return "\n".join([
         "# Is what is said of each edge's certainty true?", "",
-        f"`python benchmarks/certainty.py -o benchmarks/certainty.md`: {method} on {model}, "
-        f"{task}; {options.samples} disjoint samples of {options.examples} prompts.",
-    ]  # fmt: skip
-    return "\n".join(lines)
+        f"`python benchmarks/certainty.py {shlex.join(given)}`: {method} on {model}, {task}; "
+        f"{options.samples} disjoint samples of {options.examples} prompts.",
+    ])  # fmt: skip
 
 
 # -- intervals -------------------------------------------------------------------------------------
