@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.evaluation.masks import random_masks as random_masks
     from circuitkit.evaluation.recovery import recovery as recovery
     from circuitkit.evaluation.recovery import stability as stability
+    from circuitkit.evaluation.refining import refine as refine
     from circuitkit.evaluation.robustness import cross_evaluate as cross_evaluate
     from circuitkit.evaluation.robustness import discover_each as discover_each
     from circuitkit.evaluation.robustness import vary as vary
@@ -160,6 +161,7 @@ _PLACES = {
     "read_eap_scores": "formats.interchange.eap_ig",
     "read_mib": "formats.interchange.mib",
     "recovery": "evaluation.recovery",
+    "refine": "evaluation.refining",
     "replay": "workflows.replay",
     "resolve": "registry",
     "run": "evaluation.running",

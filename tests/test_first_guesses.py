@@ -152,6 +152,8 @@ WORKS = [
     ("ck.evaluate(model, ck.smallest(model, scores, data, target=0.5), data)", "it.edges"),
     ("ck.verify(model, scores, data, n=10)", "len(it.edges) == 10"),
     ("ck.certainty(ck.discovery.eap(model, data, groups='examples'), 10)", "it.edges <= 10"),
+    ("ck.refine(model, circuit, scores, data, candidates=4)", "it.circuit.heads"),
+    ("ck.refine(model, found, found, data, candidates=4, swaps=1)", "it.mask.sum() > 0"),
     ("ck.knockout(model, scores.top(5), data, pairs=3, subsets=2)", "it.marginal_effects.edges"),
     ("ck.marginal_effects(model, scores.top(5), 'ioi')", "it.edges"),
     ("ck.ability(model, 'ioi')", "it.accuracy > 0.9"),

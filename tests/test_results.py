@@ -67,6 +67,7 @@ def results() -> dict[str, TableResult]:
         "Verification": verified,
         "Stratum": verified.by_stratum()[0],
         "Missed": verified.missed,
+        "Refined": ck.refine(M, ck.random_masks(M, 20, n=4)[3], scores(), *GIVEN, candidates=12),
         "KnockoutReport": knocked,
         "MarginalEffects": knocked.marginal_effects,
         "Interactions": knocked.interactions,
@@ -85,7 +86,7 @@ def results() -> dict[str, TableResult]:
 
 
 NAMES = ["Evaluation", "Ability", "Curve", "SizeCurve", "Search", "Verification", "Stratum",
-         "Missed", "KnockoutReport", "MarginalEffects", "Interactions", "Pair", "Incompleteness",
+         "Missed", "Refined", "KnockoutReport", "MarginalEffects", "Interactions", "Pair", "Incompleteness",
          "Knockout", "Minimality", "Robustness", "Recovery", "Complements", "FoundComplement",
          "Alternative"]  # fmt: skip
 PICTURED = ["Curve", "SizeCurve", "Search", "Verification", "KnockoutReport", "MarginalEffects",
@@ -94,7 +95,8 @@ every = pytest.mark.parametrize("name", NAMES)
 # The rows of to_dict that the rows of to_frame are.
 LISTED = {"MarginalEffects": "edges", "Interactions": "pairs", "Incompleteness": "knockouts",
           "Robustness": "rows", "Curve": "evaluations", "Complements": "draws",
-          "FoundComplement": "rows", "Alternative": "circuits", "Search": "sizes"}  # fmt: skip
+          "FoundComplement": "rows", "Alternative": "circuits", "Search": "sizes",
+          "Refined": "swaps"}  # fmt: skip
 
 
 # -- what every result does ------------------------------------------------------------------------
@@ -144,7 +146,7 @@ def test_a_table_holds_the_numbers_of_to_dict(name: str) -> None:
         assert len(rows) == len(frame)
     compared = 0
     for row, (_, cells) in zip(rows, frame.iterrows(), strict=bool(rows) or name == ""):
-        for key in {*row} & {*frame} - {"edges", "circuit"}:
+        for key in {*row} & {*frame} - {"edges", "circuit", "dropped", "added"}:
             assert same(cells[key], row[key]), key
             compared += 1
     assert compared or name in ("Evaluation", "SizeCurve", "Verification", "Minimality")

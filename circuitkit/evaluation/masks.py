@@ -32,6 +32,7 @@ __all__ = [
     "dense",
     "drawn_beside",
     "drawn_masks",
+    "inside",
     "is_one",
     "node_level",
     "random_masks",
@@ -267,7 +268,7 @@ def _grown(wiring: Wiring, edges: int, rng: np.random.Generator) -> Mask:
             keep = grown
         else:
             patience -= 1
-    fits = wiring.legal & ~keep & _inside(wiring, keep)
+    fits = inside(wiring, keep) & ~keep
     chosen = rng.permutation(np.flatnonzero(fits))[:left]
     keep.reshape(-1)[chosen] = True
     return keep if keep.sum() == edges else _grown(wiring, edges, rng)
@@ -284,12 +285,13 @@ def _walk(wiring: Wiring, rng: np.random.Generator) -> Iterator[tuple[int, int]]
         column = int(rng.choice(wiring.feeds(row)))
 
 
-def _inside(wiring: Wiring, keep: Mask) -> Mask:
-    """The pairs of a writer that is live and a reader that is heard."""
+def inside(wiring: Wiring, keep: Mask) -> Mask:
+    """The edges that would be live in a circuit without dead ends, its own included: from a writer
+    that it has to a reader that is heard."""
     live = np.asarray(keep.any(1))
     live[0] = True
     heard = np.zeros(wiring.shape[1], dtype=bool)
     heard[-1] = True
     for row in np.flatnonzero(live):
         heard[wiring.feeds(int(row))] = True
-    return live[:, None] & heard[None, :]
+    return wiring.legal & live[:, None] & heard[None, :]
