@@ -326,8 +326,8 @@ def replays() -> Reader:
     def expected(content: bytes) -> Any:
         data = json.loads(content)
         own = data["attributes"]
-        more = {key: own["asked"].get(key) for key in ("edges", "faithfulness", "verify", "orders",
-                                                       "seed", "batch_size")}  # fmt: skip
+        more = {key: own["asked"].get(key) for key in ("edges", "faithfulness", "verify", "refine",
+                                                       "orders", "seed", "batch_size")}  # fmt: skip
         found = discover(
             tiny(), prompts(), own["metric"], own["corruption"], method=own["method"],
             rule=own["rule"], examples=own["examples"], force=True, unseen=prompts(), **more,

@@ -87,6 +87,40 @@ def test_a_target_is_reached_again_by_the_merged_scores() -> None:
     assert here.edges < EVERY
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"edges": 25, "verify": 60}, {"faithfulness": 0.7, "verify": 40},
+     {"edges": 25, "verify": 40, "refine": 16}],
+    ids=["edges", "target", "refined"],
+)  # fmt: skip
+def test_a_verification_speaks_of_the_circuit_that_is_printed(options: dict[str, Any]) -> None:
+    found = find(**options)
+    assert found.verification is not None
+    weakest = found.to_frame()["weight"].abs().min()
+    assert found.verification.weakest == found.verification.missed.weakest == weakest
+    np.testing.assert_array_equal(found.verification.circuit, kept(found))
+    assert len(found.verification.edges) == options["verify"]
+    assert f"{weakest:.4g}" in repr(found)
+
+
+def test_a_refined_circuit_is_as_large_and_nearer_to_the_model() -> None:
+    from circuitkit.evaluation.faithfulness import evaluate
+
+    plain, found = find(edges=20), find(edges=20, refine=16)
+    assert found.refined is not None
+    assert len(found.refined.swaps) > 0
+    assert kept(found).sum() == kept(plain).sum() == 20
+    np.testing.assert_array_equal(kept(found), found.refined.mask)
+    seen = Dataset.of(task().split(6)[0], MODEL)
+    before, after = evaluate(MODEL, [plain.circuit, found.circuit], seen, "logit_diff")
+    assert abs(1 - after.faithfulness) < abs(1 - before.faithfulness)
+    assert found.refined.evaluation.faithfulness == pytest.approx(after.faithfulness)
+    assert found.circuit.graph["asked"]["refine"] == 16
+    assert str(found.refined) in repr(found)
+    assert found.to_dict()["refined"]["edges"] == 20
+    assert "refined" not in plain.to_dict()
+
+
 def eap_corruption() -> Any:
     from circuitkit.corruptions import counterfactual
 
@@ -167,7 +201,7 @@ def test_a_size_or_a_target_goes_before_the_choice_of_a_method() -> None:
 
 
 def test_a_chosen_circuit_stays_when_it_is_verified() -> None:
-    plain, found = find(method=picky), find(method=picky, verify=60)
+    plain, found = find(method=picky), find(method=picky, verify=120)
     np.testing.assert_array_equal(kept(found), kept(plain))
     assert flags(found) == {True}
     changed = circuits.weight_matrix(found.circuit) - circuits.weight_matrix(plain.circuit)

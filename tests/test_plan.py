@@ -31,6 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
     "exact, zero": {"method": "exact", "corruption": "zero", "edges": 30},
     "acdc, few": {"method": "acdc(threshold=1.0)", "orders": 2, "examples": 2},
     "verified": {"method": "eap", "edges": 30, "verify": 200},
+    "refined": {"method": "eap", "edges": 30, "refine": 12},
     "noise": {"method": "eap_ig", "corruption": "noise(draws=3)", "edges": 30, "batch_size": 6},
     "mean": {"method": "clean_corrupted", "corruption": "mean", "edges": 30},
     "baseline": {"method": "information_flow", "edges": 30, "batch_size": 6},
@@ -73,6 +74,7 @@ def test_more_work_is_foreseen_for_more() -> None:
     assert forwards(edges=30, method="eap_ig(steps=20)") > 2 * plain
     assert forwards(edges=30, examples=128) == pytest.approx(2 * plain, rel=0.05)
     assert forwards(edges=30, verify=50) > plain
+    assert forwards(edges=30, refine=64) > forwards(edges=30, refine=8) > plain
     assert forwards() > plain
     assert forwards(method="acdc", orders=4) > 4 * forwards(method="acdc")
 

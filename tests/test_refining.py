@@ -187,9 +187,9 @@ def test_one_example_has_no_error_and_is_refined() -> None:
 def test_candidates_are_halved_over_growing_numbers_of_examples(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert refining._rounds(32, 64) == [8, 16, 32, 64]
-    assert refining._rounds(32, 9) == [9]
-    assert refining._rounds(4, 64) == [64]
+    assert refining.rounds(32, 64) == [8, 16, 32, 64]
+    assert refining.rounds(32, 9) == [9]
+    assert refining.rounds(4, 64) == [64]
     runs: list[tuple[int, int]] = []
     true = refining._Work.measure
 

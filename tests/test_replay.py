@@ -27,6 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "target": {"faithfulness": 0.5, "method": "eap"},
     "default size": {"method": "eap_ig(steps=2)"},
     "verified": {"edges": 20, "verify": 9, "seed": 3, "rule": "greedy"},
+    "refined": {"edges": 20, "verify": 9, "refine": 8},
     "ordered": {"method": "acdc(threshold=3.0)", "orders": 2},
     "other names": {"edges": 20, "metric": "probability", "corruption": "noise(seed=2)"},
     "batches": {"edges": 20, "batch_size": 3, "corruption": "mean"},

@@ -76,6 +76,10 @@ def add(commands: Commands) -> None:
 def _add_further(p: argparse.ArgumentParser) -> None:
     """Add the options that ask for more work, and more certainty."""
     p.add_argument("--verify", type=positive, metavar="N", help="also measure N edges exactly")
+    p.add_argument(
+        "--refine", type=positive, metavar="N",
+        help="swap edges at the cut, of N candidates, while that helps (default: no swaps)",
+    )  # fmt: skip
     p.add_argument("--orders", type=positive, metavar="N", help="repeat acdc in N random orders")
     p.add_argument(
         "--agreement", type=float, metavar="J",
@@ -95,7 +99,8 @@ def discover(options: argparse.Namespace) -> None:
         "method": options.method, "edges": options.edges, "faithfulness": options.faithfulness,
         "rule": options.rule, "examples": options.examples, "seed": options.seed,
         "batch_size": options.batch_size, "memory": options.memory, "verify": options.verify,
-        "orders": options.orders, "agreement": options.agreement, "known": options.known,
+        "refine": options.refine, "orders": options.orders, "agreement": options.agreement,
+        "known": options.known,
     }  # fmt: skip
     inputs = task_of(options, options.task), options.metric, options.corruption
     if options.plan:

@@ -35,7 +35,7 @@ from circuitkit.util.tables import as_text, to_frame
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["CANDIDATES", "Candidates", "Refined", "Swap", "refine"]
+__all__ = ["CANDIDATES", "SHORT", "Candidates", "Refined", "Swap", "refine", "rounds"]
 
 CANDIDATES = 64
 Candidates = Annotated[int, Bounds(2, 1_000_000)]  # one inside and one outside of the circuit
@@ -290,7 +290,7 @@ def _shortlisted(
     totals = dict.fromkeys((edge for side in sides for edge in side), 0.0)
     missing = float((work.everything - own).mean())
     start = 0
-    for stop in _rounds(max(map(len, left)), work.examples):
+    for stop in rounds(max(map(len, left)), work.examples):
         masks = [side[edge] for side, some in zip(sides, left, strict=True) for edge in some]
         values = work.measure(masks, start, stop)
         for edge, value in zip((e for some in left for e in some), values, strict=True):
@@ -302,7 +302,7 @@ def _shortlisted(
     return [some[:SHORT] for some in left]
 
 
-def _rounds(candidates: int, examples: int) -> list[int]:
+def rounds(candidates: int, examples: int) -> list[int]:
     """How many examples each round has seen at its end: all, the half, ..., as long as there are
     enough candidates to halve and examples to tell them apart."""
     rounds = [examples]

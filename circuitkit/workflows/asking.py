@@ -53,6 +53,7 @@ class Asked:
     batch_size: int | None = None
     memory: int | None = None
     agreement: float | None = None
+    refine: int | None = None
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -74,7 +75,9 @@ class Asked:
         ``given``: the prompts of the measurement were given apart."""
         model, data = seen.model, seen.data
         where = OTHERS if given else IN_SAMPLE if is_in_sample(seen, measured) else HALVES
-        values = {key: getattr(self, key) for key in ("seed", "edges", "verify", "orders")}
+        values = {
+            key: getattr(self, key) for key in ("seed", "edges", "verify", "refine", "orders")
+        }
         numbers = {key: int(value) for key, value in values.items() if value is not None}
         shares = {key: getattr(self, key) for key in ("faithfulness", "agreement")}
         target = {key: float(value) for key, value in shares.items() if value is not None}

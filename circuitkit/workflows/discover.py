@@ -1,8 +1,8 @@
 """The main job: from a model and a task to a measured circuit.
 
-Edges are scored on one half of the prompts, the circuit is chosen on it (where asked, again after
-exact effects have been measured), and its faithfulness is measured on the other half, beside random
-circuits of the same size, with how sure each of its edges is.
+Edges are scored on one half of the prompts, the circuit is chosen on it (where asked, again as
+exact effects are measured, and refined by swaps), and its faithfulness is measured on the other
+half, beside random circuits of the same size, with how sure each of its edges is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from circuitkit.engine.inputs import (
@@ -29,10 +30,12 @@ from circuitkit.evaluation.ability import ability
 from circuitkit.evaluation.ability import known as only_known
 from circuitkit.evaluation.choosing import Chosen, choose
 from circuitkit.evaluation.faithfulness import evaluate, evaluate_beside
-from circuitkit.evaluation.verification import Verification
-from circuitkit.evaluation.verification import verify as verify_edges
+from circuitkit.evaluation.refining import Candidates, Refined
+from circuitkit.evaluation.refining import refine as refine_circuit
+from circuitkit.evaluation.verification import Verification, settle
 from circuitkit.graph.compare import agreement as agree
 from circuitkit.graph.scores import Scores
+from circuitkit.graph.types import Mask
 from circuitkit.registry import name_of, resolve
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Count, Seed, Size, checked
@@ -65,6 +68,7 @@ def discover(
     batch_size: Count | None = None,
     memory: Size | None = None,
     verify: Size | None = None,
+    refine: Candidates | None = None,
     orders: Orders | None = None,
     agreement: Share | None = None,
     resume: str | os.PathLike[str] | None = None,
@@ -98,7 +102,10 @@ def discover(
         seed: The seed of the prompts that are drawn, of random circuits and of samples.
         batch_size: The prompts of a batch; without it as many as ``memory`` allows, up to 32.
         memory: The bytes that the process may take; None for what the machine has.
-        verify: How many edges are measured exactly before the circuit is chosen again.
+        verify: How many edges are measured exactly, while the circuit is chosen again from what is
+            known: ``ck.verify``, for the circuit that is chosen last.
+        refine: How many edges are candidates for swaps that make the chosen circuit more faithful
+            at its size, as in ``ck.refine``; half of them of the circuit, half outside of it.
         orders: In how many random orders the discovery is repeated (``acdc``).
         agreement: How well two circuits of other prompts are to agree (``Certainty.agreement``): as
             long as less is to be expected, twice as many prompts are drawn, up to eight times as
@@ -128,7 +135,7 @@ def discover(
     """
     start = time.perf_counter()
     asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size, memory,
-                  agreement)  # fmt: skip
+                  agreement, refine)  # fmt: skip
     require_model(model)
     asked.require(model)
     tried(resume)
@@ -151,7 +158,7 @@ def discover(
     return Discovery.of(
         sample.scores, sample.found.mask, evaluated, metadata, ability=sample.able,
         search=sample.found.search, said=_said(sample.scores, sample.found, measured),
-        verification=sample.checked, certainty=sure, stopped=stopped,
+        verification=sample.checked, refined=sample.refined, certainty=sure, stopped=stopped,
         agreement=agree(several) if several else None,
         seconds=time.perf_counter() - start, mebibytes=peak_mebibytes(),
     )  # fmt: skip
@@ -170,8 +177,9 @@ def _found_on(
     able = ability(*seen[:3])
     if not force:
         able.require(str(seen.data.about.get("task", "the task")))
-    scores, found, checked = _settled(seen, each(*seen), chosen, asked, resume)
-    return Sample(seen, measured, able, scores, found, checked, certain(scores, found, asked))
+    scores, found, checked, refined = _settled(seen, each(*seen), chosen, asked, resume)
+    sure = certain(scores, found, asked)
+    return Sample(seen, measured, able, scores, found, checked, refined, sure)
 
 
 def _settled(
@@ -180,16 +188,25 @@ def _settled(
     chosen: Callable[..., Chosen],
     asked: Asked,
     resume: str | os.PathLike[str] | None,
-) -> tuple[Scores, Chosen, Verification | None]:
+) -> tuple[Scores, Chosen, Verification | None, Refined | None]:
     """The circuit that is chosen from the scores, or where edges are to be measured from what is
-    found then, with the scores that it was chosen from."""
-    found = chosen(seen.model, scores, *seen[1:])
+    found then, with the scores that it was chosen from; refined, where that is asked for."""
+
+    def choice(now: Scores, known: Sequence[tuple[Mask, float]] = ()) -> Chosen:
+        return chosen(seen.model, now, *seen[1:], own=scores.chosen, known=known)
+
+    checked = refined = None
     if asked.verify is None:
-        return scores, found, None
-    checked = verify_edges(seen.model, scores, *seen[1:], circuit=found.mask, n=asked.verify,
-                           rule=asked.rule, seed=asked.seed, resume=resume)  # fmt: skip
-    own = {"own": scores.chosen, "known": found.known}
-    return checked.scores, chosen(seen.model, checked.scores, *seen[1:], **own), checked
+        now, found = scores, choice(scores)
+    else:
+        found, checked = settle(seen, scores, choice, n=asked.verify, rule=asked.rule,
+                                seed=asked.seed, resume=resume)  # fmt: skip
+        now = checked.scores
+    if asked.refine is not None:
+        refined = refine_circuit(seen.model, found.mask, now, *seen[1:], candidates=asked.refine)
+        found = replace(found, mask=refined.mask, filled=0)
+        checked = checked and checked.said_of(found.mask)
+    return now, found, checked, refined
 
 
 def _metadata(

@@ -34,6 +34,7 @@ from circuitkit.engine.metric import Method
 from circuitkit.engine.model import Model
 from circuitkit.engine.weights import parameters
 from circuitkit.errors import EvaluationError
+from circuitkit.evaluation.refining import SHORT, Candidates, rounds
 from circuitkit.evaluation.searching import STACK, rungs
 from circuitkit.graph.stages import ATTENTION
 from circuitkit.registry import lookup, name_of, names
@@ -53,9 +54,11 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "plan"]
 
 FACTOR = 2.0  # within which the forwards are foreseen
-LOOSE = 3.0  # the same of acdc, whose work depends on what it finds, and of the time
+LOOSE = 3.0  # the same of acdc and of swaps, whose work depends on what is found, and of the time
 PREPARED = {"zero": 0.3, "mean": 1.3, "mean_by_position": 1.3}  # forwards of a corruption; others 1
 FORESEEN = 6  # prompts that are run to see what fits the memory
+ROUNDS = 4  # in which a circuit is verified and chosen again
+SWAPS = 5  # of a refinement, with the one that is not made
 RANDOM = 5  # random circuits beside the one that is found
 LAYER = 32  # tensors [tokens, d_model] of each layer that live at once, in attribution
 KEPT = 14  # the same that acdc keeps of every prompt
@@ -152,6 +155,7 @@ def plan(
     batch_size: Count | None = None,
     memory: Size | None = None,
     verify: Size | None = None,
+    refine: Candidates | None = None,
     orders: Orders | None = None,
     agreement: Share | None = None,
     known: bool = False,
@@ -172,7 +176,7 @@ def plan(
         30 edges of ioi on mini by exact: about ... forwards, ... minutes and ... of memory
     """
     asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size, memory,
-                  agreement)  # fmt: skip
+                  agreement, refine)  # fmt: skip
     require_model(model)
     asked.require(model)
     how, carried = method_of(method, orders), as_corruption(corruption)
@@ -187,8 +191,9 @@ def plan(
     steps = costs.steps(asked, how, seen.rows, measured.rows)
     if known:
         steps["prompts that the model answers"] = float(whole.rows)
-    loose = _name_and_settings(how)[0] == "acdc"
-    pruned = model.wiring.n_edges * (1 + (orders or 0)) if loose else 0
+    greedy = _name_and_settings(how)[0] == "acdc"
+    loose = greedy or refine is not None
+    pruned = model.wiring.n_edges * (1 + (orders or 0)) if greedy else 0
     size = f"{edges:,} edges" if edges else "the circuit"
     title = f"{size} of {whole.about.get('task', 'own data')} on {model.name} by {name_of(how)}"
     held = psutil.Process().memory_info().rss
@@ -309,8 +314,9 @@ class _Costs:
             "accuracy of the model": 2.0 * seen,
             "scores": self._scores(method, rest) * seen,
             "choice of the circuit": choice,
-            "exact effects": self._effects(min(asked.verify or 0, self.model.wiring.n_edges))
-            * seen + choice * bool(asked.verify),
+            "exact effects": self._verifying(asked.verify or 0) * seen
+            + ROUNDS * choice * bool(asked.verify),
+            "refinement": self._refining(asked.refine or 0, seen),
             "random orders": (asked.orders or 0) * (self._scores(method, rest) * seen + choice),
             "faithfulness": measured * self._faithfulness(asked),
         }  # fmt: skip
@@ -349,6 +355,24 @@ class _Costs:
     def _middle(self) -> float:
         """The edges of a circuit whose size is not asked for: between 8 and all in doublings."""
         return sqrt(8 * self.model.wiring.n_edges)
+
+    def _verifying(self, edges: int) -> float:
+        """The exact effects of so many edges, in rounds; all edges are measured in one."""
+        total = self.model.wiring.n_edges
+        more = (ROUNDS - 1) * (self.carried + 1) if 0 < edges < total else 0.0
+        return self._effects(min(edges, total)) + more
+
+    def _refining(self, candidates: int, examples: int) -> float:
+        """The swaps: candidates that are halved while the examples double, and then some pairs."""
+        if not candidates:
+            return 0.0
+        before, masked = 0, 0.0
+        for stop in rounds(candidates // 2, examples):
+            masked += candidates * (stop - before)
+            candidates, before = max(2 * SHORT, candidates // 2), stop
+        pairs = min(SHORT, candidates // 2) ** 2 * examples
+        runs = (masked + pairs) * self.masked(0.1) * self._draws
+        return SWAPS * (runs + 2 * (self.carried + 1) * examples)
 
     def _choosing(self) -> float:
         """The sizes that are tried until one reaches a faithfulness, and up to twice that; then, in

@@ -269,7 +269,7 @@ def replay(
     found = discover(
         model, _prompts(model, about, task), chosen["metric"], chosen["corruption"],
         method=_without_place(chosen["method"]), unseen=unseen, rule=about["rule"],
-        **{key: asked.get(key) for key in ("edges", "faithfulness", "verify", "orders")},
+        **{key: asked.get(key) for key in ("edges", "faithfulness", "verify", "refine", "orders")},
         examples=about["examples"], seed=asked["seed"],
         batch_size=batch_size or asked["batch_size"], memory=memory, force=True,
         known="known" in about,

@@ -15,6 +15,7 @@ import numpy as np
 from circuitkit.evaluation.ability import Ability
 from circuitkit.evaluation.certainty_result import Certainty
 from circuitkit.evaluation.faithfulness import Beside, Evaluation
+from circuitkit.evaluation.refining import Refined
 from circuitkit.evaluation.searching import Search
 from circuitkit.evaluation.verification import Verification
 from circuitkit.graph import circuit as circuits
@@ -66,6 +67,7 @@ class Discovery:
             scores of single examples.
         core_evaluation: The faithfulness of the core alone; None without one.
         stopped: Where an agreement was asked for, why no more prompts were drawn.
+        refined: The swaps that made the circuit more faithful, where that was asked for.
         agreement: How circuits of other orders agree, where that was asked for.
 
     Example:
@@ -90,6 +92,7 @@ class Discovery:
     certainty: Certainty | None = None
     core_evaluation: Evaluation | None = None
     stopped: str | None = None
+    refined: Refined | None = None
     agreement: Agreement | None = None
 
     @classmethod
@@ -108,6 +111,7 @@ class Discovery:
         verification: Verification | None = None,
         certainty: Certainty | None = None,
         stopped: str | None = None,
+        refined: Refined | None = None,
         agreement: Agreement | None = None,
     ) -> Discovery:
         """The result, from the scores, the circuit chosen from them, the evaluations of the
@@ -132,7 +136,7 @@ class Discovery:
         return cls(
             circuit=circuit, scores=scores, evaluation=found, complement=complement,
             null=null, beside=beside, ability=ability, seconds=seconds, mebibytes=mebibytes,
-            search=search, verification=verification, certainty=certainty,
+            search=search, verification=verification, refined=refined, certainty=certainty,
             core_evaluation=core, stopped=stopped, agreement=agreement,
         )  # fmt: skip
 
@@ -249,6 +253,7 @@ class Discovery:
             "peak_mebibytes": round(self.mebibytes),
             **({"search": self.search.to_dict()} if self.search else {}),
             **({"verification": self.verification.to_dict()} if self.verification else {}),
+            **({"refined": self.refined.to_dict()} if self.refined else {}),
             **self._certainty_dict(),
             **({"orders": self.agreement.to_dict()} if self.agreement else {}),
         }
@@ -343,6 +348,8 @@ class Discovery:
             lines.append(f"  {weight:+8.3f}  {edge:24s}{right}".rstrip())
         if self.verification:
             lines += ["", repr(self.verification)]
+        if self.refined:
+            lines += ["", repr(self.refined)]
         if self.agreement:
             lines += ["", f"In random orders, {self.agreement}"]
         return "\n".join(lines)

@@ -14,6 +14,7 @@ from circuitkit.evaluation.ability import Ability
 from circuitkit.evaluation.certainty import certainty
 from circuitkit.evaluation.certainty_result import FARTHEST, Certainty
 from circuitkit.evaluation.choosing import Chosen
+from circuitkit.evaluation.refining import Refined
 from circuitkit.evaluation.verification import Verification
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of
@@ -35,6 +36,7 @@ class Sample:
     scores: Scores
     found: Chosen
     checked: Verification | None
+    refined: Refined | None
     certain: Certainty | None
 
 
