@@ -86,7 +86,8 @@ def results() -> dict[str, TableResult]:
 
 
 NAMES = ["Evaluation", "Ability", "Curve", "SizeCurve", "Search", "Verification", "Stratum",
-         "Missed", "Refined", "KnockoutReport", "MarginalEffects", "Interactions", "Pair", "Incompleteness",
+         "Missed",
+         "Refined", "KnockoutReport", "MarginalEffects", "Interactions", "Pair", "Incompleteness",
          "Knockout", "Minimality", "Robustness", "Recovery", "Complements", "FoundComplement",
          "Alternative"]  # fmt: skip
 PICTURED = ["Curve", "SizeCurve", "Search", "Verification", "KnockoutReport", "MarginalEffects",
