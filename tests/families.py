@@ -189,7 +189,7 @@ def double(family: str) -> Transformer:
 
 
 # -- layer by layer --------------------------------------------------------------------------------
-def in_turn(*values: str) -> list[tuple[str, str]]:
+def in_turn(*values: Any) -> list[tuple[str, Any]]:
     """Each family with one of the values, in turn; four that differ much with each of them."""
     all_of = ("gpt2", "llama", "gemma2", "olmo2")
     return [

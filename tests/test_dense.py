@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, as_batch, dataset, distance, double, model
+from families import FAMILIES, as_batch, dataset, distance, double, in_turn, model
 from torch import Tensor
 
 import circuitkit as ck
@@ -36,8 +36,7 @@ def some_masks(m: Any, n: int, share: float = 0.5) -> Tensor:
     return torch.rand((n, *m.wiring.shape), generator=generator) < share
 
 
-@pytest.mark.parametrize("share", [0.1, 0.7])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "share"), in_turn(0.1, 0.7))
 def test_a_mask_for_each_example_is_that_example_under_its_mask(family: str, share: float) -> None:
     m = model(family)
     keeps = some_masks(m, 3, share)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from families import (
     as_batch,
     dataset,
     distance,
+    in_turn,
     mlp_column,
     model,
     port_columns,
@@ -71,8 +73,7 @@ def rows(found: Evaluation) -> np.ndarray:
 
 
 # -- the two ends ----------------------------------------------------------------------------------
-@pytest.mark.parametrize("corruption", CORRUPTIONS)
-@every_family
+@pytest.mark.parametrize(("family", "corruption"), in_turn(*CORRUPTIONS))
 def test_the_full_circuit_has_faithfulness_one_and_the_empty_one_zero(
     family: str, corruption: str
 ) -> None:
@@ -154,8 +155,9 @@ def our_name(node: Any) -> str:
 
 
 # -- what values do not depend on ------------------------------------------------------------------
-@pytest.mark.parametrize("corruption", CORRUPTIONS)
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize(
+    ("family", "corruption"), [*zip(cycle(["gpt2", "llama", "gemma2"]), CORRUPTIONS, strict=False)]
+)
 def test_the_value_of_an_example_depends_on_no_batch(family: str, corruption: str) -> None:
     """Not on the batch size, the padding side or the order of the examples."""
     m, data, carry = model(family), able(family), lookup("corruptions", corruption)
@@ -198,8 +200,10 @@ def test_a_graph_is_evaluated_as_the_mask_of_its_edges() -> None:
     assert graph.edges == mask.edges == scores.mask(50).sum()
 
 
-@pytest.mark.parametrize("kind", [list, tuple])
-@pytest.mark.parametrize("carry", [counterfactual, partial(noise, draws=3)], ids=["one", "three"])
+@pytest.mark.parametrize(
+    ("carry", "kind"), [(counterfactual, list), (partial(noise, draws=3), tuple)],
+    ids=["one", "three"],
+)  # fmt: skip
 def test_several_metrics_are_each_as_alone(carry: Any, kind: Any) -> None:
     m, data, metrics = model("llama"), able("llama"), kind([logit_diff, kl, log_probability])
     masks = [scores_of("llama").mask(n) for n in (30, 60)]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, dataset, distance, model
+from families import dataset, distance, in_turn, model
 from test_patch_nodes import LENGTHS, Hand, both_directions, exactly, hand
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from circuitkit.graph.nodes import Node
 from circuitkit.metrics.answers import log_probability, logit_diff
 from circuitkit.patching.joint import patch_together
 from circuitkit.patching.nodes import patch_nodes
+from circuitkit.util.options import DIRECTIONS
 
 GROUPS = {
     "late": ["a2.h0", "a1.h3"],
@@ -93,8 +95,7 @@ class Together:
 
 
 # -- by hand ---------------------------------------------------------------------------------------
-@both_directions
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "direction"), in_turn("noise", "denoise"))
 def test_nodes_patched_together_are_hooks_on_the_plain_module(family: str, direction: str) -> None:
     own, m, groups = hand(family, direction), exactly(family), own_groups(family)
     found = patch_together(m, groups, own.data, logit_diff, direction=direction)
@@ -104,10 +105,9 @@ def test_nodes_patched_together_are_hooks_on_the_plain_module(family: str, direc
     assert distance(found, expected) < 1e-5
 
 
-@both_directions
-@pytest.mark.parametrize("corruption", [noise, mean])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_group_of_one_is_that_node_alone(family: str, corruption: Any, direction: str) -> None:
+@pytest.mark.parametrize(("family", "way"), in_turn(*product([noise, mean], DIRECTIONS)))
+def test_a_group_of_one_is_that_node_alone(family: str, way: tuple[Any, str]) -> None:
+    corruption, direction = way
     m, data = exactly(family), dataset(LENGTHS)
 
     def patch(nodes: str) -> Any:

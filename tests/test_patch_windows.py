@@ -42,11 +42,12 @@ def test_a_joint_window_is_hooks_on_the_plain_module(
     )
     module = own.mlp if nodes == "mlp_out" else own.attention
     for size, windows in LAYERS.items():
+        cells = [cell for cell in np.ndindex(len(windows), len(SPANS)) if sum(cell) % 2 == 0]
         expected = np.array([
-            [own.overwritten([module(layer) for layer in window], own.site(name)) for name in SPANS]
-            for window in windows
+            own.overwritten([module(layer) for layer in windows[first]], own.site(SPANS[i]))
+            for first, i in cells
         ])  # fmt: skip
-        assert distance(found.joint[size], expected) < 1e-5
+        assert distance(found.joint[size].values[tuple(np.array(cells).T)], expected) < 1e-5
         assert found.joint[size].axes["window"] == found.summed[size].axes["window"]
 
 

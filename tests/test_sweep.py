@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
+import families
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, build, first_head, mlp_row
+from families import build, first_head, in_turn, mlp_row
 
 from circuitkit.corruptions.constants import mean
 from circuitkit.corruptions.replacement import counterfactual
@@ -22,7 +23,7 @@ from circuitkit.engine.sweep import sweep
 from circuitkit.errors import ArgumentError
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
-from circuitkit.models.transformer_lens import Transformer, from_module
+from circuitkit.models.transformer_lens import from_module
 
 
 def pairs(n: int = 3, seed: int = 3) -> Dataset:
@@ -38,14 +39,6 @@ def pairs(n: int = 3, seed: int = 3) -> Dataset:
     return Dataset(tuple(examples), batch_size=n)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest) -> Transformer:
-    return from_module(build(request.param), name=request.param)
-
-
-both_directions = pytest.mark.parametrize("noise", [True, False], ids=["noise", "denoise"])
-
-
 def one_of_each(wiring: Wiring, seed: int) -> set[tuple[int, int]]:
     """An edge into the queries, the keys and the values of each layer, its MLP, and the logits."""
     kinds: dict[tuple[int | None, str | None], list[tuple[int, int]]] = {}
@@ -56,11 +49,12 @@ def one_of_each(wiring: Wiring, seed: int) -> set[tuple[int, int]]:
     return {rng.choice(edges) for edges in kinds.values()}
 
 
-@pytest.mark.parametrize(("noise", "padding"), [(True, "left"), (False, "right")])
+@pytest.mark.parametrize(("family", "way"), in_turn((True, "left"), (False, "right")))
 @torch.no_grad()
 def test_every_edge_of_the_sweep_is_its_own_masked_run(
-    model: Transformer, noise: bool, padding: str, monkeypatch: pytest.MonkeyPatch
+    family: str, way: tuple[bool, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    model, (noise, padding) = families.model(family), way
     monkeypatch.setattr(module, "TOKENS", 400)  # several edges a block, several blocks a layer
     batch = next(iter(replace(pairs(), padding=padding)))
     clean, corrupt = (model.start(x, batch.mask) for x in (batch.clean, batch.corrupt))
@@ -86,13 +80,14 @@ def test_every_edge_of_the_sweep_is_its_own_masked_run(
     assert moved > 0.05  # what is compared is no sea of zeros
 
 
-@both_directions
+@pytest.mark.parametrize(("family", "noise"), in_turn(True, False))
 @torch.no_grad()
 def test_an_edge_of_writers_that_are_no_run_of_the_model_is_its_path(
-    model: Transformer, noise: bool
+    family: str, noise: bool
 ) -> None:
     """Means in the place of what each writer writes: in the base run, or in what the edge carries.
     Everything else carries the base run's values, and all that comes after the edge answers."""
+    model = families.model(family)
     if model.couples or model.layers[0].ln1_post is not None:
         pytest.skip(
             "the other heads of the layer are held on a path, which a plain run does not do"
