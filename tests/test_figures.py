@@ -91,7 +91,7 @@ FIGURES: dict[str, Figure] = {
     "one dot": Points({"": ([3.0], [4.0])}),
     "panels of all kinds": Panels([Bars([1], ["a"]), Points({"b": ([0], [1])}), curves(), heads()]),
     "panels": Panels([heads(), curves(), heads(), many(3)], title="Two by two", columns=2),
-    "2 x 3": Panels([Heatmap(values(12, 12), title="t " * 30)] * 6, captions=["caption " * 9] * 6),
+    "2 x 3": Panels([Heatmap(values(5, 5), title="t " * 30)] * 6, captions=["caption " * 9] * 6),
     "long names in panels": Panels(
         [curves(x_name="places " * 9, y_name="effects " * 9), many(8, 3), Heatmap(
             values(3, 3), None, [f"{i}00000" for i in range(3)], "rows " * 12, "columns " * 12
@@ -234,18 +234,19 @@ def test_another_process_draws_the_same_without_torch_or_pyplot() -> None:
     assert circuitkit.figures.Heatmap is Heatmap
 
 
-@pytest.mark.parametrize("figure", [
-    Heatmap(values(1, 1), [HOSTILE], [HOSTILE], HOSTILE, HOSTILE, HOSTILE, HOSTILE,
-            np.array([[True]]), HOSTILE, numbers=True),
-    Lines([HOSTILE, "b"], {HOSTILE: [1, 2]}, {}, HOSTILE, HOSTILE, HOSTILE),
-    Panels([curves()], title=HOSTILE, captions=[HOSTILE]),
-])  # fmt: skip
-def test_hostile_words_break_nothing(figure: Figure, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("figure", "suffixes"), [
+    (Heatmap(values(1, 1), [HOSTILE], [HOSTILE], HOSTILE, HOSTILE, HOSTILE, HOSTILE,
+             np.array([[True]]), HOSTILE, numbers=True), [*BYTES]),
+    (Lines([HOSTILE, "b"], {HOSTILE: [1, 2]}, {}, HOSTILE, HOSTILE, HOSTILE), ["pdf"]),
+    (Panels([curves()], title=HOSTILE, captions=[HOSTILE]), ["png"]),
+], ids=["heat map", "lines", "panels"])  # fmt: skip
+def test_hostile_words_break_nothing(figure: Figure, suffixes: list[str], tmp_path: Path) -> None:
     root = ElementTree.fromstring(figure.svg())
     assert not list(root.iter(f"{SVG}script"))
     assert "".join(root.itertext()).count("</svg>&amp;<script>") >= 1
-    for suffix, start in BYTES.items():
-        assert figure.save(tmp_path / f"x.{suffix}").read_bytes().startswith(start)
+    for suffix in suffixes:
+        written = figure.save(tmp_path / f"x.{suffix}").read_bytes()
+        assert written.startswith(BYTES[suffix])
 
 
 def test_dollars_and_names_in_words_stay_words() -> None:
