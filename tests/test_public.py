@@ -113,7 +113,8 @@ UNTYPED = ("networkx.DiGraph", "pandas.DataFrame", "matplotlib.figure.Figure")
 
 
 def test_every_public_name_has_its_true_type(tmp_path: Path) -> None:
-    """What mypy says of each, where the libraries without types of their own have some."""
+    """What mypy says of each, where the libraries without types of their own have some; whether the
+    package itself is sound, for which mypy reads what is in its functions, is asked elsewhere."""
     for name in UNTYPED:
         module, _, kind = name.rpartition(".")
         stub = tmp_path.joinpath(*module.split("."), "__init__.pyi")
@@ -126,10 +127,12 @@ def test_every_public_name_has_its_true_type(tmp_path: Path) -> None:
     names += [f"{part}.{name}" for part in ("figures", "rasp")
               for name in getattr(circuitkit, part).__all__]  # fmt: skip
     lines = [f"reveal_type(circuitkit.{name})" for name in names]
+    settings = "[mypy]\nstrict = True\n[mypy-circuitkit.*]\nignore_errors = True\n"
+    (tmp_path / "mypy.ini").write_text(settings)
     (tmp_path / "use.py").write_text("\n".join(["import circuitkit", *lines]))
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"),
-         "--cache-dir", str(tmp_path / "cache"), "use.py"],
+        [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "--cache-dir", os.devnull,
+         "use.py"],
         capture_output=True, text=True, cwd=tmp_path,
         env={**os.environ, "MYPYPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
     )  # fmt: skip

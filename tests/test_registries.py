@@ -111,6 +111,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ran(place: Path, *arguments: str, code: int = 0) -> str:
     """What a module run with the copy of the package prints, when it ends with that code."""
     known = {**os.environ, "PYTHONPATH": str(place), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    known["PYTHONDONTWRITEBYTECODE"] = ""  # the copy is compiled once, not for each process
     done = subprocess.run(
         [sys.executable, "-m", *arguments], cwd=place, env=known, capture_output=True, text=True
     )
