@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -27,7 +28,7 @@ from circuitkit.data.batches import Dataset
 from circuitkit.data.examples import Example
 from circuitkit.engine.checkpoints import Journal
 from circuitkit.evaluation.masks import as_mask
-from circuitkit.graph.scores import Scores
+from circuitkit.graph.scores import Scores, ScoresWarning
 from circuitkit.graph.wiring import Wiring
 from circuitkit.models.decoder import SPECIAL, Decoder
 from circuitkit.patching.effects import Effects
@@ -410,7 +411,9 @@ def tables() -> Reader:
 
     def read(path: Path) -> Any:
         found = Scores(WIRING, np.load(path), {})
-        found.top(3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ScoresWarning)  # of damaged scores some are zero
+            found.top(3)
         return found.values[WIRING.legal].astype(np.float32).tolist()
 
     drawn = changed({"x": scores.values, "y": scores.values.astype(np.float64)})

@@ -128,7 +128,7 @@ def drawing(agreements: dict[int, float], most: int = 10**6) -> tuple[Any, str |
         looked.append(len(seen.data))
         certain: Any = SimpleNamespace(agreement=agreements.get(len(seen.data), 0.5))
         other: Any = None
-        return Sample(seen, measured, other, other, other, None, certain)
+        return Sample(seen, measured, other, other, other, None, None, certain)
 
     sample, why = enough(drawn, found_on, Asked("abs", 10, 0, agreement=0.9))
     assert len(sample.seen.data) == looked[-1], "the last is the one that is used"

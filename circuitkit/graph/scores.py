@@ -304,11 +304,12 @@ class Scores:
         """Warn (ScoresWarning) where chosen edges have a score of zero, as fewer have another."""
         zeros = int((keep & (self.values == 0)).sum())
         if zeros and not keep[self.wiring.legal].all():
-            others = np.count_nonzero(self.values[self.wiring.legal])
+            others, chosen = np.count_nonzero(self.values[self.wiring.legal]), int(keep.sum())
+            why = "they fill it up, as no other path fits; ask for more"
+            if others < chosen:
+                why = f"only {others:,} of {len(self):,} edges have another; ask for fewer"
             warnings.warn(
-                f"{zeros:,} of the {int(keep.sum()):,} edges that are chosen have a score of zero, "
-                f"and are in no order: only {others:,} of {len(self):,} edges have another; ask "
-                "for fewer",
+                f"{zeros:,} of the {chosen:,} edges that are chosen have a score of zero: {why}",
                 ScoresWarning,
                 stacklevel=3,
             )
