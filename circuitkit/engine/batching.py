@@ -21,6 +21,8 @@ from circuitkit.engine.run import run
 from circuitkit.errors import BudgetError
 from circuitkit.util.bytesize import spell
 
+SURE = 0.1  # of what is free: work of less is not measured beforehand
+
 __all__ = ["batched", "fitted", "needed"]
 
 
@@ -58,6 +60,8 @@ def _require_room(model: Model, data: Dataset, corruption: Corruption, batch_siz
             f"{spell(data.memory)} in all, so that not one example at a time fits; give more "
             "memory, or a smaller model"
         )
+    if data.memory is None and wanted * _at_most(model, data) <= SURE * space:
+        return len(data)
     need = needed(model, data, corruption, space)
     if need.of(wanted) <= space:
         return need.most(space, len(data))
@@ -73,6 +77,15 @@ def _require_room(model: Model, data: Dataset, corruption: Corruption, batch_siz
         f"{spell(before)}, the weights included, and it may take {spell(data.memory)} in all; give "
         f"{spell(enough)} of memory, {'or ' if most else ''}{fewer}"
     )
+
+
+def _at_most(model: Model, data: Dataset) -> float:
+    """More bytes than an example takes: of the residual stream, of MLPs and patterns in every layer
+    with what a backward keeps of them, of logits, and of the scores of the edges."""
+    tokens = max(len(example.clean) for example in data.examples)
+    layer = 100 * tokens * model.d_model + 8 * model.wiring.heads * tokens**2
+    values = model.wiring.layers * layer + 8 * model.d_vocab + 4 * model.wiring.n_edges
+    return 8.0 * values
 
 
 def needed(
