@@ -29,7 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
     "eap_ig, target": {"method": "eap_ig(steps=9)", "faithfulness": 0.8},
     "exact": {"method": "exact", "edges": 30},
     "exact, zero": {"method": "exact", "corruption": "zero", "edges": 30},
-    "acdc, few": {"method": "acdc(threshold=3.0)", "orders": 2, "examples": 2},
+    "acdc, few": {"method": "acdc(threshold=1.0)", "orders": 2, "examples": 2},
     "verified": {"method": "eap", "edges": 30, "verify": 200},
     "refined": {"method": "eap", "edges": 30, "refine": 12},
     "noise": {"method": "eap_ig", "corruption": "noise(draws=3)", "edges": 30, "batch_size": 6},
