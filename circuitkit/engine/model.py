@@ -130,7 +130,7 @@ class Kind(Protocol):
         """What each port gives, all reading the same residual; in the order of the readers."""
 
     def read(
-        self, model: Model, stage: Stage, readers: Sequence[int], x: Float[Tensor, "n b p d"]
+        self, model: Model, stage: Stage, readers: Sequence[int], x: Float[Tensor, "_n b p d"]
     ) -> Float[Tensor, "n b p e"]:
         """What some readers (counted from the stage's first) give, each reading a residual of its
         own."""
@@ -217,7 +217,7 @@ class Model(Protocol):
         """q, k and v of every port of a layer, all reading the same residual."""
 
     def read(
-        self, layer: int, ports: Sequence[int], x: Float[Tensor, "n b p d"]
+        self, layer: int, ports: Sequence[int], x: Float[Tensor, "_n b p d"]
     ) -> Float[Tensor, "n b p e"]:
         """q, k or v of some ports of a layer (counted through q, then k, then v), each reading a
         residual of its own, or all the one that is given."""

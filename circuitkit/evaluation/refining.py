@@ -275,7 +275,7 @@ def _outsiders(scores: Scores, keep: Mask, side: int) -> dict[int, Mask]:
     return {int(edge): _with(keep, edge, True) for edge in strongest[:side]}
 
 
-def _with(keep: Mask, edge: int, kept: bool) -> Mask:
+def _with(keep: Mask, edge: int | np.integer, kept: bool) -> Mask:
     changed = keep.copy()
     changed.flat[edge] = kept
     return changed

@@ -64,7 +64,7 @@ def _cut(scores: Scores, n: int, rule: str) -> Mask:
         return np.zeros(scores.wiring.shape, dtype=bool)
 
 
-def frequencies(found: Sequence[Cut], edges: int) -> Float[np.ndarray, " edges"]:
+def frequencies(found: Sequence[Cut], edges: int) -> Float[np.ndarray, " all_edges"]:
     """The share of the circuits that hold each edge."""
     return np.bincount(np.concatenate(found), minlength=edges) / len(found)
 

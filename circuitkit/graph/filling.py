@@ -85,10 +85,10 @@ class _Filling:
         heard[-2] = True
         return live, heard[:-1]
 
-    def _take(self, *flat: int) -> None:
+    def _take(self, *flat: int | np.integer) -> None:
         """Keep these edges."""
-        self.keep.flat[list(flat)] = True
-        self.offered.flat[list(flat)] = NONE
+        self.keep.flat[[*map(int, flat)]] = True
+        self.offered.flat[[*map(int, flat)]] = NONE
         self.left -= len(flat)
 
     def _start(self) -> None:
@@ -174,7 +174,7 @@ class _Paths:
 
     def _strongest(
         self, offered: Float[np.ndarray, "writers readers"], flat: Int[np.ndarray, " edges"]
-    ) -> Int[np.ndarray, " edges"]:
+    ) -> Int[np.ndarray, " strongest"]:
         """The strongest of these edges first, as many as are left to be found."""
         strengths = offered.flat[flat]
         if len(flat) > self.most:

@@ -176,7 +176,7 @@ class Decoder:
         return torch.cat([self.q[layer], self.k[layer], self.v[layer]])
 
     def read(
-        self, layer: int, ports: Sequence[int], x: Float[Tensor, "n b p d"]
+        self, layer: int, ports: Sequence[int], x: Float[Tensor, "_n b p d"]
     ) -> Float[Tensor, "n b p e"]:
         """q, k or v of some ports of a layer, each reading a residual of its own (or all one)."""
         return x @ self._ports(layer)[list(ports)][:, None]

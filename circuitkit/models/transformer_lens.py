@@ -490,7 +490,7 @@ class Transformer:
         return q, k, v
 
     def read(
-        self, layer: int, ports: Sequence[int], x: Float[Tensor, "n b p d"]
+        self, layer: int, ports: Sequence[int], x: Float[Tensor, "_n b p d"]
     ) -> Float[Tensor, "n b p e"]:
         """q, k or v of some ports of a layer, each reading a residual of its own (or all one)."""
         parts = self.layers[layer]
