@@ -122,7 +122,7 @@ class Certainty(TableResult):
         the core is stable in complementary halves."""
         own = self.core[self.wiring.legal]
         stable = bool((self.halves[own] >= self.threshold).all())
-        return stable and self.bound <= TELLING * own.sum()
+        return stable and bool(self.bound <= TELLING * own.sum())
 
     # -- another sample --------------------------------------------------------------------------
     @property
