@@ -159,6 +159,22 @@ def test_a_discovery_draws_prompts_for_an_agreement() -> None:
     assert again.same
 
 
+def test_what_agrees_is_observed_on_the_other_prompts() -> None:
+    other = ck.Dataset.of(ck.make_task("ioi", MODEL, n=6, seed=1), MODEL)
+    own = ck.discover(MODEL, data(), edges=20, method="eap", agreement=0.1, unseen=other)
+    theirs = ck.discovery.eap(MODEL, other).mask(20)
+    both, either = (theirs & own.circuit.mask()).sum(), (theirs | own.circuit.mask()).sum()
+    assert own.observed == pytest.approx(both / either)
+    assert f"observed         {own.observed:.3f}" in repr(own)
+    assert found().observed is None
+
+
+def test_the_strongest_edges_say_how_many_samples_hold_them() -> None:
+    frame = found().to_frame()
+    first = f"{frame['frequency'][0]:4.0%}  {frame['writer'][0]}->"
+    assert first in repr(found())
+
+
 def test_a_dataset_has_only_so_many() -> None:
     all_of_it = ck.discover(MODEL, data(), edges=20, method="eap", agreement=1.0)
     assert all_of_it.stopped == USED_UP

@@ -159,9 +159,17 @@ def discover(
         sample.scores, sample.found.mask, evaluated, metadata, ability=sample.able,
         search=sample.found.search, said=_said(sample.scores, sample.found, measured),
         verification=sample.checked, refined=sample.refined, certainty=sure, stopped=stopped,
-        agreement=agree(several) if several else None,
+        observed=_observed(each, sample, asked), agreement=agree(several) if several else None,
         seconds=time.perf_counter() - start, mebibytes=peak_mebibytes(),
     )  # fmt: skip
+
+
+def _observed(each: Method, sample: Sample, asked: Asked) -> float | None:
+    """How the circuit of the prompts of the measurement agrees, where an agreement is asked for."""
+    sure, same = sample.certain, is_in_sample(sample.seen, sample.measured)
+    if asked.agreement is None or sure is None or not sure.known or same:
+        return None
+    return sure.observed(each(*sample.measured))
 
 
 def _found_on(

@@ -312,7 +312,7 @@ class _Costs:
             "what fits the memory": FORESEEN * (2 * self.carried + 1 + self.steepest
                                                 + self.masked(1)) * (asked.batch_size is None),
             "accuracy of the model": 2.0 * seen,
-            "scores": self._scores(method, rest) * seen,
+            "scores": self._scores(method, rest) * (seen + measured * bool(asked.agreement)),
             "choice of the circuit": choice,
             "exact effects": self._verifying(asked.verify or 0) * seen
             + ROUNDS * choice * bool(asked.verify),

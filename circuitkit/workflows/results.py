@@ -21,7 +21,7 @@ from circuitkit.evaluation.verification import Verification
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.compare import Agreement
-from circuitkit.graph.nodes import INPUT
+from circuitkit.graph.nodes import INPUT, parse_edge
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
 from circuitkit.util.atomic import write_whole
@@ -67,6 +67,7 @@ class Discovery:
             scores of single examples.
         core_evaluation: The faithfulness of the core alone; None without one.
         stopped: Where an agreement was asked for, why no more prompts were drawn.
+        observed: The same, how the circuit of the other prompts agrees with this one (Jaccard).
         refined: The swaps that made the circuit more faithful, where that was asked for.
         agreement: How circuits of other orders agree, where that was asked for.
 
@@ -92,6 +93,7 @@ class Discovery:
     certainty: Certainty | None = None
     core_evaluation: Evaluation | None = None
     stopped: str | None = None
+    observed: float | None = None
     refined: Refined | None = None
     agreement: Agreement | None = None
 
@@ -111,6 +113,7 @@ class Discovery:
         verification: Verification | None = None,
         certainty: Certainty | None = None,
         stopped: str | None = None,
+        observed: float | None = None,
         refined: Refined | None = None,
         agreement: Agreement | None = None,
     ) -> Discovery:
@@ -137,7 +140,8 @@ class Discovery:
             circuit=circuit, scores=scores, evaluation=found, complement=complement,
             null=null, beside=beside, ability=ability, seconds=seconds, mebibytes=mebibytes,
             search=search, verification=verification, refined=refined, certainty=certainty,
-            core_evaluation=core, stopped=stopped, agreement=agreement,
+            core_evaluation=core, stopped=stopped, observed=observed,
+            agreement=agreement,
         )  # fmt: skip
 
     @property
@@ -186,6 +190,14 @@ class Discovery:
         own = circuits.mask(self.circuit)
         values = np.where(own, self.scores.values, 0)
         return Scores(self.scores.wiring, values).strongest(min(n, int(own.sum())))
+
+    def _often(self) -> dict[str, float]:
+        """How often circuits of other samples hold each of the strongest edges, if known."""
+        if self.certainty is None or not self.certainty.known:
+            return {}
+        wiring, shares = self.scores.wiring, np.zeros(self.scores.wiring.shape)
+        shares[wiring.legal] = self.certainty.frequency
+        return {name: float(shares[wiring.index(*parse_edge(name))]) for name, _ in self.edges()}
 
     def to_frame(self) -> pandas.DataFrame:
         """The circuit's edges, the strongest first: ``writer``, ``reader``, ``weight`` (metric
@@ -266,6 +278,7 @@ class Discovery:
             **self.certainty.to_dict(),
             "core_faithfulness": None if core is None else core.faithfulness,
             **({} if self.stopped is None else {"stopped": self.stopped}),
+            **({} if self.observed is None else {"observed": self.observed}),
         }}  # fmt: skip
 
     def _sure(self) -> Iterator[str]:
@@ -279,6 +292,8 @@ class Discovery:
         if self.stopped is not None:
             wanted = self.circuit.graph["asked"]["agreement"]
             lines.append((f"{wanted:g} asked for", self.stopped))
+        if self.observed is not None:
+            lines.append(("observed", f"{self.observed:.3f} with the circuit of the other prompts"))
         yield from (f"  {name:17s}{text}" for name, text in lines)
 
     def __str__(self) -> str:
@@ -323,6 +338,8 @@ class Discovery:
         low, high = found.interval()
         spread = [e.faithfulness for e in self.null]
         halves = [e.faithfulness for e in self.beside]
+        often = self._often()
+        edges = "strongest edges, share of samples" if often else "strongest edges"
         lines = [
             f"{about['task']} on {about['model']}: {circuits.summary(self.circuit)}",
             "",
@@ -340,12 +357,13 @@ class Discovery:
             *self._sure(),
             f"  cost             {self.seconds:.1f} s, peak memory {self.mebibytes:,.0f} MiB",
             "",
-            f"  {'strongest edges':34s}strongest components (Σ|weight| of edges)",
+            f"  {edges:{40 if often else 34}s}strongest components (Σ|weight|)",
         ]
         rows = zip(self.edges(), [*self.heads(), *[("", 0.0)] * 10], strict=False)
         for (edge, weight), (head, total) in rows:
             right = f"{total:7.3f}  {head}" if head else ""
-            lines.append(f"  {weight:+8.3f}  {edge:24s}{right}".rstrip())
+            share = f"{often[edge]:>4.0%}  " if often else ""
+            lines.append(f"  {weight:+8.3f}  {share}{edge:24s}{right}".rstrip())
         if self.verification:
             lines += ["", repr(self.verification)]
         if self.refined:
