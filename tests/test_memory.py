@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import examples, model
+from families import FAMILIES, examples, model
 
 from circuitkit.corruptions.gaussian import noise
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine import run as engine
-from circuitkit.engine.batching import batched, fitted, needed
+from circuitkit.engine.batching import _at_most, batched, fitted, needed
 from circuitkit.engine.inputs import prepare
 from circuitkit.engine.memory import ASIDE, Need, _of_tensors, foresee, peak, room, takes
 from circuitkit.engine.record import record
@@ -250,3 +250,11 @@ def test_what_is_no_amount_is_refused(text: str) -> None:
 
 def test_an_amount_is_spelled_in_its_unit() -> None:
     assert [spell(n) for n in (0, 12, 2**20, 3 * 2**29)] == ["0 B", "12 B", "1 MiB", "1.5 GiB"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_work_is_not_measured_only_where_it_takes_less_than_is_supposed(family: str) -> None:
+    m, data = model(family), Dataset(examples((9,) * 12))
+    need = needed(m, data, counterfactual)
+    assert _at_most(m, data) > need.of(1)
+    assert 12 * _at_most(m, data) > need.of(12)
