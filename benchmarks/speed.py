@@ -51,15 +51,15 @@ def main() -> None:
         options.seed, not options.no_peer,
     )  # fmt: skip
     model = cache(lambda: gpt2(timer, GPT2_SMALL))
-    tables = [
-        OTHERS[name](timer) if name in OTHERS else GPT2[name](model(), timer)
-        for name in options.sections
-    ]
-    tables += [PEERS[name](model(), timer, options.peer_cache) for name in options.peer]
-    text = _report(tables, timer)
-    print(text)
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
+    tables = []
+    for name in (*options.sections, *options.peer):
+        if name in PEERS:
+            tables.append(PEERS[name](model(), timer, options.peer_cache))
+        else:
+            tables.append(OTHERS[name](timer) if name in OTHERS else GPT2[name](model(), timer))
+        print(tables[-1].markdown(), flush=True)
+        if options.output:  # what is done is not lost
+            options.output.write_text(_report(tables, timer), encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:
