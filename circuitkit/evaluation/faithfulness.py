@@ -10,7 +10,7 @@ weighs examples with a small gap heavily (Miller et al. 2024).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -309,7 +309,7 @@ class Beside(NamedTuple):
     complement: Evaluation  # all other edges
     random: tuple[Evaluation, ...]  # random circuits of its size
     halves: tuple[Evaluation, ...]  # it and random halves of the other edges
-    also: tuple[Evaluation, ...]
+    also: Mapping[str, Evaluation]
 
 
 def evaluate_beside(
@@ -322,21 +322,23 @@ def evaluate_beside(
     random: int = 5,
     halves: int = 0,
     seed: int = 0,
-    also: Sequence[Mask] = (),
+    also: Mapping[str, Mask] | None = None,
 ) -> Beside:
     """The Evaluations of a circuit, of all edges outside it, of ``random`` random circuits of its
     size, of the circuit with random ``halves`` of the others kept besides, and of what is to be
-    measured ``also``, from the same runs."""
+    measured ``also`` (by name), from the same runs."""
     require_model(model)
     mask = as_mask(circuit, model.wiring)
     inputs = prepare(model, data, metric, corruption, circuit=circuit)
     others = model.wiring.legal & ~mask
     chance = drawn_masks(model.wiring, int(mask.sum()), random, seed)
     beside = drawn_beside(model.wiring, mask, round(int(others.sum()) / 2), halves, seed)
-    found, complement, *rest = evaluate(model, [mask, others, *chance, *beside, *also], *inputs[1:])
+    named = also or {}
+    masks = [mask, others, *chance, *beside, *named.values()]
+    found, complement, *rest = evaluate(model, masks, *inputs[1:])
     end = random + halves
     return Beside(found, complement, tuple(rest[:random]), tuple(rest[random:end]),
-                  tuple(rest[end:]))  # fmt: skip
+                  dict(zip(named, rest[end:], strict=True)))  # fmt: skip
 
 
 @torch.no_grad()

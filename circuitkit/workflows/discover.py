@@ -29,7 +29,7 @@ from circuitkit.errors import UnknownNameError
 from circuitkit.evaluation.ability import ability
 from circuitkit.evaluation.ability import known as only_known
 from circuitkit.evaluation.choosing import Chosen, choose
-from circuitkit.evaluation.faithfulness import evaluate, evaluate_beside
+from circuitkit.evaluation.faithfulness import evaluate_beside
 from circuitkit.evaluation.refining import Candidates, Refined
 from circuitkit.evaluation.refining import refine as refine_circuit
 from circuitkit.evaluation.verification import Verification, settle
@@ -151,13 +151,12 @@ def discover(
     seen, measured, sure = sample.seen, sample.measured, sample.certain
     others = (_in_order(how, k)(*seen) for k in range(orders or 0))
     several = [scored.circuit(chosen(model, scored, *seen[1:]).mask) for scored in others]
-    core = [sure.core] if sure is not None and sure.core.any() else []
-    evaluated = evaluate_beside(model, sample.found.mask, *measured[1:], seed=seed, also=core,
-                                halves=HALVES)  # fmt: skip
+    evaluated = evaluate_beside(model, sample.found.mask, *measured[1:], seed=seed, halves=HALVES,
+                                also=_parts(sample))  # fmt: skip
     metadata = _metadata(seen, measured, name_of(how), asked, unseen is not None)
     return Discovery.of(
         sample.scores, sample.found.mask, evaluated, metadata, ability=sample.able,
-        search=sample.found.search, said=_said(sample.scores, sample.found, measured),
+        search=sample.found.search, filled=sample.found.filled,
         verification=sample.checked, refined=sample.refined, certainty=sure, stopped=stopped,
         observed=_observed(each, sample, asked), agreement=agree(several) if several else None,
         seconds=time.perf_counter() - start, mebibytes=peak_mebibytes(),
@@ -228,16 +227,13 @@ def _metadata(
     }  # fmt: skip
 
 
-def _said(scores: Scores, found: Chosen, measured: Inputs) -> dict[str, Json]:
-    """What a circuit alone says: how many edges were filled in, and, where a picture does not show
-    all of them, the faithfulness of those that it shows."""
-    said: dict[str, Json] = {"filled": found.filled} if found.filled else {}
-    part = drawn_part(scores.circuit(found.mask))
-    if part is not None:
-        value = evaluate(measured.model, part, *measured[1:]).faithfulness
-        said["drawn"] = {"edges": int(part.sum()), "of": int(found.mask.sum()),
-                         "faithfulness": round(value, 4)}  # fmt: skip
-    return said
+def _parts(sample: Sample) -> dict[str, Mask]:
+    """What is measured of the circuit beside itself: its core, if there is one, and the part that
+    a picture shows, where it does not show all of it."""
+    parts = {"drawn": drawn_part(sample.scores.circuit(sample.found.mask))}
+    if sample.certain is not None and sample.certain.core.any():
+        parts["core"] = sample.certain.core
+    return {name: mask for name, mask in parts.items() if mask is not None}
 
 
 def method_of(method: Method | str, orders: int | None = None) -> Method:

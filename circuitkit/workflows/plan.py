@@ -385,10 +385,9 @@ class _Costs:
     def _faithfulness(self, asked: Asked) -> float:
         """The circuit, its core, all others, random ones, and it beside halves of the others; of a
         large one also the part that is drawn."""
-        both, one = self.carried + 1, self.masked(0.1) * self._draws
-        part = (both + one) if (asked.edges or self._middle) > USUAL else 0.0
-        wide = (self.masked(1) + HALVES * self.masked(0.5)) * self._draws
-        return both + wide + (2 + RANDOM) * one + part
+        parts = 2 + RANDOM + ((asked.edges or self._middle) > USUAL)
+        masked = parts * self.masked(0.1) + self.masked(1) + HALVES * self.masked(0.5)
+        return self.carried + 1 + masked * self._draws
 
     # -- memory and time ---------------------------------------------------------------------------
     def example(self) -> float:

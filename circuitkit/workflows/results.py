@@ -109,7 +109,7 @@ class Discovery:
         seconds: float,
         mebibytes: float,
         search: Search | None = None,
-        said: Mapping[str, Json] | None = None,
+        filled: int = 0,
         verification: Verification | None = None,
         certainty: Certainty | None = None,
         stopped: str | None = None,
@@ -118,19 +118,19 @@ class Discovery:
         agreement: Agreement | None = None,
     ) -> Discovery:
         """The result, from the scores, the circuit chosen from them, the evaluations of the
-        circuit and of what is beside it (``also`` that of the core, if there is one), and what else
-        was measured; scores and circuit carry the metadata, and the circuit alone what is ``said``
-        of it, and how sure each edge is. The scores of each example are left out: they are large.
+        circuit and of what is beside it, and what else was measured; scores and circuit carry the
+        metadata, and the circuit alone how many of its edges were ``filled`` in, how faithful the
+        part is that a picture shows, and how sure each edge is. The scores of each example are left
+        out: they are large.
         """
         found, complement, null, beside, also = evaluated
-        core = also[0] if also else None
         low, high = found.interval()
         random = float(np.mean([e.faithfulness for e in null]))
         numbers = {"value": found.faithfulness, "low": low, "high": high, "random": random}
         faithfulness = nan_to_none({key: round(value, 4) for key, value in numbers.items()})
         own = {**metadata, "faithfulness": faithfulness, "versions": versions()}
         scores = replace(scores, about={**scores.about, **own}, groups=None)
-        circuit = scores.circuit(mask, **(said or {}))
+        circuit = scores.circuit(mask, **_said(filled, found, also.get("drawn")))
         if certainty is not None:
             certainty = replace(certainty, about=dict(scores.about))
             circuit = certainty.annotated(circuit)
@@ -140,7 +140,7 @@ class Discovery:
             circuit=circuit, scores=scores, evaluation=found, complement=complement,
             null=null, beside=beside, ability=ability, seconds=seconds, mebibytes=mebibytes,
             search=search, verification=verification, refined=refined, certainty=certainty,
-            core_evaluation=core, stopped=stopped, observed=observed,
+            core_evaluation=also.get("core"), stopped=stopped, observed=observed,
             agreement=agreement,
         )  # fmt: skip
 
@@ -375,3 +375,13 @@ class Discovery:
     def _repr_html_(self) -> str:
         picture: str = self.circuit._repr_svg_()
         return f"{picture}<pre>{html.escape(repr(self))}</pre>"
+
+
+def _said(filled: int, whole: Evaluation, part: Evaluation | None) -> dict[str, Json]:
+    """What a circuit alone says: how many edges were filled in, and, where a picture does not show
+    all of them, the faithfulness of those that it shows."""
+    said: dict[str, Json] = {"filled": filled} if filled else {}
+    if part is not None:
+        said["drawn"] = {"edges": part.edges, "of": whole.edges,
+                         "faithfulness": round(part.faithfulness, 4)}  # fmt: skip
+    return said
