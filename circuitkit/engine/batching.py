@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 
@@ -23,7 +23,7 @@ from circuitkit.util.bytesize import spell
 
 SURE = 0.1  # of what is free: work of less is not measured beforehand
 
-__all__ = ["batched", "fitted", "needed"]
+__all__ = ["batched", "fitted", "needed", "of_longest"]
 
 
 def batched(
@@ -93,14 +93,24 @@ def needed(
 ) -> Need:
     """What a batch takes at its worst, for each example: attribution, or a run of the whole model
     under a mask. The longest examples are measured, fewer where they hardly fit the space."""
-    longest = sorted(data.examples, key=lambda example: -len(example.clean))
 
-    def work(n: int) -> None:
-        few = replace(data, examples=tuple(islice(cycle(longest), n)), batch_size=n)
+    def work(few: Dataset) -> None:
         _attributed(model, few, corruption)
         _run(model, few, corruption)
 
-    return foresee(work, space, len(longest))
+    return of_longest(work, data, space)
+
+
+def of_longest(
+    work: Callable[[Dataset], object], data: Dataset, space: float = float("inf")
+) -> Need:
+    """What work on a batch takes, for each example: the longest of the data are measured."""
+    longest = sorted(data.examples, key=lambda example: -len(example.clean))
+
+    def piece(n: int) -> None:
+        work(replace(data, examples=tuple(islice(cycle(longest), n)), batch_size=n))
+
+    return foresee(piece, space, len(longest))
 
 
 def _attributed(model: Model, data: Dataset, corruption: Corruption) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import cycle, islice
 from math import nan
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, overload
 
 import numpy as np
 from jaxtyping import Float
 
+from circuitkit.data.batches import Dataset
 from circuitkit.data.tasks import shuffled
+from circuitkit.engine.batching import of_longest
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -25,7 +26,7 @@ from circuitkit.engine.inputs import (
     prepare,
     require_model,
 )
-from circuitkit.engine.memory import foresee, room
+from circuitkit.engine.memory import room
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
@@ -402,12 +403,10 @@ def _fitting(inputs: Inputs, keep: Mask) -> Inputs:
     """The inputs in batches whose gradients in a mask fit the memory; raises BudgetError where one
     example does not."""
     model, data = inputs.model, inputs.data
-    longest = sorted(data.examples, key=lambda example: -len(example.clean))
 
-    def work(n: int) -> None:
-        few = replace(data, examples=tuple(islice(cycle(longest), n)), batch_size=n)
+    def work(few: Dataset) -> None:
         slopes(inputs._replace(data=few), keep.astype(float))
 
     space = room(model.device, data.memory)
-    most = foresee(work, space).most(space, data.batch_size)
+    most = of_longest(work, data, space).most(space, data.batch_size)
     return inputs._replace(data=replace(data, batch_size=most))
