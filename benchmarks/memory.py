@@ -101,16 +101,13 @@ def wide(shape: str, job: str, seed: int) -> dict[str, Any]:
     name, kind, options, layers, _, dtype, (n, length) = next(x for x in ALL if x[0] == shape)
     model = model_of(timer, kind, options, layers, dtype, length)
     data = pairs(model, n, length)
-    before = psutil.Process().memory_info().rss
+    before = timer.held()
     if job == "plan":
-        size = before + takes(model.device, needed(model, data, counterfactual).of(n))
+        more = takes(model.device, needed(model, data, counterfactual).of(n)) / MIB
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far (Linux)
-        eap(model, data, logit_diff, counterfactual)
-        status = Path("/proc/self/status").read_text().splitlines()
-        size = next(int(x.split()[1]) * 1024 for x in status if x.startswith("VmHWM"))
-    return {"shape": f"{name}, {dtype}, {n} × {length:,} tokens", "before": round(before / MIB),
-            job: round(size / MIB)}  # fmt: skip
+        more = timer.memory(lambda: eap(model, data, logit_diff, counterfactual), before)
+    return {"shape": f"{name}, {dtype}, {n} × {length:,} tokens", "before": round(before),
+            job: round(before + more)}  # fmt: skip
 
 
 def text(rows: list[dict[str, Any]], large: list[dict[str, Any]], seed: int) -> str:

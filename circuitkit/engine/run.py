@@ -141,7 +141,7 @@ class _Shared:
 
     def early(self, stage: Stage, columns: Iterable[int]) -> Mapping[int, Float[Tensor, "b f e"]]:
         """What ports give at the positions that are not run, as in the carried run."""
-        new = [column for column in columns if column not in self.known] if self.start else []
+        new = [column for column in columns if column not in self.known]
         if new:
             kind, base = self.model.kinds[stage.kind], self.carried.reads[stage.index]
             readers = [column - stage.columns.start for column in new]

@@ -271,11 +271,8 @@ def _built(
 ) -> Circuit:
     """The circuit with what it is: how it was chosen, on which prompts, and its faithfulness; and
     not the first one's."""
-    low, high = measured.interval()
-    numbers = {"value": measured.faithfulness, "low": low, "high": high}
-    faithfulness = nan_to_none({key: round(value, 4) for key, value in numbers.items()})
     marks = str(scores.about.get("seen", "")) + str(seen.metadata()["seen"])
     about = {key: value for key, value in scores.about.items() if key != "asked"}
     own = {"metric": measured.metric, "corruption": measured.corruption, "penalty": penalty,
-           "faithfulness": faithfulness, "seen": marks}  # fmt: skip
+           "faithfulness": measured.said(), "seen": marks}  # fmt: skip
     return replace(scores, about={**about, **own}).circuit(mask)

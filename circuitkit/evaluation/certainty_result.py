@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["AGREE", "FARTHEST", "TABLES", "Certainty", "prompts_text"]
 
 AGREE = 0.9  # the agreement for which prompts are counted
-FARTHEST = 8  # times as many prompts as there are: what lies beyond is not foreseen
+FARTHEST = 8  # times as many prompts as there are: nothing is said of what lies beyond
 TELLING = 0.1  # of the core: a bound above it says nothing
 
 

@@ -121,6 +121,14 @@ class Evaluation(TableResult):
         samples = (self.nothing, self.everything, self.circuit)
         return bootstrap_interval(_ratio_of_means, samples, level, resamples, seed)
 
+    def said(self, **beside: float) -> dict[str, Json]:
+        """What a circuit's file says of its faithfulness: the value, the ends of its interval, and
+        what is beside it, in four digits; what is not known is None."""
+        low, high = self.interval()
+        numbers = {"value": self.faithfulness, "low": low, "high": high, **beside}
+        found: dict[str, Json] = nan_to_none({key: round(x, 4) for key, x in numbers.items()})
+        return found
+
     def to_frame(self) -> pandas.DataFrame:
         """A row for each example.
 

@@ -14,7 +14,7 @@ from circuitkit.graph.wiring import Wiring
 
 __all__ = ["complementary", "cuts", "frequencies", "pairwise", "resamples"]
 
-BLOCK_BYTES = 2**26  # of the scores of the replicates that stand in memory at once
+BLOCK_BYTES = 2**26  # of the scores of the replicates that are in memory at once
 
 Cut = Int[np.ndarray, " edges"]  # the places of a circuit's edges, among all edges
 

@@ -124,11 +124,8 @@ class Discovery:
         out: they are large.
         """
         found, complement, null, beside, also = evaluated
-        low, high = found.interval()
         random = float(np.mean([e.faithfulness for e in null]))
-        numbers = {"value": found.faithfulness, "low": low, "high": high, "random": random}
-        faithfulness = nan_to_none({key: round(value, 4) for key, value in numbers.items()})
-        own = {**metadata, "faithfulness": faithfulness, "versions": versions()}
+        own = {**metadata, "faithfulness": found.said(random=random), "versions": versions()}
         scores = replace(scores, about={**scores.about, **own}, groups=None)
         circuit = scores.circuit(mask, **_said(filled, found, also.get("drawn")))
         if certainty is not None:
