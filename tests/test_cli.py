@@ -17,7 +17,7 @@ import pytest
 
 import circuitkit
 from circuitkit.cli._opening import default_place, legal_name
-from circuitkit.cli.main import _parser, main
+from circuitkit.cli.main import build_parser, main
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.scores import Scores
@@ -384,7 +384,7 @@ def test_the_architectures_that_are_listed_are_those_that_are_tested() -> None:
 
 
 def folder_for(*arguments: str) -> str:
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     return str(default_place(options, "circuits").relative_to("circuits"))
 
 
@@ -436,7 +436,7 @@ def test_default_folders_of_studies_and_long_names_are_legal_and_differ() -> Non
 def test_a_benchmark_goes_to_a_folder_called_as_its_settings(
     arguments: list[str], folder: str
 ) -> None:
-    assert legal_name(_parser().parse_args(["bench", *arguments]), "bench") == folder
+    assert legal_name(build_parser().parse_args(["bench", *arguments]), "bench") == folder
 
 
 @pytest.mark.parametrize("columns", [None, 30, 70, 80, 120])

@@ -21,7 +21,7 @@ import pytest
 
 import circuitkit as ck
 from circuitkit.cli._streams import Stream
-from circuitkit.cli.main import COMMANDS, _parser, main
+from circuitkit.cli.main import COMMANDS, build_parser, main
 from circuitkit.workflows.folders import RUNS
 
 TINY = ["--examples", "8", "--batch-size", "8", "--quiet"]
@@ -166,7 +166,7 @@ def actions(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[s
 
 
 def test_every_option_says_what_it_does_and_its_default() -> None:
-    for name, _, action in actions(_parser()):
+    for name, _, action in actions(build_parser()):
         option = f"{name} {'/'.join(action.option_strings) or action.dest}"
         assert action.help, option
         assert action.help is not argparse.SUPPRESS, option
@@ -177,7 +177,10 @@ def test_every_option_says_what_it_does_and_its_default() -> None:
 
 def test_every_page_of_help_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    pages = [_parser(), *{id(parser): parser for _, parser, _ in actions(_parser())}.values()]
+    pages = [
+        build_parser(),
+        *{id(parser): parser for _, parser, _ in actions(build_parser())}.values(),
+    ]
     assert len(pages) > len(COMMANDS)
     for page in pages:
         assert max(map(len, page.format_help().splitlines())) <= 80

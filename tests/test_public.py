@@ -16,7 +16,7 @@ import pytest
 
 import circuitkit
 from circuitkit import registry
-from circuitkit.cli.main import _parser
+from circuitkit.cli.main import build_parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -211,7 +211,7 @@ def test_the_readme_examples_run_as_written(
 
 
 def test_the_readme_names_every_command() -> None:
-    actions = [a for a in _parser()._actions if hasattr(a, "choices") and a.choices]
+    actions = [a for a in build_parser()._actions if hasattr(a, "choices") and a.choices]
     commands = [name for action in actions for name in action.choices]
     assert len(commands) >= 8
     for command in commands:

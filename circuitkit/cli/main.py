@@ -36,7 +36,7 @@ from circuitkit.cli._streams import Log, Stream, streams
 from circuitkit.errors import CircuitkitError
 from circuitkit.util.neighbour import NeighbourWarning, neighbour
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 COMMANDS = (  # in the order of --help
     discovering, evaluating, replaying, cutting, studying, benching, comparing, drawing, listing,
@@ -64,7 +64,7 @@ def _attempt(arguments: Sequence[str], logs: list[Log]) -> int:
     options = argparse.Namespace(debug=False)
     try:
         try:
-            _parser().parse_args(arguments, options)
+            build_parser().parse_args(arguments, options)
             if options.log:
                 logs.append(Log(options.log, arguments))
             if options.quiet:
@@ -124,7 +124,8 @@ def _run(options: argparse.Namespace) -> int:
         return options.run(options) or 0
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """The parser of all commands."""
     parser = Parser(
         prog="circuitkit",
         description="Find, measure and draw the circuit that a language model uses for a task.",
