@@ -15,6 +15,7 @@ from circuitkit.cli.main import build_parser
 from circuitkit.registry import lookup
 from circuitkit.registry import names as names_of
 
+SHIM = "https://unpkg.com/iframe-worker/shim"  # as the offline plugin loads it
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 # Every public name, by the page and the order in which one needs it.
@@ -84,8 +85,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
     """Search in pages that are opened as files needs a script, which is ours."""
-    own = "../" * page.url.count("/") + "assets/worker.js"
-    return output.replace("https://unpkg.com/iframe-worker/shim", own)
+    return output.replace(SHIM, "../" * page.url.count("/") + "assets/worker.js")
+
+
+def on_post_template(output: str, template_name: str, config: Any) -> str:
+    """The same in the page that is shown for a wrong address."""
+    return output.replace(SHIM, "/assets/worker.js")
 
 
 def reference() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -17,6 +18,10 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGES = {
     page.relative_to(DOCS / "pages").as_posix(): page.read_text(encoding="utf-8")
     for page in sorted((DOCS / "pages").rglob("*.md"))
+}
+NOTEBOOKS = {
+    page.relative_to(DOCS / "pages").as_posix(): json.loads(page.read_text(encoding="utf-8"))
+    for page in sorted((DOCS / "pages").rglob("*.ipynb"))
 }
 
 
@@ -66,4 +71,12 @@ def test_the_reference_has_a_place_for_every_public_name(hooks: ModuleType) -> N
 
 def test_every_page_is_in_the_navigation() -> None:
     listed = (DOCS / "mkdocs.yml").read_text(encoding="utf-8")
-    assert [page for page in PAGES if page not in listed] == []
+    assert [page for page in (*PAGES, *NOTEBOOKS) if page not in listed] == []
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS)
+def test_a_notebook_is_executed_from_top_to_bottom(page: str) -> None:
+    cells = [cell for cell in NOTEBOOKS[page]["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    kinds = {output["output_type"] for cell in cells for output in cell["outputs"]}
+    assert "error" not in kinds
