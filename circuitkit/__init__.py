@@ -85,6 +85,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.viz import figures as figures
     from circuitkit.workflows.benchmark.results import Benchmark as Benchmark
     from circuitkit.workflows.benchmark.running import bench as bench
+    from circuitkit.workflows.citing import Citation as Citation
+    from circuitkit.workflows.citing import cite as cite
     from circuitkit.workflows.discover import discover as discover
     from circuitkit.workflows.plan import Plan as Plan
     from circuitkit.workflows.plan import plan as plan
@@ -100,6 +102,7 @@ _PLACES = {
     "Benchmark": "workflows.benchmark.results",
     "Certainty": "evaluation.certainty_result",
     "Circuit": "graph.circuit",
+    "Citation": "workflows.citing",
     "Dataset": "data.batches",
     "Discovery": "workflows.results",
     "Plan": "workflows.plan",
@@ -117,6 +120,7 @@ _PLACES = {
     "certainty": "evaluation.certainty",
     "check": "models.checking",
     "check_prompts": "data.lint",
+    "cite": "workflows.citing",
     "compare": "graph.compare",
     "complements": "evaluation.complements",
     "completeness": "evaluation.faithfulness",

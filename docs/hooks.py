@@ -26,7 +26,7 @@ PAGES: Mapping[str, tuple[str, Sequence[str]]] = {
     )),
     "discover": ("Finding circuits", (
         "discover", "Discovery", "plan", "Plan", "replay", "Replay", "Circuit", "Scores",
-        "smallest", "refine", "verify",
+        "smallest", "refine", "verify", "cite", "Citation",
     )),
     "run": ("Running circuits", ("run", "measure", "hooks", "generate", "random_masks",
                                  "node_level")),

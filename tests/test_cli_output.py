@@ -41,6 +41,7 @@ READING = {
     "listing": ["list"],
     "prompting": ["task", "show", "ioi", "--examples", "4"],
     "checking": ["check", "mini"],
+    "citing": ["cite", "run"],
     "fetching": ["fetch", "smollm2-135m"],
 }
 FOLDERS = {"discovering": DISCOVER, "studying": STUDY, "benching": BENCH}

@@ -20,6 +20,7 @@ from circuitkit import __version__
 from circuitkit.cli import (
     benching,
     checking,
+    citing,
     comparing,
     cutting,
     discovering,
@@ -40,7 +41,7 @@ __all__ = ["build_parser", "main"]
 
 COMMANDS = (  # in the order of --help
     discovering, evaluating, replaying, cutting, studying, benching, comparing, drawing, listing,
-    prompting, checking, fetching,
+    prompting, checking, citing, fetching,
 )  # fmt: skip
 
 
