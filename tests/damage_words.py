@@ -37,7 +37,9 @@ SEEDS = ("0", "1", "7", "4294967295")
 AT = ("'who'", "'end'", "('who', 'end')", "['who']", "()", "'all'")
 SOUND: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {  # names, settings and legal values
     "discovery": {
-        "eap": {}, "eap_ig": {"steps": ("1", "2", "7", "0x3")}, "clean_corrupted": {},
+        "eap": {}, "clean_corrupted": {},
+        "eap_ig": {"steps": ("1", "2", "7", "0x3"), "points": ("None", "'left'", "'midpoints'")},
+        "expected_gradients": {"draws": ("1", "3"), "seed": SEEDS},
         "acdc": {"threshold": ("0.1", "2", "None"), "order": ("'forward'", "'random'"),
                  "seed": SEEDS},
         "exact": {"direction": ("'denoise'", "'noise'"), "edges": ("None", "['a0.h0->logits']")},
@@ -95,6 +97,7 @@ LEGAL: Mapping[str, Callable[[Any], bool]] = {
     "resume": lambda value: value is None or isinstance(value, str),
     "corrupt": lambda value: isinstance(value, str),
     "operators": _is_texts,
+    "points": lambda value: value in (None, "left", "midpoints"),
 }  # fmt: skip
 
 

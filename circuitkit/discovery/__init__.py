@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a file that is not here
     from circuitkit.discovery.attribution import clean_corrupted as clean_corrupted
     from circuitkit.discovery.attribution import eap as eap
     from circuitkit.discovery.attribution import eap_ig as eap_ig
+    from circuitkit.discovery.attribution import expected_gradients as expected_gradients
     from circuitkit.discovery.baselines import activation_magnitude as activation_magnitude
     from circuitkit.discovery.baselines import gradient_norm as gradient_norm
     from circuitkit.discovery.baselines import information_flow as information_flow

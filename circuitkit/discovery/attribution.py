@@ -1,36 +1,31 @@
 """Edge attribution: what cutting each edge would do, to first order, for all edges at once.
 
 Every score is Σ_tokens (clean − carried output of the writer) · (gradient at the reader); the
-methods differ in where the gradient is taken.
+methods differ in where the gradient is taken: at the clean run, or in runs from embeddings between
+the carried and the clean one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from circuitkit.data.batches import Batch
-from circuitkit.engine.attribute import Pulls, by_example, score, score_groups
-from circuitkit.engine.gradients import Gradients, gradients
-from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
-from circuitkit.engine.metric import Metric, check_metric
+from circuitkit.discovery._gradients import Here, Term, attribute
+from circuitkit.discovery._points import left, midpoints, stratified
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.record import answer, record
-from circuitkit.engine.tally import Groups, Tally, is_groups
-from circuitkit.errors import MetricError
+from circuitkit.engine.tally import Groups, is_groups
 from circuitkit.graph.scores import Scores
-from circuitkit.registry import name_of
-from circuitkit.util.options import Bounds, Form, checked
-from circuitkit.util.progress import track
+from circuitkit.util.json_values import Json
+from circuitkit.util.options import Bounds, Form, Seed, checked
 
-__all__ = ["clean_corrupted", "eap", "eap_ig"]
+__all__ = ["clean_corrupted", "eap", "eap_ig", "expected_gradients"]
 
-FLAT = 1e-6  # a metric's gradient in the logits below this is rounding: kl at the clean run
+ZERO = "a gradient is taken at an embedding of zero, where the slope of every norm is 1/√ε"
+RISK = f"{ZERO}; use points='midpoints', or another corruption"
+ENDS = f"{ZERO}; use eap_ig, or another corruption"
 
 
 @checked
@@ -70,7 +65,7 @@ def eap(
         >>> each.groups.shape == (len(data), 479), bool((each.error >= 0).all())
         (True, True)
     """
-    return _attribute(prepare(model, data, metric, corruption), [1.0], "eap", groups)
+    return attribute(prepare(model, data, metric, corruption), "eap", _clean, groups)
 
 
 @checked
@@ -81,20 +76,24 @@ def eap_ig(
     corruption: CorruptionLike | None = None,
     *,
     steps: Annotated[int, Bounds(1, 10_000)] = 5,
+    points: Literal["left", "midpoints"] | None = None,
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
 ) -> Scores:
     """EAP with integrated gradients over the inputs (EAP-IG).
 
-    The gradient is averaged over embeddings at the fractions 0, 1/steps, ..., (steps−1)/steps of
-    the way from the carried to the clean one; all else runs free. Costs ``steps`` forwards and
-    backwards.
+    The gradient is averaged over embeddings between the carried and the clean one; all else runs
+    free. Their fractions of the way are the authors' 0, 1/steps, ..., (steps−1)/steps
+    (``points="left"``), or the middles of as many equal parts (``"midpoints"``). Without a choice
+    they are the authors', and the middles for an example of which a token carries an embedding of
+    zero: at the fraction 0 the slope of its norms would be 1/√ε. Costs ``steps`` forwards and
+    backwards beside the clean and the carried run.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
     the clean behaviour; ``groups`` as in ``eap``. Raises ArgumentError for an argument in the wrong
-    place and for steps that are not from 1 to 10,000, and MetricError where the metric has no
-    gradient.
+    place and for steps that are not from 1 to 10,000, MetricError where the metric has no
+    gradient, and ScoresError where the gradients at an embedding of zero are not finite.
 
     Differs from other tools: the fractions are those of the authors' code, which ends one step
     short of the clean input, and not the paper's 1/steps, ..., 1. ``zero`` carries a zero
@@ -107,11 +106,68 @@ def eap_ig(
     Example:
         >>> ck.discovery.eap_ig(model, data, "kl", steps=2).about["settings"]
         {'steps': 2}
+        >>> ck.discovery.eap_ig(model, data, "kl", "zero", steps=2).about["settings"]
+        {'steps': 2, 'points': 'midpoints'}
     """
-    alphas = [k / steps for k in range(steps)]
-    return _attribute(
-        prepare(model, data, metric, corruption), alphas, "eap_ig", groups, steps=steps
-    )
+    settings: dict[str, Json] = {"steps": steps} | ({"points": points} if points else {})
+
+    def where(here: Here, carried: Activations) -> Iterator[Term]:
+        moved = here.at_rest(carried) if points is None else torch.tensor(points == "midpoints")
+        if points is None and bool(moved.any()):
+            settings["points"] = "midpoints"  # of some examples at least
+        risk = RISK if points == "left" and bool(here.at_rest(carried).any()) else ""
+        for first, middle in zip(left(steps), midpoints(steps), strict=True):
+            share = here.rows(torch.where(moved, middle, first).expand(here.batch.examples))
+            at = here.at(here.between(carried, share))
+            yield Term(at, here.live, carried, 1 / steps, risk)
+            del at
+
+    return attribute(prepare(model, data, metric, corruption), "eap_ig", where, groups, settings)
+
+
+@checked
+def expected_gradients(
+    model: Model,
+    data: Data,
+    metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None,
+    *,
+    draws: Annotated[int, Bounds(1, 10_000)] = 1,
+    seed: Seed = 0,
+    groups: Annotated[
+        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
+    ] = None,
+) -> Scores:
+    """EAP-IG at random points of the way, one for each prompt: a fifth of the cost.
+
+    The fraction of the way from the carried to the clean embedding is drawn for each prompt, in
+    equal parts over the prompts (of n prompts, one has a fraction below 1/n, ...); with more
+    ``draws`` each prompt has as many, one in each of as many equal parts. The fractions depend on
+    the ``seed`` and on the prompts' tokens, and not on their order or batches. Costs ``draws``
+    forwards and backwards beside the clean and the carried run.
+
+    Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
+    the clean behaviour; ``groups`` as in ``eap`` (each prompt's scores are those at its own
+    fraction). Raises as ``eap_ig`` does.
+
+    Source: Erion et al. (2021), with the prompt's own corruption as its baseline.
+
+    Example:
+        >>> ck.discovery.expected_gradients(model, data).about["settings"]
+        {'draws': 1, 'seed': 0}
+    """
+    inputs = prepare(model, data, metric, corruption)
+    shares = stratified(inputs.data, draws, seed)
+
+    def where(here: Here, carried: Activations) -> Iterator[Term]:
+        own = shares[here.first : here.first + here.batch.examples].to(here.model.device)
+        for draw in range(draws):
+            at = here.at(here.between(carried, here.rows(own[:, draw])))
+            yield Term(at, here.live, carried, 1 / draws)
+            del at
+
+    settings: dict[str, Json] = {"draws": draws, "seed": seed}
+    return attribute(inputs, "expected_gradients", where, groups, settings)
 
 
 @checked
@@ -127,7 +183,7 @@ def clean_corrupted(
 ) -> Scores:
     """EAP with the mean of the gradients at the clean and at the corrupted embedding.
 
-    Costs two forwards and backwards.
+    Costs two forwards and backwards, and the carried run.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
     the clean behaviour; ``groups`` as in ``eap``. Raises as ``eap_ig`` does.
@@ -138,94 +194,15 @@ def clean_corrupted(
         >>> ck.discovery.clean_corrupted(model, data).about["method"]
         'clean_corrupted'
     """
-    return _attribute(
-        prepare(model, data, metric, corruption), [0.0, 1.0], "clean_corrupted", groups
-    )
+
+    def where(here: Here, carried: Activations) -> Iterator[Term]:
+        yield Term(here.clean, here.live, carried, 0.5)
+        risk = ENDS if bool(here.at_rest(carried).any()) else ""
+        yield Term(here.at(here.between(carried, 0.0)), here.live, carried, 0.5, risk)
+
+    return attribute(prepare(model, data, metric, corruption), "clean_corrupted", where, groups)
 
 
-@torch.no_grad()
-def _attribute(
-    inputs: Inputs, alphas: Sequence[float], method: str, groups: Groups, **settings: float
-) -> Scores:
-    """The scores with the gradient averaged over these fractions of the way to the clean input."""
-    model, data, metric, corruption = inputs
-    tally = Tally(model.wiring, len(data), groups, data.memory)
-    carry = corruption(model, data)
-    legal = torch.from_numpy(model.wiring.legal).to(model.device)
-    pulls, flat = Pulls(model), True
-    for batch in track(data, method):
-        draws = [carried.written() for carried in carry(batch)]
-        table, silent = _score_batch(model, batch, metric, draws, alphas, tally.apart, pulls)
-        require_gradients(metric, table[..., legal], batch)
-        own = table[..., legal].cpu().numpy()
-        tally.add(own) if tally.apart else tally.add_sum(own, batch.examples)
-        flat &= silent
-    if flat:
-        raise MetricError(
-            f"the gradient of {name_of(metric)} is zero wherever {method} looks, so every score "
-            "would be zero; use eap_ig, or a different metric (logit_diff)"
-        )
-    return tally.scores({**inputs.metadata(), "method": method, "settings": settings})
-
-
-def require_gradients(metric: Metric, table: Float[Tensor, "..."], batch: Batch) -> None:
-    """Raise MetricError where what came of a batch's gradients is not finite."""
-    if not bool(table.isfinite().all()):
-        raise MetricError(
-            f"the gradient of {name_of(metric)} is not finite among {len(batch)} examples, the "
-            f"first of them {batch.name(0)}; check what the metric does there (batch_size=1 finds "
-            "the example), or load the model in float32"
-        )
-
-
-def _score_batch(
-    model: Model,
-    batch: Batch,
-    metric: Metric,
-    draws: Sequence[Activations],
-    alphas: Sequence[float],
-    apart: bool,
-    pulls: Pulls,
-) -> tuple[Float[Tensor, "*examples writers readers"], bool]:
-    """The scores summed over a batch, or of each example apart; and whether every gradient was
-    zero."""
-    context = model.start(batch.clean, batch.mask)
-    clean: Gradients | None = None
-    if 1.0 in alphas:  # the run at which the gradient is taken is the clean one, so it is run once
-        itself = partial(_value, metric, None, batch)
-        clean = gradients(model, batch, context, context.embed, itself)
-        live, reference = clean.activations, clean.output
-    else:
-        with torch.no_grad():
-            live = record(model, context).written()
-            reference = answer(model, batch, live.final)
-    value = partial(_value, metric, reference, batch)
-    total: Any = 0.0
-    silent = True
-    for carried in draws:
-        for alpha in alphas:
-            embed = torch.lerp(carried.embed.to(live.embed), context.embed, alpha)
-            at = clean if clean and alpha == 1 else gradients(model, batch, context, embed, value)
-            silent &= at.steepest < FLAT
-            given = model, batch, live, carried, at
-            if apart:
-                total += score_groups(*given, by_example(batch), batch.examples, pulls)
-            else:
-                total += score(*given, pulls)
-            del at  # its activations, before the next step makes its own
-    return total / (len(draws) * len(alphas)), silent
-
-
-def _value(
-    metric: Metric, reference: Tensor | None, batch: Batch, logits: Tensor
-) -> Float[Tensor, " examples"]:
-    """The metric with all but the logits bound (without a reference, they are it); raises
-    MetricError where it has no gradient."""
-    reference = logits.detach() if reference is None else reference
-    values = check_metric(metric, logits, reference, batch)
-    if torch.is_grad_enabled() and not values.requires_grad:
-        raise MetricError(
-            f"{name_of(metric)} has no gradient; discover with a different metric (logit_diff) and "
-            f"evaluate with {name_of(metric)}"
-        )
-    return values
+def _clean(here: Here, carried: Activations) -> Iterator[Term]:
+    """The gradient at the clean run."""
+    yield Term(here.clean, here.live, carried)

@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.discovery.attribution import FLAT, eap, require_gradients
+from circuitkit.discovery._gradients import FLAT, require_gradients
+from circuitkit.discovery.attribution import eap
 from circuitkit.engine.attribute import Pulls, block_tokens
 from circuitkit.engine.gradients import Gradients, at_tokens, gradients
 from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
@@ -100,7 +101,7 @@ def gradient_norm(
     for batch in track(inputs.data, "gradient_norm"):
         at = _gradients(model, batch, inputs.metric)
         steep = _steepness(model, batch, at)
-        require_gradients(inputs.metric, steep, batch)
+        require_gradients(model, inputs.metric, steep, batch)
         total += _array(steep.sum(0))
         steepest = max(steepest, at.steepest)
     if steepest < FLAT:

@@ -333,6 +333,7 @@ class _Costs:
             "eap": self.carried + self.steepest,
             "clean_corrupted": self.carried + (1 + draws) * self.steepest,
             "eap_ig": base + settings.get("steps", 5) * self.steepest * draws,
+            "expected_gradients": base + settings.get("draws", 1) * self.steepest * draws,
             "exact": self._effects(self._chosen(settings.get("edges"))),
             "acdc": base + 0.75 * self._effects(self.model.wiring.n_edges),
         }
