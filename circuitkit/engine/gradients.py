@@ -7,9 +7,11 @@ each is computed again: the same numbers, for one more forward, in the memory of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import TypeAlias
 
 import torch
@@ -17,12 +19,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
+from circuitkit.engine.holding import Held, HoldsNorms, Scale
 from circuitkit.engine.model import Activations, Context, Model, Pull
 from circuitkit.engine.numerics import wide
 from circuitkit.engine.record import answer, record
 from circuitkit.graph.stages import Stage
 
-__all__ = ["Gradients", "at_tokens", "gradients"]
+__all__ = ["Gradients", "at_tokens", "gradients", "holding"]
 
 LONG = 512  # tokens of a prompt from which the backward goes stage by stage
 
@@ -37,7 +40,8 @@ class Gradients:
 
     ``ports`` holds, stage by stage, the gradients in what the ports gave; ``logits`` (at the answer
     positions) is the gradient in what the logits read. ``output`` are the logits of that run, and
-    ``steepest`` is the metric's largest gradient in one of them.
+    ``steepest`` is the metric's largest gradient in one of them. ``held`` are the scales of its
+    norms, where they are those of another run.
     """
 
     ports: list[list[Float[Tensor, "b p _ports _width"]]]
@@ -45,11 +49,16 @@ class Gradients:
     activations: Activations
     output: Float[Tensor, "b vocab"]
     steepest: float
+    held: Held | None = None
 
     def pulled(self, pull: Pull, stage: Stage, block: Int[Tensor, " t"]) -> Float[Tensor, "r t d"]:
         """The gradient in the residual that each reader of a stage reads, at these tokens."""
         read = at_tokens(self.activations.reads[stage.index], block)
-        return wide(pull(read, [at_tokens(grad, block) for grad in self.ports[stage.index]]))
+        ports = [at_tokens(grad, block) for grad in self.ports[stage.index]]
+        scale = None if self.held is None else self.held.stages[stage.index]
+        if scale is None:
+            return wide(pull(read, ports))
+        return wide(pull(read, ports, Scale(at_tokens(scale.value, block), scale.least)))
 
 
 def at_tokens(x: Float[Tensor, "b p *rest"], block: Int[Tensor, " t"]) -> Float[Tensor, " t *rest"]:
@@ -64,19 +73,24 @@ def gradients(
     embed: Float[Tensor, "b p d"],
     metric: Value,
     carried: Activations | None = None,
-    share: float = 1.0,
+    share: float | Float[Tensor, "b 1 1"] = 1.0,
+    *,
+    fixed: Mapping[int, Float[Tensor, "b p d"]] = MappingProxyType({}),
+    held: Held | None = None,
 ) -> Gradients:
     """The gradients of the metric's sum over the batch, in a plain run from this embedding; or,
-    with ``carried``, in one whose readers read that share of the way to it (see ``record``)."""
+    with ``carried``, in one whose readers read that share of the way to it, or with stages that
+    are ``fixed`` (see ``record``), or with the norms of another run ``held``."""
     share = 1.0 if carried is None else share
     start = embed.detach().requires_grad_()
-    plain = partial(record, model, context, start, carried=carried, share=share)
-    if batch.clean.shape[1] >= LONG:
-        activations, ports, (output, final, slope) = _by_stage(
-            model, batch, context, plain, metric, share
-        )
-    else:
-        activations, ports, (output, final, slope) = _at_once(model, batch, plain, metric)
+    plain = partial(record, model, context, start, carried=carried, share=share, fixed=fixed)
+    with holding(model, held):
+        if batch.clean.shape[1] >= LONG:
+            activations, ports, (output, final, slope) = _by_stage(
+                model, batch, context, plain, metric
+            )
+        else:
+            activations, ports, (output, final, slope) = _at_once(model, batch, plain, metric)
     rows = torch.arange(len(batch), device=batch.last.device)
     return Gradients(
         ports=ports,
@@ -84,6 +98,14 @@ def gradients(
         activations=activations,
         output=output.detach(),
         steepest=float(slope.abs().max()),
+        held=held,
+    )
+
+
+def holding(model: Model, held: Held | None) -> AbstractContextManager[None]:
+    """Within it, the norms of the model have the scales that are held."""
+    return (
+        model.holding(held) if held is not None and isinstance(model, HoldsNorms) else nullcontext()
     )
 
 
@@ -108,9 +130,10 @@ def _at_once(model: Model, batch: Batch, plain: Run, metric: Value) -> Found:
 
 
 def _by_stage(
-    model: Model, batch: Batch, context: Context, plain: Run, metric: Value, share: float
+    model: Model, batch: Batch, context: Context, plain: partial[Activations], metric: Value
 ) -> Found:
     """The same, stage by stage from the last."""
+    share, fixed = plain.keywords["share"], plain.keywords["fixed"]
     with torch.no_grad():
         activations = plain()
     with torch.enable_grad():
@@ -122,7 +145,8 @@ def _by_stage(
     ports: list[list[Tensor]] = []
     for stage in reversed(model.wiring.stages):
         steep = steep + read.pop(stage.rows.stop, 0)
-        own, back = _through(model, stage, context, activations.reads[stage.index], steep)
+        felt = torch.zeros_like(steep) if stage.index in fixed else steep
+        own, back = _through(model, stage, context, activations.reads[stage.index], felt)
         ports.insert(0, own)
         read[stage.upstream] = read.get(stage.upstream, 0) + back * share
     return activations, ports, (output, final, slope)

@@ -115,7 +115,7 @@ class Writing:
 
     def pull(self, model: Model, stage: Stage) -> Pull:
         """The gradient in the residual is the port's own."""
-        return lambda _, grads: grads[0].movedim(-2, 0)
+        return lambda _, grads, *held: grads[0].movedim(-2, 0)
 
 
 class Mlp(Writing):

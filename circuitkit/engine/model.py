@@ -25,7 +25,9 @@ from circuitkit.graph.wiring import Wiring
 __all__ = ["Activations", "Context", "Kind", "Model", "Native", "Ports", "Pull"]
 
 Ports: TypeAlias = Sequence[Float[Tensor, "... _ports _width"]]  # of attention q, k and v
-Pull: TypeAlias = Callable[[Float[Tensor, "t d"], Ports], Float[Tensor, "r t d"]]
+# Of what is read at tokens [t, d] and the gradients in what the ports gave there; and of the scale
+# of the norm between, where another run's is held.
+Pull: TypeAlias = Callable[..., Float[Tensor, "r t d"]]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@ from that without a further run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeAlias
 
 import torch
@@ -41,7 +42,8 @@ def record(
     embed: Float[Tensor, "b p d"] | None = None,
     tap: Tap = as_it_is,
     carried: Activations | None = None,
-    share: float = 1.0,
+    share: float | Float[Tensor, "b 1 1"] = 1.0,
+    fixed: Mapping[int, Float[Tensor, "b p d"]] = MappingProxyType({}),
 ) -> Activations:
     """The activations of a plain run, from the batch's embedding or another one.
 
@@ -50,7 +52,8 @@ def record(
 
     With ``carried`` every reader reads that share of the way from the carried residual to the
     running one: this is ``circuitkit.engine.run`` with the share as the weight of every edge, at
-    the cost of a plain run.
+    the cost of a plain run; of each example, or of all. A stage that is ``fixed`` (by its number)
+    writes what is given there, whatever it computes.
     """
     start = x = context.embed if embed is None else embed
 
@@ -71,11 +74,11 @@ def record(
         computed.append(kind.compute(model, stage, context, ports))
         written, own = kind.out(model, stage, computed[-1])
         shares.append(own)
-        x = stream[stage.rows.stop] = x + written
+        x = stream[stage.rows.stop] = x + fixed.get(stage.index, written)
     final = tap(len(stages), 0, heard(x))
     return Activations(
         start, tuple(reads), tuple(computed), tuple(shares), final,
-        consistent=carried is None, held=context.held,
+        consistent=carried is None and not fixed, held=context.held,
     )  # fmt: skip
 
 

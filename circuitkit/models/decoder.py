@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuitkit.data.batches import Batch
 from circuitkit.data.tokens import Tokenizer
 from circuitkit.engine.bounds import require_length, require_tokens
+from circuitkit.engine.holding import Held
 from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.kinds import KINDS
-from circuitkit.engine.model import Context, Kind, Native, Pull
+from circuitkit.engine.model import Activations, Context, Kind, Native, Pull
 from circuitkit.errors import CircuitkitError, ModelError
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
@@ -225,6 +228,14 @@ class Decoder:
         return x @ self.unembedding
 
     # -- its affine parts --------------------------------------------------------------------------
+    def scales(self, batch: Batch, run: Activations, least: bool) -> Held:
+        """There are no norms."""
+        return Held((None,) * len(self.wiring.stages), None)
+
+    def holding(self, held: Held | None) -> AbstractContextManager[None]:
+        """There is nothing to hold."""
+        return nullcontext()
+
     def norm(self, layer: int | None, x: Tensor | None) -> Frozen:
         """There is no norm."""
         return Frozen.identity(self.d_model, like=self.embedding)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from circuitkit.engine.holding import Scale
 from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.numerics import wide
 from circuitkit.errors import UnsupportedModelError
@@ -27,6 +28,7 @@ class Norm:
         self.module = None if isinstance(module, nn.Identity) else module
         self.weight = torch.ones(width, dtype=like.dtype, device=like.device)
         self.bias, self.centred, self.at_rest = torch.zeros_like(self.weight), False, self.weight[0]
+        self.held: Scale | None = None
         if self.module is not None:
             self._probe(self.module, width, like)
 
@@ -50,7 +52,18 @@ class Norm:
             )
 
     def __call__(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t d"]:
-        """The module's own output."""
+        """The module's own output; or with the scale that is held."""
+        if self.held is None:
+            return self._given(x)
+        y = self._centre(wide(x)) * self.held.value * self.weight + self.bias
+        scaled: Tensor = y.to(x.dtype)
+        if not self.held.least:
+            return scaled
+        with torch.no_grad():
+            free = self.held.free(self._scale(x))
+        return torch.where(free, self._given(x), scaled)
+
+    def _given(self, x: Tensor) -> Tensor:
         y: Tensor = x if self.module is None else self.module(x)
         return y
 
@@ -59,7 +72,7 @@ class Norm:
 
     def _scale(self, x: Tensor) -> Float[Tensor, "*t 1"]:
         """s(x), read off the module's own output."""
-        y = wide(self(x) - self.bias)
+        y = wide(self._given(x) - self.bias)
         direction = self._centre(wide(x)) * self.weight
         size = direction.square().sum(-1, keepdim=True)
         scale = (y * direction).sum(-1, keepdim=True) / size
@@ -68,6 +81,10 @@ class Norm:
     def scale(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t 1"]:
         """The factor s(x) by which a norm without centring and bias multiplies w∘x."""
         return self._scale(x).to(x.dtype)
+
+    def scale_of(self, x: Float[Tensor, "*t d"], least: bool) -> Scale | None:
+        """What to hold: the scale where it reads this; None without a norm."""
+        return None if self.module is None else Scale(self._scale(x), least)
 
     def frozen(self, x: Float[Tensor, "*t d"] | None) -> Frozen:
         """The norm with its scale where it reads this, or without anything read with 1."""
@@ -80,6 +97,7 @@ class Norm:
 
         The Jacobian is s·w∘(C − u uᵀ/d) with u = s·Cx, so n gradients share one u: two small
         matrix products instead of n backward passes through the norm. The weights are folded here.
+        Where the scale is ``held``, the norm is affine, and there is no u.
         """
         if self.module is None:
             return lambda _, grad: grad @ matrix.mT
@@ -87,11 +105,19 @@ class Norm:
         if self.centred:
             folded -= folded.mean(1, keepdim=True)
 
-        def pull(x: Float[Tensor, "t d"], grad: Float[Tensor, "n t e"]) -> Float[Tensor, "n t d"]:
+        def pull(
+            x: Float[Tensor, "t d"], grad: Float[Tensor, "n t e"], held: Scale | None = None
+        ) -> Float[Tensor, "n t d"]:
             s = self._scale(x)
-            u = self._centre(wide(x)) * s
+            free = None if held is None else held.free(s)
+            if held is not None:
+                s = held.value if free is None else torch.where(free, s, held.value)
             pulled = (grad * s) @ folded.mT
+            if held is not None and free is None:
+                return pulled
+            u = self._centre(wide(x)) * s
             along = (pulled * u).sum(-1, keepdim=True) / x.shape[-1]
+            along = along if free is None else along * free
             return pulled.addcmul_(u.expand_as(pulled), along, value=-1)
 
         return pull

@@ -23,11 +23,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from circuitkit.data.batches import Batch
 from circuitkit.data.tokens import Tokenizer
 from circuitkit.engine.bounds import require_length, require_tokens
+from circuitkit.engine.holding import Held
 from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.kinds import KINDS
-from circuitkit.engine.model import Context, Native, Pull
+from circuitkit.engine.model import Activations, Context, Native, Pull
 from circuitkit.engine.numerics import wide
 from circuitkit.engine.weights import Weights, versions_of
 from circuitkit.errors import (
@@ -36,7 +38,7 @@ from circuitkit.errors import (
     ModelError,
     UnsupportedModelError,
 )
-from circuitkit.graph.stages import EXPERTS
+from circuitkit.graph.stages import ATTENTION, EXPERTS
 from circuitkit.graph.wiring import Wiring
 from circuitkit.models.architectures import require_served
 from circuitkit.models.compat import (
@@ -472,11 +474,13 @@ class Transformer:
         """The logits of these final residuals, from the model's own forward."""
         root, _, _, norm, head = self._hollow
         tokens = torch.zeros(len(x), 1, dtype=torch.long, device=self.device)
-        norm.value = head.value = x[:, None]
+        norm.bare = "_final_norm" in vars(self) and self._final_norm.held is not None
+        norm.value = head.value = (self._final_norm(x) if norm.bare else x)[:, None]
         try:
             output = root(**self._arguments(tokens, torch.ones_like(tokens)))
         finally:
             norm.value = head.value = None
+            norm.bare = False
         return _logits(output)[:, 0]
 
     # -- components -------------------------------------------------------------------------------
@@ -508,7 +512,9 @@ class Transformer:
         parts = self.layers[layer]
         matrix = wide(torch.cat([parts.weights[port] for port in "qkv"]))
         pull = parts.ln1.pull(matrix)
-        return lambda x, grads: pull(x, wide(torch.cat([g.transpose(0, 1) for g in grads])))
+        return lambda x, grads, *held: pull(
+            x, wide(torch.cat([g.transpose(0, 1) for g in grads])), *held
+        )
 
     def attend(self, context: Context, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What each head's output projection takes, by the model's own attention module."""
@@ -582,6 +588,35 @@ class Transformer:
     def mlp_out(self, layer: int, neurons: Tensor) -> Tensor:
         """What the MLP writes from what its down projection takes."""
         return self._after_mlp(layer, self.layers[layer].down(neurons))
+
+    # -- its norms with the scales of another run --------------------------------------------------
+    def _norms(self) -> list[Norm]:
+        """The norms that each stage's readers read through."""
+        layers = [(self.layers[stage.layer], stage.kind) for stage in self.wiring.stages]
+        return [layer.ln1 if kind == ATTENTION else layer.ln2 for layer, kind in layers]
+
+    def scales(self, batch: Batch, run: Activations, least: bool) -> Held:
+        """The scales of the norms where this run of the batch reads."""
+        rows = torch.arange(len(batch), device=batch.last.device)
+        pairs = zip(self._norms(), run.reads, strict=True)
+        return Held(
+            tuple(norm.scale_of(read, least) for norm, read in pairs),
+            self._final_norm.scale_of(run.final[rows, batch.last], least),
+        )
+
+    @contextlib.contextmanager
+    def holding(self, held: Held | None) -> Iterator[None]:
+        """Within it, runs of that batch have these scales."""
+        norms = [*self._norms(), self._final_norm]
+        scales = [None] * len(norms) if held is None else [*held.stages, held.final]
+        before = [norm.held for norm in norms]
+        try:
+            for norm, scale in zip(norms, scales, strict=True):
+                norm.held = scale
+            yield
+        finally:
+            for norm, scale in zip(norms, before, strict=True):
+                norm.held = scale
 
     # -- its affine parts --------------------------------------------------------------------------
     def norm(self, layer: int | None, x: Tensor | None) -> Frozen:
