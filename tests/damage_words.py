@@ -40,6 +40,9 @@ SOUND: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {  # names, settings a
         "eap": {}, "clean_corrupted": {},
         "eap_ig": {"steps": ("1", "2", "7", "0x3"), "points": ("None", "'left'", "'midpoints'")},
         "expected_gradients": {"draws": ("1", "3"), "seed": SEEDS},
+        "mask_gradient": {"steps": ("1", "3"), "seed": SEEDS,
+                          "norms": ("'live'", "'clean'", "'larger'")},
+        "ceap": {"steps": ("1", "2")}, "eap_ig_activations": {"steps": ("1",)},
         "acdc": {"threshold": ("0.1", "2", "None"), "order": ("'forward'", "'random'"),
                  "seed": SEEDS},
         "exact": {"direction": ("'denoise'", "'noise'"), "edges": ("None", "['a0.h0->logits']")},
@@ -98,6 +101,7 @@ LEGAL: Mapping[str, Callable[[Any], bool]] = {
     "corrupt": lambda value: isinstance(value, str),
     "operators": _is_texts,
     "points": lambda value: value in (None, "left", "midpoints"),
+    "norms": lambda value: value in ("live", "clean", "larger"),
 }  # fmt: skip
 
 

@@ -51,6 +51,8 @@ from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics import accuracy, logit_diff, probability, top1
 from circuitkit.registry import folder_of, lookup, names
 
+# five points do not resolve the path of every random model
+pytestmark = pytest.mark.filterwarnings("ignore:the scores of mask_gradient sum")
 KINDS = ["gpt2", "neox-parallel", "llama", "gemma2", "olmo2", "mixtral", "attention-only"]
 every_kind = pytest.mark.parametrize("family", KINDS)
 every_corruption = pytest.mark.parametrize("corruption", names("corruptions"))

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from families import as_batch, dataset, distance, model
+from families import as_batch, dataset, distance, model, pristine
 from torch import Tensor
 
 import circuitkit.discovery._gradients as shared
+import circuitkit.engine.gradients as engine
 from circuitkit.corruptions.constants import zero
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Batch, Dataset
-from circuitkit.discovery import clean_corrupted, eap, eap_ig, expected_gradients
+from circuitkit.discovery import (
+    ceap,
+    clean_corrupted,
+    eap,
+    eap_ig,
+    eap_ig_activations,
+    expected_gradients,
+    mask_gradient,
+)
 from circuitkit.discovery._points import stratified
 from circuitkit.engine.model import Activations
-from circuitkit.engine.record import answer, record
+from circuitkit.engine.record import answer, difference, record
+from circuitkit.engine.run import run
 from circuitkit.errors import MetricError, ScoresError
+from circuitkit.graph.scores import ScoresWarning
 from circuitkit.metrics.answers import logit_diff
 
 LENGTHS = (8, 5, 7, 6)
@@ -139,3 +153,221 @@ def test_random_points_are_spread_evenly_and_follow_the_tokens(draws: int) -> No
     doubled = replace(data, examples=data.examples * 2)
     assert torch.equal(stratified(doubled, draws, 0), shares.repeat(2, 1))
     assert not torch.equal(stratified(data, draws, 1), shares)
+
+
+# -- mask gradients --------------------------------------------------------------------------------
+quiet = pytest.mark.filterwarnings("ignore::circuitkit.graph.scores.ScoresWarning")
+NORMS = ("live", "clean", "larger")
+
+
+def in_the_mask(m: Any, data: Dataset, corruption: Any, share: float, norms: str) -> Tensor:
+    """The gradient of the metric in a uniform mask, by autograd, summed over the examples."""
+    batch = as_batch(data)
+    context = m.start(batch.clean, batch.mask)
+    (carried,) = corruption(m, data)(batch)
+    with torch.no_grad():
+        clean = record(m, context)
+    reference = answer(m, batch, clean.final)
+    held = None if norms == "live" else m.scales(batch, clean, norms == "larger")
+    keep = torch.full(m.wiring.shape, share).requires_grad_()
+    with m.holding(held):
+        logits = run(m, batch, context, carried, keep)
+        (slope,) = torch.autograd.grad(logit_diff(logits, reference, batch).sum(), keep)
+    return slope * torch.from_numpy(m.wiring.legal)
+
+
+@quiet
+@pytest.mark.parametrize("norms", NORMS)
+@pytest.mark.parametrize(("family", "corruption"), [
+    ("gpt2", zero), ("neox-parallel", counterfactual), ("gemma2", counterfactual),
+    ("qwen2-moe", zero), ("olmo2", zero),
+])  # fmt: skip
+def test_mask_gradients_are_gradients_in_the_mask(family: str, corruption: Any, norms: Any) -> None:
+    m, data = model(family), dataset((8, 5, 7), batch_size=3)
+    found = mask_gradient(m, data, logit_diff, corruption, steps=2, norms=norms)
+    slow = sum(in_the_mask(m, data, corruption, share, norms) / 2 for share in (0.25, 0.75))
+    assert distance(found.values * len(data), slow) < 1e-3
+    live = mask_gradient(m, data, logit_diff, corruption, steps=2)
+    assert (norms == "live") == (distance(found.values, live.values) < 1e-2)
+
+
+@quiet
+def test_random_points_of_a_mask_are_each_prompts_own() -> None:
+    m, data = model("llama"), dataset(LENGTHS, batch_size=3)
+    found = mask_gradient(m, data, logit_diff, counterfactual, steps=2, points="random", seed=1,
+                          groups="examples")  # fmt: skip
+    shares = stratified(data, 2, 1)
+    for number, example in enumerate(data.examples):
+        alone = replace(data, examples=(example,))
+        slow = sum(in_the_mask(m, alone, counterfactual, float(x), "live") / 2
+                   for x in shares[number])  # fmt: skip
+        assert distance(found.groups[number], slow[m.wiring.legal]) < 1e-3
+
+
+@pytest.mark.parametrize("norms", NORMS)
+def test_the_scores_of_mask_gradients_sum_to_the_gap(norms: Any) -> None:
+    """That between everything and nothing kept, with the norms as they are on the way."""
+    m, data = model("gpt2"), dataset(LENGTHS, batch_size=3)
+    found = mask_gradient(m, data, logit_diff, counterfactual, steps=60, norms=norms)
+    path = found.about["path"]
+    assert path["error"] < 0.02
+    assert path["sum"] == pytest.approx(found.values.sum(), rel=1e-4)
+    if norms == "live":
+        batch = as_batch(data)
+        (corrupt,) = counterfactual(m, data)(batch)
+        runs = [record(m, m.start(batch.clean, batch.mask)), corrupt]
+        ends = [logit_diff(x, x, batch).mean() for x in (answer(m, batch, r.final) for r in runs)]
+        assert path["gap"] == pytest.approx(float(ends[0] - ends[1]), rel=1e-4)
+
+
+def test_a_path_that_is_not_resolved_is_said_to_be_so() -> None:
+    m, data = model("gpt2"), dataset(LENGTHS, batch_size=3)
+    with pytest.warns(ScoresWarning, match=r"sum to .*relative error .*: the path was not res"):
+        found = mask_gradient(m, data, logit_diff, zero, steps=1)
+    assert found.about["path"]["error"] > 0.2
+
+
+@pytest.mark.parametrize("norms", ["clean", "larger"])
+def test_a_norm_that_is_held_is_what_autograd_finds(norms: str) -> None:
+    m, data = model("gpt2"), dataset((6, 6), batch_size=2)
+    batch = as_batch(data)
+    clean = record(m, m.start(batch.clean, batch.mask))
+    scale = m.scales(batch, clean, norms == "larger").stages[2]
+    norm = m.layers[1].ln1
+    x = torch.lerp(clean.reads[2], clean.reads[2].flip(2), 0.3)
+    x = (x * torch.tensor([0.2, 3.0])[:, None, None]).requires_grad_()
+    norm.held = scale
+    try:
+        given = norm(x)
+    finally:
+        norm.held = None
+    matrix = torch.randn(1, m.d_model, 5, generator=torch.Generator().manual_seed(0))
+    grad = torch.randn(1, x[..., 0].numel(), 5, generator=torch.Generator().manual_seed(1))
+    (slow,) = torch.autograd.grad((given.flatten(0, 1) @ matrix[0] * grad[0]).sum(), x)
+    flat = replace(scale, value=scale.value.flatten(0, 1))
+    found = norm.pull(matrix)(x.detach().flatten(0, 1), grad, flat)
+    assert distance(found[0], slow.flatten(0, 1)) < 1e-4
+    own = norm(x)
+    larger = [distance(given[i], own[i]) > 1e-2 for i in range(2)]
+    assert larger == [True, norms == "clean"]  # of the second the own denominator is the larger
+
+
+@quiet
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "neox-parallel"])
+def test_the_backward_of_long_prompts_knows_what_is_held_and_fixed(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m, data = model(family), dataset((8, 5, 7), batch_size=3)
+
+    def found() -> list[np.ndarray]:
+        held = mask_gradient(m, data, logit_diff, counterfactual, steps=1, norms="clean",
+                             points="random")  # fmt: skip
+        return [
+            held.values,
+            eap_ig_activations(m, data, logit_diff, counterfactual, steps=2).values,
+        ]
+
+    whole = found()
+    monkeypatch.setattr(engine, "LONG", 1)
+    assert max(map(distance, found(), whole)) < 1e-4
+
+
+# -- conductance -----------------------------------------------------------------------------------
+def test_conductance_is_what_each_step_changes_times_the_gradient_before_it() -> None:
+    """Of the edges into the logits, by autograd and by hand."""
+    m, data, steps = model("gpt2"), dataset((8, 5, 7), batch_size=3), 3
+    batch = as_batch(data)
+    context, rows = m.start(batch.clean, batch.mask), torch.arange(3)
+    (carried,) = counterfactual(m, data)(batch)
+    with torch.no_grad():
+        runs = [record(m, context, torch.lerp(carried.embed, context.embed, k / steps))
+                for k in range(steps + 1)]  # fmt: skip
+    total: Any = 0.0
+    for before, after in pairwise(runs):
+        final = before.final.clone().requires_grad_()
+        logits = answer(m, batch, final)
+        (grad,) = torch.autograd.grad(logit_diff(logits, logits, batch).sum(), final)
+        changes = [difference(m, after, before, row) for row in range(len(m.wiring.writers))]
+        total += (torch.stack(changes) * grad)[:, rows, batch.last].sum((1, 2))
+    found = ceap(m, data, logit_diff, counterfactual, steps=steps)
+    assert distance(found.values[:, -1] * len(data), total) < 1e-4
+
+
+def test_conductance_of_one_step_is_the_gradient_at_the_corrupted_end() -> None:
+    m, data = model("llama"), dataset(LENGTHS, batch_size=3)
+    one, other = (f(m, data, logit_diff, counterfactual, steps=1) for f in (ceap, eap_ig))
+    assert distance(one.values, other.values) < 1e-5
+
+
+def test_what_conductance_gives_the_logits_sums_to_the_gap() -> None:
+    m, data = model("gpt2"), dataset((5, 7), batch_size=2)
+    batch = as_batch(data)
+    (carried,) = counterfactual(m, data)(batch)
+    with torch.no_grad():
+        ends = [answer(m, batch, x.final)
+                for x in (record(m, m.start(batch.clean, batch.mask)), carried)]  # fmt: skip
+    gap = [float(logit_diff(x, x, batch).mean()) for x in ends]
+    found = ceap(m, data, logit_diff, counterfactual, steps=50)
+    assert found.values[:, -1].sum() == pytest.approx(gap[0] - gap[1], rel=0.1)
+
+
+def test_conductance_takes_no_gradient_at_an_embedding_of_zero() -> None:
+    """But at the middle of the first step, of which it takes all of the change."""
+    m, data = model("gpt2"), dataset(LENGTHS, batch_size=3)
+    found = ceap(m, data, logit_diff, zero, steps=1)
+    middle = eap_ig(m, data, logit_diff, zero, steps=1, points="midpoints")
+    # what is carried is zero, and so is what the embedding's own run would start from
+    assert distance(found.values[0], middle.values[0]) < 1e-5
+    assert distance(found.values, middle.values) > 1e-5
+
+
+# -- activations -----------------------------------------------------------------------------------
+@contextmanager
+def hooked(module: Any, hook: Any) -> Iterator[None]:
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def test_activations_are_interpolated_one_stage_at_a_time() -> None:
+    """By hooks on the Hugging Face module, of the edges out of the embedding."""
+    m, data, steps = model("gpt2"), dataset((8, 8, 8), batch_size=3), 2
+    plain, batch = pristine("gpt2"), as_batch(data)
+    parts = [plain.transformer.drop]
+    parts += [part for block in plain.transformer.h for part in (block.attn, block.mlp)]
+
+    def first(out: Any) -> Tensor:
+        return out[0] if isinstance(out, tuple) else out
+
+    def seen(tokens: Tensor) -> list[Tensor]:
+        kept: list[Tensor] = []
+        handles = [part.register_forward_hook(lambda *a: kept.append(first(a[-1]).detach()))
+                   for part in parts]  # fmt: skip
+        plain(tokens)
+        for handle in handles:
+            handle.remove()
+        return kept
+
+    ends, total = (seen(batch.corrupt), seen(batch.clean)), 0.0
+    change = ends[1][0] - ends[0][0]
+    for part, corrupt, clean in zip(parts, *ends, strict=True):
+        for step in range(1, steps + 1):
+            given = torch.lerp(corrupt, clean, step / steps)
+
+            def put(_: Any, __: Any, out: Any, given: Tensor = given) -> Any:
+                return (given, *out[1:]) if isinstance(out, tuple) else given
+
+            start: list[Tensor] = []
+
+            def leaf(_: Any, __: Any, out: Tensor, start: list[Tensor] = start) -> Tensor:
+                start.append(out.detach().requires_grad_())
+                return start[0]
+
+            with hooked(part, put), hooked(parts[0], leaf):
+                logits = plain(batch.clean).logits[torch.arange(3), batch.last]
+                (grad,) = torch.autograd.grad(logit_diff(logits, logits, batch).sum(), start)
+            total += float((change * grad).sum()) / (steps * len(parts))
+    found = eap_ig_activations(m, data, logit_diff, counterfactual, steps=steps)
+    assert distance([found.values[0].sum() * len(data)], [total]) < 1e-4

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from circuitkit.registry import serve
 
 if TYPE_CHECKING:  # what type checkers and editors see; a file that is not here is served too
+    from circuitkit.discovery.activations import ceap as ceap
+    from circuitkit.discovery.activations import eap_ig_activations as eap_ig_activations
     from circuitkit.discovery.attribution import clean_corrupted as clean_corrupted
     from circuitkit.discovery.attribution import eap as eap
     from circuitkit.discovery.attribution import eap_ig as eap_ig
@@ -19,6 +21,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a file that is not here
     from circuitkit.discovery.baselines import gradient_norm as gradient_norm
     from circuitkit.discovery.baselines import information_flow as information_flow
     from circuitkit.discovery.baselines import node_attribution as node_attribution
+    from circuitkit.discovery.mask_gradients import mask_gradient as mask_gradient
     from circuitkit.discovery.null import random as random
     from circuitkit.discovery.pruning import acdc as acdc
     from circuitkit.discovery.sweeps import exact as exact

@@ -6,9 +6,10 @@ batch, and averaged over its draws of the corruption and over the examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from circuitkit.data.batches import Batch
 from circuitkit.engine.attribute import Pulls, by_example, score, score_groups
 from circuitkit.engine.gradients import Gradients, gradients
+from circuitkit.engine.holding import Held
 from circuitkit.engine.inputs import Inputs
 from circuitkit.engine.metric import Metric, check_metric
 from circuitkit.engine.model import Activations, Context, Model
@@ -53,7 +55,8 @@ class Term(NamedTuple):
 class Here:
     """A batch whose edges are scored: what methods take their gradients around.
 
-    ``first`` is the number of its first example in the data.
+    ``first`` is the number of its first example in the data. With ``reads``, what was read in the
+    clean run is kept too.
     """
 
     model: Model
@@ -61,6 +64,7 @@ class Here:
     context: Context
     metric: Metric
     first: int
+    reads: bool = False
 
     # -- the clean run -----------------------------------------------------------------------------
     @cached_property
@@ -75,8 +79,7 @@ class Here:
         """What every writer writes in the clean run."""
         if "clean" in self.__dict__:
             return self.clean.activations
-        with torch.no_grad():
-            return record(self.model, self.context).written()
+        return self.plain(self.context.embed)
 
     @cached_property
     def reference(self) -> Float[Tensor, "b vocab"]:
@@ -87,9 +90,28 @@ class Here:
             return answer(self.model, self.batch, self.live.final)
 
     # -- other runs --------------------------------------------------------------------------------
-    def at(self, embed: Float[Tensor, "b p d"]) -> Gradients:
-        """The gradients at a run from this embedding."""
-        return gradients(self.model, self.batch, self.context, embed, self.value)
+    def plain(self, embed: Float[Tensor, "b p d"]) -> Activations:
+        """A run from this embedding, without gradients."""
+        with torch.no_grad():
+            run = record(self.model, self.context, embed)
+        return run if self.reads else run.written()
+
+    def at(
+        self,
+        embed: Float[Tensor, "b p d"] | None = None,
+        carried: Activations | None = None,
+        share: float | Float[Tensor, "b 1 1"] = 1.0,
+        *,
+        fixed: Mapping[int, Float[Tensor, "b p d"]] = MappingProxyType({}),
+        held: Held | None = None,
+    ) -> Gradients:
+        """The gradients at another run: from this embedding (None: the clean one), and as
+        ``circuitkit.engine.gradients`` takes the rest."""
+        start = self.context.embed if embed is None else embed
+        return gradients(
+            self.model, self.batch, self.context, start, self.value, carried, share,
+            fixed=fixed, held=held,
+        )  # fmt: skip
 
     def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " examples"]:
         """The metric, of each example."""
@@ -121,9 +143,11 @@ def attribute(
     where: Where,
     groups: Groups,
     settings: dict[str, Json] | None = None,
+    *,
+    reads: bool = False,
 ) -> Scores:
     """The scores of a method that takes its gradients ``where`` it says, for each draw of the
-    corruption.
+    corruption; with ``reads`` it is given the runs with all that was read there.
 
     Raises MetricError and ScoresError where no scores come of the gradients.
     """
@@ -133,8 +157,8 @@ def attribute(
     legal = torch.from_numpy(model.wiring.legal).to(model.device)
     pulls, flat = Pulls(model), True
     for batch in track(data, method):
-        draws = [carried.written() for carried in carry(batch)]
-        here = Here(model, batch, model.start(batch.clean, batch.mask), metric, tally.seen)
+        draws = [carried if reads else carried.written() for carried in carry(batch)]
+        here = Here(model, batch, model.start(batch.clean, batch.mask), metric, tally.seen, reads)
         table: Any = 0.0
         for carried in draws:
             for term in where(here, carried):

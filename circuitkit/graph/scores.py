@@ -48,7 +48,7 @@ _FLOATING, _BOOLEAN = ("F64", "F32", "F16"), ("BOOL",)  # as safetensors calls t
 
 
 class ScoresWarning(UserWarning):
-    """Edges that are chosen although their score says nothing."""
+    """Scores that say little, or edges that are chosen although theirs says nothing."""
 
 
 @dataclass(frozen=True)

@@ -334,6 +334,13 @@ class _Costs:
             "clean_corrupted": self.carried + (1 + draws) * self.steepest,
             "eap_ig": base + settings.get("steps", 5) * self.steepest * draws,
             "expected_gradients": base + settings.get("draws", 1) * self.steepest * draws,
+            "mask_gradient": base + settings.get("steps", 5) * self.steepest * draws,
+            "ceap": base + settings.get("steps", 5) * self.steepest * draws,
+            "eap_ig_activations": base
+            + settings.get("steps", 5)
+            * self.steepest
+            * draws
+            * (len(self.model.wiring.stages) + 1),
             "exact": self._effects(self._chosen(settings.get("edges"))),
             "acdc": base + 0.75 * self._effects(self.model.wiring.n_edges),
         }
