@@ -49,7 +49,7 @@ from circuitkit.graph.published import named, skeleton
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics import accuracy, logit_diff, probability, top1
-from circuitkit.registry import folder_of, lookup, names
+from circuitkit.registry import folder_of, lookup, names, resolve
 
 # five points do not resolve the path of every random model
 pytestmark = pytest.mark.filterwarnings("ignore:the scores of mask_gradient sum")
@@ -169,6 +169,7 @@ def tensors(run: Activations) -> list[Tensor]:
 
 # -- discovery -------------------------------------------------------------------------------------
 BRIEF = (7, 5, 7, 5)
+DEAR = {"eap_ig_activations": "eap_ig_activations(steps=1)"}
 
 
 def brief() -> Dataset:
@@ -177,8 +178,10 @@ def brief() -> Dataset:
 
 
 def discover(method: str, m: Model, data: Dataset) -> Scores:
-    """The scores of a method with its defaults."""
-    found: Scores = lookup("discovery", method)(m, data, logit_diff, counterfactual)
+    """The scores of a method with its defaults; of one that takes as many runs as there are stages,
+    at one point of each."""
+    how = resolve("discovery", DEAR.get(method, method))
+    found: Scores = how(m, data, logit_diff, counterfactual)
     return found
 
 
@@ -241,7 +244,8 @@ def test_a_method_uses_a_metric_or_refuses_it_by_its_name(method: str, metric: s
 @every_method
 def test_what_a_method_does_not_name_it_does_not_use(method: str) -> None:
     """A baseline may look at the clean run alone, or at no gradient; it says so."""
-    m, data, function = model("gpt2"), able("gpt2", BRIEF), lookup("discovery", method)
+    m, data = model("gpt2"), able("gpt2", BRIEF)
+    function = resolve("discovery", DEAR.get(method, method))
     found = discover(method, m, data)
     other = {
         "metric": function(m, data, probability, counterfactual),

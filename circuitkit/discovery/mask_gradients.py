@@ -20,6 +20,7 @@ from circuitkit.engine.gradients import holding
 from circuitkit.engine.holding import Held, HoldsNorms
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Activations, Model
+from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer
 from circuitkit.engine.tally import Groups, is_groups
 from circuitkit.errors import UnsupportedModelError
@@ -126,7 +127,7 @@ class _Path:
         """Count a draw of a batch."""
         with torch.no_grad(), holding(here.model, held):
             nothing = here.value(answer(here.model, here.batch, carried.final))
-            self.gap += float((here.value(here.reference) - nothing).double().sum())
+            self.gap += float(exact(here.value(here.reference) - nothing).sum())
         self.count += here.batch.examples
 
     def told(self, scores: Scores) -> Scores:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -28,9 +29,9 @@ class Scale:
     value: Float[Tensor, "*t 1"]
     least: bool = False
 
-    def free(self, own: Float[Tensor, "*t 1"]) -> Bool[Tensor, "*t 1"] | None:
-        """Where the norm's own scale is used; None where it never is."""
-        return own < self.value if self.least else None
+    def free(self, own: Float[Tensor, "*t 1"]) -> Bool[Tensor, "*t 1"]:
+        """Where the norm's own scale is used."""
+        return own < self.value if self.least else torch.zeros_like(own, dtype=torch.bool)
 
 
 @dataclass(frozen=True)

@@ -108,16 +108,15 @@ class Norm:
         def pull(
             x: Float[Tensor, "t d"], grad: Float[Tensor, "n t e"], held: Scale | None = None
         ) -> Float[Tensor, "n t d"]:
-            s = self._scale(x)
-            free = None if held is None else held.free(s)
+            s = own = self._scale(x)
             if held is not None:
-                s = held.value if free is None else torch.where(free, s, held.value)
+                s = torch.where(held.free(own), own, held.value)
             pulled = (grad * s) @ folded.mT
-            if held is not None and free is None:
+            if held is not None and not held.least:
                 return pulled
             u = self._centre(wide(x)) * s
             along = (pulled * u).sum(-1, keepdim=True) / x.shape[-1]
-            along = along if free is None else along * free
+            along = along if held is None else along * held.free(own)
             return pulled.addcmul_(u.expand_as(pulled), along, value=-1)
 
         return pull
