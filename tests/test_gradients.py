@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from families import as_batch, dataset, distance, model, pristine
 from torch import Tensor
 
+import circuitkit as ck
 import circuitkit.discovery._gradients as shared
 import circuitkit.engine.gradients as engine
 from circuitkit.corruptions.constants import zero
@@ -208,9 +210,10 @@ def test_random_points_of_a_mask_are_each_prompts_own() -> None:
 def test_the_scores_of_mask_gradients_sum_to_the_gap(norms: Any) -> None:
     """That between everything and nothing kept, with the norms as they are on the way."""
     m, data = model("gpt2"), dataset(LENGTHS, batch_size=3)
-    found = mask_gradient(m, data, logit_diff, counterfactual, steps=60, norms=norms)
+    found = mask_gradient(m, data, logit_diff, counterfactual, steps=30, norms=norms)
     path = found.about["path"]
     assert path["error"] < 0.02
+    assert path["resolved"]
     assert path["sum"] == pytest.approx(found.values.sum(), rel=1e-4)
     if norms == "live":
         batch = as_batch(data)
@@ -225,6 +228,20 @@ def test_a_path_that_is_not_resolved_is_said_to_be_so() -> None:
     with pytest.warns(ScoresWarning, match=r"sum to .*relative error .*: the path was not res"):
         found = mask_gradient(m, data, logit_diff, zero, steps=1)
     assert found.about["path"]["error"] > 0.2
+    assert not found.about["path"]["resolved"]
+
+
+def test_a_discovery_says_whether_the_path_was_resolved() -> None:
+    run = partial(ck.discover, ck.load("mini"), "ioi", edges=20, examples=4)
+    fine = run(method="mask_gradient(steps=12)")
+    assert "scores' sum" in repr(fine)
+    assert "not resolved" not in repr(fine)
+    with pytest.warns(ScoresWarning, match="not resolved"):
+        found = run(method="mask_gradient(steps=1)", corruption="zero")
+    (line,) = [one for one in repr(found).splitlines() if "scores' sum" in one]
+    path = found.scores.about["path"]
+    assert line.endswith(f"(relative error {path['error']:.2f}: the path was not resolved)")
+    assert f"{path['sum']:.3f} of a gap of {path['gap']:.3f}" in line
 
 
 @pytest.mark.parametrize("norms", ["clean", "larger"])

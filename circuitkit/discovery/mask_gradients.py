@@ -67,9 +67,10 @@ def mask_gradient(
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
     the clean behaviour; ``groups`` as in ``eap``. With enough steps they sum to the gap that they
-    explain, what the metric loses on the way; ``about["path"]`` holds the ``sum``, the ``gap`` and
-    the relative ``error``. Warns (ScoresWarning) where that is above 0.2: the points have not
-    resolved the path. A small error is no proof of a good ranking. Raises as ``eap_ig`` does.
+    explain, what the metric loses on the way; ``about["path"]`` holds the ``sum``, the ``gap``, the
+    relative ``error``, and whether the path is ``resolved``. Warns (ScoresWarning) where the error
+    is above 0.2: the points have not resolved the path. A small error is no proof of a good
+    ranking. Raises as ``eap_ig`` does.
 
     Source: AutoCircuit (Miller et al. 2024) integrates such gradients for all edges together; at
     the full mask this is ``eap``.
@@ -77,7 +78,7 @@ def mask_gradient(
     Example:
         >>> found = ck.discovery.mask_gradient(model, data, steps=3)
         >>> found.about["settings"], sorted(found.about["path"])
-        ({'steps': 3}, ['error', 'gap', 'sum'])
+        ({'steps': 3}, ['error', 'gap', 'resolved', 'sum'])
     """
     inputs = prepare(model, data, metric, corruption)
     drawn = stratified(inputs.data, steps, seed) if points == "random" else None
@@ -134,7 +135,8 @@ class _Path:
         """The scores, which say how far their sum is from the gap; warns where it is far."""
         total, gap = float(scores.values.sum(dtype=float)), self.gap / self.count
         error = abs(total - gap) / abs(gap) if gap else None
-        if error is not None and error > RESOLVED:
+        resolved = error is None or error <= RESOLVED
+        if not resolved:
             warnings.warn(
                 f"the scores of mask_gradient sum to {total:.4g}, and the gap that they explain is "
                 f"{gap:.4g} (relative error {error:.2f}): the path was not resolved; use more "
@@ -142,5 +144,5 @@ class _Path:
                 ScoresWarning,
                 stacklevel=4,
             )
-        about = {**scores.about, "path": {"sum": total, "gap": gap, "error": error}}
-        return replace(scores, about=about)
+        path = {"sum": total, "gap": gap, "error": error, "resolved": resolved}
+        return replace(scores, about={**scores.about, "path": path})

@@ -324,6 +324,16 @@ class Discovery:
         if self.search and not self.search.monotone:
             yield f"  size             {self.search.again()}"
 
+    def _path(self) -> Iterator[str]:
+        """How far the sum of the scores is from the gap that they explain, where a method says."""
+        path = self.scores.about.get("path")
+        if isinstance(path, dict) and path.get("error") is not None:
+            said = "" if path.get("resolved") else ": the path was not resolved"
+            yield (
+                f"  scores' sum      {path['sum']:.3f} of a gap of {path['gap']:.3f} "
+                f"(relative error {path['error']:.2f}{said})"
+            )
+
     def _title(self) -> str:
         """What a picture of the circuit is called."""
         about, value = self.circuit.graph, self.evaluation.faithfulness
@@ -351,6 +361,7 @@ class Discovery:
             f"  random circuits  {self.random:.3f}  [{min(spread):.3f}, {max(spread):.3f}]  "
             f"({len(spread)} of the same size)",
             *self._chosen(),
+            *self._path(),
             *self._sure(),
             f"  cost             {self.seconds:.1f} s, peak memory {self.mebibytes:,.0f} MiB",
             "",
