@@ -231,6 +231,23 @@ def test_a_path_that_is_not_resolved_is_said_to_be_so() -> None:
     assert not found.about["path"]["resolved"]
 
 
+def test_norms_that_let_a_run_overflow_are_named() -> None:
+    """As they do in deep models with large activations; here what is carried is large."""
+    m, data = model("gpt2"), dataset(LENGTHS, batch_size=3)
+
+    def large(m: Any, data: Dataset) -> Any:
+        swap = counterfactual(m, data)
+
+        def carry(batch: Batch) -> list[Activations]:
+            (run,) = swap(batch)
+            return [replace(run, consistent=False, reads=tuple(x * 1e30 for x in run.reads))]
+
+        return carry
+
+    with pytest.raises(ScoresError, match=r"divide by in the clean run.* use norms='larger'"):
+        mask_gradient(m, data, logit_diff, large, norms="clean")
+
+
 def test_a_discovery_says_whether_the_path_was_resolved() -> None:
     run = partial(ck.discover, ck.load("mini"), "ioi", edges=20, examples=4)
     fine = run(method="mask_gradient(steps=12)")

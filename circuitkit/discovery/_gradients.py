@@ -104,17 +104,21 @@ class Here:
         *,
         fixed: Mapping[int, Float[Tensor, "b p d"]] = MappingProxyType({}),
         held: Held | None = None,
+        risk: str = "",
     ) -> Gradients:
         """The gradients at another run: from this embedding (None: the clean one), and as
-        ``circuitkit.engine.gradients`` takes the rest."""
+        ``circuitkit.engine.gradients`` takes the rest. Raises ScoresError, with the ``risk``, where
+        there is one and the logits are not finite."""
         start = self.context.embed if embed is None else embed
         return gradients(
-            self.model, self.batch, self.context, start, self.value, carried, share,
-            fixed=fixed, held=held,
+            self.model, self.batch, self.context, start, partial(self.value, risk=risk), carried,
+            share, fixed=fixed, held=held,
         )  # fmt: skip
 
-    def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " examples"]:
-        """The metric, of each example."""
+    def value(self, logits: Float[Tensor, "b vocab"], risk: str = "") -> Float[Tensor, " examples"]:
+        """The metric, of each example; raises as ``at`` does."""
+        if risk and not bool(logits.isfinite().all()):
+            raise ScoresError(f"the logits of a run are not finite: {risk}")
         return _value(self.metric, self.reference, self.batch, logits)
 
     def between(self, carried: Activations, share: float | Tensor) -> Float[Tensor, "b p d"]:

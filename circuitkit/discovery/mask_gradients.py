@@ -70,7 +70,7 @@ def mask_gradient(
     explain, what the metric loses on the way; ``about["path"]`` holds the ``sum``, the ``gap``, the
     relative ``error``, and whether the path is ``resolved``. Warns (ScoresWarning) where the error
     is above 0.2: the points have not resolved the path. A small error is no proof of a good
-    ranking. Raises as ``eap_ig`` does.
+    ranking. Raises as ``eap_ig`` does, and ScoresError where ``"clean"`` norms let a run overflow.
 
     Source: AutoCircuit (Miller et al. 2024) integrates such gradients for all edges together; at
     the full mask this is ``eap``.
@@ -92,7 +92,7 @@ def mask_gradient(
         path.add(here, carried, held)
         for step, middle in enumerate(midpoints(steps)):
             share = middle if drawn is None else _own(here, drawn[:, step])
-            at = here.at(carried=carried, share=share, held=held)
+            at = here.at(carried=carried, share=share, held=held, risk=risk)
             yield Term(at, at.activations, carried, 1 / steps, risk)
             del at
 
