@@ -6,6 +6,7 @@ model is a change of its weights. It is saved as one safetensors file.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.data.tokens import Tokenizer
+from circuitkit.engine.backward import PLAIN, Rule
 from circuitkit.engine.bounds import require_length, require_tokens
 from circuitkit.engine.holding import Held
 from circuitkit.engine.inspection import Frozen
@@ -105,6 +107,7 @@ class Decoder:
     wiring: Wiring = field(init=False)
     router: str | None = field(init=False, default=None)
     kinds: Mapping[str, Kind] = field(init=False, default_factory=lambda: KINDS)
+    rule: Rule = field(init=False, default=PLAIN)
     tokenizer: Tokenizer | None = field(init=False)
     d_model: int = field(init=False)
     d_head: int = field(init=False)
@@ -144,6 +147,13 @@ class Decoder:
         for one in where:
             moved = {name: value.to(one) for name, value in moved.items()}
         return replace(self, **moved)
+
+    def under(self, rule: Rule) -> Decoder:
+        """The same model, whose backward follows the rule, of which patterns are all there is to
+        it: there are no norms and no gates, and the slope of a ReLU at x is relu(x)/x already."""
+        twin = copy.copy(self)
+        twin.rule = rule
+        return twin
 
     # -- components --------------------------------------------------------------------------------
     @property
@@ -191,6 +201,8 @@ class Decoder:
 
     def attend(self, context: Context, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What each head's output projection takes."""
+        if self.rule.patterns:
+            q, k = q.detach(), k.detach()
         pattern = self.scores(context, layer, q, k).softmax(-1)
         return torch.einsum("bhqk,bkhe->bqhe", pattern, v)
 

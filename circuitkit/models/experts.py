@@ -6,6 +6,7 @@ router chooses, and with what weights; the experts themselves are then called on
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -77,6 +78,13 @@ class ExpertBlock:
                 f"{type(mlp).__name__} does not write the sum of its experts (relative error "
                 f"{error:.1e}); load the model without experts"
             )
+
+    def following(self, norm: Norm, mlp: nn.Module) -> ExpertBlock:
+        """The same of another copy of the MLP, behind another norm."""
+        twin = copy.copy(self)
+        twin.norm, twin.experts = norm, mlp.experts  # type: ignore[assignment]
+        twin.hollow = copy_with(mlp, {id(twin.experts): self.asked})
+        return twin
 
     def _route(self, x: Float[Tensor, "b p d"]) -> tuple[Routing, Float[Tensor, "b p d"]]:
         """The experts that are chosen and their weights, and what is written beside them."""

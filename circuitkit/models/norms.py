@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from circuitkit.engine.backward import with_slope
 from circuitkit.engine.holding import Scale
 from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.numerics import wide
@@ -21,8 +23,11 @@ class Norm:
 
     Its weight, bias and centring are found by probing the module, so that every spelling (Gemma's
     1 + w, a norm without parameters) is served; ``y = w∘Cx·s(x) + b`` with C the centring or 1.
-    Raises UnsupportedModelError where the module is not a LayerNorm or an RMSNorm.
+    ``constant``: its backward takes s(x) as a constant. Raises UnsupportedModelError where the
+    module is not a LayerNorm or an RMSNorm.
     """
+
+    constant = False
 
     def __init__(self, module: nn.Module | None, width: int, like: Tensor) -> None:
         self.module = None if isinstance(module, nn.Identity) else module
@@ -54,18 +59,36 @@ class Norm:
     def __call__(self, x: Float[Tensor, "*t d"]) -> Float[Tensor, "*t d"]:
         """The module's own output; or with the scale that is held."""
         if self.held is None:
-            return self._given(x)
+            return self._own(x)
         y = self._centre(wide(x)) * self.held.value * self.weight + self.bias
         scaled: Tensor = y.to(x.dtype)
         if not self.held.least:
             return scaled
         with torch.no_grad():
             free = self.held.free(self._scale(x))
-        return torch.where(free, self._given(x), scaled)
+        return torch.where(free, self._own(x), scaled)
+
+    def _own(self, x: Tensor) -> Tensor:
+        y = self._given(x)
+        return self.with_constant_scale(x, y) if self.constant else y
+
+    def with_constant_scale(self, x: Tensor, y: Tensor) -> Tensor:
+        """What the norm gave, ``y``, with the gradient in ``x`` that takes the scale as given."""
+        if self.module is None or not torch.is_grad_enabled():
+            return y
+        with torch.no_grad():
+            frozen = self.frozen(x)
+        return with_slope(y, frozen.of(x))
 
     def _given(self, x: Tensor) -> Tensor:
         y: Tensor = x if self.module is None else self.module(x)
         return y
+
+    def constant_scale(self) -> Norm:
+        """The same norm, whose backward takes the scale as a constant."""
+        twin = copy.copy(self)
+        twin.constant = True
+        return twin
 
     def _centre(self, x: Tensor) -> Tensor:
         return x - x.mean(-1, keepdim=True) if self.centred else x
@@ -97,7 +120,7 @@ class Norm:
 
         The Jacobian is s·w∘(C − u uᵀ/d) with u = s·Cx, so n gradients share one u: two small
         matrix products instead of n backward passes through the norm. The weights are folded here.
-        Where the scale is ``held``, the norm is affine, and there is no u.
+        Where the scale is ``held`` or a constant, the norm is affine, and there is no u.
         """
         if self.module is None:
             return lambda _, grad: grad @ matrix.mT
@@ -112,7 +135,7 @@ class Norm:
             if held is not None:
                 s = torch.where(held.free(own), own, held.value)
             pulled = (grad * s) @ folded.mT
-            if held is not None and not held.least:
+            if self.constant or (held is not None and not held.least):
                 return pulled
             u = self._centre(wide(x)) * s
             along = (pulled * u).sum(-1, keepdim=True) / x.shape[-1]

@@ -13,7 +13,7 @@ from circuitkit.errors import UnsupportedModelError
 from circuitkit.models.compat import original
 from circuitkit.util.versions import changed
 
-__all__ = ["HandsOver", "Last", "Muted", "Through", "between", "copy_with"]
+__all__ = ["HandsOver", "Last", "Muted", "Through", "between", "copy_with", "twin_with"]
 
 
 def copy_with(module: nn.Module, stubs: Mapping[int, nn.Module]) -> nn.Module:
@@ -26,9 +26,14 @@ def copy_with(module: nn.Module, stubs: Mapping[int, nn.Module]) -> nn.Module:
     children = {n: c and copy_with(c, stubs) for n, c in own.items()}
     if all(children[n] is c for n, c in own.items()):
         return module
+    return twin_with(module, _modules=children)
+
+
+def twin_with(module: nn.Module, **own: Any) -> nn.Module:
+    """A shallow copy of a module with some of its attributes replaced."""
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
-    twin.__dict__["_modules"] = children
+    twin.__dict__.update(own)
     own_forward = twin.__dict__.get("forward")  # one that was put on the module, and runs it
     if isinstance(own_forward, MethodType) and own_forward.__self__ is module:
         twin.__dict__["forward"] = MethodType(own_forward.__func__, twin)

@@ -11,10 +11,11 @@ is. ``circuitkit.check`` finds a model that this composition does not reproduce,
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from circuitkit.data.batches import Batch
 from circuitkit.data.tokens import Tokenizer
+from circuitkit.engine.backward import PLAIN, Rule
 from circuitkit.engine.bounds import require_length, require_tokens
 from circuitkit.engine.holding import Held
 from circuitkit.engine.inspection import Frozen
@@ -51,6 +53,7 @@ from circuitkit.models.compat import (
 )
 from circuitkit.models.experts import ROUTERS, ExpertBlock, Experts, routed
 from circuitkit.models.norms import Norm
+from circuitkit.models.rules import norms_within, stubs_for
 from circuitkit.models.saved import (
     in_one_line,
     require_finite,
@@ -192,6 +195,25 @@ def _mlp(part: Any, own: Any) -> tuple[Any, Any, Any]:
     return (mlp, None, None) if stem is mlp else (mlp, stem, original(down))
 
 
+def _following(layer: _Layer, rule: Rule, name: str) -> _Layer:
+    """The layer, whose backward follows the rule."""
+    like = layer.out[0, 0]
+    if rule.norms:
+        post = layer.ln2_post and Norm(layer.ln2_post, len(like), like).constant_scale()
+        layer = replace(
+            layer, ln1=layer.ln1.constant_scale(), ln2=layer.ln2.constant_scale(), ln2_post=post,
+            ln1_post=layer.ln1_post and layer.ln1_post.constant_scale(),
+            attention=copy_with(layer.attention, norms_within(layer.attn)),
+        )  # fmt: skip
+    if layer.mlp is None:
+        return layer
+    mlp, stem = copy_with(layer.mlp, stubs_for(layer.mlp, rule, like, name)), layer.stem
+    if stem is not None:
+        down = (layer.loose or parts_of(parts_of(layer.block)["mlp"]))["out"]
+        stem = copy_with(mlp, {id(twin): HandsOver() for twin in _twins(down)})
+    return replace(layer, mlp=mlp, stem=stem)
+
+
 def _twins(part: Any) -> list[Any]:
     """A bridge component and what it wraps: either may stand in the module tree."""
     return [part, *([original(part)] if original(part) is not None else [])]
@@ -207,6 +229,9 @@ class Transformer:
     whose tokens they are (``held``). ``shared`` are weights that others may change. A ``trainable``
     model keeps its gradients, and is read anew where its weights have changed.
     """
+
+    rule = PLAIN
+    _unruled: Transformer | None = None
 
     def __init__(
         self,
@@ -267,7 +292,28 @@ class Transformer:
             self.__dict__.pop(name, None)
         with torch.set_grad_enabled(self.trainable):
             self.layers = [_layer(block, *self._sizes) for block in self.bridge.blocks]
+        if self.rule != PLAIN:
+            self.layers = [_following(layer, self.rule, self.name) for layer in self.layers]
         self._versions = versions_of(self._shared)
+
+    def under(self, rule: Rule) -> Transformer:
+        """The same model, whose backward follows the rule (and no other one).
+
+        Raises UnsupportedModelError where an activation that the rule speaks of is not a part of
+        its own. Routers, caps on scores or logits, and a shared expert's gate keep their gradient.
+        """
+        base = self._unruled or self
+        twin = copy.copy(base)
+        twin._unruled, twin.rule = base, rule
+        vars(twin).pop("_final_norm", None)  # which follows the rule too
+        twin.layers = [_following(layer, rule, self.name) for layer in base.layers]
+        if base.experts:
+            twin.experts = {
+                number: block.following(twin.layers[number].ln2, twin.layers[number].mlp)
+                for number, block in base.experts.items()
+            }
+            twin.kinds = {**KINDS, EXPERTS: Experts(twin.experts)}
+        return twin
 
     def _experts(self) -> dict[int, ExpertBlock]:
         """The mixture-of-experts MLPs, by layer."""
@@ -474,14 +520,24 @@ class Transformer:
         """The logits of these final residuals, from the model's own forward."""
         root, _, _, norm, head = self._hollow
         tokens = torch.zeros(len(x), 1, dtype=torch.long, device=self.device)
-        norm.bare = "_final_norm" in vars(self) and self._final_norm.held is not None
-        norm.value = head.value = (self._final_norm(x) if norm.bare else x)[:, None]
+        norm.value = head.value = x[:, None]
+        norm.bare = self.rule.norms or self._final_is_held
+        if self._final_is_held:
+            norm.value = self._final_norm(x)[:, None]
+        elif self.rule.norms:
+            given = norm.module(x[:, None])
+            norm.value = self._final_norm.with_constant_scale(x[:, None], given)
         try:
             output = root(**self._arguments(tokens, torch.ones_like(tokens)))
         finally:
             norm.value = head.value = None
             norm.bare = False
         return _logits(output)[:, 0]
+
+    @property
+    def _final_is_held(self) -> bool:
+        """Whether the final norm has another run's scale."""
+        return "_final_norm" in vars(self) and self._final_norm.held is not None
 
     # -- components -------------------------------------------------------------------------------
     def project(self, layer: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -518,6 +574,8 @@ class Transformer:
 
     def attend(self, context: Context, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What each head's output projection takes, by the model's own attention module."""
+        if self.rule.patterns:
+            q, k = q.detach(), k.detach()
         return self._attend(self.layers[layer].attention, context, layer, q, k, v)
 
     def _attend(
@@ -626,7 +684,9 @@ class Transformer:
 
     @cached_property
     def _final_norm(self) -> Norm:
-        return Norm(original(self.bridge.ln_final), self.d_model, self.layers[0].weights["q"])
+        like = self.layers[0].weights["q"]
+        norm = Norm(original(self.bridge.ln_final), self.d_model, like)
+        return norm.constant_scale() if self.rule.norms else norm
 
     def projection(self, layer: int, port: str) -> tuple[Tensor, Tensor | None]:
         """The weights and the biases of a port (q, k or v), by head or group."""

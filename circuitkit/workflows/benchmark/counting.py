@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from circuitkit.data.batches import Dataset
+from circuitkit.engine.backward import Rule, under
 from circuitkit.engine.model import Model
 from circuitkit.engine.record import record
 
@@ -55,7 +56,13 @@ def counted(model: M) -> tuple[M, Tally]:
 
     A backward is counted when the gradient passes, so that one that is never taken costs nothing.
     """
-    twin, tally = copy.copy(model), Tally()
+    tally = Tally()
+    return _counting(model, tally), tally
+
+
+def _counting(model: M, tally: Tally) -> M:
+    """The same model, which counts there, also under a backward rule."""
+    twin = copy.copy(model)
 
     def noted(out: Tensor, size: int) -> Tensor:
         tally.forward += size
@@ -74,8 +81,12 @@ def counted(model: M) -> tuple[M, Tally]:
     def wrapped(how: Callable[[int, Tensor], Tensor]) -> Callable[[int, Tensor], Tensor]:
         return lambda layer, x: noted(how(layer, x), x.shape[:-1].numel())
 
+    def ruled(rule: Rule) -> Model:
+        return _counting(under(model, rule), tally)
+
     vars(twin).update(attend=attend, mlp=wrapped(model.mlp), neurons=wrapped(model.neurons))
-    return twin, tally
+    vars(twin).update(under=ruled)
+    return twin
 
 
 @torch.no_grad()
