@@ -35,9 +35,11 @@ def mini() -> Any:
 # -- settings --------------------------------------------------------------------------------------
 SEEDS = ("0", "1", "7", "4294967295")
 AT = ("'who'", "'end'", "('who', 'end')", "['who']", "()", "'all'")
+RULES = ("None", "'relp'", "'frozen_norms+frozen_patterns'")
 SOUND: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {  # names, settings and legal values
     "discovery": {
-        "eap": {}, "clean_corrupted": {},
+        "eap": {"rule": RULES}, "clean_corrupted": {"rule": RULES}, "relp": {},
+        "atp_star": {"fix": ("True", "False"), "drop": ("True", "False"), "rule": RULES},
         "eap_ig": {"steps": ("1", "2", "7", "0x3"), "points": ("None", "'left'", "'midpoints'")},
         "expected_gradients": {"draws": ("1", "3"), "seed": SEEDS},
         "mask_gradient": {"steps": ("1", "3"), "seed": SEEDS,
@@ -100,6 +102,9 @@ LEGAL: Mapping[str, Callable[[Any], bool]] = {
     "resume": lambda value: value is None or isinstance(value, str),
     "corrupt": lambda value: isinstance(value, str),
     "operators": _is_texts,
+    "rule": lambda value: value is None or isinstance(value, str),
+    "fix": lambda value: isinstance(value, bool),
+    "drop": lambda value: isinstance(value, bool),
     "points": lambda value: value in (None, "left", "midpoints"),
     "norms": lambda value: value in ("live", "clean", "larger"),
 }  # fmt: skip

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.engine.attribute import Pulls, by_example, score, score_groups
+from circuitkit.engine.backward import RuleLike, rule_settings, under
 from circuitkit.engine.gradients import Gradients, gradients
 from circuitkit.engine.holding import Held
 from circuitkit.engine.inputs import Inputs
@@ -147,15 +148,18 @@ def attribute(
     where: Where,
     groups: Groups,
     settings: dict[str, Json] | None = None,
+    rule: RuleLike = None,
     *,
     reads: bool = False,
 ) -> Scores:
     """The scores of a method that takes its gradients ``where`` it says, for each draw of the
-    corruption; with ``reads`` it is given the runs with all that was read there.
+    corruption, in a backward that follows the rule; with ``reads`` it is given the runs with all
+    that was read there.
 
     Raises MetricError and ScoresError where no scores come of the gradients.
     """
     model, data, metric, corruption = inputs
+    model = under(model, rule)
     tally = Tally(model.wiring, len(data), groups, data.memory)
     carry = corruption(model, data)
     legal = torch.from_numpy(model.wiring.legal).to(model.device)
@@ -178,7 +182,8 @@ def attribute(
             f"the gradient of {name_of(metric)} is zero wherever {method} looks, so every score "
             "would be zero; use eap_ig, or a different metric (logit_diff)"
         )
-    about = {**inputs.metadata(), "method": method, "settings": settings or {}}
+    said = {**(settings or {}), **rule_settings(rule)}
+    about = {**inputs.metadata(), "method": method, "settings": said}
     return tally.scores(about)
 
 

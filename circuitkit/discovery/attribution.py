@@ -14,6 +14,7 @@ import torch
 
 from circuitkit.discovery._gradients import Here, Term, attribute
 from circuitkit.discovery._points import left, midpoints, stratified
+from circuitkit.engine.backward import RULE_FORM, RuleLike
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.tally import Groups, is_groups
@@ -38,6 +39,7 @@ def eap(
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
+    rule: Annotated[RuleLike, RULE_FORM] = None,
 ) -> Scores:
     """Edge attribution patching (EAP): the gradient at the clean run, one forward and backward.
 
@@ -48,8 +50,16 @@ def eap(
     the clean behaviour. With ``groups="examples"`` they also hold each example's scores (``groups``
     [examples, edges]) and the standard error of the mean, and with counts [groups, examples] the
     means over resamples in which each example counts that often: at the same cost, in
-    groups × edges × 4 bytes. Raises ArgumentError for an argument in the wrong place, and
-    MetricError where the metric has no gradient there (kl and js are at their best).
+    groups × edges × 4 bytes. Raises ArgumentError for an argument in the wrong place, MetricError
+    where the metric has no gradient there (kl and js are at their best), and UnsupportedModelError
+    where the rule speaks of a part of the model that cannot be reached.
+
+    With a ``rule`` (None by default: the plain gradient) the backward takes what norms divide by as
+    constants (``frozen_norms``), or attention patterns (``frozen_patterns``: nothing flows into
+    queries and keys), takes act(x)/x for the slope of an activation (``frozen_slopes``), or gives
+    each factor of a gated MLP half of its gradient (``half_gates``); ``relp`` is all but the
+    patterns, and ``+`` joins rules. The run itself is the same, and a model that lacks what a rule
+    speaks of keeps its gradient there.
 
     Differs from other tools: with grouped queries an edge into k or v is one per group of heads,
     where EAP-IG and MIB repeat it for every head. Scores are means over all examples, so that they
@@ -65,7 +75,7 @@ def eap(
         >>> each.groups.shape == (len(data), 479), bool((each.error >= 0).all())
         (True, True)
     """
-    return attribute(prepare(model, data, metric, corruption), "eap", _clean, groups)
+    return attribute(prepare(model, data, metric, corruption), "eap", clean_run, groups, rule=rule)
 
 
 @checked
@@ -80,6 +90,7 @@ def eap_ig(
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
+    rule: Annotated[RuleLike, RULE_FORM] = None,
 ) -> Scores:
     """EAP with integrated gradients over the inputs (EAP-IG).
 
@@ -91,9 +102,9 @@ def eap_ig(
     backwards beside the clean and the carried run.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups`` as in ``eap``. Raises ArgumentError for an argument in the wrong
-    place and for steps that are not from 1 to 10,000, MetricError where the metric has no
-    gradient, and ScoresError where the gradients at an embedding of zero are not finite.
+    the clean behaviour; ``groups`` and ``rule`` as in ``eap``. Raises as ``eap`` does,
+    ArgumentError for steps that are not from 1 to 10,000, and ScoresError where the gradients at an
+    embedding of zero are not finite.
 
     Differs from other tools: the fractions are those of the authors' code, which ends one step
     short of the clean input, and not the paper's 1/steps, ..., 1. ``zero`` carries a zero
@@ -122,7 +133,9 @@ def eap_ig(
             yield Term(at, here.live, carried, 1 / steps, risk)
             del at
 
-    return attribute(prepare(model, data, metric, corruption), "eap_ig", where, groups, settings)
+    return attribute(
+        prepare(model, data, metric, corruption), "eap_ig", where, groups, settings, rule
+    )
 
 
 @checked
@@ -137,6 +150,7 @@ def expected_gradients(
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
+    rule: Annotated[RuleLike, RULE_FORM] = None,
 ) -> Scores:
     """EAP-IG at random points of the way, one for each prompt: a fifth of the cost.
 
@@ -147,8 +161,8 @@ def expected_gradients(
     forwards and backwards beside the clean and the carried run.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups`` as in ``eap`` (each prompt's scores are those at its own
-    fraction). Raises as ``eap_ig`` does.
+    the clean behaviour; ``groups`` and ``rule`` as in ``eap`` (each prompt's scores are those at
+    its own fraction). Raises as ``eap_ig`` does.
 
     Source: Erion et al. (2021), with the prompt's own corruption as its baseline.
 
@@ -167,7 +181,7 @@ def expected_gradients(
             del at
 
     settings: dict[str, Json] = {"draws": draws, "seed": seed}
-    return attribute(inputs, "expected_gradients", where, groups, settings)
+    return attribute(inputs, "expected_gradients", where, groups, settings, rule)
 
 
 @checked
@@ -180,13 +194,14 @@ def clean_corrupted(
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
+    rule: Annotated[RuleLike, RULE_FORM] = None,
 ) -> Scores:
     """EAP with the mean of the gradients at the clean and at the corrupted embedding.
 
     Costs two forwards and backwards, and the carried run.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups`` as in ``eap``. Raises as ``eap_ig`` does.
+    the clean behaviour; ``groups`` and ``rule`` as in ``eap``. Raises as ``eap_ig`` does.
 
     Source: Hanna et al. (2024), whose program calls it ``clean-corrupted``.
 
@@ -200,9 +215,10 @@ def clean_corrupted(
         risk = ENDS if bool(here.at_rest(carried).any()) else ""
         yield Term(here.at(here.between(carried, 0.0)), here.live, carried, 0.5, risk)
 
-    return attribute(prepare(model, data, metric, corruption), "clean_corrupted", where, groups)
+    inputs = prepare(model, data, metric, corruption)
+    return attribute(inputs, "clean_corrupted", where, groups, rule=rule)
 
 
-def _clean(here: Here, carried: Activations) -> Iterator[Term]:
+def clean_run(here: Here, carried: Activations) -> Iterator[Term]:
     """The gradient at the clean run."""
     yield Term(here.clean, here.live, carried)

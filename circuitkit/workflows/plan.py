@@ -341,6 +341,8 @@ class _Costs:
             * self.steepest
             * draws
             * (len(self.model.wiring.stages) + 1),
+            "relp": self.carried + self.steepest,
+            "atp_star": self._repaired(settings),
             "exact": self._effects(self._chosen(settings.get("edges"))),
             "acdc": base + 0.75 * self._effects(self.model.wiring.n_edges),
         }
@@ -350,6 +352,14 @@ class _Costs:
                 f"what {method} costs is not known, so it cannot be planned; a plan knows {known}"
             )
         return float(costs[method])
+
+    def _repaired(self, settings: Mapping[str, Any]) -> float:
+        """AtP*: a backward for each layer, and each attention twice for each writer before it."""
+        layers = self.model.wiring.layers if settings.get("drop", True) else 0
+        pairs = zip(self.model.wiring.stages, self.of_stage, strict=True)
+        fix = sum(2 * stage.upstream * own for stage, own in pairs if stage.kind == ATTENTION)
+        again = fix * self._draws if settings.get("fix", True) else 0.0
+        return self.carried + 1 + (layers + 1) * (self.steepest - 1) * self._draws + again
 
     def _chosen(self, edges: Any) -> int:
         total = self.model.wiring.n_edges
