@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from families import FAMILIES, SPARSE, as_batch, build, dataset, distance, in_turn, model, pristine
 from torch import Tensor, nn
 
+from circuitkit.corruptions import counterfactual
 from circuitkit.engine.attribute import Pulls
 from circuitkit.engine.backward import RULES, Rule, as_rule, half, rule_settings, under, with_slope
 from circuitkit.engine.gradients import gradients
 from circuitkit.engine.model import Model
 from circuitkit.engine.record import answer, record
 from circuitkit.errors import ArgumentError, UnsupportedModelError
+from circuitkit.metrics import logit_diff
 from circuitkit.models.transformer_lens import from_module
+from circuitkit.registry import lookup, names
 from circuitkit.workflows.benchmark.counting import counted
 
 LENGTHS = (7, 7)  # no padding, so that a plain forward needs no mask
@@ -207,6 +212,42 @@ def test_half_of_an_expert_is_half_of_both_its_factors() -> None:
             written = kind.compute(one, stage, context, kind.project(one, stage, read))
             found.append(torch.autograd.grad(written.square().sum(), read)[0])
     assert distance(2 * found[1], found[0]) < 1e-5
+
+
+# -- methods ---------------------------------------------------------------------------------------
+METHODS = {name: lookup("discovery", name) for name in names("discovery")}
+RULED = [name for name, method in METHODS.items() if "rule" in signature(method).parameters]
+
+
+def test_the_gradient_methods_take_a_rule() -> None:
+    assert {"eap", "eap_ig", "clean_corrupted", "expected_gradients", "atp_star"} <= set(RULED)
+
+
+@pytest.mark.parametrize("name", RULED)
+@pytest.mark.filterwarnings("ignore:the scores of mask_gradient")
+def test_a_method_follows_a_rule_and_says_so(name: str) -> None:
+    m, data, method = model("llama"), dataset(LENGTHS), METHODS[name]
+    given = m, data, logit_diff, counterfactual
+    plain, off, bent = (method(*given, rule=rule) for rule in (None, "none", "relp"))
+    assert np.array_equal(plain.values, off.values)
+    assert plain.about == off.about
+    assert bent.about["settings"] == {**plain.about["settings"], "rule": "relp"}
+    assert distance(bent.values, plain.values) > 1e-2
+    by_form = method(*given, rule=as_rule("relp"))
+    assert np.array_equal(by_form.values, bent.values)
+    assert by_form.about == bent.about
+    with pytest.raises(ArgumentError, match="has rule='relq'; give 'none', 'frozen_norms'"):
+        method(*given, rule="relq")
+
+
+def test_relp_is_eap_under_its_rule() -> None:
+    given = model("llama"), dataset(LENGTHS), logit_diff, counterfactual
+    one, two = METHODS["relp"](*given), METHODS["eap"](*given, rule="relp")
+    assert np.array_equal(one.values, two.values)
+    silent = METHODS["eap"](*given, rule=COMBINED)
+    into = [".q" in str(reader) or ".k" in str(reader) for reader in one.wiring.readers]
+    assert not silent.values[:, into].any()
+    assert one.values[:, into].any()
 
 
 # -- names -----------------------------------------------------------------------------------------

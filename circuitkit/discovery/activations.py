@@ -10,6 +10,7 @@ import torch
 
 from circuitkit.discovery._gradients import Here, Term, attribute
 from circuitkit.discovery._points import left, midpoints
+from circuitkit.engine.backward import RULE_FORM, RuleLike
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import output
@@ -31,6 +32,7 @@ def ceap(
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
+    rule: Annotated[RuleLike, RULE_FORM] = None,
 ) -> Scores:
     """EAP by conductance (CEAP): on the way of EAP-IG, with what each writer changes at each step.
 
@@ -41,9 +43,9 @@ def ceap(
     more where a token carries an embedding of zero: there gradients are taken at the middles.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups`` as in ``eap``. Of the corruption nothing but the embedding is
-    used: with constants (``zero``, ``mean``) the way starts at the run of that embedding. Raises as
-    ``eap_ig`` does.
+    the clean behaviour; ``groups`` and ``rule`` as in ``eap``. Of the corruption nothing but the
+    embedding is used: with constants (``zero``, ``mean``) the way starts at the run of that
+    embedding. Raises as ``eap_ig`` does.
 
     Source: Wu et al. (2026, "Demystifying variance in circuit discovery of LLMs").
 
@@ -63,7 +65,7 @@ def ceap(
             del at, own
 
     inputs = prepare(model, data, metric, corruption)
-    return attribute(inputs, "ceap", where, groups, {"steps": steps})
+    return attribute(inputs, "ceap", where, groups, {"steps": steps}, rule)
 
 
 @checked
@@ -77,6 +79,7 @@ def eap_ig_activations(
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
+    rule: Annotated[RuleLike, RULE_FORM] = None,
 ) -> Scores:
     """EAP with integrated gradients over what is written, one stage at a time.
 
@@ -87,7 +90,7 @@ def eap_ig_activations(
     (2 · layers + 1) · ``steps``.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups`` as in ``eap``. Raises as ``eap_ig`` does.
+    the clean behaviour; ``groups`` and ``rule`` as in ``eap``. Raises as ``eap_ig`` does.
 
     Source: Hanna et al. (2024), whose program calls it ``EAP-IG-activations``.
 
@@ -110,4 +113,4 @@ def eap_ig_activations(
                 yield Term(here.at(fixed={stage.index: between}), here.live, carried, 1 / count)
 
     inputs = prepare(model, data, metric, corruption)
-    return attribute(inputs, "eap_ig_activations", where, groups, {"steps": steps})
+    return attribute(inputs, "eap_ig_activations", where, groups, {"steps": steps}, rule)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from circuitkit.discovery._gradients import Here, Term, attribute
 from circuitkit.discovery._points import midpoints, stratified
+from circuitkit.engine.backward import RULE_FORM, RuleLike
 from circuitkit.engine.gradients import holding
 from circuitkit.engine.holding import Held, HoldsNorms
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
@@ -51,6 +52,7 @@ def mask_gradient(
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
+    rule: Annotated[RuleLike, RULE_FORM] = None,
 ) -> Scores:
     """The gradient of the metric in the mask, averaged from nothing kept to everything kept.
 
@@ -66,11 +68,12 @@ def mask_gradient(
     that and their own; ``"live"`` leaves them as they are.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups`` as in ``eap``. With enough steps they sum to the gap that they
-    explain, what the metric loses on the way; ``about["path"]`` holds the ``sum``, the ``gap``, the
-    relative ``error``, and whether the path is ``resolved``. Warns (ScoresWarning) where the error
-    is above 0.2: the points have not resolved the path. A small error is no proof of a good
-    ranking. Raises as ``eap_ig`` does, and ScoresError where ``"clean"`` norms let a run overflow.
+    the clean behaviour; ``groups`` and ``rule`` as in ``eap``. With enough steps and the plain
+    gradient they sum to the gap that they explain, what the metric loses on the way;
+    ``about["path"]`` holds the ``sum``, the ``gap``, the relative ``error``, and whether the path
+    is ``resolved``. Warns (ScoresWarning) where the error is above 0.2: the points have not
+    resolved the path. A small error is no proof of a good ranking. Raises as ``eap_ig`` does, and
+    ScoresError where ``"clean"`` norms let a run overflow.
 
     Source: AutoCircuit (Miller et al. 2024) integrates such gradients for all edges together; at
     the full mask this is ``eap``.
@@ -96,7 +99,7 @@ def mask_gradient(
             yield Term(at, at.activations, carried, 1 / steps, risk)
             del at
 
-    found = attribute(inputs, "mask_gradient", where, groups, settings, reads=True)
+    found = attribute(inputs, "mask_gradient", where, groups, settings, rule, reads=True)
     return path.told(found)
 
 
