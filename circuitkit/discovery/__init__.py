@@ -13,7 +13,6 @@ from circuitkit.registry import serve
 if TYPE_CHECKING:  # what type checkers and editors see; a file that is not here is served too
     from circuitkit.discovery.activations import ceap as ceap
     from circuitkit.discovery.activations import eap_ig_activations as eap_ig_activations
-    from circuitkit.discovery.atp_star import atp_star as atp_star
     from circuitkit.discovery.attribution import clean_corrupted as clean_corrupted
     from circuitkit.discovery.attribution import eap as eap
     from circuitkit.discovery.attribution import eap_ig as eap_ig
@@ -25,7 +24,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; a file that is not here
     from circuitkit.discovery.mask_gradients import mask_gradient as mask_gradient
     from circuitkit.discovery.null import random as random
     from circuitkit.discovery.pruning import acdc as acdc
-    from circuitkit.discovery.relp import relp as relp
+    from circuitkit.discovery.relevance import relp as relp
+    from circuitkit.discovery.repaired import atp_star as atp_star
     from circuitkit.discovery.sweeps import exact as exact
 
 __getattr__, __dir__ = serve("discovery")
