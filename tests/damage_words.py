@@ -54,6 +54,10 @@ SOUND: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {  # names, settings a
     "corruptions": {
         "zero": {"at": AT}, "mean": {"at": AT}, "mean_by_position": {"at": AT},
         "counterfactual": {"text": ("None",)}, "resample": {"seed": SEEDS},
+        "peak": {"at": AT, "bins": ("2", "100", "0x3")},
+        "optimal": {"at": AT, "steps": ("1", "0x1"), "loss": ("'kl'", "'log_probability'"),
+                    "cut": ("'edges'", "'writer'"), "rate": ("0.1", "2"), "seed": SEEDS,
+                    "examples": ("1", "3"), "on": ("None", "'ioi'")},
         "noise": {"at": AT, "multiple": ("1.5", "3", "1e-3"), "draws": ("1", "3"), "seed": SEEDS},
     },
     "metrics": {"logit_diff": {}, "prob_diff": {}, "accuracy": {}, "kl": {}, "top1": {}},
@@ -107,6 +111,11 @@ LEGAL: Mapping[str, Callable[[Any], bool]] = {
     "drop": lambda value: isinstance(value, bool),
     "points": lambda value: value in (None, "left", "midpoints"),
     "norms": lambda value: value in ("live", "clean", "larger"),
+    "operators": _is_texts, "bins": _is_whole(2), "examples": _is_whole(1),
+    "loss": lambda value: value in ("kl", "log_probability"),
+    "cut": lambda value: value in ("edges", "writer"),
+    "rate": _is_number,
+    "on": lambda value: value is None or isinstance(value, str),
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from circuitkit.engine.model import Activations
 from circuitkit.graph.nodes import Node
 from circuitkit.graph.wiring import Wiring
 from circuitkit.models.transformer_lens import Transformer, from_module
+from circuitkit.registry import names
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
@@ -186,6 +187,12 @@ def double(family: str) -> Transformer:
     """The same in double precision, built anew."""
     module = build(family)
     return from_module(module.to(torch.float64), name=family)
+
+
+# -- corruptions -----------------------------------------------------------------------------------
+CORRUPTIONS = tuple(  # every one; what is learned in few steps
+    {"optimal": "optimal(steps=2)"}.get(name, name) for name in names("corruptions")
+)
 
 
 # -- layer by layer --------------------------------------------------------------------------------

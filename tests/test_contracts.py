@@ -21,7 +21,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, Layers, able, as_batch, dataset, distance, model
+from families import CORRUPTIONS, FAMILIES, Layers, able, as_batch, dataset, distance, model
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -55,7 +55,7 @@ from circuitkit.registry import folder_of, lookup, names, resolve
 pytestmark = pytest.mark.filterwarnings("ignore:the scores of mask_gradient sum")
 KINDS = ["gpt2", "neox-parallel", "llama", "gemma2", "olmo2", "mixtral", "attention-only"]
 every_kind = pytest.mark.parametrize("family", KINDS)
-every_corruption = pytest.mark.parametrize("corruption", names("corruptions"))
+every_corruption = pytest.mark.parametrize("corruption", CORRUPTIONS)
 every_method = pytest.mark.parametrize("method", names("discovery"))
 every_metric = pytest.mark.parametrize("metric", names("metrics"))
 every_task = pytest.mark.parametrize("task", names("tasks"))
@@ -91,7 +91,7 @@ def test_a_metric_judges_each_example_of_a_real_run(family: str, metric: str) ->
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_corruption_carries_a_value_for_every_writer(family: str, corruption: str) -> None:
     m, data = model(family), dataset(padding="left")
-    w, carry = m.wiring, lookup("corruptions", corruption)(m, data)
+    w, carry = m.wiring, resolve("corruptions", corruption)(m, data)
     for batch in data:
         shape, draws = (*batch.clean.shape, m.d_model), carry(batch)
         assert draws
@@ -117,7 +117,7 @@ def test_what_is_carried_adds_up(family: str, corruption: str) -> None:
     """Each layer reads the embedding and what the writers before it carry, with the biases."""
     m, data = model(family), dataset()
     batch = as_batch(data)
-    for run in lookup("corruptions", corruption)(m, data)(batch):
+    for run in resolve("corruptions", corruption)(m, data)(batch):
         x, own = run.embed, Layers(m.wiring, run)
         for layer in range(m.wiring.layers):
             assert difference(own.attn_in[layer], x, batch.mask) < 1e-5
@@ -143,7 +143,7 @@ def test_what_claims_to_be_one_real_run_is_one(family: str, corruption: str) -> 
     """A run that starts at the first difference relies on it."""
     m, data = model(family), dataset()
     batch = as_batch(data)
-    for run in lookup("corruptions", corruption)(m, data)(batch):
+    for run in resolve("corruptions", corruption)(m, data)(batch):
         again = record(m, m.start(batch.clean, batch.mask), run.embed)
         same = difference(again.final, run.final, batch.mask) < 1e-5
         assert same or not run.consistent
@@ -153,7 +153,7 @@ def test_what_claims_to_be_one_real_run_is_one(family: str, corruption: str) -> 
 @every_corruption
 def test_a_corruption_carries_the_same_each_time(corruption: str) -> None:
     m, data = model("gpt2"), dataset()
-    batch, make = as_batch(data), lookup("corruptions", corruption)
+    batch, make = as_batch(data), resolve("corruptions", corruption)
     one, two = make(m, data)(batch), make(m, data)(batch)
     pairs = zip(tensors(one[0]), tensors(two[0]), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -523,8 +523,8 @@ ACTS: dict[str, Callable[[Any, Dataset], Any]] = {
     **{f"{kind} {name}": (lambda m, data, name=name: discover(name, m, data))
        for kind in ["discovery"] for name in names(kind)},
     **{f"corruption {name}": (lambda m, data, name=name:
-                              lookup("corruptions", name)(m, data)(as_batch(data)))
-       for name in names("corruptions")},
+                              resolve("corruptions", name)(m, data)(as_batch(data)))
+       for name in CORRUPTIONS},
     "evaluate": lambda m, data: evaluate(m, m.wiring.legal, data, logit_diff, counterfactual),
     "native": lambda m, data: m.native(as_batch(data).clean, as_batch(data).mask),
 }  # fmt: skip

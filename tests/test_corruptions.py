@@ -14,7 +14,16 @@ from families import FAMILIES, Layers, as_batch, dataset, distance, model, prist
 from oracles import Oracle
 from torch import Tensor
 
-from circuitkit.corruptions import counterfactual, mean, mean_by_position, noise, resample, zero
+from circuitkit.corruptions import (
+    counterfactual,
+    mean,
+    mean_by_position,
+    noise,
+    optimal,
+    peak,
+    resample,
+    zero,
+)
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.data.examples import Example
 from circuitkit.engine.model import Activations, Model
@@ -24,6 +33,7 @@ from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.metrics import logit_diff
 from circuitkit.registry import lookup, names, resolve
 
+CONSTANTS = [zero, mean, mean_by_position, peak, partial(optimal, steps=1)]
 KINDS = ["gpt2", "neox-parallel", "llama", "gemma", "gemma2", "olmo2", "attention-only"]
 every_kind = pytest.mark.parametrize("family", KINDS)
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -133,6 +143,49 @@ def test_means_over_one_set_serve_another_unless_its_prompts_are_longer() -> Non
     assert mean(m, known)(longer)[0].embed.shape == (2, 7, m.d_model)
 
 
+# -- peaks -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("padding", ["left", "right"])
+@every_kind
+def test_the_peak_is_the_centre_of_the_fullest_bin_of_each_dimension(
+    family: str, padding: str
+) -> None:
+    """NumPy's histogram of every dimension alone, over the tokens of prompts that are run alone."""
+    m, data = model(family), dataset(padding=padding, batch_size=2)
+    runs = [record(m, m.start(t, torch.ones_like(t).bool()))
+            for t in (torch.tensor([e.clean]) for e in data.examples)]  # fmt: skip
+    (found,) = carried(partial(peak, bins=4), m, data)
+    embed = [(found.embed, [run.embed for run in runs])]
+    for value, each in embed + [
+        (found.shares[stage.index], [run.shares[stage.index] for run in runs])
+        for stage in m.wiring.stages
+    ]:
+        tokens = torch.cat([x[0] for x in each]).flatten(1).double().numpy()
+        carries = value.flatten(2)
+        assert torch.equal(carries, carries[:1, :1].expand_as(carries))
+        for dim in range(0, tokens.shape[1], 3):
+            expected = fullest(tokens[:, dim], 4)
+            assert float(carries[0, 0, dim]) == pytest.approx(expected, abs=1e-4)
+
+
+def fullest(values: np.ndarray, bins: int) -> float:
+    """The centre of the fullest bin; of several, that of the nearest to the mean."""
+    counts, edges = np.histogram(values, bins)
+    centres = (edges[:-1] + edges[1:]) / 2
+    first = sorted(zip(-counts, np.abs(centres - values.mean()), centres, strict=True))[0]
+    return float(first[2])
+
+
+def test_one_token_is_its_own_peak_and_more_bins_give_another() -> None:
+    m, example = model("gpt2"), Example((7,), (9,), (3,), (4,), {"end": (0, 1)})
+    single = Dataset((example,) * 3)
+    (found,) = carried(peak, m, single)
+    (expected,) = carried(mean, m, single)
+    assert distance(found.final, expected.final) < 1e-6
+    few, many = (carried(partial(peak, bins=bins), m, dataset())[0].final for bins in (3, 30))
+    assert distance(few, many) > 1e-2
+
+
+# -- zeros -----------------------------------------------------------------------------------------
 @every_kind
 def test_zero_writes_nothing_but_biases(family: str) -> None:
     m, data = model(family), dataset()
@@ -276,7 +329,7 @@ def test_noise_of_another_text_is_where_that_text_differs() -> None:
     assert float(torch.stack(found)[:, differs].std()) == pytest.approx(sigma, rel=0.02)
 
 
-@pytest.mark.parametrize("corruption", [zero, mean, mean_by_position])
+@pytest.mark.parametrize("corruption", CONSTANTS[:-1])
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "attention-only"])
 def test_constants_at_spans_are_those_of_all_tokens_there_and_the_clean_run_elsewhere(
     family: str, corruption: Callable[..., object]
@@ -295,7 +348,7 @@ def test_constants_at_spans_are_those_of_all_tokens_there_and_the_clean_run_else
         assert (clean[name][held] - value[held]).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("corruption", [zero, mean, mean_by_position])
+@pytest.mark.parametrize("corruption", CONSTANTS)
 def test_constants_at_spans_that_hold_every_token_are_those_without_spans(
     corruption: Callable[..., object],
 ) -> None:
@@ -309,9 +362,7 @@ def test_constants_at_spans_that_hold_every_token_are_those_without_spans(
     assert distance(clean.embed, as_clean(m, data)) > 1e-2
 
 
-@pytest.mark.parametrize(
-    "corruption", [counterfactual, resample, noise, zero, mean, mean_by_position]
-)
+@pytest.mark.parametrize("corruption", [counterfactual, resample, noise, *CONSTANTS])
 def test_one_span_may_be_a_string_and_all_is_all_tokens(corruption: Any) -> None:
     m, data = model("gpt2"), several("left")
     mask = as_batch(data).mask
@@ -340,7 +391,7 @@ def as_clean(m: Model, data: Dataset) -> Tensor:
     [
         "counterfactual(text='t', at=('subject',))", "noise(text='t', draws=2)",
         "resample(at=('subject',))", "zero(at=('end',))", "mean(at=('end', 'subject'))",
-        "mean_by_position(at=('subject',))",
+        "mean_by_position(at=('subject',))", "peak(bins=5, at='end')",
     ],
 )  # fmt: skip
 def test_texts_and_spans_can_be_written_as_settings(written: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from families import (
+    CORRUPTIONS,
     FAMILIES,
     able,
     as_batch,
@@ -48,9 +49,8 @@ from circuitkit.graph.nodes import parse_edge
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics import accuracy, js, kl, log_probability, logit_diff
-from circuitkit.registry import lookup, names
+from circuitkit.registry import resolve
 
-CORRUPTIONS = names("corruptions")
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -79,7 +79,7 @@ def test_the_full_circuit_has_faithfulness_one_and_the_empty_one_zero(
 ) -> None:
     m, data = model(family), able(family)
     ends = [m.wiring.legal, np.zeros_like(m.wiring.legal)]
-    full, empty = evaluate(m, ends, data, logit_diff, lookup("corruptions", corruption))
+    full, empty = evaluate(m, ends, data, logit_diff, resolve("corruptions", corruption))
     assert full.faithfulness == pytest.approx(1, abs=1e-4)
     assert empty.faithfulness == 0
     assert distance(full.circuit, full.everything) < 1e-4
@@ -160,7 +160,7 @@ def our_name(node: Any) -> str:
 )
 def test_the_value_of_an_example_depends_on_no_batch(family: str, corruption: str) -> None:
     """Not on the batch size, the padding side or the order of the examples."""
-    m, data, carry = model(family), able(family), lookup("corruptions", corruption)
+    m, data, carry = model(family), able(family), resolve("corruptions", corruption)
     keep = scores_of(family).mask(60)
     expected = evaluate(m, keep, data, logit_diff, carry)
     back = data.examples[::-1]

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from families import (
+    CORRUPTIONS,
     FAMILIES,
     as_batch,
     dataset,
@@ -46,7 +47,6 @@ from circuitkit.models.transformer_lens import from_module
 from circuitkit.registry import names, resolve
 
 SAME = 2e-5  # relative, in single precision
-CORRUPTIONS = names("corruptions")
 HUGGING_FACE = [f for f in FAMILIES if f not in ("attention-only", "native-rms")]
 # five points do not resolve the path of every random model
 pytestmark = pytest.mark.filterwarnings("ignore:the scores of mask_gradient sum")

@@ -16,7 +16,9 @@ if TYPE_CHECKING:  # what type checkers and editors see; a file that is not here
     from circuitkit.corruptions.constants import mean as mean
     from circuitkit.corruptions.constants import mean_by_position as mean_by_position
     from circuitkit.corruptions.constants import zero as zero
+    from circuitkit.corruptions.frequent import peak as peak
     from circuitkit.corruptions.gaussian import noise as noise
+    from circuitkit.corruptions.learned import optimal as optimal
     from circuitkit.corruptions.replacement import counterfactual as counterfactual
     from circuitkit.corruptions.replacement import resample as resample
 

@@ -5,23 +5,16 @@ Where ``at`` names tokens, they do so at these, and carry what the clean run wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
-from circuitkit.data.batches import Batch, Dataset, span_names
-from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.numerics import exact
-from circuitkit.engine.record import assemble, record
-from circuitkit.errors import DataError
+from circuitkit.corruptions._written import Carry, Written, average, constant
+from circuitkit.data.batches import Dataset
+from circuitkit.engine.model import Model
 from circuitkit.util.options import checked
 
 __all__ = ["mean", "mean_by_position", "zero"]
-
-Carry = Callable[[Batch], list[Activations]]
 
 
 @checked
@@ -52,7 +45,7 @@ def zero(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
         one.new_zeros(1, 1, stage.writes, model.kinds[stage.kind].width(model))
         for stage in model.wiring.stages
     ]
-    return _constant(model, _Written(one, nothing, nothing), at)
+    return constant(model, Written(one, nothing, nothing), at)
 
 
 @checked
@@ -74,7 +67,7 @@ def mean(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
         >>> bool((carried.embed[0, 0] == carried.embed[1, 3]).all())  # at every token
         True
     """
-    return _constant(model, _average(model, data, by_position=False), at)
+    return constant(model, average(model, data, by_position=False), at)
 
 
 @checked
@@ -97,90 +90,4 @@ def mean_by_position(model: Model, data: Dataset, *, at: str | Sequence[str] = (
         >>> bool((carried.embed[0, 2] == carried.embed[1, 2]).all())
         True
     """
-    return _constant(model, _average(model, data, by_position=True), at)
-
-
-@dataclass
-class _Written:
-    """What each writer writes; [1, 1, ...] for all positions, or [1, pos, ...] by position."""
-
-    embed: Tensor
-    computed: list[Tensor]
-    shares: list[Tensor]
-
-    def parts(self) -> Iterator[Tensor]:
-        yield self.embed
-        yield from self.computed
-        yield from self.shares
-
-    @classmethod
-    def of(cls, run: Activations) -> _Written:
-        return cls(run.embed, list(run.computed), list(run.shares))
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> _Written:
-        return _Written(
-            change(self.embed), *([change(x) for x in xs] for xs in (self.computed, self.shares))
-        )
-
-    def where(self, chosen: Bool[Tensor, "b p"], other: _Written) -> _Written:
-        """This at the chosen tokens, and the other at the rest."""
-        theirs = other.parts()  # in the order in which map goes
-        return self.map(
-            lambda x: torch.where(chosen.view(*chosen.shape, *[1] * (x.ndim - 2)), x, next(theirs))
-        )
-
-
-def _average(model: Model, data: Dataset, *, by_position: bool) -> _Written:
-    """The mean over tokens that are not padding, accumulated in float64."""
-    length = data.longest if by_position else 1
-    total: _Written | None = None
-    count = exact(torch.zeros(length, device=model.device))
-    for batch in data:
-        run = _clean(model, batch)
-        at = (batch.mask.long().cumsum(-1) - 1).clamp(min=0) if by_position else 0 * batch.clean
-        places = at[batch.mask].to(count.device)
-        count.index_add_(0, places, torch.ones_like(places, dtype=count.dtype))
-        sums = run.map(lambda x, m=batch.mask, p=places: _sum(x, m, p, length))  # type: ignore[misc]
-        if total is None:
-            total = sums
-        else:
-            for mine, new in zip(total.parts(), sums.parts(), strict=True):
-                mine += new
-    if total is None:
-        raise DataError("there are no examples to average over; give at least one")
-    return total.map(
-        lambda x: (x / count.view(-1, *[1] * (x.ndim - 1)))[None].to(model.device, model.dtype)
-    )
-
-
-def _clean(model: Model, batch: Batch) -> _Written:
-    with torch.no_grad():
-        return _Written.of(record(model, model.start(batch.clean, batch.mask)))
-
-
-def _sum(x: Tensor, mask: Tensor, places: Tensor, length: int) -> Tensor:
-    kept = exact(x[mask])
-    return kept.new_zeros(length, *x.shape[2:]).index_add_(0, places, kept)
-
-
-def _constant(model: Model, written: _Written, at: str | Sequence[str]) -> Carry:
-    """What was written, at every token or at those that are named."""
-
-    def carried(batch: Batch) -> list[Activations]:
-        places = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)
-        known = written.embed.shape[1]
-        if 1 < known <= int(places.max()):
-            raise DataError(
-                f"a prompt has {int(places.max()) + 1} tokens, but means by position are known for "
-                f"{known}; average over data with prompts as long"
-            )
-
-        def spread(x: Tensor) -> Tensor:
-            return x[0][places] if known > 1 else x.expand(*batch.mask.shape, *x.shape[2:])
-
-        full = written.map(spread)
-        if at:
-            full = full.where(batch.within(*span_names(at)), _clean(model, batch))
-        return [assemble(model, full.embed, full.computed, full.shares)]
-
-    return carried
+    return constant(model, average(model, data, by_position=True), at)

@@ -25,7 +25,7 @@ from circuitkit.data.prompts import Prompt, Task, file_of
 from circuitkit.data.tasks import draw, make_task, shuffled
 from circuitkit.data.tokens import TokenizerView, fitted, view
 from circuitkit.engine.batching import batched
-from circuitkit.engine.metric import Corruption, Metric
+from circuitkit.engine.metric import Corruption, Metric, learned
 from circuitkit.engine.model import Model
 from circuitkit.engine.weights import digest, notice_others
 from circuitkit.errors import ArgumentError, DataError, MetricError, UnknownNameError
@@ -82,6 +82,7 @@ class Inputs(NamedTuple):
     def metadata(self) -> dict[str, Json]:
         """What results say of them."""
         about, weights = self.data.about, digest(self.model)
+        constants = learned(self.corruption, self.data)
         of_data = ("task", "seed", "answers", "known", *FRAMING)
         known = {key: about[key] for key in of_data if key in about}
         return {
@@ -91,6 +92,7 @@ class Inputs(NamedTuple):
             "examples": len(self.data),
             **known,
             "seen": "".join(e.fingerprint for e in self.data.examples),
+            **({"learned": constants} if constants else {}),
             **({"experts": self.model.router} if self.model.router else {}),
             **({"weights": weights} if weights else {}),
         }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable
-from typing import TypeAlias
+from functools import partial
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -16,12 +17,42 @@ from circuitkit.engine.model import Activations, Model
 from circuitkit.errors import MetricError
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of
+from circuitkit.util.json_values import Json
 
-__all__ = ["Corruption", "Method", "Metric", "check_metric"]
+__all__ = ["Corruption", "Method", "Metric", "check_metric", "learned", "learns"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Metric: TypeAlias = Callable[[Tensor, Tensor, Batch], Tensor]
 Corruption: TypeAlias = Callable[[Model, Dataset], Callable[[Batch], list[Activations]]]
 Method: TypeAlias = Callable[[Model, Dataset, Metric, Corruption], Scores]
+
+
+def learns(
+    about: Callable[..., dict[str, Json]],
+) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Say of a corruption that it learns what it carries, and ``about(data, **settings)`` on what
+    and how: this stands in what results say of themselves."""
+
+    def noted(corruption: Callable[P, T]) -> Callable[P, T]:
+        vars(corruption)["learns"] = about
+        return corruption
+
+    return noted
+
+
+def learned(corruption: Corruption, data: Dataset) -> dict[str, Json]:
+    """On what a corruption has learned what it carries, and how; nothing where it does not."""
+    function: Any = corruption.func if isinstance(corruption, partial) else corruption
+    about = getattr(function, "learns", None)
+    if about is None:
+        return {}
+    given = corruption.keywords if isinstance(corruption, partial) else {}
+    own = inspect.signature(function).parameters.values()
+    settings = {p.name: given.get(p.name, p.default) for p in own if p.kind is p.KEYWORD_ONLY}
+    found: dict[str, Json] = about(data, **settings)
+    return found
 
 
 def check_metric(

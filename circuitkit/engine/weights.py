@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,9 +15,12 @@ from circuitkit.engine.model import Model
 from circuitkit.graph.digests import WeightsWarning
 from circuitkit.util.json_values import Json
 
-__all__ = ["Weighted", "Weights", "digest", "notice_others", "parameters", "versions_of"]
+__all__ = ["Weighted", "Weights", "digest", "notice_others", "once", "parameters", "versions_of"]
 
 SAMPLED = 1024  # values of each tensor
+MADE = 8  # things that are kept of a model
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -47,21 +50,38 @@ def digest(model: Model) -> str | None:
     return _digest(model.tensors()) if isinstance(model, Weighted) else None
 
 
+def once(model: Model, key: str, make: Callable[[], T]) -> T:
+    """What is made of a model, and by the key alone: once, where it keeps its ``weights``."""
+    kept = getattr(model, "weights", None)
+    return kept.once(key, make) if isinstance(kept, Weights) else make()
+
+
 class Weights:
     """Tensors by name, with their digest: it is taken once, and again where they were written to.
     A model that keeps them as ``weights`` is not read anew for each result."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
-        self._known: tuple[tuple[tuple[int, int], ...], str] = ((), "")
+        self._state: tuple[tuple[int, int], ...] = ()
+        self._known: dict[str, Any] = {}
 
     def digest(self) -> str:
         """The SHA-256 of the weights as they are now."""
+        return self.once("digest", lambda: _digest(self.tensors))
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """What is made of the weights as they are now, and by the key alone: it is made once, and
+        again where they were written to, or where ``MADE`` other things were made since."""
         tensors = self.tensors.values()
         now = tuple(zip((x.data_ptr() for x in tensors), versions_of(tensors), strict=True))
-        if not self._known[1] or now != self._known[0]:
-            self._known = now, _digest(self.tensors)
-        return self._known[1]
+        if now != self._state:
+            self._state, self._known = now, {}
+        if key not in self._known:
+            self._known[key] = make()
+            while len(self._known) > MADE:
+                del self._known[next(iter(self._known))]
+        found: T = self._known[key]
+        return found
 
 
 def versions_of(weights: Iterable[Tensor]) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ from circuitkit.engine.inputs import (
     twice,
 )
 from circuitkit.engine.memory import room
-from circuitkit.engine.metric import Method
+from circuitkit.engine.metric import Method, learned
 from circuitkit.engine.model import Model
 from circuitkit.engine.weights import parameters
 from circuitkit.errors import EvaluationError
@@ -55,7 +55,11 @@ __all__ = ["Plan", "plan"]
 
 FACTOR = 2.0  # within which the forwards are foreseen
 LOOSE = 3.0  # the same of acdc and of swaps, whose work depends on what is found, and of the time
-PREPARED = {"zero": 0.3, "mean": 1.3, "mean_by_position": 1.3}  # forwards of a corruption; others 1
+PREPARED = {  # forwards of a corruption; others 1
+    "zero": 0.3, "mean": 1.3, "mean_by_position": 1.3, "peak": 3.5, "optimal": 0.3,
+}  # fmt: skip
+TAUGHT = 16  # prompts of a step in which constants are learned, at most
+LEARNING = 9.0  # forwards of one of them
 FORESEEN = 6  # prompts that are run to see what fits the memory
 ROUNDS = 4  # in which a circuit is verified and chosen again
 SWAPS = 5  # of a refinement, with the one that is not made
@@ -191,6 +195,10 @@ def plan(
     steps = costs.steps(asked, how, seen.rows, measured.rows)
     if known:
         steps["prompts that the model answers"] = float(whole.rows)
+    taught = learned(carried, seen)
+    if isinstance(times := taught.get("steps"), int):
+        each = 1 if "task" in taught or seen is measured else 2  # of the halves learns its own
+        steps["constants"] = each * times * LEARNING * min(TAUGHT, seen.rows)
     greedy = _name_and_settings(how)[0] == "acdc"
     loose = greedy or refine is not None
     pruned = model.wiring.n_edges * (1 + (orders or 0)) if greedy else 0

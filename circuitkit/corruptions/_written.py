@@ -1,0 +1,115 @@
+"""What every writer writes, as values for whole data: how they are gathered, and how they are
+carried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from circuitkit.data.batches import Batch, Dataset, span_names
+from circuitkit.engine.model import Activations, Model
+from circuitkit.engine.numerics import exact
+from circuitkit.engine.record import assemble, record
+from circuitkit.errors import DataError
+
+__all__ = ["Carry", "Written", "average", "clean", "constant"]
+
+Carry: TypeAlias = Callable[[Batch], list[Activations]]
+
+
+@dataclass
+class Written:
+    """What each writer writes; [1, 1, ...] for all positions, or [1, pos, ...] by position."""
+
+    embed: Tensor
+    computed: list[Tensor]
+    shares: list[Tensor]
+
+    def parts(self) -> Iterator[Tensor]:
+        yield self.embed
+        yield from self.computed
+        yield from self.shares
+
+    @classmethod
+    def of(cls, run: Activations) -> Written:
+        return cls(run.embed, list(run.computed), list(run.shares))
+
+    @classmethod
+    def each(cls, make: Callable[..., Tensor], *given: Written) -> Written:
+        """What is made of each part of these, one after the other."""
+        made = [make(*own) for own in zip(*(one.parts() for one in given), strict=True)]
+        half = 1 + len(given[0].computed)
+        return cls(made[0], made[1:half], made[half:])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Written:
+        return Written.each(change, self)
+
+    def where(self, chosen: Bool[Tensor, "b p"], other: Written) -> Written:
+        """This at the chosen tokens, and the other at the rest."""
+
+        def at(x: Tensor, y: Tensor) -> Tensor:
+            return torch.where(chosen.view(*chosen.shape, *[1] * (x.ndim - 2)), x, y)
+
+        return Written.each(at, self, other)
+
+
+def average(model: Model, data: Dataset, *, by_position: bool) -> Written:
+    """The mean over tokens that are not padding, accumulated in float64."""
+    length = data.longest if by_position else 1
+    total: Written | None = None
+    count = exact(torch.zeros(length, device=model.device))
+    for batch in data:
+        run = clean(model, batch)
+        at = (batch.mask.long().cumsum(-1) - 1).clamp(min=0) if by_position else 0 * batch.clean
+        places = at[batch.mask].to(count.device)
+        count.index_add_(0, places, torch.ones_like(places, dtype=count.dtype))
+        sums = run.map(lambda x, m=batch.mask, p=places: _sum(x, m, p, length))  # type: ignore[misc]
+        if total is None:
+            total = sums
+        else:
+            for mine, new in zip(total.parts(), sums.parts(), strict=True):
+                mine += new
+    if total is None:
+        raise DataError("there are no examples to average over; give at least one")
+    return total.map(
+        lambda x: (x / count.view(-1, *[1] * (x.ndim - 1)))[None].to(model.device, model.dtype)
+    )
+
+
+def clean(model: Model, batch: Batch) -> Written:
+    """What every writer writes in the clean run of a batch."""
+    with torch.no_grad():
+        return Written.of(record(model, model.start(batch.clean, batch.mask)))
+
+
+def _sum(x: Tensor, mask: Tensor, places: Tensor, length: int) -> Tensor:
+    kept = exact(x[mask])
+    return kept.new_zeros(length, *x.shape[2:]).index_add_(0, places, kept)
+
+
+def constant(model: Model, written: Written, at: str | Sequence[str]) -> Carry:
+    """What was written, at every token or at those that are named."""
+
+    def carried(batch: Batch) -> list[Activations]:
+        places = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)
+        known = written.embed.shape[1]
+        if 1 < known <= int(places.max()):
+            raise DataError(
+                f"a prompt has {int(places.max()) + 1} tokens, but means by position are known for "
+                f"{known}; average over data with prompts as long"
+            )
+
+        def spread(x: Tensor) -> Tensor:
+            return x[0][places] if known > 1 else x.expand(*batch.mask.shape, *x.shape[2:])
+
+        full = written.map(spread)
+        if at:
+            full = full.where(batch.within(*span_names(at)), clean(model, batch))
+        return [assemble(model, full.embed, full.computed, full.shares)]
+
+    return carried
