@@ -11,6 +11,7 @@ from families import FAMILIES, as_batch, dataset, distance, double, in_turn, mod
 from torch import Tensor
 
 import circuitkit as ck
+import circuitkit.engine.dense as dense
 import circuitkit.engine.gradients as module
 from circuitkit.corruptions.constants import zero
 from circuitkit.corruptions.replacement import counterfactual
@@ -28,6 +29,21 @@ def given(m: Any, corruption: Any = counterfactual) -> tuple[Any, ...]:
     batch = as_batch(data)
     (carried,) = corruption(m, data)(batch)
     return m, batch, m.start(batch.clean, batch.mask), carried
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "mixtral"])
+def test_a_stage_that_is_computed_again_gives_the_same(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m = model(family)
+    keep = torch.rand((3, *m.wiring.shape), generator=torch.Generator().manual_seed(4))
+    found = []
+    for small in (dense.SMALL, 0):
+        monkeypatch.setattr(dense, "SMALL", small)
+        given_keep = keep.clone().requires_grad_()
+        logits = run(*given(m), given_keep)
+        found.append([logits.detach(), *torch.autograd.grad(logits.square().sum(), given_keep)])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
 def some_masks(m: Any, n: int, share: float = 0.5) -> Tensor:
@@ -104,8 +120,9 @@ def test_readers_on_the_way_are_a_run_under_one_weight(family: str, corruption: 
     assert distance(found, slope * torch.from_numpy(m.wiring.legal)) < 1e-3
 
 
-def test_a_run_with_a_gradient_keeps_little() -> None:
+def test_a_run_with_a_gradient_keeps_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """What every writer changes, and not all that stages compute on the way."""
+    monkeypatch.setattr(dense, "SMALL", 0)
     m = model("gpt2")
     kept: dict[int, int] = {}
 

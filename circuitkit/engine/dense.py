@@ -4,9 +4,9 @@ The same mixture as in ``circuitkit.engine.run``, stage by stage and for every r
 
     input[r] = carried_input[r] + Σ_w keep[w, r] · (live[w] − carried[w])
 
-as an ordinary differentiable function of the mask. A stage is computed again in the backward, so a
-run keeps what every writer changes and the gradient in it, 2 · writers × tokens × d_model numbers,
-instead of all that its stages compute.
+as an ordinary differentiable function of the mask. Unless a run is small, a stage is computed again
+in the backward, so that what is kept is what every writer changes and the gradient in it, 2 ·
+writers × tokens × d_model numbers, instead of all that its stages compute.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from circuitkit.graph.stages import Stage
 
 __all__ = ["final_residual"]
 
+SMALL = 2**26  # bytes that all readers read together, up to which no stage is computed again
+
 
 def final_residual(
     model: Model,
@@ -38,13 +40,14 @@ def final_residual(
     one for all. Where no gradient is taken in the mask, a component that hears nothing, or that
     nobody hears, writes what is carried."""
     weights = _legal(model, keep)
+    small = model.wiring.shape[1] * context.embed.nbytes <= SMALL
     changes = [(context.embed - carried.embed)[None]]
     for stage in model.wiring.stages:
         own = weights[..., : stage.upstream, stage.columns]
         before = changes[: 1 + sum(s.rows.stop <= stage.upstream for s in model.wiring.stages)]
         live = None if keep.requires_grad else _live(weights, stage)
         step = partial(_change, model, stage, context, carried, live)
-        changes.append(_again(step, own, *before))
+        changes.append(step(own, *before) if small else _again(step, own, *before))
     rows = torch.arange(len(batch), device=batch.last.device)
     ends = torch.cat([change[:, rows, batch.last] for change in changes])[:, :, None]
     return _mixed(carried.final[rows, batch.last][:, None], weights[..., -1:], ends)[0, :, 0]
