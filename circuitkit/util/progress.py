@@ -14,9 +14,10 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Count(Protocol):
-    """Counts finished items; those of an earlier run do not count for the estimate of the time."""
+    """Counts finished items; those of an earlier run do not count for the estimate of the time. A
+    ``note`` stands at the end of the bar."""
 
-    def __call__(self, n: int, *, earlier: bool = False) -> None: ...
+    def __call__(self, n: int, *, earlier: bool = False, note: str = "") -> None: ...
 
 
 def track(items: Iterable[T], label: str, unit: str = "batch") -> Iterable[T]:
@@ -30,7 +31,9 @@ def counting(total: int, label: str, unit: str) -> Iterator[Count]:
     """A bar with the time left, and the function that moves it."""
     with _bar(total=total, desc=label, unit=unit) as bar:
 
-        def count(n: int, *, earlier: bool = False) -> None:
+        def count(n: int, *, earlier: bool = False, note: str = "") -> None:
+            if note:
+                bar.set_postfix_str(note, refresh=False)
             if earlier and not bar.disable:
                 bar.n, bar.initial, bar.last_print_n = (
                     at + n for at in (bar.n, bar.initial, bar.last_print_n)
