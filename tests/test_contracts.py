@@ -169,7 +169,12 @@ def tensors(run: Activations) -> list[Tensor]:
 
 # -- discovery -------------------------------------------------------------------------------------
 BRIEF = (7, 5, 7, 5)
-DEAR = {"eap_ig_activations": "eap_ig_activations(steps=1)"}
+DEAR = {
+    "eap_ig_activations": "eap_ig_activations(steps=1)",
+    "nested": "nested(runs=8)",
+    "ugs": "ugs(runs=8)",
+    "edge_pruning": "edge_pruning(runs=12, warmup=0.0, rate=8.0)",  # which leaves its start fast
+}
 
 
 def brief() -> Dataset:
@@ -177,12 +182,14 @@ def brief() -> Dataset:
     return dataset(BRIEF)
 
 
+def method_of(name: str) -> Callable[..., Scores]:
+    """A method with its defaults, but for those that take many runs."""
+    return resolve("discovery", DEAR.get(name, name))
+
+
 def discover(method: str, m: Model, data: Dataset) -> Scores:
-    """The scores of a method with its defaults; of one that takes as many runs as there are stages,
-    at one point of each."""
-    how = resolve("discovery", DEAR.get(method, method))
-    found: Scores = how(m, data, logit_diff, counterfactual)
-    return found
+    """The scores of a method with its defaults."""
+    return method_of(method)(m, data, logit_diff, counterfactual)
 
 
 @every_method
@@ -232,7 +239,7 @@ def test_identical_prompts_score_zero_or_are_refused(family: str, method: str) -
 def test_a_method_uses_a_metric_or_refuses_it_by_its_name(method: str, metric: str) -> None:
     m, function = model("gpt2"), lookup("metrics", metric)
     try:
-        found = lookup("discovery", method)(m, able("gpt2", BRIEF), function, counterfactual)
+        found = method_of(method)(m, able("gpt2", BRIEF), function, counterfactual)
     except CircuitkitError as error:
         assert metric in str(error)  # noqa: PT017
         assert metric not in ("logit_diff", "probability", "log_probability", "prob_diff")
@@ -244,8 +251,7 @@ def test_a_method_uses_a_metric_or_refuses_it_by_its_name(method: str, metric: s
 @every_method
 def test_what_a_method_does_not_name_it_does_not_use(method: str) -> None:
     """A baseline may look at the clean run alone, or at no gradient; it says so."""
-    m, data = model("gpt2"), able("gpt2", BRIEF)
-    function = resolve("discovery", DEAR.get(method, method))
+    m, data, function = model("gpt2"), able("gpt2", BRIEF), method_of(method)
     found = discover(method, m, data)
     other = {
         "metric": function(m, data, probability, counterfactual),
@@ -568,7 +574,7 @@ def test_a_method_that_fails_leaves_the_model_as_it_was() -> None:
     for method in names("discovery"):
         if "metric" in discover(method, m, data).about:
             with pytest.raises(ZeroDivisionError):
-                lookup("discovery", method)(m, data, failing, counterfactual)
+                method_of(method)(m, data, failing, counterfactual)
     assert unchanged(before, state(m))
     assert (
         distance(discover("eap", m, data).values, discover("eap", model("gpt2"), data).values) == 0

@@ -21,9 +21,12 @@ if TYPE_CHECKING:  # what type checkers and editors see; a file that is not here
     from circuitkit.discovery.baselines import gradient_norm as gradient_norm
     from circuitkit.discovery.baselines import information_flow as information_flow
     from circuitkit.discovery.baselines import node_attribution as node_attribution
+    from circuitkit.discovery.learned import edge_pruning as edge_pruning
+    from circuitkit.discovery.learned import ugs as ugs
     from circuitkit.discovery.mask_gradients import mask_gradient as mask_gradient
     from circuitkit.discovery.null import random as random
     from circuitkit.discovery.pruning import acdc as acdc
+    from circuitkit.discovery.rankings import nested as nested
     from circuitkit.discovery.relevance import relp as relp
     from circuitkit.discovery.repaired import atp_star as atp_star
     from circuitkit.discovery.sweeps import exact as exact
