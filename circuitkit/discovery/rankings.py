@@ -64,7 +64,7 @@ def nested(
     Differs from MAttr: several prompts a step, each with a size of its own, for MAttr's one;
     ``match``, and the start from another ranking.
 
-    Source: MAttr (arXiv 2609.25518), for the nested sizes and the gradient through the threshold.
+    Source: MAttr (arXiv:2609.25518), for the nested sizes and the gradient through the threshold.
 
     Example:
         >>> scores = ck.discovery.nested(model, data, runs=64, start=None)
