@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,8 +91,9 @@ def one_by_one(
     threshold: float,
     order: str,
     seed: int,
+    start: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Algorithm 1 of the paper: one run of the whole graph for every edge."""
+    """Algorithm 1 of the paper: one run of the whole graph, or of a circuit, for every edge."""
     carry, runs, draws = corruption(model, data), [], 1
     for batch in data:
         context = model.start(batch.clean, batch.mask)
@@ -105,10 +107,10 @@ def one_by_one(
                 for batch, context, reference, carried in runs]  # fmt: skip
         return float(sum(each)) / len(data) / draws
 
-    keep, losses = model.wiring.legal.copy(), np.zeros(model.wiring.shape)
-    current = value(keep)
+    keep = (model.wiring.legal if start is None else start).copy()
+    losses, current = np.zeros(model.wiring.shape), value(keep)
     for column, rows in visits(model.wiring, order, seed):
-        for row in rows:
+        for row in (row for row in rows if keep[row, column]):
             keep[row, column] = False
             without = value(keep)
             if current - without < threshold:
@@ -243,6 +245,65 @@ def test_what_is_said_of_the_result() -> None:
         "model": "gpt2", "metric": "kl", "corruption": "counterfactual", "method": "acdc",
         "examples": 2, "chosen": True, "seen": "".join(e.fingerprint for e in pairs(2).examples),
     }  # fmt: skip
+
+
+SHARES = (0.02, 0.08, 0.25)  # of the gap
+
+
+@pytest.mark.parametrize(("kind", "order", "metric", "corruption"), CASES[::3])
+def test_over_thresholds_each_run_starts_from_the_last_circuit(
+    kind: str, order: str, metric: Metric, corruption: Corruption
+) -> None:
+    model, data = wide(kind), pairs(2)
+    whole = abs(gap(model, data, metric, corruption))
+    grid = [share * whole for share in SHARES]
+    found = acdc(model, data, metric, corruption, thresholds=grid[::-1], order=order, seed=1)
+    assert found.about["settings"]["thresholds"] == grid
+    assert found.chosen is None, "it is a ranking"
+    left, sizes = None, []
+    for threshold in grid:
+        losses = one_by_one(model, data, metric, corruption, threshold, order, 1, left)
+        left = losses != 0
+        np.testing.assert_array_equal(found.values >= np.float32(threshold), left)
+        sizes.append(int(left.sum()))
+    assert model.wiring.n_edges > sizes[0] > sizes[1] > sizes[2] > 0
+    assert set(np.unique(found.values)) <= {0.0, *np.float32(grid)}
+
+
+def test_thresholds_resume_where_a_run_was_killed(
+    tmp_path: Path, chains: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = wide("gpt2"), pairs(2)
+    grid = [share * abs(gap(model, data, logit_diff, counterfactual)) for share in SHARES]
+    run_all = partial(acdc, model, data, logit_diff, counterfactual, thresholds=grid)
+    whole, whole_tests = run_all().values, len(chains)
+    inner, done = pruning._Pruning.prune, []
+
+    def killed(self: Any, threshold: float, order: str, seed: int) -> None:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(threshold)
+        inner(self, threshold, order, seed)
+
+    monkeypatch.setattr(pruning._Pruning, "prune", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(resume=tmp_path)
+    monkeypatch.setattr(pruning._Pruning, "prune", inner)
+    chains.clear()
+    assert np.array_equal(run_all(resume=tmp_path).values, whole)
+    assert 0 < len(chains) < whole_tests / 4
+    chains.clear()
+    assert np.array_equal(run_all(resume=tmp_path).values, whole)
+    assert not chains, "all of it was done"
+
+
+def test_thresholds_that_say_nothing_are_refused() -> None:
+    run_some = partial(acdc, wide("gpt2"), pairs(2), kl, counterfactual)
+    for wrong, match in (([], "give at least one"), ([0.1, 0], "thresholds="), ([-1], "thresh")):
+        with pytest.raises(ArgumentError, match=match):
+            run_some(thresholds=wrong)
+    with pytest.raises(ArgumentError, match="one or the other"):
+        run_some(threshold=0.1, thresholds=[0.1])
 
 
 @pytest.mark.parametrize("threshold", [0, -0.1, 1e-60, np.inf, np.nan])

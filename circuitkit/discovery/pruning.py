@@ -1,11 +1,13 @@
 """Greedy pruning: a circuit is what is left when every edge that costs too little has been cut.
 
+At growing thresholds, each from what the one before has left, the circuits are nested: a ranking.
 Several edges are tested at once, each as if those before it went: what a run of the model then says
 is what testing them one after the other says, up to the first edge that has to stay.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Annotated, Literal
@@ -16,17 +18,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
-from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
+from circuitkit.engine.checkpoints import Journal, identity
+from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer, difference, record
 from circuitkit.engine.run import runs
-from circuitkit.errors import MetricError
+from circuitkit.errors import ArgumentError, MetricError
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of
+from circuitkit.util.json_values import Json
 from circuitkit.util.options import Bounds, Seed, checked
 from circuitkit.util.progress import Count, counting
 
@@ -47,8 +51,10 @@ def acdc(
     corruption: CorruptionLike | None = None,
     *,
     threshold: Annotated[float, Bounds(1.2e-38)] | None = None,
+    thresholds: Sequence[Annotated[float, Bounds(1.2e-38)]] | None = None,
     order: Literal["reverse", "forward", "random"] = "reverse",
     seed: Seed = 0,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Scores:
     """Automatic circuit discovery (ACDC): cut every edge that costs too little.
 
@@ -63,9 +69,16 @@ def acdc(
     at least the threshold; of a cut one it is 0: the nonzero edges are the circuit. Holds the
     activations of all examples.
 
-    Returns Scores [writers, readers], in metric units, whose ``chosen`` is the circuit. Raises
-    ArgumentError for an argument in the wrong place, a threshold that is not positive and an
-    unknown order, and MetricError where the gap is zero and no threshold is given.
+    With ``thresholds`` it is a ranking instead: from the least to the largest, each is tested on
+    the circuit that the one before has left, so that these circuits are nested, and an edge scores
+    the largest threshold at which it stays (0: none). The first costs what a single one costs, and
+    each further one a test of every edge that was left. ``resume`` is a directory, with which a run
+    goes on after a kill: from the last threshold that is done.
+
+    Returns Scores [writers, readers], in metric units, whose ``chosen`` is the circuit (with
+    ``thresholds`` none). Raises ArgumentError for an argument in the wrong place, a threshold that
+    is not positive, an unknown order, and for both a threshold and several, and MetricError where
+    the gap is zero and no threshold is given.
 
     Differs from other tools: an edge has to cost the threshold in the metric's own direction, where
     the authors' program counts changes of ``kl``; edges are tested several at a time, which gives
@@ -77,17 +90,53 @@ def acdc(
         >>> scores = ck.discovery.acdc(model, data, threshold=2.0)
         >>> 0 < int(scores.chosen.sum()) < len(scores)
         True
+        >>> ranked = ck.discovery.acdc(model, data, thresholds=[0.5, 2, 8])
+        >>> sorted({float(score) for score in ranked.values[ranked.wiring.legal]})
+        [0.0, 0.5, 2.0, 8.0]
     """
+    if threshold is not None and thresholds is not None:
+        raise ArgumentError("acdc has a threshold and thresholds; give one or the other")
+    if thresholds is not None and not len(thresholds):
+        raise ArgumentError("acdc has thresholds=[], which are none; give at least one")
     inputs = prepare(model, data, metric, corruption)
     pruning = _Pruning(*inputs)
-    least = _checked(threshold, pruning, name_of(inputs.metric))
-    rng = np.random.default_rng(seed) if order == "random" else None
-    with counting(model.wiring.n_edges, "acdc", "edge") as count:
-        for column in _readers(model.wiring, rng):
-            pruning.visit(column, _writers(model.wiring, column, order, rng), least, count)
-    settings = {"threshold": least, "order": order, "seed": seed}
-    about = {**inputs.metadata(), "method": "acdc", "settings": settings, "chosen": True}
+    settings: dict[str, Json] = {"order": order, "seed": seed}
+    about = {**inputs.metadata(), "method": "acdc"}
+    if thresholds is not None:
+        settings["thresholds"] = grid = sorted({float(each) for each in thresholds})
+        values = _survived(inputs, pruning, grid, settings, resume)
+        return Scores(model.wiring, values.astype(np.float32), {**about, "settings": settings})
+    settings["threshold"] = least = _checked(threshold, pruning, name_of(inputs.metric))
+    pruning.prune(least, order, seed)
+    about |= {"settings": settings, "chosen": True}
     return Scores(model.wiring, pruning.losses.astype(np.float32), about)
+
+
+def _survived(
+    inputs: Inputs,
+    pruning: _Pruning,
+    thresholds: Sequence[float],
+    settings: Mapping[str, Json],
+    resume: str | os.PathLike[str] | None,
+) -> Float[np.ndarray, "writers readers"]:
+    """The largest of these ascending thresholds at which each edge stays, and 0 where it never
+    does. What is left at each is kept in the directory ``resume``."""
+    work = {"what": "acdc over thresholds", **settings, "metric": name_of(inputs.metric),
+            "corruption": name_of(inputs.corruption)}  # fmt: skip
+    journal = Journal(resume, {**identity(inputs.model, inputs.data), **work})
+    plain = np.array([pruning.value, pruning.value - pruning.gap])
+    survived = np.zeros(pruning.keep.shape)
+    for number, threshold in enumerate(thresholds):
+        kept = journal.get(str(number))
+        if kept is None:
+            pruning.prune(threshold, str(settings["order"]), int(settings["seed"]))
+            value = np.array(pruning.value)
+            journal.put(str(number), {"keep": pruning.keep, "value": value, "plain": plain})
+        else:
+            journal.recognise(inputs.model, kept["plain"], plain)
+            pruning.keep, pruning.value = kept["keep"], float(kept["value"])
+        survived[pruning.keep] = threshold
+    return survived
 
 
 def _checked(threshold: float | None, pruning: _Pruning, metric: str) -> float:
@@ -135,14 +184,21 @@ class _Pruning:
             self.parts.append(part)
         self.keep = model.wiring.legal.copy()
         self.losses = np.zeros(model.wiring.shape)
-        self.visited = np.zeros(model.wiring.shape[1], dtype=bool)
         self.value = self._mean(whole)
         self.gap = self.value - self._mean([part.corrupted(model) for part in self.parts])
         self.chain = CHAIN
 
+    def prune(self, threshold: float, order: str, seed: int) -> None:
+        """Test every edge that is left."""
+        wiring = self.model.wiring
+        rng = np.random.default_rng(seed) if order == "random" else None
+        with counting(int(self.keep.sum()), f"acdc at {threshold:.3g}", "edge") as count:
+            for column in _readers(wiring, rng):
+                rows = _writers(wiring, column, order, rng)
+                self.visit(column, [r for r in rows if self.keep[r, column]], threshold, count)
+
     def visit(self, column: int, rows: list[int], threshold: float, count: Count) -> None:
         """Test the edges from these writers to a reader, in their order."""
-        self.visited[column] = True
         if not self._heard(column):
             self.keep[:, column] = False
             count(len(rows))
@@ -200,7 +256,7 @@ class _Pruning:
         live = np.asarray((wiring.alive(smallest) if any(joint) else wiring.legal).any(1))
         for stage in wiring.stages:
             part = joint[stage.index] and not live[stage.rows].all()
-            if part or self.visited[stage.columns].any():
+            if part or not smallest[: stage.upstream, stage.columns].all():
                 return rows
             rows += range(stage.rows.start, stage.rows.stop)
         return rows
