@@ -45,10 +45,13 @@ SOUND: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {  # names, settings a
         "mask_gradient": {"steps": ("1", "3"), "seed": SEEDS,
                           "norms": ("'live'", "'clean'", "'larger'")},
         "ceap": {"steps": ("1", "2")}, "eap_ig_activations": {"steps": ("1",)},
-        "acdc": {"threshold": ("0.1", "2", "None"), "order": ("'forward'", "'random'"),
-                 "seed": SEEDS},
-        "exact": {"direction": ("'denoise'", "'noise'"), "edges": ("None", "['a0.h0->logits']")},
-        "activation_magnitude": {}, "gradient_norm": {}, "node_attribution": {},
+        "acdc": {"threshold": ("0.1", "2", "None"), "thresholds": ("[0.1, 1]", "None"),
+                 "order": ("'forward'", "'random'"), "seed": SEEDS},
+        "exact": {"direction": ("'denoise'", "'noise'"), "edges": ("None", "['a0.h0->logits']"),
+                  "level": ("'edge'",)},
+        "ensemble": {"members": ("['eap', 'eap_ig(steps=2)']",), "by": ("'scores'", "'ranks'")},
+        "activation_magnitude": {}, "gradient_norm": {},
+        "node_attribution": {"level": ("'edge'", "'node'")},
         "information_flow": {}, "random": {"seed": SEEDS},
     },
     "corruptions": {
@@ -100,6 +103,9 @@ LEGAL: Mapping[str, Callable[[Any], bool]] = {
     "steps": _is_whole(1), "seed": _is_whole(0), "draws": _is_whole(1), "n": _is_whole(1),
     "length": _is_whole(1), "multiple": _is_number, "at": _is_texts, "edges": _is_edges,
     "threshold": lambda value: value is None or _is_number(value),
+    "thresholds": lambda value: value is None or (
+        isinstance(value, list | tuple) and all(map(_is_number, value))
+    ),
     "order": lambda value: value in ("reverse", "forward", "random"),
     "direction": lambda value: value in ("noise", "denoise"),
     "text": lambda value: value is None or isinstance(value, str),
@@ -116,6 +122,9 @@ LEGAL: Mapping[str, Callable[[Any], bool]] = {
     "cut": lambda value: value in ("edges", "writer"),
     "rate": _is_number,
     "on": lambda value: value is None or isinstance(value, str),
+    "level": lambda value: value in ("edge", "node"),
+    "by": lambda value: value in ("scores", "ranks"),
+    "members": lambda value: bool(value) and isinstance(value, list | tuple) and _is_texts(value),
 }  # fmt: skip
 
 

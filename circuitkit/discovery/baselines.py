@@ -8,6 +8,7 @@ ignores it, and ``about`` does not name it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,9 +26,10 @@ from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.numerics import exact, wide
 from circuitkit.engine.record import record
 from circuitkit.errors import MetricError
+from circuitkit.graph.by_node import of_nodes, weaker_end
 from circuitkit.graph.scores import Scores
-from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of
+from circuitkit.util.options import checked
 from circuitkit.util.progress import track
 
 __all__ = ["activation_magnitude", "gradient_norm", "node_attribution", "information_flow"]
@@ -142,11 +144,14 @@ def _steepness(model: Model, batch: Batch, at: Gradients) -> Float[Tensor, "exam
 
 
 # -- both ends of an edge --------------------------------------------------------------------------
+@checked
 def node_attribution(
     model: Model,
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
+    *,
+    level: Literal["edge", "node"] = "edge",
 ) -> Scores:
     """Node attribution patching, spread on the edges: an edge is worth its weaker end.
 
@@ -154,7 +159,8 @@ def node_attribution(
     run, in the mean over examples (Nanda 2022): the sum of EAP over its out-edges. An edge scores
     the smaller magnitude of its ends', negative where one of them is; one into the logits scores
     its writer's, and a port that heads share counts with the strongest of them. So the edges above
-    a threshold are those between the nodes above it: so MIB makes circuits of nodes (NAP).
+    a threshold are those between the nodes above it: so MIB makes circuits of nodes (NAP). At
+    ``level="node"`` the scores are of nodes (``Scores.by_node``), and circuits have so many nodes.
 
     Returns Scores [writers, readers], in metric units, positive where both nodes help. Raises as
     ``eap`` does.
@@ -166,24 +172,12 @@ def node_attribution(
         'node_attribution'
     """
     edges = eap(model, data, metric, corruption)
-    nodes = edges.values.sum(1, dtype=np.float64)
-    values = np.where(model.wiring.legal, _weaker_end(model.wiring, nodes), 0)
+    if level == "node":
+        return edges.by_node(method="node_attribution")
+    nodes = of_nodes(edges.values)
+    values = np.where(model.wiring.legal, weaker_end(model.wiring, nodes), 0)
     about = {**edges.about, "method": "node_attribution"}
     return Scores(model.wiring, values.astype(np.float32), about)
-
-
-def _weaker_end(
-    wiring: Wiring, nodes: Float[np.ndarray, " writers"]
-) -> Float[np.ndarray, "writers readers"]:
-    """The smaller magnitude of a writer's attribution and that of the node which the reader feeds,
-    negative where one of the two is."""
-    fed = np.zeros(wiring.shape[1])
-    fed[-1] = np.inf
-    for row in range(1, len(nodes)):
-        columns = wiring.feeds(row)
-        fed[columns] = np.where(np.abs(fed[columns]) < abs(nodes[row]), nodes[row], fed[columns])
-    magnitude = np.minimum(np.abs(nodes)[:, None], np.abs(fed))
-    return np.asarray(np.where((nodes[:, None] < 0) | (fed < 0), -magnitude, magnitude))
 
 
 # -- what flows ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Exact edge patching as a method: the truth that attribution estimates, one edge at a time."""
+"""Exact patching as a method: the truth that attribution estimates, one edge or node at a time."""
 
 from __future__ import annotations
 
@@ -6,14 +6,30 @@ import os
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 
+from circuitkit.engine.checkpoints import Journal, identity
 from circuitkit.engine.edges import edge_effects
-from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare, require_model
+from circuitkit.engine.inputs import (
+    CorruptionLike,
+    Data,
+    Inputs,
+    MetricLike,
+    prepare,
+    require_model,
+)
+from circuitkit.engine.metric import check_metric
 from circuitkit.engine.model import Model
+from circuitkit.engine.numerics import exact as exactly
+from circuitkit.engine.record import answer, record
+from circuitkit.engine.run import runs
 from circuitkit.engine.tally import Groups, Tally, is_groups
+from circuitkit.errors import ArgumentError
 from circuitkit.graph.edges import Edges, indices, is_edges
 from circuitkit.graph.scores import Scores
+from circuitkit.registry import name_of
 from circuitkit.util.options import Form, checked
+from circuitkit.util.progress import track
 
 __all__ = ["exact"]
 
@@ -29,6 +45,7 @@ def exact(
     edges: Annotated[
         Edges, Form("a circuit, names such as ['a0.h1->m2'], a mask, or None for all", is_edges)
     ] = None,
+    level: Literal["edge", "node"] = "edge",
     resume: str | os.PathLike[str] | None = None,
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
@@ -40,12 +57,15 @@ def exact(
     ``denoise``: what it gains when the edge alone carries its clean value in the corrupted run
     (Heimersheim & Nanda 2024). Costs about a sixth of a plain forward per edge. ``edges`` (all, or
     those of a circuit, of names or of a mask) are scored, the rest are 0; ``resume`` is a
-    directory, with which a run resumes after a kill.
+    directory, with which a run resumes after a kill. At ``level="node"`` it is what the metric
+    loses when all out-edges of a node carry the corruption at once, as in the circuit of all other
+    nodes, at about half a plain forward per node (``Scores.by_node``); ``ck.patch_nodes`` denoises.
 
     Returns Scores [writers, readers], in metric units per example, positive where the edge helps
     the clean behaviour; they carry the direction. ``groups`` is as in ``eap``. Raises ArgumentError
-    for what stands in the wrong place and for an unknown direction, CircuitError for an edge that
-    does not exist, and OutputError where the directory cannot be used.
+    for what stands in the wrong place, for an unknown direction, and for nodes that are to be
+    denoised, in groups or by their edges, CircuitError for an edge that does not exist, and
+    OutputError where the directory cannot be used.
 
     Differs from other tools: with grouped queries an edge into k or v is one per group of heads,
     which are patched together.
@@ -58,7 +78,14 @@ def exact(
         (2, 'noise')
     """
     require_model(model)
+    if level == "node" and (direction, edges, groups) != ("noise", None, None):
+        raise ArgumentError(
+            "exact effects of nodes are of all nodes, in the mean over the examples, by noise; "
+            "leave out direction, edges and groups"
+        )
     inputs = prepare(model, data, metric, corruption, circuit=edges)
+    if level == "node":
+        return _of_nodes(inputs, resume)
     tally = Tally(model.wiring, len(inputs.data), groups, inputs.data.memory)
     effects, _ = edge_effects(*inputs[:3], edges, inputs.corruption, direction=direction,
                               resume=resume)  # fmt: skip
@@ -71,3 +98,35 @@ def exact(
         settings["edges"] = len(set(zip(*places, strict=True)))
     about = {**inputs.metadata(), "method": "exact", "settings": settings}
     return tally.scores(about)
+
+
+@torch.no_grad()
+def _of_nodes(inputs: Inputs, resume: str | os.PathLike[str] | None) -> Scores:
+    """What the metric loses when all out-edges of a node are cut, for every node."""
+    model, data, metric, corruption = inputs
+    work = {"what": "exact effects of nodes", "metric": name_of(metric),
+            "corruption": name_of(corruption)}  # fmt: skip
+    journal = Journal(resume, {**identity(model, data), **work})
+    without = np.repeat(model.wiring.legal[None], len(model.wiring.writers), axis=0)
+    for row in range(1, len(without)):
+        without[row, row] = False  # the first stays whole: the clean run
+    carry, sums = corruption(model, data), np.zeros(len(without))
+    for number, batch in enumerate(track(data, "exact")):
+        context = model.start(batch.clean, batch.mask)
+        reference = answer(model, batch, record(model, context).final)
+        plain = exactly(check_metric(metric, reference, reference, batch)).cpu().numpy()
+        kept = journal.get(str(number))
+        if kept is None:
+            draws = carry(batch)
+            under = [
+                exactly(check_metric(metric, logits, reference, batch)).sum()
+                for carried in draws
+                for logits in runs(model, batch, context, carried, [*without])
+            ]
+            values = torch.stack(under).reshape(len(draws), -1).mean(0).cpu().numpy()
+            kept = {"lost": plain.sum() - values, "plain": plain}
+            journal.put(str(number), kept)
+        journal.recognise(model, kept["plain"], plain)
+        sums += kept["lost"]
+    about = {**inputs.metadata(), "method": "exact", "settings": {"direction": "noise"}}
+    return Scores.of_nodes(model.wiring, sums / len(data), about)

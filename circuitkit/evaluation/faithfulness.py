@@ -46,10 +46,13 @@ from circuitkit.evaluation.masks import (
     as_masks,
     drawn_beside,
     drawn_masks,
+    drawn_nodes,
     is_one,
+    nodes_beside,
 )
 from circuitkit.evaluation.results import TableResult
 from circuitkit.graph.types import Mask
+from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.progress import track
@@ -331,22 +334,43 @@ def evaluate_beside(
     halves: int = 0,
     seed: int = 0,
     also: Mapping[str, Mask] | None = None,
+    level: str = "edge",
 ) -> Beside:
     """The Evaluations of a circuit, of all edges outside it, of ``random`` random circuits of its
     size, of the circuit with random ``halves`` of the others kept besides, and of what is to be
-    measured ``also`` (by name), from the same runs."""
+    measured ``also`` (by name), from the same runs. At the ``level`` of a ``node`` it is all nodes
+    outside it, circuits of as many random nodes, and halves of the other nodes."""
     require_model(model)
     mask = as_mask(circuit, model.wiring)
     inputs = prepare(model, data, metric, corruption, circuit=circuit)
-    others = model.wiring.legal & ~mask
-    chance = drawn_masks(model.wiring, int(mask.sum()), random, seed)
-    beside = drawn_beside(model.wiring, mask, round(int(others.sum()) / 2), halves, seed)
+    others, chance, beside = _compared(model.wiring, mask, random, halves, seed, level)
     named = also or {}
     masks = [mask, others, *chance, *beside, *named.values()]
     found, complement, *rest = evaluate(model, masks, *inputs[1:])
     end = random + halves
     return Beside(found, complement, tuple(rest[:random]), tuple(rest[random:end]),
                   dict(zip(named, rest[end:], strict=True)))  # fmt: skip
+
+
+def _compared(
+    wiring: Wiring, mask: Mask, random: int, halves: int, seed: int, level: str
+) -> tuple[Mask, list[Mask], list[Mask]]:
+    """What a circuit is compared with: the others, random circuits, and it with random halves of
+    the others."""
+    if level == "node":
+        held = [int(row) for row in np.flatnonzero(mask.any(1)) if row]
+        rest = [row for row in range(1, len(wiring.writers)) if row not in held]
+        half = round(len(rest) / 2)
+        return (
+            wiring.between(rest), drawn_nodes(wiring, len(held), random, seed),
+            nodes_beside(wiring, held, half, halves, seed),
+        )  # fmt: skip
+    others = wiring.legal & ~mask
+    half = round(int(others.sum()) / 2)
+    return (
+        others, drawn_masks(wiring, int(mask.sum()), random, seed),
+        drawn_beside(wiring, mask, half, halves, seed),
+    )  # fmt: skip
 
 
 @torch.no_grad()

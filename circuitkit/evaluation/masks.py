@@ -32,9 +32,11 @@ __all__ = [
     "dense",
     "drawn_beside",
     "drawn_masks",
+    "drawn_nodes",
     "inside",
     "is_one",
     "node_level",
+    "nodes_beside",
     "random_masks",
     "require_shape",
 ]
@@ -253,6 +255,18 @@ def drawn_beside(wiring: Wiring, keep: Mask, edges: int, n: int, seed: int) -> l
     for mask in masks:
         mask.reshape(-1)[rng.permutation(others)[:edges]] = True
     return masks
+
+
+def drawn_nodes(wiring: Wiring, nodes: int, n: int, seed: int) -> list[Mask]:
+    """n random circuits of so many nodes: all edges between these, the embedding and the logits."""
+    return nodes_beside(wiring, [], nodes, n, seed)
+
+
+def nodes_beside(wiring: Wiring, held: Sequence[int], nodes: int, n: int, seed: int) -> list[Mask]:
+    """n circuits of these nodes (by their rows), and so many random ones of the others."""
+    rng = np.random.default_rng(seed)
+    others = np.setdiff1d(np.arange(1, len(wiring.writers)), held)
+    return [wiring.between([*held, *rng.permutation(others)[:nodes]]) for _ in range(n)]
 
 
 def _grown(wiring: Wiring, edges: int, rng: np.random.Generator) -> Mask:

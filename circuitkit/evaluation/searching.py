@@ -246,7 +246,7 @@ class _Searching:
 
     def climb(self) -> None:
         """Measure growing sizes until one reaches the target, and further ones up to twice that."""
-        sizes = rungs(len(self.scores.ranking(self.rule)))
+        sizes = rungs(self.scores.units)
         for start in range(0, len(sizes), STACK):
             self.measure(sizes[start : start + STACK])
             if self.high is not None:

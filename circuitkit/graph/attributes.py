@@ -81,6 +81,7 @@ OF_GRAPHS: Mapping[str, _Kind] = {
     **dict.fromkeys(("chosen", "unweighted", "in_sample", "bos", "chat"), FLAG),
     **dict.fromkeys(("settings", "versions", "asked"), _OBJECT),
     **dict.fromkeys(("threshold", "tolerance"), _NUMBER),
+    "level": _Kind(lambda value: value in ("edge", "node"), "'edge' or 'node'"),
     "weights": _Kind(_is_digest, "64 hexadecimal digits"),
     "experts": _Kind(lambda value: value in ("live", "held"), "'live' or 'held'"),
     "seed": _Kind(_is_seed, "a whole number of at most 64 bits"),
@@ -90,7 +91,9 @@ OF_GRAPHS: Mapping[str, _Kind] = {
     "faithfulness": _Kind(lambda value: _is_number(value) or _is_object(value),
                           "a number or an object"),
 }  # fmt: skip
-OF_NODES: Mapping[str, _Kind] = {"role": TEXT, "positions": _Kind(_are_texts, "a list of texts")}
+OF_NODES: Mapping[str, _Kind] = {
+    "role": TEXT, "positions": _Kind(_are_texts, "a list of texts"), "score": _NUMBER,
+}  # fmt: skip
 OF_EDGES: Mapping[str, _Kind] = {
     **dict.fromkeys(("exact", "core"), FLAG),
     **dict.fromkeys(("low", "high"), _NUMBER),

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from circuitkit.errors import CircuitError, CircuitkitError, ScoresError
+from circuitkit.graph import by_node
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.attributes import checked, written
 from circuitkit.graph.circuit import Circuit
@@ -39,11 +40,12 @@ from circuitkit.util.tables import as_html, to_frame
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["RULES", "Scores", "ScoresWarning"]
+__all__ = ["OF_NODES", "RULES", "Scores", "ScoresWarning"]
 
 FORMAT = "circuitkit.scores"
 VERSION = "1"
 RULES = ("abs", "signed", "greedy", "mib")
+OF_NODES = RULES[:2]  # the rules that nodes can be ranked by
 _FLOATING, _BOOLEAN = ("F64", "F32", "F16"), ("BOOL",)  # as safetensors calls them
 
 
@@ -184,6 +186,62 @@ class Scores:
             found.append((name, float(self.values[row, column])))
         return found
 
+    # -- of nodes --------------------------------------------------------------------------------
+    @property
+    def level(self) -> str:
+        """What circuits are chosen of: an ``edge``, or a ``node``."""
+        return "node" if self.about.get("level") == "node" else "edge"
+
+    def by_node(self, **about: Json) -> Scores:
+        """The scores of nodes instead of edges: a head's, MLP's or expert's is the sum of those of
+        its out-edges.
+
+        A circuit of n then is one of n nodes: all edges between them, the embedding and the logits
+        (``mask``, ``top``, ``ck.smallest``). Each edge has the score of its weaker end, so that the
+        edges above a threshold are those between the nodes above it. The scores of each example are
+        left out.
+
+        Example:
+            >>> nodes = scores.by_node()
+            >>> list(nodes.nodes)[:2], nodes.level
+            (['m0', ...], 'node')
+            >>> len(nodes.top(3).heads | {*nodes.top(3).mlps})
+            3
+        """
+        if self.level == "node":
+            return self
+        sums = by_node.of_nodes(np.where(self.wiring.legal, self.values, 0))
+        return Scores.of_nodes(self.wiring, sums, {**self.about, **about})
+
+    @classmethod
+    def of_nodes(
+        cls, wiring: Wiring, nodes: Float[np.ndarray, " writers"], about: Mapping[str, Json]
+    ) -> Scores:
+        """The scores of nodes with these values, in the order of the writers; that of the embedding
+        does not count."""
+        table = by_node.spread(wiring, nodes.astype(np.float64))
+        return cls(wiring, table.astype(np.float32), {**about, "level": "node"})
+
+    @property
+    def nodes(self) -> dict[str, float]:
+        """The score of each head, MLP and expert, the strongest first."""
+        own = self.values if self.level == "node" else self.by_node().values
+        order = np.argsort(-np.abs(own[1:, -1]), kind="stable") + 1
+        return {str(self.wiring.writers[row]): float(own[row, -1]) for row in order}
+
+    @property
+    def units(self) -> int:
+        """How large the largest circuit is: how many edges are ranked, or nodes."""
+        return len(self._rows("abs") if self.level == "node" else self.ranking())
+
+    def _rows(self, rule: str) -> Int[np.ndarray, " nodes"]:
+        """The rows of the nodes, the best first; those that a choosing method dropped are left
+        out. Raises ScoresError for a rule that ranks edges only."""
+        keys = _key(rule, OF_NODES)(self.values[1:, -1])
+        rows = np.argsort(-keys, kind="stable") + 1
+        found: np.ndarray = rows[self.values[rows, -1] != 0] if self.about.get("chosen") else rows
+        return found
+
     # -- selection -------------------------------------------------------------------------------
     def ranking(self, rule: str = "abs") -> Int[np.ndarray, " edges"]:
         """The flat indices of all edges, the best first: by magnitude (``abs``, ``mib``), or
@@ -248,9 +306,10 @@ class Scores:
         return keep, filled
 
     def filled(self, n: int, rule: str = "abs") -> tuple[Mask, int]:
-        """The mask of the best n edges, as ``mask`` gives it, and how many of these were filled in
-        where the ranking's next edge needs more others than there is room for; empty where no
-        circuit is that small. Raises ScoresError where n < 1, and where all scores are zero.
+        """The mask of the best n edges (of nodes: of all between the best n), as ``mask`` gives it,
+        and how many of these were filled in where the ranking's next edge needs more others than
+        there is room for; empty where no circuit is that small. Raises ScoresError where n < 1, and
+        where all scores are zero.
 
         Example:
             >>> keep, filled = scores.filled(60)
@@ -272,13 +331,17 @@ class Scores:
     def _cut(self, sizes: Iterable[int], rule: str) -> Iterator[tuple[Mask, int]]:
         """``filled`` of each size."""
         self.require_some()
-        ranking, strengths = self.ranking(rule), self._strengths(rule)
+        of_nodes = self.level == "node"
+        ranking = self._rows(rule) if of_nodes else self.ranking(rule)
+        strengths = self._strengths(rule)
         for n in sizes:
             if isinstance(n, bool) or not isinstance(n, Integral):
-                raise ScoresError(f"n is {n!r}; give a whole number of edges")
+                raise ScoresError(f"n is {n!r}; give a whole number of {self.level}s")
             if n < 1:
-                raise ScoresError(f"{n} edges do not make a circuit; ask for at least 1")
-            if rule == "mib":
+                raise ScoresError(f"{n} {self.level}s do not make a circuit; ask for at least 1")
+            if of_nodes:
+                yield self.wiring.between(ranking[:n]), 0
+            elif rule == "mib":
                 keep = np.zeros(self.wiring.shape, dtype=bool)
                 keep.flat[ranking[:n]] = True
                 yield self.wiring.alive(keep), 0
@@ -354,7 +417,8 @@ class Scores:
 
     def circuit(self, keep: Mask, **about: object) -> Circuit:
         """The circuit of the kept edges, each with its score as ``weight``; where estimated and
-        measured scores are mixed, ``exact`` says of each edge which it is."""
+        measured scores are mixed, ``exact`` says of each edge which it is. Of nodes' scores each
+        node has its own as ``score``."""
         w = self.wiring
         keep = _as_mask(keep, w)
         weights: dict[tuple[str, str], float] = {}
@@ -366,6 +430,10 @@ class Scores:
                 extra[edge] = {"exact": bool(self.exact[row, column])}
         built = circuits.build(w, weights, edge_attributes=extra)
         built.graph.update({**self.about, **about, "wiring": built.graph["wiring"]})
+        if self.level == "node":
+            for name, score in self.nodes.items():
+                if name in built:
+                    built.nodes[name]["score"] = score
         return built
 
     def graph(self) -> Circuit:

@@ -212,6 +212,13 @@ class Wiring:
                 heard[feeds[row]] = True
         return keep & heard[None, :]
 
+    def between(self, nodes: Iterable[int]) -> Mask:
+        """All edges between these writers (by their rows), the embedding and the logits: a circuit
+        of nodes. Into a port that heads share it has all edges where it has one of the heads."""
+        held = np.zeros(len(self.writers), dtype=bool)
+        held[[0, *nodes]] = True
+        return self.alive(self.legal & held[:, None])
+
     def best(self, ranking: Int[np.ndarray, " edges"], n: int) -> Mask:
         """The best n edges that hang together: of the longest head of the ranking (flat indices,
         the best first) of which no more than n edges are alive, those. ``filling.fill`` fills it
