@@ -178,6 +178,19 @@ def test_code_that_a_file_names_is_not_run(key: str, tmp_path: Path) -> None:
     assert not ran.exists()
 
 
+@pytest.mark.parametrize("colon", [":", "\\x3a", "\\\\x3a", "\\N{COLON}"])
+def test_code_that_a_setting_of_a_method_names_is_not_run(colon: str, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    (tmp_path / "mine.py").write_text(f"open({str(ran)!r}, 'w').close()\ndef rank(*a, **k): 1/0\n")
+    place = f"{tmp_path / 'mine.py'}{colon}rank"
+    for name in (f"ensemble(members=['{place}'])",
+                 f"""ensemble(members=['eap', 'ensemble(members=["{place}"])'])"""):  # fmt: skip
+        circuit = changed(lambda held, name=name: held["attributes"].update(method=name))
+        with pytest.raises(CircuitError, match="runs only if you name it yourself"):
+            ck.replay(circuit, model=MODEL)
+    assert not ran.exists()
+
+
 def test_code_that_you_name_is_run() -> None:
     circuit = ck.discover(MODEL, "ioi", mine, edges=20, examples=4, method=own).circuit
     with pytest.raises(CircuitError, match="its metric is 'mine'"):

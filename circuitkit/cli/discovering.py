@@ -34,24 +34,18 @@ def add(commands: Commands) -> None:
         "--model", default="mini",
         help="mini, smollm2-135m, a directory or a hub name (default: mini)",
     )  # fmt: skip
-    p.add_argument("--method", default="eap_ig", help="how edges are scored (default: eap_ig)")
+    p.add_argument("--method", help="how edges are scored (default: eap_ig, or auto with --budget)")
+    p.add_argument(
+        "--budget", type=positive, metavar="N",
+        help="let scores cost N forwards with backwards of a prompt in all, for which auto chooses "
+             "the method (default: the method's own cost; of auto 6 per prompt)",
+    )  # fmt: skip
     p.add_argument("--metric", help="how outputs are measured (default: the task's metric)")
     p.add_argument(
         "--corruption", default="counterfactual",
         help="what a cut edge carries (default: counterfactual)",
     )  # fmt: skip
-    size = p.add_mutually_exclusive_group()
-    size.add_argument("--edges", type=positive, metavar="N", help="the size of the circuit")
-    size.add_argument(
-        "--faithfulness",
-        type=float,
-        metavar="F",
-        help="the smallest circuit that reaches this (default: 0.85)",
-    )
-    p.add_argument(
-        "--rule", default="abs", choices=("abs", "signed", "greedy", "mib"),
-        help="by magnitude (default: abs), by value, grown from the logits, or top N, then pruned",
-    )  # fmt: skip
+    _add_size(p)
     p.add_argument(
         "--examples", type=positive, metavar="N",
         help="prompts in each half (default: 64, or half of a file)",
@@ -71,6 +65,31 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     add_output(p, "DIR", "default: circuits/TASK-MODEL, and the settings that you change")
     p.set_defaults(run=discover, parser=p)
+
+
+def _add_size(p: argparse.ArgumentParser) -> None:
+    """Add the options that say which circuit is chosen from the scores."""
+    size = p.add_mutually_exclusive_group()
+    size.add_argument("--edges", type=positive, metavar="N", help="the size of the circuit")
+    size.add_argument(
+        "--nodes", type=positive, metavar="N", help="the same in nodes, with --level node"
+    )
+    size.add_argument(
+        "--faithfulness",
+        type=float,
+        metavar="F",
+        help="the smallest circuit that reaches this (default: 0.85)",
+    )
+    p.add_argument(
+        "--level", default="edge", choices=("edge", "node"),
+        help="what circuits are made of: single edges (default: edge), or heads and MLPs with all "
+             "edges between them",
+    )  # fmt: skip
+    p.add_argument(
+        "--rule", choices=("abs", "signed", "greedy", "mib"),
+        help="by magnitude (default: abs under every corruption), by value, grown from the logits, "
+             "or top N, then pruned",
+    )  # fmt: skip
 
 
 def _add_further(p: argparse.ArgumentParser) -> None:
@@ -96,7 +115,9 @@ def discover(options: argparse.Namespace) -> None:
     check_names("corruptions", options.corruption)
     place = options.output or default_place(options, "circuits")
     asked = {
-        "method": options.method, "edges": options.edges, "faithfulness": options.faithfulness,
+        "method": options.method, "budget": options.budget,
+        "edges": options.edges, "faithfulness": options.faithfulness,
+        "level": options.level, "nodes": options.nodes,
         "rule": options.rule, "examples": options.examples, "seed": options.seed,
         "batch_size": options.batch_size, "memory": options.memory, "verify": options.verify,
         "refine": options.refine, "orders": options.orders, "agreement": options.agreement,

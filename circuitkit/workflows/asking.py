@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from circuitkit.data.batches import Dataset
-from circuitkit.engine.inputs import Inputs
+from circuitkit.engine.inputs import CorruptionLike, Inputs, as_corruption
 from circuitkit.engine.model import Model
 from circuitkit.errors import ScoresError, UnknownNameError
-from circuitkit.graph.scores import RULES
-from circuitkit.registry import unknown
+from circuitkit.graph.scores import OF_NODES, RULES
+from circuitkit.registry import name_of, unknown
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Bounds
 
 __all__ = [
     "HALVES",
     "IN_SAMPLE",
+    "METHOD",
+    "OF_BUDGET",
     "OTHERS",
     "Asked",
+    "Level",
     "Orders",
     "Share",
     "fingerprint",
     "is_in_sample",
+    "rule_of",
 ]
 
+Level: TypeAlias = Literal["edge", "node"]
 Share: TypeAlias = Annotated[float, Bounds(0, 1, above=True)]  # the whole model has 1
 Orders: TypeAlias = Annotated[int, Bounds(2, 1_000)]  # one cannot agree or differ
+
+METHOD = "eap_ig"  # where neither a method nor a budget is given
+OF_BUDGET = "auto"  # where a budget is given, and no method
+# How edges are ranked where no rule is given, by corruption. What a cut edge carries decides what a
+# negative score means: under mean and zero the |1 - f| of rankings by |score| is far lower.
+RULE_OF = {"mean": "abs", "mean_by_position": "abs", "zero": "abs", "optimal": "abs", "peak": "abs"}
+RULE = "abs"  # of all others
 
 # On which prompts a circuit is measured.
 HALVES = "the other half"
@@ -37,10 +49,12 @@ OTHERS = "other prompts"
 
 @dataclass(frozen=True)
 class Asked:
-    """The settings of a discovery that are numbers, and its rule; None where nothing is asked for.
+    """The settings of a discovery that are numbers, its rule and its level; None where nothing is
+    asked for.
 
-    Raises ScoresError where both a size and a faithfulness are asked for, and UnknownNameError for
-    an unknown rule; the functions that take the settings check each of them.
+    Raises ScoresError where both a size and a faithfulness are asked for, and where edges are asked
+    for of nodes, or nodes of edges, and UnknownNameError for an unknown rule; the functions that
+    take the settings check each of them.
     """
 
     rule: str
@@ -54,19 +68,51 @@ class Asked:
     memory: int | None = None
     agreement: float | None = None
     refine: int | None = None
+    level: str = "edge"
+    nodes: int | None = None
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise UnknownNameError(unknown("rule", self.rule, RULES))
-        if self.edges is not None and self.faithfulness is not None:
-            raise ScoresError("give the number of edges or the faithfulness to reach, not both")
+        if self.size is not None and self.faithfulness is not None:
+            raise ScoresError(
+                f"give the number of {self.level}s or the faithfulness to reach, not both"
+            )
+        if self.level == "node":
+            self._require_of_nodes()
+        elif self.nodes is not None:
+            raise ScoresError(
+                "nodes are counted where circuits are made of nodes: give level='node' too "
+                "(--level node)"
+            )
+
+    @property
+    def size(self) -> int | None:
+        """The number of edges, or of nodes, that the circuit is to have."""
+        return self.nodes if self.level == "node" else self.edges
+
+    def _require_of_nodes(self) -> None:
+        """Raise ScoresError for what only edges can be asked."""
+        if self.edges is not None:
+            raise ScoresError("circuits of nodes are counted in nodes; give nodes= (--nodes)")
+        if self.rule not in OF_NODES:
+            raise ScoresError(
+                f"the rule {self.rule} ranks edges; rank nodes by {' or '.join(OF_NODES)}"
+            )
+        for name in ("verify", "refine", "agreement"):
+            if getattr(self, name) is not None:
+                raise ScoresError(
+                    f"{name} is of edges, and the level is node; leave it out (the method exact "
+                    "measures every node)"
+                )
 
     def require(self, model: Model) -> None:
-        """Raise ScoresError where more edges are asked for than the model has."""
-        total = model.wiring.n_edges
-        if self.edges is not None and self.edges > total:
+        """Raise ScoresError where more edges or nodes are asked for than the model has."""
+        wiring, noun = model.wiring, f"{self.level}s"
+        total = wiring.n_edges if self.level == "edge" else len(wiring.writers) - 1
+        if self.size is not None and self.size > total:
             raise ScoresError(
-                f"edges is {self.edges:,}, and {model.name} has {total:,} edges; give at most as "
+                f"{noun} is {self.size:,}, and {model.name} has {total:,} {noun}; give at most as "
                 "many"
             )
 
@@ -76,7 +122,8 @@ class Asked:
         model, data = seen.model, seen.data
         where = OTHERS if given else IN_SAMPLE if is_in_sample(seen, measured) else HALVES
         values = {
-            key: getattr(self, key) for key in ("seed", "edges", "verify", "refine", "orders")
+            key: getattr(self, key)
+            for key in ("seed", "edges", "nodes", "verify", "refine", "orders")
         }
         numbers = {key: int(value) for key, value in values.items() if value is not None}
         shares = {key: getattr(self, key) for key in ("faithfulness", "agreement")}
@@ -86,6 +133,11 @@ class Asked:
             "prompts": fingerprint(data, measured.data), "batch_size": data.batch_size,
             "dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type,
         }  # fmt: skip
+
+
+def rule_of(corruption: CorruptionLike | None) -> str:
+    """The rule by which edges are ranked under a corruption, where none is given."""
+    return RULE_OF.get(name_of(as_corruption(corruption)).partition("(")[0], RULE)
 
 
 def is_in_sample(seen: Inputs, measured: Inputs) -> bool:

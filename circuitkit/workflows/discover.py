@@ -25,7 +25,7 @@ from circuitkit.engine.inputs import (
 )
 from circuitkit.engine.metric import Method
 from circuitkit.engine.model import Model
-from circuitkit.errors import UnknownNameError
+from circuitkit.errors import ScoresError, UnknownNameError
 from circuitkit.evaluation.ability import ability
 from circuitkit.evaluation.ability import known as only_known
 from circuitkit.evaluation.choosing import Chosen, choose
@@ -41,7 +41,16 @@ from circuitkit.util.json_values import Json
 from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.process import peak_mebibytes
 from circuitkit.viz.circuits.choice import drawn_part
-from circuitkit.workflows.asking import Asked, Orders, Share, is_in_sample
+from circuitkit.workflows.asking import (
+    METHOD,
+    OF_BUDGET,
+    Asked,
+    Level,
+    Orders,
+    Share,
+    is_in_sample,
+    rule_of,
+)
 from circuitkit.workflows.folders import tried
 from circuitkit.workflows.results import Discovery
 from circuitkit.workflows.sampling import Sample, by_example, certain, enough
@@ -58,11 +67,14 @@ def discover(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    method: Method | str = "eap_ig",
+    method: Method | str | None = None,
+    budget: Count | None = None,
     unseen: Data | None = None,
     edges: Size | None = None,
     faithfulness: Share | None = None,
-    rule: str = "abs",
+    level: Level = "edge",
+    nodes: Size | None = None,
+    rule: str | None = None,
     examples: Count | None = None,
     seed: Seed = 0,
     batch_size: Count | None = None,
@@ -87,7 +99,12 @@ def discover(
         metric: A name or a function; without it the task's own, else ``logit_diff``.
         corruption: A name or a function: what an edge outside of the circuit carries; without it
             ``counterfactual``.
-        method: How edges are scored: a name with settings (``"eap_ig(steps=10)"``) or a function.
+        method: How edges are scored: a name with settings (``"eap_ig(steps=10)"``) or a function;
+            without it ``eap_ig``, or with a ``budget`` ``auto``.
+        budget: What the scores may cost, in sequence-backwards in all (a forward and a backward of
+            a prompt; a forward alone is a third): ``auto`` spends it on the method and the number
+            of prompts that are best for it. The choice of the circuit and its faithfulness cost
+            what they cost.
         unseen: The prompts on which the circuit is measured, in any form that ``data`` takes.
         edges: The size of the circuit, at most the number of the model's edges. Where the ranking's
             next edge needs more others than there is room for, the circuit is filled up
@@ -95,8 +112,14 @@ def discover(
         faithfulness: The faithfulness that the smallest circuit is to reach on the prompts of the
             discovery, above 0 and at most 1. Without this and ``edges``, the circuit is the one
             that the method chose itself (``acdc``), or the smallest that reaches 0.85.
+        level: What circuits are made of: an ``edge`` each by itself, or each ``node`` (a head, an
+            MLP) with all edges between it, the other chosen ones, the input and the logits. A node
+            scores the sum of its out-edges' scores (by ``exact``: what cutting all of them costs).
+            Random circuits then have as many random nodes.
+        nodes: The size of a circuit of nodes, at most the number of the model's heads and MLPs.
         rule: How edges are ranked: ``abs``, ``signed`` or ``greedy``; by ``mib`` dead ends among
-            the strongest edges are dropped and not replaced, so that there are fewer.
+            the strongest edges are dropped and not replaced, so that there are fewer. Without it
+            the corruption's own: ``abs`` of all that there are.
         examples: How many prompts each half has at most; without it 64 of a task, and all of a
             file.
         seed: The seed of the prompts that are drawn, of random circuits and of samples.
@@ -134,14 +157,15 @@ def discover(
         ('ioi', 30)
     """
     start = time.perf_counter()
+    rule = rule_of(corruption) if rule is None else rule
     asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size, memory,
-                  agreement, refine)  # fmt: skip
+                  agreement, refine, level, nodes)  # fmt: skip
     require_model(model)
     asked.require(model)
     tried(resume)
-    how = method_of(method, orders)
-    each = _resumed(by_example(how, agreement), resume)
-    chosen = partial(choose, edges=edges, faithfulness=faithfulness, rule=rule)
+    how = method_of(method, orders, budget)
+    each = _scoring(how, asked, resume)
+    chosen = partial(choose, edges=asked.size, faithfulness=faithfulness, rule=rule)
     drawn = partial(
         prepare_halves, model, data, unseen, metric, corruption, seed=seed, batch_size=batch_size,
         memory=memory, keep=partial(only_known, model) if known else None,
@@ -149,10 +173,10 @@ def discover(
     found_on = partial(_found_on, each, chosen, asked, force, resume)
     sample, stopped = enough(drawn, found_on, asked)
     seen, measured, sure = sample.seen, sample.measured, sample.certain
-    others = (_in_order(how, k)(*seen) for k in range(orders or 0))
+    others = (_scoring(_in_order(how, k), asked)(*seen) for k in range(orders or 0))
     several = [scored.circuit(chosen(model, scored, *seen[1:]).mask) for scored in others]
     evaluated = evaluate_beside(model, sample.found.mask, *measured[1:], seed=seed, halves=HALVES,
-                                also=_parts(sample))  # fmt: skip
+                                also=_parts(sample), level=level)  # fmt: skip
     metadata = _metadata(seen, measured, name_of(how), asked, unseen is not None)
     return Discovery.of(
         sample.scores, sample.found.mask, evaluated, metadata, ability=sample.able,
@@ -184,7 +208,9 @@ def _found_on(
     able = ability(*seen[:3])
     if not force:
         able.require(str(seen.data.about.get("task", "the task")))
-    scores, found, checked, refined = _settled(seen, each(*seen), chosen, asked, resume)
+    scored = each(*seen)
+    _require_level(scored.level, asked)
+    scores, found, checked, refined = _settled(seen, scored, chosen, asked, resume)
     sure = certain(scores, found, asked)
     return Sample(seen, measured, able, scores, found, checked, refined, sure)
 
@@ -222,6 +248,7 @@ def _metadata(
     """What a circuit says of how it was found; ``given``: the prompts of its measurement were."""
     return {
         "task": "own data", **seen.metadata(), "method": method, "rule": asked.rule,
+        **({"level": "node"} if asked.level == "node" else {}),
         "asked": asked.record(seen, measured, given),
         **({"in_sample": True} if is_in_sample(seen, measured) else {}),
     }  # fmt: skip
@@ -236,18 +263,52 @@ def _parts(sample: Sample) -> dict[str, Mask]:
     return {name: mask for name, mask in parts.items() if mask is not None}
 
 
-def method_of(method: Method | str, orders: int | None = None) -> Method:
-    """The method as a function; raises ArgumentError for what is not one, nor a name, and
-    UnknownNameError for an unknown name, or where orders are asked for and it has none."""
+def method_of(
+    method: Method | str | None = None, orders: int | None = None, budget: int | None = None
+) -> Method:
+    """The method as a function, with its budget; without one the usual. Raises ArgumentError for
+    what is not one, nor a name, and UnknownNameError for an unknown name, or where orders or a
+    budget are asked for and it has none."""
+    if method is None:
+        method = METHOD if budget is None else OF_BUDGET
     if not isinstance(method, str) and not callable(method):
         refuse("method", method, "a function or a name such as 'eap_ig'")
-    found: Method = resolve("discovery", method)
+    found: Callable[..., Scores] = resolve("discovery", method)
     if orders is not None and "order" not in inspect.signature(found).parameters:
         raise UnknownNameError(
             f"{name_of(found)} has no setting 'order', so it gives one circuit only; "
             "repeat a method that has (acdc)"
         )
-    return found
+    if budget is None:
+        return found
+    if "budget" not in inspect.signature(found).parameters:
+        raise UnknownNameError(
+            f"{name_of(found)} costs what its settings say, and has no budget; leave the method "
+            f"out, so that {OF_BUDGET} chooses one for the budget"
+        )
+    return partial(found, budget=budget)
+
+
+def _scoring(
+    how: Callable[..., Scores], asked: Asked, resume: str | os.PathLike[str] | None = None
+) -> Method:
+    """The method with what is asked of its scores: of each example too, or of nodes. One that knows
+    nodes measures these; of any other the scores of edges are summed."""
+    if asked.level == "edge":
+        _require_level(getattr(how, "keywords", {}).get("level", "edge"), asked)
+        return _resumed(by_example(how, asked.agreement), resume)
+    if "level" in inspect.signature(how).parameters:
+        return _resumed(partial(how, level="node"), resume)
+    inner = _resumed(how, resume)
+    return lambda *inputs: inner(*inputs).by_node()
+
+
+def _require_level(level: str, asked: Asked) -> None:
+    """Raise ScoresError where a method scores nodes, and circuits are to be made of edges."""
+    if level != asked.level:
+        raise ScoresError(
+            "the method scores nodes, and circuits are made of edges; give level='node' too"
+        )
 
 
 def _resumed(how: Callable[..., Scores], resume: str | os.PathLike[str] | None) -> Method:

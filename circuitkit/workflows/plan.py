@@ -19,6 +19,8 @@ import psutil
 import torch
 
 from circuitkit.data.batches import Dataset
+from circuitkit.discovery.budgets import pick
+from circuitkit.discovery.ensembles import MEMBERS
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -37,13 +39,13 @@ from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.refining import SHORT, Candidates, rounds
 from circuitkit.evaluation.searching import STACK, rungs
 from circuitkit.graph.stages import ATTENTION
-from circuitkit.registry import lookup, name_of, names
+from circuitkit.registry import lookup, name_of, names, resolve
 from circuitkit.util.bytesize import spell
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.viz.circuits.choice import USUAL
-from circuitkit.workflows.asking import Asked, Orders, Share
+from circuitkit.workflows.asking import OF_BUDGET, Asked, Level, Orders, Share, rule_of
 from circuitkit.workflows.discover import HALVES, method_of
 from circuitkit.workflows.results import files
 from circuitkit.workflows.sampling import gives_groups
@@ -149,11 +151,14 @@ def plan(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    method: Method | str = "eap_ig",
+    method: Method | str | None = None,
+    budget: Count | None = None,
     unseen: Data | None = None,
     edges: Size | None = None,
     faithfulness: Share | None = None,
-    rule: str = "abs",
+    level: Level = "edge",
+    nodes: Size | None = None,
+    rule: str | None = None,
     examples: Count | None = None,
     seed: Seed = 0,
     batch_size: Count | None = None,
@@ -179,18 +184,19 @@ def plan(
         >>> print(ck.plan(model, "ioi", method="exact", edges=30, examples=8))
         30 edges of ioi on mini by exact: about ... forwards, ... minutes and ... of memory
     """
+    rule = rule_of(corruption) if rule is None else rule
     asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size, memory,
-                  agreement, refine)  # fmt: skip
+                  agreement, refine, level, nodes)  # fmt: skip
     require_model(model)
     asked.require(model)
-    how, carried = method_of(method, orders), as_corruption(corruption)
+    how, carried = method_of(method, orders, budget), as_corruption(corruption)
     own = isinstance(data, Dataset) or unseen is not None
     whole = as_data(model, data, examples=examples if own else twice(data, examples), seed=seed)
     as_metric(metric, data=whole)
     seen, measured = (whole, whole) if own else whole.halves()
     if unseen is not None:
         measured = as_data(model, unseen, examples=examples, seed=seed + 1)
-    costs = _Costs(model, whole, name_of(carried))
+    costs = _Costs(model, whole, name_of(carried), level)
     batch = batch_size or costs.batch(model, memory)
     steps = costs.steps(asked, how, seen.rows, measured.rows)
     if known:
@@ -202,21 +208,22 @@ def plan(
     greedy = _name_and_settings(how)[0] == "acdc"
     loose = greedy or refine is not None
     pruned = model.wiring.n_edges * (1 + (orders or 0)) if greedy else 0
-    size = f"{edges:,} edges" if edges else "the circuit"
+    size = f"{asked.size:,} {level}s" if asked.size else "the circuit"
     title = f"{size} of {whole.about.get('task', 'own data')} on {model.name} by {name_of(how)}"
     held = psutil.Process().memory_info().rss
     return Plan(
         title, steps, LOOSE if loose else FACTOR, costs.seconds(steps, batch, pruned, seen.rows),
         held + costs.bytes(how, batch, seen.rows, verify), batch,
-        files(verify is not None, gives_groups(how)),
+        files(verify is not None, level == "edge" and gives_groups(how)),
     )  # fmt: skip
 
 
 class _Costs:
     """The parts of one forward, as fractions of it, on the longest prompts of the data."""
 
-    def __init__(self, model: Model, data: Dataset, corruption: str) -> None:
-        self.model, self.corruption = model, corruption
+    def __init__(self, model: Model, data: Dataset, corruption: str, level: str = "edge") -> None:
+        self.model, self.corruption, self.level = model, corruption, level
+        self.units = model.wiring.n_edges if level == "edge" else len(model.wiring.writers) - 1
         lengths = [len(example.clean) for example in data.examples]
         self.tokens, self.longest = sum(lengths) / len(lengths), max(lengths)
         self.examples = min(data.batch_size, len(data))
@@ -313,14 +320,16 @@ class _Costs:
     # -- the steps ---------------------------------------------------------------------------------
     def steps(self, asked: Asked, how: Method, seen: int, measured: int) -> dict[str, float]:
         """The forwards of each step of a discovery."""
+        how, part = self._picked(how, seen)
         method, rest = _name_and_settings(how)
-        chosen = asked.edges is not None or (method == "acdc" and asked.faithfulness is None)
+        greedy = method == "acdc" and not rest.get("thresholds") and asked.faithfulness is None
+        chosen = asked.size is not None or greedy
         choice = 0.0 if chosen else self._choosing() * seen
         found = {
             "what fits the memory": FORESEEN * (2 * self.carried + 1 + self.steepest
                                                 + self.masked(1)) * (asked.batch_size is None),
             "accuracy of the model": 2.0 * seen,
-            "scores": self._scores(method, rest) * (seen + measured * bool(asked.agreement)),
+            "scores": self._scores(method, rest) * part * (seen + measured * bool(asked.agreement)),
             "choice of the circuit": choice,
             "exact effects": self._verifying(asked.verify or 0) * seen
             + ROUNDS * choice * bool(asked.verify),
@@ -330,9 +339,21 @@ class _Costs:
         }  # fmt: skip
         return {step: n for step, n in found.items() if n}
 
+    def _picked(self, how: Method, rows: int) -> tuple[Method, float]:
+        """What the method runs, and on which share of the prompts: of ``auto`` what it picks."""
+        name, settings = _name_and_settings(how)
+        if name != OF_BUDGET:
+            return how, 1.0
+        picked = pick(self.corruption, rows, settings.get("budget"))
+        return resolve("discovery", picked.method), picked.prompts / rows
+
     def _scores(self, method: str, settings: Mapping[str, Any]) -> float:
+        if method == "ensemble":
+            members = [resolve("discovery", one) for one in settings.get("members", MEMBERS)]
+            return sum(self._scores(*_name_and_settings(one)) for one in members)
         draws, base = self._draws, self.carried + 1
-        costs = {
+        steps = settings.get("steps", 5) * self.steepest
+        costs: dict[str, float] = {
             "random": 0.0,
             "activation_magnitude": base,
             "information_flow": base,
@@ -340,22 +361,18 @@ class _Costs:
             "node_attribution": self.carried + self.steepest,
             "eap": self.carried + self.steepest,
             "clean_corrupted": self.carried + (1 + draws) * self.steepest,
-            "eap_ig": base + settings.get("steps", 5) * self.steepest * draws,
+            "eap_ig": base + steps * draws,
             "expected_gradients": base + settings.get("draws", 1) * self.steepest * draws,
-            "mask_gradient": base + settings.get("steps", 5) * self.steepest * draws,
-            "ceap": base + settings.get("steps", 5) * self.steepest * draws,
-            "eap_ig_activations": base
-            + settings.get("steps", 5)
-            * self.steepest
-            * draws
-            * (len(self.model.wiring.stages) + 1),
+            "mask_gradient": base + steps * draws,
+            "ceap": base + steps * draws,
+            "eap_ig_activations": base + steps * draws * (len(self.model.wiring.stages) + 1),
             "relp": self.carried + self.steepest,
             "atp_star": self._repaired(settings),
-            "exact": self._effects(self._chosen(settings.get("edges"))),
-            "acdc": base + 0.75 * self._effects(self.model.wiring.n_edges),
+            "exact": self._exact(settings.get("edges")),
+            "acdc": base + 0.75 * self._pruned(len(settings.get("thresholds") or [0])),
         }
         if method not in costs:
-            known = ", ".join(name for name in costs if name in names("discovery"))
+            known = ", ".join(name for name in (*costs, "ensemble") if name in names("discovery"))
             raise EvaluationError(
                 f"what {method} costs is not known, so it cannot be planned; a plan knows {known}"
             )
@@ -369,6 +386,27 @@ class _Costs:
         again = fix * self._draws if settings.get("fix", True) else 0.0
         return self.carried + 1 + (layers + 1) * (self.steepest - 1) * self._draws + again
 
+    def _pruned(self, thresholds: int) -> float:
+        """The tests of all edges, and at each further threshold of what is left: half."""
+        return sum(self._effects(self.model.wiring.n_edges // 2**k) for k in range(thresholds))
+
+    def _exact(self, edges: Any) -> float:
+        """The exact effects of edges, or of nodes."""
+        return self._effects(self._chosen(edges)) if self.level == "edge" else self._node_effects()
+
+    def _node_effects(self) -> float:
+        """The exact effect of every node: the rest of the model behind it, once for each."""
+        stages = self.model.wiring.stages
+        behind = [
+            sum(of for other, of in zip(stages, self.of_stage, strict=True)
+                if other.upstream >= stage.rows.stop)
+            for stage in stages
+        ]  # fmt: skip
+        whole = sum(n * len(s.part.writers) for n, s in zip(behind, stages, strict=True))
+        share, n = whole / sum(self.of_stage), len(self.model.wiring.writers) - 1
+        part = self.masked(1) - (1 - self.blocks)
+        return self.carried + 2 + (share * part + n * (1 - self.blocks)) * self._draws
+
     def _chosen(self, edges: Any) -> int:
         total = self.model.wiring.n_edges
         return total if edges is None else min(total, int(getattr(edges, "sum", edges.__len__)()))
@@ -379,8 +417,8 @@ class _Costs:
 
     @property
     def _middle(self) -> float:
-        """The edges of a circuit whose size is not asked for: between 8 and all in doublings."""
-        return sqrt(8 * self.model.wiring.n_edges)
+        """The size of a circuit where none is asked for: between 8 and all in doublings."""
+        return sqrt(8 * self.units)
 
     def _verifying(self, edges: int) -> float:
         """The exact effects of so many edges, in rounds; all edges are measured in one."""
@@ -403,7 +441,7 @@ class _Costs:
     def _choosing(self) -> float:
         """The sizes that are tried until one reaches a faithfulness, and up to twice that; then, in
         stacks, those between it and the one below."""
-        tried = sum(n <= 2 * self._middle for n in rungs(self.model.wiring.n_edges))
+        tried = sum(n <= 2 * self._middle for n in rungs(self.units))
         narrowed = max(1, log(self._middle / 5, STACK + 1))
         stacks = tried / STACK + narrowed
         return stacks * (self.carried + 1 + STACK * self.masked(0.1) * self._draws)
@@ -411,7 +449,7 @@ class _Costs:
     def _faithfulness(self, asked: Asked) -> float:
         """The circuit, its core, all others, random ones, and it beside halves of the others; of a
         large one also the part that is drawn."""
-        parts = 2 + RANDOM + ((asked.edges or self._middle) > USUAL)
+        parts = 2 + RANDOM + ((asked.size or self._middle) > USUAL)
         masked = parts * self.masked(0.1) + self.masked(1) + HALVES * self.masked(0.5)
         return self.carried + 1 + masked * self._draws
 
@@ -437,7 +475,9 @@ class _Costs:
             work = max(work, kept * size)
         if method == "exact" or verify:
             work = max(work, SWEPT * model.d_model * size)
-        if gives_groups(how):  # the scores of each example, while more than half of memory is free
+        if self.level == "edge" and gives_groups(
+            how
+        ):  # the scores of each example, while more than half of memory is free
             tables = 1 if verify is None else 2  # one with exact effects
             work += min(4.0 * seen * model.wiring.n_edges, room(model.device, None) / 2) * tables
         return float(work + 16 * model.wiring.shape[0] * model.wiring.shape[1])

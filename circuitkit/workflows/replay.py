@@ -46,6 +46,7 @@ ASKED: Mapping[str, type] = {
     "seed": int, "batch_size": int, "measured_on": str, "measured": int, "prompts": str,
     "dtype": str, "device": str,
 }  # fmt: skip
+SIZES = ("edges", "nodes", "faithfulness", "verify", "refine", "orders")
 PARTS = ("prompts", "edges", "weights", "faithfulness")  # of a result
 FOUND = ("value", "low", "high", "random")  # of the faithfulness
 
@@ -269,7 +270,7 @@ def replay(
     found = discover(
         model, _prompts(model, about, task), chosen["metric"], chosen["corruption"],
         method=_without_place(chosen["method"]), unseen=unseen, rule=about["rule"],
-        **{key: asked.get(key) for key in ("edges", "faithfulness", "verify", "refine", "orders")},
+        **{key: asked.get(key) for key in SIZES}, level=about.get("level", "edge"),
         examples=about["examples"], seed=asked["seed"],
         batch_size=batch_size or asked["batch_size"], memory=memory, force=True,
         known="known" in about,
@@ -327,12 +328,31 @@ def _named(about: Mapping[str, Any], key: str) -> Callable[..., Any]:
     try:
         if ":" in value.partition("(")[0]:
             raise UnknownNameError(value)
-        return resolve(kind, value)
+        found = resolve(kind, value)
+        if key == "method" and any(map(_names_code, _settings(found))):
+            raise UnknownNameError(value)
+        return found
     except UnknownNameError as error:
         raise CircuitError(
             f"the circuit says that its {key} is {value!r}, which is not one of circuitkit's and "
             f"runs only if you name it yourself; give --{key} ({key}= in Python)"
         ) from error
+
+
+def _settings(method: Callable[..., Any]) -> list[object]:
+    """The settings of a method that may name other methods: all but where blocks are kept."""
+    given = method.keywords if isinstance(method, partial) else {}
+    return [value for key, value in given.items() if key != "resume"]
+
+
+def _names_code(setting: object) -> bool:
+    """Whether a setting names code from elsewhere, or may once it is read: a place has a colon,
+    and only a backslash could hide it from here."""
+    if isinstance(setting, Mapping):
+        return any(map(_names_code, [*setting, *setting.values()]))
+    if isinstance(setting, str):
+        return ":" in setting or "\\" in setting
+    return isinstance(setting, list | tuple | set) and any(map(_names_code, setting))
 
 
 def _task(about: Mapping[str, Any], data: Data | None) -> Data:

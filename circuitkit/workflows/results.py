@@ -27,6 +27,7 @@ from circuitkit.graph.types import Mask
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.statistics import interval_text
+from circuitkit.util.tables import to_frame
 from circuitkit.util.versions import versions
 from circuitkit.workflows.folders import RUNS, filled
 
@@ -182,6 +183,24 @@ class Discovery:
         carried.pop(INPUT, None)
         return sorted(carried.items(), key=lambda item: -item[1])[:n]
 
+    @property
+    def level(self) -> str:
+        """What the circuit is made of: an ``edge``, or a ``node``."""
+        return self.scores.level
+
+    @property
+    def nodes(self) -> dict[str, float]:
+        """The heads, MLPs and experts of the circuit, the strongest first, each with its score: of
+        a circuit of edges the sum of the scores of all its out-edges, in metric units per example.
+
+        Example:
+            >>> found = ck.discover(model, "ioi", level="node", nodes=5, examples=4)
+            >>> list(found.nodes)[:2], len(found.nodes)
+            (['a0.h2', 'a2.h2'], 5)
+        """
+        own = circuits.components(self.circuit)
+        return {name: score for name, score in self.scores.nodes.items() if name in own}
+
     def edges(self, n: int = 10) -> list[tuple[str, float]]:
         """The n strongest edges of the circuit, each with its weight."""
         own = circuits.mask(self.circuit)
@@ -198,8 +217,11 @@ class Discovery:
 
     def to_frame(self) -> pandas.DataFrame:
         """The circuit's edges, the strongest first: ``writer``, ``reader``, ``weight`` (metric
-        units per example) and ``exact``, as ``Circuit.to_frame`` gives them."""
-        return self.circuit.to_frame()
+        units per example) and ``exact``, as ``Circuit.to_frame`` gives them; of a circuit of nodes
+        these: ``node`` and ``score``."""
+        if self.level == "edge":
+            return self.circuit.to_frame()
+        return to_frame([{"node": name, "score": score} for name, score in self.nodes.items()])
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
         """Write the circuit (``circuit.json``), the scores of every edge (``scores.safetensors``),
@@ -256,6 +278,7 @@ class Discovery:
             "complement_faithfulness": self.complement.faithfulness,
             "beside_faithfulness": [e.faithfulness for e in self.beside],
             "random_faithfulness": [e.faithfulness for e in self.null],
+            **({"nodes": self.nodes} if self.level == "node" else {}),
             "strongest_edges": self.edges(),
             "strongest_components": self.heads(),
             "seconds": round(self.seconds, 2),
@@ -280,6 +303,9 @@ class Discovery:
 
     def _sure(self) -> Iterator[str]:
         """How sure the circuit is."""
+        if self.level == "node":
+            yield "  certainty        not known of nodes"
+            return
         if self.certainty is None:
             method = self.circuit.graph.get("method", "the method")
             yield f"  certainty        not known: {method} gives no scores of single examples"
@@ -298,16 +324,30 @@ class Discovery:
         low, high = found.interval()
         known = ", known ones only" if "known" in about else ""
         return (
-            f"{about['task']} on {about['model']}: {found.edges:,} of "
+            f"{about['task']} on {about['model']}: {self._of_nodes()}{found.edges:,} of "
             f"{self.scores.wiring.n_edges:,} edges, faithfulness {found.faithfulness:.3f} "
             f"{interval_text(low, high)} ({found.metric}, {self._prompts()}{known})"
         )
+
+    def _of_nodes(self) -> str:
+        """How many nodes a circuit of nodes has; of one of edges nothing."""
+        return f"{len(self.nodes)} nodes, " if self.level == "node" else ""
 
     def _prompts(self) -> str:
         """On which prompts the faithfulness was measured."""
         n = len(self.evaluation.circuit)
         noun = "prompt" if n == 1 else "prompts"
         return f"{n} {noun}, in sample" if self.in_sample else f"{n} unseen {noun}"
+
+    def _method(self) -> Iterator[str]:
+        """By which method and rule, and for which budget: what was chosen for it, and why."""
+        about = self.circuit.graph
+        settings = about.get("settings") or {}
+        why = settings.get("why")
+        yield f"  method           {about['method']}, ranked by {about['rule']}"
+        if why is not None:
+            yield f"    chosen         {settings['method']} on {settings['examples']:,} prompts:"
+            yield f"                   {why}"
 
     def _kept(self) -> Iterator[str]:
         """How many prompts stayed, if only those that the model answers."""
@@ -345,33 +385,29 @@ class Discovery:
         low, high = found.interval()
         spread = [e.faithfulness for e in self.null]
         halves = [e.faithfulness for e in self.beside]
-        often = self._often()
-        edges = "strongest edges, share of samples" if often else "strongest edges"
         lines = [
-            f"{about['task']} on {about['model']}: {circuits.summary(self.circuit)}",
+            f"{about['task']} on {about['model']}: {self._of_nodes()}"
+            f"{circuits.summary(self.circuit)}",
             "",
             f"  the model        {self.ability!r}",
             *self._kept(),
+            *self._method(),
             f"  faithfulness     {found.faithfulness:.3f}  {interval_text(low, high)}  "
             f"({found.metric}, {found.corruption}, {self._prompts()})",
             f"  mean of ratios   {found.mean_of_ratios:.3f}",
-            f"  without it       {self.complement.faithfulness:.3f}  (all other edges kept)",
+            f"  without it       {self.complement.faithfulness:.3f}  "
+            f"(all other {self.level}s kept)",
             f"  with halves      {np.mean(halves):.3f}  [{min(halves):.3f}, {max(halves):.3f}]  "
             f"({len(halves)} random halves of the others kept)",
             f"  random circuits  {self.random:.3f}  [{min(spread):.3f}, {max(spread):.3f}]  "
-            f"({len(spread)} of the same size)",
+            f"({len(spread)} of {'the same size' if self.level == 'edge' else 'as many nodes'})",
             *self._chosen(),
             *self._path(),
             *self._sure(),
             f"  cost             {self.seconds:.1f} s, peak memory {self.mebibytes:,.0f} MiB",
             "",
-            f"  {edges:{40 if often else 34}s}strongest components (Σ|weight|)",
+            *self._strongest(),
         ]
-        rows = zip(self.edges(), [*self.heads(), *[("", 0.0)] * 10], strict=False)
-        for (edge, weight), (head, total) in rows:
-            right = f"{total:7.3f}  {head}" if head else ""
-            share = f"{often[edge]:>4.0%}  " if often else ""
-            lines.append(f"  {weight:+8.3f}  {share}{edge:24s}{right}".rstrip())
         if self.verification:
             lines += ["", repr(self.verification)]
         if self.refined:
@@ -379,6 +415,21 @@ class Discovery:
         if self.agreement:
             lines += ["", f"In random orders, {self.agreement}"]
         return "\n".join(lines)
+
+    def _strongest(self) -> Iterator[str]:
+        """A table of the strongest edges and components, or of the strongest nodes."""
+        if self.level == "node":
+            yield "  strongest nodes"
+            yield from (f"  {score:+8.3f}  {name}" for name, score in [*self.nodes.items()][:20])
+            return
+        often = self._often()
+        edges = "strongest edges, share of samples" if often else "strongest edges"
+        yield f"  {edges:{40 if often else 34}s}strongest components (Σ|weight|)"
+        rows = zip(self.edges(), [*self.heads(), *[("", 0.0)] * 10], strict=False)
+        for (edge, weight), (head, total) in rows:
+            right = f"{total:7.3f}  {head}" if head else ""
+            share = f"{often[edge]:>4.0%}  " if often else ""
+            yield f"  {weight:+8.3f}  {share}{edge:24s}{right}".rstrip()
 
     def _repr_html_(self) -> str:
         picture: str = self.circuit._repr_svg_()
