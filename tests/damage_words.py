@@ -122,6 +122,7 @@ LEGAL: Mapping[str, Callable[[Any], bool]] = {
     "cut": lambda value: value in ("edges", "writer"),
     "rate": _is_number,
     "on": lambda value: value is None or isinstance(value, str),
+    "budget": lambda value: value is None or _is_whole(1)(value),
     "level": lambda value: value in ("edge", "node"),
     "by": lambda value: value in ("scores", "ranks"),
     "members": lambda value: bool(value) and isinstance(value, list | tuple) and _is_texts(value),

@@ -50,6 +50,7 @@ WRONG: dict[str, Sequence[Any]] = {
     "members": [*NO_NUMBER, [], [3], None],
     "by": NO_CHOICE,
     "level": NO_CHOICE,
+    "budget": NO_COUNT,
     "at": NO_SPAN,
     "bins": [*NO_COUNT, 1, None],
     "cut": NO_CHOICE,

@@ -51,9 +51,9 @@ def acdc(
     corruption: CorruptionLike | None = None,
     *,
     threshold: Annotated[float, Bounds(1.2e-38)] | None = None,
-    thresholds: Sequence[Annotated[float, Bounds(1.2e-38)]] | None = None,
     order: Literal["reverse", "forward", "random"] = "reverse",
     seed: Seed = 0,
+    thresholds: Sequence[Annotated[float, Bounds(1.2e-38)]] | None = None,
     resume: str | os.PathLike[str] | None = None,
 ) -> Scores:
     """Automatic circuit discovery (ACDC): cut every edge that costs too little.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
 from circuitkit.data.batches import Dataset
-from circuitkit.engine.inputs import CorruptionLike, Inputs, as_corruption
+from circuitkit.engine.inputs import CorruptionLike, Inputs
 from circuitkit.engine.model import Model
 from circuitkit.errors import ScoresError, UnknownNameError
 from circuitkit.graph.scores import OF_NODES, RULES
@@ -137,7 +137,10 @@ class Asked:
 
 def rule_of(corruption: CorruptionLike | None) -> str:
     """The rule by which edges are ranked under a corruption, where none is given."""
-    return RULE_OF.get(name_of(as_corruption(corruption)).partition("(")[0], RULE)
+    if corruption is None:
+        return RULE
+    name = corruption if isinstance(corruption, str) else name_of(corruption)
+    return RULE_OF.get(name.partition("(")[0].strip(), RULE)
 
 
 def is_in_sample(seen: Inputs, measured: Inputs) -> bool:
