@@ -203,9 +203,9 @@ class Scores:
 
         Example:
             >>> nodes = scores.by_node()
-            >>> list(nodes.nodes)[:2], nodes.level
-            (['m0', ...], 'node')
-            >>> len(nodes.top(3).heads | {*nodes.top(3).mlps})
+            >>> len(nodes.nodes), nodes.level
+            (20, 'node')
+            >>> len(nodes.top(3).heads) + len(nodes.top(3).mlps)
             3
         """
         if self.level == "node":
