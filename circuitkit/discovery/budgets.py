@@ -25,6 +25,7 @@ from circuitkit.util.options import Count, Form, checked
 __all__ = ["auto"]
 
 PROMPTS = 32  # on which a choice counts: with more of a budget there are more prompts
+STEP = 8  # runs that ``nested`` makes together
 USUAL = 6  # sequence-backwards of a prompt where no budget is given: what eap_ig costs
 
 
@@ -92,7 +93,7 @@ def pick(corruption: str, prompts: int, budget: int | None = None) -> Picked:
             f"auto has budget={budget}, and a prompt costs {choice.cost:.2f} sequence-backwards by "
             f"{choice.method}; give at least {ceil(choice.cost)}"
         )
-    runs = int(whole - choice.fixed * n)
+    runs = int(whole - choice.fixed * n) // STEP * STEP
     return Picked(choice.method.replace("{runs}", str(runs)), n, choice.why)
 
 
