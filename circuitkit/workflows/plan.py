@@ -382,9 +382,9 @@ class _Costs:
         """AtP*: a backward for each layer, and each attention twice for each writer before it."""
         layers = self.model.wiring.layers if settings.get("drop", True) else 0
         pairs = zip(self.model.wiring.stages, self.of_stage, strict=True)
-        fix = sum(2 * stage.upstream * own for stage, own in pairs if stage.kind == ATTENTION)
-        again = fix * self._draws if settings.get("fix", True) else 0.0
-        return self.carried + 1 + (layers + 1) * (self.steepest - 1) * self._draws + again
+        heads = sum(2 * stage.upstream * own for stage, own in pairs if stage.kind == ATTENTION)
+        fix = heads / sum(self.of_stage) if settings.get("fix", True) else 0.0
+        return self.carried + 1 + ((layers + 1) * (self.steepest - 1) + fix) * self._draws
 
     def _pruned(self, thresholds: int) -> float:
         """The tests of all edges, and at each further threshold of what is left: half."""
