@@ -15,9 +15,20 @@ from circuitkit.graph.published import skeleton
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
 
-__all__ = ["USUAL", "Choice", "Weighted", "chosen", "drawn_part"]
+__all__ = [
+    "SIZES",
+    "USUAL",
+    "Choice",
+    "Weighted",
+    "between_roles",
+    "chosen",
+    "drawn_part",
+    "nested",
+    "smaller_parts",
+]
 
 USUAL = 200  # edges that are drawn unless another number is asked for
+SIZES = (12, 25, 50, 100, 200)  # of the parts of a circuit whose faithfulness is measured
 MOST_ALIKE = 300  # edges without weights: above, a picture of equal lines says nothing
 
 Weighted = tuple[Node, Node, float]
@@ -69,10 +80,29 @@ def chosen(circuit: Graph, most: int | None) -> Choice:
 def drawn_part(circuit: Graph) -> Mask | None:
     """The edges that a picture shows where it does not show all of the circuit; else None."""
     choice, wiring = chosen(circuit, None), wiring_of(circuit)
-    if not choice.left_out:
-        return None
+    return _mask(choice.shown, wiring) if choice.left_out else None
+
+
+def nested(shown: list[Weighted], wiring: Wiring) -> list[Weighted]:
+    """The edges in an order whose first 12, 25, 50, 100 and 200 are the strongest that hang
+    together, each part chosen within the next; within a part the strongest are first."""
+    parts = [shown]
+    for size in sorted(SIZES, reverse=True):
+        if size < len(shown):
+            parts.append(_strongest(parts[-1], size, wiring)[0])
+    return list(dict.fromkeys(edge for part in reversed(parts) for edge in part))
+
+
+def smaller_parts(circuit: Graph) -> dict[int, Mask]:
+    """The parts of a circuit by their size, as ``nested`` orders it: fewer than are drawn."""
+    wiring, shown = wiring_of(circuit), chosen(circuit, None).shown
+    ordered = nested(shown, wiring)
+    return {size: _mask(ordered[:size], wiring) for size in SIZES if size < len(shown)}
+
+
+def _mask(edges: list[Weighted], wiring: Wiring) -> Mask:
     keep = np.zeros(wiring.shape, dtype=bool)
-    for writer, reader, _ in choice.shown:
+    for writer, reader, _ in edges:
         keep[wiring.index(writer, reader)] = True
     return keep
 
@@ -108,13 +138,18 @@ def _strongest(found: list[Weighted], n: int, wiring: Wiring) -> tuple[list[Weig
     return shown, f"the {len(shown):,} strongest of {len(found):,} edges that hang together"
 
 
+def between_roles(circuit: Graph, found: list[Weighted]) -> list[Weighted]:
+    """Those of the edges that join components with roles; the same list where nothing has one."""
+    if not any(role for _, role in circuit.nodes(data="role")):
+        return found
+    kept = {edge[:2] for edge in edges(skeleton(circuit))}
+    return [edge for edge in found if edge[:2] in kept]
+
+
 def _between_roles(circuit: Graph, found: list[Weighted], most: int | None) -> Choice:
     """All edges where so many are asked for, else those between components with roles: edges
     without weights have no order in which some could be left out."""
-    small = found
-    if len(found) > (most or 0) and any(role for _, role in circuit.nodes(data="role")):
-        kept = {edge[:2] for edge in edges(skeleton(circuit))}
-        small = [edge for edge in found if edge[:2] in kept]
+    small = between_roles(circuit, found) if len(found) > (most or 0) else found
     if len(small) > (most or MOST_ALIKE):
         between = "" if small is found else " between components with roles"
         raise OutputError(

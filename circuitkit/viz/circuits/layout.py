@@ -2,7 +2,8 @@
 
 The rows are known (the layer order), so what remains is the order within a row, by barycentre
 sweeps, and the places, by pulling neighbours together as far as the order leaves room. An edge over
-several rows gets a lane in every row that it passes, so it runs beside the boxes, not under them.
+several rows gets a lane in every row that it passes, so it runs beside the boxes, not under them;
+where there are too many for that, only the strongest ones do.
 """
 
 from __future__ import annotations
@@ -72,14 +73,16 @@ class Layout:
     routes: tuple[Route, ...]
 
 
-def lay_out(drawing: Drawing) -> Layout:
-    """The picture's geometry; equal drawings get equal geometry."""
+def lay_out(drawing: Drawing, lanes: int | None = None) -> Layout:
+    """The picture's geometry; equal drawings get equal geometry. With ``lanes`` only so many of the
+    edges, the strongest, run beside the boxes that they pass; the others run under them."""
     ranks = sorted({box.rank for box in drawing.boxes.values()})
     row_of = {name: ranks.index(box.rank) for name, box in drawing.boxes.items()}
     items = {name: _Item(row, _width(drawing, name), True) for name, row in row_of.items()}
-    lane = _lane(drawing, row_of, len(ranks))
+    beside = drawing.edges if lanes is None else drawing.edges[max(0, len(drawing.edges) - lanes) :]
+    lane, apart = _lane(beside, row_of, len(ranks)), set(map(id, beside))
     chains = [
-        (edge, end, _chain(items[edge.writer], items[end], edge, lane))
+        (edge, end, _chain(items[edge.writer], items[end], edge, lane if id(edge) in apart else 0))
         for edge in drawing.edges
         for end in edge.ends
     ]
@@ -104,10 +107,10 @@ def _width(drawing: Drawing, name: str) -> float:
     return min(least + more * degree, most)
 
 
-def _lane(drawing: Drawing, row_of: dict[str, int], rows: int) -> float:
+def _lane(edges: Sequence[Edge], row_of: dict[str, int], rows: int) -> float:
     """The room of a passing edge: the less, the more of them pass the busiest row."""
     passing = [0] * rows
-    for edge in drawing.edges:
+    for edge in edges:
         for end in edge.ends:
             for row in range(row_of[edge.writer] + 1, row_of[end]):
                 passing[row] += 1
@@ -116,8 +119,9 @@ def _lane(drawing: Drawing, row_of: dict[str, int], rows: int) -> float:
 
 
 def _chain(start: _Item, end: _Item, edge: Edge, lane: float) -> list[_Item]:
-    """The items that the edge joins, one a row."""
-    lanes = [_Item(row, lane, False) for row in range(start.row + 1, end.row)]
+    """The items that the edge joins, one a row; without a lane only those where it ends."""
+    passed = range(start.row + 1, end.row) if lane else ()
+    lanes = [_Item(row, lane, False) for row in passed]
     chain = [start, *lanes, end]
     for low, high in pairwise(chain):
         at_end = high is end and edge.reader.port
@@ -165,14 +169,10 @@ def _swap(rows: list[list[_Item]]) -> None:
 
 def _crossed(left: _Item, right: _Item) -> int:
     """How often the edges of two neighbours cross when they stand in this order."""
-    count = 0
-    for a in left.below:
-        place = a.low.order
-        count += sum(place > b.low.order for b in right.below)
-    for a in left.above:
-        place = a.high.order + _fine(a)
-        count += sum(place > b.high.order + _fine(b) for b in right.above)
-    return count
+    below = sorted(b.low.order for b in right.below)
+    above = sorted(b.high.order + _fine(b) for b in right.above)
+    count = sum(bisect_left(below, a.low.order) for a in left.below)
+    return count + sum(bisect_left(above, a.high.order + _fine(a)) for a in left.above)
 
 
 def _number(row: list[_Item]) -> None:
