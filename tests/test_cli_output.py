@@ -32,6 +32,7 @@ BENCH = ["bench", "eap", "--model", "reverse", "--corruption", "counterfactual",
          "--examples", "4", "--quiet"]  # fmt: skip
 CURVE = ["evaluate", "run/circuit.json", "--curve", *TINY]
 DRAW = ["draw", "run/circuit.json"]
+VIEW = ["view", "docstring:acdc"]
 # The cheapest arguments of each command, and of those that write, without the place.
 READING = {
     "evaluating": ["evaluate", "run/circuit.json", "--complement", "random", *TINY],
@@ -45,7 +46,7 @@ READING = {
     "fetching": ["fetch", "smollm2-135m"],
 }
 FOLDERS = {"discovering": DISCOVER, "studying": STUDY, "benching": BENCH}
-FILES = {"drawing": DRAW, "evaluating": CURVE}
+FILES = {"drawing": DRAW, "viewing": VIEW, "evaluating": CURVE}
 WRITING = {**FOLDERS, **FILES}
 UNWRITABLE = ["taken/out", "/dev/null/x", "/proc/x", "n" * 300, "taken/a/b/c"]
 

@@ -222,7 +222,7 @@ def test_results_draw_themselves_in_a_notebook() -> None:
     model = circuitkit.load("mini")
     found = circuitkit.discover(model, "ioi", edges=30, examples=8)
     assert "<svg" in found.circuit._repr_svg_()
-    assert "<svg" in found._repr_html_()
+    assert "&lt;svg" in found._repr_html_()
     assert "faithfulness" in repr(found)
     assert "edges" in repr(found.circuit)
 

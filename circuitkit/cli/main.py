@@ -31,6 +31,7 @@ from circuitkit.cli import (
     prompting,
     replaying,
     studying,
+    viewing,
 )
 from circuitkit.cli._parsing import Parser
 from circuitkit.cli._streams import Log, Stream, streams
@@ -40,8 +41,8 @@ from circuitkit.util.neighbour import NeighbourWarning, neighbour
 __all__ = ["build_parser", "main"]
 
 COMMANDS = (  # in the order of --help
-    discovering, evaluating, replaying, cutting, studying, benching, comparing, drawing, listing,
-    prompting, checking, citing, fetching,
+    discovering, evaluating, replaying, cutting, studying, benching, comparing, drawing, viewing,
+    listing, prompting, checking, citing, fetching,
 )  # fmt: skip
 
 

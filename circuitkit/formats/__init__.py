@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a file that is not here
     from circuitkit.formats.graphs import graphml as graphml
     from circuitkit.formats.graphs import json as json
     from circuitkit.formats.tables import csv as csv
+    from circuitkit.viz.pictures.page import html as html
     from circuitkit.viz.pictures.raster import pdf as pdf
     from circuitkit.viz.pictures.raster import png as png
     from circuitkit.viz.pictures.vector import svg as svg

@@ -79,7 +79,7 @@ OF_GRAPHS: Mapping[str, _Kind] = {
     **dict.fromkeys(("model", "task", "metric", "corruption", "method", "rule"), TEXT),
     **dict.fromkeys(("reference", "convention", "note", "source", "label"), TEXT),
     **dict.fromkeys(("chosen", "unweighted", "in_sample", "bos", "chat"), FLAG),
-    **dict.fromkeys(("settings", "versions", "asked"), _OBJECT),
+    **dict.fromkeys(("settings", "versions", "asked", "sizes"), _OBJECT),
     **dict.fromkeys(("threshold", "tolerance"), _NUMBER),
     "level": _Kind(lambda value: value in ("edge", "node"), "'edge' or 'node'"),
     "weights": _Kind(_is_digest, "64 hexadecimal digits"),

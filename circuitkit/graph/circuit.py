@@ -21,7 +21,6 @@ hand takes the digest out, for a file without one is read.
 
 from __future__ import annotations
 
-import contextlib
 import html
 import inspect
 import json
@@ -69,9 +68,12 @@ __all__ = [
 
 FORMAT = "circuitkit.circuit"
 VERSION = 1
-_STRUCTURED = frozenset(("wiring", "settings", "versions", "faithfulness", "asked", "drawn"))
+_STRUCTURED = frozenset(
+    ("wiring", "settings", "versions", "faithfulness", "asked", "drawn", "sizes")
+)
 _KEYS = ("format", "version", "wiring", "attributes", "nodes", "digest", "edges")
 _EAP = "circuitkit.formats.interchange.eap_ig"  # reached by name: it stands below this room
+_FRAMED = "circuitkit.viz.viewer.page:framed"
 _SAVES, _DRAWS = "formats", "viz/pictures"  # the folders of what saves and of what draws
 _OTHER = {
     _SAVES: "would be a picture, which may leave edges out; draw it with circuit.draw",
@@ -219,12 +221,15 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
     def draw(
         self, path: str | os.PathLike[str], *, format: str | None = None, **style: object
     ) -> Path:
-        """Draw the circuit as ``.svg``, ``.pdf`` or ``.png``, and return the path.
+        """Draw the circuit as ``.svg``, ``.pdf`` or ``.png``, or as a page to look into
+        (``.html``), and return the path.
 
         A picture may leave edges out, and its caption says which and how many. Style: ``edges``,
         how many to draw at most (200; of a circuit without weights all between components with
-        roles), ``title``, ``engine`` ("builtin", or "dot" for Graphviz's layout). ``format`` asks
-        for another one than the suffix: its name, or ``path/to/mine.py:name``.
+        roles; a page holds 5,000), ``title``, ``engine`` ("builtin", or "dot" for Graphviz's
+        layout; not of a page), and of a page ``beside``, a second circuit, with which it is
+        overlaid, and ``attention``. ``format`` asks for another one than the suffix: its name, or
+        ``path/to/mine.py:name``.
 
         Raises OutputError for a suffix or style that is not known, a suffix that is not a
         picture's, and where the picture cannot be drawn or written; UnknownNameError for a format
@@ -265,10 +270,15 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         return picture
 
     def _repr_html_(self) -> str:
-        text = f"<pre>{html.escape(repr(self))}</pre>"
-        with contextlib.suppress(NotImplementedError):
-            return text + self._repr_svg_()
-        return text
+        return f"<pre>{html.escape(repr(self))}</pre>{self._framed()}"
+
+    def _framed(self, **style: object) -> str:
+        """The page of the circuit in a frame of its own; empty where there is nothing to draw."""
+        try:
+            page: str = lookup("formats", _FRAMED)(self, **style)
+        except CircuitkitError:
+            return ""
+        return page
 
 
 def _unspelt(value: Json) -> Json:

@@ -1,0 +1,37 @@
+"""HTML: one page in which a circuit can be filtered, searched and followed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from circuitkit.graph.types import Graph
+from circuitkit.util.json_values import Json
+from circuitkit.viz.viewer.page import page
+
+__all__ = ["html"]
+
+
+def html(
+    circuit: Graph,
+    *,
+    edges: int | None = None,
+    title: str | None = None,
+    beside: Graph | None = None,
+    searched: Mapping[int, float] | None = None,
+    attention: Mapping[str, Json] | None = None,
+) -> str:
+    """The circuit as a page to look into: one file that needs no network.
+
+    It holds at most so many ``edges`` (5,000), the strongest, and shows the first 50. ``beside`` is
+    a second circuit of the same model, with which it is overlaid; ``searched`` the faithfulness of
+    other circuits by their size; ``attention`` the patterns of heads on a prompt, as
+    ``circuitkit.patching.attention.patterns`` gives them.
+
+    Raises OutputError for a style that cannot be drawn, and CircuitError where a graph is not a
+    circuit, or the second one is of another model.
+
+    Example:
+        >>> ck.formats.html(circuit)[:15]
+        '<!doctype html>'
+    """
+    return page(circuit, edges, title, beside, searched, attention)

@@ -1,0 +1,1 @@
+"""The viewer: a circuit as one page that needs nothing beside itself."""
