@@ -49,7 +49,8 @@ def test_discover_writes_a_circuit_its_scores_and_its_picture(found: Path) -> No
         assert weight == pytest.approx(float(scores.values[scores.wiring.index(writer, reader)]))
     assert (found / "circuit.svg").read_text().startswith("<svg")
     assert sorted(p.name for p in found.iterdir()) == [
-        "certainty.safetensors", "circuit.json", "circuit.svg", "scores.safetensors",
+        "certainty.safetensors", "circuit.html", "circuit.json", "circuit.svg",
+        "scores.safetensors",
     ]  # fmt: skip
     about = circuit.graph
     assert (about["model"], about["task"], about["metric"]) == ("mini", "ioi", "logit_diff")

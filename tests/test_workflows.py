@@ -16,6 +16,7 @@ from circuitkit.cli.main import main
 from circuitkit.errors import ArgumentError, CircuitkitError, ScoresError, UnknownNameError
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.scores import Scores
+from circuitkit.viz.circuits.choice import smaller_parts
 
 MODEL = ck.load("mini")
 
@@ -115,6 +116,11 @@ def test_the_part_of_a_large_circuit_that_is_drawn_says_how_faithful_it_is(tmp_p
     alone = ck.evaluate(MODEL, part, dataset(4, 8), "logit_diff", "counterfactual")
     assert said["faithfulness"] == pytest.approx(alone.faithfulness, abs=1e-4)
     again = ck.Circuit.load(made.circuit.save(tmp_path / "c.json"))
+    assert list(again.graph["sizes"]) == ["100", "12", "25", "50"]
+    for size, part in smaller_parts(again).items():
+        alone = ck.evaluate(MODEL, part, dataset(4, 8), "logit_diff", "counterfactual")
+        value = again.graph["sizes"][str(size)]["value"]
+        assert value == pytest.approx(alone.faithfulness, abs=1e-4)
     for circuit in (made.circuit, again):
         words = f"of the edges shown here alone {said['faithfulness']:.3g}"
         assert words in circuit.draw(tmp_path / "c.svg").read_text()

@@ -40,7 +40,7 @@ from circuitkit.registry import name_of, resolve
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.process import peak_mebibytes
-from circuitkit.viz.circuits.choice import drawn_part
+from circuitkit.viz.circuits.choice import drawn_part, smaller_parts
 from circuitkit.workflows.asking import (
     METHOD,
     OF_BUDGET,
@@ -255,9 +255,11 @@ def _metadata(
 
 
 def _parts(sample: Sample) -> dict[str, Mask]:
-    """What is measured of the circuit beside itself: its core, if there is one, and the part that
-    a picture shows, where it does not show all of it."""
-    parts = {"drawn": drawn_part(sample.scores.circuit(sample.found.mask))}
+    """What is measured of the circuit beside itself: its core, if there is one, its strongest parts
+    by their size, and the part that a picture shows, where it does not show all of it."""
+    circuit = sample.scores.circuit(sample.found.mask)
+    parts: dict[str, Mask | None] = {"drawn": drawn_part(circuit)}
+    parts |= {str(size): part for size, part in smaller_parts(circuit).items()}
     if sample.certain is not None and sample.certain.core.any():
         parts["core"] = sample.certain.core
     return {name: mask for name, mask in parts.items() if mask is not None}

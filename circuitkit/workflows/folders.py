@@ -26,11 +26,12 @@ __all__ = ["RUNS", "RunFolder", "claimed", "filled", "output_file", "tried"]
 
 RUNS = {  # the files that a run may write; the first is in the folder of each
     "discovery": (
-        "circuit.json", "scores.safetensors", "circuit.svg", "certainty.safetensors",
-        "verification.csv",
+        "circuit.json", "scores.safetensors", "circuit.svg", "circuit.html",
+        "certainty.safetensors", "verification.csv",
     ),
     "study": (
         "report.html",
+        "circuits.html",
         *(f"{name}.csv" for name in (
             "detected", "thresholds", "floor", "corruptions", "metrics", "negatives", "windows",
             "tokens", "attention", "restored", "choices", "circuits", "circuit_overlap",

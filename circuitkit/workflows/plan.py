@@ -44,7 +44,7 @@ from circuitkit.util.bytesize import spell
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.tables import as_text, to_frame
-from circuitkit.viz.circuits.choice import USUAL
+from circuitkit.viz.circuits.choice import SIZES
 from circuitkit.workflows.asking import OF_BUDGET, Asked, Level, Orders, Share, rule_of
 from circuitkit.workflows.discover import HALVES, method_of
 from circuitkit.workflows.results import files
@@ -94,7 +94,7 @@ class Plan:
         >>> plan.steps["scores"] > 16  # the corrupted run, the clean one and its backward
         True
         >>> plan.files
-        ('circuit.json', 'scores.safetensors', 'circuit.svg', 'certainty.safetensors')
+        ('circuit.json', 'scores.safetensors', 'circuit.svg', 'circuit.html', 'certainty...')
     """
 
     title: str
@@ -447,9 +447,9 @@ class _Costs:
         return stacks * (self.carried + 1 + STACK * self.masked(0.1) * self._draws)
 
     def _faithfulness(self, asked: Asked) -> float:
-        """The circuit, its core, all others, random ones, and it beside halves of the others; of a
-        large one also the part that is drawn."""
-        parts = 2 + RANDOM + ((asked.size or self._middle) > USUAL)
+        """The circuit, its core, its parts by their size, all others, random ones, and it beside
+        halves of the others."""
+        parts = 2 + RANDOM + sum(size < (asked.size or self._middle) for size in SIZES)
         masked = parts * self.masked(0.1) + self.masked(1) + HALVES * self.masked(0.5)
         return self.carried + 1 + masked * self._draws
 

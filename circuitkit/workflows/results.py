@@ -40,7 +40,7 @@ __all__ = ["Discovery", "files"]
 def files(verified: bool, certain: bool) -> tuple[str, ...]:
     """The names of the files that ``Discovery.save`` writes."""
     names = RUNS["discovery"]
-    return names[:3] + names[3:4] * certain + names[4:] * verified
+    return names[:4] + names[4:5] * certain + names[5:] * verified
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Discovery:
         random = float(np.mean([e.faithfulness for e in null]))
         own = {**metadata, "faithfulness": found.said(random=random), "versions": versions()}
         scores = replace(scores, about={**scores.about, **own}, groups=None)
-        circuit = scores.circuit(mask, **_said(filled, found, also.get("drawn")))
+        circuit = scores.circuit(mask, **_said(filled, found, also))
         if certainty is not None:
             certainty = replace(certainty, about=dict(scores.about))
             circuit = certainty.annotated(circuit)
@@ -225,9 +225,9 @@ class Discovery:
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
         """Write the circuit (``circuit.json``), the scores of every edge (``scores.safetensors``),
-        a picture (``circuit.svg``), how sure each edge is (``certainty.safetensors``, where that
-        is known), and of a verified circuit the edges that were measured (``verification.csv``)
-        into a folder; returns the files.
+        a picture (``circuit.svg``), a page to look into (``circuit.html``), how sure each edge is
+        (``certainty.safetensors``, where that is known), and of a verified circuit the edges that
+        were measured (``verification.csv``) into a folder; returns the files.
 
         The folder is made where there is none. One that holds another run is refused, unless
         ``overwrite`` replaces all files of that run; they stay until the new ones are complete.
@@ -236,7 +236,7 @@ class Discovery:
         Example:
             >>> found = ck.discover(model, "ioi", edges=20, examples=4)
             >>> [path.name for path in found.save("ioi")]
-            ['circuit.json', 'scores.safetensors', 'circuit.svg', 'certainty.safetensors']
+            ['circuit.json', 'scores.safetensors', 'circuit.svg', 'circuit.html', 'certainty...']
             >>> len(ck.Circuit.load("ioi/circuit.json").heads) == len(found.circuit.heads)
             True
         """
@@ -246,8 +246,9 @@ class Discovery:
             self.circuit.save(own[0])
             self.scores.save(own[1])
             self.draw(own[2])
+            self.circuit.draw(own[3], searched=self._searched)
             if self.certainty:
-                self.certainty.save(own[3])
+                self.certainty.save(own[4])
             if self.verification:
                 write_whole(own[-1], self.verification.to_csv())
         return [Path(folder) / name for name in names]
@@ -255,9 +256,15 @@ class Discovery:
     def draw(
         self, path: str | os.PathLike[str], *, format: str | None = None, **style: object
     ) -> Path:
-        """Draw the circuit as ``.svg``, ``.pdf`` or ``.png``, under a title that says how faithful
-        it is; returns the path. ``style`` and the errors are those of ``Circuit.draw``."""
+        """Draw the circuit as ``.svg``, ``.pdf`` or ``.png``, or as a page to look into
+        (``.html``), under a title that says how faithful it is; returns the path. ``style`` and the
+        errors are those of ``Circuit.draw``."""
         return self.circuit.draw(path, format=format, **{"title": self._title(), **style})
+
+    @property
+    def _searched(self) -> dict[int, float]:
+        """The faithfulness of the sizes that were tried, on the prompts of the discovery."""
+        return {} if self.search is None else self.search.curve
 
     def to_dict(self) -> dict[str, Json]:
         """Everything that the summary says, for machines; ``in_sample`` says whether the
@@ -432,15 +439,18 @@ class Discovery:
             yield f"  {weight:+8.3f}  {share}{edge:24s}{right}".rstrip()
 
     def _repr_html_(self) -> str:
-        picture: str = self.circuit._repr_svg_()
-        return f"{picture}<pre>{html.escape(repr(self))}</pre>"
+        return (
+            f"{self.circuit._framed(searched=self._searched)}<pre>{html.escape(repr(self))}</pre>"
+        )
 
 
-def _said(filled: int, whole: Evaluation, part: Evaluation | None) -> dict[str, Json]:
-    """What a circuit alone says: how many edges were filled in, and, where a picture does not show
-    all of them, the faithfulness of those that it shows."""
+def _said(filled: int, whole: Evaluation, also: Mapping[str, Evaluation]) -> dict[str, Json]:
+    """What a circuit alone says: how many edges were filled in, the faithfulness of its parts by
+    their size, and, where a picture does not show all of it, that of what it shows."""
     said: dict[str, Json] = {"filled": filled} if filled else {}
-    if part is not None:
+    if sizes := {name: part.said() for name, part in also.items() if name.isdecimal()}:
+        said["sizes"] = sizes
+    if (part := also.get("drawn")) is not None:
         said["drawn"] = {"edges": part.edges, "of": whole.edges,
                          "faithfulness": round(part.faithfulness, 4)}  # fmt: skip
     return said

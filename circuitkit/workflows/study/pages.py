@@ -12,6 +12,7 @@ from circuitkit.graph.separation import smallest_p
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.tables import WIDTH, as_text, cell, columns, heading, is_number, to_csv
 from circuitkit.util.templates import render
+from circuitkit.viz.viewer.page import page as page_of
 from circuitkit.workflows.folders import filled
 from circuitkit.workflows.study.floor import chosen_again
 from circuitkit.workflows.study.pictures import figures
@@ -119,11 +120,20 @@ def _advice(found: Iterable[Verdict]) -> list[str]:
     return list(dict.fromkeys(verdict.advice for verdict in found if verdict.advice))
 
 
+def _viewed(study: Records) -> str:
+    """The page of the first circuit, overlaid with the second; empty without circuits."""
+    found = list(study.circuits.circuits.values()) if study.circuits else []
+    return page_of(found[0], beside=found[1] if len(found) > 1 else None) if found else ""
+
+
 # -- files -----------------------------------------------------------------------------------------
 def save(study: Records, directory: str | os.PathLike[str], overwrite: bool = False) -> list[Path]:
-    """The page as ``report.html``, each table as CSV, each figure as SVG; returns the files."""
+    """The page as ``report.html``, a page to look into the first circuits that were found
+    (``circuits.html``), each table as CSV, each figure as SVG; returns the files."""
     rows, drawn = tables(study), _drawn(study)
     texts = {"report.html": _page(study, rows, drawn)}
+    if viewed := _viewed(study):
+        texts["circuits.html"] = viewed
     texts |= {f"{name}.csv": to_csv(own) for name, own in rows.items()}
     texts |= {f"{name}.svg": picture for name, picture in drawn.items()}
     with filled(directory, "study", overwrite) as new:

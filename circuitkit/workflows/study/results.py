@@ -74,7 +74,8 @@ class Study(Records):
         return pages.page(self)
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
-        """Write the page (``report.html``), the tables as CSV and the figures as SVG into a
+        """Write the page (``report.html``), a page to look into the first two circuits
+        (``circuits.html``, where there are any), the tables as CSV and the figures as SVG into a
         folder; returns the files. A folder that holds another run is refused, unless ``overwrite``
         replaces all files of that run. Raises OutputError then, and where they cannot be
         written."""
