@@ -151,10 +151,11 @@ ANYTHING = {
     "engine.model.Context",  # what the model gives its own attention
     "registry.lookup", "registry.resolve", "registry.serve",  # functions of the kind that was named
     "models.stubs.Muted.forward",  # the arguments of the module in whose place it stands
+    "models.stubs.twin_with",  # attributes of a module, of whatever kind
     # TransformerLens's own objects, which have no types
     "models.transformer_lens.Transformer.__init__", "models.compat.parts_of",
     "models.compat.original", "models.compat.is_parallel", "models.compat.without_forks",
-    "models.compat.use_eager",
+    "models.compat.use_eager", "models.rules.norms_within",
     "viz.figures.curves.Lines.paint", "viz.figures.grids.Panels.paint",
     "viz.figures.heatmaps.Heatmap.paint", "viz.figures.grids.Panels.matplotlib",
 }  # fmt: skip

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -208,7 +208,7 @@ def learn(
     inputs: Inputs,
     method: str,
     rule: Rule,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, Json],
     resume: str | os.PathLike[str] | None,
 ) -> Scores:
     """The scores −log(1 − p), where p = sigmoid(the learned number of an edge): positive, and in
@@ -231,7 +231,7 @@ def learn(
     return Scores(wiring, values, about)
 
 
-def _about(inputs: Inputs, method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _about(inputs: Inputs, method: str, settings: Mapping[str, Json]) -> dict[str, Json]:
     """All that tells one training from another, except for the weights."""
     model, data, metric, corruption = inputs
     return {
@@ -258,7 +258,7 @@ class _Training:
     """A training, from its start or from the state that was written last."""
 
     def __init__(
-        self, inputs: Inputs, rule: Rule, settings: Mapping[str, Any], journal: Journal
+        self, inputs: Inputs, rule: Rule, settings: Mapping[str, Json], journal: Journal
     ) -> None:
         self.model, _, self.metric, _ = inputs
         self.rule, self.settings, self.journal = rule, settings, journal
