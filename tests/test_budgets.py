@@ -12,7 +12,7 @@ import pytest
 import circuitkit as ck
 from circuitkit.data.batches import Dataset
 from circuitkit.discovery import auto
-from circuitkit.discovery.budgets import ALIKE, TABLE, Choice, pick
+from circuitkit.discovery.budgets import ALIKE, DEEP, TABLE, Choice, pick
 from circuitkit.engine.inputs import as_data, prepare
 from circuitkit.engine.model import Model
 from circuitkit.errors import ArgumentError, UnknownNameError
@@ -109,6 +109,20 @@ def test_without_a_budget_it_costs_about_what_eap_ig_does() -> None:
     assert picked.method.startswith("mask_gradient")
 
 
+def test_on_deep_models_constants_leave_a_learned_ranking_or_none() -> None:
+    for corruption in ("zero", "mean", "mean_by_position"):
+        with pytest.raises(ArgumentError, match=f"under {corruption} on 30 layers.* of 448"):
+            pick(corruption, 64, 200, layers=30)
+        with pytest.raises(ArgumentError, match=r"exact or acdc, or verify"):
+            pick(corruption, 64, layers=DEEP)
+        learned = pick(corruption, 64, 448, layers=30)
+        assert learned == pick(corruption, 32, 448, layers=30)
+        assert learned.method.startswith("nested(")
+        resolve("discovery", learned.method)
+    assert pick("counterfactual", 64, 200, layers=30) == pick("counterfactual", 64, 200)
+    assert pick("zero", 64, 200, layers=DEEP - 1) == pick("zero", 64, 200)
+
+
 # -- discoveries -----------------------------------------------------------------------------------
 def test_a_budget_alone_asks_for_auto_and_the_result_says_what_that_chose() -> None:
     found = discover(mini(), "ioi", budget=10, edges=20, examples=8)
@@ -117,6 +131,8 @@ def test_a_budget_alone_asks_for_auto_and_the_result_says_what_that_chose() -> N
     assert about["settings"]["method"] == "expected_gradients"
     assert about["examples"] == 8, "on which the circuit is chosen"
     assert "expected_gradients on 6 prompts" in repr(found)
+    assert "by expected_gradients" in ck.cite(found).text
+    assert "chosen by auto(budget=10), on 6 prompts" in ck.cite(found).text
     assert ck.replay(found, model=mini()).same
 
 

@@ -183,6 +183,8 @@ def test_discover_finds_a_circuit_of_nodes_and_writes_it(tmp_path: Path) -> None
     assert "all other nodes kept" in repr(found)
     assert "5 of as many nodes" in repr(found)
     assert list(found.to_frame()) == ["node", "score"]
+    assert "Nodes were scored" in ck.cite(found).text
+    assert "5 nodes and all edges between them" in ck.cite(found).text
     assert list(found.to_dict()["nodes"]) == list(found.nodes)
     found.save(tmp_path)
     circuit, scores = (

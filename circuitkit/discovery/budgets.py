@@ -59,6 +59,12 @@ TABLE: Mapping[str, tuple[Choice, ...]] = {
     "zero": (CHEAPEST, FROZEN,
              Choice(12, f'nested(start="{CLEAN}", runs={{runs}})', LEARNED, 13 / 3)),
 }  # fmt: skip
+# On a model of 30 layers no ranking by gradients was better than chance where constants replace
+# activations, as nearly all of the gap lies at one end of the path; 4 layers were not so.
+DEEP = 12  # layers, from which only these are taken
+OF_DEEP = (Choice(14, "nested(start='expected_gradients', runs={runs})",
+                  "a ranking that is learned does not rest on the gradients of a path", 7 / 3),
+)  # fmt: skip
 ALIKE = {"mean_by_position": "mean", "optimal": "mean", "peak": "mean"}
 OTHERS = "counterfactual"  # as which all further corruptions count
 
@@ -72,20 +78,36 @@ class Picked:
     why: str
 
 
-def pick(corruption: str, prompts: int, budget: int | None = None) -> Picked:
+def row_of(corruption: str) -> str:
+    """The row of the table for a corruption, by its name with or without settings."""
+    name = corruption.partition("(")[0].strip()
+    return ALIKE.get(name, name if name in TABLE else OTHERS)
+
+
+def pick(corruption: str, prompts: int, budget: int | None = None, layers: int = 1) -> Picked:
     """What is best for a corruption (by its name) on up to so many prompts: the dearest method that
-    the budget pays for on 32 of them, and then as many prompts as it pays for. Raises ArgumentError
-    where it does not pay for one.
+    the budget pays for on 32 of them, and then as many prompts as it pays for.
+
+    Raises ArgumentError where it does not pay for one, and where it pays for no method that is to
+    be trusted on so deep a model.
 
     Example:
         >>> from circuitkit.discovery.budgets import pick
         >>> pick("counterfactual", 64, 10).method
         'expected_gradients'
     """
-    name = corruption.partition("(")[0]
-    choices = TABLE[ALIKE.get(name, name if name in TABLE else OTHERS)]
+    row = row_of(corruption)
+    choices = OF_DEEP if row != OTHERS and layers >= DEEP else TABLE[row]
     whole = USUAL * prompts if budget is None else budget
-    paid = [one for one in choices if one.cost * min(PROMPTS, prompts) <= whole]
+    least = min(PROMPTS, prompts)
+    paid = [one for one in choices if one.cost * least <= whole]
+    if not paid and choices is OF_DEEP:
+        raise ArgumentError(
+            f"auto knows no ranking by gradients that is to be trusted under {corruption} on "
+            f"{layers} layers, as nearly all that the metric loses is lost at one end of their "
+            "path; measure edges (the method exact or acdc, or verify), learn a ranking (a budget "
+            f"of {ceil(choices[0].cost * least):,}), or take counterfactual"
+        )
     choice = paid[-1] if paid else choices[0]
     n = min(prompts, int(whole / choice.cost))
     if not n:
@@ -120,8 +142,12 @@ def auto(
 
     Returns Scores [writers, readers] of the method that was chosen; ``about["settings"]`` says
     which, on how many prompts, and why. ``groups`` (as in ``eap``, of these prompts) and ``resume``
-    are passed on to methods that have them. Raises ArgumentError for an argument in the wrong place
-    and for a budget that does not pay for one prompt, and what the method raises.
+    are passed on to methods that have them.
+
+    Raises ArgumentError for an argument in the wrong place, for a budget that does not pay for one
+    prompt, and where constants replace activations (``zero``, ``mean``, ...) on a model of 12
+    layers and more, unless the budget pays for a learned ranking: those by gradients were no better
+    than chance there. Raises what the method raises.
 
     Source: the table is that of ``circuitkit.discovery.budgets``, from ``benchmarks/recover.md``.
 
@@ -131,7 +157,8 @@ def auto(
         'expected_gradients'
     """
     inputs = prepare(model, data, metric, corruption)
-    picked = pick(name_of(inputs.corruption), inputs.data.rows, budget)
+    layers = model.wiring.layers
+    picked = pick(name_of(inputs.corruption), inputs.data.rows, budget, layers)
     some = _first(inputs.data, picked.prompts)
     method = resolve("discovery", picked.method)
     known = inspect.signature(method).parameters

@@ -114,17 +114,20 @@ def _sentences(circuit: Circuit) -> Iterator[str]:
         f"The circuit of {graph['model']} for the task {_cited('tasks', graph['task'])} was found "
         f"with circuitkit {version} [@circuitkit]."
     )
+    of_nodes = graph.get("level") == "node"
     yield (
-        f"Edges were scored by {_cited('discovery', graph['method'], graph.get('settings'))} on "
-        f"{graph['examples']} prompts, by {_cited('metrics', graph['metric'])}; edges that are cut "
+        f"{'Nodes' if of_nodes else 'Edges'} were scored by {_scoring(graph)} "
+        f"prompts, by {_cited('metrics', graph['metric'])}; edges that are cut "
         f"carry {_cited('corruptions', graph['corruption'])}."
     )
     where = f"On {asked['measured']} other prompts" if "measured" in asked else "On other prompts"
     if str(asked.get("measured_on", "")).startswith("the same"):
         where = "On the same prompts"
     size, whole = sum(1 for _ in edges(circuit)), wiring_of(circuit).n_edges
+    nodes = sum("score" in data for _, data in circuit.nodes(data=True))
+    made = f"{nodes:,} nodes and all edges between them, " if of_nodes else ""
     yield (
-        f"It has {size:,} of the model's {whole:,} edges. "
+        f"It has {made}{size:,} of the model's {whole:,} edges. "
         f"{where} its faithfulness is {_with_interval(faith)}{_beside(faith)}."
     )
     if "agreement" in graph:
@@ -132,6 +135,15 @@ def _sentences(circuit: Circuit) -> Iterator[str]:
             f"Circuits of two samples of prompts are expected to share {graph['agreement']:.2f} of "
             "their edges (Jaccard index)."
         )
+
+
+def _scoring(graph: Mapping[str, Any]) -> str:
+    """The method, or the one that was chosen for a budget, and on how many prompts it ran."""
+    settings = graph.get("settings") or {}
+    if "why" not in settings:
+        return f"{_cited('discovery', graph['method'], settings)} on {graph['examples']}"
+    method = _cited("discovery", settings["method"])
+    return f"{method}, chosen by {graph['method']}, on {settings['examples']}"
 
 
 def _with_interval(faith: Mapping[str, float]) -> str:
