@@ -331,7 +331,7 @@ def test_the_caption_of_a_part_says_how_faithful_the_part_is_where_that_was_meas
     assert "shown here" not in pictured("svg", made, edges=7)
 
 
-@pytest.mark.parametrize("edges", [0, -1, 2.5, "all"])
+@pytest.mark.parametrize("edges", [0, -1, 2.5, "some"])
 def test_a_number_of_edges_that_is_none_is_refused(edges: Any) -> None:
     for suffix in ("svg", "dot", "png"):
         with pytest.raises(OutputError, match="edges="):
@@ -446,12 +446,43 @@ def test_long_words_are_cut() -> None:
     assert not any(letter * 200 in picture for letter in "xyz")
 
 
-def test_a_large_circuit_shows_its_two_hundred_strongest_edges() -> None:
-    made = dense(2_000, Wiring(12, 12, 12))
-    picture = lookup("formats", "svg")(made)
-    strongest = sorted(circuits.edges(made), key=lambda edge: -abs(edge[2]))[:200]
-    assert set(drawn(picture)) == {edge_name(w, r) for w, r, _ in strongest}
-    assert "(1,800 left out, |weight| at most" in picture
+def test_a_large_circuit_shows_its_forty_strongest_edges_or_all() -> None:
+    made = dense(400, Wiring(12, 12, 12))
+    svg = lookup("formats", "svg")
+    strongest = sorted(circuits.edges(made), key=lambda edge: -abs(edge[2]))[:40]
+    assert set(drawn(svg(made))) == {edge_name(w, r) for w, r, _ in strongest}
+    assert "(360 left out, |weight| at most" in svg(made)
+    assert len(drawn(svg(made, edges="all"))) == 400
+
+
+@pytest.mark.parametrize("inches", [3.3, 7])
+def test_a_column_of_a_paper_is_filled_in_letters_of_seven_points(inches: float) -> None:
+    made = dense(60, Wiring(6, 4, 4))
+    picture = ElementTree.fromstring(lookup("formats", "svg")(made, width=inches))
+    assert float(picture.attrib["width"]) == pytest.approx(72 * inches, abs=0.1)
+    sizes = [
+        float(text.attrib["font-size"]) for text in picture.iter() if "font-size" in text.attrib
+    ]
+    assert min(sizes) >= 7 - 1e-4
+    assert max(sizes) <= 12
+
+
+def test_what_does_not_fit_a_column_is_refused() -> None:
+    svg = lookup("formats", "svg")
+    with pytest.raises(OutputError, match=r"the picture is \d+\.\d inches wide, and not 2"):
+        svg(dense(400, Wiring(12, 12, 12)), edges=200, width=2)
+    for width in (0, -3.3, "wide", float("nan"), True):
+        with pytest.raises(OutputError, match="width="):
+            svg(name_movers(), width=width)
+    with pytest.raises(OutputError, match="engine='dot'"):
+        svg(name_movers(), width=3.3, engine="dot")
+
+
+def test_a_line_of_a_quarter_of_the_weight_is_wider_than_a_quarter() -> None:
+    thin, thick = style.LINE
+    assert style.line_width(4.0, 4.0) == thick
+    assert style.line_width(0.0, 4.0) == thin
+    assert style.line_width(-1.0, 4.0) == pytest.approx(thin + (thick - thin) / 2, abs=0.01)
 
 
 def test_dot_is_told_to_hurry_only_above_some_hundred_edges() -> None:
@@ -612,7 +643,7 @@ def test_another_format_than_the_suffix_may_be_asked_for(
     assert main(["draw", "docstring:acdc", "-o", target, "--format", "cvs"]) == 2
     assert "did you mean 'csv'" in capsys.readouterr().err
     assert main(["draw", "docstring:acdc", "-o", str(tmp_path / "c.csv"), "--edges", "3"]) == 2
-    assert "leave out --edges and --title" in capsys.readouterr().err
+    assert "leave out --edges, --title and --width" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

@@ -23,24 +23,33 @@ def add(commands: Commands) -> None:
         "--format", metavar="F", help="a format other than the suffix: svg, mine.py:name"
     )
     p.add_argument(
-        "--edges", type=positive, metavar="N", help="draw the N strongest (default: 200)"
+        "--edges", type=_edges, metavar="N", help="draw the N strongest, or all (default: 40)"
     )
+    p.add_argument(
+        "--width", type=float, metavar="INCHES",
+        help="for a paper's column (3.3, or 7 for two), in letters of 7 points or more (default: "
+             "as wide as it comes)",
+    )  # fmt: skip
     p.add_argument("--title", help="a line of text above the picture (default: what it is)")
     add_force(p)
     p.set_defaults(run=draw)
 
 
+def _edges(text: str) -> int | str:
+    return text if text == "all" else positive(text)
+
+
 def draw(options: argparse.Namespace) -> None:
     """Write a circuit as a picture or a file."""
-    asked = {"edges": options.edges, "title": options.title}
+    asked = {"edges": options.edges, "title": options.title, "width": options.width}
     style = {name: value for name, value in asked.items() if value is not None}
     place = options.output
     name = options.format or place.suffix.removeprefix(".").lower()
     saves = name in registry.names("formats") and registry.folder_of("formats", name) == "formats"
     if saves and style:
         raise OutputError(
-            f".{name} files contain all of a circuit; leave out --edges and --title, or draw "
-            "it as .svg"
+            f".{name} files contain all of a circuit; leave out --edges, --title and --width, "
+            "or draw it as .svg"
         )
     from circuitkit.workflows.folders import output_file
 

@@ -225,8 +225,9 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         (``.html``), and return the path.
 
         A picture may leave edges out, and its caption says which and how many. Style: ``edges``,
-        how many to draw at most (200; of a circuit without weights all between components with
-        roles; a page holds 5,000), ``title``, ``engine`` ("builtin", or "dot" for Graphviz's
+        how many to draw at most (40, or ``"all"``; of a circuit without weights all between
+        components with roles; a page holds 5,000), ``title``, ``width`` in inches for a column of
+        a paper, in letters of at least 7 points, ``engine`` ("builtin", or "dot" for Graphviz's
         layout; not of a page), and of a page ``beside``, a second circuit, with which it is
         overlaid, and ``attention``. ``format`` asks for another one than the suffix: its name, or
         ``path/to/mine.py:name``.

@@ -23,8 +23,11 @@ sys.stdout.buffer.write(graph.draw(format=sys.argv[1], prog="dot"))
 """
 
 
-def check_engine(engine: str) -> str:
-    """The engine, if there is one of that name; else raises OutputError."""
+def check_engine(engine: str, width: float | None = None) -> str:
+    """The engine, if there is one of that name that can draw for a column of a width in inches;
+    else raises OutputError."""
+    if engine == "dot" and width is not None:
+        raise OutputError(f"width={width!r} cannot be had of engine='dot'; use 'builtin'")
     if engine not in ENGINES:
         raise OutputError(f"engine={engine!r} is not known; choose from {', '.join(ENGINES)}")
     return engine

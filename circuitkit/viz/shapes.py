@@ -20,6 +20,7 @@ __all__ = [
     "TIP",
     "Text",
     "moved",
+    "scaled",
 ]
 
 Point: TypeAlias = tuple[float, float]
@@ -86,6 +87,27 @@ class Scene:
     width: float
     height: float
     shapes: tuple[Shape, ...]
+
+
+def scaled(picture: Scene, factor: float) -> Scene:
+    """The picture, so many times as large."""
+    return Scene(
+        picture.width * factor,
+        picture.height * factor,
+        tuple(_scaled(shape, factor) for shape in picture.shapes),
+    )
+
+
+def _scaled(shape: Shape, factor: float) -> Shape:
+    if isinstance(shape, Curve):
+        points = tuple((x * factor, y * factor) for x, y in shape.points)
+        wide, arrow = shape.width * factor, shape.arrow * factor
+        return replace(shape, points=points, width=wide, arrow=arrow)
+    x, y = shape.x * factor, shape.y * factor
+    if isinstance(shape, Text):
+        return replace(shape, x=x, y=y, size=shape.size * factor)
+    wide, tall, radius = shape.width * factor, shape.height * factor, shape.radius * factor
+    return replace(shape, x=x, y=y, width=wide, height=tall, radius=radius)
 
 
 def moved(shape: Shape, x: float, y: float) -> Shape:

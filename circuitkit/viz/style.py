@@ -49,14 +49,16 @@ MARGIN, GAP, CLEAR = 14.0, 18.0, 7.0  # around the picture; box to box; box to p
 LANE, LANES = (4.0, 12.0), 420.0  # width of a passing edge's lane; what a row spends on lanes
 PITCH, TALL = (31.0, 58.0), 900.0  # from row to row; the height that a picture aims at
 FAR = (0.07, 32.0)  # more room between rows, for each point that an edge runs sideways; at most
-LINE = (0.6, 3.6)  # the thinnest and the thickest
+LINE = (0.7, 4.2)  # the thinnest and the thickest
 PALE = (0.3, 0.75)  # how solid lines are that are not of the core: of frequency 0; of nearly 1
 
 
 def line_width(weight: float, largest: float) -> float:
-    """The width of a line: it grows with |weight|, and is never invisible."""
+    """The width of a line: it grows with the root of |weight|, since few weights are near the
+    largest, and is never invisible."""
     thin, thick = LINE
-    return round(thin + (thick - thin) * (abs(weight) / largest if largest else 0.0), 2)
+    share: float = (abs(weight) / largest if largest else 0.0) ** 0.5
+    return round(thin + (thick - thin) * share, 2)
 
 
 def opacity(ends: int, frequency: float | None = None) -> float:

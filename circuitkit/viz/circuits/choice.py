@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from circuitkit.graph.wiring import Wiring
 __all__ = [
     "SIZES",
     "USUAL",
+    "Asked",
     "Choice",
     "Weighted",
     "between_roles",
@@ -27,11 +29,12 @@ __all__ = [
     "smaller_parts",
 ]
 
-USUAL = 200  # edges that are drawn unless another number is asked for
+USUAL = 40  # edges that are drawn unless another number is asked for: about what can be read
 SIZES = (12, 25, 50, 100, 200)  # of the parts of a circuit whose faithfulness is measured
 MOST_ALIKE = 300  # edges without weights: above, a picture of equal lines says nothing
 
 Weighted = tuple[Node, Node, float]
+Asked: TypeAlias = int | Literal["all"] | None  # how many edges; None: the usual number
 
 
 @dataclass(frozen=True)
@@ -54,21 +57,22 @@ class Choice:
         return f"{self.which} ({self.left_out:,} left out{strong})"
 
 
-def chosen(circuit: Graph, most: int | None) -> Choice:
-    """The edges of the circuit that a picture shows, at most so many (200).
+def chosen(circuit: Graph, asked: Asked) -> Choice:
+    """The edges of the circuit that a picture shows, at most so many (40), or all.
 
     The strongest that hang together; of a circuit without weights all, or else those between
-    components that have roles. Raises OutputError where ``most`` is not a count, where there are
+    components that have roles. Raises OutputError where ``asked`` is not a count, where there are
     components and no edges, and where the edges that would be left out are no weaker than others.
     """
-    if most is not None and (not isinstance(most, int) or most < 1):
-        raise OutputError(f"edges={most!r} cannot be drawn; give a whole number from 1 on")
+    if asked not in (None, "all") and (not isinstance(asked, int) or asked < 1):
+        raise OutputError(f"edges={asked!r} cannot be drawn; give a whole number from 1 on, or all")
     wiring = wiring_of(circuit)
     found = sorted(edges(circuit), key=lambda e: (-abs(e[2]), e[0], e[1]))
     if not found and components(circuit):
         raise OutputError(
             f"{_name(circuit)} has components and no edges to draw; save it as .json instead"
         )
+    most = max(1, len(found)) if asked == "all" else asked
     if circuit.graph.get("unweighted"):
         return _between_roles(circuit, found, most)
     shown, which = _strongest(found, most or USUAL, wiring)
@@ -94,8 +98,8 @@ def nested(shown: list[Weighted], wiring: Wiring) -> list[Weighted]:
 
 
 def smaller_parts(circuit: Graph) -> dict[int, Mask]:
-    """The parts of a circuit by their size, as ``nested`` orders it: fewer than are drawn."""
-    wiring, shown = wiring_of(circuit), chosen(circuit, None).shown
+    """The parts of a circuit by their size, as ``nested`` orders it."""
+    wiring, shown = wiring_of(circuit), chosen(circuit, "all").shown
     ordered = nested(shown, wiring)
     return {size: _mask(ordered[:size], wiring) for size in SIZES if size < len(shown)}
 

@@ -13,7 +13,7 @@ from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json
 from circuitkit.viz import style
-from circuitkit.viz.circuits.choice import Choice, chosen
+from circuitkit.viz.circuits.choice import Asked, Choice, chosen
 
 __all__ = ["Box", "Drawing", "Edge", "SOURCE", "drawing"]
 
@@ -90,7 +90,7 @@ class Drawing:
     def largest(self) -> float:
         """The |weight| of the thickest line: the largest one; lines without weights are thin."""
         largest = max((abs(edge.weight) for edge in self.edges), default=0.0)
-        return largest if self.weighted else 4 * largest
+        return largest if self.weighted else 16 * largest
 
     @cached_property
     def tints(self) -> dict[str, str]:
@@ -158,9 +158,9 @@ def _exact(circuit: Graph, shown: Iterable[tuple[Node, Node, float]]) -> int | N
     return None if set(said) <= {None} else sum(flag is True for flag in said)
 
 
-def drawing(circuit: Graph, edges: int | None, title: str | None) -> Drawing:
-    """What to draw of the circuit: at most so many edges (200), the strongest; the title is the
-    name of a published circuit unless another is given.
+def drawing(circuit: Graph, edges: Asked, title: str | None) -> Drawing:
+    """What to draw of the circuit: at most so many edges (40), the strongest, or all; the title is
+    the name of a published circuit unless another is given.
 
     Raises OutputError as ``choice.chosen`` does, CircuitError where the graph is not a circuit.
     """

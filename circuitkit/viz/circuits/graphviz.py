@@ -10,6 +10,7 @@ import graphviz
 from circuitkit.graph.types import Graph
 from circuitkit.viz import style
 from circuitkit.viz.circuits import legend
+from circuitkit.viz.circuits.choice import Asked
 from circuitkit.viz.circuits.drawing import Box, Drawing, Edge, drawing
 
 __all__ = ["as_dot"]
@@ -19,7 +20,7 @@ MANY = 300  # edges: above, dot takes minutes unless it is told to hurry
 HURRY = {"nslimit": "0.5", "nslimit1": "0.5", "mclimit": "0.2", "splines": "line"}
 
 
-def as_dot(circuit: Graph, edges: int | None = None, title: str | None = None) -> str:
+def as_dot(circuit: Graph, edges: Asked = None, title: str | None = None) -> str:
     """The picture of the circuit as DOT text: layers upwards, at most so many edges, the strongest.
 
     Raises OutputError and CircuitError as ``drawing`` does.

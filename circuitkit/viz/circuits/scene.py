@@ -7,36 +7,64 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
+from circuitkit.errors import OutputError
 from circuitkit.graph.types import Graph
 from circuitkit.viz import style
 from circuitkit.viz.circuits import legend
+from circuitkit.viz.circuits.choice import Asked
 from circuitkit.viz.circuits.drawing import Box, Drawing, drawing
 from circuitkit.viz.circuits.layout import Layout, lay_out
-from circuitkit.viz.shapes import Curve, Rect, Scene, Shape, Text, moved
+from circuitkit.viz.shapes import Curve, Rect, Scene, Shape, Text, moved, scaled
 
 __all__ = ["LAYER_NAMES", "LEAST_WIDTH", "scene"]
 
 SAMPLE, SPACE, ROW = 26.0, 6.0, 17.0  # the legend: width of a sample; space after it; row height
 LAYER_NAMES = 46.0  # room at the left
 LEAST_WIDTH = 368.0
+INCH = 72.0
+LEAST_LETTERS = 7.0  # points, in a paper's column
+FEWER = (None, 30, 25, 20, 15, 10)  # edges that are tried where all letters have to be legible
 
 
-def scene(circuit: Graph, edges: int | None, title: str | None) -> Scene:
-    """The circuit as a picture, of its strongest edges, at most so many. Raises OutputError and
-    CircuitError as ``drawing`` does."""
-    drawn = drawing(circuit, edges, title)
+def scene(circuit: Graph, edges: Asked, title: str | None, inches: float | None = None) -> Scene:
+    """The circuit as a picture, of its strongest edges, at most so many; in a column of so many
+    inches with letters of 7 points at least, where it is as many edges as fit, if no number is
+    asked for. Raises OutputError where they do not fit, and OutputError and CircuitError as
+    ``drawing`` does."""
+    if inches is None:
+        return _picture(drawing(circuit, edges, title), style.SMALL, LEAST_WIDTH)
+    if isinstance(inches, bool) or not isinstance(inches, int | float) or not 1 <= inches <= 100:
+        raise OutputError(f"width={inches!r} is not one of a picture; give 1 to 100 inches")
+    needed = 0.0
+    for most in (edges,) if edges is not None else FEWER:
+        drawn = drawing(circuit, most, title)
+        natural = _picture(drawn, style.LABEL, 0.0).width
+        scale = min(style.SMALL / style.LABEL, INCH * inches / natural)
+        if scale * style.LABEL >= LEAST_LETTERS:
+            return scaled(_picture(drawn, style.LABEL, INCH * inches / scale), scale)
+        needed = natural * LEAST_LETTERS / style.LABEL / INCH
+    raise OutputError(
+        f"in letters of {LEAST_LETTERS:g} points the picture is {needed:.1f} inches wide, and not "
+        f"{inches:g}; give it fewer edges (edges=20), or more inches"
+    )
+
+
+def _picture(drawn: Drawing, small: float, least: float) -> Scene:
+    """The picture, with legend and caption in letters of that size, at least so wide."""
     layout = lay_out(drawn)
     left, right = _sides(layout)
-    inner = max(right - left + LAYER_NAMES, LEAST_WIDTH - 2 * style.MARGIN, _widest_entry(drawn))
+    names = LAYER_NAMES * small / style.SMALL
+    inner = max(right - left + names, least - 2 * style.MARGIN, _widest_entry(drawn, small))
     width = inner + 2 * style.MARGIN
     heading = list(_heading(drawn, width))
     top = style.MARGIN + (style.HEADING + ROW / 2) * len(heading)
-    middle, floor = (width + LAYER_NAMES - left - right) / 2, top + style.HEIGHT / 2
+    middle, floor = (width + names - left - right) / 2, top + style.HEIGHT / 2
     layout = _flipped(layout, middle, floor + max(y for _, y in layout.places.values()))
     bottom = max(y for _, y in layout.places.values()) + style.HEIGHT / 2 + style.MARGIN
-    legend, bottom = _legend_rows(drawn, width, bottom)
-    caption, bottom = _caption(drawn, width, bottom)
-    bands, lines, boxes = _bands(drawn, layout, width), _lines(drawn, layout), _boxes(drawn, layout)
+    legend, bottom = _legend_rows(drawn, width, bottom, small)
+    caption, bottom = _caption(drawn, width, bottom, small)
+    bands = _bands(drawn, layout, width, small)
+    lines, boxes = _lines(drawn, layout), _boxes(drawn, layout)
     return Scene(width, bottom, (*bands, *lines, *boxes, *heading, *legend, *caption))
 
 
@@ -58,7 +86,9 @@ def _flipped(layout: Layout, middle: float, floor: float) -> Layout:
 
 
 # -- the circuit -----------------------------------------------------------------------------------
-def _bands(drawn: Drawing, layout: Layout, width: float) -> Iterator[Shape]:
+def _bands(
+    drawn: Drawing, layout: Layout, width: float, small: float = style.SMALL
+) -> Iterator[Shape]:
     """Each layer's name at the left, and a tint behind every second one."""
     rows = sorted({(box.rank, layout.places[name][1]) for name, box in drawn.boxes.items()})
     borders = [(y + above) / 2 for (_, y), (_, above) in pairwise(rows)]
@@ -69,7 +99,7 @@ def _bands(drawn: Drawing, layout: Layout, width: float) -> Iterator[Shape]:
         middle, height = (ys[0] + ys[-1]) / 2, ys[0] - ys[-1]
         if number % 2 == 0:
             yield Rect(width / 2, middle, width - style.MARGIN, height, style.BAND)
-        yield Text(style.MARGIN, middle, f"layer {layer}", colour=style.FAINT)
+        yield Text(style.MARGIN, middle, f"layer {layer}", small, style.FAINT)
 
 
 def _lines(drawn: Drawing, layout: Layout) -> Iterator[Shape]:
@@ -127,33 +157,36 @@ def _entries(drawn: Drawing) -> list[list[tuple[Shape, str]]]:
     return [entries for entries in (lines, roles) if entries]
 
 
-def _widest_entry(drawn: Drawing) -> float:
+def _widest_entry(drawn: Drawing, small: float) -> float:
     texts = [text for entries in _entries(drawn) for _, text in entries]
-    return max((SAMPLE + SPACE + style.text_width(t, style.SMALL) for t in texts), default=0.0)
+    return max((SAMPLE + SPACE + style.text_width(t, small) for t in texts), default=0.0)
 
 
-def _legend_rows(drawn: Drawing, width: float, top: float) -> tuple[list[Shape], float]:
+def _legend_rows(
+    drawn: Drawing, width: float, top: float, small: float
+) -> tuple[list[Shape], float]:
     """The legend, wrapped in the width, and where it ends."""
     shapes: list[Shape] = []
     y = top + ROW / 2
     for entries in _entries(drawn):
         x = style.MARGIN
         for sample, text in entries:
-            wide = SAMPLE + SPACE + style.text_width(text, style.SMALL)
+            wide = SAMPLE + SPACE + style.text_width(text, small)
             if x > style.MARGIN and x + wide > width - style.MARGIN:
                 x, y = style.MARGIN, y + ROW
-            shapes += [moved(sample, x, y), Text(x + SAMPLE + SPACE, y, text)]
+            shapes += [moved(sample, x, y), Text(x + SAMPLE + SPACE, y, text, small)]
             x += wide + 2 * SPACE
         y += ROW
     return shapes, y - ROW / 2
 
 
-def _caption(drawn: Drawing, width: float, top: float) -> tuple[list[Shape], float]:
+def _caption(drawn: Drawing, width: float, top: float, small: float) -> tuple[list[Shape], float]:
     """The caption, wrapped in the width, and where the picture ends."""
-    signs = int((width - 2 * style.MARGIN) / style.text_width("m", style.SMALL))
+    signs = int((width - 2 * style.MARGIN) / style.text_width("m", small))
     lines = [line for part in drawn.caption for line in textwrap.wrap(part, signs)]
-    step = 1.4 * style.SMALL
+    step = 1.4 * small
     shapes: list[Shape] = [
-        Text(style.MARGIN, top + (number + 0.8) * step, line) for number, line in enumerate(lines)
+        Text(style.MARGIN, top + (number + 0.8) * step, line, small)
+        for number, line in enumerate(lines)
     ]
     return shapes, top + len(lines) * step + style.MARGIN

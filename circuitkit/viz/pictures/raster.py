@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from circuitkit.graph.types import Graph
+from circuitkit.viz.circuits.choice import Asked
 from circuitkit.viz.circuits.graphviz import as_dot
 from circuitkit.viz.circuits.scene import scene
 from circuitkit.viz.painting import painted
@@ -12,9 +13,14 @@ __all__ = ["pdf", "png"]
 
 
 def png(
-    circuit: Graph, *, edges: int | None = None, title: str | None = None, engine: str = "builtin"
+    circuit: Graph,
+    *,
+    edges: Asked = None,
+    title: str | None = None,
+    width: float | None = None,
+    engine: str = "builtin",
 ) -> bytes:
-    """The circuit as a PNG picture, 200 dots an inch.
+    """The circuit as a PNG picture, 200 dots an inch; its style is that of ``svg``.
 
     Raises OutputError for a style that cannot be drawn, and with ``engine="dot"`` where Graphviz is
     not installed or not done in time; CircuitError where the graph is not a circuit.
@@ -23,13 +29,18 @@ def png(
         >>> ck.formats.png(circuit)[1:4]
         b'PNG'
     """
-    return _drawn(circuit, "png", edges, title, engine)
+    return _drawn(circuit, "png", edges, title, width, engine)
 
 
 def pdf(
-    circuit: Graph, *, edges: int | None = None, title: str | None = None, engine: str = "builtin"
+    circuit: Graph,
+    *,
+    edges: Asked = None,
+    title: str | None = None,
+    width: float | None = None,
+    engine: str = "builtin",
 ) -> bytes:
-    """The circuit as a PDF page of its size, of lines and letters.
+    """The circuit as a PDF page of its size, of lines and letters; its style is that of ``svg``.
 
     Raises OutputError for a style that cannot be drawn, and with ``engine="dot"`` where Graphviz is
     not installed or not done in time; CircuitError where the graph is not a circuit.
@@ -38,10 +49,12 @@ def pdf(
         >>> ck.formats.pdf(circuit)[:4]
         b'%PDF'
     """
-    return _drawn(circuit, "pdf", edges, title, engine)
+    return _drawn(circuit, "pdf", edges, title, width, engine)
 
 
-def _drawn(circuit: Graph, suffix: str, edges: int | None, title: str | None, engine: str) -> bytes:
-    if check_engine(engine) == "dot":
+def _drawn(
+    circuit: Graph, suffix: str, edges: Asked, title: str | None, width: float | None, engine: str
+) -> bytes:
+    if check_engine(engine, width) == "dot":
         return laid_out(as_dot(circuit, edges, title), suffix)
-    return painted(scene(circuit, edges, title), suffix)
+    return painted(scene(circuit, edges, title, width), suffix)

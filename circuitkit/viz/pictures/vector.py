@@ -7,6 +7,7 @@ version to version; ``engine="dot"`` asks for Graphviz's all the same.
 from __future__ import annotations
 
 from circuitkit.graph.types import Graph
+from circuitkit.viz.circuits.choice import Asked
 from circuitkit.viz.circuits.graphviz import as_dot
 from circuitkit.viz.circuits.scene import scene
 from circuitkit.viz.render import check_engine, laid_out
@@ -16,9 +17,18 @@ __all__ = ["svg"]
 
 
 def svg(
-    circuit: Graph, *, edges: int | None = None, title: str | None = None, engine: str = "builtin"
+    circuit: Graph,
+    *,
+    edges: Asked = None,
+    title: str | None = None,
+    width: float | None = None,
+    engine: str = "builtin",
 ) -> str:
-    """The circuit as an SVG picture: layers upwards, at most so many edges, the strongest.
+    """The circuit as an SVG picture, layers upwards: the strongest ``edges``.
+
+    They are at most 40, another number, or ``"all"``. For a column of a paper it is ``width``
+    inches wide, in letters of at least 7 points: of as many edges as fit, where no number is asked
+    for.
 
     Raises OutputError for a style that cannot be drawn, and with ``engine="dot"`` where Graphviz is
     not installed or not done in time; CircuitError where the graph is not a circuit.
@@ -27,6 +37,6 @@ def svg(
         >>> ck.formats.svg(circuit, edges=20, title="IOI")[:4]
         '<svg'
     """
-    if check_engine(engine) == "dot":
+    if check_engine(engine, width) == "dot":
         return laid_out(as_dot(circuit, edges, title), "svg").decode()
-    return document(scene(circuit, edges, title))
+    return document(scene(circuit, edges, title, width))
