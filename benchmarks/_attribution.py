@@ -15,11 +15,20 @@ from _measure import Cell, Table, Timer, largest_difference
 
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.examples import Example
-from circuitkit.discovery.attribution import eap, eap_ig
+from circuitkit.discovery.activations import ceap
+from circuitkit.discovery.attribution import eap, eap_ig, expected_gradients
+from circuitkit.discovery.mask_gradients import mask_gradient
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.transformer_lens import Transformer
 
 __all__ = ["attribution"]
+
+OTHERS = {
+    "`expected_gradients`": expected_gradients,
+    "`mask_gradient`, 5 steps": mask_gradient,
+    "`mask_gradient`, 5 steps, the clean run's norms": partial(mask_gradient, norms="clean"),
+    "`ceap`, 5 steps": ceap,
+}
 
 
 def attribution(model: Transformer, timer: Timer) -> Table:
@@ -46,6 +55,11 @@ def _ours(model: Transformer, timer: Timer) -> Iterator[tuple[Cell, ...]]:
     yield "`eap_ig`, 5 steps", timer.seconds(steps, 3) / plain, "F (target ≤ 20)"
     yield "`eap`, memory", memory[0], "MiB (target ≤ 300)"
     yield "`eap_ig`, memory", memory[1], "MiB (target ≤ 300)"
+    for name, method in OTHERS.items():
+        run = partial(method, model, data, logit_diff, counterfactual)
+        taken = timer.memory(run, held)
+        yield f"{name}", timer.seconds(run, 3) / plain, "F"
+        yield f"{name}, memory", taken, "MiB"
 
 
 def _transformer_lens(model: Transformer, timer: Timer) -> Iterator[tuple[Cell, ...]]:
