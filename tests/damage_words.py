@@ -51,7 +51,7 @@ SOUND: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {  # names, settings a
                   "level": ("'edge'",)},
         "ensemble": {"members": ("['eap', 'eap_ig(steps=2)']",), "by": ("'scores'", "'ranks'")},
         "activation_magnitude": {}, "gradient_norm": {},
-        "node_attribution": {"level": ("'edge'", "'node'")},
+        "node_attribution": {"level": ("'edge'", "'node'"), "rule": RULES},
         "information_flow": {}, "random": {"seed": SEEDS},
     },
     "corruptions": {

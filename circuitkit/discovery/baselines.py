@@ -8,7 +8,7 @@ ignores it, and ``about`` does not name it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from circuitkit.data.batches import Batch
 from circuitkit.discovery._gradients import FLAT, require_gradients
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine.attribute import Pulls, block_tokens
+from circuitkit.engine.backward import RULE_FORM, RuleLike
 from circuitkit.engine.gradients import Gradients, at_tokens, gradients
 from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
 from circuitkit.engine.metric import Metric, check_metric
@@ -152,6 +153,7 @@ def node_attribution(
     corruption: CorruptionLike | None = None,
     *,
     level: Literal["edge", "node"] = "edge",
+    rule: Annotated[RuleLike, RULE_FORM] = None,
 ) -> Scores:
     """Node attribution patching, spread on the edges: an edge is worth its weaker end.
 
@@ -162,8 +164,8 @@ def node_attribution(
     a threshold are those between the nodes above it: so MIB makes circuits of nodes (NAP). At
     ``level="node"`` the scores are of nodes (``Scores.by_node``), and circuits have so many nodes.
 
-    Returns Scores [writers, readers], in metric units, positive where both nodes help. Raises as
-    ``eap`` does.
+    Returns Scores [writers, readers], in metric units, positive where both nodes help; ``rule`` as
+    in ``eap`` (with ``relp`` this is RelP's own score of nodes). Raises as ``eap`` does.
 
     Source: Nanda (2022); MIB (Mueller et al. 2025).
 
@@ -171,7 +173,7 @@ def node_attribution(
         >>> ck.discovery.node_attribution(model, data).about["method"]
         'node_attribution'
     """
-    edges = eap(model, data, metric, corruption)
+    edges = eap(model, data, metric, corruption, rule=rule)
     if level == "node":
         return edges.by_node(method="node_attribution")
     nodes = of_nodes(edges.values)
