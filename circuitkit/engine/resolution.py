@@ -87,7 +87,12 @@ def path_resolved(
     there, no mean over these points is to be trusted, and exact effects or a learned ranking are
     the way. Under ``zero`` this is so in every model with norms in front of its components: a norm
     of a share of the residual is that of the whole, so that the metric stays where it is until the
-    share is next to nothing. A path that is resolved is not yet a ranking that is good.
+    share is next to nothing; runs whose norms are held at the clean run's scales are on another
+    path, of which this says nothing. Under ``mean`` it is so in models whose first token carries a
+    residual hundreds of times larger than the others': its share in the mean drowns them.
+
+    A path that is resolved is not yet a ranking that is good: the sum of a mask gradient's scores,
+    which is the gap where the points suffice, has to agree as well.
 
     Raises as ``prepare`` does, and MetricError for what a metric may not be.
 
