@@ -33,7 +33,7 @@ def nested(
     loss: Literal["match", "metric"] = "match",
     runs: Annotated[int, Bounds(1, 1_000_000_000)] = 480,
     size: Count = 8,
-    rate: Annotated[float, Bounds(0, 100, above=True)] = 0.05,
+    rate: Annotated[float, Bounds(0, 100, above=True)] = 0.1,
     temperature: Annotated[float, Bounds(0, 100, above=True)] = 0.5,
     seed: Seed = 0,
     resume: str | os.PathLike[str] | None = None,
