@@ -29,7 +29,7 @@ def nested(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    start: Annotated[Start, Form("a method's name, Scores, or None", is_start)] = "eap_ig",
+    start: Annotated[Start, Form("a method's name, Scores, or None", is_start)] = None,
     loss: Literal["match", "metric"] = "match",
     runs: Annotated[int, Bounds(1, 1_000_000_000)] = 480,
     size: Count = 8,
@@ -48,12 +48,13 @@ def nested(
     - ``match``: |circuit − whole model|, of each prompt: the distance that CMD measures;
     - ``metric``: the metric, with a minus sign: the higher the better, as in MAttr.
 
-    It starts from the ranking by magnitude of ``start``, as −log(rank): a method's name, with
-    settings (``eap_ig(steps=10)``), which is run on the same prompts before and adds its cost;
-    Scores, whose cost was another's; or None, where all edges start alike. ``runs`` are the prompts
-    that are run forwards and backwards in all, ``size`` those of a step. Before, each prompt is run
-    once as it is and once as it is carried. ``resume`` is a directory, with which a training
-    resumes after a kill, with an equal result.
+    All edges start alike, or from the ranking by magnitude of ``start``, as −log(rank): a method's
+    name, with settings (``eap_ig(steps=10)``), which is run on the same prompts before and adds its
+    cost; or Scores, whose cost was another's. A good ranking halves the ``runs`` that are needed,
+    and one that is wrong under the corruption (``eap_ig`` under ``zero``) is worse than none.
+    ``runs`` are the prompts that are run forwards and backwards in all, ``size`` those of a step.
+    Before, each prompt is run once as it is and once as it is carried. ``resume`` is a directory,
+    with which a training resumes after a kill, with an equal result.
 
     Returns Scores [writers, readers]: −log(1 − sigmoid(s)), above 0 and without a unit: they rank
     edges, and do not say which way an edge works. ``about["losses"]`` are the mean losses of the
@@ -67,7 +68,7 @@ def nested(
     Source: MAttr (arXiv:2609.25518), for the nested sizes and the gradient through the threshold.
 
     Example:
-        >>> scores = ck.discovery.nested(model, data, runs=64, start=None)
+        >>> scores = ck.discovery.nested(model, data, runs=64)
         >>> sorted(scores.about["losses"])
         ['first', 'last']
         >>> scores.about["losses"]["last"] < scores.about["losses"]["first"]
