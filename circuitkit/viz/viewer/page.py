@@ -77,7 +77,7 @@ def page(
 def framed(circuit: Graph, searched: Mapping[int, float] | None = None) -> str:
     """The page within a notebook: in a frame of its own, which may run its script and offer its
     files, and reaches nothing else. It holds the 500 strongest edges."""
-    whole = page(circuit, FRAMED, searched=searched)
+    whole = page(circuit, FRAMED, searched=searched).replace("<html", '<html class="framed"', 1)
     return (
         '<iframe sandbox="allow-scripts allow-downloads" title="A circuit" '
         'style="width:100%;height:720px;border:1px solid #8884;border-radius:8px" '
