@@ -1,4 +1,4 @@
-"""Damaged journals and results: blocks of long work, effects, compiled models, replays, arrays."""
+"""Damaged journals and results: blocks of long work, effects, models of known truth, arrays."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from damage_graphs import TABLES, WIRING, some_scores
 from hypothesis import strategies as st
 from safetensors.numpy import load as load_tables
 from safetensors.numpy import save as save_tables
+from safetensors.torch import load as load_torch
+from safetensors.torch import save as save_torch
 from torch import Tensor
 
 import circuitkit
@@ -28,10 +30,14 @@ from circuitkit.data.batches import Dataset
 from circuitkit.data.examples import Example
 from circuitkit.engine.checkpoints import Journal
 from circuitkit.evaluation.masks import as_mask
+from circuitkit.graph.nodes import parse_edge
 from circuitkit.graph.scores import Scores, ScoresWarning
 from circuitkit.graph.wiring import Wiring
 from circuitkit.models.decoder import SPECIAL, Decoder
 from circuitkit.patching.effects import Effects
+from circuitkit.truth import trained
+from circuitkit.truth.trained.files import Pairs, assemble, digest
+from circuitkit.truth.trained.shapes import Shape
 from circuitkit.workflows.benchmark.cells import NUMBERS, Cell
 from circuitkit.workflows.study.cells import StudyContext
 
@@ -366,6 +372,78 @@ def decoders() -> Reader:
 
     return Reader("compiled model", sound, damaged_bytes(sound) | said | others, read,
                   as_file(".decoder"), expected, share=0.5)  # fmt: skip
+
+
+# -- trained models --------------------------------------------------------------------------------
+def trained_models() -> Reader:
+    """A trained model: its weights, edges and prompts are those in the file."""
+    shape = Shape("gpt2", 1, 2, 2, 8, 8, 6, 4)
+    with torch.random.fork_rng(devices=[]):
+        module = shape.build()
+    rows, ends = torch.tensor([[0, 2, 3], [0, 3, 4]]), torch.tensor([4, 5])
+    mapped = np.zeros(shape.wiring.shape, dtype=bool)
+    mapped[0, [0, 2]] = True
+    made = assemble(
+        "tiny", shape, module.state_dict(), (*SPECIAL, "a", "b", "c", "d"), mapped=mapped,
+        constant=mapped & ~mapped, components={"x": "a0.h0"}, about={"accuracy": 1.0},
+        pairs=Pairs(rows, rows.flip(0), ends, ends.flip(0)),
+    )  # fmt: skip
+    sound = made.save("sound.trained").read_bytes()
+    Path("sound.trained").unlink()
+    tensors, size = load_torch(sound), int.from_bytes(sound[:8], "little")
+    notes: dict[str, str] = json.loads(sound[8 : 8 + size])["__metadata__"]
+
+    def read(path: Path) -> Any:
+        found = trained.load(path)
+        assert repr(found)
+        assert len(found.data(len(found.pairs.prompts))) == len(found.pairs.prompts)
+        own = found.model.wiring
+        edges = ([f"{own.writers[i]} {own.readers[j]}" for i, j in np.argwhere(mask)]
+                 for mask in (found.mapped, found.constant))  # fmt: skip
+        kept = {key: value.tolist() for key, value in found.weights.items()}
+        prompts = found.pairs.prompts.tolist(), found.pairs.near_answers.tolist()
+        return (
+            found.name,
+            dict(found.components),
+            repr(found.about),
+            [*edges],
+            prompts,
+            repr(sorted(kept.items())),
+        )
+
+    def expected(content: bytes) -> Any:
+        size = int.from_bytes(content[:8], "little")
+        about = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["about"])
+        own, wiring = load_torch(content), Shape(**about["shape"]).wiring
+        places = ({wiring.index(*parse_edge(name)) for name in about[key]}
+                  for key in ("mapped", "constant"))  # fmt: skip
+        edges = [[f"{wiring.writers[i]} {wiring.readers[j]}" for i, j in sorted(own_places)]
+                 for own_places in places]  # fmt: skip
+        kept = {key.removeprefix("weights."): value.half().tolist()
+                for key, value in own.items() if key.startswith("weights.")}  # fmt: skip
+        prompts = own["prompts"].tolist(), own["near_answers"].tolist()
+        components = {key: str(value) for key, value in about["components"].items()}
+        return (
+            about["name"],
+            components,
+            repr(about["about"]),
+            edges,
+            prompts,
+            repr(sorted(kept.items())),
+        )
+
+    def again(text: str, own: Mapping[str, Tensor]) -> bytes:
+        return save_torch(dict(own), {**notes, "about": text, "digest": digest(text, own)})
+
+    said = damaged_json(json.loads(notes["about"])).map(
+        lambda text: again(text.decode("utf-8", "replace"), tensors)
+    )
+    numbers = load_tables(sound)
+    others = changed(numbers).map(
+        lambda own: again(notes["about"], {k: torch.from_numpy(v.copy()) for k, v in own.items()})
+    )
+    return Reader("trained model", sound, damaged_bytes(sound) | said | others, read,
+                  as_file(".trained"), expected, share=0.5)  # fmt: skip
 
 
 # -- arrays in Python ------------------------------------------------------------------------------

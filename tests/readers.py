@@ -22,7 +22,7 @@ PARTS: dict[str, tuple[Callable[[], Reader], ...]] = {
     ),
     "runs": (
         runs.blocks, runs.sweeps, runs.study_cells, runs.benchmark_cells, runs.effects,
-        runs.decoders, runs.masks, runs.tables,
+        runs.decoders, runs.trained_models, runs.masks, runs.tables,
     ),
     "models": (models.models,),
     "words": (

@@ -6,6 +6,7 @@ causal model is needed to read it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +34,7 @@ from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json
 from circuitkit.util.reading import parse_json, require_file
 
-__all__ = ["SUFFIX", "Pairs", "Trained", "assemble", "load"]
+__all__ = ["SUFFIX", "Pairs", "Trained", "assemble", "digest", "load"]
 
 SUFFIX = ".trained"
 FORMAT, VERSION = "circuitkit.trained", "1"
@@ -148,7 +149,9 @@ class Trained:
         }  # fmt: skip
         tensors = {name: getattr(self.pairs, name).to(torch.uint8) for name in PROMPTS}
         tensors |= {WEIGHTS + key: value.contiguous() for key, value in self.weights.items()}
-        notes = {"format": FORMAT, "version": VERSION, "about": json.dumps(about)}
+        said = json.dumps(about)
+        notes = {"format": FORMAT, "version": VERSION, "about": said}
+        notes["digest"] = digest(said, tensors)
         return write_whole(path, save(tensors, metadata=notes))
 
 
@@ -170,15 +173,25 @@ def load(path: str | os.PathLike[str]) -> Trained:
             notes = file.metadata() or {}
             if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
                 raise ModelError(f"{name} is not a file of {FORMAT}, version {VERSION}")
-            about = parse_json(notes["about"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return _read(about, tensors)
+        if notes.get("digest") != digest(notes["about"], tensors):
+            raise CircuitkitError("its content is not what was saved")
+        return _read(parse_json(notes["about"]), tensors)
     except FileNotFoundError as error:
         raise ModelError(f"there is no file {name}; save a trained model there") from error
     except (SafetensorError, OSError, KeyError, CircuitkitError) as error:
         raise ModelError(
             f"{name} does not hold a trained model ({error}); save it again"
         ) from error
+
+
+def digest(about: str, tensors: Mapping[str, Tensor]) -> str:
+    """What changes with anything in a file."""
+    found = hashlib.sha256(about.encode("utf-8", "backslashreplace"))
+    for key, value in sorted(tensors.items()):
+        found.update(repr((key, value.dtype, tuple(value.shape))).encode("utf-8", "replace"))
+        found.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _read(about: Any, tensors: Mapping[str, Tensor]) -> Trained:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -45,14 +46,16 @@ class Shape:
     context: int
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ModelError(f"{self.family!r} is not a family; use {', '.join(FAMILIES)}")
+        if not isinstance(self.family, str) or self.family not in FAMILIES:
+            raise ModelError(
+                f"{reprlib.repr(self.family)} is not a family; use {', '.join(FAMILIES)}"
+            )
         sizes = [value for name, value in asdict(self).items() if name != "family"]
         whole = all(type(size) is int and 0 < size <= MOST for size in sizes)
         if not whole or self.heads % self.groups or self.d_model % (2 * self.heads):
             raise ModelError(
-                f"{self} is not a shape: give whole numbers from 1 to {MOST}, groups that divide "
-                "the heads, and a d_model that twice the heads divide"
+                f"{reprlib.repr(self)} is not a shape: give whole numbers from 1 to {MOST}, groups "
+                "that divide the heads, and a d_model that twice the heads divide"
             )
         if self.groups != self.heads and self.family not in GROUPED:
             raise ModelError(
@@ -78,13 +81,11 @@ class Shape:
         suffix = "LMHeadModel" if prefix == "GPT2" else "ForCausalLM"
         module: nn.Module = getattr(transformers, prefix + suffix)(config)
         with torch.no_grad():  # theirs is for large models: attention would be flat here
-            for name, weight in module.named_parameters():
-                if weight.ndim > 1:
-                    weight.normal_(
-                        std=1.0
-                        if "emb" in name or "wt" in name or "wp" in name
-                        else self.d_model**-0.5
-                    )
+            for part in module.modules():
+                deviation = 1.0 if isinstance(part, nn.Embedding) else self.d_model**-0.5
+                for weight in part.parameters(recurse=False):
+                    if weight.ndim > 1:
+                        weight.normal_(std=deviation)
         return module
 
 
@@ -93,6 +94,10 @@ def _gpt2(shape: Shape) -> Options:
         "n_embd": shape.d_model, "n_layer": shape.layers, "n_head": shape.heads,
         "n_inner": shape.d_mlp, "n_positions": shape.context,
     }  # fmt: skip
+
+
+def _gptj(shape: Shape) -> Options:
+    return {**_gpt2(shape), "rotary_dim": shape.d_model // shape.heads}
 
 
 def _common(shape: Shape) -> Options:
@@ -111,7 +116,7 @@ FAMILIES: Mapping[str, Callable[[Shape], tuple[str, Options]]] = {
     "gpt2": _family("GPT2", _gpt2),  # layer norm, GELU, learned positions
     "llama": _family("Llama", _common),  # RMS norm, gated SiLU, rotary positions
     "qwen2": _family("Qwen2", _common),  # the same, with biases
-    "gptj": _family("GPTJ", _gpt2, rotary_dim=8),  # heads and MLP side by side
+    "gptj": _family("GPTJ", _gptj),  # heads and MLP side by side
     "phi": _family("Phi", _common),
 }
 GROUPED = ("llama", "qwen2")

@@ -44,10 +44,10 @@ class Recipe:
         pool: How many random prompts are trained on.
     """
 
-    steps: int = 600
-    more: int = 300
-    rounds: int = 3
-    rows: int = 64
+    steps: int = 300
+    more: int = 200
+    rounds: int = 4
+    rows: int = 48
     rate: float = 4e-3
     alone: float = 0.15
     probing: float = 0.4
