@@ -37,7 +37,8 @@ from circuitkit.util.reading import parse_json, require_file
 __all__ = ["SUFFIX", "Pairs", "Trained", "assemble", "digest", "load"]
 
 SUFFIX = ".trained"
-FORMAT, VERSION = "circuitkit.trained", "1"
+FORMAT = "circuitkit.trained"
+VERSION = "1"
 MOST = 2**26  # bytes of a file
 WEIGHTS = "weights."
 PROMPTS = ("prompts", "near", "answers", "near_answers")

@@ -30,7 +30,8 @@ from circuitkit.truth.rasp.language import (
 
 __all__ = ["CLASH", "NONE", "Codes", "Tables"]
 
-NONE, CLASH = -1, -2
+NONE = -1
+CLASH = -2
 Codes = Int[Tensor, "b p"]
 
 

@@ -35,7 +35,7 @@ class Recipe:
 
     Attributes:
         steps: The steps of the first round, in which the rate falls to a fiftieth.
-        more: The steps of each further round, at a quarter of the rate, while it is not accepted.
+        more: The steps of each further round, at half of the rate, while it is not accepted.
         rounds: How many rounds there are at most.
         rows: How many prompts a step has, and as many sources.
         rate: The highest learning rate.
@@ -46,8 +46,8 @@ class Recipe:
 
     steps: int = 300
     more: int = 200
-    rounds: int = 4
-    rows: int = 48
+    rounds: int = 3
+    rows: int = 64
     rate: float = 4e-3
     alone: float = 0.15
     probing: float = 0.4
@@ -132,7 +132,7 @@ class _Training:
         """A round of steps."""
         recipe, first = self.recipe, number == 0
         steps = recipe.steps if first else recipe.more
-        highest = recipe.rate if first else recipe.rate / 4
+        highest = recipe.rate if first else recipe.rate / 2
         weights = [*self.module.parameters()]
         probes = [weight for probe in self.probes.values() for weight in probe.parameters()]
         optimizer = torch.optim.AdamW(
