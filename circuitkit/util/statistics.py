@@ -20,6 +20,8 @@ __all__ = [
     "percentile_interval",
     "bootstrap_interval",
     "bootstrap_of_means",
+    "mean_of_groups",
+    "sign_flip_p",
     "Means",
     "means",
     "interval_text",
@@ -108,6 +110,48 @@ def bootstrap_of_means(
     known = _spreads(values)
     drawn = np.where(known[..., None], weighted_mean(values, times), 0)
     return np.where(known, percentile_interval(drawn, level), nan)
+
+
+def mean_of_groups(
+    groups: Sequence[Float[np.ndarray, " values"]],
+    level: float = LEVEL,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """The mean of the groups' means, and its percentile bootstrap interval: groups are drawn with
+    replacement, and then values within each group that was drawn.
+
+    The interval is nan, not known, for fewer than two groups; the mean too where there is none.
+    """
+    if not groups:
+        return nan, nan, nan
+    mean = float(np.mean([own.mean() for own in groups]))
+    if len(groups) < 2:
+        return mean, nan, nan
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, len(groups), (resamples, len(groups)))
+    drawn = np.empty(picks.shape)
+    for number, own in enumerate(groups):
+        here = picks == number
+        within = rng.integers(0, len(own), (int(here.sum()), len(own)))
+        drawn[here] = own[within].mean(-1)
+    low, high = percentile_interval(drawn.mean(-1), level)
+    return mean, float(low), float(high)
+
+
+def sign_flip_p(differences: Float[np.ndarray, " pairs"], seed: int = 0) -> float:
+    """How likely a mean difference is as large, either way, if each pair's sign were as likely the
+    opposite one (``scipy.stats.permutation_test``): exact for up to 13 pairs, else from 9,999
+    draws. nan for fewer than two pairs."""
+    from scipy.stats import permutation_test
+
+    if len(differences) < 2:
+        return nan
+    found = permutation_test(
+        (np.asarray(differences, dtype=float),), np.mean, permutation_type="samples",
+        vectorized=True, random_state=seed,
+    )  # fmt: skip
+    return float(found.pvalue)
 
 
 class Means(NamedTuple):
