@@ -1,9 +1,10 @@
-"""Which methods find circuits that are known: the leaderboard of ``circuitkit bench``.
+"""Which methods find circuits that are known: the tables of ``circuitkit bench``.
 
-    python benchmarks/recover.py -o benchmarks/recover.md
-    python benchmarks/recover.py --quick -o benchmarks/recover-quick.md
+    python benchmarks/recover.py --jobs 2 -o benchmarks/recover.md
+    python benchmarks/recover.py --quick --jobs 2 -o benchmarks/recover-quick.md
 
-writes the tables, and beside them the figures (``recover-auroc.svg``, ``recover-cmd.svg``).
+writes the page, the figures beside it (``recover-ap-trained.svg``, ...), and the tables behind it
+(``recover-rows.csv``, ...).
 """
 
 from __future__ import annotations
@@ -19,61 +20,70 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch
 
+from circuitkit.workflows.benchmark.budgets import QUICK
 from circuitkit.workflows.benchmark.results import Benchmark
-from circuitkit.workflows.benchmark.running import METHODS, QUICK, bench
+from circuitkit.workflows.benchmark.running import bench
 
-ALTS = {"auroc": "AUROC against sequence-backwards", "cmd": "CMD against sequence-backwards"}
+MEASURES = {"ap": "Average precision", "cmd": "CMD"}
 
 
 def main() -> None:
     options = _options()
-    torch.set_num_threads(options.threads)
-    found = bench(options.methods or METHODS, **(QUICK if options.quick else {}),
-                  resume=options.cells)  # fmt: skip
+    torch.set_num_threads(options.threads * options.jobs)
+    given = (QUICK if options.quick else {}) | {
+        key: own for key in ("methods", "models") if (own := getattr(options, key))
+    }
+    found = bench(**given, jobs=options.jobs, resume=options.cells)
     output = options.output
     lines = [_heading(found, options)]
     for name, figure in found.figures().items():
         picture = figure.save(output.with_name(f"{output.stem}-{name}.svg"))
-        lines.append(f"![{ALTS[name]}]({picture.name})\n")
+        measure, _, block = name.partition("-")
+        lines.append(f"![{MEASURES[measure]} against cost, {block} models]({picture.name})\n")
     output.write_text("\n".join([*lines, found.markdown()]).rstrip() + "\n", encoding="utf-8")
+    for name, text in found.tables().items():
+        output.with_name(f"{output.stem}-{name}.csv").write_text(text, encoding="utf-8")
     print(repr(found))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the tables (.md)")
-    parser.add_argument("--quick", action="store_true", help="few models, two seeds")
-    parser.add_argument("--methods", nargs="*", help="default: all")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the page (.md)")
+    parser.add_argument("--quick", action="store_true", help="few models and methods, one seed")
+    parser.add_argument("--methods", nargs="*", help="default: the table of budgets")
+    parser.add_argument("--models", nargs="*", help="default: all")
     parser.add_argument("--cells", type=Path, help="where finished cells are kept")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
     return parser.parse_args()
 
 
 def _heading(found: Benchmark, options: argparse.Namespace) -> str:
     about = found.about
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    corruptions = found.options("corruption")
-    alone = sum(row.get("cpu_seconds", 0.0) for row in found.rows) / 60
+    alone = sum(row.get("cpu_seconds") or 0.0 for row in found.rows) / 60
     told = [
-        f"{len(found.methods)} methods × {len(found.options('model'))} models × {len(corruptions)} "
-        f"corruptions ({', '.join(corruptions)}) × {len(about['seeds'])} seeds "
-        f"({', '.join(map(str, about['seeds']))}), by {about['metric']}, on {about['examples']} "
-        "prompts; ± is half of the 95 % interval over seeds (Student's t).",
-        f"{about['cpu_seconds'] / 60:.1f} CPU minutes in {options.threads} thread(s) on a machine "
-        f"of {os.cpu_count()} cores, {about['earlier']} of {len(found.rows)} cells taken from an "
-        f"earlier run; the methods alone take {alone:.1f} CPU minutes. "
-        f"{platform.machine()}, {versions}.",
+        f"{len(found.rows):,} cells of {len(found.options('method'))} methods on "
+        f"{len(found.options('model'))} models under {', '.join(found.options('corruption'))}, by "
+        f"{about['metric']}, on at most {about['examples']} prompts.",
+        f"{about['seconds'] / 60:.1f} minutes in {options.jobs} process(es) of {options.threads} "
+        f"thread(s) on a machine of {os.cpu_count()} cores, {about['cpu_seconds'] / 60:.1f} CPU "
+        f"minutes, {about['earlier']:,} cells taken from an earlier run; the methods alone take "
+        f"{alone:.1f} CPU minutes. {platform.machine()}, {versions}.",
     ]
-    return (
-        "\n\n".join(["# Which methods find known circuits", f"`{_command(options)}`", *told]) + "\n"
+    return "\n\n".join(["# Which methods find known circuits", f"`{_command(options)}`", *told]) + (
+        "\n"
     )
 
 
 def _command(options: argparse.Namespace) -> str:
     """What makes these tables, wherever they and the finished cells were put."""
-    quick = " --quick" if options.quick else ""
-    methods = f" --methods {' '.join(options.methods)}" if options.methods else ""
-    return f"python benchmarks/recover.py{quick}{methods} -o benchmarks/{options.output.name}"
+    words = ["python benchmarks/recover.py", *(["--quick"] if options.quick else [])]
+    for name in ("methods", "models"):
+        if getattr(options, name):
+            words += [f"--{name}", *getattr(options, name)]
+    jobs = [f"--jobs {options.jobs}"] if options.jobs != 1 else []
+    return " ".join([*words, *jobs, f"-o benchmarks/{options.output.name}"])
 
 
 if __name__ == "__main__":

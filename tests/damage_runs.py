@@ -32,13 +32,12 @@ from circuitkit.engine.checkpoints import Journal
 from circuitkit.evaluation.masks import as_mask
 from circuitkit.graph.nodes import parse_edge
 from circuitkit.graph.scores import Scores, ScoresWarning
-from circuitkit.graph.wiring import Wiring
 from circuitkit.models.decoder import SPECIAL, Decoder
 from circuitkit.patching.effects import Effects
 from circuitkit.truth import trained
 from circuitkit.truth.trained.files import Pairs, assemble, digest
 from circuitkit.truth.trained.shapes import Shape
-from circuitkit.workflows.benchmark.cells import NUMBERS, Cell
+from circuitkit.workflows.benchmark.cells import NUMBERS, from_block, to_block
 from circuitkit.workflows.study.cells import StudyContext
 
 Arrays = dict[str, np.ndarray]
@@ -230,28 +229,16 @@ def study_cells() -> Reader:
 
 def benchmark_cells() -> Reader:
     """The same of a benchmark."""
-    scores = some_scores()
-    arrays = Cell(scores, dict.fromkeys(NUMBERS, 0.5)).arrays()
+    arrays = to_block(dict.fromkeys(NUMBERS, 0.5))
 
     def read(path: Path) -> Any:
-        found = Cell.of(load_tables(path.read_bytes()))
+        found = from_block(load_tables(path.read_bytes()))
         if found is None:
             raise Refused("it is computed again")
-        own = found.scores
-        assert repr(own)
-        return (
-            own.wiring.to_dict(),
-            own.values[own.wiring.legal].tolist(),
-            dict(own.about),
-            repr(found.numbers),
-        )
+        return repr(found)
 
     def expected(content: bytes) -> Any:
-        own = load_tables(content)
-        wiring = Wiring(**json.loads(own["wiring"].tobytes()))
-        numbers = dict(zip(NUMBERS, own["numbers"].tolist(), strict=True))
-        about = {"chosen": bool(own["chosen"])}
-        return wiring.to_dict(), own["values"][wiring.legal].tolist(), about, repr(numbers)
+        return repr(dict(zip(NUMBERS, load_tables(content)["numbers"].tolist(), strict=True)))
 
     return Reader("cell of a benchmark", save_tables(arrays), changed(arrays).map(save_tables),
                   read, as_file(".safetensors"), expected)  # fmt: skip

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from math import isnan, nan
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import t
+from scipy.stats import permutation_test
 
 import circuitkit
 from circuitkit import registry
@@ -27,26 +30,21 @@ from circuitkit.discovery.baselines import activation_magnitude
 from circuitkit.discovery.pruning import acdc
 from circuitkit.engine import batching
 from circuitkit.engine.model import Model
-from circuitkit.errors import CircuitkitError, EvaluationError, UnknownNameError
+from circuitkit.engine.run import run
+from circuitkit.errors import CircuitkitError, EvaluationError, ModelError, UnknownNameError
 from circuitkit.evaluation.recovery import recovery
 from circuitkit.evaluation.size_curves import size_curves
-from circuitkit.graph.scores import Scores
-from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
-from circuitkit.truth.rasp import compile_program, named, programs, true_edges
-from circuitkit.workflows.benchmark import differences, running
-from circuitkit.workflows.benchmark.cells import NUMBERS, Cell
+from circuitkit.truth.cuts import any_logit, changes_alone, changes_in_halves
+from circuitkit.truth.rasp import compile_program, named, programs, redundant_edges, true_edges
+from circuitkit.util.statistics import mean_of_groups, sign_flip_p
+from circuitkit.workflows.benchmark import budgets, choosing, running, subjects
+from circuitkit.workflows.benchmark.cells import NUMBERS, from_block, to_block
 from circuitkit.workflows.benchmark.counting import Cost, cost, counted
-from circuitkit.workflows.benchmark.records import COLUMNS, Interval
+from circuitkit.workflows.benchmark.labels import TrueEdges, leaked, programmed
+from circuitkit.workflows.benchmark.records import COLUMNS, DIFFERENCES, Place
 from circuitkit.workflows.benchmark.results import Benchmark
-from circuitkit.workflows.benchmark.running import (
-    CORRUPTIONS,
-    HARDER,
-    METHODS,
-    MODELS,
-    QUICK,
-    bench,
-)
+from circuitkit.workflows.benchmark.running import bench
 from circuitkit.workflows.benchmark.subjects import source
 
 MINE = '''
@@ -91,7 +89,7 @@ def test_exact_effects_find_the_truth_and_random_ones_do_not() -> None:
     found = shift()
     for row in found.rows:
         assert 0 < row["true"] < row["edges"]
-    for measure in ("auroc", "acdc_auroc", "average_precision", "recall", "agreement"):
+    for measure in ("auroc", "acdc_auroc", "average_precision", "ap_one", "ap_half", "recall"):
         assert values(found, "exact", measure) == [1.0] * 10
     assert values(found, "exact", "hamming") == [0.0] * 10
     by_chance = values(found, "random", "auroc")
@@ -100,7 +98,8 @@ def test_exact_effects_find_the_truth_and_random_ones_do_not() -> None:
     for measure, higher in (("cpr", 1), ("cmd", -1), ("cmd_log", -1), ("accuracy_area", 1)):
         good, bad = (np.mean(values(found, m, measure)) for m in ("exact", "random"))
         assert higher * (good - bad) > 0
-    assert found.methods == ("exact", "random")
+    places = found.places("plain", "counterfactual")
+    assert [place.method for place in places] == ["exact", "random"]
 
 
 def test_without_a_truth_there_are_the_curves() -> None:
@@ -113,8 +112,10 @@ def test_without_a_truth_there_are_the_curves() -> None:
         assert not row["failed"]
     (weak,), (strong,) = (values(found, m, "cmd") for m in ("activation_magnitude", "eap_ig"))
     assert strong < weak
-    assert found.methods == ("eap_ig", "activation_magnitude"), "without a truth by CMD"
-    assert list(found.figures()) == ["cmd"]
+    places = found.places("mini", "counterfactual")
+    assert [p.method for p in places] == ["eap_ig", "activation_magnitude"], "by CMD"
+    assert list(found.figures()) == ["cmd-real"]
+    assert not found.truths
 
 
 def test_a_method_that_refuses_says_why_and_holds_up_nobody() -> None:
@@ -124,7 +125,7 @@ def test_a_method_that_refuses_says_why_and_holds_up_nobody() -> None:
     assert values(found, "activation_magnitude", "failed") == ["", ""]
     assert all(row["auroc"] > 0 for row in found.rows if not row["failed"])
     assert "eap, 2 cells: the gradient of kl" in found.markdown()
-    assert [row["failed"] for row in found.summary()] == [0, 2]
+    assert sorted(row["failed"] for row in found.summary()) == [0, 2]
 
 
 def test_a_cell_is_what_the_single_functions_say() -> None:
@@ -139,17 +140,20 @@ def test_a_cell_is_what_the_single_functions_say() -> None:
     curves = size_curves(subject.model, scores, subject.unseen, logit_diff, zero)
     by_hand = {
         "auroc": found.auroc, "hamming": found.hamming, "true": truth.true.sum(),
-        "cpr": curves["signed"].cpr(), "cpr_kept": curves["signed"].cpr("kept"),
-        "cmd": curves["abs"].cmd(), "cmd_kept": curves["abs"].cmd("kept"),
+        "ap_one": recovery(scores, truth.labels["one"]).average_precision,
+        "cpr": curves["signed"].cpr(), "cmd": curves["abs"].cmd(),
         "cmd_log": curves["abs"].cmd("log"), "accuracy_area": curves["abs"].accuracy_area(),
     }  # fmt: skip
     assert {key: row[key] for key in by_hand} == pytest.approx(by_hand)
-    assert len({row[key] for key in ("cmd", "cmd_kept", "cmd_log", "cpr", "cpr_kept")}) == 5
-    block = Cell(scores, {key: row[key] for key in NUMBERS}).arrays()
-    again = Cell.of(block)
-    assert again.scores.about["chosen"] is True
-    assert again.scores.wiring == scores.wiring
-    assert np.array_equal(again.scores.values, scores.values)
+    assert len({row[key] for key in ("cmd", "cmd_log", "cpr")}) == 3
+    numbers = {key: row[key] for key in NUMBERS}
+    assert str(from_block(to_block(numbers))) == str(numbers)
+    assert from_block({"numbers": np.zeros(3)}) is None
+    for name, mask in truth.labels.items():
+        kept = TrueEdges.from_block(truth.to_block())
+        assert kept is not None
+        assert np.array_equal(kept.labels[name], mask)
+        assert (kept.unmapped, kept.leak, kept.edges) == (truth.unmapped, truth.leak, truth.edges)
 
 
 # -- one run after another -------------------------------------------------------------------------
@@ -171,13 +175,6 @@ def test_finished_cells_are_taken_up_until_the_method_changes(
     outside.write_text(MINE + "\n# another one\n")
     bench([mine], **again, seeds=2)
     assert asked(outside) == 5
-
-
-def test_a_chosen_circuit_is_one_after_it_has_been_kept(tmp_path: Path) -> None:
-    cells = [bench(("acdc",), ("reverse",), ("counterfactual",), seeds=2, examples=8,
-                   resume=tmp_path).rows for _ in range(2)]  # fmt: skip
-    assert str(cells[0]) == str(cells[1])
-    assert cells[0][0]["agreement"] > 0
 
 
 def test_a_method_from_a_file_is_a_method(outside: Path) -> None:
@@ -215,11 +212,48 @@ def test_there_is_something_to_do_and_each_once(wrong: dict[str, Any]) -> None:
 
 
 def test_everything_that_is_asked_for_by_default_is_there() -> None:
-    assert set(METHODS) <= set(registry.names("discovery"))
-    assert set(CORRUPTIONS) < set(registry.names("corruptions"))
-    assert set(programs()) < set(MODELS)
-    for name in (*MODELS, *QUICK["models"]):
+    assert set(budgets.CORRUPTIONS) < set(registry.names("corruptions"))
+    assert set(programs()) < set(budgets.chosen_models())
+    for name in (*budgets.chosen_models(), *budgets.QUICK["models"]):
         source(name)
+    for table in (budgets.METHODS, budgets.QUICK["methods"]):
+        for own in table.values():
+            assert any(name.startswith("eap_ig") for name in own), "which others are compared with"
+
+
+def test_a_large_model_is_run_up_to_a_budget_and_in_one_cell_beyond() -> None:
+    table = {10: {"eap_ig": 4, "exact": 4}, 200: {"nested(runs=9)": 64}, 1000: {"nested": 32}}
+    large = source("smollm2-135m:ioi")
+    runs = budgets.plan(table, large, "zero", 32)
+    assert [(run.budget, run.method, run.prompts) for run in runs] == [
+        (10, "eap_ig", 4), (200, "nested(runs=9)", 32),
+    ]  # fmt: skip
+    more = budgets.plan(table, large, "counterfactual", 32)
+    assert [run.budget for run in more] == [10, 200, 1000]
+    assert len(budgets.plan(table, source("reverse"), "zero", 32)) == 4
+    assert [run.prompts for run in budgets.plan(["eap"], large, "zero", 8)] == [8]
+
+
+def test_what_a_version_does_not_have_is_left_out_of_a_table_and_said() -> None:
+    table = {10: {"eap_ig": 2, "soon": 3}, 50: {"eap_ig": 2, "soon": 3}}
+    found = bench(table, ["shift"], ["zero"], seeds=1, examples=4)
+    assert [(row["budget"], row["prompts"]) for row in found.rows] == [(10, 2), (50, 2)]
+    assert "no discovery method is called 'soon'" in found.about["absent"]["soon"]
+    assert "- soon: " in found.markdown()
+    one, two = found.rows
+    assert one["cpu_seconds"] == two["cpu_seconds"], "the same cell is measured once"
+
+
+def test_a_model_that_is_not_here_is_skipped_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise ModelError("its weights are not on this machine")
+
+    monkeypatch.setattr(subjects, "load", missing)
+    found = bench(["random"], ["shift", "smollm2-135m:ioi"], ["zero"], seeds=1, examples=4)
+    assert found.options("model") == ("shift",)
+    assert "- smollm2-135m:ioi: its weights are not" in found.markdown()
+    with pytest.raises(EvaluationError, match="no model can be tried: its weights"):
+        bench(["random"], ["smollm2-135m:ioi"], ["zero"], seeds=1)
 
 
 # -- what is counted -------------------------------------------------------------------------------
@@ -291,16 +325,115 @@ def test_labelled_edges_are_true_ones_at_the_components_that_they_are_named_afte
     assert not found.members["negative"].any()
 
 
-def test_backups_matter_only_where_another_component_is_cut_off() -> None:
+def test_random_halves_find_backups_that_single_cuts_do_not() -> None:
     subject = source("backup")(0)
     assert subject.find_truth is not None
     under = {how: subject.find_truth(how) for how in (zero, counterfactual)}
-    spare = under[zero].members["backup"]
+    spare, labels = under[zero].members["backup"], under[zero].labels
     plain = true_edges(compile_program(named("backup")), named("backup").data(128), zero)
-    assert spare.any()
-    assert not (spare & plain.necessary).any()
-    assert np.array_equal(under[zero].true, spare | plain.necessary)
+    slow = redundant_edges(compile_program(named("backup")), named("backup").data(128), plain, zero)
+    assert slow.any()
+    assert np.array_equal(spare, slow), "as cutting every other writer finds them"
+    assert np.array_equal(labels["one"], plain.necessary)
+    assert np.array_equal(labels["half"], spare | plain.necessary)
+    assert under[zero].main == "half"
     assert not under[counterfactual].members["backup"].any()
+
+
+def test_changes_are_those_of_runs_with_an_edge_cut() -> None:
+    program = named("one_of_two")
+    model, data = compile_program(program), program.data(6)
+    wiring = model.wiring
+    alone = changes_alone(model, data, zero, any_logit)
+    edge = wiring.index("a0.h0", "logits") if wiring.legal[wiring.index("a0.h0", "logits")] else (
+        tuple(np.argwhere(alone > 0)[0])
+    )  # fmt: skip
+    (batch,) = data
+    context, (carried,) = model.start(batch.clean, batch.mask), zero(model, data)(batch)
+
+    def logits(keep: np.ndarray) -> torch.Tensor:
+        return run(model, batch, context, carried, keep)
+
+    without = wiring.legal.copy()
+    without[edge] = False
+    by_hand = (logits(without) - logits(wiring.legal)).abs().amax(-1)
+    assert alone[edge] == pytest.approx(float(by_hand.mean()), abs=1e-6)
+
+    asked = np.zeros_like(wiring.legal)
+    asked[edge] = True
+    for largest in (True, False):
+        found = changes_in_halves(model, data, zero, any_logit, among=wiring.legal, asked=asked,
+                                  draws=3, largest=largest)  # fmt: skip
+        rng, most = np.random.default_rng(0), 0.0
+        for _ in range(3):
+            half = wiring.legal & (rng.random(wiring.shape) < 0.5)
+            other = half.copy()
+            other[edge] = not other[edge]
+            change = (logits(half) - logits(other)).abs().amax(-1)
+            most = max(most, float(change.max() if largest else change.mean()))
+        assert found[edge] == pytest.approx(most, abs=1e-6)
+        assert np.count_nonzero(found) <= 1
+
+
+def test_distractors_leak_by_the_share_that_is_stated_and_are_not_mapped() -> None:
+    program = named("is_frequent")
+    model, data = compile_program(program), program.data(128)
+    for share in (0.1, 0.4):
+        subject = source(f"is_frequent+distract(share={share})", examples=8)(3)
+        shares = [leaked(model, subject.model, data, how) for how in (counterfactual, zero)]
+        assert max(shares) == pytest.approx(share, rel=1e-3)
+    silent = source("is_frequent+distract(share=0)")(3)
+    assert leaked(model, silent.model, data, zero) == pytest.approx(0, abs=1e-5)
+    truth = subject.find_truth(zero)
+    own = programmed(model, data, zero)
+    assert truth.main == "mapped"
+    assert truth.true.sum() == own.true.sum()
+    assert truth.leak == pytest.approx(leaked(model, subject.model, data, zero))
+    assert truth.unmapped > 0.01, "other edges have effects too"
+    wiring = subject.model.wiring
+    names = {(wiring.writers[i], wiring.readers[j]) for i, j in np.argwhere(truth.true)}
+    small = model.wiring
+    assert names == {(small.writers[i], small.readers[j]) for i, j in np.argwhere(own.true)}
+
+
+def test_varied_programs_are_harder_for_eap_ig_than_plain_ones() -> None:
+    found = bench(["eap_ig"], ["is_frequent", "dyck", "is_frequent+rotate+distract",
+                  "dyck+rotate+distract"], ["counterfactual"], seeds=1, examples=16)  # fmt: skip
+    plain, varied = (
+        found.estimate(Place(block, "counterfactual", 0, "eap_ig"), "average_precision").mean
+        for block in ("plain", "varied")
+    )
+    assert varied < plain
+
+
+def test_a_trained_model_has_what_it_was_trained_to_use_as_its_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = named("shift")
+    model = compile_program(program)
+    every = true_edges(model, program.data(64), zero).necessary
+    mapped = true_edges(model, program.data(64), counterfactual).necessary
+    made = SimpleNamespace(
+        name="shift, seed 1", model=model, mapped=every, constant=every & ~mapped,
+        about={"causal": "shift"}, pairs=SimpleNamespace(prompts=range(40)), data=program.data,
+    )  # fmt: skip
+    monkeypatch.setattr(subjects, "load_trained", lambda place: made)
+    place = tmp_path / "shift-1.trained"
+    place.write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "benchmarks" / "trained").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "trained" / "shift-2.trained").write_bytes(b"")
+    assert "trained:shift-2" in subjects.trained_names()
+    with pytest.raises(UnknownNameError, match="did you mean 'shift-2'"):
+        source("trained:shift-3")
+    found = bench(["exact"], [str(place), "trained:shift-2"], ["counterfactual", "zero"],
+                  examples=8)  # fmt: skip
+    assert {row["block"] for row in found.rows} == {"trained"}
+    assert {row["program"] for row in found.rows} == {"shift"}
+    assert [row["average_precision"] for row in found.rows] == [1.0] * 4
+    counts = {row["corruption"]: row["mapped"] for row in found.truths}
+    assert counts == {"counterfactual": mapped.sum(), "zero": every.sum()}
+    assert {row["unmapped"] for row in found.truths} == {0.0}
 
 
 def test_negative_heads_are_those_that_a_variant_adds() -> None:
@@ -345,16 +478,15 @@ def test_a_seed_draws_the_prompts_and_the_random_variant() -> None:
     assert same("reverse+rotate(seed=3)+soften") == (False, True)
 
 
-def test_harder_models_still_answer_and_have_a_truth_that_is_not_all() -> None:
-    kinds = {name.partition("+")[2] for name in HARDER}
-    assert len(kinds) == 5
-    for name in (f"reverse+{kind}" for kind in kinds):
-        subject = source(name, examples=8)(0)
-        assert subject.find_truth is not None
-        true = subject.find_truth(counterfactual).true
-        assert 0 < true.sum() < subject.model.wiring.n_edges / 2
-        found = bench(("exact",), (name,), ("counterfactual",), seeds=1, examples=8)
-        assert found.rows[0]["accuracy_area"] > 0.1
+@pytest.mark.parametrize("kind", sorted({n.partition("+")[2] for n in budgets.VARIED} | {"soften"}))
+def test_varied_models_still_answer_and_have_a_truth_that_is_not_all(kind: str) -> None:
+    found = bench(("exact",), (f"reverse+{kind}",), ("counterfactual",), seeds=1, examples=8)
+    (row,), (truth,) = found.rows, found.truths
+    assert row["block"] == "varied"
+    assert row["program"] == "reverse"
+    assert 0 < row["true"] < row["edges"] / 2
+    assert row["accuracy_area"] > 0.1
+    assert truth["main"] == ("mapped" if "distract" in kind or "compress" in kind else "half")
 
 
 def test_a_program_of_ones_own_is_a_model(tmp_path: Path) -> None:
@@ -368,82 +500,241 @@ def test_a_program_of_ones_own_is_a_model(tmp_path: Path) -> None:
         source(f"{place}:other")
 
 
-# -- tables ----------------------------------------------------------------------------------------
-def test_intervals_are_students() -> None:
-    found = Interval.of([1.0, nan, 3.0])
-    assert (found.mean, found.half) == pytest.approx((2.0, t.ppf(0.975, 1)))
-    assert isnan(Interval.of([1.0]).half)
-    assert isnan(Interval.of([]).mean)
-    assert str(Interval(2, nan)) == "2.000"
-    assert str(Interval(0.5, 0.25)) == "0.500 ± 0.250"
+# -- statistics ------------------------------------------------------------------------------------
+PROGRAMS = ("one", "one+rotate", "two", "three", "three+split", "four", "five", "six")
 
 
-def made() -> Benchmark:
-    """Two methods, two models, two seeds, with numbers that are easily averaged."""
+def scored(measure: str = "average_precision", **tables: Any) -> Benchmark:
+    """Methods with these values of a measure by model and seed; nan is not measured."""
+    rows = tuple(
+        {"block": "plain", "program": model.partition("+")[0], "model": model, "budget": 0,
+         "method": method, "corruption": "zero", "seed": seed, "prompts": 8, "failed": "",
+         **dict.fromkeys(NUMBERS, nan), measure: float(value)}
+        for method, table in tables.items()
+        for model, own in zip(PROGRAMS, table, strict=False)
+        for seed, value in enumerate(own)
+    )  # fmt: skip
+    return Benchmark({}, rows)
+
+
+def at(method: str) -> Place:
+    return Place("plain", "zero", 0, method)
+
+
+def some_values(models: int = len(PROGRAMS), seeds: int = 4) -> np.ndarray:
+    """Values in which models differ by up to one, and seeds by some hundredths."""
+    rng = np.random.default_rng(0)
+    return rng.random((models, 1)) + 0.03 * rng.normal(size=(models, seeds))
+
+
+def test_groups_are_drawn_again_and_then_values_within_each() -> None:
+    groups = [np.array([1.0, 3.0]), np.array([0.0]), np.array([4.0, 4.0, 7.0])]
+    mean, low, high = mean_of_groups(groups, resamples=20_000)
+    assert mean == pytest.approx((2 + 0 + 5) / 3)
+    rng = np.random.default_rng(7)
+    by_hand = []
+    for _ in range(20_000):
+        drawn = [groups[i] for i in rng.integers(0, 3, 3)]
+        by_hand.append(np.mean([rng.choice(own, len(own)).mean() for own in drawn]))
+    assert (low, high) == pytest.approx(np.quantile(by_hand, [0.025, 0.975]), abs=0.06)
+    assert mean_of_groups(groups[:1])[0] == 2
+    assert all(map(isnan, mean_of_groups(groups[:1])[1:]))
+    assert all(map(isnan, mean_of_groups([])))
+
+
+def test_groups_of_one_value_are_the_plain_bootstrap_and_others_are_wider() -> None:
+    values = np.random.default_rng(0).normal(size=12)
+    _, low, high = mean_of_groups([np.array([v]) for v in values], resamples=5000)
+    spread = values.std() / np.sqrt(12)
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.1)
+    _, lower, higher = mean_of_groups([np.array([v - 2, v + 2]) for v in values], resamples=5000)
+    assert higher - lower > 1.5 * (high - low)
+
+
+def test_the_p_of_a_sign_is_that_of_all_ways_to_flip_signs() -> None:
+    apart = np.array([0.3, 0.1, -0.05, 0.2, 0.4])
+    flipped = [abs((apart * signs).mean()) for signs in product((1, -1), repeat=5)]
+    by_hand = np.mean([one >= abs(apart.mean()) - 1e-12 for one in flipped])
+    assert sign_flip_p(apart) == pytest.approx(by_hand)
+    many = np.random.default_rng(0).normal(0.3, 1, 40)
+    found = permutation_test((many,), lambda x, axis: x.mean(axis), permutation_type="samples",
+                             vectorized=True)  # fmt: skip
+    assert sign_flip_p(many) == pytest.approx(found.pvalue, abs=0.03)
+    assert sign_flip_p(np.zeros(4)) == 1
+    assert isnan(sign_flip_p(np.array([1.0])))
+
+
+def test_a_mean_is_one_of_programs_with_all_their_variants_and_seeds() -> None:
+    table = np.array([[1.0, 2], [3, 4], [10, 20]])  # one, one+rotate, two
+    found = scored(good=table)
+    assert found.estimate(at("good"), "average_precision").mean == (2.5 + 15) / 2
+    only = found.estimate(at("good"), "average_precision", frozenset(["one"]))
+    assert only.mean == 2.5
+    assert isnan(only.low)
+    assert isnan(found.estimate(at("good"), "cmd").mean)
+    line = found.summary()[0]
+    assert (line["average_precision"], line["cells"], line["method"]) == (8.75, 6, "good")
+    low, high = (line[f"average_precision_{end}"] for end in ("low", "high"))
+    assert low <= 2.5 < 15 <= high
+
+
+def test_differences_are_taken_in_each_model_so_that_models_do_not_widen_them() -> None:
+    base = some_values()
+    noise = 0.01 * np.random.default_rng(1).normal(size=base.shape)
+    found = scored(eap_ig=base, less=base - 0.02 + noise, same=base + noise - noise.mean())
+    less, same = (found.difference(at(m), "average_precision") for m in ("less", "same"))
+    cells = noise - 0.02
+    programs = [cells[:2].mean(), cells[2].mean(), cells[3:5].mean(), *cells[5:].mean(1)]
+    assert less.mean == pytest.approx(np.mean(programs))
+    assert (less.programs, less.models) == (6, 8)
+    assert less.low < less.mean < less.high < 0
+    assert less.beyond
+    assert less.p == pytest.approx(2 / 2**6), "all six programs lose"
+    assert same.low < 0 < same.high
+    assert not same.beyond
+    assert found.reference(at("less")) == at("eap_ig")
+    text = found.markdown()
+    assert "| reference |" in text
+    worse = f"{less.mean:+.3f} [{less.low:+.3f}, {less.high:+.3f}], p {less.p:.3f}"
+    assert f"| {worse} |" in text
+    better = scored("cmd", eap_ig=base, less=base - 0.02 + noise).markdown()
+    assert f"| **{worse}** |" in better, "less CMD is better"
+    widths = [found.estimate(at("less"), "average_precision")]
+    assert widths[0].high - widths[0].low > 10 * (less.high - less.low)
+
+
+def test_only_what_both_methods_measure_is_compared() -> None:
+    base = some_values()
+    less = np.where(np.arange(len(PROGRAMS))[:, None] < 3, base - 0.1, nan)
+    one = scored(eap_ig=base, less=less)
+    found = one.difference(at("less"), "average_precision")
+    assert (found.models, found.programs) == (3, 2)
+    assert found.mean == pytest.approx(-0.1)
+    (row,) = one.differences()
+    assert set(row) == set(DIFFERENCES)
+    assert (row["method"], row["reference"], row["beyond"]) == ("less", "eap_ig", True)
+
+
+def test_without_eap_ig_the_first_method_is_the_reference() -> None:
+    base = some_values(2)
+    found = scored(mine=base, other=base + 0.1)
+    assert found.reference(at("other")) == at("mine")
+
+
+def test_blocks_corruptions_and_budgets_are_never_averaged_together() -> None:
+    base = some_values(3)
     rows = [
-        dict(zip(("method", "model", "corruption", "seed", "auroc", "cmd", "sequence_backwards",
-                  "failed"), (m, model, "zero", seed, a, 1 - a, cost, ""), strict=True))
-        for m, cost, worth in (("free", 0.0, 0.4), ("dear", 9.0, 0.8), ("mid", 3.0, 0.6),
-                               ("waste", 5.0, 0.5))
+        {**row, **change, "average_precision": row["average_precision"] + shift}
+        for shift, change in enumerate(
+            ({}, {"block": "trained"}, {"corruption": "mean"}, {"budget": 10},
+             {"block": "real", "model": "mini:ioi", "program": "ioi"},
+             {"block": "real", "model": "other:ioi", "program": "ioi"})
+        )
+        for row in scored(eap_ig=base, less=base - 0.1).rows
+    ]  # fmt: skip
+    found = Benchmark({}, tuple(rows))
+    assert found.blocks == ("plain", "trained", "mini", "other")
+    assert found.real == ("mini", "other")
+    first = found.estimate(at("eap_ig"), "average_precision").mean
+    for shift, place in enumerate((at("eap_ig"), at("eap_ig")._replace(block="trained"),
+                                   at("eap_ig")._replace(corruption="mean"),
+                                   at("eap_ig")._replace(budget=10))):  # fmt: skip
+        assert found.estimate(place, "average_precision").mean == pytest.approx(first + shift)
+    assert len(found.summary()) == 12
+
+
+# -- choosing --------------------------------------------------------------------------------------
+def test_a_method_is_chosen_on_half_of_the_programs_and_reported_on_the_other() -> None:
+    names = [f"p{i}" for i in range(8)]
+    plain = [
+        {**dict.fromkeys(NUMBERS, nan), "block": "trained", "program": name, "model": f"{name}-0",
+         "corruption": "zero", "seed": 0, "budget": 10, "prompts": 4, "failed": ""}
+        for name in names
+    ]  # fmt: skip
+    blank = Benchmark({}, tuple({**row, "method": "eap_ig"} for row in plain))
+    one, other = choosing.halves(blank)
+    assert len(one) == len(other) == 4
+    assert one | other == set(names)
+    assert choosing.halves(blank, 1) != (one, other)
+
+    def rows(method: str, budget: int, spent: float, here: float, there: float) -> list[Any]:
+        return [
+            {**row, "method": method, "budget": budget, "sequence_backwards": spent,
+             "average_precision": here if row["program"] in one else there, "cmd": 0.5}
+            for row in plain
+        ]  # fmt: skip
+
+    real = [{**plain[0], "block": "real", "program": "ioi", "model": "mini:ioi", "method": method,
+             "cmd": cmd, "average_precision": nan} for method, cmd in (("eap_ig", 0.4),
+                                                                       ("lucky", 0.7))]  # fmt: skip
+    found = Benchmark({}, (
+        *rows("eap_ig", 10, 9.0, 0.5, 0.5), *rows("lucky", 10, 10.0, 0.9, 0.2),
+        *rows("dear", 10, 12.0, 1.0, 1.0), *rows("eap_ig", 50, 45.0, 0.6, 0.6), *real,
+    ))  # fmt: skip
+    by = {(row["budget"], row["by"], row["where"]): row for row in choosing.choices(found)}
+    small = by[10, "average_precision", "other programs"]
+    assert (small["method"], small["of"]) == ("lucky", 10), "dear costs more than 1.1 times 10"
+    assert small["value"] == pytest.approx(0.2)
+    assert small["difference"] == pytest.approx(-0.3)
+    assert small["programs"] == 4
+    large = by[50, "average_precision", "other programs"]
+    assert (large["method"], large["of"]) == ("dear", 10), "it fits a larger budget"
+    assert large["difference"] == pytest.approx(0.4)
+    own = by[10, "average_precision", "mini"]
+    assert (own["measure"], own["difference"]) == ("cmd", pytest.approx(0.3))
+    assert "| trained | zero | 50 | average precision | dear (of 10) | 1.000 |" in found.markdown()
+
+
+def test_a_label_is_not_won_by_its_own_definition() -> None:
+    found = shift()
+    text = found.markdown()
+    assert "| exact † |" in text
+    assert "† ranks edges by the definition of the label *one*" in text
+    rows = tuple({**row, "budget": 1000} for row in found.rows)
+    chosen = {row["method"] for row in choosing.choices(replace(found, rows=rows))}
+    assert "exact" not in chosen
+
+
+# -- tables ----------------------------------------------------------------------------------------
+def made() -> Benchmark:
+    """Methods at two budgets, with numbers that are easily averaged."""
+    rows = [
+        dict(zip(("method", "budget", "model", "program", "block", "corruption", "seed",
+                  "average_precision", "cmd", "sequence_backwards", "cpu_seconds", "prompts",
+                  "failed"), (m, b, model, model, "plain", "zero", seed, a, 1 - a, cost, cost / 100,
+                              8, ""), strict=True))
+        for m, b, cost, worth in (("free", 3, 0.0, 0.4), ("dear", 9, 9.0, 0.8),
+                                  ("mid", 3, 3.0, 0.6), ("waste", 5, 5.0, 0.5),
+                                  ("mid", 9, 8.0, 0.7))
         for model, more in (("x", 0.0), ("y", 0.1))
         for seed, a in ((0, worth + more), (1, worth + more + 0.02))
     ]  # fmt: skip
-    return Benchmark({"seeds": [0, 1]}, tuple(rows))
-
-
-def test_a_summary_is_the_mean_over_models_with_the_interval_over_seeds() -> None:
-    found = made()
-    best = found.summary()[0]
-    assert best["method"] == "dear"
-    assert best["cells"] == 4
-    assert best["auroc"] == pytest.approx(0.86)
-    half = t.ppf(0.975, 1) * 0.01  # the means of the seeds are .02 apart, however models differ
-    assert best["auroc_high"] - best["auroc"] == pytest.approx(half)
-    assert best["auroc"] - best["auroc_low"] == pytest.approx(half)
-    assert found.interval("dear", "auroc", model="y").mean == pytest.approx(0.91)
-    assert found.methods == ("dear", "mid", "waste", "free")
+    return Benchmark({}, tuple(rows))
 
 
 def test_the_front_is_the_best_for_the_cost_and_goes_in_steps() -> None:
-    figure = made().front("auroc")
-    assert list(figure.x) == [3, 5, 5, 9, 9]
-    assert figure.curves["best for the cost"] == pytest.approx([0.66, 0.66, 0.66, 0.66, 0.86])
-    assert figure.curves["free"] == pytest.approx([0.46] * 5)
-    assert figure.curves["waste"][1] == pytest.approx(0.56)
-    assert isnan(figure.curves["waste"][0])
-    least = made().front("cmd").curves["least for the cost"]
-    assert least == pytest.approx([0.34, 0.34, 0.34, 0.34, 0.14])
-    assert made().front("auroc").svg().startswith("<svg")
-
-
-def test_agreement_is_the_mean_overlap_with_the_other_seeds() -> None:
-    wiring = Wiring(1, 1, 1)
-
-    def cell(writer: str) -> Cell:
-        table = np.zeros(wiring.shape, np.float32)
-        table[wiring.index(writer, "logits")] = 1
-        if writer != "input":  # so that it hangs together
-            reader = "a0.h0.v" if writer == "a0.h0" else "m0"
-            table[wiring.index("input", reader)] = 2
-        numbers = dict.fromkeys(NUMBERS, nan) | {"true": 2.0, "edges": float(wiring.n_edges)}
-        return Cell(Scores(wiring, table), numbers)
-
-    found = running._agreed({0: cell("m0"), 1: cell("m0"), 5: cell("a0.h0")})
-    assert found == {0: 0.5, 1: 0.5, 5: 0.0}
-    assert running._agreed({0: cell("m0")}) == {}
+    figure = made().figures()["ap-plain"]
+    runs, cpu = figure.figures
+    assert list(runs.x) == [3, 5, 5, 8, 8, 9, 9]
+    assert runs.curves["best for the cost"] == pytest.approx([0.66] * 4 + [0.76] * 2 + [0.86])
+    assert runs.curves["free"] == pytest.approx([0.46] * 7)
+    assert runs.curves["mid"][[0, 3, 4]] == pytest.approx([0.66, 0.76, 0.76])
+    assert isnan(runs.curves["mid"][1])
+    assert list(cpu.x) == pytest.approx([place / 100 for place in runs.x])
+    assert cpu.x_name == "CPU seconds"
+    least = made().figures()["cmd-plain"].figures[0].curves["best for the cost"]
+    assert least == pytest.approx([0.34] * 4 + [0.24] * 2 + [0.14])
+    assert figure.svg().startswith("<svg")
+    assert list(made().figures()) == ["ap-plain", "cmd-plain"]
 
 
 def test_the_files_hold_what_was_measured(tmp_path: Path) -> None:
     found = shift()
     names = [path.name for path in found.save(tmp_path)]
     assert names == [
-        "summary.md",
-        "summary.csv",
-        "differences.csv",
-        "rows.csv",
-        "auroc.svg",
-        "cmd.svg",
-    ]
+        "summary.md", "summary.csv", "differences.csv", "choices.csv", "truths.csv", "rows.csv",
+        "ap-plain.svg", "cmd-plain.svg",
+    ]  # fmt: skip
     lines = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
     assert tuple(lines[0]) == COLUMNS
     assert len(lines) == len(found.rows)
@@ -452,15 +743,24 @@ def test_the_files_hold_what_was_measured(tmp_path: Path) -> None:
         assert float(line["cmd"]) == pytest.approx(row["cmd"], rel=1e-4)
         assert line["recall_backup"] == ""
     for line in csv.DictReader((tmp_path / "summary.csv").read_text().splitlines()):
-        assert float(line["auroc"]) == pytest.approx(
-            np.mean(values(found, line["method"], "auroc")), rel=1e-4
+        assert float(line["average_precision"]) == pytest.approx(
+            np.mean(values(found, line["method"], "average_precision")), rel=1e-4
         )
     text = (tmp_path / "summary.md").read_text()
-    assert text.index("| exact |") < text.index("| random |")
+    assert text.index("| exact † |") < text.index("| random |")
     assert "nan" not in text
     assert "{" not in text
     assert "exact" in repr(found)
     assert "10 seeds" in repr(found)
+
+
+def test_many_methods_are_printed_as_the_best_of_each_place() -> None:
+    values = {f"method{i}": [[0.1 + i / 100] * 2] * 2 for i in range(50)}
+    text = repr(scored(eap_ig=[[0.5, 0.5], [0.5, 0.5]], **values))
+    assert "method49" in text
+    assert "eap_ig" in text
+    assert "method48" not in text
+    assert "of 51 methods" in text
 
 
 # -- the command -----------------------------------------------------------------------------------
@@ -472,7 +772,7 @@ def test_the_command_runs_resumes_and_prints(
                "--examples", "4", "--quiet", "-o", str(tmp_path / "out")]  # fmt: skip
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "AUROC" in said
+    assert "precision" in said
     assert "summary.md" in said
     assert "2 seeds" in said
     assert main([*command, "--json"]) == 0
@@ -480,7 +780,7 @@ def test_the_command_runs_resumes_and_prints(
     assert asked(outside) == 2
     assert found["about"]["earlier"] == 4
     assert {row["method"]: row["auroc"] for row in found["summary"]}["exact"] == 1
-    assert (tmp_path / "out" / "auroc.svg").exists()
+    assert (tmp_path / "out" / "ap-plain.svg").exists()
 
 
 @pytest.mark.parametrize("wrong", [["eap_gi"], ["--corruption", "zeros"], ["--model", "revers"]])
@@ -495,83 +795,43 @@ def test_a_mistyped_name_is_one_sentence_and_exit_code_2(
     assert issubclass(UnknownNameError, CircuitkitError)
 
 
-def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
+class Pool:
+    """Processes, as far as what goes in and comes out of them is concerned."""
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def map(self, function: Any, *given: Any) -> Any:
+        for one in zip(*given, strict=True):
+            own, arguments = pickle.loads(pickle.dumps((function, one)))
+            yield pickle.loads(pickle.dumps(own(*arguments)))
+
+
+def test_several_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_pool", lambda jobs: Pool())
+    given = {"methods": ["exact", "random"], "models": ["shift", "shift+rotate"],
+             "corruptions": ["zero"], "seeds": 1, "examples": 4}  # fmt: skip
+    one, two = bench(**given), bench(**given, jobs=2, resume=tmp_path)
+    assert two.about["jobs"] == 2
+    timeless = [
+        [{k: v for k, v in row.items() if k != "cpu_seconds"} for row in found.rows]
+        for found in (one, two)
+    ]
+    assert str(timeless[0]) == str(timeless[1])
+    assert bench(**given, resume=tmp_path).about["earlier"] == 4
+
+
+def test_names_are_text_and_nothing_else() -> None:
     hostile = "a|b\n| c | <script>alert(1)</script> & {{ 7 * 7 }}"
-    rows = [{**row, "method": hostile} if row["method"] == "mid" else row for row in made().rows]
+    rows = [{**row, "method": hostile} if row["method"] == "waste" else row for row in made().rows]
     refused = {**dict.fromkeys(COLUMNS, nan), "method": "dear", "model": "x", "corruption": "zero",
-               "seed": 2, "failed": hostile}  # fmt: skip
+               "block": "plain", "program": "x", "budget": 9, "seed": 2, "prompts": 8,
+               "failed": hostile}  # fmt: skip
     text = replace(made(), rows=(*rows, refused)).markdown()
     assert "<script" not in text
     shown = r"a\|b \| c \| &lt;script>alert(1)&lt;/script> &amp; {{ 7 * 7 }}"
-    assert f"| {shown} | 0.660" in text
+    assert f"| 5 | {shown} | 8 | 5.000" in text
     assert f"- dear, 1 cells: {shown}\n" in text
-    tables = [line.replace(r"\|", "") for line in text.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in tables[:6]}) == 1
-
-
-# -- differences -----------------------------------------------------------------------------------
-PROGRAMS = ("one", "one+rotate", "two", "three", "three+split", "four", "five", "six")
-
-
-def scored(**auroc: Any) -> Benchmark:
-    """Methods with these values of AUROC by model and seed; nan is not measured."""
-    rows = tuple(
-        {"method": method, "model": model, "corruption": "zero", "seed": seed, "failed": "",
-         **dict.fromkeys(NUMBERS, nan), "auroc": float(value)}
-        for method, table in auroc.items()
-        for model, own in zip(PROGRAMS, table, strict=False)
-        for seed, value in enumerate(own)
-    )  # fmt: skip
-    return Benchmark({}, rows)
-
-
-def some_values(models: int = len(PROGRAMS), seeds: int = 4) -> np.ndarray:
-    """Values in which models differ by up to one, and seeds by some hundredths."""
-    rng = np.random.default_rng(0)
-    return rng.random((models, 1)) + 0.03 * rng.normal(size=(models, seeds))
-
-
-def test_differences_are_taken_in_each_model_so_that_models_do_not_widen_them() -> None:
-    good = some_values()
-    noise = 0.01 * np.random.default_rng(1).normal(size=good.shape)
-    found = scored(good=good, less=good - 0.02 + noise, same=good + noise - noise.mean() - 1e-9)
-    less, same = differences.differences(found, "auroc")
-    if less.method == "same":
-        less, same = same, less
-    assert (less.method, less.best, less.models) == ("less", "good", len(PROGRAMS))
-    assert less.mean == pytest.approx((noise - 0.02).mean())
-    assert less.low < less.mean < less.high < 0
-    assert less.beyond
-    assert same.low < 0 < same.high
-    assert not same.beyond
-    assert differences.unbeaten(found, "auroc") == ["good", "same"]
-    assert f"| good | **{found.interval('good', 'auroc')}**" in found.markdown()
-    assert f"| less | {found.interval('less', 'auroc')} |" in found.markdown()
-    assert "not shown to differ from it: good, same" in repr(found)
-
-
-def test_the_interval_is_that_of_programs_with_all_their_variants() -> None:
-    """One program alone says nothing of others, however many variants it has; and the interval is
-    about that of the programs' means, where all seeds agree."""
-    good = some_values(2)
-    (alone,) = differences.differences(scored(good=good, less=good - 0.1), "auroc")
-    assert alone.mean == pytest.approx(-0.1)
-    assert isnan(alone.low)
-    assert not alone.beyond
-    assert differences.unbeaten(scored(good=good, less=good - 0.1), "auroc") == []
-    good = some_values()
-    apart = np.repeat([[0.1], [0.1], [0.3], [0.2], [0.2], [0.1], [0.3], [0.2]], 4, axis=1)
-    (found,) = differences.differences(scored(good=good, less=good - apart), "auroc")
-    spread = np.std([0.1, 0.3, 0.2, 0.1, 0.3, 0.2]) / np.sqrt(6)
-    assert found.high - found.low == pytest.approx(2 * 1.96 * spread, rel=0.25)
-
-
-def test_only_what_both_methods_measure_is_compared() -> None:
-    good = some_values()
-    less = np.where(np.arange(len(PROGRAMS))[:, None] < 3, good - 0.1, nan)
-    one = scored(good=good, less=less)
-    (found,) = differences.differences(one, "auroc")
-    assert (found.models, found.mean) == (3, pytest.approx(-0.1))
-    assert differences.differences(one, "cmd") == []
-    assert [row["method"] for row in one.differences()] == ["less"]
-    assert set(one.differences()[0]) == set(differences.COLUMNS)

@@ -187,7 +187,7 @@ def test_a_study_and_a_benchmark_are_a_line_and_name_what_they_have() -> None:
         study.to_frame("effect")
     bench = ck.bench(["random"], ["reverse"], ["zero"], seeds=1)
     assert str(bench) == "1 method × 1 model × 1 corruption × 1 seed: 1 cell, 0 refused"
-    assert str(bench.plot()) == str(bench.figures()["auroc"])
+    assert str(bench.plot()) == str(bench.figures()["ap-plain"])
     assert "<pre>" in bench._repr_html_()
-    with pytest.raises(UnknownNameError, match="did you mean 'auroc'"):
-        bench.plot("auroq")
+    with pytest.raises(UnknownNameError, match="did you mean 'cmd-plain'"):
+        bench.plot("cmd-plian")

@@ -20,26 +20,39 @@ def add(commands: Commands) -> None:
         parents=[common()],
         help="discovery methods × models with known circuits × corruptions, in one table",
     )
-    p.add_argument("methods", nargs="*", metavar="METHOD", help="eap, mine.py:name (default: ten)")
+    p.add_argument(
+        "methods", nargs="*", metavar="METHOD",
+        help="eap, mine.py:name (default: a table of methods for 10, 50, 200 and 1,000 "
+        "sequence-backwards)",
+    )  # fmt: skip
     several = "can be given several times; default: "
     p.add_argument(
         "--model", action="append", metavar="M",
-        help=f"a compiled program (reverse), a variant (reverse+rotate+distract) or MODEL:TASK "
-        f"(mini:ioi); {several}45",
+        help=f"a compiled program (reverse), a variant (reverse+rotate+distract), one that was "
+        f"trained to a truth (trained:NAME, a file) or MODEL:TASK (mini:ioi); {several}"
+        "all programs, their variants, trained models, mini and smollm2-135m",
     )  # fmt: skip
     p.add_argument(
         "--corruption", action="append", metavar="C",
-        help=several + "counterfactual, zero and mean_by_position",
+        help=several + "counterfactual, mean_by_position and zero",
     )  # fmt: skip
     p.add_argument(
         "--metric", default="logit_diff", metavar="M", help="how outputs are measured "
         "(default: logit_diff)",
     )  # fmt: skip
-    p.add_argument("--seeds", type=positive, metavar="N", help="how many seeds (default: 5)")
     p.add_argument(
-        "--examples", type=positive, metavar="N", help="prompts of a discovery (default: 32)"
-    )
-    p.add_argument("--quick", action="store_true", help="eight models, two seeds, 16 prompts")
+        "--seeds", type=positive, metavar="N",
+        help="how many seeds (default: 3 of compiled models, 2 of mini, 1 of others)",
+    )  # fmt: skip
+    p.add_argument(
+        "--examples", type=positive, metavar="N",
+        help="prompts of a discovery, at most (default: 32)",
+    )  # fmt: skip
+    p.add_argument(
+        "--quick", action="store_true",
+        help="few models and methods, one seed, 16 prompts: three minutes",
+    )  # fmt: skip
+    p.add_argument("--jobs", type=positive, metavar="N", default=1, help="processes (default: 1)")
     p.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     p.add_argument("--threads", type=positive, help="processor threads")
     add_output(p, "DIR", "default: bench, and the settings that you change")
@@ -52,22 +65,26 @@ def bench(options: argparse.Namespace) -> None:
     check_names("corruptions", *options.corruption or ())
     check_names("metrics", options.metric)
     set_threads(options.threads)
-    from circuitkit.workflows.benchmark import running
+    from circuitkit.workflows.benchmark import budgets, running
     from circuitkit.workflows.folders import claimed
 
     asked = {
         "methods": options.methods, "models": options.model, "corruptions": options.corruption,
         "seeds": options.seeds, "examples": options.examples,
     }  # fmt: skip
-    usual = {"methods": running.METHODS, "models": running.MODELS,
-             "corruptions": running.CORRUPTIONS, "seeds": 5, "examples": 32}  # fmt: skip
-    chosen = (running.QUICK if options.quick else {}) | {k: v for k, v in asked.items() if v}
-    whole: dict[str, Any] = usual | chosen
-    settings = whole | {"seeds": [*range(whole["seeds"])], "metric": options.metric}
+    chosen = (budgets.QUICK if options.quick else {}) | {k: v for k, v in asked.items() if v}
+    usual = {"methods": budgets.METHODS, "models": budgets.chosen_models(),
+             "corruptions": budgets.CORRUPTIONS, "examples": 32}  # fmt: skip
+    settings: dict[str, Any] = {**usual, **chosen, "metric": options.metric}
+    settings["seeds"] = [*range(chosen["seeds"])] if "seeds" in chosen else None
     place = options.output or Path(legal_name(options, "bench"))
     with claimed(place, "benchmark", options.overwrite, settings) as folder:
         found = running.bench(
-            **chosen, metric=options.metric, device=options.device, resume=folder.pieces
+            **chosen,
+            metric=options.metric,
+            device=options.device,
+            jobs=options.jobs,
+            resume=folder.pieces,
         )
         written = found.save(folder)
     if options.json:

@@ -42,7 +42,11 @@ RUNS = {  # the files that a run may write; the first is in the folder of each
         )),
     ),
     "benchmark": (
-        "summary.md", "summary.csv", "differences.csv", "rows.csv", "auroc.svg", "cmd.svg",
+        "summary.md",
+        *(f"{name}.csv" for name in ("summary", "differences", "choices", "truths", "rows")),
+        *(f"{measure}-{block}.svg" for measure in ("ap", "cmd")
+          for block in ("plain", "varied", "trained")),
+        "cmd-real.svg",
     ),
 }  # fmt: skip
 _PIECES = {"discovery": ".unfinished", "study": ".unfinished", "benchmark": "cells"}

@@ -1,86 +1,71 @@
-"""One method on one model under one corruption and seed: its scores, and every number of them."""
+"""One method on one model under one corruption and seed: every number of its scores."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import nan
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from circuitkit.engine.metric import Corruption, Metric
-from circuitkit.errors import CircuitkitError, EvaluationError
-from circuitkit.evaluation.recovery import recovery
+from circuitkit.errors import EvaluationError
+from circuitkit.evaluation.recovery import average_precision, recovery
 from circuitkit.evaluation.size_curves import size_curves
 from circuitkit.graph.scores import Scores
-from circuitkit.graph.wiring import Wiring
-from circuitkit.util.reading import json_in
 from circuitkit.workflows.benchmark.counting import cost, counted
-from circuitkit.workflows.benchmark.subjects import LABELS, Subject, TrueEdges
+from circuitkit.workflows.benchmark.labels import MEMBERS, TrueEdges
+from circuitkit.workflows.benchmark.subjects import Subject
 
-__all__ = ["SHARE", "NUMBERS", "Cell", "measured"]
+__all__ = ["NUMBERS", "Numbers", "to_block", "from_block", "measured"]
 
-SHARE = 0.05  # of all edges, whose agreement over seeds is measured where no truth gives a size
-RECOVERY = ("auroc", "acdc_auroc", "average_precision", "hamming", "recall")
-CURVES = ("cpr", "cpr_kept", "cmd", "cmd_kept", "cmd_log", "accuracy_area")
+Numbers: TypeAlias = dict[str, float]
+LABELLED = ("ap_one", "ap_half")
+RECOVERY = ("average_precision", "auroc", "acdc_auroc", "hamming", "recall")
+CURVES = ("cmd", "cmd_log", "cpr", "accuracy_area")
 NUMBERS = (
-    *RECOVERY, *(f"recall_{label}" for label in LABELS), *CURVES,
-    "forwards", "backwards", "sequence_backwards", "cpu_seconds", "true", "edges",
+    "average_precision", *LABELLED, *RECOVERY[1:], *(f"recall_{label}" for label in MEMBERS),
+    *CURVES, "forwards", "backwards", "sequence_backwards", "cpu_seconds", "true", "edges",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Cell:
-    """What a method said, and its NUMBERS by name; nan where one is not defined."""
+def to_block(numbers: Numbers) -> dict[str, np.ndarray]:
+    """As a block of a journal."""
+    return {"numbers": np.array([numbers[name] for name in NUMBERS])}
 
-    scores: Scores
-    numbers: dict[str, float]
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """As a block of a journal."""
-        numbers = np.array([self.numbers[name] for name in NUMBERS])
-        chosen = bool(self.scores.about.get("chosen"))
-        return {
-            "values": self.scores.values, "chosen": np.array(chosen), "numbers": numbers,
-            "wiring": np.frombuffer(json.dumps(self.scores.wiring.to_dict()).encode(), np.uint8),
-        }  # fmt: skip
-
-    @classmethod
-    def of(cls, block: dict[str, np.ndarray]) -> Cell | None:
-        """From a block of a journal; None where it is something else, such as a cell of another
-        version."""
-        if sorted(block) != ["chosen", "numbers", "values", "wiring"]:
-            return None
-        numbers, chosen = block["numbers"], block["chosen"]
-        if numbers.shape != (len(NUMBERS),) or numbers.dtype.kind != "f" or chosen.dtype != bool:
-            return None
-        try:
-            said: Any = json_in(block["wiring"])
-            scores = Scores(Wiring(**said), block["values"], {"chosen": chosen.item()})
-        except (CircuitkitError, TypeError, ValueError):
-            return None
-        return cls(scores, dict(zip(NUMBERS, numbers.tolist(), strict=True)))
+def from_block(block: dict[str, np.ndarray] | None) -> Numbers | None:
+    """From a block of a journal; None where there is none, or something else, such as a cell of
+    another version."""
+    if block is None or list(block) != ["numbers"]:
+        return None
+    numbers = block["numbers"]
+    if numbers.shape != (len(NUMBERS),) or numbers.dtype.kind != "f":
+        return None
+    return dict(zip(NUMBERS, numbers.tolist(), strict=True))
 
 
 def measured(
     subject: Subject,
     method: Callable[..., Scores],
+    prompts: int,
     metric: Metric,
     corruption: Corruption,
     truth: TrueEdges | None,
     **settings: object,
-) -> Cell:
-    """The method's scores of the seen prompts, timed and counted, and what they are worth: against
-    the truth if there is one, and on the unseen prompts. Raises as the method does."""
+) -> Numbers:
+    """What the method's scores of the first so many seen prompts are worth, by the NUMBERS: against
+    the truth if there is one, and on the unseen prompts. They are timed and counted. What is not
+    defined is nan; raises as the method does."""
     model, tally = counted(subject.model)
+    seen = subject.seen[:prompts]
     start = time.process_time()
-    scores = method(model, subject.seen, metric, corruption, **settings)
+    scores = method(model, seen, metric, corruption, **settings)
     seconds = time.process_time() - start
-    spent = cost(subject.model, subject.seen, tally)
+    spent = cost(subject.model, seen, tally)
     numbers = {
+        **dict.fromkeys(NUMBERS, nan),
         **_recovered(scores, truth),
         **_curves(subject, scores, metric, corruption),
         "forwards": spent.forwards,
@@ -89,27 +74,29 @@ def measured(
         "cpu_seconds": seconds,
         "edges": float(subject.model.wiring.n_edges),
     }
-    return Cell(scores, {name: numbers[name] for name in NUMBERS})
+    return {name: numbers[name] for name in NUMBERS}
 
 
-def _recovered(scores: Scores, truth: TrueEdges | None) -> dict[str, float]:
+def _recovered(scores: Scores, truth: TrueEdges | None) -> Numbers:
     if truth is None:
-        names = (*RECOVERY, *(f"recall_{label}" for label in LABELS), "true")
-        return dict.fromkeys(names, nan)
+        return {}
     found = recovery(scores, truth.true, truth.members)
-    recalls = {f"recall_{label}": found.recalls[label] for label in LABELS}
-    return {name: getattr(found, name) for name in RECOVERY} | recalls | {"true": float(found.true)}
+    other = {
+        f"ap_{label}": average_precision(scores, mask)
+        for label, mask in truth.labels.items()
+        if f"ap_{label}" in LABELLED
+    }
+    recalls = {f"recall_{label}": value for label, value in found.recalls.items()}
+    own = {name: getattr(found, name) for name in RECOVERY}
+    return own | other | recalls | {"true": float(found.true)}
 
 
-def _curves(subject: Subject, scores: Scores, *inputs: Any) -> dict[str, float]:
+def _curves(subject: Subject, scores: Scores, *inputs: Any) -> Numbers:
     """The areas; nan where the metric has no gap between the clean and the corrupted run."""
     curves = size_curves(subject.model, scores, subject.unseen, *inputs)
     signed, magnitude = curves["signed"], curves["abs"]
     try:
-        areas = (
-            signed.cpr("asked"), signed.cpr("kept"),
-            magnitude.cmd("asked"), magnitude.cmd("kept"), magnitude.cmd("log"),
-        )  # fmt: skip
+        areas = magnitude.cmd("asked"), magnitude.cmd("log"), signed.cpr("asked")
     except EvaluationError:
-        areas = (nan,) * 5
+        areas = nan, nan, nan
     return dict(zip(CURVES, (*areas, magnitude.accuracy_area("log")), strict=True))

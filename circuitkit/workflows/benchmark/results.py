@@ -5,8 +5,7 @@ from __future__ import annotations
 import html
 import os
 from dataclasses import dataclass
-from itertools import pairwise
-from math import isnan, nan
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,16 +14,26 @@ from circuitkit.errors import UnknownNameError
 from circuitkit.registry import unknown
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.tables import as_text, to_csv, to_frame
-from circuitkit.viz.figures import Lines
-from circuitkit.workflows.benchmark import differences
-from circuitkit.workflows.benchmark.differences import LOWER
-from circuitkit.workflows.benchmark.records import COLUMNS, Records, Row
+from circuitkit.viz.figures import Panels
+from circuitkit.workflows.benchmark.choosing import CHOICES, choices
+from circuitkit.workflows.benchmark.fronts import figures
+from circuitkit.workflows.benchmark.records import (
+    COLUMNS,
+    DIFFERENCES,
+    TRUTHS,
+    Place,
+    Records,
+    Row,
+    short,
+)
 from circuitkit.workflows.folders import filled
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = ["Benchmark"]
+
+MOST = 40  # methods that are printed one by one
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,73 +46,55 @@ class Benchmark(Records):
         >>> found = ck.bench(["random", "eap"], ["reverse"], ["counterfactual"], seeds=2)
         >>> print(found)
         2 methods × 1 model × 1 corruption × 2 seeds: 4 cells, 0 refused
-        >>> found.to_frame().groupby("method")["auroc"].mean().idxmax()
+        >>> found.to_frame().groupby("method")["average_precision"].mean().idxmax()
         'eap'
-        >>> found.plot("auroc")
-        Lines(... series × ...)
+        >>> sorted(found.figures())
+        ['ap-plain', 'cmd-plain']
     """
 
-    def front(self, measure: str = "auroc", title: str = "") -> Lines:
-        """The figure of a measure against sequence-backwards: a point for each method, and the line
-        of the best that is to be had for so much. A method that runs nothing is a level line."""
-        spent = {m: self.interval(m, "sequence_backwards").mean for m in self.methods}
-        worth = {m: self.interval(m, measure).mean for m in self.methods}
-        methods = [m for m in self.methods if not isnan(spent[m] + worth[m])]
-        steps = sorted({spent[m] for m in methods if spent[m] > 0}) or [1.0]
-        places = [*steps[:1], *(step for step in steps[1:] for _ in range(2))]  # a staircase
-        bought = [*steps[:1], *(step for pair in pairwise(steps) for step in pair)]
-        best, lower = (min, True) if measure in LOWER else (max, False)
-        front = f"{'least' if lower else 'best'} for the cost"
-        series = {front: [best(worth[m] for m in methods if spent[m] <= step) for step in bought]}
-        for m in methods:
-            series[m] = [worth[m] if spent[m] in (0, place) else nan for place in places]
-        return Lines(
-            places, series, title=title, x_name="sequence-backwards of one discovery",
-            y_name=f"{pages.TITLES[measure]} ({'lower' if lower else 'higher'} is better)",
-            log_x=True, zero=False, plain=[front, *(m for m in methods if not spent[m])],
-        )  # fmt: skip
+    def figures(self) -> dict[str, Panels]:
+        """Quality against cost (sequence-backwards, CPU seconds), a panel for each corruption: of
+        each block ``ap-BLOCK`` (average precision) and ``cmd-BLOCK``, and ``cmd-real``."""
+        return figures(self)
 
-    def plot(self, measure: str = "auroc") -> Lines:
-        """The figure of a measure against what the methods cost: ``front`` of it. Raises
-        UnknownNameError for what is not measured."""
-        if measure not in pages.TITLES:
-            raise UnknownNameError(unknown("measure of the benchmark", measure, (*pages.TITLES,)))
-        return self.front(measure)
+    def plot(self, name: str = "") -> Panels:
+        """One of the ``figures``, the first by default; raises UnknownNameError for another."""
+        made = self.figures()
+        if name and name not in made:
+            raise UnknownNameError(unknown("figure of the benchmark", name, tuple(made)))
+        return made[name] if name else next(iter(made.values()))
 
-    def figures(self) -> dict[str, Lines]:
-        """Quality against compute, for what is defined: ``auroc`` and ``cmd``."""
-        found = {}
-        for measure in ("auroc", "cmd"):
-            if not all(isnan(self.interval(m, measure).mean) for m in self.methods):
-                found[measure] = self.front(measure)
-        return found
-
-    def differences(self) -> list[Row]:
-        """A row for every measure and every method but the ``best`` by it: the mean ``difference``
-        from the best, taken in each model; ``low`` and ``high``, its 95 % interval over programs
-        and seeds; whether it is ``beyond`` those; and in how many ``models`` both have it."""
-        return differences.rows(self)
+    def choices(self) -> list[Row]:
+        """Rows for each block × corruption × budget: the method that is best on half of the
+        programs, ``by`` average precision and by CMD, and what it is worth on the other half and on
+        the real models, with the difference from the reference there."""
+        return choices(self)
 
     def markdown(self) -> str:
-        """The tables: one row per method, and then per corruption and per model."""
+        """The tables: what was chosen, and a table for each block of models and corruption."""
         return pages.markdown(self)
 
+    def tables(self) -> dict[str, str]:
+        """The tables as CSV: ``summary``, ``differences``, ``choices``, ``truths``, ``rows``."""
+        return {
+            "summary": to_csv(self.summary()),
+            "differences": to_csv(self.differences(), DIFFERENCES),
+            "choices": to_csv(self.choices(), CHOICES),
+            "truths": to_csv(self.truths, TRUTHS),
+            "rows": to_csv(self.rows, COLUMNS),
+        }
+
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
-        """Write ``rows.csv``, ``summary.csv``, ``differences.csv``, ``summary.md`` and the figures
-        as SVG; returns the files. A folder that holds another run is refused, unless ``overwrite``
-        replaces all files of that run. Raises OutputError then, and where they cannot be
-        written."""
+        """Write ``summary.md``, ``summary.csv``, ``differences.csv``, ``choices.csv``,
+        ``truths.csv``, ``rows.csv`` and the figures as SVG; returns the files. A folder that holds
+        another run is refused, unless ``overwrite`` replaces all files of that run. Raises
+        OutputError then, and where they cannot be written."""
         with filled(directory, "benchmark", overwrite) as new:
-            written = [
-                write_whole(new / "summary.md", self.markdown()),
-                write_whole(new / "summary.csv", to_csv(self.summary())),
-                write_whole(
-                    new / "differences.csv", to_csv(self.differences(), differences.COLUMNS)
-                ),
-                write_whole(new / "rows.csv", to_csv(self.rows, COLUMNS)),
-            ]
-            figures = self.figures().items()
-            written += [figure.save(new / f"{name}.svg") for name, figure in figures]
+            written = [write_whole(new / "summary.md", self.markdown())]
+            for name, table in self.tables().items():
+                written.append(write_whole(new / f"{name}.csv", table))
+            for name, figure in self.figures().items():
+                written.append(figure.save(new / f"{name}.svg"))
         return [Path(directory) / path.name for path in written]
 
     def to_frame(self) -> pandas.DataFrame:
@@ -117,8 +108,8 @@ class Benchmark(Records):
         sizes = [
             f"{n} {name}{'s' * (n != 1)}"
             for name, n in (
-                ("method", len(self.methods)),
-                *((name, len(self.options(name))) for name in ("model", "corruption", "seed")),
+                (name, len(self.options(name)))
+                for name in ("method", "model", "corruption", "seed")
             )
         ]
         failed = sum(bool(row["failed"]) for row in self.rows)
@@ -126,23 +117,42 @@ class Benchmark(Records):
         return f"{' × '.join(sizes)}: {cells}, {failed} refused"
 
     def __repr__(self) -> str:
-        shown = {"auroc": "AUROC", "average_precision": "precision", "cpr": "CPR", "cmd": "CMD",
-                 "agreement": "agreement", "sequence_backwards": "sb",
-                 "cpu_seconds": "CPU s"}  # fmt: skip
-        rows = [
-            {"method": m, **{title: str(self.interval(m, name)) for name, title in shown.items()}}
-            for m in self.methods
-        ]
-        failed = sum(bool(row["failed"]) for row in self.rows)
-        best = [
-            f"\nbest {shown[measure]}, or not shown to differ from it: {', '.join(names)}"
-            for measure in ("auroc", "cmd")
-            if (names := differences.unbeaten(self, measure))
-        ]
-        models, seeds = len(self.options("model")), len(self.options("seed"))
+        shown, total = self._sorted(), len(self.cells)
+        if total > MOST:
+            shown = self._leading()
+        lines = [self._line(place) for place in shown]
+        right = ("budget", "precision", "AP - ref", "CMD", "CMD - ref", "sb", "CPU s")
+        left_out = f"; the best and the reference of {total} methods and places"
+        programs, seeds = len(self.options("program")), len(self.options("seed"))
         return (
-            f"{as_text(rows, right=shown.values())}\n"
-            f"means over {models} model{'s' * (models != 1)}, ± over {seeds} "
-            f"seed{'s' * (seeds != 1)}; {failed} of {len(self.rows)} cells refused"
-            f"{''.join(best)}"
+            f"{as_text(lines, right=right)}\n"
+            f"means over {programs} program{'s' * (programs != 1)} and {seeds} "
+            f"seed{'s' * (seeds != 1)}; {sum(bool(row['failed']) for row in self.rows)} of "
+            f"{len(self.rows)} cells refused{left_out if total > MOST else ''}"
         )
+
+    def _leading(self) -> list[Place]:
+        """At each place and budget the best method, and the reference."""
+        kept: dict[Place, None] = {}
+        seen = set()
+        for place in self._sorted():
+            if place[:3] not in seen:
+                seen.add(place[:3])
+                kept |= dict.fromkeys((place, self.reference(place) or place))
+        return list(kept)
+
+    def _line(self, place: Place) -> Row:
+        """A method as it is printed."""
+        line: Row = {"models": place.block, "corruption": place.corruption}
+        if place.budget:
+            line["budget"] = place.budget
+        line["method"] = place.method
+        for measure, name in (("average_precision", "precision"), ("cmd", "CMD")):
+            line[name] = str(self.estimate(place, measure))
+            apart = self.difference(place, measure).mean
+            line[f"{'AP' if name == 'precision' else name} - ref"] = (
+                "" if isnan(apart) or place == self.reference(place) else f"{apart:+.3f}"
+            )
+        for measure, name in (("sequence_backwards", "sb"), ("cpu_seconds", "CPU s")):
+            line[name] = short(self.estimate(place, measure).mean)
+        return line

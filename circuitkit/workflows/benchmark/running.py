@@ -6,89 +6,80 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
-from itertools import combinations, product
-from math import nan
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated
 
-import numpy as np
+import torch
 
 from circuitkit.engine.checkpoints import Journal, digest
 from circuitkit.errors import CircuitkitError, EvaluationError
-from circuitkit.evaluation.recovery import stability
 from circuitkit.registry import resolve
+from circuitkit.util.json_values import Json
 from circuitkit.util.options import Bounds, Seed, checked
-from circuitkit.util.progress import Count, counting
+from circuitkit.util.progress import counting
 from circuitkit.util.versions import versions
-from circuitkit.workflows.benchmark.cells import SHARE, Cell, measured
+from circuitkit.workflows.benchmark.budgets import (
+    CORRUPTIONS,
+    METHODS,
+    Budgets,
+    Run,
+    absent,
+    chosen_models,
+    plan,
+    seeds_of,
+)
+from circuitkit.workflows.benchmark.cells import Numbers, from_block, measured, to_block
+from circuitkit.workflows.benchmark.labels import LABELS, TrueEdges
 from circuitkit.workflows.benchmark.records import Row
 from circuitkit.workflows.benchmark.results import Benchmark
-from circuitkit.workflows.benchmark.subjects import Source, Subject, TrueEdges, seeded, source
+from circuitkit.workflows.benchmark.subjects import BLOCKS, Source, Subject, seeded, source
 
-__all__ = ["METHODS", "MODELS", "CORRUPTIONS", "QUICK", "bench"]
+__all__ = ["bench"]
 
-VERSION = 1  # of the cells on disk
-METHODS = (
-    "random", "activation_magnitude", "gradient_norm", "node_attribution", "information_flow",
-    "eap", "clean_corrupted", "eap_ig", "acdc", "exact",
-)  # fmt: skip
-PLAIN = (
-    "proportion", "reverse", "histogram", "is_frequent", "shift", "same_as_previous",
-    "three_pattern", "one_of_two", "sort_unique", "dyck", "induction", "first_occurrence",
-    "modular_sum", "indirect_object", "backup", "two_tasks",
-)  # fmt: skip
-HARDER = (
-    *(f"{name}+rotate+distract" for name in PLAIN if name != "two_tasks"),
-    *(f"{name}+soften" for name in ("sort_unique", "induction", "indirect_object")),
-    *(f"{name}+split" for name in ("reverse", "induction", "indirect_object")),
-    *(f"{name}+split(shares=(1.3, -0.3))" for name in ("reverse", "induction", "indirect_object")),
-    *(f"{name}+compress" for name in ("first_occurrence", "indirect_object")),
-)
-LOADED = ("mini:ioi", "mini:greater_than", "mini:induction")
-MODELS = (*PLAIN, *HARDER, *LOADED)
-CORRUPTIONS = ("counterfactual", "zero", "mean_by_position")
-QUICK: dict[str, Any] = {
-    "models": (
-        "is_frequent", "one_of_two", "backup", "first_occurrence", "indirect_object",
-        "reverse+rotate+distract", "induction+split(shares=(1.3, -0.3))", "mini:ioi",
-    ),
-    "corruptions": ("counterfactual", "zero"),
-    "seeds": 2,
-    "examples": 16,
-}  # fmt: skip
-Key: TypeAlias = tuple[str, str, str, int]  # method, model, corruption, seed
+VERSION = 2  # of the cells on disk
 
 
 @checked
 def bench(
-    methods: Sequence[str] = METHODS,
-    models: Sequence[str] = MODELS,
+    methods: Sequence[str] | Mapping[int, Mapping[str, int]] = METHODS,
+    models: Sequence[str] | None = None,
     corruptions: Sequence[str] = CORRUPTIONS,
     *,
     metric: str = "logit_diff",
-    seeds: Annotated[int, Bounds(1, 1_000)] | Sequence[Seed] = 5,
+    seeds: Annotated[int, Bounds(1, 1_000)] | Sequence[Seed] | None = None,
     examples: Annotated[int, Bounds(1, 1_000_000)] = 32,
     device: str | None = None,
+    jobs: Annotated[int, Bounds(1, 1_000)] = 1,
     resume: str | os.PathLike[str] | None = None,
 ) -> Benchmark:
     """How well methods find circuits that are known, and what each costs.
 
     Args:
-        methods: Discovery methods by name, with settings (``"eap_ig(steps=10)"``) or by path.
-        models: Compiled programs (``"reverse"``), variants of them (``"reverse+rotate"``), and
-            loadable models with a task (``"mini:ioi"``), by name.
+        methods: Discovery methods by name, with settings (``"eap_ig(steps=10)"``) or by path; or a
+            table of the methods for each budget in sequence-backwards, each with its number of
+            prompts, of which what this version does not have is left out.
+        models: Compiled programs (``"reverse"``), variants of them (``"reverse+rotate"``), models
+            that were trained to a truth (``"trained:NAME"``, or a file), and loadable models with a
+            task (``"mini:ioi"``), by name; None for all of these kinds.
         corruptions: Corruptions by name.
         metric: The metric by name.
         seeds: How many seeds, or which; a seed draws the prompts, the variant where it is random,
-            and what a method draws.
-        examples: The prompts on which a circuit is found; it is measured on as many others.
+            and what a method draws. None for 3 of compiled models, 2 of real ones, and 1 of trained
+            and of large ones.
+        examples: The prompts on which a circuit is found, at most; it is measured on as many
+            others.
         device: Where models are loaded; None for the CPU.
+        jobs: Processes, each of which takes one model after another.
         resume: A directory for finished cells. They are known by names, by the contents of the
             files that are named, and by the digest of a model's weights.
 
     Returns:
-        A ``Benchmark``; a method that refuses a cell leaves its reason there.
+        A ``Benchmark``; a method that refuses a cell leaves its reason there, and a model that
+        cannot be loaded is skipped by name.
 
     Raises:
         UnknownNameError: for a name that does not exist.
@@ -101,79 +92,213 @@ def bench(
         >>> sorted(found.to_frame()["method"])
         ['eap', 'random']
     """
-    drawn = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    for what, names in (("methods", methods), ("models", models), ("corruptions", corruptions),
-                        ("seeds", drawn)):  # fmt: skip
-        if not names or len(set(names)) < len(names):
-            raise EvaluationError(f"the {what} are {list(names)}; give at least one, each once")
+    names = tuple(models) if models is not None else chosen_models()
+    drawn = None if seeds is None else tuple(range(seeds) if isinstance(seeds, int) else seeds)
+    for what, own in (("methods", methods), ("models", names), ("corruptions", corruptions),
+                      ("seeds", drawn)):  # fmt: skip
+        if own is not None and (not own or len(set(own)) < len(own)):
+            raise EvaluationError(f"the {what} are {list(own)}; give at least one, each once")
+    missing = absent(methods) if isinstance(methods, Mapping) else {}
+    present = _present(methods, missing)
+    for kind, listed in (("discovery", _listed(present)), ("corruptions", corruptions),
+                         ("metrics", [metric])):  # fmt: skip
+        for name in listed:
+            resolve(kind, name)
+    settings = _Settings(present, tuple(corruptions), metric, drawn, examples, device, resume)
+    start = time.perf_counter()
+    done = _all(settings, names, jobs)
+    skipped = {one.name: one.skipped for one in done if one.skipped}
+    if len(skipped) == len(names):
+        raise EvaluationError(f"no model can be tried: {next(iter(skipped.values()))}")
     about = {
-        "format": "circuitkit.bench", "version": VERSION, "metric": metric + _contents(metric),
-        "examples": examples,
+        "metric": metric, "examples": examples, "versions": versions(), "jobs": jobs,
+        "seconds": time.perf_counter() - start, "cpu_seconds": sum(one.seconds for one in done),
+        "earlier": sum(one.earlier for one in done), "absent": missing, "skipped": skipped,
     }  # fmt: skip
+    rows = tuple(row for one in done for row in one.rows)
+    return Benchmark(about, rows, tuple(row for one in done for row in one.truths))
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What all models share."""
+
+    methods: Budgets | Sequence[str]
+    corruptions: tuple[str, ...]
+    metric: str
+    seeds: tuple[int, ...] | None
+    examples: int
+    device: str | None
+    resume: str | os.PathLike[str] | None
+
+
+@dataclass
+class _Done:
+    """What has been measured on one model: its cells, and what is known of its truth."""
+
+    name: str
+    rows: list[Row] = field(default_factory=list)
+    truths: list[Row] = field(default_factory=list)
+    earlier: int = 0
+    seconds: float = 0.0
+    skipped: str = ""
+
+
+def _present(
+    methods: Budgets | Sequence[str], missing: Mapping[str, str]
+) -> Budgets | tuple[str, ...]:
+    """The methods without those that are missing."""
+    if not isinstance(methods, Mapping):
+        return tuple(methods)
+    return {
+        budget: {name: prompts for name, prompts in own.items() if name not in missing}
+        for budget, own in methods.items()
+    }
+
+
+def _listed(methods: Budgets | Sequence[str]) -> list[str]:
+    """All methods by name."""
+    if not isinstance(methods, Mapping):
+        return list(methods)
+    return [name for own in methods.values() for name in own]
+
+
+def _all(settings: _Settings, names: Sequence[str], jobs: int) -> list[_Done]:
+    """What is measured on every model, in the order of the models; the slow ones begin first, and a
+    wrong name is noticed before the work."""
+    sources = [source(name, examples=settings.examples) for name in names]
+    order = [one.name for one in sorted(sources, key=lambda one: -BLOCKS.index(one.block))]
+    with ExitStack() as stack:
+        count = stack.enter_context(counting(len(names), "bench", "model"))
+        try_each = map if jobs == 1 else stack.enter_context(_pool(jobs)).map
+        found = {}
+        for one in try_each(_one, [settings] * len(order), order):
+            count(1)
+            found[one.name] = one
+    return [found[name] for name in names]
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    """Processes that share the processor's threads."""
+    import multiprocessing
+
+    threads = max(1, torch.get_num_threads() // jobs)
+    return ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)
+    )
+
+
+# -- one model -------------------------------------------------------------------------------------
+def _one(settings: _Settings, name: str) -> _Done:
+    """Everything on one model."""
     start = time.process_time()
-    work = _Work(methods, corruptions, metric, Journal(resume, about))
-    sources = {name: source(name, examples=examples, device=device) for name in models}
-    found: dict[Key, Cell | str] = {}
-    total = len(methods) * len(models) * len(corruptions) * len(drawn)
-    with counting(total, "bench", "cell") as count:
-        for model, seed, corruption in product(models, drawn, corruptions):
-            found |= work.cells(sources[model], corruption, seed, count)
-    metadata = {
-        "metric": metric, "examples": examples, "seeds": list(drawn), "versions": versions(),
-        "cpu_seconds": time.process_time() - start, "earlier": work.earlier,
-    }  # fmt: skip
-    return Benchmark(metadata, tuple(_rows(found, drawn)))
+    where = source(name, examples=settings.examples, device=settings.device)
+    done = _Done(name)
+    try:
+        weights = where.weights
+    except CircuitkitError as error:
+        done.skipped = str(error)
+        return done
+    work = _Work(settings, where, weights, done)
+    for seed in settings.seeds or range(seeds_of(where)):
+        for corruption in settings.corruptions:
+            work.cells(corruption, seed)
+    done.seconds = time.process_time() - start
+    return done
 
 
 class _Work:
-    """What all cells share."""
+    """The cells of one model."""
 
     def __init__(
-        self, methods: Sequence[str], corruptions: Sequence[str], metric: str, journal: Journal
+        self, settings: _Settings, where: Source, weights: tuple[str, ...], done: _Done
     ) -> None:
-        self.methods = {name: resolve("discovery", name) for name in methods}
-        self.corruptions = {name: resolve("corruptions", name) for name in corruptions}
-        self.metric, self.journal = resolve("metrics", metric), journal
-        self.earlier = 0
-        self.truths: dict[tuple[str, str, int | None], TrueEdges | None] = {}
+        about: dict[str, Json] = {
+            "format": "circuitkit.bench", "version": VERSION, "examples": settings.examples,
+            "metric": settings.metric + _contents(settings.metric),
+        }  # fmt: skip
+        self.settings, self.where, self.weights, self.done = settings, where, weights, done
+        self.metric = resolve("metrics", settings.metric)
+        self.journal = Journal(settings.resume, about)
+        self.truths: dict[tuple[str, int | None], TrueEdges | None] = {}
+        self.subjects: dict[int, Subject] = {}
+        self.told: set[tuple[str, str, int | None]] = set()
 
-    def cells(
-        self, where: Source, corruption: str, seed: int, count: Count
-    ) -> Iterator[tuple[Key, Cell | str]]:
+    def cells(self, corruption: str, seed: int) -> None:
         """The cell of each method, from an earlier run or done now, or why there is none."""
-        subject: Subject | None = None
-        for name, method in self.methods.items():
-            key = name, where.name, corruption, seed
-            place = digest([*key, *map(_contents, key[:3]), *where.weights])
-            block = self.journal.get(place)
-            kept = None if block is None else Cell.of(block)
-            if kept is not None:
-                count(1, earlier=True)
-                self.earlier += 1
-                yield key, kept
-                continue
-            how = self.corruptions[corruption]
-            try:
-                subject = subject or where(seed).batched(how)
-                arguments = {"seed": seed} if seeded(method) else {}
-                truth = self.truth(where, subject, corruption, seed)
-                cell = measured(subject, method, self.metric, how, truth, **arguments)
-            except CircuitkitError as error:
-                yield key, str(error)
-            else:
-                self.journal.put(place, cell.arrays())
-                yield key, cell
-            count(1)
+        where, done = self.where, self.done
+        runs = plan(self.settings.methods, where, corruption, self.settings.examples)
+        tried: dict[tuple[str, int], Numbers | str] = {}
+        for run in runs:
+            key = run.method, run.prompts
+            if key not in tried:
+                tried[key] = self.cell(run, corruption, seed)
+            numbers = tried[key]
+            done.rows.append({
+                "block": where.block, "program": where.program, "model": where.name,
+                "corruption": corruption, "seed": seed, "budget": run.budget,
+                "method": run.method, "prompts": run.prompts,
+                **({} if isinstance(numbers, str) else numbers),
+                "failed": numbers if isinstance(numbers, str) else "",
+            })  # fmt: skip
+        self.describe(corruption, seed)
 
-    def truth(
-        self, where: Source, subject: Subject, corruption: str, seed: int
-    ) -> TrueEdges | None:
-        """The true edges, found once for all seeds that share a model."""
+    def cell(self, run: Run, corruption: str, seed: int) -> Numbers | str:
+        """The numbers of one method, or why it refused."""
+        how, method = resolve("corruptions", corruption), resolve("discovery", run.method)
+        place = self.place(run.method, corruption, seed, run.prompts)
+        kept = from_block(self.journal.get(place))
+        if kept is not None:
+            self.done.earlier += 1
+            return kept
+        try:
+            subject = self.subject(seed).batched(how)
+            truth = self.truth(corruption, seed)
+            drawn = {"seed": seed} if seeded(method) else {}
+            numbers = measured(subject, method, run.prompts, self.metric, how, truth, **drawn)
+        except CircuitkitError as error:
+            return str(error)
+        self.journal.put(place, to_block(numbers))
+        return numbers
+
+    def subject(self, seed: int) -> Subject:
+        """The model and the prompts of a seed, made once."""
+        if seed not in self.subjects:
+            self.subjects[seed] = self.where(seed)
+        return self.subjects[seed]
+
+    def truth(self, corruption: str, seed: int) -> TrueEdges | None:
+        """The true edges, found once for all seeds that share a model, and kept."""
+        own = seed if self.where.random else None
+        if (corruption, own) not in self.truths:
+            find = self.subject(seed).find_truth
+            place = self.place("truth", corruption, own)
+            found = TrueEdges.from_block(self.journal.get(place))
+            if found is None and find is not None:
+                found = find(resolve("corruptions", corruption))
+                self.journal.put(place, found.to_block())
+            self.truths[corruption, own] = found
+        return self.truths[corruption, own]
+
+    def describe(self, corruption: str, seed: int) -> None:
+        """What is known of the truth, in a row of its own."""
+        truth, where = self.truth(corruption, seed), self.where
         key = where.name, corruption, seed if where.random else None
-        if key not in self.truths:
-            find = subject.find_truth
-            self.truths[key] = find and find(self.corruptions[corruption])
-        return self.truths[key]
+        if truth is None or key in self.told:
+            return
+        self.told.add(key)
+        sizes = {name: int(mask.sum()) for name, mask in truth.labels.items()}
+        self.done.truths.append({
+            "block": where.block, "program": where.program, "model": where.name,
+            "corruption": corruption, "seed": key[2], "edges": truth.edges, "main": truth.main,
+            **{name: sizes.get(name) for name in LABELS}, "unmapped": truth.unmapped,
+            "leak": truth.leak,
+        })  # fmt: skip
+
+    def place(self, what: str, corruption: str, *more: int | None) -> str:
+        """Where something is kept."""
+        names = what, self.where.name, corruption
+        return digest([*names, *more, *map(_contents, names), *self.weights])
 
 
 def _contents(name: str) -> str:
@@ -181,30 +306,3 @@ def _contents(name: str) -> str:
     files = [Path(path) for path in re.findall(r"[^\s+:('\"]+\.(?:py|csv|jsonl)", name)]
     whole = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
     return digest(whole) if whole else ""
-
-
-# -- rows ------------------------------------------------------------------------------------------
-def _rows(found: dict[Key, Cell | str], seeds: Sequence[int]) -> Iterator[Row]:
-    """A row for every cell, with the agreement of its circuit with those of the other seeds."""
-    for method, model, corruption in dict.fromkeys(key[:3] for key in found):
-        group = {seed: found[method, model, corruption, seed] for seed in seeds}
-        agreed = _agreed({seed: cell for seed, cell in group.items() if isinstance(cell, Cell)})
-        for seed, cell in group.items():
-            named = {"method": method, "model": model, "corruption": corruption, "seed": seed}
-            numbers = {} if isinstance(cell, str) else cell.numbers
-            failed = cell if isinstance(cell, str) else ""
-            yield {**named, **numbers, "agreement": agreed.get(seed, nan), "failed": failed}
-
-
-def _agreed(cells: dict[int, Cell]) -> dict[int, float]:
-    """Each seed's mean Jaccard index with the others, of circuits of the true size."""
-    if len(cells) < 2:
-        return {}
-    numbers = next(iter(cells.values())).numbers
-    size = numbers["true"] if numbers["true"] > 0 else SHARE * numbers["edges"]
-    pairs = stability([cell.scores for cell in cells.values()], max(1, round(size))).pairs
-    found: dict[int, list[float]] = {seed: [] for seed in cells}
-    for both, pair in zip(combinations(cells, 2), pairs, strict=True):
-        for seed in both:
-            found[seed].append(pair.jaccard)
-    return {seed: float(np.mean(own)) for seed, own in found.items()}

@@ -1,21 +1,23 @@
 """What methods are tried on, by name: a model, a seed's prompts, and its true circuit if known.
 
-``reverse`` is a compiled program, ``reverse+rotate+distract(leak=0.01)`` a harder variant of it;
-``path/to/mine.py:name`` a program of one's own. ``mini:ioi`` is a model that can be loaded, with a
-task: nobody knows its truth.
+``reverse`` is a compiled program, ``reverse+rotate+distract(share=0.5)`` a harder variant of it;
+``path/to/mine.py:name`` a program of one's own. ``trained:NAME`` is a model that was trained to use
+known edges, ``mini:ioi`` one that can be loaded, with a task: nobody knows its truth.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TypeAlias
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeAlias
 
-import numpy as np
-
+import circuitkit
 import circuitkit.workflows.benchmark.variants as variants
 from circuitkit.data.batches import Dataset
 from circuitkit.data.tasks import make_task
@@ -23,37 +25,24 @@ from circuitkit.engine.batching import batched
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Model
 from circuitkit.engine.weights import digest
-from circuitkit.errors import CircuitkitError, UnknownNameError
-from circuitkit.graph.types import Mask
-from circuitkit.graph.wiring import Wiring
+from circuitkit.errors import UnknownNameError
+from circuitkit.models.decoder import Decoder
 from circuitkit.models.loading import load
-from circuitkit.registry import lookup, resolve, unknown
-from circuitkit.truth.rasp import (
-    Decoder,
-    Program,
-    compile_program,
-    named,
-    programs,
-    redundant_edges,
-    true_edges,
-)
+from circuitkit.registry import lookup, name_of, resolve, unknown
+from circuitkit.truth.rasp import Program, compile_program, named, programs
+from circuitkit.workflows.benchmark.labels import TrueEdges, hidden, programmed, trained
 
-__all__ = ["LABELS", "TrueEdges", "Subject", "Source", "source", "seeded"]
+__all__ = ["BLOCKS", "Subject", "Source", "source", "seeded", "trained_names"]
 
-LABELS = ("or", "backup", "negative")
+BLOCKS = ("plain", "varied", "trained", "real")  # kinds of models, which are never averaged
 LEGS = {"one_of_two": ("first", "1 before")}  # operations of which either is enough
 PROMPTS = 128  # at most, on which the truth is found
+TRAINED_PROMPTS = 32  # the same for trained models, where effects are means
 PLUS = re.compile(r"\+(?![^(]*\))")  # that stands in no brackets
-
-
-@dataclass(frozen=True)
-class TrueEdges:
-    """The true edges under one corruption: those that are necessary, and those that matter where
-    another writer is cut off. ``members`` are labelled ones: the legs of an OR, backups (the edges
-    that are not necessary), and those of negative heads."""
-
-    true: Mask
-    members: Mapping[str, Mask]
+HIDING = ("rotate", "distract", "compress")  # whose models hold the program under its own names
+NOISY = ("distract", "compress")  # in whose models other edges have effects of their own
+TRAINED = "benchmarks/trained"  # where models that were trained to a truth are
+SUFFIX = ".trained"
 
 
 @dataclass(frozen=True)
@@ -67,7 +56,8 @@ class Subject:
     find_truth: Callable[[Corruption], TrueEdges] | None = None
 
     def batched(self, corruption: Corruption) -> Subject:
-        """The same in batches that fit the memory under a corruption; programs always do."""
+        """The same in batches that fit the memory under a corruption; models with a known truth
+        always do."""
         if self.find_truth is not None:
             return self
         whole = replace(self.seen, examples=(*self.seen.examples, *self.unseen.examples))
@@ -76,20 +66,28 @@ class Subject:
         return replace(self, seen=seen, unseen=unseen)
 
 
-Source: TypeAlias = "_Compiled | _Loaded"
+Source: TypeAlias = "_Compiled | _Trained | _Loaded"
 
 
 def source(name: str, *, examples: int = 32, device: str | None = None) -> Source:
     """A function from seeds to Subjects with twice so many prompts, half of them unseen.
 
-    Raises UnknownNameError where there is no such program, variant or task; a model is not loaded
-    before it is asked for.
+    Raises UnknownNameError where there is no such program, variant, trained model or task; a model
+    is not loaded before it is asked for.
     """
     first, *harder = PLUS.split(name)
     model, colon, task = name.partition(":")
+    if model == "trained" or name.endswith(SUFFIX):
+        return _Trained(name, _trained_file(name), examples, device)
     if colon and not model.endswith(".py") and first not in programs():
         return _Loaded(name, model, task, examples, device)
     return _Compiled(name, _program(first), [_variant(one) for one in harder], examples, device)
+
+
+def trained_names() -> tuple[str, ...]:
+    """The models of this checkout that were trained to a truth, as ``source`` takes them."""
+    files = sorted(path for folder in _folders() for path in folder.glob(f"*{SUFFIX}"))
+    return tuple(dict.fromkeys(f"trained:{path.stem}" for path in files))
 
 
 def seeded(how: Callable[..., object]) -> bool:
@@ -124,6 +122,8 @@ def _variant(expression: str) -> Callable[..., Decoder]:
 class _Compiled:
     """A program, as the models that its variants make of it."""
 
+    weights: tuple[str, ...] = ()  # a program's are its name's
+
     def __init__(
         self,
         name: str,
@@ -132,82 +132,139 @@ class _Compiled:
         examples: int,
         device: str | None,
     ) -> None:
-        self.name, self.program, self.harder = name, program, harder
+        self.name, self.made_of, self.harder = name, program, harder
         self.examples, self.device = examples, device
-
-    weights: tuple[str, ...] = ()  # a program's are its name's
+        self.program, self.block = program.name, "varied" if harder else "plain"
+        self._truths: dict[tuple[str, int | None], TrueEdges] = {}
 
     @cached_property
     def number(self) -> int:
         """How many prompts there are."""
-        return len(self.program.task().prompts)
+        return len(self.made_of.task().prompts)
 
     @cached_property
     def data(self) -> Dataset:
         """The prompts on which the truth is found, the same for all seeds."""
-        return self.program.data(min(self.number, PROMPTS))
+        return self.made_of.data(min(self.number, PROMPTS))
 
     @property
     def random(self) -> bool:
         """Whether each seed has a model of its own."""
         return any(map(seeded, self.harder))
 
+    @property
+    def noisy(self) -> bool:
+        """Whether other edges than the program's have effects too."""
+        return any(_called(how) in NOISY for how in self.harder)
+
     def __call__(self, seed: int) -> Subject:
-        model = compile_program(self.program)
+        model = base = compile_program(self.made_of)
         for how in self.harder:
-            model = how(model, self.data, **({"seed": seed} if seeded(how) else {}))
+            settings = {"seed": seed} if seeded(how) else {}
+            model = how(model, self.data, **settings)
+            if _called(how) not in HIDING:
+                base = how(base, self.data, **settings)
         if self.device:
-            model = model.to(self.device)
-        data = self.program.data(min(self.number, 2 * self.examples), seed)
+            model, base = model.to(self.device), base.to(self.device)
+        data = self.made_of.data(min(self.number, 2 * self.examples), seed)
         asked, data = (replace(own, device=str(model.device)) for own in (self.data, data))
-        truth = partial(_truth, model, asked, LEGS.get(self.program.name, ()))
+        drawn = any(seeded(how) for how in self.harder if _called(how) not in HIDING)
+        truth = partial(self._truth, base, model, asked, seed if drawn else None)
         return Subject(self.name, model, *data.halves(), truth)
 
-
-def _truth(
-    model: Decoder, data: Dataset, legs: tuple[str, ...], corruption: Corruption
-) -> TrueEdges:
-    """The true edges by brute force, with the labels that the model's roles give them."""
-    found = true_edges(model, data, corruption)
-    spare = redundant_edges(model, data, found, corruption)
-    true = found.necessary | spare
-    either = [name for name, role in model.roles.items() if role.partition(" × ")[0] in legs]
-    against = [name for name, role in model.roles.items() if "× -" in role]
-    masks = (
-        true & _touching(model.wiring, either), spare, true & _touching(model.wiring, against)
-    )  # fmt: skip
-    return TrueEdges(true, dict(zip(LABELS, masks, strict=True)))
+    def _truth(
+        self, base: Decoder, model: Decoder, data: Dataset, seed: int | None, how: Corruption
+    ) -> TrueEdges:
+        """The program's truth, found once, or that of a model which hides it."""
+        key = name_of(how), seed
+        if key not in self._truths:
+            self._truths[key] = programmed(base, data, how, LEGS.get(self.program, ()))
+        if not self.noisy:
+            return self._truths[key]
+        return hidden(self._truths[key], base, model, data, how)
 
 
-def _touching(wiring: Wiring, names: list[str]) -> Mask:
-    """The edges into and out of these components."""
-    mask = np.zeros(wiring.shape, dtype=bool)
-    for row in (wiring.writer[name] for name in names):
-        mask[row], mask[:, wiring.feeds(row)] = True, True
-    mask &= wiring.legal
-    return mask
+def _called(how: Callable[..., object]) -> str:
+    """The name of a variant, without its settings."""
+    return str(getattr(how.func if isinstance(how, partial) else how, "__name__", ""))
+
+
+# -- models that were trained to a truth -----------------------------------------------------------
+def _folders() -> list[Path]:
+    """Where trained models are: below the folder at hand, and in the checkout of this package."""
+    package = Path(circuitkit.__path__[0]).parent
+    return [Path(TRAINED), package / TRAINED]
+
+
+def _trained_file(name: str) -> Path:
+    stem = name.removeprefix("trained:")
+    places = [Path(stem)] if name.endswith(SUFFIX) else [f / f"{stem}{SUFFIX}" for f in _folders()]
+    found = [place for place in places if place.is_file()]
+    if not found:
+        known = tuple(one.removeprefix("trained:") for one in trained_names())
+        raise UnknownNameError(
+            f"{unknown('trained model', stem, known)} ({TRAINED}), or give a path"
+        )
+    return found[0]
+
+
+def load_trained(place: Path) -> Any:
+    """The model in a file, with its prompts and its mapped edges."""
+    return import_module("circuitkit.truth.trained").load(place)
+
+
+class _Trained:
+    """A model that was trained to use the edges that are mapped."""
+
+    block, random = "trained", False
+
+    def __init__(self, name: str, place: Path, examples: int, device: str | None) -> None:
+        self.name, self.place = name, place
+        self.examples, self.device = examples, device
+
+    @cached_property
+    def made(self) -> Any:
+        """The model with its prompts and its mapped edges, loaded once."""
+        return load_trained(self.place)
+
+    @property
+    def program(self) -> str:
+        """The high-level program, of which there may be several trainings."""
+        return str(self.made.about.get("causal", self.made.name))
+
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        """The digest of the file."""
+        return (hashlib.sha256(self.place.read_bytes()).hexdigest(),)
+
+    def __call__(self, seed: int) -> Subject:
+        made = self.made
+        model = made.model.to(self.device) if self.device else made.model
+        there = len(made.pairs.prompts)
+        seen, unseen = made.data(min(2 * self.examples, there), seed).halves()
+        asked = made.data(min(TRAINED_PROMPTS, there), 0)
+        truth = partial(trained, model, made.mapped, made.constant, asked)
+        return Subject(self.name, model, seen, unseen, truth)
 
 
 # -- models that are loaded ------------------------------------------------------------------------
 class _Loaded:
     """A model with a task."""
 
-    random = False
-
-    @cached_property
-    def weights(self) -> tuple[str, ...]:
-        """The digest of the model's weights; none of a model that cannot be loaded."""
-        try:
-            found = digest(self.model)
-        except CircuitkitError:  # which each of its cells says
-            found = None
-        return () if found is None else (found,)
+    block, random = "real", False
 
     def __init__(self, name: str, model: str, task: str, examples: int, device: str | None) -> None:
         self.name, self.task, self.place = name, task, model
         self.examples, self.device = examples, device
+        self.program = task
         if not task.endswith((".csv", ".jsonl")):
             resolve("tasks", task)
+
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        """The digest of the model's weights; raises CircuitkitError where it cannot be loaded."""
+        found = digest(self.model)
+        return () if found is None else (found,)
 
     @cached_property
     def model(self) -> Model:

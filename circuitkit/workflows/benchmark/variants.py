@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from circuitkit.corruptions.constants import zero
+from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.errors import ModelError
 from circuitkit.graph.nodes import Node
 from circuitkit.models.decoder import Decoder
 from circuitkit.truth.rasp import variants
+from circuitkit.workflows.benchmark.labels import leaked
 
 __all__ = ["rotate", "soften", "split", "distract", "compress"]
 
@@ -45,11 +48,21 @@ def distract(
     heads: int = 2,
     neurons: int = 16,
     width: int = 8,
-    leak: float = 0.0,
+    share: float = 0.3,
     seed: int = 0,
 ) -> Decoder:
-    """Random heads and neurons beside the program, which do not matter."""
-    return variants.distract(model, heads=heads, neurons=neurons, width=width, leak=leak, seed=seed)
+    """Random heads and neurons beside the program that leak into the answer: cut off all together
+    they change it, on average, by this share of its gap (``leaked``) under zero or counterfactual,
+    whichever is more. Without a leak distractors have no effect at all, and every method knows
+    them."""
+    how = {"heads": heads, "neurons": neurons, "width": width, "seed": seed}
+    if not share:
+        return variants.distract(model, **how)
+    whole = variants.distract(model, leak=1.0, **how)
+    most = max(leaked(model, whole, data, corruption) for corruption in (counterfactual, zero))
+    if not most > 0:
+        raise ModelError(f"the distractors of {model.name!r} cannot be heard, so none can leak")
+    return variants.distract(model, leak=share / most, **how)  # the answer is linear in the leak
 
 
 def compress(model: Decoder, data: Dataset, *, share: float = 0.75) -> Decoder:

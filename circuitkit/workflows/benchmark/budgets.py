@@ -1,0 +1,138 @@
+"""What the benchmark runs unless it is told otherwise: which methods for which budget, on what.
+
+A budget is what one discovery may cost, in sequence-backwards (a forward and a backward of one
+prompt). A method is given as many prompts as the budget pays for, at most 32, or more steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from circuitkit.errors import CircuitkitError
+from circuitkit.registry import resolve
+from circuitkit.workflows.benchmark.subjects import Source, trained_names
+
+__all__ = ["CORRUPTIONS", "METHODS", "QUICK", "Run", "absent", "chosen_models", "plan", "seeds_of"]
+
+Budgets = Mapping[int, Mapping[str, int]]  # of each budget the methods, and prompts for each
+
+# Sequence-backwards a prompt, counted: eap 1.3, expected gradients and one mask gradient 1.7, five
+# steps 5.7, an edge 1/6 to 1/3. A name that this version does not have is left out.
+METHODS: Budgets = {
+    10: {
+        "random": 32, "eap": 7, "relp": 7, "eap_ig(steps=2)": 3, "expected_gradients": 6,
+        "mask_gradient(points=1)": 6, "ensemble": 1, "auto(budget=10)": 32,
+    },
+    50: {
+        "activation_magnitude": 32, "gradient_norm": 32, "node_attribution": 32,
+        "information_flow": 32, "eap": 32, "clean_corrupted": 22, "relp": 32, "atp_star": 16,
+        "eap_ig": 8, "ceap": 8, "expected_gradients": 29, "mask_gradient": 8,
+        "nested(start='expected_gradients', runs=24)": 15, "ensemble": 4, "auto(budget=50)": 32,
+    },
+    200: {
+        "eap_ig": 32, "ceap": 32, "expected_gradients(draws=5)": 32, "mask_gradient": 32,
+        "nested(start='expected_gradients', runs=144)": 32, "edge_pruning(runs=192)": 32,
+        "ugs(runs=192)": 32, "acdc": 32, "ensemble": 16, "auto(budget=200)": 32,
+    },
+    1000: {
+        "eap_ig(steps=29)": 32, "mask_gradient(points=29)": 32, "eap_ig_activations": 16,
+        "nested(start='mask_gradient', runs=800)": 32, "edge_pruning(runs=960)": 32,
+        "ugs(runs=960)": 32, "exact": 32, "auto(budget=1000)": 32,
+    },
+}  # fmt: skip
+CORRUPTIONS = ("counterfactual", "mean_by_position", "zero")
+PLAIN = (
+    "proportion", "reverse", "histogram", "is_frequent", "shift", "same_as_previous",
+    "three_pattern", "one_of_two", "sort_unique", "dyck", "induction", "first_occurrence",
+    "modular_sum", "indirect_object", "backup", "two_tasks",
+)  # fmt: skip
+VARIED = (
+    *(f"{name}+rotate+distract" for name in PLAIN),
+    *(f"{name}+split(shares=(1.3, -0.3))+distract"
+      for name in ("reverse", "induction", "indirect_object")),
+    *(f"{name}+compress" for name in ("first_occurrence", "indirect_object")),
+)  # fmt: skip
+REAL = (
+    *(f"mini:{task}" for task in ("ioi", "gendered_pronoun", "greater_than", "facts", "induction")),
+    *(f"smollm2-135m:{task}" for task in ("ioi", "facts")),
+)
+SEEDS = {"plain": 3, "varied": 3, "trained": 1, "real": 2}
+# A model of which a run takes a minute: a few methods up to a budget, once, and one cell beyond.
+LARGE = "smollm2-135m:"
+LARGE_METHODS = ("eap_ig", "expected_gradients", "mask_gradient", "nested", "auto")
+LARGE_BUDGET = 200
+LARGE_CELL = ("smollm2-135m:ioi", "counterfactual", 1000, "nested")
+QUICK: dict[str, Any] = {
+    "methods": {
+        10: {"random": 16, "eap": 7, "eap_ig(steps=2)": 3, "expected_gradients": 6},
+        50: {"eap": 16, "eap_ig": 8, "mask_gradient": 8},
+        200: {"eap_ig": 16, "mask_gradient": 16, "exact": 16},
+    },
+    "models": (
+        "is_frequent", "one_of_two", "dyck", "first_occurrence", "indirect_object",
+        "is_frequent+rotate+distract", "dyck+rotate+distract", "indirect_object+rotate+distract",
+        *trained_names()[::6], "mini:ioi", "mini:induction",
+    ),
+    "corruptions": ("counterfactual", "zero"),
+    "seeds": 1,
+    "examples": 16,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One discovery: a method by name, for which budget (0 without one), on how many prompts."""
+
+    budget: int
+    method: str
+    prompts: int
+
+
+def chosen_models() -> tuple[str, ...]:
+    """The models by default: programs, their variants, those of this checkout that were trained,
+    and real ones."""
+    return (*PLAIN, *VARIED, *trained_names(), *REAL)
+
+
+def absent(methods: Budgets) -> dict[str, str]:
+    """The methods of a table that this version does not have, each with the reason."""
+    found = {}
+    for name in dict.fromkeys(name for own in methods.values() for name in own):
+        try:
+            resolve("discovery", name)
+        except CircuitkitError as error:
+            found[name] = str(error)
+    return found
+
+
+def plan(
+    methods: Budgets | Sequence[str], where: Source, corruption: str, examples: int
+) -> list[Run]:
+    """What is run on a model under a corruption. Methods in a list have no budget and all prompts;
+    of a table what a model is too large for is left out."""
+    if not isinstance(methods, Mapping):
+        return [Run(0, name, examples) for name in methods]
+    runs = [
+        Run(budget, name, min(prompts, examples))
+        for budget, own in methods.items()
+        for name, prompts in own.items()
+    ]
+    if not where.name.startswith(LARGE):
+        return runs
+    beyond = (where.name, corruption)
+    return [
+        run for run in runs
+        if (run.budget <= LARGE_BUDGET and _bare(run.method) in LARGE_METHODS)
+        or (*beyond, run.budget, _bare(run.method)) == LARGE_CELL
+    ]  # fmt: skip
+
+
+def seeds_of(where: Source) -> int:
+    """How many seeds a model gets by default: several trainings are seeds of a program already."""
+    return 1 if where.name.startswith(LARGE) else SEEDS[where.block]
+
+
+def _bare(method: str) -> str:
+    return method.partition("(")[0]
