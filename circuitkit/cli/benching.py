@@ -42,7 +42,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     p.add_argument(
         "--seeds", type=positive, metavar="N",
-        help="how many seeds (default: 3 of compiled models, 2 of mini, 1 of others)",
+        help="how many seeds (default: 2 of compiled models, 1 of others)",
     )  # fmt: skip
     p.add_argument(
         "--examples", type=positive, metavar="N",

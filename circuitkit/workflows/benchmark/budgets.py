@@ -19,27 +19,30 @@ __all__ = ["CORRUPTIONS", "METHODS", "QUICK", "Run", "absent", "chosen_models", 
 Budgets = Mapping[int, Mapping[str, int]]  # of each budget the methods, and prompts for each
 
 # Sequence-backwards a prompt, counted: eap 1.3, expected gradients and one mask gradient 1.7, five
-# steps 5.7, an edge 1/6 to 1/3. A name that this version does not have is left out.
+# steps 5.7, an edge 1/12 to 1/6. A name that this version does not have is left out.
 METHODS: Budgets = {
     10: {
         "random": 32, "eap": 7, "relp": 7, "eap_ig(steps=2)": 3, "expected_gradients": 6,
-        "mask_gradient(points=1)": 6, "ensemble": 1, "auto(budget=10)": 32,
+        "mask_gradient(steps=1)": 6, "mask_gradient(steps=3, norms='clean')": 2,
+        "auto(budget=10)": 32,
     },
     50: {
         "activation_magnitude": 32, "gradient_norm": 32, "node_attribution": 32,
-        "information_flow": 32, "eap": 32, "clean_corrupted": 22, "relp": 32, "atp_star": 16,
-        "eap_ig": 8, "ceap": 8, "expected_gradients": 29, "mask_gradient": 8,
-        "nested(start='expected_gradients', runs=24)": 15, "ensemble": 4, "auto(budget=50)": 32,
+        "information_flow": 32, "eap": 32, "clean_corrupted": 22, "relp": 32, "atp_star": 5,
+        "eap_ig": 8, "ceap": 7, "expected_gradients": 29, "mask_gradient": 8,
+        "mask_gradient(steps=3, norms='clean')": 13, "ensemble": 5,
+        "nested(start='expected_gradients', runs=24)": 10, "auto(budget=50)": 32,
     },
     200: {
-        "eap_ig": 32, "ceap": 32, "expected_gradients(draws=5)": 32, "mask_gradient": 32,
-        "nested(start='expected_gradients', runs=144)": 32, "edge_pruning(runs=192)": 32,
-        "ugs(runs=192)": 32, "acdc": 32, "ensemble": 16, "auto(budget=200)": 32,
+        "eap_ig": 32, "eap_ig(points='midpoints')": 32, "ceap": 28, "mask_gradient": 32,
+        "expected_gradients(draws=5)": 32, "mask_gradient(norms='clean')": 32, "ensemble": 21,
+        "nested(start='expected_gradients', runs=120)": 32, "edge_pruning(runs=176)": 32,
+        "ugs(runs=176)": 32, "atp_star": 21, "auto(budget=200)": 32,
     },
     1000: {
-        "eap_ig(steps=29)": 32, "mask_gradient(points=29)": 32, "eap_ig_activations": 16,
-        "nested(start='mask_gradient', runs=800)": 32, "edge_pruning(runs=960)": 32,
-        "ugs(runs=960)": 32, "exact": 32, "auto(budget=1000)": 32,
+        "eap_ig(steps=29)": 32, "mask_gradient(steps=29)": 32, "eap_ig_activations": 16,
+        "nested(start='mask_gradient', runs=792)": 32, "edge_pruning(runs=976)": 32,
+        "ugs(runs=976)": 32, "acdc": 24, "exact": 24, "auto(budget=1000)": 32,
     },
 }  # fmt: skip
 CORRUPTIONS = ("counterfactual", "mean_by_position", "zero")
@@ -58,17 +61,20 @@ REAL = (
     *(f"mini:{task}" for task in ("ioi", "gendered_pronoun", "greater_than", "facts", "induction")),
     *(f"smollm2-135m:{task}" for task in ("ioi", "facts")),
 )
-SEEDS = {"plain": 3, "varied": 3, "trained": 1, "real": 2}
-# A model of which a run takes a minute: a few methods up to a budget, once, and one cell beyond.
+SEEDS = {"plain": 2, "varied": 2, "trained": 1, "real": 1}
+# A model of which a cell takes half a minute: a few methods up to a budget, and one cell beyond.
 LARGE = "smollm2-135m:"
-LARGE_METHODS = ("eap_ig", "expected_gradients", "mask_gradient", "nested", "auto")
+LARGE_METHODS = ("eap_ig", "expected_gradients", "nested", "auto")
 LARGE_BUDGET = 200
 LARGE_CELL = ("smollm2-135m:ioi", "counterfactual", 1000, "nested")
 QUICK: dict[str, Any] = {
     "methods": {
         10: {"random": 16, "eap": 7, "eap_ig(steps=2)": 3, "expected_gradients": 6},
-        50: {"eap": 16, "eap_ig": 8, "mask_gradient": 8},
-        200: {"eap_ig": 16, "mask_gradient": 16, "exact": 16},
+        50: {"eap": 16, "eap_ig": 8, "mask_gradient": 8, "auto(budget=50)": 16},
+        200: {
+            "eap_ig": 16, "mask_gradient": 16, "exact": 16,
+            "nested(start='expected_gradients', runs=120)": 16,
+        },
     },
     "models": (
         "is_frequent", "one_of_two", "dyck", "first_occurrence", "indirect_object",
@@ -130,8 +136,8 @@ def plan(
 
 
 def seeds_of(where: Source) -> int:
-    """How many seeds a model gets by default: several trainings are seeds of a program already."""
-    return 1 if where.name.startswith(LARGE) else SEEDS[where.block]
+    """How many seeds a model gets by default: programs have several models already."""
+    return SEEDS[where.block]
 
 
 def _bare(method: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from math import nan
 from typing import Any, TypeAlias
@@ -13,7 +14,7 @@ from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.recovery import average_precision, recovery
 from circuitkit.evaluation.size_curves import size_curves
-from circuitkit.graph.scores import Scores
+from circuitkit.graph.scores import Scores, ScoresWarning
 from circuitkit.workflows.benchmark.counting import cost, counted
 from circuitkit.workflows.benchmark.labels import MEMBERS, TrueEdges
 from circuitkit.workflows.benchmark.subjects import Subject
@@ -61,7 +62,9 @@ def measured(
     model, tally = counted(subject.model)
     seen = subject.seen[:prompts]
     start = time.process_time()
-    scores = method(model, seen, metric, corruption, **settings)
+    with warnings.catch_warnings():  # of single methods: what they are worth is measured
+        warnings.simplefilter("ignore", ScoresWarning)
+        scores = method(model, seen, metric, corruption, **settings)
     seconds = time.process_time() - start
     spent = cost(subject.model, seen, tally)
     numbers = {

@@ -68,8 +68,7 @@ def bench(
         corruptions: Corruptions by name.
         metric: The metric by name.
         seeds: How many seeds, or which; a seed draws the prompts, the variant where it is random,
-            and what a method draws. None for 3 of compiled models, 2 of real ones, and 1 of trained
-            and of large ones.
+            and what a method draws. None for 2 of compiled models, and 1 of trained and real ones.
         examples: The prompts on which a circuit is found, at most; it is measured on as many
             others.
         device: Where models are loaded; None for the CPU.

@@ -37,6 +37,7 @@ __all__ = ["BLOCKS", "Subject", "Source", "source", "seeded", "trained_names"]
 BLOCKS = ("plain", "varied", "trained", "real")  # kinds of models, which are never averaged
 LEGS = {"one_of_two": ("first", "1 before")}  # operations of which either is enough
 PROMPTS = 128  # at most, on which the truth is found
+MANY, FEW = 10_000, 16  # edges from which on circuits are measured on fewer prompts
 TRAINED_PROMPTS = 32  # the same for trained models, where effects are means
 PLUS = re.compile(r"\+(?![^(]*\))")  # that stands in no brackets
 HIDING = ("rotate", "distract", "compress")  # whose models hold the program under its own names
@@ -273,4 +274,6 @@ class _Loaded:
 
     def __call__(self, seed: int) -> Subject:
         made = make_task(self.task, self.model, n=2 * self.examples, seed=seed)
-        return Subject(self.name, self.model, *Dataset.of(made, self.model).halves())
+        seen, unseen = Dataset.of(made, self.model).halves()
+        large = self.model.wiring.n_edges > MANY
+        return Subject(self.name, self.model, seen, unseen[:FEW] if large else unseen)
