@@ -18,13 +18,12 @@ from circuitkit.discovery._gradients import Here, Term, attribute
 from circuitkit.discovery._points import midpoints, stratified
 from circuitkit.engine.backward import RULE_FORM, RuleLike
 from circuitkit.engine.gradients import holding
-from circuitkit.engine.holding import Held, HoldsNorms
+from circuitkit.engine.holding import Held, held_norms
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer
 from circuitkit.engine.tally import Groups, is_groups
-from circuitkit.errors import UnsupportedModelError
 from circuitkit.graph.scores import Scores, ScoresWarning
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Bounds, Form, Seed, checked
@@ -91,7 +90,7 @@ def mask_gradient(
     path, risk = _Path(), RISK if norms == "clean" else ""
 
     def where(here: Here, carried: Activations) -> Iterator[Term]:
-        held = _held(here, norms)
+        held = held_norms(here.model, here.batch, here.live, norms)
         path.add(here, carried, held)
         for step, middle in enumerate(midpoints(steps)):
             share = middle if drawn is None else _own(here, drawn[:, step])
@@ -106,17 +105,6 @@ def mask_gradient(
 def _own(here: Here, each: Tensor) -> Tensor:
     """The points of the examples of a batch, by row."""
     return here.rows(each[here.first : here.first + here.batch.examples].to(here.model.device))
-
-
-def _held(here: Here, norms: str) -> Held | None:
-    """The scales of the norms in the clean run, where they are to be held."""
-    if norms == "live":
-        return None
-    if not isinstance(here.model, HoldsNorms):
-        raise UnsupportedModelError(
-            f"the norms of {here.model.name!r} cannot be held; use norms='live'"
-        )
-    return here.model.scales(here.batch, here.live, least=norms == "larger")
 
 
 @dataclass

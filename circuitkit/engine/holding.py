@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.engine.model import Activations
+from circuitkit.engine.model import Activations, Model
+from circuitkit.errors import UnsupportedModelError
 
-__all__ = ["Held", "HoldsNorms", "Scale"]
+__all__ = ["Held", "HoldsNorms", "Scale", "held_norms"]
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,16 @@ class HoldsNorms(Protocol):
 
     def holding(self, held: Held | None) -> AbstractContextManager[None]:
         """Within it, runs of that batch have these scales; with None nothing changes."""
+
+
+def held_norms(model: Model, batch: Batch, run: Activations, norms: str) -> Held | None:
+    """The scales of the norms in that run of the batch, where they are to be held: ``clean``, or
+    ``larger`` where a norm divides by the larger of that and its own; nothing where ``live``.
+
+    Raises UnsupportedModelError for a model whose norms cannot be held.
+    """
+    if norms == "live":
+        return None
+    if not isinstance(model, HoldsNorms):
+        raise UnsupportedModelError(f"the norms of {model.name!r} cannot be held; use norms='live'")
+    return model.scales(batch, run, least=norms == "larger")
