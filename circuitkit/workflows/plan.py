@@ -8,6 +8,7 @@ in the weights; a run that begins at a later layer or token is a part of one.
 from __future__ import annotations
 
 import html
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ KEPT = 14  # the same that acdc keeps of every prompt
 FIXED = 0.2  # seconds of what does not depend on the work
 EFFICIENCY = 2.0  # how much slower than one large product the products of a run are
 OPERATIONS = 60  # of a stage, between its products
+LEARNED = ("nested", "edge_pruning", "ugs")  # methods whose cost is that of their ``runs``
 SWEPT = 8 * 2**15  # values per dimension of a block of exact effects
 
 
@@ -325,16 +327,17 @@ class _Costs:
         greedy = method == "acdc" and not rest.get("thresholds") and asked.faithfulness is None
         chosen = asked.size is not None or greedy
         choice = 0.0 if chosen else self._choosing() * seen
+        scores = self._scores(method, rest, part * seen)
         found = {
             "what fits the memory": FORESEEN * (2 * self.carried + 1 + self.steepest
                                                 + self.masked(1)) * (asked.batch_size is None),
             "accuracy of the model": 2.0 * seen,
-            "scores": self._scores(method, rest) * part * (seen + measured * bool(asked.agreement)),
+            "scores": scores * part * (seen + measured * bool(asked.agreement)),
             "choice of the circuit": choice,
             "exact effects": self._verifying(asked.verify or 0) * seen
             + ROUNDS * choice * bool(asked.verify),
             "refinement": self._refining(asked.refine or 0, seen),
-            "random orders": (asked.orders or 0) * (self._scores(method, rest) * seen + choice),
+            "random orders": (asked.orders or 0) * (scores * seen + choice),
             "faithfulness": measured * self._faithfulness(asked),
         }  # fmt: skip
         return {step: n for step, n in found.items() if n}
@@ -348,10 +351,13 @@ class _Costs:
         picked = pick(self.corruption, rows, settings.get("budget"), layers)
         return resolve("discovery", picked.method), picked.prompts / rows
 
-    def _scores(self, method: str, settings: Mapping[str, Any]) -> float:
+    def _scores(self, method: str, settings: Mapping[str, Any], rows: float) -> float:
+        """What a prompt costs of so many."""
         if method == "ensemble":
             members = [resolve("discovery", one) for one in settings.get("members", MEMBERS)]
-            return sum(self._scores(*_name_and_settings(one)) for one in members)
+            return sum(self._scores(*_name_and_settings(one), rows) for one in members)
+        if method in LEARNED:
+            return self._learned(method, settings, rows)
         draws, base = self._draws, self.carried + 1
         steps = settings.get("steps", 5) * self.steepest
         costs: dict[str, float] = {
@@ -373,7 +379,8 @@ class _Costs:
             "acdc": base + 0.75 * self._pruned(len(settings.get("thresholds") or [0])),
         }
         if method not in costs:
-            known = ", ".join(name for name in (*costs, "ensemble") if name in names("discovery"))
+            every = (*costs, "ensemble", *LEARNED)
+            known = ", ".join(name for name in every if name in names("discovery"))
             raise EvaluationError(
                 f"what {method} costs is not known, so it cannot be planned; a plan knows {known}"
             )
@@ -386,6 +393,18 @@ class _Costs:
         heads = sum(2 * stage.upstream * own for stage, own in pairs if stage.kind == ATTENTION)
         fix = heads / sum(self.of_stage) if settings.get("fix", True) else 0.0
         return self.carried + 1 + ((layers + 1) * (self.steepest - 1) + fix) * self._draws
+
+    def _learned(self, method: str, settings: Mapping[str, Any], rows: float) -> float:
+        """Runs under a mask of all edges, forwards and backwards, and what they start from."""
+        given = inspect.signature(lookup("discovery", method)).parameters
+        runs, start = (
+            settings.get(name, given[name].default if name in given else None)
+            for name in ("runs", "start")
+        )
+        first = 0.0
+        if isinstance(start, str):
+            first = self._scores(*_name_and_settings(resolve("discovery", start)), rows)
+        return float(self.carried + 1 + first + runs / rows * 2 * self.masked(1))
 
     def _pruned(self, thresholds: int) -> float:
         """The tests of all edges, and at each further threshold of what is left: half."""
