@@ -35,10 +35,9 @@ CASES: dict[str, dict[str, Any]] = {
     "noise": {"method": "eap_ig", "corruption": "noise(draws=3)", "edges": 30, "batch_size": 6},
     "mean": {"method": "clean_corrupted", "corruption": "mean", "edges": 30},
     "nodes": {"method": "exact", "level": "node", "nodes": 5},
-    "thresholds": {"method": "acdc(thresholds=[0.5, 4.0])", "edges": 30, "examples": 2},
     "ensemble": {"method": "ensemble", "edges": 30, "batch_size": 6},
     "budget": {"budget": 5, "edges": 30, "batch_size": 6},
-    "learned": {"method": "nested(runs=48)", "edges": 30, "batch_size": 6},
+    "learned": {"method": "nested(runs=16)", "edges": 30, "batch_size": 6},
     "baseline": {"method": "information_flow", "edges": 30, "batch_size": 6},
 }
 

@@ -407,8 +407,8 @@ class _Costs:
         return float(self.carried + 1 + first + runs / rows * 2 * self.masked(1))
 
     def _pruned(self, thresholds: int) -> float:
-        """The tests of all edges, and at each further threshold of what is left: half."""
-        return sum(self._effects(self.model.wiring.n_edges // 2**k) for k in range(thresholds))
+        """The tests of all edges, and at each further threshold of what is left: an eighth."""
+        return sum(self._effects(self.model.wiring.n_edges // 8**k) for k in range(thresholds))
 
     def _exact(self, edges: Any) -> float:
         """The exact effects of edges, or of nodes."""
