@@ -62,8 +62,8 @@ TABLE: Mapping[str, tuple[Choice, ...]] = {
 # On a model of 30 layers no ranking by gradients was better than chance where constants replace
 # activations, as nearly all of the gap lies at one end of the path; 4 layers were not so.
 DEEP = 12  # layers, from which only these are taken
-OF_DEEP = (Choice(14, "nested(start='expected_gradients', runs={runs})",
-                  "a ranking that is learned does not rest on the gradients of a path", 7 / 3),
+OF_DEEP = (Choice(14, "nested(start=None, runs={runs})",
+                  "a ranking that is learned does not rest on the gradients of a path", 2 / 3),
 )  # fmt: skip
 ALIKE = {"mean_by_position": "mean", "optimal": "mean", "peak": "mean"}
 OTHERS = "counterfactual"  # as which all further corruptions count
