@@ -426,7 +426,7 @@ def test_saving_writes_the_page_every_table_and_every_figure(tmp_path: Path) -> 
     names = {path.name for path in files}
     assert names == {path.name for path in tmp_path.iterdir()}
     assert names == {
-        "report.html", *(f"{n}.csv" for n in made().tables()),
+        "report.html", "circuits.html", *(f"{n}.csv" for n in made().tables()),
         *(f"{n}.svg" for n in made().figures()),
     }  # fmt: skip
     rows = list(csv.DictReader(io.StringIO((tmp_path / "effects.csv").read_text())))
