@@ -13,9 +13,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import circuitkit
 import circuitkit.workflows.benchmark.variants as variants
@@ -30,6 +29,8 @@ from circuitkit.models.decoder import Decoder
 from circuitkit.models.loading import load
 from circuitkit.registry import lookup, name_of, resolve, unknown
 from circuitkit.truth.rasp import Program, compile_program, named, programs
+from circuitkit.truth.trained import SUFFIX, Trained
+from circuitkit.truth.trained import load as load_trained
 from circuitkit.workflows.benchmark.labels import TrueEdges, hidden, programmed, trained
 
 __all__ = ["BLOCKS", "Subject", "Source", "source", "seeded", "trained_names"]
@@ -43,7 +44,6 @@ PLUS = re.compile(r"\+(?![^(]*\))")  # that stands in no brackets
 HIDING = ("rotate", "distract", "compress")  # whose models hold the program under its own names
 NOISY = ("distract", "compress")  # in whose models other edges have effects of their own
 TRAINED = "benchmarks/trained"  # where models that were trained to a truth are
-SUFFIX = ".trained"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def source(name: str, *, examples: int = 32, device: str | None = None) -> Sourc
     first, *harder = PLUS.split(name)
     model, colon, task = name.partition(":")
     if model == "trained" or name.endswith(SUFFIX):
-        return _Trained(name, _trained_file(name), examples, device)
+        return _Trained(name, _trained_file(name), examples)
     if colon and not model.endswith(".py") and first not in programs():
         return _Loaded(name, model, task, examples, device)
     return _Compiled(name, _program(first), [_variant(one) for one in harder], examples, device)
@@ -209,22 +209,16 @@ def _trained_file(name: str) -> Path:
     return found[0]
 
 
-def load_trained(place: Path) -> Any:
-    """The model in a file, with its prompts and its mapped edges."""
-    return import_module("circuitkit.truth.trained").load(place)
-
-
 class _Trained:
-    """A model that was trained to use the edges that are mapped."""
+    """A model that was trained to use the edges that are mapped; it stays on the CPU."""
 
     block, random = "trained", False
 
-    def __init__(self, name: str, place: Path, examples: int, device: str | None) -> None:
-        self.name, self.place = name, place
-        self.examples, self.device = examples, device
+    def __init__(self, name: str, place: Path, examples: int) -> None:
+        self.name, self.place, self.examples = name, place, examples
 
     @cached_property
-    def made(self) -> Any:
+    def made(self) -> Trained:
         """The model with its prompts and its mapped edges, loaded once."""
         return load_trained(self.place)
 
@@ -240,12 +234,11 @@ class _Trained:
 
     def __call__(self, seed: int) -> Subject:
         made = self.made
-        model = made.model.to(self.device) if self.device else made.model
         there = len(made.pairs.prompts)
         seen, unseen = made.data(min(2 * self.examples, there), seed).halves()
         asked = made.data(min(TRAINED_PROMPTS, there), 0)
-        truth = partial(trained, model, made.mapped, made.constant, asked)
-        return Subject(self.name, model, seen, unseen, truth)
+        truth = partial(trained, made.model, made.mapped, made.constant, asked)
+        return Subject(self.name, made.model, seen, unseen, truth)
 
 
 # -- models that are loaded ------------------------------------------------------------------------
