@@ -37,6 +37,7 @@ from circuitkit.engine.run import run
 from circuitkit.errors import MetricError, ScoresError
 from circuitkit.graph.scores import ScoresWarning
 from circuitkit.metrics.answers import logit_diff
+from circuitkit.registry import resolve
 from circuitkit.workflows.benchmark.counting import cost, counted
 
 LENGTHS = (8, 5, 7, 6)
@@ -410,24 +411,23 @@ def test_activations_are_interpolated_one_stage_at_a_time() -> None:
 
 # -- what they cost --------------------------------------------------------------------------------
 STEPS = 3
-COSTS: dict[
-    Any, tuple[float, float]
-] = {  # forwards and backwards of each prompt, beside the carried
-    eap: (1, 1),
-    clean_corrupted: (2, 2),
-    expected_gradients: (2, 1),
-    partial(expected_gradients, draws=STEPS): (1 + STEPS, STEPS),
-    partial(eap_ig, steps=STEPS): (1 + STEPS, STEPS),
-    partial(mask_gradient, steps=STEPS): (1 + STEPS, STEPS),
-    partial(mask_gradient, steps=STEPS, norms="clean"): (1 + STEPS, STEPS),
-    partial(ceap, steps=STEPS): (1 + STEPS, STEPS),
-    partial(eap_ig_activations, steps=1): (1 + 7, 7),
+COSTS: dict[str, tuple[float, float]] = {  # forwards and backwards of a prompt, beside the carried
+    "eap": (1, 1),
+    "clean_corrupted": (2, 2),
+    "expected_gradients": (2, 1),
+    f"expected_gradients(draws={STEPS})": (1 + STEPS, STEPS),
+    f"eap_ig(steps={STEPS})": (1 + STEPS, STEPS),
+    f"mask_gradient(steps={STEPS})": (1 + STEPS, STEPS),
+    f"mask_gradient(steps={STEPS}, norms='clean')": (1 + STEPS, STEPS),
+    f"ceap(steps={STEPS})": (1 + STEPS, STEPS),
+    "eap_ig_activations(steps=1)": (1 + 7, 7),
 }
 
 
 @quiet
-@pytest.mark.parametrize(("method", "expected"), COSTS.items(), ids=str)
-def test_each_costs_the_runs_that_it_says(method: Any, expected: tuple[float, float]) -> None:
+@pytest.mark.parametrize(("name", "expected"), COSTS.items())
+def test_each_costs_the_runs_that_it_says(name: str, expected: tuple[float, float]) -> None:
+    method = resolve("discovery", name)
     m, data = model("gpt2"), dataset((6, 6), batch_size=2)
     for corruption in (counterfactual, zero):
         twin, tally = counted(m)
@@ -436,8 +436,8 @@ def test_each_costs_the_runs_that_it_says(method: Any, expected: tuple[float, fl
         forwards, backwards = expected
         forwards += corruption is counterfactual
         # at the middles of the steps it has to run the ends too
-        forwards += STEPS * (corruption is zero and getattr(method, "func", None) is ceap)
+        forwards += STEPS * (corruption is zero and name.startswith("ceap"))
         assert found.forwards == pytest.approx(len(data) * forwards)
         # a stage that is fixed has no backward: each but the embedding's, once
-        backwards -= getattr(method, "func", None) is eap_ig_activations
+        backwards -= name.startswith("eap_ig_activations")
         assert found.backwards == pytest.approx(len(data) * backwards)
