@@ -135,8 +135,9 @@ def _share(right: Bool[Tensor, " answers"]) -> float:
 
 
 def paired(subject: Subject) -> Pairs:
-    """Prompts with their answers, and for each the nearest of many that has another answer."""
-    pool = subject.prompts(POOL, "pairs")
+    """Different prompts with their answers, and for each the nearest of many that has another."""
+    drawn = subject.prompts(POOL, "pairs").tolist()
+    pool = torch.tensor([*dict.fromkeys(map(tuple, drawn))])
     answers = subject.causal.answers(subject.causal.values(pool))[:, -1].argmax(-1)
     own = slice(0, PAIRS)
     apart = (pool[own, None] != pool[None]).sum(-1)
