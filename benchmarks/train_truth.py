@@ -46,7 +46,7 @@ PLAN = (
     ("indirect_object", "gpt2", 3, 700),
     ("priority", "gptj", 3, 300),
     ("pointer", "gpt2", 3, 350),
-    ("negative", "gpt2", 3, 700),
+    ("negative", "gpt2", 3, 500),
     ("two_hops", "llama", 3, 900),
 )
 

@@ -432,6 +432,10 @@ def test_the_committed_models_are_those_of_the_log() -> None:
     assert sum(row["cpu_seconds"] for row in rows) < 150 * 60
     for row in rows:
         assert bool(failing(row)) != row["accepted"]
+    twice = Counter(row["causal"] for row in kept.values())
+    assert sum(count >= 2 for count in twice.values()) >= 12
+    assert {"indirect_object", "negative", "backup", "one_of_two", "majority"} <= twice.keys()
+    assert {name.split("-")[1] for name in files} == {*FAMILIES}
 
 
 @pytest.mark.parametrize("file", sorted(COMMITTED.glob("*-0.trained"))[::5], ids=lambda f: f.stem)

@@ -121,6 +121,14 @@ def _backup() -> Causal:
     return Causal("backup", (*few[0], *few[1]), draw, parts, votes, IOI)
 
 
+def _negative() -> Causal:
+    """The same by a head whose answer a negative head takes back by half."""
+    key = _back(1)
+    parts = {"key": key, "value": _follows(key), "negative": _follows(key)}
+    votes = {"value": 2, "negative": -1}
+    return Causal("negative", (*LETTERS, *DIGITS), _pairs, parts, votes, IOI)
+
+
 def _two_hops() -> Causal:
     """Letters point at digits, and digits at the answer."""
     key = _back(1)
@@ -145,15 +153,6 @@ def _indirect_object() -> Causal:
     before, subject = _subject()
     parts = {"before": before, "subject": subject, "mover": _mover(subject)}
     return Causal("indirect_object", (*NAMES, *FILLERS, "to"), _sentence, parts, {"mover": 1}, IOI)
-
-
-def _negative() -> Causal:
-    """The same, with a negative name mover that takes half of it back."""
-    before, subject = _subject()
-    movers = {"mover": _mover(subject), "negative": _mover(subject)}
-    parts = {"before": before, "subject": subject, **movers}
-    votes = {"mover": 2, "negative": -1}
-    return Causal("negative", (*NAMES, *FILLERS, "to"), _sentence, parts, votes, IOI)
 
 
 def _subject() -> tuple[Op, Op]:
