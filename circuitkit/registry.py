@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path, PurePath
@@ -250,19 +250,24 @@ def settings_of(kind: str, name: str) -> tuple[Setting, ...]:
 def _settings(file: Path, changed: int) -> dict[str, tuple[Setting, ...]]:
     """The settings of each function of a file, which is not imported."""
     body = ast.parse(file.read_text(encoding="utf-8")).body
-    constants = {
-        target.id: ast.unparse(node.value)
-        for node in body
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
-        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-        if isinstance(target, ast.Name)
-    }
+    constants = _constants(body)
     found = {}
     for node in body:
         if isinstance(node, ast.FunctionDef):
             given = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
             found[node.name] = tuple(_setting(own, value, constants) for own, value in given)
     return found
+
+
+def _constants(body: Sequence[ast.stmt]) -> dict[str, str]:
+    """The constants of a file, as they are written."""
+    return {
+        target.id: ast.unparse(node.value)
+        for node in body
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
 
 
 class _Known(dict[str, Any]):

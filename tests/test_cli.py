@@ -393,7 +393,7 @@ def folder_for(*arguments: str) -> str:
     ("arguments", "folder"),
     [
         (["ioi"], "ioi-mini"),
-        (["ioi", "--method", "eap_ig", "--seed", "0", "--rule", "abs"], "ioi-mini"),
+        (["ioi", "--seed", "0"], "ioi-mini"),
         (["ioi", "--method", "eap", "--corruption", "zero", "--seed", "1"],
          "ioi-mini-eap-zero-seed1"),
         (["ioi", "--method", "eap_ig(steps=10)", "--metric", "a/mine.py:rank", "--rule", "signed"],
@@ -413,6 +413,17 @@ def folder_for(*arguments: str) -> str:
 )  # fmt: skip
 def test_a_default_folder_is_called_as_what_is_done(arguments: list[str], folder: str) -> None:
     assert folder_for("discover", *arguments) == folder
+
+
+def test_what_is_taken_anyway_is_not_in_the_name_of_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    usual = ["--method", "eap_ig", "--rule", "abs", "--edges", "10", "--examples", "2", "--quiet"]
+    assert main(["discover", "ioi", *usual]) == 0
+    assert [path.name for path in (tmp_path / "circuits").iterdir()] == [
+        "ioi-mini-edges10-examples2"
+    ]
 
 
 def test_default_folders_of_studies_and_long_names_are_legal_and_differ() -> None:

@@ -113,6 +113,7 @@ def discover(options: argparse.Namespace) -> None:
     check_names("discovery", options.method)
     check_names("metrics", options.metric)
     check_names("corruptions", options.corruption)
+    _forget_what_is_usual(options)
     place = options.output or default_place(options, "circuits")
     asked = {
         "method": options.method, "budget": options.budget,
@@ -152,3 +153,14 @@ def _plan(
     found = workflow.plan(model, *inputs, **asked)
     found = replace(found, files=tuple(str(place / name) for name in found.files))
     print_json(found.to_dict()) if options.json else print_text(repr(found))
+
+
+def _forget_what_is_usual(options: argparse.Namespace) -> None:
+    """A method and a rule that are taken anyway are not settings of their own: they are not in the
+    name of the folder."""
+    from circuitkit.workflows.asking import METHOD, rule_of
+
+    if options.method == METHOD and options.budget is None:
+        options.method = None
+    if options.rule == rule_of(options.corruption):
+        options.rule = None

@@ -10,7 +10,7 @@ import torch
 
 from circuitkit.discovery._gradients import Here, Term, attribute
 from circuitkit.discovery._points import left, midpoints
-from circuitkit.engine.backward import RULE_FORM, RuleLike
+from circuitkit.engine.backward import RuleLike, is_rule
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import output
@@ -32,7 +32,14 @@ def ceap(
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
-    rule: Annotated[RuleLike, RULE_FORM] = None,
+    rule: Annotated[
+        RuleLike,
+        Form(
+            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
+            "'+', or None",
+            is_rule,
+        ),
+    ] = None,
 ) -> Scores:
     """EAP by conductance (CEAP): on the way of EAP-IG, with what each writer changes at each step.
 
@@ -79,7 +86,14 @@ def eap_ig_activations(
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
-    rule: Annotated[RuleLike, RULE_FORM] = None,
+    rule: Annotated[
+        RuleLike,
+        Form(
+            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
+            "'+', or None",
+            is_rule,
+        ),
+    ] = None,
 ) -> Scores:
     """EAP with integrated gradients over what is written, one stage at a time.
 

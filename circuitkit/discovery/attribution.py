@@ -14,7 +14,7 @@ import torch
 
 from circuitkit.discovery._gradients import Here, Term, attribute
 from circuitkit.discovery._points import left, midpoints, stratified
-from circuitkit.engine.backward import RULE_FORM, RuleLike
+from circuitkit.engine.backward import RuleLike, is_rule
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.tally import Groups, is_groups
@@ -39,7 +39,14 @@ def eap(
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
-    rule: Annotated[RuleLike, RULE_FORM] = None,
+    rule: Annotated[
+        RuleLike,
+        Form(
+            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
+            "'+', or None",
+            is_rule,
+        ),
+    ] = None,
 ) -> Scores:
     """Edge attribution patching (EAP): the gradient at the clean run, one forward and backward.
 
@@ -90,7 +97,14 @@ def eap_ig(
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
-    rule: Annotated[RuleLike, RULE_FORM] = None,
+    rule: Annotated[
+        RuleLike,
+        Form(
+            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
+            "'+', or None",
+            is_rule,
+        ),
+    ] = None,
 ) -> Scores:
     """EAP with integrated gradients over the inputs (EAP-IG).
 
@@ -150,7 +164,14 @@ def expected_gradients(
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
-    rule: Annotated[RuleLike, RULE_FORM] = None,
+    rule: Annotated[
+        RuleLike,
+        Form(
+            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
+            "'+', or None",
+            is_rule,
+        ),
+    ] = None,
 ) -> Scores:
     """EAP-IG at random points of the way, one for each prompt: a fifth of the cost.
 
@@ -194,7 +215,14 @@ def clean_corrupted(
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
-    rule: Annotated[RuleLike, RULE_FORM] = None,
+    rule: Annotated[
+        RuleLike,
+        Form(
+            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
+            "'+', or None",
+            is_rule,
+        ),
+    ] = None,
 ) -> Scores:
     """EAP with the mean of the gradients at the clean and at the corrupted embedding.
 

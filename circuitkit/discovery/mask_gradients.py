@@ -16,7 +16,7 @@ from torch import Tensor
 
 from circuitkit.discovery._gradients import Here, Term, attribute
 from circuitkit.discovery._points import midpoints, stratified
-from circuitkit.engine.backward import RULE_FORM, RuleLike
+from circuitkit.engine.backward import RuleLike, is_rule
 from circuitkit.engine.gradients import holding
 from circuitkit.engine.holding import Held, held_norms
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
@@ -51,7 +51,14 @@ def mask_gradient(
     groups: Annotated[
         Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
     ] = None,
-    rule: Annotated[RuleLike, RULE_FORM] = None,
+    rule: Annotated[
+        RuleLike,
+        Form(
+            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
+            "'+', or None",
+            is_rule,
+        ),
+    ] = None,
 ) -> Scores:
     """The gradient of the metric in the mask, averaged from nothing kept to everything kept.
 

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from circuitkit.engine.model import Model
 from circuitkit.errors import ArgumentError, UnsupportedModelError
-from circuitkit.util.options import Form
 
 __all__ = [
     "PLAIN",
     "RULES",
-    "RULE_FORM",
+    "is_rule",
     "Ruled",
     "Rule",
     "RuleLike",
@@ -65,19 +64,18 @@ RULES = {
 RuleLike: TypeAlias = Rule | str | None
 
 
-def _is_rule(rule: object) -> bool:
+def is_rule(rule: object) -> bool:
+    """Whether it is a rule, or the name of one or several."""
     known = rule is None or isinstance(rule, Rule)
     return known or (isinstance(rule, str) and all(one in RULES for one in rule.split("+")))
-
-
-RULE_FORM = Form(f"{', '.join(map(repr, RULES))}, several of them joined by '+', or None", _is_rule)
 
 
 def as_rule(rule: RuleLike) -> Rule:
     """The rule of a name, or of several joined by ``+``; None is the plain gradient. Raises
     ArgumentError for a name that is not known."""
-    if not _is_rule(rule):
-        raise ArgumentError(f"{rule!r} is not a backward rule; give {RULE_FORM.words}")
+    if not is_rule(rule):
+        known = ", ".join(RULES)
+        raise ArgumentError(f"{rule!r} is not a backward rule; give {known}, or some joined by '+'")
     if not isinstance(rule, str):
         return PLAIN if rule is None else rule
     parts = [RULES[name] for name in rule.split("+")]

@@ -196,7 +196,7 @@ class Discovery:
         Example:
             >>> found = ck.discover(model, "ioi", level="node", nodes=5, examples=4)
             >>> list(found.nodes)[:2], len(found.nodes)
-            (['a0.h2', 'a2.h2'], 5)
+            (['a2.h2', 'a0.h2'], 5)
         """
         own = circuits.components(self.circuit)
         return {name: score for name, score in self.scores.nodes.items() if name in own}

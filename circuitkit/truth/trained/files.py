@@ -225,7 +225,7 @@ def assemble(
     shape: Shape,
     weights: Mapping[str, Tensor],
     words: Sequence[str],
-    **known: Any,
+    **known: Json,
 ) -> Trained:
     """A trained model of its weights, rounded to fp16, and of what is known of it.
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from circuitkit.errors import ModelError
 from circuitkit.graph.wiring import Wiring
+from circuitkit.models.compat import use_eager
 
 __all__ = ["FAMILIES", "Shape"]
 
@@ -77,7 +78,7 @@ class Shape:
             **options, vocab_size=self.vocab, bos_token_id=0, eos_token_id=0, pad_token_id=None,
             tie_word_embeddings=False,
         )  # fmt: skip
-        config._attn_implementation = "eager"
+        use_eager(config)
         suffix = "LMHeadModel" if prefix == "GPT2" else "ForCausalLM"
         module: nn.Module = getattr(transformers, prefix + suffix)(config)
         with torch.no_grad():  # theirs is for large models: attention would be flat here

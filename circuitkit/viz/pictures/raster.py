@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from circuitkit.graph.types import Graph
 from circuitkit.viz.circuits.choice import Asked
 from circuitkit.viz.circuits.graphviz import as_dot
@@ -15,7 +17,7 @@ __all__ = ["pdf", "png"]
 def png(
     circuit: Graph,
     *,
-    edges: Asked = None,
+    edges: int | Literal["all"] | None = None,
     title: str | None = None,
     width: float | None = None,
     engine: str = "builtin",
@@ -35,7 +37,7 @@ def png(
 def pdf(
     circuit: Graph,
     *,
-    edges: Asked = None,
+    edges: int | Literal["all"] | None = None,
     title: str | None = None,
     width: float | None = None,
     engine: str = "builtin",
