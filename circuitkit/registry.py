@@ -250,13 +250,30 @@ def settings_of(kind: str, name: str) -> tuple[Setting, ...]:
 def _settings(file: Path, changed: int) -> dict[str, tuple[Setting, ...]]:
     """The settings of each function of a file, which is not imported."""
     body = ast.parse(file.read_text(encoding="utf-8")).body
-    constants = _constants(body)
+    constants = _imported(body) | _constants(body)
     found = {}
     for node in body:
         if isinstance(node, ast.FunctionDef):
             given = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
             found[node.name] = tuple(_setting(own, value, constants) for own, value in given)
     return found
+
+
+def _imported(body: Sequence[ast.stmt]) -> dict[str, str]:
+    """The constants that a file imports by name from files of ours, as they are written there."""
+    found: dict[str, str] = {}
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("circuitkit."):
+            place = _ROOT.joinpath(*str(node.module).split(".")[1:]).with_suffix(".py")
+            if place.is_file():
+                there = _constants_there(place)
+                found |= {one.name: there[one.name] for one in node.names if one.name in there}
+    return found
+
+
+@cache
+def _constants_there(file: Path) -> dict[str, str]:
+    return _constants(ast.parse(file.read_text(encoding="utf-8")).body)
 
 
 def _constants(body: Sequence[ast.stmt]) -> dict[str, str]:
@@ -280,6 +297,7 @@ class _Known(dict[str, Any]):
 def _setting(argument: ast.arg, value: ast.expr | None, constants: Mapping[str, str]) -> Setting:
     """A setting as it is written; a default that is a constant of the file as the constant's."""
     written = ast.unparse(argument.annotation) if argument.annotation else "Any"
+    written = constants.get(written, written)
     kind = options.read_kind(written, _Known({**vars(builtins), **vars(options)}))
     allowed = written if kind is None else options.in_words(kind)
     default = ast.unparse(value) if value else ""

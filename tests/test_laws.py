@@ -413,7 +413,7 @@ def test_on_a_linear_model_the_edges_into_the_logits_sum_to_the_gap() -> None:
 GREEDY = "acdc"  # each of its decisions is a run: under one corruption, with a threshold that cuts
 DEAR = {"eap_ig_activations": "eap_ig_activations(steps=1)"}  # as many runs as there are stages
 LEARNED = ("nested", "edge_pruning", "ugs")  # in steps of some prompts: see ``test_learned.py``
-APART = ("random", GREEDY, *LEARNED)
+APART = ("random", "ensemble", GREEDY, *LEARNED)  # an ensemble is a mean of the others
 METHODS = [DEAR.get(name, name) for name in names("discovery") if name not in APART]
 SETTINGS: dict[str, Callable[[Dataset], Dataset]] = {
     "one by one": lambda data: replace(data, padding="left", batch_size=1),

@@ -30,7 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
     "exact": {"method": "exact", "edges": 30},
     "exact, zero": {"method": "exact", "corruption": "zero", "edges": 30},
     "acdc, few": {"method": "acdc(threshold=1.0)", "orders": 2, "examples": 2},
-    "verified": {"method": "eap", "edges": 30, "verify": 200},
+    "verified": {"method": "eap", "edges": 30, "verify": 60},
     "refined": {"method": "eap", "edges": 30, "refine": 12},
     "noise": {"method": "eap_ig", "corruption": "noise(draws=3)", "edges": 30, "batch_size": 6},
     "mean": {"method": "clean_corrupted", "corruption": "mean", "edges": 30},

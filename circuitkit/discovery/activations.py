@@ -10,13 +10,13 @@ import torch
 
 from circuitkit.discovery._gradients import Here, Term, attribute
 from circuitkit.discovery._points import left, midpoints
-from circuitkit.engine.backward import RuleLike, is_rule
+from circuitkit.engine.backward import BackwardRule
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import output
-from circuitkit.engine.tally import Groups, is_groups
+from circuitkit.engine.tally import ByGroup
 from circuitkit.graph.scores import Scores
-from circuitkit.util.options import Bounds, Form, checked
+from circuitkit.util.options import Bounds, checked
 
 __all__ = ["ceap", "eap_ig_activations"]
 
@@ -29,17 +29,8 @@ def ceap(
     corruption: CorruptionLike | None = None,
     *,
     steps: Annotated[int, Bounds(1, 10_000)] = 5,
-    groups: Annotated[
-        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
-    ] = None,
-    rule: Annotated[
-        RuleLike,
-        Form(
-            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
-            "'+', or None",
-            is_rule,
-        ),
-    ] = None,
+    groups: ByGroup = None,
+    rule: BackwardRule = None,
 ) -> Scores:
     """EAP by conductance (CEAP): on the way of EAP-IG, with what each writer changes at each step.
 
@@ -83,17 +74,8 @@ def eap_ig_activations(
     corruption: CorruptionLike | None = None,
     *,
     steps: Annotated[int, Bounds(1, 10_000)] = 5,
-    groups: Annotated[
-        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
-    ] = None,
-    rule: Annotated[
-        RuleLike,
-        Form(
-            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
-            "'+', or None",
-            is_rule,
-        ),
-    ] = None,
+    groups: ByGroup = None,
+    rule: BackwardRule = None,
 ) -> Scores:
     """EAP with integrated gradients over what is written, one stage at a time.
 

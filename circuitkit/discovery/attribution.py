@@ -14,13 +14,13 @@ import torch
 
 from circuitkit.discovery._gradients import Here, Term, attribute
 from circuitkit.discovery._points import left, midpoints, stratified
-from circuitkit.engine.backward import RuleLike, is_rule
+from circuitkit.engine.backward import BackwardRule
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.tally import Groups, is_groups
+from circuitkit.engine.tally import ByGroup
 from circuitkit.graph.scores import Scores
 from circuitkit.util.json_values import Json
-from circuitkit.util.options import Bounds, Form, Seed, checked
+from circuitkit.util.options import Bounds, Seed, checked
 
 __all__ = ["clean_corrupted", "eap", "eap_ig", "expected_gradients"]
 
@@ -36,17 +36,8 @@ def eap(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    groups: Annotated[
-        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
-    ] = None,
-    rule: Annotated[
-        RuleLike,
-        Form(
-            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
-            "'+', or None",
-            is_rule,
-        ),
-    ] = None,
+    groups: ByGroup = None,
+    rule: BackwardRule = None,
 ) -> Scores:
     """Edge attribution patching (EAP): the gradient at the clean run, one forward and backward.
 
@@ -94,17 +85,8 @@ def eap_ig(
     *,
     steps: Annotated[int, Bounds(1, 10_000)] = 5,
     points: Literal["left", "midpoints"] | None = None,
-    groups: Annotated[
-        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
-    ] = None,
-    rule: Annotated[
-        RuleLike,
-        Form(
-            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
-            "'+', or None",
-            is_rule,
-        ),
-    ] = None,
+    groups: ByGroup = None,
+    rule: BackwardRule = None,
 ) -> Scores:
     """EAP with integrated gradients over the inputs (EAP-IG).
 
@@ -161,17 +143,8 @@ def expected_gradients(
     *,
     draws: Annotated[int, Bounds(1, 10_000)] = 1,
     seed: Seed = 0,
-    groups: Annotated[
-        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
-    ] = None,
-    rule: Annotated[
-        RuleLike,
-        Form(
-            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
-            "'+', or None",
-            is_rule,
-        ),
-    ] = None,
+    groups: ByGroup = None,
+    rule: BackwardRule = None,
 ) -> Scores:
     """EAP-IG at random points of the way, one for each prompt: a fifth of the cost.
 
@@ -212,17 +185,8 @@ def clean_corrupted(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    groups: Annotated[
-        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
-    ] = None,
-    rule: Annotated[
-        RuleLike,
-        Form(
-            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
-            "'+', or None",
-            is_rule,
-        ),
-    ] = None,
+    groups: ByGroup = None,
+    rule: BackwardRule = None,
 ) -> Scores:
     """EAP with the mean of the gradients at the clean and at the corrupted embedding.
 

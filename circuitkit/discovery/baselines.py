@@ -8,7 +8,7 @@ ignores it, and ``about`` does not name it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from circuitkit.data.batches import Batch
 from circuitkit.discovery._gradients import FLAT, require_gradients
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine.attribute import Pulls, block_tokens
-from circuitkit.engine.backward import RuleLike, is_rule
+from circuitkit.engine.backward import BackwardRule
 from circuitkit.engine.gradients import Gradients, at_tokens, gradients
 from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
 from circuitkit.engine.metric import Metric, check_metric
@@ -30,7 +30,7 @@ from circuitkit.errors import MetricError
 from circuitkit.graph.by_node import of_nodes, weaker_end
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of
-from circuitkit.util.options import Form, checked
+from circuitkit.util.options import checked
 from circuitkit.util.progress import track
 
 __all__ = ["activation_magnitude", "gradient_norm", "node_attribution", "information_flow"]
@@ -153,14 +153,7 @@ def node_attribution(
     corruption: CorruptionLike | None = None,
     *,
     level: Literal["edge", "node"] = "edge",
-    rule: Annotated[
-        RuleLike,
-        Form(
-            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
-            "'+', or None",
-            is_rule,
-        ),
-    ] = None,
+    rule: BackwardRule = None,
 ) -> Scores:
     """Node attribution patching, spread on the edges: an edge is worth its weaker end.
 

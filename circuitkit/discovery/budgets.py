@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Annotated
 
 import numpy as np
 
@@ -15,12 +14,12 @@ from circuitkit.data.batches import Dataset
 from circuitkit.data.sequences import rows_of
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Model
-from circuitkit.engine.tally import Groups, is_groups
+from circuitkit.engine.tally import ByGroup
 from circuitkit.errors import ArgumentError
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of, resolve
 from circuitkit.util.json_values import Json
-from circuitkit.util.options import Count, Form, checked
+from circuitkit.util.options import Count, checked
 
 __all__ = ["auto"]
 
@@ -127,9 +126,7 @@ def auto(
     corruption: CorruptionLike | None = None,
     *,
     budget: Count | None = None,
-    groups: Annotated[
-        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
-    ] = None,
+    groups: ByGroup = None,
     resume: str | os.PathLike[str] | None = None,
 ) -> Scores:
     """The best method for a budget and a corruption, chosen from a table of what was measured.

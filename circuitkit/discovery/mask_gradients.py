@@ -16,17 +16,17 @@ from torch import Tensor
 
 from circuitkit.discovery._gradients import Here, Term, attribute
 from circuitkit.discovery._points import midpoints, stratified
-from circuitkit.engine.backward import RuleLike, is_rule
+from circuitkit.engine.backward import BackwardRule
 from circuitkit.engine.gradients import holding
 from circuitkit.engine.holding import Held, held_norms
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer
-from circuitkit.engine.tally import Groups, is_groups
+from circuitkit.engine.tally import ByGroup
 from circuitkit.graph.scores import Scores, ScoresWarning
 from circuitkit.util.json_values import Json
-from circuitkit.util.options import Bounds, Form, Seed, checked
+from circuitkit.util.options import Bounds, Seed, checked
 
 __all__ = ["mask_gradient"]
 
@@ -48,17 +48,8 @@ def mask_gradient(
     points: Literal["midpoints", "random"] = "midpoints",
     norms: Literal["live", "clean", "larger"] = "live",
     seed: Seed = 0,
-    groups: Annotated[
-        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
-    ] = None,
-    rule: Annotated[
-        RuleLike,
-        Form(
-            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
-            "'+', or None",
-            is_rule,
-        ),
-    ] = None,
+    groups: ByGroup = None,
+    rule: BackwardRule = None,
 ) -> Scores:
     """The gradient of the metric in the mask, averaged from nothing kept to everything kept.
 

@@ -3,16 +3,14 @@ in the place of the gradient."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from circuitkit.discovery._gradients import attribute
 from circuitkit.discovery.attribution import clean_run
 from circuitkit.engine.backward import RULES
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Model
-from circuitkit.engine.tally import Groups, is_groups
+from circuitkit.engine.tally import ByGroup
 from circuitkit.graph.scores import Scores
-from circuitkit.util.options import Form, checked
+from circuitkit.util.options import checked
 
 __all__ = ["relp"]
 
@@ -24,9 +22,7 @@ def relp(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
-    groups: Annotated[
-        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
-    ] = None,
+    groups: ByGroup = None,
 ) -> Scores:
     """Relevance patching (RelP): EAP whose backward follows relevance propagation.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from circuitkit.data.batches import Batch
 from circuitkit.discovery._gradients import FLAT, _value, require_gradients
 from circuitkit.engine.attribute import Pulls, by_example, score_groups
-from circuitkit.engine.backward import RuleLike, as_rule, is_rule, rule_settings, under
+from circuitkit.engine.backward import BackwardRule, as_rule, rule_settings, under
 from circuitkit.engine.gradients import Gradients
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.metric import Metric
@@ -26,7 +25,7 @@ from circuitkit.errors import MetricError
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.stages import ATTENTION, Stage
 from circuitkit.registry import name_of
-from circuitkit.util.options import Form, checked
+from circuitkit.util.options import checked
 from circuitkit.util.progress import track
 
 __all__ = ["atp_star"]
@@ -42,14 +41,7 @@ def atp_star(
     *,
     fix: bool = True,
     drop: bool = True,
-    rule: Annotated[
-        RuleLike,
-        Form(
-            "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
-            "'+', or None",
-            is_rule,
-        ),
-    ] = None,
+    rule: BackwardRule = None,
 ) -> Scores:
     """AtP*: EAP with exact attention patterns, and with the gradient of each layer dropped in turn.
 

@@ -23,7 +23,7 @@ from circuitkit.engine.model import Model
 from circuitkit.engine.numerics import exact as exactly
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import runs
-from circuitkit.engine.tally import Groups, Tally, is_groups
+from circuitkit.engine.tally import ByGroup, Tally
 from circuitkit.errors import ArgumentError
 from circuitkit.graph.edges import Edges, indices, is_edges
 from circuitkit.graph.scores import Scores
@@ -47,9 +47,7 @@ def exact(
     ] = None,
     level: Literal["edge", "node"] = "edge",
     resume: str | os.PathLike[str] | None = None,
-    groups: Annotated[
-        Groups, Form("'examples', counts of shape [groups, examples], or None", is_groups)
-    ] = None,
+    groups: ByGroup = None,
 ) -> Scores:
     """The exact effect of each edge alone, by patching it: what attribution estimates.
 

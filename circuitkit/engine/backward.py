@@ -8,17 +8,18 @@ it takes any model.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Annotated, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
 from circuitkit.engine.model import Model
 from circuitkit.errors import ArgumentError, UnsupportedModelError
+from circuitkit.util.options import Form
 
 __all__ = [
     "PLAIN",
     "RULES",
-    "is_rule",
+    "BackwardRule",
     "Ruled",
     "Rule",
     "RuleLike",
@@ -64,16 +65,25 @@ RULES = {
 RuleLike: TypeAlias = Rule | str | None
 
 
-def is_rule(rule: object) -> bool:
-    """Whether it is a rule, or the name of one or several."""
+def _is_rule(rule: object) -> bool:
     known = rule is None or isinstance(rule, Rule)
     return known or (isinstance(rule, str) and all(one in RULES for one in rule.split("+")))
+
+
+BackwardRule: TypeAlias = Annotated[
+    RuleLike,
+    Form(
+        "frozen_norms, frozen_patterns, frozen_slopes, half_gates or relp, several joined by "
+        "'+', or None",
+        _is_rule,
+    ),
+]
 
 
 def as_rule(rule: RuleLike) -> Rule:
     """The rule of a name, or of several joined by ``+``; None is the plain gradient. Raises
     ArgumentError for a name that is not known."""
-    if not is_rule(rule):
+    if not _is_rule(rule):
         known = ", ".join(RULES)
         raise ArgumentError(f"{rule!r} is not a backward rule; give {known}, or some joined by '+'")
     if not isinstance(rule, str):

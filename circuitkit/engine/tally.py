@@ -7,7 +7,7 @@ nothing but its part in the mean, its own scores, or its part in each of several
 from __future__ import annotations
 
 import tempfile
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,19 +18,25 @@ from circuitkit.errors import ArgumentError
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json
+from circuitkit.util.options import Form
 
-__all__ = ["Groups", "Tally", "is_groups", "replaced"]
+__all__ = ["ByGroup", "Groups", "Tally", "replaced"]
 
 # What is kept of the examples: nothing; the scores of each; or, of counts that say how often each
 # example counts in each of K resamples, the scores of the resamples.
 Groups: TypeAlias = Literal["examples"] | Int[np.ndarray, "groups examples"] | None
 
 
-def is_groups(groups: object) -> bool:
+def _is_groups(groups: object) -> bool:
     """Whether this may say what is kept of the examples; which counts they are, ``Tally`` sees."""
     if groups is None or isinstance(groups, str):
         return groups in (None, "examples")
     return hasattr(groups, "__len__") and not isinstance(groups, bytes | dict)
+
+
+ByGroup: TypeAlias = Annotated[
+    Groups, Form("'examples', counts of shape [groups, examples], or None", _is_groups)
+]
 
 
 class Tally:
