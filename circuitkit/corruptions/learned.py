@@ -33,7 +33,6 @@ from circuitkit.util.progress import track
 __all__ = ["optimal"]
 
 TOGETHER = 16  # examples of a step, at most
-DECAY = 0.9, 0.999  # of the mean gradient and of the mean of its square: Adam's own
 FLOOR = 1e-6  # of a gradient: smaller ones are rounding, and move nothing
 
 
@@ -139,15 +138,13 @@ def _learn(model: Model, data: Dataset, how: _How) -> Written:
     if not model.post_norm:  # a head's share is what it computes
         offsets = replace(offsets, computed=offsets.shares)
     moved = [offsets.embed, *offsets.shares]
-    first, second = ([torch.zeros_like(x) for x in moved] for _ in DECAY)
+    adam = torch.optim.Adam(moved, eps=FLOOR)
     for step in track(range(how.steps), "optimal", "step"):
         slopes = _slopes(model, _chosen(data, step, how.seed), how, step, mean, scale, offsets)
-        rate = how.rate * (1 - step / how.steps)
-        for x, slope, m, v in zip(moved, slopes, first, second, strict=True):
-            m.lerp_(slope, 1 - DECAY[0])
-            v.lerp_(slope**2, 1 - DECAY[1])
-            size = (v / (1 - DECAY[1] ** (step + 1))).sqrt() + FLOOR
-            x -= rate / (1 - DECAY[0] ** (step + 1)) * m / size
+        adam.param_groups[0]["lr"] = how.rate * (1 - step / how.steps)
+        for x, slope in zip(moved, slopes, strict=True):
+            x.grad = slope
+        adam.step()
     return Written.each(torch.addcmul, mean, scale, offsets)
 
 

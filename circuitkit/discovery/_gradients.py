@@ -127,6 +127,11 @@ class Here:
         each example, or of all."""
         return torch.lerp(carried.embed.to(self.context.embed), self.context.embed, share)
 
+    def own(self, each: Float[Tensor, " all_examples"]) -> Float[Tensor, "b 1 1"]:
+        """Of a number of each example of the data, those of this batch, for each of its rows."""
+        here = slice(self.first, self.first + self.batch.examples)
+        return self.rows(each[here].to(self.model.device))
+
     def rows(self, each: Float[Tensor, " examples"]) -> Float[Tensor, "b 1 1"]:
         """A number of each example, for each of its rows."""
         return each.to(self.context.embed)[self.batch.owner][:, None, None]

@@ -100,10 +100,9 @@ def started(inputs: Inputs, start: Start) -> Callable[[], dict[str, Tensor]]:
 
 def _ranks(scores: Scores) -> Float[np.ndarray, " edges"]:
     """The rank of every edge by magnitude, from 1; equal ones share the mean of theirs."""
-    strengths = -np.abs(scores.values[scores.wiring.legal])
-    _, place, count = np.unique(strengths, return_inverse=True, return_counts=True)
-    shared = np.cumsum(count) - (count - 1) / 2
-    return np.asarray(shared[place], np.float32)
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(-np.abs(scores.values[scores.wiring.legal])), np.float32)
 
 
 def is_start(value: object) -> bool:

@@ -168,9 +168,8 @@ def expected_gradients(
     shares = stratified(inputs.data, draws, seed)
 
     def where(here: Here, carried: Activations) -> Iterator[Term]:
-        own = shares[here.first : here.first + here.batch.examples].to(here.model.device)
         for draw in range(draws):
-            at = here.at(here.between(carried, here.rows(own[:, draw])))
+            at = here.at(here.between(carried, here.own(shares[:, draw])))
             yield Term(at, here.live, carried, 1 / draws)
             del at
 

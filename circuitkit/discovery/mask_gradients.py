@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
 
 from circuitkit.discovery._gradients import Here, Term, attribute
 from circuitkit.discovery._points import midpoints, stratified
@@ -91,18 +90,13 @@ def mask_gradient(
         held = held_norms(here.model, here.batch, here.live, norms)
         path.add(here, carried, held)
         for step, middle in enumerate(midpoints(steps)):
-            share = middle if drawn is None else _own(here, drawn[:, step])
+            share = middle if drawn is None else here.own(drawn[:, step])
             at = here.at(carried=carried, share=share, held=held, risk=risk)
             yield Term(at, at.activations, carried, 1 / steps, risk)
             del at
 
     found = attribute(inputs, "mask_gradient", where, groups, settings, rule, reads=True)
     return path.told(found)
-
-
-def _own(here: Here, each: Tensor) -> Tensor:
-    """The points of the examples of a batch, by row."""
-    return here.rows(each[here.first : here.first + here.batch.examples].to(here.model.device))
 
 
 @dataclass

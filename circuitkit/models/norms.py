@@ -65,7 +65,7 @@ class Norm:
         if not self.held.least:
             return scaled
         with torch.no_grad():
-            free = self._scale(x) < self.held.value
+            free = self.held.free(self._scale(x))
         return torch.where(free, self._own(x), scaled)
 
     def _own(self, x: Tensor) -> Tensor:

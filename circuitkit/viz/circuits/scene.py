@@ -10,6 +10,7 @@ from itertools import pairwise
 from circuitkit.errors import OutputError
 from circuitkit.graph.types import Graph
 from circuitkit.viz import style
+from circuitkit.viz.canvas import INCH
 from circuitkit.viz.circuits import legend
 from circuitkit.viz.circuits.choice import Asked
 from circuitkit.viz.circuits.drawing import Box, Drawing, drawing
@@ -21,7 +22,6 @@ __all__ = ["LAYER_NAMES", "LEAST_WIDTH", "scene"]
 SAMPLE, SPACE, ROW = 26.0, 6.0, 17.0  # the legend: width of a sample; space after it; row height
 LAYER_NAMES = 46.0  # room at the left
 LEAST_WIDTH = 368.0
-INCH = 72.0
 LEAST_LETTERS = 7.0  # points, in a paper's column
 FEWER = (None, 30, 25, 20, 15, 10)  # edges that are tried where all letters have to be legible
 

@@ -33,7 +33,7 @@ def html(
     It holds at most so many ``edges`` (5,000), the strongest, and shows the first 50. ``beside`` is
     a second circuit of the same model, with which it is overlaid; ``searched`` the faithfulness of
     other circuits by their size; ``attention`` the patterns of heads on a prompt, as
-    ``circuitkit.patching.attention.patterns`` gives them.
+    ``circuitkit.patching.patterns.patterns`` gives them.
 
     Raises OutputError for a style that cannot be drawn, and CircuitError where a graph is not a
     circuit, or the second one is of another model.

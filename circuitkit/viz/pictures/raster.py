@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from circuitkit.graph.types import Graph
 from circuitkit.viz.circuits.choice import Asked
 from circuitkit.viz.circuits.graphviz import as_dot
@@ -17,7 +15,7 @@ __all__ = ["pdf", "png"]
 def png(
     circuit: Graph,
     *,
-    edges: int | Literal["all"] | None = None,
+    edges: Asked = None,
     title: str | None = None,
     width: float | None = None,
     engine: str = "builtin",
@@ -37,7 +35,7 @@ def png(
 def pdf(
     circuit: Graph,
     *,
-    edges: int | Literal["all"] | None = None,
+    edges: Asked = None,
     title: str | None = None,
     width: float | None = None,
     engine: str = "builtin",

@@ -6,9 +6,8 @@ version to version; ``engine="dot"`` asks for Graphviz's all the same.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from circuitkit.graph.types import Graph
+from circuitkit.viz.circuits.choice import Asked
 from circuitkit.viz.circuits.graphviz import as_dot
 from circuitkit.viz.circuits.scene import scene
 from circuitkit.viz.render import check_engine, laid_out
@@ -20,7 +19,7 @@ __all__ = ["svg"]
 def svg(
     circuit: Graph,
     *,
-    edges: int | Literal["all"] | None = None,
+    edges: Asked = None,
     title: str | None = None,
     width: float | None = None,
     engine: str = "builtin",
