@@ -158,9 +158,9 @@ def _plan(
 def _forget_what_is_usual(options: argparse.Namespace) -> None:
     """A method and a rule that are taken anyway are not settings of their own: they are not in the
     name of the folder."""
-    from circuitkit.workflows.asking import METHOD, rule_of
+    from circuitkit.workflows.asking import METHOD, RULE
 
     if options.method == METHOD and options.budget is None:
         options.method = None
-    if options.rule == rule_of(options.corruption):
+    if options.rule == RULE:
         options.rule = None

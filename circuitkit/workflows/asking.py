@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
 from circuitkit.data.batches import Dataset
-from circuitkit.engine.inputs import CorruptionLike, Inputs
+from circuitkit.engine.inputs import Inputs
 from circuitkit.engine.model import Model
 from circuitkit.errors import ScoresError, UnknownNameError
 from circuitkit.graph.scores import OF_NODES, RULES
-from circuitkit.registry import name_of, unknown
+from circuitkit.registry import unknown
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Bounds
 
@@ -24,10 +24,10 @@ __all__ = [
     "Asked",
     "Level",
     "Orders",
+    "RULE",
     "Share",
     "fingerprint",
     "is_in_sample",
-    "rule_of",
 ]
 
 Level: TypeAlias = Literal["edge", "node"]
@@ -36,10 +36,9 @@ Orders: TypeAlias = Annotated[int, Bounds(2, 1_000)]  # one cannot agree or diff
 
 METHOD = "eap_ig"  # where neither a method nor a budget is given
 OF_BUDGET = "auto"  # where a budget is given, and no method
-# How edges are ranked where no rule is given, by corruption. What a cut edge carries decides what a
-# negative score means: under mean and zero the |1 - f| of rankings by |score| is far lower.
-RULE_OF = {"mean": "abs", "mean_by_position": "abs", "zero": "abs", "optimal": "abs", "peak": "abs"}
-RULE = "abs"  # of all others
+# How edges are ranked where no rule is given, under every corruption: under mean ablation ranking
+# by magnitude is clearly better than by value, and under the others there is little between them.
+RULE = "abs"
 
 # On which prompts a circuit is measured.
 HALVES = "the other half"
@@ -133,14 +132,6 @@ class Asked:
             "prompts": fingerprint(data, measured.data), "batch_size": data.batch_size,
             "dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type,
         }  # fmt: skip
-
-
-def rule_of(corruption: CorruptionLike | None) -> str:
-    """The rule by which edges are ranked under a corruption, where none is given."""
-    if corruption is None:
-        return RULE
-    name = corruption if isinstance(corruption, str) else name_of(corruption)
-    return RULE_OF.get(name.partition("(")[0].strip(), RULE)
 
 
 def is_in_sample(seen: Inputs, measured: Inputs) -> bool:

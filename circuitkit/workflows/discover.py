@@ -44,12 +44,12 @@ from circuitkit.viz.circuits.choice import drawn_part, smaller_parts
 from circuitkit.workflows.asking import (
     METHOD,
     OF_BUDGET,
+    RULE,
     Asked,
     Level,
     Orders,
     Share,
     is_in_sample,
-    rule_of,
 )
 from circuitkit.workflows.folders import tried
 from circuitkit.workflows.results import Discovery
@@ -119,7 +119,7 @@ def discover(
         nodes: The size of a circuit of nodes, at most the number of the model's heads and MLPs.
         rule: How edges are ranked: ``abs``, ``signed`` or ``greedy``; by ``mib`` dead ends among
             the strongest edges are dropped and not replaced, so that there are fewer. Without it
-            the corruption's own: ``abs`` of all that there are.
+            ``abs``, under every corruption.
         examples: How many prompts each half has at most; without it 64 of a task, and all of a
             file.
         seed: The seed of the prompts that are drawn, of random circuits and of samples.
@@ -157,7 +157,7 @@ def discover(
         ('ioi', 30)
     """
     start = time.perf_counter()
-    rule = rule_of(corruption) if rule is None else rule
+    rule = RULE if rule is None else rule
     asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size, memory,
                   agreement, refine, level, nodes)  # fmt: skip
     require_model(model)

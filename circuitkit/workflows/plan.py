@@ -46,7 +46,7 @@ from circuitkit.util.json_values import Json
 from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.viz.circuits.choice import SIZES
-from circuitkit.workflows.asking import OF_BUDGET, Asked, Level, Orders, Share, rule_of
+from circuitkit.workflows.asking import OF_BUDGET, RULE, Asked, Level, Orders, Share
 from circuitkit.workflows.discover import HALVES, method_of
 from circuitkit.workflows.results import files
 from circuitkit.workflows.sampling import gives_groups
@@ -186,7 +186,7 @@ def plan(
         >>> print(ck.plan(model, "ioi", method="exact", edges=30, examples=8))
         30 edges of ioi on mini by exact: about ... forwards, ... minutes and ... of memory
     """
-    rule = rule_of(corruption) if rule is None else rule
+    rule = RULE if rule is None else rule
     asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size, memory,
                   agreement, refine, level, nodes)  # fmt: skip
     require_model(model)
