@@ -117,6 +117,7 @@ LEGAL: Mapping[str, Callable[[Any], bool]] = {
     "drop": lambda value: isinstance(value, bool),
     "points": lambda value: value in (None, "left", "midpoints"),
     "norms": lambda value: value in ("live", "clean", "larger"),
+    "first": lambda value: value in ("ablated", "clean"),
     "bins": _is_whole(2), "examples": _is_whole(1),
     "loss": lambda value: value in ("kl", "log_probability"),
     "cut": lambda value: value in ("edges", "writer"),

@@ -85,6 +85,30 @@ def test_each_writer_carries_its_own_mean_over_all_tokens(family: str, padding: 
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
+def test_a_mean_may_leave_the_first_token_of_each_prompt_alone(padding: str) -> None:
+    """It is then in no mean, and carries what the clean run writes there."""
+    m, data = model("llama"), dataset(padding=padding, batch_size=2)
+    runs, batch = by_loop("llama", data), as_batch(data)
+    (found,) = carried(partial(mean, first="clean"), m, data)
+    for name, value in contributions(m, found).items():
+        expected = torch.cat([run[name][0, 1:] for run in runs]).mean(0)
+        for row in range(len(data.examples)):
+            here = value[row][batch.mask[row]]
+            assert distance(here[0], runs[row][name][0, 0]) < 1e-5
+            assert distance(here[1:], expected.expand_as(here[1:])) < 1e-5
+
+
+def test_a_mean_of_no_later_token_is_refused() -> None:
+    data = dataset(lengths=(3, 3))
+    short = [
+        replace(one, clean=one.clean[:1], corrupt=one.corrupt[:1], spans={})
+        for one in data.examples
+    ]
+    with pytest.raises(DataError, match="single token"):
+        mean(model("gpt2"), replace(data, examples=tuple(short)), first="clean")
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
 @every_kind
 def test_means_by_position_are_those_of_the_tokens_at_that_place(family: str, padding: str) -> None:
     """Positions count from the first token, wherever the padding is."""

@@ -17,7 +17,7 @@ from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import assemble, record
 from circuitkit.errors import DataError
 
-__all__ = ["Carry", "Written", "average", "clean", "constant"]
+__all__ = ["Carry", "Written", "average", "clean", "constant", "later"]
 
 Carry: TypeAlias = Callable[[Batch], list[Activations]]
 
@@ -58,17 +58,21 @@ class Written:
         return Written.each(at, self, other)
 
 
-def average(model: Model, data: Dataset, *, by_position: bool) -> Written:
-    """The mean over tokens that are not padding, accumulated in float64."""
+def average(
+    model: Model, data: Dataset, *, by_position: bool, without_first: bool = False
+) -> Written:
+    """The mean over tokens that are not padding, accumulated in float64; ``without_first``, over
+    all but the first of each text."""
     length = data.longest if by_position else 1
     total: Written | None = None
     count = exact(torch.zeros(length, device=model.device))
     for batch in data:
         run = clean(model, batch)
         at = (batch.mask.long().cumsum(-1) - 1).clamp(min=0) if by_position else 0 * batch.clean
-        places = at[batch.mask].to(count.device)
+        chosen = later(batch) if without_first else batch.mask
+        places = at[chosen].to(count.device)
         count.index_add_(0, places, torch.ones_like(places, dtype=count.dtype))
-        sums = run.map(lambda x, m=batch.mask, p=places: _sum(x, m, p, length))  # type: ignore[misc]
+        sums = run.map(lambda x, m=chosen, p=places: _sum(x, m, p, length))  # type: ignore[misc]
         if total is None:
             total = sums
         else:
@@ -76,9 +80,16 @@ def average(model: Model, data: Dataset, *, by_position: bool) -> Written:
                 mine += new
     if total is None:
         raise DataError("there are no examples to average over; give at least one")
+    if not bool(count.all()):
+        raise DataError("every prompt is a single token, and the first ones are left out")
     return total.map(
         lambda x: (x / count.view(-1, *[1] * (x.ndim - 1)))[None].to(model.device, model.dtype)
     )
+
+
+def later(batch: Batch) -> Bool[Tensor, "batch pos"]:
+    """All tokens but the first of each text."""
+    return batch.mask & (batch.mask.long().cumsum(-1) > 1)
 
 
 def clean(model: Model, batch: Batch) -> Written:
@@ -92,8 +103,11 @@ def _sum(x: Tensor, mask: Tensor, places: Tensor, length: int) -> Tensor:
     return kept.new_zeros(length, *x.shape[2:]).index_add_(0, places, kept)
 
 
-def constant(model: Model, written: Written, at: str | Sequence[str]) -> Carry:
-    """What was written, at every token or at those that are named."""
+def constant(
+    model: Model, written: Written, at: str | Sequence[str], *, without_first: bool = False
+) -> Carry:
+    """What was written, at every token or at those that are named; ``without_first``, but not at
+    the first of each text."""
 
     def carried(batch: Batch) -> list[Activations]:
         places = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)
@@ -108,8 +122,10 @@ def constant(model: Model, written: Written, at: str | Sequence[str]) -> Carry:
             return x[0][places] if known > 1 else x.expand(*batch.mask.shape, *x.shape[2:])
 
         full = written.map(spread)
-        if at:
-            full = full.where(batch.within(*span_names(at)), clean(model, batch))
+        if at or without_first:
+            chosen = batch.within(*span_names(at)) if at else batch.mask
+            chosen = chosen & later(batch) if without_first else chosen
+            full = full.where(chosen, clean(model, batch))
         return [assemble(model, full.embed, full.computed, full.shares)]
 
     return carried

@@ -6,6 +6,7 @@ Where ``at`` names tokens, they do so at these, and carry what the clean run wri
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
@@ -49,15 +50,26 @@ def zero(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
 
 
 @checked
-def mean(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
+def mean(
+    model: Model,
+    data: Dataset,
+    *,
+    at: str | Sequence[str] = (),
+    first: Literal["ablated", "clean"] = "ablated",
+) -> Carry:
     """Mean ablation: a cut edge carries its writer's mean over all tokens of the clean prompts.
 
     Each writer has a mean of its own. EAP-IG's ``mean`` is one vector for all nodes: it averages
     over them too (``compute_mean_activations``, read in 2026), so its numbers differ from ours.
     Padding does not count. ``at``: see ``zero``.
 
-    Raises DataError where there are no examples and, when used, for a span that an example lacks.
-    Source: Wang et al. 2023, who average by position, see ``mean_by_position``.
+    ``first="clean"`` averages over all tokens but the first of each prompt, and leaves that one as
+    it is. In many models the first token is an attention sink, with a residual hundreds of times
+    larger than the others' (in SmolLM2-135M 22,709 against 162): a mean with it carries ten times
+    what other tokens hold, and breaks the model before an edge has been tested.
+
+    Raises DataError where there are no examples or no token is left and, when used, for a span that
+    an example lacks. Source: Wang et al. 2023, who average by position, see ``mean_by_position``.
 
     Example:
         >>> import circuitkit as ck
@@ -67,7 +79,9 @@ def mean(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
         >>> bool((carried.embed[0, 0] == carried.embed[1, 3]).all())  # at every token
         True
     """
-    return constant(model, average(model, data, by_position=False), at)
+    spared = first == "clean"
+    written = average(model, data, by_position=False, without_first=spared)
+    return constant(model, written, at, without_first=spared)
 
 
 @checked
