@@ -221,16 +221,17 @@ def test_everything_that_is_asked_for_by_default_is_there() -> None:
             assert any(name.startswith("eap_ig") for name in own), "which others are compared with"
 
 
-def test_a_large_model_is_run_up_to_a_budget_and_in_one_cell_beyond() -> None:
-    table = {10: {"eap_ig": 4, "exact": 4}, 200: {"nested(runs=9)": 64}, 1000: {"nested": 32}}
-    large = source("smollm2-135m:ioi")
+def test_a_large_model_is_run_by_part_of_the_table_and_in_one_cell_beyond() -> None:
+    large, table = source("smollm2-135m:ioi"), budgets.METHODS
     runs = budgets.plan(table, large, "zero", 32)
-    assert [(run.budget, run.method, run.prompts) for run in runs] == [
-        (10, "eap_ig", 4), (200, "nested(runs=9)", 32),
-    ]  # fmt: skip
-    more = budgets.plan(table, large, "counterfactual", 32)
-    assert [run.budget for run in more] == [10, 200, 1000]
-    assert len(budgets.plan(table, source("reverse"), "zero", 32)) == 4
+    found = {budget: [run.method for run in runs if run.budget == budget] for budget in table}
+    assert found == {budget: [*budgets.LARGE_METHODS.get(budget, ())] for budget in table}
+    (beyond,) = set(budgets.plan(table, large, "counterfactual", 32)) - set(runs)
+    assert (beyond.budget, beyond.method) == (1000, budgets.LARGE_CELL[-1])
+    small = budgets.plan(table, source("reverse"), "zero", 32)
+    assert len(small) == sum(map(len, table.values()))
+    own = {10: {"exact": 64}}  # of which the table says nothing
+    assert budgets.plan(own, large, "zero", 32) == [budgets.Run(10, "exact", 32)]
     assert [run.prompts for run in budgets.plan(["eap"], large, "zero", 8)] == [8]
 
 

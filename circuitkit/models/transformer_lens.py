@@ -384,8 +384,8 @@ class Transformer:
         louder = q.clone()
         louder[..., 0, :] *= 100
         with torch.no_grad():
-            plain, moved = (self.attend(context, 0, x, k, v)[..., 1:, :] for x in (q, louder))
-        return bool(((plain - moved).abs() > 1e-3 * v.abs().max()).any())
+            plain, other = (self.attend(context, 0, x, k, v)[..., 1:, :] for x in (q, louder))
+        return bool(((plain - other).abs() > 1e-3 * v.abs().max()).any())
 
     # -- the model's own forward ------------------------------------------------------------------
     def _arguments(self, tokens: Tensor, mask: Tensor) -> dict[str, Any]:

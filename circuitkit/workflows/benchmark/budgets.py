@@ -62,11 +62,19 @@ REAL = (
     *(f"smollm2-135m:{task}" for task in ("ioi", "facts")),
 )
 SEEDS = {"plain": 2, "varied": 2, "trained": 1, "real": 1}
-# A model of which a cell takes half a minute: a few methods up to a budget, and one cell beyond.
+# A model of which a cell takes a minute: part of the table, and one cell more.
 LARGE = "smollm2-135m:"
-LARGE_METHODS = ("eap_ig", "expected_gradients", "nested", "auto")
-LARGE_BUDGET = 200
-LARGE_CELL = ("smollm2-135m:ioi", "counterfactual", 1000, "nested")
+LARGE_METHODS: Mapping[int, Sequence[str]] = {
+    10: ("eap_ig(steps=2)", "expected_gradients"),
+    50: (
+        "eap_ig",
+        "expected_gradients",
+        "mask_gradient",
+        "nested(start='expected_gradients', runs=24)",
+    ),
+    200: ("eap_ig", "nested(start='expected_gradients', runs=120)", "auto(budget=200)"),
+}
+LARGE_CELL = ("smollm2-135m:ioi", "counterfactual", "nested(start='mask_gradient', runs=792)")
 QUICK: dict[str, Any] = {
     "methods": {
         10: {"random": 16, "eap": 7, "eap_ig(steps=2)": 3, "expected_gradients": 6},
@@ -117,7 +125,7 @@ def plan(
     methods: Budgets | Sequence[str], where: Source, corruption: str, examples: int
 ) -> list[Run]:
     """What is run on a model under a corruption. Methods in a list have no budget and all prompts;
-    of a table what a model is too large for is left out."""
+    of the table above what a model is too large for is left out."""
     if not isinstance(methods, Mapping):
         return [Run(0, name, examples) for name in methods]
     runs = [
@@ -127,18 +135,14 @@ def plan(
     ]
     if not where.name.startswith(LARGE):
         return runs
-    beyond = (where.name, corruption)
     return [
         run for run in runs
-        if (run.budget <= LARGE_BUDGET and _bare(run.method) in LARGE_METHODS)
-        or (*beyond, run.budget, _bare(run.method)) == LARGE_CELL
+        if run.method not in METHODS.get(run.budget, ())
+        or run.method in LARGE_METHODS.get(run.budget, ())
+        or (where.name, corruption, run.method) == LARGE_CELL
     ]  # fmt: skip
 
 
 def seeds_of(where: Source) -> int:
     """How many seeds a model gets by default: programs have several models already."""
     return SEEDS[where.block]
-
-
-def _bare(method: str) -> str:
-    return method.partition("(")[0]
