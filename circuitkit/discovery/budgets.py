@@ -12,8 +12,10 @@ import numpy as np
 
 from circuitkit.data.batches import Dataset
 from circuitkit.data.sequences import rows_of
-from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
+from circuitkit.engine.holding import HoldsNorms
+from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
 from circuitkit.engine.model import Model
+from circuitkit.engine.resolution import path_resolved
 from circuitkit.engine.tally import ByGroup
 from circuitkit.errors import ArgumentError
 from circuitkit.graph.scores import Scores
@@ -40,32 +42,30 @@ class Choice:
     fixed: float = 0.0
 
 
-CLEAN = "mask_gradient(steps=3, norms='clean')"
-CHEAPEST = Choice(5 / 3, "expected_gradients", "it ranks as eap_ig does at a fifth of its cost")
-FROZEN = Choice(11 / 3, CLEAN, "the clean run's norms keep its path from degenerating")
+FROZEN = "mask_gradient(steps=3, norms='clean')"
 LEARNED = "a ranking that is learned from a good start is the best where it can be paid"
+OF_FROZEN = Choice(11 / 3, FROZEN, "the clean run's norms keep its path from degenerating")
 
 # By corruption, the cheapest first; of those that are paid for, the last is taken.
 TABLE: Mapping[str, tuple[Choice, ...]] = {
     "counterfactual": (
-        CHEAPEST,
+        Choice(5 / 3, "expected_gradients", "it ranks as eap_ig does at a fifth of its cost"),
         Choice(17 / 3, "mask_gradient(steps=5)",
                "it ranks no worse than eap_ig at its cost, and better where the metric saturates"),
         Choice(14, "nested(start='mask_gradient(steps=5)', runs={runs})", LEARNED, 19 / 3),
     ),
-    "mean": (CHEAPEST, FROZEN,
-             Choice(12, f'nested(start="{CLEAN}", runs={{runs}})', LEARNED, 13 / 3)),
-    "zero": (CHEAPEST, FROZEN,
-             Choice(12, f'nested(start="{CLEAN}", runs={{runs}})', LEARNED, 13 / 3)),
+    "mean": (OF_FROZEN, Choice(12, f'nested(start="{FROZEN}", runs={{runs}})', LEARNED, 13 / 3)),
+    "zero": (OF_FROZEN, Choice(12, f'nested(start="{FROZEN}", runs={{runs}})', LEARNED, 13 / 3)),
 }  # fmt: skip
-# On a model of 30 layers no ranking by gradients was better than chance where constants replace
-# activations, as nearly all of the gap lies at one end of the path; 4 layers were not so.
-DEEP = 12  # layers, from which only these are taken
-OF_DEEP = (Choice(14, "nested(start=None, runs={runs})",
-                  "a ranking that is learned does not rest on the gradients of a path", 2 / 3),
+# Where constants replace activations, the path of these gradients may not be resolved.
+UNRESOLVED = Choice(
+    4, "nested(start='expected_gradients', runs={runs})",
+    "the path of gradients is not resolved, and a learned ranking does not rest on it", 5 / 3,
 )  # fmt: skip
+FEWEST = 8  # prompts from which a ranking is learned
 ALIKE = {"mean_by_position": "mean", "optimal": "mean", "peak": "mean"}
 OTHERS = "counterfactual"  # as which all further corruptions count
+PROBED, PROBE = 4, 2  # prompts on which a path is looked at, and what each of them costs
 
 
 @dataclass(frozen=True)
@@ -83,36 +83,44 @@ def row_of(corruption: str) -> str:
     return ALIKE.get(name, name if name in TABLE else OTHERS)
 
 
-def pick(corruption: str, prompts: int, budget: int | None = None, layers: int = 1) -> Picked:
-    """What is best for a corruption (by its name) on up to so many prompts: the dearest method that
-    the budget pays for on 32 of them, and then as many prompts as it pays for.
+def probed(corruption: str, budget: int | None = None) -> int:
+    """On how many prompts the path of gradients is looked at first: on one with a small budget."""
+    if row_of(corruption) == OTHERS:
+        return 0
+    return PROBED if budget is None else max(1, min(PROBED, budget // (PROBE * 5)))
 
-    Raises ArgumentError where it does not pay for one, and where it pays for no method that is to
-    be trusted on so deep a model.
+
+def pick(corruption: str, prompts: int, budget: int | None = None, path: str = "") -> Picked:
+    """What is best for a corruption (by its name) on up to so many prompts: the dearest method that
+    the budget pays for on 32 of them, and then as many prompts as it pays for. Where the ``path``
+    of gradients is not resolved, which is what it then says, a ranking is learned.
+
+    Raises ArgumentError where the budget does not pay for one prompt, or for a ranking that is
+    learned on 8 of them.
 
     Example:
         >>> from circuitkit.discovery.budgets import pick
         >>> pick("counterfactual", 64, 10).method
         'expected_gradients'
     """
-    row = row_of(corruption)
-    choices = OF_DEEP if row != OTHERS and layers >= DEEP else TABLE[row]
     whole = USUAL * prompts if budget is None else budget
+    whole -= PROBE * probed(corruption, budget)
+    choices = (UNRESOLVED,) if path else TABLE[row_of(corruption)]
     least = min(PROMPTS, prompts)
     paid = [one for one in choices if one.cost * least <= whole]
-    if not paid and choices is OF_DEEP:
-        raise ArgumentError(
-            f"auto knows no ranking by gradients that is to be trusted under {corruption} on "
-            f"{layers} layers, as nearly all that the metric loses is lost at one end of their "
-            "path; measure edges (the method exact or acdc, or verify), learn a ranking (a budget "
-            f"of {ceil(choices[0].cost * least):,}), or take counterfactual"
-        )
     choice = paid[-1] if paid else choices[0]
     n = min(prompts, int(whole / choice.cost))
+    if path and n < min(FEWEST, prompts):
+        raise ArgumentError(
+            f"auto trusts no ranking by gradients here: under {corruption} the path is {path}; "
+            "measure edges (the method exact or acdc, or verify), learn a ranking (a budget of "
+            f"{ceil(choice.cost * min(FEWEST, prompts)) + PROBE * PROBED}), or take counterfactual"
+        )
     if not n:
         raise ArgumentError(
             f"auto has budget={budget}, and a prompt costs {choice.cost:.2f} sequence-backwards by "
-            f"{choice.method}; give at least {ceil(choice.cost)}"
+            f"{choice.method}; give at least "
+            f"{ceil(choice.cost) + PROBE * min(1, probed(corruption, budget))}"
         )
     runs = int(whole - choice.fixed * n) // STEP * STEP
     return Picked(choice.method.replace("{runs}", str(runs)), n, choice.why)
@@ -137,14 +145,18 @@ def auto(
     fewer), and runs on as many of them, from the first, as the rest pays for: fewer than 32 where
     it pays for no method on so many. What a corruption learns beforehand does not count.
 
+    Where constants replace activations (``zero``, ``mean``, ...) the path along which gradients are
+    taken is looked at first, on up to 4 prompts (``path_resolved``). Where the metric does not
+    change along it, or changes at once, no mean of gradients is to be trusted, and the budget goes
+    into a ranking that is learned.
+
     Returns Scores [writers, readers] of the method that was chosen; ``about["settings"]`` says
     which, on how many prompts, and why. ``groups`` (as in ``eap``, of these prompts) and ``resume``
     are passed on to methods that have them.
 
     Raises ArgumentError for an argument in the wrong place, for a budget that does not pay for one
-    prompt, and where constants replace activations (``zero``, ``mean``, ...) on a model of 12
-    layers and more, unless the budget pays for a learned ranking: those by gradients were no better
-    than chance there. Raises what the method raises.
+    prompt, and where the path is not resolved, unless the budget pays for a ranking that is learned
+    on 8 prompts; raises what the method raises.
 
     Source: the table is that of ``circuitkit.discovery.budgets``, from ``benchmarks/recover.md``.
 
@@ -154,8 +166,8 @@ def auto(
         'expected_gradients'
     """
     inputs = prepare(model, data, metric, corruption)
-    layers = model.wiring.layers
-    picked = pick(name_of(inputs.corruption), inputs.data.rows, budget, layers)
+    name = name_of(inputs.corruption)
+    picked = pick(name, inputs.data.rows, budget, _path(inputs, probed(name, budget)))
     some = _first(inputs.data, picked.prompts)
     method = resolve("discovery", picked.method)
     known = inspect.signature(method).parameters
@@ -167,6 +179,17 @@ def auto(
     said: dict[str, Json] = {"budget": budget, "method": picked.method, "examples": len(some),
                              "why": picked.why}  # fmt: skip
     return replace(scores, about={**scores.about, "method": "auto", "settings": said})
+
+
+def _path(inputs: Inputs, prompts: int) -> str:
+    """What is wrong with the path of gradients at the clean run's norms; nothing where it is not
+    looked at."""
+    if not prompts:
+        return ""
+    some = inputs._replace(data=_first(inputs.data, PROMPTS))
+    norms = "clean" if isinstance(inputs.model, HoldsNorms) else "live"
+    found = path_resolved(*some, norms=norms, examples=prompts)  # type: ignore[arg-type]
+    return "" if found.resolved else str(found)
 
 
 def _first(data: Dataset, rows: int) -> Dataset:

@@ -347,8 +347,7 @@ class _Costs:
         name, settings = _name_and_settings(how)
         if name != OF_BUDGET:
             return how, 1.0
-        layers = self.model.wiring.layers
-        picked = pick(self.corruption, rows, settings.get("budget"), layers)
+        picked = pick(self.corruption, rows, settings.get("budget"))
         return resolve("discovery", picked.method), picked.prompts / rows
 
     def _scores(self, method: str, settings: Mapping[str, Any], rows: float) -> float:
