@@ -25,7 +25,6 @@ from circuitkit.util.options import Count, checked
 
 __all__ = ["auto"]
 
-PROMPTS = 32  # on which a choice counts: with more of a budget there are more prompts
 STEP = 8  # runs that ``nested`` makes together
 USUAL = 6  # sequence-backwards of a prompt where no budget is given: what eap_ig costs
 
@@ -33,38 +32,47 @@ USUAL = 6  # sequence-backwards of a prompt where no budget is given: what eap_i
 @dataclass(frozen=True)
 class Choice:
     """A method with its settings, the sequence-backwards of a prompt that it costs at least (with
-    the clean run and that of the corruption), and why it is chosen. What is left of a budget beside
-    what is ``fixed`` for each prompt is spent on ``{runs}``, where the method has some."""
+    the clean run and that of the corruption), on how many prompts at least it was measured, and why
+    it is chosen. What is left of a budget beside what is ``fixed`` for each prompt is spent on
+    ``{runs}``, where the method has some."""
 
     cost: float
     method: str
+    least: int
     why: str
     fixed: float = 0.0
 
 
 FROZEN = "mask_gradient(steps=3, norms='clean')"
 LEARNED = "a ranking that is learned from a good start is the best where it can be paid"
-OF_FROZEN = Choice(11 / 3, FROZEN, "the clean run's norms keep its path from degenerating")
+POINT = Choice(5 / 3, "mask_gradient(steps=1)", 1,
+               "of few runs the mask's gradient at one random point ranks best")  # fmt: skip
 
 # By corruption, the cheapest first; of those that are paid for, the last is taken.
 TABLE: Mapping[str, tuple[Choice, ...]] = {
     "counterfactual": (
-        Choice(5 / 3, "expected_gradients", "it ranks as eap_ig does at a fifth of its cost"),
-        Choice(17 / 3, "mask_gradient(steps=5)",
+        POINT,
+        Choice(17 / 3, "mask_gradient(steps=5)", 8,
                "it ranks no worse than eap_ig at its cost, and better where the metric saturates"),
-        Choice(14, "nested(start='mask_gradient(steps=5)', runs={runs})", LEARNED, 19 / 3),
+        Choice(14, "nested(start='mask_gradient(steps=5)', runs={runs})", 32, LEARNED, 19 / 3),
     ),
-    "mean": (OF_FROZEN, Choice(12, f'nested(start="{FROZEN}", runs={{runs}})', LEARNED, 13 / 3)),
-    "zero": (OF_FROZEN, Choice(12, f'nested(start="{FROZEN}", runs={{runs}})', LEARNED, 13 / 3)),
+    "mean": (
+        POINT,
+        Choice(11 / 3, FROZEN, 8, "the clean run's norms keep what is averaged from drowning it"),
+        Choice(12, f'nested(start="{FROZEN}", runs={{runs}})', 32, LEARNED, 13 / 3),
+    ),
+    "zero": (
+        Choice(11 / 3, FROZEN, 1, "with the clean run's norms the metric changes along its path"),
+    ),
 }  # fmt: skip
 # Where constants replace activations, the path of these gradients may not be resolved.
 UNRESOLVED = Choice(
-    4, "nested(start='expected_gradients', runs={runs})",
+    5.4, "nested(start='expected_gradients', runs={runs})", 24,
     "the path of gradients is not resolved, and a learned ranking does not rest on it", 5 / 3,
 )  # fmt: skip
-FEWEST = 8  # prompts from which a ranking is learned
 ALIKE = {"mean_by_position": "mean", "optimal": "mean", "peak": "mean"}
 OTHERS = "counterfactual"  # as which all further corruptions count
+AVERAGED = 32  # prompts from which constants are made when a path is looked at
 PROBED, PROBE = 4, 2  # prompts on which a path is looked at, and what each of them costs
 
 
@@ -91,30 +99,31 @@ def probed(corruption: str, budget: int | None = None) -> int:
 
 
 def pick(corruption: str, prompts: int, budget: int | None = None, path: str = "") -> Picked:
-    """What is best for a corruption (by its name) on up to so many prompts: the dearest method that
-    the budget pays for on 32 of them, and then as many prompts as it pays for. Where the ``path``
+    """What is best for a corruption (by its name) on up to so many prompts: the last method of the
+    table that the budget pays for on as many prompts as it was measured on, and then as many
+    prompts as it pays for. Where the ``path``
     of gradients is not resolved, which is what it then says, a ranking is learned.
 
     Raises ArgumentError where the budget does not pay for one prompt, or for a ranking that is
-    learned on 8 of them.
+    learned on 24 of them.
 
     Example:
         >>> from circuitkit.discovery.budgets import pick
         >>> pick("counterfactual", 64, 10).method
-        'expected_gradients'
+        'mask_gradient(steps=1)'
     """
     whole = USUAL * prompts if budget is None else budget
     whole -= PROBE * probed(corruption, budget)
     choices = (UNRESOLVED,) if path else TABLE[row_of(corruption)]
-    least = min(PROMPTS, prompts)
-    paid = [one for one in choices if one.cost * least <= whole]
+    paid = [one for one in choices if one.cost * min(one.least, prompts) <= whole]
     choice = paid[-1] if paid else choices[0]
     n = min(prompts, int(whole / choice.cost))
-    if path and n < min(FEWEST, prompts):
+    if path and not paid:
+        least = ceil(choice.cost * min(choice.least, prompts)) + PROBE * PROBED
         raise ArgumentError(
             f"auto trusts no ranking by gradients here: under {corruption} the path is {path}; "
             "measure edges (the method exact or acdc, or verify), learn a ranking (a budget of "
-            f"{ceil(choice.cost * min(FEWEST, prompts)) + PROBE * PROBED}), or take counterfactual"
+            f"{least}), or take counterfactual"
         )
     if not n:
         raise ArgumentError(
@@ -141,9 +150,9 @@ def auto(
 
     ``budget`` is in sequence-backwards in all: a forward and a backward of one prompt, where a
     forward alone counts a third (None: 6 for each prompt, about what ``eap_ig`` costs). The method
-    is the dearest of the table that it pays for on 32 of the prompts (on all, where they are
-    fewer), and runs on as many of them, from the first, as the rest pays for: fewer than 32 where
-    it pays for no method on so many. What a corruption learns beforehand does not count.
+    is the last of a table that it pays for on as many prompts as the method was measured on (on
+    all, where they are fewer), and runs on as many of them, from the first, as the budget pays for.
+    What a corruption learns beforehand does not count.
 
     Where constants replace activations (``zero``, ``mean``, ...) the path along which gradients are
     taken is looked at first, on up to 4 prompts (``path_resolved``). Where the metric does not
@@ -156,14 +165,14 @@ def auto(
 
     Raises ArgumentError for an argument in the wrong place, for a budget that does not pay for one
     prompt, and where the path is not resolved, unless the budget pays for a ranking that is learned
-    on 8 prompts; raises what the method raises.
+    on 24 prompts; raises what the method raises.
 
     Source: the table is that of ``circuitkit.discovery.budgets``, from ``benchmarks/recover.md``.
 
     Example:
         >>> found = ck.discovery.auto(model, data, budget=10)
         >>> found.about["settings"]["method"]
-        'expected_gradients'
+        'mask_gradient(steps=1)'
     """
     inputs = prepare(model, data, metric, corruption)
     name = name_of(inputs.corruption)
@@ -186,7 +195,7 @@ def _path(inputs: Inputs, prompts: int) -> str:
     looked at."""
     if not prompts:
         return ""
-    some = inputs._replace(data=_first(inputs.data, PROMPTS))
+    some = inputs._replace(data=_first(inputs.data, AVERAGED))
     norms = "clean" if isinstance(inputs.model, HoldsNorms) else "live"
     found = path_resolved(*some, norms=norms, examples=prompts)  # type: ignore[arg-type]
     return "" if found.resolved else str(found)

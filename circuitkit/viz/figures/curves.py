@@ -190,7 +190,7 @@ class Lines(Figure):
             ends = np.pad(there, 1)
             marked = there & ~ends[:-2] & ~ends[2:]  # points alone
             if name not in self.plain:
-                marked[:: -(-len(values) // MARKED)] = True
+                marked[:: max(1, -(-len(values) // MARKED))] = True
             single = len(set(x[there])) == 1
             colour, marker = (looks[number % len(looks)] for looks in (COLOURS, MARKERS))
             dash = DASHES[number % len(DASHES)]
