@@ -298,7 +298,7 @@ def test_the_floor_is_the_agreement_of_a_choice_with_itself_on_two_samples() -> 
     (found,) = (r for r in study.tables()["metrics"] if r["corruption"] == "noise")
     assert found["within"] == pytest.approx(0.8)
     assert found["between"] == 0
-    panel = study.figures()["agreement"].figures[0]
+    panel = study.figures()["agreement"]
     assert panel.values[3, 3] == pytest.approx(6 / 10)
     assert panel.values[0, 3] == pytest.approx(16 / 20)
     assert "noise floor" in panel.title
@@ -340,13 +340,24 @@ def test_heads_are_drawn_as_shares_and_the_found_ones_are_marked() -> None:
     panels = made().figures()["heads"].figures
     for panel, (name, effect) in zip(panels, FOUND.values(), strict=True):
         at = int(name[1]), int(name[4])
-        scale = GAP if panel.unit == "share of the gap in logit_diff" else 1
-        assert panel.values[at] == pytest.approx(effect / scale)
+        assert panel.unit == "share of the gap"
+        assert panel.values[at] == pytest.approx(effect / GAP)
         assert np.argwhere(panel.marks).tolist() == [list(at)]
 
 
+def test_colours_of_shares_end_at_the_whole_gap() -> None:
+    """Here a corruption leaves next to no gap: its shares would leave the others white."""
+    key = ("z", "noise", "probability")
+    tiny = replace(made().effects[key], gap=np.full(2, 0.1))
+    found = replace(made(), effects={**made().effects, key: tiny})
+    panels = found.figures()["heads"].sheet().panels
+    assert [panel.scale for panel in panels] == [(-1, 1)] * 4
+    assert min(panel.table.min() for panel in panels) == -90
+    assert {panel.scale for panel in made().figures()["heads"].sheet().panels} == {(-0.9, 0.9)}
+
+
 def test_agreement_is_one_with_itself_and_drawn_for_every_choice() -> None:
-    found, ranks = made().figures()["agreement"].figures
+    found, ranks = (made().figures()[name] for name in ("agreement", "ranks"))
     assert found.values.shape == ranks.values.shape == (4, 4)
     assert found.values.diagonal().tolist() == [1] * 4
     assert found.values[0, 2] == 0

@@ -38,7 +38,8 @@ RUNS = {  # the files that a run may write; the first is in the folder of each
             "circuit_floor", "effects",
         )),
         *(f"{name}.svg" for name in (
-            "heads", "mlps", "agreement", "thresholds", "stream", "prompt", "windows", "circuits",
+            "heads", "mlps", "thresholds", "agreement", "ranks", "stream", "prompt", "windows",
+            "circuits",
         )),
     ),
     "benchmark": (

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from circuitkit.graph.separation import alike
+from circuitkit.patching.detection import Detection
 from circuitkit.patching.effects import Effects
 from circuitkit.patching.pictures import unit_of
 from circuitkit.util.statistics import spearman
 from circuitkit.viz.figures import Heatmap, Lines, Panels
-from circuitkit.workflows.study.records import Records
+from circuitkit.workflows.study.records import KINDS, Records
 from circuitkit.workflows.study.tables import thresholds
 
 __all__ = ["Figure", "figures"]
 
 Figure: TypeAlias = Heatmap | Lines | Panels
-SHARED = {"logit_diff"}  # drawn as a share of the gap (§2); of other metrics the plain effect
+SHARED = {"logit_diff"}  # curves of it are shares of the gap (§2); of other metrics plain effects
+GAP = "share of the gap"  # what colours mean that are the same under every metric
 
 
 def figures(study: Records) -> dict[str, Figure]:
@@ -27,8 +30,9 @@ def figures(study: Records) -> dict[str, Figure]:
     made: Mapping[str, Any] = {
         "heads": _heads,
         "mlps": _mlps,
-        "agreement": _agreement,
         "thresholds": _thresholds,
+        "agreement": _agreement,
+        "ranks": _ranks,
         "stream": _stream,
         "prompt": _prompt,
         "windows": _windows,
@@ -54,7 +58,8 @@ def _short(corruption: str) -> str:
 
 # -- components ------------------------------------------------------------------------------------
 def _heads(study: Records) -> Panels | None:
-    """Layer × head, a panel for each corruption (down) and metric (across)."""
+    """Layer × head, a panel for each corruption (down) and metric (across): shares of the gap under
+    every metric, so that all panels have one scale. It ends at the whole gap at the latest."""
     cells = [
         (corruption, metric, study.effects["z", corruption, metric])
         for corruption in study.corruptions
@@ -63,16 +68,22 @@ def _heads(study: Records) -> Panels | None:
     ]
     if not cells:
         return None
-    panels = [
-        effects.heatmap(
-            share=_shared(metric),
-            title=f"{metric}, {_short(corruption)}",
-            marks=study.detections["z", corruption, metric].marks,
-            mark_name=study.detections["z", corruption, metric].mark_name,
-        )
-        for corruption, metric, effects in cells
-    ]
+    panels = []
+    for corruption, metric, effects in cells:
+        found = study.detections["z", corruption, metric]
+        panel = effects.heatmap(
+            share=True, title=f"{metric}, {_short(corruption)}", marks=found.marks,
+            mark_name=found.mark_name,
+        )  # fmt: skip
+        panels.append(replace(panel, unit=GAP))
+    panels = _to_the_gap(panels)
     return Panels(panels, columns=len(study.metrics), title="The effect of each head")
+
+
+def _to_the_gap(panels: Sequence[Heatmap]) -> list[Heatmap]:
+    """The panels of shares, whose colours end at the whole gap, ±1, where any goes beyond."""
+    beyond = any(bool(np.any(np.abs(panel.table) > 1)) for panel in panels)
+    return [replace(panel, limit=1.0) for panel in panels] if beyond else [*panels]
 
 
 def _mlps(study: Records) -> Panels | None:
@@ -95,26 +106,50 @@ def _mlps(study: Records) -> Panels | None:
 
 
 # -- agreement -------------------------------------------------------------------------------------
-def _agreement(study: Records) -> Panels | None:
-    """Every corruption and metric against every other: what they find, and how they rank heads."""
-    if len(study.corruptions) * len(study.metrics) < 2 or not study.kinds:
+def _agreement(study: Records) -> Heatmap | None:
+    """Every corruption and metric against every other: how alike what they find is; on the diagonal
+    what one of them finds on two samples, where there are any."""
+    found = _compared(study)
+    if not found:
         return None
     part = study.kinds[0]
-    found = {key[1:]: d for key, d in study.detections.items() if key[0] == part}
-    labels = tuple(f"{_short(corruption)} · {metric}" for corruption, metric in found)
     again = [[d.found for d in study.redetections[part, *choice]] for choice in found]
     floor = all(len(own) > 1 for own in again)
     sets = again if floor else [[d.found] for d in found.values()]
-    ranks = [[spearman(a.effects, b.effects) for b in found.values()] for a in found.values()]
-    rest: dict[str, Any] = {"row_labels": labels, "column_labels": labels, "numbers": True}
-    kind = {"z": "heads", "mlp_out": "MLPs"}[part]
-    on = " on two samples (diagonal: one choice, the noise floor)" if floor else ""
-    panels = [
-        Heatmap(np.array([[alike(a, b) for b in sets] for a in sets]), title=f"{kind} found{on}",
-                unit="Jaccard index", diverging=False, **rest),
-        Heatmap(np.array(ranks), title=f"all {kind}", unit="rank correlation of effects", **rest),
-    ]  # fmt: skip
-    return Panels(panels, columns=1, title="Do the choices agree?")
+    on = " on two samples (diagonal: the noise floor)" if floor else ""
+    return _matrix(
+        np.array([[alike(a, b) for b in sets] for a in sets]), found,
+        f"{KINDS[part]} found{on}", "Jaccard index", diverging=False,
+    )  # fmt: skip
+
+
+def _ranks(study: Records) -> Heatmap | None:
+    """Every corruption and metric against every other: how they rank all components."""
+    found = _compared(study)
+    if not found:
+        return None
+    table = [[spearman(a.effects, b.effects) for b in found.values()] for a in found.values()]
+    title = f"The order of all {KINDS[study.kinds[0]]}"
+    return _matrix(np.array(table), found, title, "rank correlation of effects", diverging=True)
+
+
+def _compared(study: Records) -> dict[tuple[str, str], Detection]:
+    """What each corruption and metric finds of the first kind of components; empty where there are
+    no two of them."""
+    if len(study.corruptions) * len(study.metrics) < 2 or not study.kinds:
+        return {}
+    part = study.kinds[0]
+    return {(key[1], key[2]): d for key, d in study.detections.items() if key[0] == part}
+
+
+def _matrix(
+    values: np.ndarray, found: Iterable[tuple[str, str]], title: str, unit: str, *, diverging: bool
+) -> Heatmap:
+    labels = tuple(f"{_short(corruption)} · {metric}" for corruption, metric in found)
+    return Heatmap(
+        values, labels, labels, title=title[:1].upper() + title[1:], unit=unit, numbers=True,
+        diverging=diverging, limit=1.0,
+    )  # fmt: skip
 
 
 def _thresholds(study: Records) -> Panels | None:
@@ -150,18 +185,21 @@ def _stream(study: Records) -> Panels | None:
     if not panels:
         return None
     title = f"The residual stream at each span ({metric})"
+    panels = _to_the_gap(panels) if _shared(metric) else panels
     return Panels(panels, columns=min(len(panels), 2), title=title)
 
 
 def _prompt(study: Records) -> Panels | None:
     """Layer × token of one prompt, a panel for each corruption."""
+    shared = _shared(study.main)
     panels = [
-        effects.heatmap(title=_short(corruption), columns=study.tokens)
+        effects.heatmap(share=shared, title=_short(corruption), columns=study.tokens)
         for corruption, effects in study.prompt.items()
     ]
     if not panels:
         return None
     title = "The residual stream at each token of the first prompt"
+    panels = _to_the_gap(panels) if shared else panels
     return Panels(panels, columns=min(len(panels), 2), title=title)
 
 

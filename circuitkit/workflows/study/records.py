@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float
@@ -15,9 +16,10 @@ from circuitkit.patching.effects import Effects
 from circuitkit.patching.windows import Windows
 from circuitkit.util.json_values import Json
 
-__all__ = ["COMPONENTS", "Part", "Records"]
+__all__ = ["COMPONENTS", "KINDS", "Part", "Records"]
 
-COMPONENTS = ("z", "mlp_out")  # the nodes among which components are detected
+KINDS = MappingProxyType({"z": "heads", "mlp_out": "MLPs"})
+COMPONENTS = tuple(KINDS)  # the nodes among which components are detected
 
 
 @dataclass(frozen=True)

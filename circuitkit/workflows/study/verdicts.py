@@ -26,7 +26,7 @@ from circuitkit.workflows.study.floor import (
     spread_p,
     surely_beyond,
 )
-from circuitkit.workflows.study.records import Records
+from circuitkit.workflows.study.records import KINDS, Records
 from circuitkit.workflows.study.tables import NEGLIGIBLE, negatives, windows
 
 __all__ = ["Verdict", "twins", "verdicts"]
@@ -160,7 +160,7 @@ def _unknown(study: Records, key: tuple[str, str, str]) -> str:
 
 
 def _kind(part: str) -> str:
-    return {"z": "heads", "mlp_out": "MLPs"}[part]
+    return KINDS[part]
 
 
 def _choices(pair: tuple[Choice, Choice]) -> str:
