@@ -733,8 +733,8 @@ def test_the_files_hold_what_was_measured(tmp_path: Path) -> None:
     found = shift()
     names = [path.name for path in found.save(tmp_path)]
     assert names == [
-        "summary.md", "summary.csv", "differences.csv", "choices.csv", "truths.csv", "rows.csv",
-        "ap-plain.svg", "cmd-plain.svg",
+        "summary.md", "summary.html", "summary.csv", "differences.csv", "choices.csv", "truths.csv",
+        "rows.csv", "ap-plain.svg", "cmd-plain.svg",
     ]  # fmt: skip
     lines = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
     assert tuple(lines[0]) == COLUMNS

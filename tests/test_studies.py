@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import html.parser
+import html
 import io
 import math
 from collections.abc import Callable
@@ -17,6 +17,7 @@ import pytest
 import torch
 from families import able, build, model
 from gates import ByHand, prompts
+from pages import HOSTILE, Page, few, study_page
 
 import circuitkit as ck
 from circuitkit.corruptions.constants import mean
@@ -41,7 +42,7 @@ from circuitkit.workflows.study.verdicts import twins
 
 METRICS = (logit_diff, probability, kl)
 CORRUPTIONS = (counterfactual, partial(noise, seed=1), mean)
-PARTS = (Part("z"), Part("mlp_out", ("subject", "end")))
+PARTS = (Part("z"), Part("mlp_out", ("subject", "end")), Part("resid_pre", ("subject", "end")))
 
 
 @cache
@@ -51,22 +52,6 @@ def made() -> Study:
         model("llama"), able("llama"), metrics=METRICS, corruptions=CORRUPTIONS, parts=PARTS,
         windows=(1, 2), groups={"two": ("a0.h1", "a2.h3")}, only=None, circuits=(counterfactual,),
     )  # fmt: skip
-
-
-@cache
-def few() -> Study:
-    """Two corruptions × two metrics: every kind of table and figure, with less in each."""
-    return study(
-        model("llama"), able("llama"), metrics=METRICS[:2], corruptions=CORRUPTIONS[:2],
-        parts=PARTS, windows=(2,), groups={"two": ("a0.h1", "a2.h3")}, only=None,
-        circuits=(counterfactual,),
-    )  # fmt: skip
-
-
-@cache
-def page() -> str:
-    """Its page."""
-    return few().report()
 
 
 # -- the cells -------------------------------------------------------------------------------------
@@ -308,7 +293,7 @@ def test_the_normalised_logit_difference_is_0_at_the_corrupted_and_1_at_the_clea
 def test_the_tidy_table_has_a_row_for_every_number() -> None:
     whole = made()
     rows = whole.tables()["effects"]
-    assert len(rows) == 9 * (12 + 3 * 2)
+    assert len(rows) == 9 * (12 + 3 * 2 + 3 * 2)
     for row in rows[::17]:
         effects = whole.effects[row["nodes"], row["corruption"], row["metric"]]
         at = effects.names.index(row["node"])
@@ -362,41 +347,11 @@ def test_too_few_components_are_told_not_tested() -> None:
 
 
 # -- pages -----------------------------------------------------------------------------------------
-class Page(html.parser.HTMLParser):
-    """What a page opens and closes, and where it points."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.links: list[str] = []
-        self.seen: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.seen.append(tag)
-        self.links += [str(value) for key, value in attrs if key in ("src", "href")]
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: Any) -> None:
-        self.seen.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_the_page_is_whole_and_needs_no_network() -> None:
-    text = page()
-    parsed = Page()
-    parsed.feed(text)
-    assert not parsed.open
-    assert not parsed.links
-    assert parsed.seen.count("svg") == len(few().figures()) == len(made().figures())
-    assert "url(" not in text
+def test_the_page_shows_every_figure_and_verdict() -> None:
+    text = study_page()
+    assert Page(text).seen.count("svg") == len(few().figures()) == len(made().figures())
     for verdict in few().verdicts():
         assert verdict.text in html.unescape(text)
-
-
-HOSTILE = "</title></script><script>alert(1)</script><img src=x onerror='alert(2)'>\"&"
 
 
 def test_names_are_text_and_nothing_else() -> None:
@@ -408,17 +363,16 @@ def test_names_are_text_and_nothing_else() -> None:
         groups={HOSTILE: next(iter(known.groups.values()))},
     )  # fmt: skip
     text = found.report()
-    parsed = Page()
-    parsed.feed(text)
+    parsed = Page(text)
     assert not parsed.open
-    assert not parsed.links
+    assert all(link.startswith("#") for link in parsed.links)
     assert not {"script", "img"} & set(parsed.seen)
     assert html.unescape(text).count(HOSTILE) > 4
     assert "{{ 7 * 7 }}" in text
 
 
 def test_the_page_is_the_same_for_the_same_study() -> None:
-    assert few().report() == page()
+    assert few().report() == study_page()
 
 
 def test_saving_writes_the_page_every_table_and_every_figure(tmp_path: Path) -> None:

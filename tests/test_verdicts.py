@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -354,6 +356,21 @@ def test_colours_of_shares_end_at_the_whole_gap() -> None:
     assert [panel.scale for panel in panels] == [(-1, 1)] * 4
     assert min(panel.table.min() for panel in panels) == -90
     assert {panel.scale for panel in made().figures()["heads"].sheet().panels} == {(-0.9, 0.9)}
+
+
+def test_the_short_summary_says_what_was_found_and_how_sure_it_is() -> None:
+    text = html.unescape(made().report())
+    told = " ".join(re.sub(r"<[^>]*>", "", text[text.index('id="summary"') :]).split())
+    told = told.partition("Contents")[0]
+    assert "logit_diff is 12.00 on the clean prompts, and 2.00 on the corrupted ones" in told
+    assert "Of all heads a0.h0 gives back most: 0.90 of the gap in logit_diff" in told
+    assert "finds 1 head; 2 are found by any of the 4 choices, none by all of them." in told
+    assert f"on two of {SAMPLES} disjoint samples" in told
+    assert "Jaccard index of 1.00 (1.00); two choices, of 0.50 (0.00 to 1.00)" in told
+    assert "The faithfulness of 3 circuits is 0.50 to 0.90" in told
+    found = made().verdicts()
+    depends = sum(verdict.depends for verdict in found)
+    assert f"{depends} of {len(found)} conclusions depend on the choice" in told
 
 
 def test_agreement_is_one_with_itself_and_drawn_for_every_choice() -> None:

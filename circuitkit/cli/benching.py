@@ -91,5 +91,5 @@ def bench(options: argparse.Namespace) -> None:
         print_json({"about": dict(found.about), "summary": found.summary(),
                     "files": [str(path) for path in written]})  # fmt: skip
     else:
-        more = f"and {len(written) - 1} tables and figures in its folder"
+        more = f"{written[1].name}, and {len(written) - 2} tables and figures in its folder"
         print_text(f"{found!r}\n\nwritten: {written[0]}, {more}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["render"]
+import html
+
+__all__ = ["framed", "render"]
 
 
 def render(template: str, **values: object) -> str:
@@ -23,6 +25,16 @@ def render(template: str, **values: object) -> str:
     )
     environment.filters["cell"] = _cell
     return environment.get_template(template).render(**values)
+
+
+def framed(page: str, title: str, *allowed: str) -> str:
+    """The page within a notebook: in a frame of its own, whose style touches nothing else, and
+    which may do what is ``allowed`` (``allow-scripts``) and no more."""
+    return (
+        f'<iframe sandbox="{" ".join(allowed)}" title="{html.escape(title)}" '
+        'style="width:100%;height:720px;border:1px solid #8884;border-radius:8px" '
+        f'srcdoc="{html.escape(page)}"></iframe>'
+    )
 
 
 def _cell(text: str) -> str:

@@ -44,6 +44,7 @@ RUNS = {  # the files that a run may write; the first is in the folder of each
     ),
     "benchmark": (
         "summary.md",
+        "summary.html",
         *(f"{name}.csv" for name in ("summary", "differences", "choices", "truths", "rows")),
         *(f"{measure}-{block}.svg" for measure in ("ap", "cmd")
           for block in ("plain", "varied", "trained")),

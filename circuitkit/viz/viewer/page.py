@@ -8,7 +8,6 @@ that came in a file is markup, and the page's own policy forbids every other scr
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -20,6 +19,7 @@ from circuitkit.graph.circuit import edges as weighted_edges
 from circuitkit.graph.circuit import wiring_of
 from circuitkit.graph.types import Graph
 from circuitkit.util.json_values import Json
+from circuitkit.util.templates import framed as frame
 from circuitkit.util.templates import render
 from circuitkit.util.versions import versions
 from circuitkit.viz import style
@@ -78,11 +78,7 @@ def framed(circuit: Graph, searched: Mapping[int, float] | None = None) -> str:
     """The page within a notebook: in a frame of its own, which may run its script and offer its
     files, and reaches nothing else. It holds the 500 strongest edges."""
     whole = page(circuit, FRAMED, searched=searched).replace("<html", '<html class="framed"', 1)
-    return (
-        '<iframe sandbox="allow-scripts allow-downloads" title="A circuit" '
-        'style="width:100%;height:720px;border:1px solid #8884;border-radius:8px" '
-        f'srcdoc="{html.escape(whole, quote=True)}"></iframe>'
-    )
+    return frame(whole, "A circuit", "allow-scripts", "allow-downloads")
 
 
 def _legend(found: Mapping[str, list[Json]]) -> list[tuple[str, str]]:

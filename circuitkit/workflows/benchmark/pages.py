@@ -10,7 +10,8 @@ from circuitkit.util.templates import render
 from circuitkit.workflows.benchmark.choosing import DEFINED, SEED, choices, halves
 from circuitkit.workflows.benchmark.records import LOWER, Place, Records, bare, short
 
-__all__ = ["TITLES", "markdown"]
+__all__ = ["BLOCKS", "TITLES", "chosen_table", "left_out", "markdown", "place_table", "refused",
+           "signed", "truth_rows"]  # fmt: skip
 
 TITLES = {
     "average_precision": "average precision", "cmd": "CMD", "cmd_log": "CMD (log)", "cpr": "CPR",
@@ -39,13 +40,17 @@ def markdown(found: Records) -> str:
     """The tables: what was chosen, then a row per budget and method for each block and corruption,
     and what is known of the models."""
     one, other = halves(found)
-    left_out = [pair for key in ("absent", "skipped") for pair in found.about.get(key, {}).items()]
     return render(
-        "workflows/benchmark/summary.md.jinja", left_out=left_out,
-        about=found.about, choices=_choices(found), seed=SEED,
+        "workflows/benchmark/summary.md.jinja", left_out=left_out(found),
+        about=found.about, choices=chosen_table(found), seed=SEED,
         halves=(sorted(one), sorted(other)), blocks=list(_blocks(found)),
-        truths=list(_truths(found)), cells=len(found.rows), refused=list(_refused(found)),
+        truths=list(truth_rows(found)), cells=len(found.rows), refused=list(refused(found)),
     )  # fmt: skip
+
+
+def left_out(found: Records) -> list[tuple[str, str]]:
+    """The methods and the models that were left out, each with the reason."""
+    return [pair for key in ("absent", "skipped") for pair in found.about.get(key, {}).items()]
 
 
 def _blocks(found: Records) -> Iterator[dict[str, Any]]:
@@ -53,14 +58,14 @@ def _blocks(found: Records) -> Iterator[dict[str, Any]]:
     for block in found.blocks:
         own = [row for place in found.cells if place.block == block for row in found.cells[place]]
         programs, models = (len({row[name] for row in own}) for name in ("program", "model"))
-        tables = [_table(found, block, how) for how in found.options("corruption")]
+        tables = [place_table(found, block, how) for how in found.options("corruption")]
         yield {
             "name": block, "title": BLOCKS.get(block, f"Real models: {block}"),
             "programs": programs, "models": models, "tables": [one for one in tables if one.rows],
         }  # fmt: skip
 
 
-def _table(found: Records, block: str, corruption: str) -> Table:
+def place_table(found: Records, block: str, corruption: str) -> Table:
     """A row for each method and budget; measures that nothing has are left out."""
     places = found.places(block, corruption)
 
@@ -91,19 +96,20 @@ def _difference(found: Records, place: Place, measure: str) -> str:
     if place == found.reference(place):
         return "reference"
     one = found.difference(place, measure)
-    text = _signed(one.mean, one.low, one.high, one.p)
+    text = signed(one.mean, one.low, one.high, one.p)
     better = one.high < 0 if measure in LOWER else one.low > 0
     return f"**{text}**" if better else text
 
 
-def _signed(mean: float, low: float, high: float, p: float) -> str:
+def signed(mean: float, low: float, high: float, p: float) -> str:
+    """A difference with its interval and p."""
     if isnan(mean):
         return "–"
     interval = "" if isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
     return f"{mean:+.3f}{interval}" + ("" if isnan(p) else f", p {p:.3f}")
 
 
-def _choices(found: Records) -> Table:
+def chosen_table(found: Records) -> Table:
     """A row for each choice: what it is worth on the other programs, and on each real model."""
     heads = [
         "block",
@@ -119,7 +125,7 @@ def _choices(found: Records) -> Table:
     for row in choices(found):
         key = row["block"], row["corruption"], row["budget"], row["by"]
         line = rows.setdefault(key, [*map(str, key[:3]), TITLES[key[3]], *["–"] * (len(heads) - 4)])
-        apart = _signed(row["difference"], row["difference_low"], row["difference_high"], row["p"])
+        apart = signed(row["difference"], row["difference_low"], row["difference_high"], row["p"])
         if row["where"] in found.real:
             line[7 + found.real.index(row["where"])] = apart
         else:
@@ -128,7 +134,7 @@ def _choices(found: Records) -> Table:
     return Table("", heads, list(rows.values()))
 
 
-def _truths(found: Records) -> Iterator[list[str]]:
+def truth_rows(found: Records) -> Iterator[list[str]]:
     """What is known of each model under each corruption; of one with a truth for each seed the
     first."""
     seen = set()
@@ -142,7 +148,7 @@ def _truths(found: Records) -> Iterator[list[str]]:
             yield [row["block"], *key, *counts, f"{row['unmapped']:.1%}", leak]
 
 
-def _refused(found: Records) -> Iterator[dict[str, Any]]:
+def refused(found: Records) -> Iterator[dict[str, Any]]:
     """How many cells each method refused, its first reason, and how many others it gave."""
     for method in found.options("method"):
         reasons = [r["failed"] for r in found.rows if r["method"] == method and r["failed"]]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import circuitkit.workflows.benchmark.pages as pages
+import circuitkit.workflows.benchmark.report as report
 from circuitkit.errors import UnknownNameError
 from circuitkit.registry import unknown
 from circuitkit.util.atomic import write_whole
@@ -74,6 +75,10 @@ class Benchmark(Records):
         """The tables: what was chosen, and a table for each block of models and corruption."""
         return pages.markdown(self)
 
+    def report(self) -> str:
+        """One HTML page with a summary, the figures and the tables, which needs no network."""
+        return report.page(self)
+
     def tables(self) -> dict[str, str]:
         """The tables as CSV: ``summary``, ``differences``, ``choices``, ``truths``, ``rows``."""
         return {
@@ -85,12 +90,13 @@ class Benchmark(Records):
         }
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
-        """Write ``summary.md``, ``summary.csv``, ``differences.csv``, ``choices.csv``,
-        ``truths.csv``, ``rows.csv`` and the figures as SVG; returns the files. A folder that holds
-        another run is refused, unless ``overwrite`` replaces all files of that run. Raises
-        OutputError then, and where they cannot be written."""
+        """Write ``summary.md``, the page ``summary.html``, ``summary.csv``, ``differences.csv``,
+        ``choices.csv``, ``truths.csv``, ``rows.csv`` and the figures as SVG; returns the files. A
+        folder that holds another run is refused, unless ``overwrite`` replaces all files of that
+        run. Raises OutputError then, and where they cannot be written."""
         with filled(directory, "benchmark", overwrite) as new:
             written = [write_whole(new / "summary.md", self.markdown())]
+            written.append(write_whole(new / "summary.html", self.report()))
             for name, table in self.tables().items():
                 written.append(write_whole(new / f"{name}.csv", table))
             for name, figure in self.figures().items():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from circuitkit.errors import UnknownNameError
 from circuitkit.registry import unknown
 from circuitkit.util.tables import to_frame
+from circuitkit.util.templates import framed
 from circuitkit.workflows.study import pages, pictures, tables, verdicts
 from circuitkit.workflows.study.records import Records
 from circuitkit.workflows.study.tables import Row
@@ -96,4 +97,4 @@ class Study(Records):
         return pages.summary(self)
 
     def _repr_html_(self) -> str:
-        return self.report()
+        return framed(self.report(), "A study")
