@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from math import isnan
+from math import isnan, nan
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -28,7 +28,8 @@ CHANCE = "random"  # the method whose scores are random
 
 class Best(NamedTuple):
     """The best method of a block and corruption: by which measure, what it is worth, how far from
-    the reference, and what random scores are worth there."""
+    the reference (``**text**`` where it is better beyond chance), and what random scores are worth
+    there."""
 
     place: Place
     title: str
@@ -54,7 +55,11 @@ def best(found: Records) -> Iterator[Best]:
         sign = -1 if measure in LOWER else 1
         place = max(known, key=lambda place: sign * known[place])
         apart = found.difference(place, measure)
-        text = "reference" if place == found.reference(place) else signed(*apart[:4])
+        text = "reference"
+        if place != found.reference(place):
+            text = signed(apart.mean, apart.low, apart.high, nan)
+            better = apart.high < 0 if measure in LOWER else apart.low > 0
+            text = f"**{text}**" if better else text
         yield Best(
             place, NAMES[measure], found.estimate(place, measure), text,
             _chance(found, place, measure),
@@ -82,7 +87,7 @@ def _barred(place: Place) -> bool:
 def _chance(found: Records, place: Place, measure: str) -> Estimate:
     """What random scores are worth there, at whichever budget."""
     own = [p for p in found.places(place.block, place.corruption) if bare(p.method) == CHANCE]
-    return found.estimate(own[-1], measure) if own else Estimate(float("nan"))
+    return found.estimate(own[-1], measure) if own else Estimate(nan)
 
 
 # -- sentences -------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ FRONT = "best for the cost"
 
 
 def figures(found: Records) -> dict[str, Panels]:
-    """Of each block ``ap-BLOCK`` and ``cmd-BLOCK``: a panel for each corruption (columns) and cost
-    (rows); ``cmd-real`` has a row for each real model."""
+    """Of each block ``ap-BLOCK`` and ``cmd-BLOCK``: a panel for each corruption (columns, if there
+    are several) and cost (rows); ``cmd-real`` has a row for each real model."""
     made = {}
     for block in found.blocks:
         for measure, name in SHOWN.items():
@@ -46,7 +46,8 @@ def _panels(found: Records, rows: list[tuple[str, str]], measure: str, title: st
     ]  # fmt: skip
     shown = [one for one in lines if one is not None]
     heading = f"{HEADINGS[measure]} on {title}"
-    return Panels(shown, len(corruptions), heading) if shown else None
+    across = len(corruptions) if len(corruptions) > 1 else 2
+    return Panels(shown, across, heading) if shown else None
 
 
 def _front(

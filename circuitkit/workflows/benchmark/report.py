@@ -19,12 +19,12 @@ from circuitkit.workflows.benchmark.pages import (
     refused,
     truth_rows,
 )
-from circuitkit.workflows.benchmark.records import Records
+from circuitkit.workflows.benchmark.records import Records, short
 from circuitkit.workflows.reports import Cell, Picture, Report, Section, Table, written
 
 __all__ = ["page"]
 
-WORDS = ("method", "block", "corruption", "chosen by", "model", "models", "measure")  # columns
+WORDS = ("method", "block", "corruption", "chosen by", "model", "models")  # columns
 KINDS = MappingProxyType({
     "plain": "Programs that are compiled as they are: the model does nothing else.",
     "varied": "Compiled programs that are made harder to read: rotated, split over heads, "
@@ -109,7 +109,7 @@ def _real(found: Records) -> Iterator[Section]:
     """The real models, each averaged alone."""
     if found.real:
         text = f"Their true edges are not known. {_size(found, found.real, 'task')}"
-        shown = _pictures(found, ["cmd-real"], "real models, each in a row of its own")
+        shown = _pictures(found, ["cmd-real"], "real models")
         yield Section("real", "Real models", [text], shown, (), _tables(found, found.real))
 
 
@@ -124,12 +124,11 @@ def _size(found: Records, blocks: Sequence[str], noun: str) -> str:
 
 def _pictures(found: Records, names: Sequence[str], of: str) -> list[Picture]:
     drawn = figures(found)
-    rows = "" if "cmd-real" in names else ", a row for each cost"
+    each = "model and corruption" if "cmd-real" in names else "corruption and cost"
     return [
         Picture(
             name, drawn[name].title, drawn[name].svg(),
-            f"{MEASURES[name.partition('-')[0]]}, on {of}, {COST} A column of panels for each "
-            f"corruption{rows}.",
+            f"{MEASURES[name.partition('-')[0]]}, on {of}, {COST} A panel for each {each}.",
         )
         for name in names if name in drawn
     ]  # fmt: skip
@@ -219,20 +218,21 @@ def _best(found: Records) -> Table | None:
     rows = list(best(found))
     if not rows:
         return None
-    heads = ["models", "corruption", "budget", "method", "measure", "mean", "− eap_ig"]
+    heads = ["models", "corruption", "method", "mean", "− eap_ig"]
     chance = any(not isnan(row.chance.mean) for row in rows)
     heads += ["by chance"] if chance else []
     texts = [
-        [row.place.block, row.place.corruption,
-         str(row.place.budget or "–"), row.place.method, row.title, str(row.value), row.apart]
-        + ([str(row.chance)] if chance else [])
+        [row.place.block, row.place.corruption, row.place.method,
+         f"{row.title} {row.value}", row.apart] + ([short(row.chance.mean)] if chance else [])
         for row in rows
     ]  # fmt: skip
+    budgets = sorted({row.place.budget for row in rows} - {0})
+    at = f" ({', '.join(map(str, budgets))})" if budgets else ""
     caption = (
-        "The best method at the largest budget, of each kind of models and corruption, by average "
-        "precision (AP) or, where no truth is known, by CMD: its mean ± half of the 95 % interval "
-        "over programs, and the difference from eap_ig of that budget "
-        f"with its interval and p{'; by chance: random scores' if chance else ''}. It is chosen on "
-        "the models by which it is judged, so it is judged too well."
+        f"The best method at the largest budget{at}, of each kind of models and corruption, by "
+        "average precision (AP) or, where no truth is known, by CMD: its mean ± half of the 95 % "
+        "interval over programs, and the difference from eap_ig of that budget with its interval "
+        f"(bold: better beyond chance){'; by chance: random scores' if chance else ''}. It is "
+        "chosen on the models by which it is judged, so it is judged too well."
     )
     return _table("best", heads, texts, caption)

@@ -104,6 +104,7 @@ PARTS = (
         ("Are circuits robust?", "Do choices find different circuits?"),
     ),
 )  # fmt: skip
+UNASKED = PARTS[0].questions  # no two choices are compared
 ASKED = MappingProxyType({question: part.name for part in PARTS for question in part.questions})
 
 
@@ -126,7 +127,7 @@ def page(
         Report(
             title=f"{title(study)}: what activation patching finds",
             about=f"{described(study)} · {SOURCE}",
-            summary=findings(study, placed),
+            summary=findings(study, [own for own in placed if own[0].question not in UNASKED]),
             sections=[section for section in sections if not section.empty],
             foot=f"{versions(study)} · one file; it loads nothing",
         )
@@ -144,12 +145,17 @@ def _section(
     ]  # fmt: skip
     tables = [_table(study, name, rows[name]) for name in part.tables if name in rows]
     boxes = [
-        Box(one.question, one.text, MARKS[one.depends], one.depends)
+        Box(one.question, one.text, _mark(one), one.depends)
         for one in found
     ]  # fmt: skip
     paragraphs = [_measured(study)] if own else [part.text]
     linked = (beside, "The first two circuits, to look into") if own and beside else None
     return Section(part.name, part.title, paragraphs, figures, boxes, tables, file=linked)
+
+
+def _mark(verdict: Verdict) -> str:
+    """Whether it depends on the choice; nothing of what is not compared."""
+    return "" if verdict.question in UNASKED else MARKS[verdict.depends]
 
 
 def _table(study: Records, name: str, rows: Sequence[Row]) -> Table:
