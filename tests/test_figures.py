@@ -73,6 +73,7 @@ FIGURES: dict[str, Figure] = {
     "lines": curves(),
     "log": curves((1, 10, 1000, 32491), log_x=True),
     "narrow log": curves((3, 4, 5, 6), log_x=True),
+    "nothing on a line": Lines(range(2), {"a": [1.0, 2.0], "b": [np.nan] * 2}, bridged=True),
     "labels": curves(["attn", "mlp", "a long label of a place", " x"]),
     "many labels": Lines(["a long label of a place"] * 60, {"a": values(1, 60)[0]}),
     "8 series": many(8),
