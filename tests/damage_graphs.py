@@ -142,6 +142,14 @@ def _parts(content: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     return json.loads(content[8 : 8 + size])["__metadata__"], load_tables(content)
 
 
+def _in_several_notes(sound: bytes) -> bytes:
+    """Scores as versions before 0.3 wrote them."""
+    notes, tables = _parts(sound)
+    said = json.loads(notes["said"])
+    texts = {key: json.dumps(said[key]) for key in ("wiring", "about")}
+    return save_tables(tables, metadata={**said, **texts})
+
+
 TABLES: list[Callable[[np.ndarray], np.ndarray]] = [
     lambda x: x.astype(np.float64), lambda x: x.astype(np.uint8), lambda x: x.astype(np.int64),
     lambda x: x.astype(bool), lambda x: x.astype(np.float16), lambda x: x[:-1], lambda x: x.T,
@@ -187,7 +195,7 @@ def plain_scores() -> Reader:
         exact = tables["exact"].tolist() if "exact" in tables else None
         return tables["scores"][wiring.legal].tolist(), json.loads(notes["about"]), exact
 
-    sound = _saved(lambda folder: some_scores().save(folder / "s"))
+    sound = _in_several_notes(_saved(lambda folder: some_scores().save(folder / "s")))
     return Reader("plain scores", sound, damaged_scores(sound, False), _scores,
                   as_file(".safetensors"), expected)  # fmt: skip
 

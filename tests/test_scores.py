@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -468,6 +469,14 @@ NOTES = {
     "format": "circuitkit.scores", "version": "1", "about": "{}",
     "wiring": '{"layers": 1, "heads": 1, "groups": 1}',
 }  # fmt: skip
+
+
+def test_equal_scores_are_equal_files(tmp_path: Path) -> None:
+    scores = replace(some_scores(1), about={"metric": "kl", "examples": 3, "task": "ioi"})
+    other = replace(scores, about=dict(reversed(scores.about.items())))
+    files = [own.save(tmp_path / str(i)) for i, own in enumerate([scores, other] * 8)]
+    assert len({file.read_bytes() for file in files}) == 1
+    assert Scores.load(files[0]).about == scores.about
 
 
 def test_the_notes_that_the_bad_files_spoil_are_good(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ __all__ = ["OF_NODES", "RULES", "Scores", "ScoresWarning"]
 
 FORMAT = "circuitkit.scores"
 VERSION = "1"
+NOTE = "said"  # one note: safetensors writes several in any order
 RULES = ("abs", "signed", "greedy", "mib")
 OF_NODES = RULES[:2]  # the rules that nodes can be ranked by
 _FLOATING, _BOOLEAN = ("F64", "F32", "F16"), ("BOOL",)  # as safetensors calls them
@@ -468,8 +469,8 @@ class Scores:
         except CircuitError as error:
             raise ScoresError(str(error)) from error
         said = {"wiring": plain(self.wiring.to_dict(), "wiring"), "about": about}
-        notes = {key: json.dumps(value, ensure_ascii=False) for key, value in said.items()}
-        notes |= {"format": FORMAT, "version": VERSION, "digest": digest(said, tables)}
+        head = {"format": FORMAT, "version": VERSION, "digest": digest(said, tables), **said}
+        notes = {NOTE: json.dumps(head, ensure_ascii=False, sort_keys=True)}
         return write_whole(path, save(tables, metadata=notes))
 
     @classmethod
@@ -497,12 +498,9 @@ class Scores:
     def _read(cls, file: Any, force: bool) -> Scores:
         """The scores in an open safetensors file; a table is read when its type and shape are
         known to be right."""
-        notes = file.metadata() or {}
-        if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
-            raise ScoresError(f"it is not a file of {FORMAT}, version {VERSION}")
-        _require_names("note", notes, ("format", "version", "wiring", "about"), "digest")
+        notes = _notes(file.metadata() or {})
         _require_names("table", file.keys(), ("scores",), "exact", "groups", "error")
-        said = {key: parse_json(notes[key]) for key in ("wiring", "about")}
+        said = {key: notes[key] for key in ("wiring", "about")}
         if not isinstance(said["wiring"], dict):
             raise ScoresError("its 'wiring' is not an object")
         wiring, about = Wiring(**said["wiring"]), checked(said["about"], "'about'")
@@ -527,6 +525,17 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise ScoresError(str(error)) from error
+
+
+def _notes(written: Mapping[str, str]) -> dict[str, Json]:
+    """What a file says of itself: in one note, or in several, as versions before 0.3 wrote."""
+    held = parse_json(written[NOTE]) if set(written) == {NOTE} else dict(written)
+    if not isinstance(held, dict) or (held.get("format"), held.get("version")) != (FORMAT, VERSION):
+        raise ScoresError(f"it is not a file of {FORMAT}, version {VERSION}")
+    _require_names("note", held, ("format", "version", "wiring", "about"), "digest")
+    if set(written) == {NOTE}:
+        return held
+    return {**held, **{key: parse_json(str(held[key])) for key in ("wiring", "about")}}
 
 
 def _require_names(kind: str, found: Iterable[str], needed: Sequence[str], *further: str) -> None:
