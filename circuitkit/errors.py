@@ -14,6 +14,8 @@
     ├── MetricError             a metric that cannot be used here
     ├── EvaluationError         a faithfulness that is not defined, or a task the model cannot do
     ├── BudgetError             work that does not fit the memory it may take
+    ├── ProcessError            another process of the same run that has ended
+    ├── UnfinishedError         a result of which some blocks are not there yet
     └── OutputError             a file that cannot be written or drawn
 
 Each message is one sentence with the offending value and the remedy; on the command line that
@@ -33,8 +35,10 @@ __all__ = [
     "ModelError",
     "NodeNameError",
     "OutputError",
+    "ProcessError",
     "ScoresError",
     "TaskFitError",
+    "UnfinishedError",
     "UnknownNameError",
     "UnsupportedModelError",
     "VersionError",
@@ -95,6 +99,14 @@ class EvaluationError(CircuitkitError):
 
 class BudgetError(CircuitkitError):
     """Work that does not fit the memory it may take, however small its pieces."""
+
+
+class ProcessError(CircuitkitError):
+    """Another process of the same run that has ended before its work was done."""
+
+
+class UnfinishedError(CircuitkitError):
+    """A result of which some blocks are not there yet, because other shards make them."""
 
 
 class OutputError(CircuitkitError):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from families import build, dataset, double, model
 
 from circuitkit.engine.checkpoints import Journal, digest, identity
@@ -80,9 +81,9 @@ def test_work_about_anything_else_has_its_own_place(
     one.put("key", BLOCK)
     assert other.get("key") is None
     assert one.place != other.place
-    assert json.loads((other.place or tmp_path).joinpath("about.json").read_text()) == {
-        **ABOUT, **change,
-    }  # fmt: skip
+    said = json.loads((other.place or tmp_path).joinpath("about.json").read_text())
+    dealt = {"processes": 1, "threads": torch.get_num_threads()}
+    assert said == {**ABOUT, **change, "dealt": dealt}
 
 
 def test_no_damage_passes_for_a_result(tmp_path: Path) -> None:

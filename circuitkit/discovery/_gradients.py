@@ -6,8 +6,9 @@ batch, and averaged over its draws of the corruption and over the examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -20,22 +21,27 @@ from torch import Tensor
 from circuitkit.data.batches import Batch
 from circuitkit.engine.attribute import Pulls, by_example, score, score_groups
 from circuitkit.engine.backward import RuleLike, rule_settings, under
+from circuitkit.engine.checkpoints import Journal, identity
+from circuitkit.engine.dealing import Block, by_batch
 from circuitkit.engine.gradients import Gradients, gradients
 from circuitkit.engine.holding import Held
 from circuitkit.engine.inputs import Inputs
 from circuitkit.engine.metric import Metric, check_metric
 from circuitkit.engine.model import Activations, Context, Model
+from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.tally import Groups, Tally
 from circuitkit.errors import MetricError, ScoresError
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of
 from circuitkit.util.json_values import Json
-from circuitkit.util.progress import track
 
 __all__ = ["FLAT", "Here", "Term", "Where", "attribute", "require_gradients"]
 
 FLAT = 1e-6  # a metric's gradient in the logits below this is rounding: kl at the clean run
+SMALL = 1e-2  # metrics whose values are all below this are compared as if they were this large
+NOTE = "note."  # what begins the names of notes in a block
+VERSION = 1  # of the blocks on disk
 SINGLE = float(np.finfo(np.float32).max)  # of a score
 NARROW = (torch.float16, torch.bfloat16)
 
@@ -66,6 +72,11 @@ class Here:
     metric: Metric
     first: int
     reads: bool = False
+    notes: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, name: str, value: float) -> None:
+        """Note a number of this batch, for ``attribute`` to tell."""
+        self.notes.setdefault(name, []).append(value)
 
     # -- the clean run -----------------------------------------------------------------------------
     @cached_property
@@ -156,40 +167,108 @@ def attribute(
     rule: RuleLike = None,
     *,
     reads: bool = False,
+    resume: str | os.PathLike[str] | None = None,
+    tell: Callable[[Mapping[str, np.ndarray]], None] | None = None,
 ) -> Scores:
     """The scores of a method that takes its gradients ``where`` it says, for each draw of the
     corruption, in a backward that follows the rule; with ``reads`` it is given the runs with all
-    that was read there.
+    that was read there. The batches are dealt to the processes, and with ``resume`` kept; ``tell``
+    hears, batch by batch, what the method has noted of it (``Here.note``), and may add settings.
 
-    Raises MetricError and ScoresError where no scores come of the gradients.
+    Raises MetricError and ScoresError where no scores come of the gradients, and OutputError where
+    the directory cannot be used.
     """
-    model, data, metric, corruption = inputs
-    model = under(model, rule)
-    tally = Tally(model.wiring, len(data), groups, data.memory)
-    carry = corruption(model, data)
-    legal = torch.from_numpy(model.wiring.legal).to(model.device)
-    pulls, flat = Pulls(model), True
-    for batch in track(data, method):
-        draws = [carried if reads else carried.written() for carried in carry(batch)]
-        here = Here(model, batch, model.start(batch.clean, batch.mask), metric, tally.seen, reads)
-        table: Any = 0.0
-        for carried in draws:
-            for term in where(here, carried):
-                flat &= term.at.steepest < FLAT
-                part = _product(here, term, tally.apart, pulls)[..., legal]
-                _require_finite(method, here, term, part, SINGLE / len(data))
-                table += part * (term.weight / len(draws))
-                del term  # its activations, before the next run makes its own
-        own = table.cpu().numpy()
-        tally.add(own) if tally.apart else tally.add_sum(own, batch.examples)
+    tally = Tally(inputs.model.wiring, len(inputs.data), groups, inputs.data.memory)
+    said: dict[str, Json] = {**(settings or {}), **rule_settings(rule)}
+    journal = Journal(resume, {} if resume is None else _about(inputs, method, said, tally.apart))
+    scoring = _Scoring(inputs, method, where, rule, reads, tally.apart, journal)
+    flat = True
+    for block in by_batch(inputs.data, method, scoring.block, journal, scoring.recognise):
+        flat &= bool(block["flat"])
+        scores = block["scores"]
+        tally.add(scores) if tally.apart else tally.add_sum(scores, int(block["examples"]))
+        if tell is not None:
+            notes = (name for name in block if name.startswith(NOTE))
+            tell({name.removeprefix(NOTE): block[name] for name in notes})
     if flat:
         raise MetricError(
-            f"the gradient of {name_of(metric)} is zero wherever {method} looks, so every score "
-            "would be zero; use eap_ig, or a different metric (logit_diff)"
+            f"the gradient of {name_of(inputs.metric)} is zero wherever {method} looks, so every "
+            "score would be zero; use eap_ig, or a different metric (logit_diff)"
         )
-    said = {**(settings or {}), **rule_settings(rule)}
-    about = {**inputs.metadata(), "method": method, "settings": said}
-    return tally.scores(about)
+    said = {**(settings or {}), **rule_settings(rule)}  # and what was told
+    return tally.scores({**inputs.metadata(), "method": method, "settings": said})
+
+
+def _about(inputs: Inputs, method: str, said: dict[str, Json], apart: bool) -> dict[str, Json]:
+    """All that tells the blocks of one attribution from those of another, except the weights."""
+    return {
+        **identity(inputs.model, inputs.data),
+        "format": "circuitkit.attribution",
+        "version": VERSION,
+        "method": method,
+        "settings": said,
+        "metric": name_of(inputs.metric),
+        "corruption": name_of(inputs.corruption),
+        "apart": apart,
+    }
+
+
+class _Scoring:
+    """How the edges are scored on each batch: summed, or each example ``apart``."""
+
+    def __init__(
+        self, inputs: Inputs, method: str, where: Where, rule: RuleLike, reads: bool, apart: bool,
+        journal: Journal,
+    ) -> None:  # fmt: skip
+        model, data, self.metric, corruption = inputs
+        self.model, self.method, self.where = under(model, rule), method, where
+        self.reads, self.apart, self.journal = reads, apart, journal
+        self.carry = corruption(self.model, data)
+        self.legal = torch.from_numpy(model.wiring.legal).to(model.device)
+        self.pulls, self.examples, self.known = Pulls(self.model), len(data), False
+
+    def block(self, batch: Batch, first: int) -> Block:
+        """The scores on a batch, whether the metric was flat wherever it was looked at, and what
+        the method has noted."""
+        draws = [one if self.reads else one.written() for one in self.carry(batch)]
+        here = self._here(batch, first)
+        flat = True
+        table: Any = 0.0
+        for carried in draws:
+            for term in self.where(here, carried):
+                flat &= term.at.steepest < FLAT
+                part = _product(here, term, self.apart, self.pulls)[..., self.legal]
+                _require_finite(self.method, here, term, part, SINGLE / self.examples)
+                table += part * (term.weight / len(draws))
+                del term  # its activations, before the next run makes its own
+        found = {"scores": table.cpu().numpy(), "flat": np.array(flat),
+                 "examples": np.array(batch.examples)}  # fmt: skip
+        found |= {f"{NOTE}{name}": np.array(own) for name, own in here.notes.items()}
+        if self.journal.place is not None:
+            found["plain"] = self._plain(here, draws)
+        return found
+
+    def recognise(self, batch: Batch, first: int, block: Mapping[str, np.ndarray]) -> None:
+        """Raise OutputError where a block is of another metric or corruption of the same name: the
+        first that is found is looked at."""
+        if self.known:
+            return
+        now = self._plain(self._here(batch, first), self.carry(batch))
+        self.journal.recognise(self.model, block["plain"], now, SMALL)
+        self.known = True
+
+    def _here(self, batch: Batch, first: int) -> Here:
+        context = self.model.start(batch.clean, batch.mask)
+        return Here(self.model, batch, context, self.metric, first, self.reads)
+
+    def _plain(
+        self, here: Here, draws: Sequence[Activations]
+    ) -> Float[np.ndarray, "clean_and_draws examples"]:
+        """The metric in the clean run, and in that of each draw."""
+        ends = [here.reference, *(answer(self.model, here.batch, run.final) for run in draws)]
+        with torch.no_grad():
+            values = [exact(here.value(end.detach())) for end in ends]
+        return np.stack([own.cpu().numpy() for own in values])
 
 
 def require_gradients(

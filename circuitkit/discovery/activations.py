@@ -3,6 +3,7 @@ time."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -31,6 +32,7 @@ def ceap(
     steps: Annotated[int, Bounds(1, 10_000)] = 5,
     groups: ByGroup = None,
     rule: BackwardRule = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Scores:
     """EAP by conductance (CEAP): on the way of EAP-IG, with what each writer changes at each step.
 
@@ -41,9 +43,9 @@ def ceap(
     more where a token carries an embedding of zero: there gradients are taken at the middles.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups`` and ``rule`` as in ``eap``. Of the corruption nothing but the
-    embedding is used: with constants (``zero``, ``mean``) the way starts at the run of that
-    embedding. Raises as ``eap_ig`` does.
+    the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap``. Of the corruption
+    nothing but the embedding is used: with constants (``zero``, ``mean``) the way starts at the run
+    of that embedding. Raises as ``eap_ig`` does.
 
     Source: Wu et al. (2026, "Demystifying variance in circuit discovery of LLMs").
 
@@ -63,7 +65,7 @@ def ceap(
             del at, own
 
     inputs = prepare(model, data, metric, corruption)
-    return attribute(inputs, "ceap", where, groups, {"steps": steps}, rule)
+    return attribute(inputs, "ceap", where, groups, {"steps": steps}, rule, resume=resume)
 
 
 @checked
@@ -76,6 +78,7 @@ def eap_ig_activations(
     steps: Annotated[int, Bounds(1, 10_000)] = 5,
     groups: ByGroup = None,
     rule: BackwardRule = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Scores:
     """EAP with integrated gradients over what is written, one stage at a time.
 
@@ -86,7 +89,8 @@ def eap_ig_activations(
     (2 · layers + 1) · ``steps``.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups`` and ``rule`` as in ``eap``. Raises as ``eap_ig`` does.
+    the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap``. Raises as
+    ``eap_ig`` does.
 
     Source: Hanna et al. (2024), whose program calls it ``EAP-IG-activations``.
 
@@ -109,4 +113,6 @@ def eap_ig_activations(
                 yield Term(here.at(fixed={stage.index: between}), here.live, carried, 1 / count)
 
     inputs = prepare(model, data, metric, corruption)
-    return attribute(inputs, "eap_ig_activations", where, groups, {"steps": steps}, rule)
+    return attribute(
+        inputs, "eap_ig_activations", where, groups, {"steps": steps}, rule, resume=resume
+    )

@@ -7,9 +7,11 @@ the carried and the clean one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 
 from circuitkit.discovery._gradients import Here, Term, attribute
@@ -38,6 +40,7 @@ def eap(
     *,
     groups: ByGroup = None,
     rule: BackwardRule = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Scores:
     """Edge attribution patching (EAP): the gradient at the clean run, one forward and backward.
 
@@ -49,15 +52,17 @@ def eap(
     [examples, edges]) and the standard error of the mean, and with counts [groups, examples] the
     means over resamples in which each example counts that often: at the same cost, in
     groups × edges × 4 bytes. Raises ArgumentError for an argument in the wrong place, MetricError
-    where the metric has no gradient there (kl and js are at their best), and UnsupportedModelError
-    where the rule speaks of a part of the model that cannot be reached.
+    where the metric has no gradient there (kl and js are at their best), OutputError where the
+    directory cannot be used, and UnsupportedModelError where the rule speaks of a part of the model
+    that cannot be reached.
 
     With a ``rule`` (None by default: the plain gradient) the backward takes what norms divide by as
     constants (``frozen_norms``), or attention patterns (``frozen_patterns``: nothing flows into
     queries and keys), takes act(x)/x for the slope of an activation (``frozen_slopes``), or gives
     each factor of a gated MLP half of its gradient (``half_gates``); ``relp`` is all but the
     patterns, and ``+`` joins rules. The run itself is the same, and a model that lacks what a rule
-    speaks of keeps its gradient there.
+    speaks of keeps its gradient there. ``resume`` (None by default) is a directory for finished
+    batches, with which a run resumes after a kill.
 
     Differs from other tools: with grouped queries an edge into k or v is one per group of heads,
     where EAP-IG and MIB repeat it for every head. Scores are means over all examples, so that they
@@ -73,7 +78,8 @@ def eap(
         >>> each.groups.shape == (len(data), 479), bool((each.error >= 0).all())
         (True, True)
     """
-    return attribute(prepare(model, data, metric, corruption), "eap", clean_run, groups, rule=rule)
+    inputs = prepare(model, data, metric, corruption)
+    return attribute(inputs, "eap", clean_run, groups, rule=rule, resume=resume)
 
 
 @checked
@@ -87,6 +93,7 @@ def eap_ig(
     points: Literal["left", "midpoints"] | None = None,
     groups: ByGroup = None,
     rule: BackwardRule = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Scores:
     """EAP with integrated gradients over the inputs (EAP-IG).
 
@@ -98,7 +105,7 @@ def eap_ig(
     backwards beside the clean and the carried run.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups`` and ``rule`` as in ``eap``. Raises as ``eap`` does,
+    the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap``. Raises as ``eap`` does,
     ArgumentError for steps that are not from 1 to 10,000, and ScoresError where the gradients at an
     embedding of zero are not finite.
 
@@ -121,7 +128,7 @@ def eap_ig(
     def where(here: Here, carried: Activations) -> Iterator[Term]:
         moved = here.at_rest(carried) if points is None else torch.tensor(points == "midpoints")
         if points is None and bool(moved.any()):
-            settings["points"] = "midpoints"  # of some examples at least
+            here.note("midpoints", 1.0)  # of some examples at least
         risk = RISK if points == "left" and bool(here.at_rest(carried).any()) else ""
         for first, middle in zip(left(steps), midpoints(steps), strict=True):
             share = here.rows(torch.where(moved, middle, first).expand(here.batch.examples))
@@ -129,9 +136,12 @@ def eap_ig(
             yield Term(at, here.live, carried, 1 / steps, risk)
             del at
 
-    return attribute(
-        prepare(model, data, metric, corruption), "eap_ig", where, groups, settings, rule
-    )
+    def tell(notes: Mapping[str, np.ndarray]) -> None:
+        if "midpoints" in notes:
+            settings["points"] = "midpoints"
+
+    inputs = prepare(model, data, metric, corruption)
+    return attribute(inputs, "eap_ig", where, groups, settings, rule, resume=resume, tell=tell)
 
 
 @checked
@@ -145,6 +155,7 @@ def expected_gradients(
     seed: Seed = 0,
     groups: ByGroup = None,
     rule: BackwardRule = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Scores:
     """EAP-IG at random points of the way, one for each prompt: a fifth of the cost.
 
@@ -155,8 +166,8 @@ def expected_gradients(
     forwards and backwards beside the clean and the carried run.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups`` and ``rule`` as in ``eap`` (each prompt's scores are those at
-    its own fraction). Raises as ``eap_ig`` does.
+    the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap`` (each prompt's scores are
+    those at its own fraction). Raises as ``eap_ig`` does.
 
     Source: Erion et al. (2021), with the prompt's own corruption as its baseline.
 
@@ -174,7 +185,8 @@ def expected_gradients(
             del at
 
     settings: dict[str, Json] = {"draws": draws, "seed": seed}
-    return attribute(inputs, "expected_gradients", where, groups, settings, rule)
+    return attribute(inputs, "expected_gradients", where, groups, settings, rule,
+                     resume=resume)  # fmt: skip
 
 
 @checked
@@ -186,13 +198,15 @@ def clean_corrupted(
     *,
     groups: ByGroup = None,
     rule: BackwardRule = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Scores:
     """EAP with the mean of the gradients at the clean and at the corrupted embedding.
 
     Costs two forwards and backwards, and the carried run.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups`` and ``rule`` as in ``eap``. Raises as ``eap_ig`` does.
+    the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap``. Raises as
+    ``eap_ig`` does.
 
     Source: Hanna et al. (2024), whose program calls it ``clean-corrupted``.
 
@@ -207,7 +221,7 @@ def clean_corrupted(
         yield Term(here.at(here.between(carried, 0.0)), here.live, carried, 0.5, risk)
 
     inputs = prepare(model, data, metric, corruption)
-    return attribute(inputs, "clean_corrupted", where, groups, rule=rule)
+    return attribute(inputs, "clean_corrupted", where, groups, rule=rule, resume=resume)
 
 
 def clean_run(here: Here, carried: Activations) -> Iterator[Term]:

@@ -6,11 +6,13 @@ one, so that a gradient costs what it costs in a plain run.
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 
 from circuitkit.discovery._gradients import Here, Term, attribute
@@ -49,6 +51,7 @@ def mask_gradient(
     seed: Seed = 0,
     groups: ByGroup = None,
     rule: BackwardRule = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Scores:
     """The gradient of the metric in the mask, averaged from nothing kept to everything kept.
 
@@ -64,8 +67,8 @@ def mask_gradient(
     that and their own; ``"live"`` leaves them as they are.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups`` and ``rule`` as in ``eap``. With enough steps and the plain
-    gradient they sum to the gap that they explain, what the metric loses on the way;
+    the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap``. With enough steps and
+    the plain gradient they sum to the gap that they explain, what the metric loses on the way;
     ``about["path"]`` holds the ``sum``, the ``gap``, the relative ``error``, and whether the path
     is ``resolved``. Warns (ScoresWarning) where the error is above 0.2: the points have not
     resolved the path. A small error is no proof of a good ranking. Raises as ``eap_ig`` does, and
@@ -95,7 +98,8 @@ def mask_gradient(
             yield Term(at, at.activations, carried, 1 / steps, risk)
             del at
 
-    found = attribute(inputs, "mask_gradient", where, groups, settings, rule, reads=True)
+    found = attribute(inputs, "mask_gradient", where, groups, settings, rule, reads=True,
+                      resume=resume, tell=path.tell)  # fmt: skip
     return path.told(found)
 
 
@@ -107,12 +111,19 @@ class _Path:
     gap: float = 0.0
     count: int = 0
 
+    def tell(self, notes: Mapping[str, np.ndarray]) -> None:
+        """Count what ``add`` has noted of a batch."""
+        for gap, examples in zip(notes["gap"].tolist(), notes["examples"].tolist(), strict=True):
+            self.gap += gap
+            self.count += int(examples)
+
     def add(self, here: Here, carried: Activations, held: Held | None) -> None:
-        """Count a draw of a batch."""
+        """Note a draw of a batch."""
         with torch.no_grad(), holding(here.model, held):
             nothing = here.value(answer(here.model, here.batch, carried.final))
-            self.gap += float(exact(here.value(here.reference) - nothing).sum())
-        self.count += here.batch.examples
+            gap = float(exact(here.value(here.reference) - nothing).sum())
+        here.note("gap", gap)
+        here.note("examples", here.batch.examples)
 
     def told(self, scores: Scores) -> Scores:
         """The scores, which say how far their sum is from the gap; warns where it is far."""

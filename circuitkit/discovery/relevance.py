@@ -3,6 +3,8 @@ in the place of the gradient."""
 
 from __future__ import annotations
 
+import os
+
 from circuitkit.discovery._gradients import attribute
 from circuitkit.discovery.attribution import clean_run
 from circuitkit.engine.backward import RULES
@@ -23,6 +25,7 @@ def relp(
     corruption: CorruptionLike | None = None,
     *,
     groups: ByGroup = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Scores:
     """Relevance patching (RelP): EAP whose backward follows relevance propagation.
 
@@ -32,8 +35,8 @@ def relp(
     (``eap`` with ``rule="relp+frozen_patterns"``) no edge into a query or key scores.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups`` as in ``eap``. Raises as ``eap`` does, and UnsupportedModelError
-    where an MLP's activation cannot be reached (gpt-oss).
+    the clean behaviour; ``groups`` and ``resume`` as in ``eap``. Raises as ``eap`` does, and
+    UnsupportedModelError where an MLP's activation cannot be reached (gpt-oss).
 
     Differs from other tools: the rules hold at the clean run, whose edges are cut, where the
     authors' program takes them at the corrupted one; routers of experts, which the paper does not
@@ -48,4 +51,4 @@ def relp(
         (True, 'relp')
     """
     inputs = prepare(model, data, metric, corruption)
-    return attribute(inputs, "relp", clean_run, groups, rule=RULES["relp"])
+    return attribute(inputs, "relp", clean_run, groups, rule=RULES["relp"], resume=resume)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from circuitkit.data.batches import Batch
 from circuitkit.engine.checkpoints import Journal, identity
+from circuitkit.engine.dealing import Block, by_batch
 from circuitkit.engine.edges import edge_effects
 from circuitkit.engine.inputs import (
     CorruptionLike,
@@ -19,7 +23,7 @@ from circuitkit.engine.inputs import (
     require_model,
 )
 from circuitkit.engine.metric import check_metric
-from circuitkit.engine.model import Model
+from circuitkit.engine.model import Context, Model
 from circuitkit.engine.numerics import exact as exactly
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import runs
@@ -29,7 +33,6 @@ from circuitkit.graph.edges import Edges, indices, is_edges
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of
 from circuitkit.util.options import Form, checked
-from circuitkit.util.progress import track
 
 __all__ = ["exact"]
 
@@ -109,22 +112,29 @@ def _of_nodes(inputs: Inputs, resume: str | os.PathLike[str] | None) -> Scores:
     for row in range(1, len(without)):
         without[row, row] = False  # the first stays whole: the clean run
     carry, sums = corruption(model, data), np.zeros(len(without))
-    for number, batch in enumerate(track(data, "exact")):
-        context = model.start(batch.clean, batch.mask)
+
+    def plain(batch: Batch, context: Context) -> tuple[Tensor, np.ndarray]:
+        """The logits of the clean run, and the metric there."""
         reference = answer(model, batch, record(model, context).final)
-        plain = exactly(check_metric(metric, reference, reference, batch)).cpu().numpy()
-        kept = journal.get(str(number))
-        if kept is None:
-            draws = carry(batch)
-            under = [
-                exactly(check_metric(metric, logits, reference, batch)).sum()
-                for carried in draws
-                for logits in runs(model, batch, context, carried, [*without])
-            ]
-            values = torch.stack(under).reshape(len(draws), -1).mean(0).cpu().numpy()
-            kept = {"lost": plain.sum() - values, "plain": plain}
-            journal.put(str(number), kept)
-        journal.recognise(model, kept["plain"], plain)
-        sums += kept["lost"]
+        values = check_metric(metric, reference, reference, batch)
+        return reference, exactly(values).cpu().numpy()
+
+    def block(batch: Batch, first: int) -> Block:
+        context, draws = model.start(batch.clean, batch.mask), carry(batch)
+        reference, full = plain(batch, context)
+        under = [
+            exactly(check_metric(metric, logits, reference, batch)).sum()
+            for carried in draws
+            for logits in runs(model, batch, context, carried, [*without])
+        ]
+        values = torch.stack(under).reshape(len(draws), -1).mean(0).cpu().numpy()
+        return {"lost": full.sum() - values, "plain": full}
+
+    def recognise(batch: Batch, first: int, block: Mapping[str, np.ndarray]) -> None:
+        _, now = plain(batch, model.start(batch.clean, batch.mask))
+        journal.recognise(model, block["plain"], now)
+
+    for own in by_batch(data, "exact", block, journal, recognise):
+        sums += own["lost"]
     about = {**inputs.metadata(), "method": "exact", "settings": {"direction": "noise"}}
     return Scores.of_nodes(model.wiring, sums / len(data), about)

@@ -1,4 +1,5 @@
-"""Batches as large as the memory allows, foreseen before the work begins."""
+"""Batches as large as the memory allows, foreseen before the work begins; of several processes the
+first foresees for all, so that their batches are equal."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from circuitkit.engine.gradients import gradients
 from circuitkit.engine.memory import Need, foresee, held, room, takes
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Model
+from circuitkit.engine.processes import agreed
 from circuitkit.engine.record import record
 from circuitkit.engine.run import run
 from circuitkit.errors import BudgetError
@@ -34,13 +36,21 @@ def batched(
     Raises BudgetError where one example at a time, or a batch of that size, does not fit the memory
     that the data may take.
     """
+    size = agreed(lambda: _size(model, data, corruptions, batch_size))
+    return data if size == data.batch_size else replace(data, batch_size=size)
+
+
+def _size(
+    model: Model, data: Dataset, corruptions: Sequence[Corruption], batch_size: int | None
+) -> int:
+    """How many examples a batch has."""
     if batch_size is not None:
         for corruption in corruptions if data.memory is not None else ():
             _require_room(model, data, corruption, batch_size)
-        return replace(data, batch_size=batch_size)
+        return batch_size
     for corruption in corruptions:
         data = fitted(model, data, corruption)
-    return data
+    return data.batch_size
 
 
 def fitted(model: Model, data: Dataset, corruption: Corruption) -> Dataset:

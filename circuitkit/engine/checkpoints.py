@@ -2,7 +2,8 @@
 
 ``directory/<hash of what the work is about>/`` holds ``about.json``, and each block as one
 safetensors file. Work about anything else has a directory of its own, so that runs can share one
-``directory``.
+``directory``. Of several processes those that made a block keep it, and what all of them do is
+kept, and looked up, by the first.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +21,17 @@ import torch
 
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.model import Model
+from circuitkit.engine.processes import agreed, team
 from circuitkit.engine.weights import digest as weights
 from circuitkit.errors import CircuitkitError, OutputError
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json
 from circuitkit.util.reading import parse_json
 
-__all__ = ["Journal", "digest", "identity"]
+__all__ = ["Journal", "Shard", "digest", "identity"]
 
 ABOUT = "about.json"
+DEALT = "dealt"  # to how many processes, each of how many threads; or shards
 WEIGHTS = "weights"  # which blocks of one place have in common, but do not choose it
 
 
@@ -53,6 +58,21 @@ def identity(model: Model, data: Dataset) -> dict[str, Json]:
     }
 
 
+@dataclass(frozen=True)
+class Shard(os.PathLike[str]):
+    """A directory for finished blocks, of which this run makes those whose number leaves ``index``
+    when it is divided by ``of``; without an index it puts together what shards have made.
+    ``complete`` names the work of which all blocks were there."""
+
+    directory: Path
+    index: int | None = None
+    of: int = 1
+    complete: list[str] = field(default_factory=list)
+
+    def __fspath__(self) -> str:
+        return str(self.directory)
+
+
 class Journal:
     """The blocks of one piece of work; without a directory nothing is kept, and nothing found.
 
@@ -65,17 +85,36 @@ class Journal:
     def __init__(self, directory: str | os.PathLike[str] | None, about: Mapping[str, Json]) -> None:
         work = {key: value for key, value in about.items() if key != WEIGHTS}
         self.place = None if directory is None else Path(directory) / digest(work)
+        self.shard = directory if isinstance(directory, Shard) else None
+        self.title = " ".join(str(about[key]) for key in ("format", "method") if key in about)
+        self.dealt: dict[str, Json] = {}
         if self.place is not None:
-            self._require(about.get(WEIGHTS), str(about.get("model")))
-            write_whole(self.place / ABOUT, json.dumps(about, indent=1, sort_keys=True))
+            agreed(partial(self._begin, about, team().size))
+
+    def _begin(self, about: Mapping[str, Json], processes: int) -> None:
+        """Say what the blocks are about, and to how many processes they are dealt; a merge reads
+        that."""
+        self._require(about.get(WEIGHTS), str(about.get("model")))
+        if self.shard is not None and self.shard.index is None:
+            held = self._held().get(DEALT)
+            self.dealt = held if isinstance(held, dict) else {}
+            return
+        shards = {} if self.shard is None else {"shards": self.shard.of}
+        self.dealt = {"processes": processes, "threads": torch.get_num_threads(), **shards}
+        said = json.dumps({**about, DEALT: self.dealt}, indent=1, sort_keys=True)
+        write_whole((self.place or Path()) / ABOUT, said)
+
+    def _held(self) -> dict[str, Json]:
+        """What the blocks that are there are about."""
+        try:
+            held = parse_json((self.place or Path()).joinpath(ABOUT).read_text("utf-8"))
+        except (OSError, ValueError, CircuitkitError):
+            return {}
+        return held if isinstance(held, dict) else {}
 
     def _require(self, now: Json, name: str) -> None:
         """Raise OutputError where the blocks that are there are of other weights."""
-        try:
-            then = parse_json((self.place or Path()).joinpath(ABOUT).read_text("utf-8"))
-        except (OSError, ValueError, CircuitkitError):
-            return
-        known = then.get(WEIGHTS) if isinstance(then, dict) else None
+        known = self._held().get(WEIGHTS)
         if isinstance(known, str) and isinstance(now, str) and known != now:
             raise OutputError(
                 f"{str(self.place)!r} holds blocks of a different model with the same name "
@@ -85,7 +124,11 @@ class Journal:
 
     def get(self, key: str) -> dict[str, np.ndarray] | None:
         """The arrays of a finished block; None where there is none, or where its file is damaged or
-        belongs to a different block, which is then computed again."""
+        belongs to a different block, which is then computed again. What all processes ask for they
+        are told alike."""
+        return None if self.place is None else agreed(partial(self._read, key))
+
+    def _read(self, key: str) -> dict[str, np.ndarray] | None:
         from safetensors import SafetensorError, safe_open
 
         if self.place is None:
@@ -102,7 +145,7 @@ class Journal:
         """Keep a finished block; raises OutputError where it cannot be written."""
         from safetensors.numpy import save
 
-        if self.place is None:
+        if self.place is None or team().rank:
             return
         whole = {name: np.asarray(values, order="C") for name, values in arrays.items()}
         notes = {"checksum": self._checksum(key, whole)}

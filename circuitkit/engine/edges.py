@@ -7,7 +7,7 @@ only on what was asked for, so that a run that resumes after a kill gives the sa
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.checkpoints import Journal, digest, identity
+from circuitkit.engine.dealing import Block, Task, dealt
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Activations, Model
+from circuitkit.engine.processes import team
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.sweep import sweep
 from circuitkit.graph.edges import Edges, indices
@@ -52,14 +54,25 @@ def edge_effects(
     journal = Journal(resume, _about(model, data, metric, corruption, direction, wanted))
     carry = corruption(model, data)
     batches = -(-len(data) // data.batch_size)
-    effects, gaps = [], []
-    with counting(len(wanted) * batches, "exact", "edge") as count:
+    gaps: list[Float[np.ndarray, " examples"]] = []
+    effects = np.zeros((len(wanted), len(data)), np.float32)
+    where: list[tuple[slice, slice]] = []  # of each block
+    processes, noise = team().size, direction == "noise"
+
+    def tasks() -> Iterator[Task]:
         for number, batch in enumerate(data):
-            patching = _Patching(model, batch, metric, carry(batch), direction == "noise")
-            effects.append(_effects(patching, wanted, journal, f"batch-{number:04}", count))
+            patching = _Patching(model, batch, metric, carry(batch), noise)
+            first = number * data.batch_size
             gaps.append(patching.gap)
-    asked: np.ndarray = np.concatenate(effects, axis=1)[place]
-    return asked, np.concatenate(gaps)
+            for own in patching.slices(len(wanted)):
+                where.append((own, slice(first, first + batch.examples)))
+                name = f"batch-{number:04}/edges-{own.start:08}-{own.stop:08}"
+                yield patching.task(name, wanted[own], journal, count, processes)
+
+    with counting(len(wanted) * batches, "exact", "edge") as count:
+        for number, block in enumerate(dealt(tasks(), journal)):
+            effects[where[number]] = block["effects"]
+    return effects[place], np.concatenate(gaps)
 
 
 def _in_order(
@@ -95,29 +108,6 @@ def _about(
     }
 
 
-def _effects(
-    patching: _Patching,
-    wanted: Int[np.ndarray, "edges 2"],
-    journal: Journal,
-    name: str,
-    count: Count,
-) -> Float[np.ndarray, "edges examples"]:
-    """The effects of all edges on one batch, block by block; finished blocks are read."""
-    effects = [np.zeros((0, patching.batch.examples), np.float32)]
-    for start in range(0, len(wanted), patching.size):
-        edges = wanted[start : start + patching.size]
-        key = f"{name}/edges-{start:08}-{start + len(edges):08}"
-        block = journal.get(key)
-        if block is None:
-            block = {"effects": patching.effects(edges, count), "plain": patching.plain}
-            journal.put(key, block)
-        else:
-            journal.recognise(patching.model, block["plain"], patching.plain, SMALL)
-            count(len(edges), earlier=True)
-        effects.append(block["effects"])
-    return np.concatenate(effects)
-
-
 class _Patching:
     """One batch: its plain runs, the metric in each, and how many edges make a block."""
 
@@ -147,12 +137,36 @@ class _Patching:
         base, other = self.plain.mean(0)
         return np.asarray(base - other if self.noise else other - base)
 
+    def slices(self, edges: int) -> list[slice]:
+        """The edges of each block."""
+        starts = range(0, edges, self.size)
+        return [slice(start, min(start + self.size, edges)) for start in starts]
+
+    def task(
+        self,
+        name: str,
+        edges: Int[np.ndarray, "edges 2"],
+        journal: Journal,
+        count: Count,
+        processes: int,
+    ) -> Task:
+        """The block of these edges' effects; each of the others makes as many in the meantime."""
+
+        def work() -> Block:
+            return {"effects": self.effects(edges, count, processes), "plain": self.plain}
+
+        def check(block: Mapping[str, np.ndarray]) -> None:
+            journal.recognise(self.model, block["plain"], self.plain, SMALL)
+            count(len(edges) * processes, earlier=True)
+
+        return Task(name, work, check)
+
     def value(self, logits: Float[Tensor, "b vocab"]) -> Float[Tensor, " examples"]:
         """The metric of every example."""
         return check_metric(self.metric, logits, self.reference, self.batch)
 
     def effects(
-        self, edges: Int[np.ndarray, "edges 2"], count: Count
+        self, edges: Int[np.ndarray, "edges 2"], count: Count, processes: int
     ) -> Float[np.ndarray, "edges examples"]:
         """The mean effects of these edges over the draws, in one sweep a draw."""
         place = {(row, column): i for i, (row, column) in enumerate(edges.tolist())}
@@ -165,7 +179,7 @@ class _Patching:
                 change = _numbers(values) - self.plain[draw, 0]
                 total[[place[edge] for edge in swept]] += -change if self.noise else change
                 if draw + 1 == len(self.runs):
-                    count(len(swept))
+                    count(len(swept) * processes)
         return (total / len(self.runs)).astype(np.float32)
 
 

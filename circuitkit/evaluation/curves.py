@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import nan
@@ -136,12 +137,14 @@ def curve(
     *,
     sizes: Sequence[int] | None = None,
     rule: str = "abs",
+    resume: str | os.PathLike[str] | None = None,
 ) -> Curve:
     """Faithfulness of the best circuits of growing size, and of the whole model at the end.
 
     ``sizes`` are numbers of edges (default: nine, spread evenly in the logarithm from 10 to all).
     ``rule`` says what ranks first: ``abs`` (the magnitude), ``signed``, ``greedy`` (from the logits
     on), or ``mib`` (dead ends are dropped, so that circuits hold fewer), as in ``Scores.top``.
+    ``resume`` is a directory for finished batches, as in ``evaluate`` (None by default).
 
     Returns a Curve, whose faithfulness has no unit (1 is the full model). Raises ArgumentError for
     an argument in the wrong place, ScoresError for sizes below 1, a rule that is not known, and
@@ -165,5 +168,5 @@ def curve(
     masks.pop(0, None)  # too few edges to hang together
     if not masks:
         raise ScoresError(f"no circuit of {list(sizes)} edges hangs together; give larger sizes")
-    found = evaluate(model, list(masks.values()), *inputs[1:])
+    found = evaluate(model, list(masks.values()), *inputs[1:], resume=resume)
     return Curve(tuple(masks), tuple(found), total)

@@ -10,6 +10,7 @@ weighs examples with a small gap heavily (Miller et al. 2024).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.checkpoints import Journal, digest, identity
+from circuitkit.engine.dealing import Block, by_batch
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -37,6 +40,7 @@ from circuitkit.engine.memory import room
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Model
 from circuitkit.engine.numerics import exact
+from circuitkit.engine.processes import agreed
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import POOL_BYTES, runs
 from circuitkit.errors import EvaluationError
@@ -55,7 +59,6 @@ from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of
 from circuitkit.util.json_values import Json, nan_to_none
-from circuitkit.util.progress import track
 from circuitkit.util.statistics import LEVEL, bootstrap_interval, interval_text
 from circuitkit.util.tables import to_frame
 
@@ -71,6 +74,9 @@ __all__ = [
     "evaluations",
     "measure_all",
 ]
+
+VERSION = 1  # of the blocks on disk
+SMALL = 1e-2  # metrics whose values are all below this are compared as if they were this large
 
 
 @dataclass(frozen=True)
@@ -214,6 +220,8 @@ def evaluate(  # type: ignore[overload-overlap]  # a str is a sequence too
     data: Data,
     metric: MetricLike | None = ...,
     corruption: CorruptionLike | None = ...,
+    *,
+    resume: str | os.PathLike[str] | None = ...,
 ) -> Evaluation: ...
 @overload
 def evaluate(  # type: ignore[overload-overlap]  # a str is a sequence too
@@ -222,6 +230,8 @@ def evaluate(  # type: ignore[overload-overlap]  # a str is a sequence too
     data: Data,
     metric: MetricLike | None = ...,
     corruption: CorruptionLike | None = ...,
+    *,
+    resume: str | os.PathLike[str] | None = ...,
 ) -> list[Evaluation]: ...
 @overload
 def evaluate(
@@ -230,6 +240,8 @@ def evaluate(
     data: Data,
     metric: Several,
     corruption: CorruptionLike | None = ...,
+    *,
+    resume: str | os.PathLike[str] | None = ...,
 ) -> list[Evaluation]: ...
 @overload
 def evaluate(
@@ -238,6 +250,8 @@ def evaluate(
     data: Data,
     metric: Several,
     corruption: CorruptionLike | None = ...,
+    *,
+    resume: str | os.PathLike[str] | None = ...,
 ) -> list[list[Evaluation]]: ...
 def evaluate(
     model: Model,
@@ -245,6 +259,8 @@ def evaluate(
     data: Data,
     metric: MetricLike | Several | None = None,
     corruption: CorruptionLike | None = None,
+    *,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Evaluation | list[Evaluation] | list[list[Evaluation]]:
     """How much of the behaviour a circuit carries, measured on every example.
 
@@ -252,10 +268,12 @@ def evaluate(
     compute alike; of several metrics a list of that, one for each, from the same runs. A circuit is
     a graph, a Discovery, or a mask over the model's wiring. A task's name or a Task means prompts
     that the circuit's discovery did not see; a Dataset is used as it is. Metric and corruption are
-    those with which the circuit was found, unless others are given.
+    those with which the circuit was found, unless others are given. ``resume`` is a directory for
+    finished batches, with which a run resumes after a kill (None by default).
 
     Raises ArgumentError for an argument in the wrong place, CircuitError where a circuit does not
-    fit the model or the list of circuits is empty, and MetricError where there is no metric.
+    fit the model or the list of circuits is empty, MetricError where there is no metric, and
+    OutputError where the directory cannot be used.
 
     Source: faithfulness as in Hanna et al. (2024) and MIB (Mueller et al. 2025).
 
@@ -267,7 +285,7 @@ def evaluate(
     require_model(model)
     masks = as_masks(circuit, model.wiring)
     own, metrics, corrupt = prepare_each(model, data, metric, corruption, circuit=circuit)
-    tables = measure_all(model, masks, own, metrics, corrupt)
+    tables = measure_all(model, masks, own, metrics, corrupt, resume)
     cells = zip(tables, metrics, strict=True)
     every = [evaluations(table, one, corrupt, masks) for table, one in cells]
     found = [each[0] for each in every] if is_one(circuit) else every
@@ -335,18 +353,20 @@ def evaluate_beside(
     seed: int = 0,
     also: Mapping[str, Mask] | None = None,
     level: str = "edge",
+    resume: str | os.PathLike[str] | None = None,
 ) -> Beside:
     """The Evaluations of a circuit, of all edges outside it, of ``random`` random circuits of its
     size, of the circuit with random ``halves`` of the others kept besides, and of what is to be
     measured ``also`` (by name), from the same runs. At the ``level`` of a ``node`` it is all nodes
-    outside it, circuits of as many random nodes, and halves of the other nodes."""
+    outside it, circuits of as many random nodes, and halves of the other nodes. ``resume`` is as in
+    ``evaluate``."""
     require_model(model)
     mask = as_mask(circuit, model.wiring)
     inputs = prepare(model, data, metric, corruption, circuit=circuit)
     others, chance, beside = _compared(model.wiring, mask, random, halves, seed, level)
     named = also or {}
     masks = [mask, others, *chance, *beside, *named.values()]
-    found, complement, *rest = evaluate(model, masks, *inputs[1:])
+    found, complement, *rest = evaluate(model, masks, *inputs[1:], resume=resume)
     end = random + halves
     return Beside(found, complement, tuple(rest[:random]), tuple(rest[random:end]),
                   dict(zip(named, rest[end:], strict=True)))  # fmt: skip
@@ -380,26 +400,83 @@ def measure_all(
     data: Dataset,
     metrics: Sequence[Metric],
     corruption: Corruption,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Float[np.ndarray, "metrics runs examples"]:
     """Each metric of everything, of nothing, and under each mask, for every example, from the same
-    runs."""
-    carry = corruption(model, data)
-    pool = int(min(POOL_BYTES, max(0, room(model.device, data.memory) / 2)))
-    columns = []
-    for batch in track(data, "evaluate"):
+    runs. The batches are dealt to the processes, and with ``resume`` kept."""
+    about = {} if resume is None else _about(model, masks, data, metrics, corruption)
+    measuring = _Measuring(model, masks, data, metrics, corruption, Journal(resume, about))
+    each = by_batch(data, "evaluate", measuring.block, measuring.journal, measuring.recognise)
+    return np.concatenate([block["values"] for block in each], axis=-1)
+
+
+def _about(
+    model: Model,
+    masks: Sequence[Mask],
+    data: Dataset,
+    metrics: Sequence[Metric],
+    corruption: Corruption,
+) -> dict[str, Json]:
+    """All that tells the blocks of one measurement from those of another, except the weights."""
+    return {
+        **identity(model, data),
+        "format": "circuitkit.evaluate",
+        "version": VERSION,
+        "metrics": [name_of(metric) for metric in metrics],
+        "corruption": name_of(corruption),
+        "masks": [digest(np.packbits(mask).tobytes().hex()) for mask in masks],
+    }
+
+
+class _Measuring:
+    """What several circuits are measured by, batch by batch; the first process says for all how
+    much memory the runs may share."""
+
+    def __init__(
+        self,
+        model: Model,
+        masks: Sequence[Mask],
+        data: Dataset,
+        metrics: Sequence[Metric],
+        corruption: Corruption,
+        journal: Journal,
+    ) -> None:
+        self.model, self.masks, self.metrics, self.journal = model, masks, metrics, journal
+        self.carry = corruption(model, data)
+        space = agreed(lambda: room(model.device, data.memory))
+        self.pool = int(min(POOL_BYTES, max(0, space / 2)))
+        self.known = False
+
+    def block(self, batch: Batch, first: int) -> Block:
+        """The metrics in each run of a batch."""
+        del first
+        return {"values": self._values(batch, self.masks)}
+
+    def recognise(self, batch: Batch, first: int, block: Mapping[str, np.ndarray]) -> None:
+        """Raise OutputError where a block is of another metric or corruption of the same name: the
+        first that is found is looked at."""
+        del first
+        if not self.known:
+            now = self._values(batch, [])
+            self.journal.recognise(self.model, block["values"][:, :2], now, SMALL)
+        self.known = True
+
+    def _values(
+        self, batch: Batch, masks: Sequence[Mask]
+    ) -> Float[np.ndarray, "metrics runs examples"]:
+        model, metrics = self.model, self.metrics
         context = model.start(batch.clean, batch.mask)
         reference = answer(model, batch, record(model, context).final)
 
-        def value(logits: Tensor, reference: Tensor = reference, batch: Batch = batch) -> Tensor:
+        def value(logits: Tensor) -> Tensor:
             said = (check_metric(one, logits, reference, batch) for one in metrics)
             return torch.stack([exact(values) for values in said])
 
-        draws = carry(batch)
+        draws = self.carry(batch)
         under = []
         for carried in draws:
             nothing = answer(model, batch, carried.final)
-            kept = runs(model, batch, context, carried, masks, pool_bytes=pool)
+            kept = runs(model, batch, context, carried, masks, pool_bytes=self.pool)
             under.append(torch.stack([value(logits) for logits in chain([nothing], kept)], dim=1))
         rows = torch.cat([value(reference)[:, None], torch.stack(under).mean(0)], dim=1)
-        columns.append(rows.cpu().numpy())
-    return np.concatenate(columns, axis=-1)
+        return np.asarray(rows.cpu().numpy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,7 +110,8 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 
 def _draft(target: Path) -> Path:
-    return target.parent / f".{target.name[:50]}.{os.getpid()}.part"
+    # a name of its own: processes of other machines may have the same number
+    return target.parent / f".{target.name[:50]}.{os.getpid()}-{secrets.token_hex(3)}.part"
 
 
 def _special(target: Path) -> bool:

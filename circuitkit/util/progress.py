@@ -1,4 +1,5 @@
-"""Progress bars on stderr; silent if stderr is not a terminal or TQDM_DISABLE is set."""
+"""Progress bars on stderr; silent if stderr is not a terminal or TQDM_DISABLE is set, and on all
+but the first of several processes (which torchrun numbers in RANK)."""
 
 from __future__ import annotations
 
@@ -34,6 +35,7 @@ def counting(total: int, label: str, unit: str) -> Iterator[Count]:
         def count(n: int, *, earlier: bool = False, note: str = "") -> None:
             if note:
                 bar.set_postfix_str(note, refresh=False)
+            n = min(n, total - bar.n)  # of the last round there are fewer than processes
             if earlier and not bar.disable:
                 bar.n, bar.initial, bar.last_print_n = (
                     at + n for at in (bar.n, bar.initial, bar.last_print_n)
@@ -48,5 +50,6 @@ def counting(total: int, label: str, unit: str) -> Iterator[Count]:
 def _bar(*items: Any, **settings: Any) -> Any:
     from tqdm import tqdm
 
-    silent = True if os.environ.get("TQDM_DISABLE") else None
+    off = os.environ.get("TQDM_DISABLE") or os.environ.get("RANK", "0") != "0"
+    silent = True if off else None
     return tqdm(*items, leave=False, disable=silent, **settings)
