@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -19,7 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.engine.checkpoints import Journal, digest, identity
+from circuitkit.engine.checkpoints import Journal, Shard, digest, identity
+from circuitkit.engine.dealing import Block, Task, dealt
 from circuitkit.engine.inputs import Inputs
 from circuitkit.engine.metric import check_metric
 from circuitkit.engine.model import Activations, Context
@@ -215,6 +217,11 @@ def learn(
 
     Of the ``settings``, ``runs``, ``size``, ``rate``, ``loss`` and ``seed`` are read here.
     """
+    if isinstance(resume, Shard) and resume.index is not None:
+        raise ArgumentError(
+            f"{method} is a training, of which a step needs the one before, so that it has no "
+            "shards; use torchrun, or one process"
+        )
     said = dict(settings)
     if "start" in said:
         said["start"] = _named(said["start"])
@@ -320,21 +327,31 @@ class _Training:
         self, parts: Sequence[_Part], masks: Float[Tensor, "n edges"]
     ) -> tuple[float, Float[Tensor, "n edges"]]:
         """The mean loss of some prompts under these masks, and its gradient in each of them."""
-        slopes, loss, start = torch.zeros_like(masks), masks.new_zeros(()), 0
+        tasks, start = [], 0
         for part in parts:
-            here = slice(start, start + part.batch.examples)
-            own = masks[here].requires_grad_()
-            for carried in part.draws:
-                value = self._loss(part, carried, own) / (len(masks) * len(part.draws))
-                slopes[here] += torch.autograd.grad(value, own)[0]
-                loss += value.detach()
-            start = here.stop
+            own = masks[start : start + part.batch.examples]
+            tasks.append(Task(str(start), partial(self._block, part, own, len(masks))))
+            start += part.batch.examples
+        blocks = [*dealt(tasks)]
+        slopes = torch.cat([torch.from_numpy(block["slopes"]) for block in blocks]).to(masks)
+        loss = torch.zeros((), dtype=masks.dtype)
+        for value in np.concatenate([block["losses"] for block in blocks]):
+            loss += value
         if not bool(slopes.isfinite().all()):
             raise MetricError(
                 f"the gradient of {name_of(self.metric)} in the masks is not finite in step "
                 f"{len(self.runs) + 1}; load the model in float32, or use a different corruption"
             )
         return float(loss), slopes
+
+    def _block(self, part: _Part, masks: Float[Tensor, "b edges"], of: int) -> Block:
+        """The loss of a batch of a step of so many prompts, draw by draw, and its gradient."""
+        own, slopes, losses = masks.requires_grad_(), torch.zeros_like(masks), []
+        for carried in part.draws:
+            value = self._loss(part, carried, own) / (of * len(part.draws))
+            slopes += torch.autograd.grad(value, own)[0]
+            losses.append(float(value.detach()))
+        return {"slopes": slopes.cpu().numpy(), "losses": np.array(losses)}
 
     def _loss(
         self, part: _Part, carried: Activations, masks: Float[Tensor, "n edges"]

@@ -15,6 +15,7 @@ from circuitkit.data.batches import Batch
 from circuitkit.discovery._gradients import FLAT, _value, require_gradients
 from circuitkit.engine.attribute import Pulls, by_example, score_groups
 from circuitkit.engine.backward import BackwardRule, as_rule, rule_settings, under
+from circuitkit.engine.dealing import Block, by_batch
 from circuitkit.engine.gradients import Gradients
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.metric import Metric
@@ -26,7 +27,6 @@ from circuitkit.graph.scores import Scores
 from circuitkit.graph.stages import ATTENTION, Stage
 from circuitkit.registry import name_of
 from circuitkit.util.options import checked
-from circuitkit.util.progress import track
 
 __all__ = ["atp_star"]
 
@@ -75,15 +75,23 @@ def atp_star(
     carry, steepest = corruption(model, data), 0.0
     batches = _Batches(under(model, rule), metric, fix and not as_rule(rule).patterns, drop)
     plain, size = np.zeros(model.wiring.shape), np.zeros(model.wiring.shape)
-    for batch in track(data, "atp_star"):
+
+    def block(batch: Batch, first: int) -> Block:
         draws = carry(batch)
         slopes = batches.slopes(batch)
-        steepest = max(steepest, slopes[0].at.steepest)
+        shares = []
         for carried in draws:
             tables = batches.tables(batch, slopes, carried)
             require_gradients(model, metric, tables, batch)
-            plain += tables[0].sum(0).cpu().numpy() / len(draws)
-            size += batches.sizes(tables).sum(0).cpu().numpy() / len(draws)
+            sums = tables[0].sum(0), batches.sizes(tables).sum(0)
+            shares.append([own.cpu().numpy() / len(draws) for own in sums])
+        return {"shares": np.array(shares), "steepest": np.array(slopes[0].at.steepest)}
+
+    for own in by_batch(data, "atp_star", block):
+        steepest = max(steepest, float(own["steepest"]))
+        for of_plain, of_size in own["shares"]:
+            plain += of_plain
+            size += of_size
     if steepest < FLAT:
         raise MetricError(
             f"the gradient of {name_of(metric)} is zero at the clean run, so every score would be "

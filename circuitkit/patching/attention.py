@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
+from circuitkit.engine.dealing import Block, by_batch
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -29,7 +30,6 @@ from circuitkit.patching.effects import full_name
 from circuitkit.patching.pictures import Pictured
 from circuitkit.patching.sites import spans_named
 from circuitkit.registry import name_of
-from circuitkit.util.progress import track
 from circuitkit.util.statistics import standard_error
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.viz.figures import Heatmap
@@ -204,12 +204,14 @@ def attention_to(
     nodes = [_head(model, name) for name in listed]
     carry = None if corruption is None else as_corruption(corruption)
     carried = None if carry is None else carry(model, data)
-    parts = []
-    for batch in track(list(data), "attention"):
+
+    def block(batch: Batch, first: int) -> Block:
         context = model.start(batch.clean, batch.mask)
         runs = [record(model, context)] if carried is None else carried(batch)
         attention = _Attention(model, batch, context, spans, query)
-        parts.append(np.mean([attention.paid(run, nodes) for run in runs], axis=0))
+        return {"paid": np.mean([attention.paid(run, nodes) for run in runs], axis=0)}
+
+    parts = [own["paid"] for own in by_batch(data, "attention", block)]
     return Attention(
         tuple(map(str, nodes)), spans, np.concatenate(parts, axis=-1), query,
         CLEAN if carry is None else name_of(carry), model.name,

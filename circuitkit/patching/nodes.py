@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.dealing import Block, by_batch
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -41,7 +42,6 @@ from circuitkit.patching.effects import PORTS, Effects
 from circuitkit.patching.sites import spans_named
 from circuitkit.registry import name_of
 from circuitkit.util.options import DIRECTIONS, require
-from circuitkit.util.progress import track
 
 __all__ = [
     "NODES",
@@ -375,12 +375,15 @@ def collect(
     where = _axis(own, at)
     units = tuple(map(len, axes.values()))
     carry = corrupt(model, own)
-    parts = []
-    for batch in track(list(own), "patching"):
+
+    def block(batch: Batch, first: int) -> Block:
         patching = _Patching(model, batch, metrics, direction == "noise")
         sites = _sites(batch, at, *map(len, where.values()))
-        parts.append(patching.effects(carry(batch), sites, units, sweep))
-    values, gaps = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+        values, gaps = patching.effects(carry(batch), sites, units, sweep)
+        return {"values": values, "gaps": gaps}
+
+    blocks = [*by_batch(own, "patching", block)]
+    values, gaps = (np.concatenate([one[key] for one in blocks], axis=-1) for key in blocks[0])
     every = {**axes, **where}
     shape = (*map(len, every.values()), len(own))
     names = nodes, name_of(corrupt)

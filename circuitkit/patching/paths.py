@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
+from circuitkit.engine.dealing import Block, by_batch
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -152,8 +153,13 @@ def patch_paths(
     inputs = prepare(model, data, metric, corruption)
     work = _Paths(inputs, chains, at, direction == "noise", not freeze_mlps)
     carry = inputs.corruption(model, inputs.data)
-    found = [work.effects(batch, carry(batch)) for batch in inputs.data]
-    values, gaps = (np.concatenate(part, axis=-1) for part in zip(*found, strict=True))
+
+    def block(batch: Batch, first: int) -> Block:
+        values, gaps = work.effects(batch, carry(batch))
+        return {"values": values, "gaps": gaps}
+
+    blocks = [*by_batch(inputs.data, "paths", block)]
+    values, gaps = (np.concatenate([one[key] for one in blocks], axis=-1) for key in blocks[0])
     names = tuple(map(ARROW.join, chains))
     return Effects(
         values, {"path": names}, gaps, "paths", name_of(inputs.metric),
