@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 HOW = frozenset({  # options that say how a command works, not what it finds
-    "batch_size", "debug", "device", "force", "json", "log", "memory", "output", "overwrite",
-    "parser", "plan", "quiet", "run", "threads",
+    "arguments", "batch_size", "dealt", "debug", "device", "force", "json", "log", "memory",
+    "output", "overwrite", "parser", "plan", "quiet", "resume", "run", "shard", "threads",
 })  # fmt: skip
 SPEAKING = (
     "",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from circuitkit.util.bytesize import parse
 
 __all__ = [
-    "Commands", "add_circuit", "add_file", "add_force", "add_framing", "add_known", "add_output",
-    "common", "count", "machine", "place", "positive",
+    "Commands", "Part", "add_circuit", "add_file", "add_force", "add_framing", "add_known",
+    "add_output", "add_shard", "common", "count", "machine", "place", "positive",
 ]  # fmt: skip
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -75,6 +76,23 @@ def add_output(p: argparse.ArgumentParser, name: str, help: str, **more: Any) ->
     )
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which of how many parts of the blocks a run makes; without a number, it puts all together."""
+
+    index: int | None
+    of: int = 1
+
+
+def add_shard(p: argparse.ArgumentParser) -> None:
+    """Add which part of the blocks is made, by one of several runs that share a disk."""
+    p.set_defaults(dealt=True)
+    p.add_argument(
+        "--shard", type=_part, metavar="I/N",
+        help="make part I of N (from 0) of the blocks, for circuitkit merge (default: all)",
+    )  # fmt: skip
+
+
 def add_known(p: argparse.ArgumentParser) -> None:
     """Add the option that leaves out what the model does not know."""
     p.add_argument(
@@ -100,6 +118,14 @@ def _columns(text: str) -> dict[str, str]:
             f"{text!r} names no columns; write clean=NAME,corrupt=NAME"
         )
     return {key.strip(): own for key, _, own in pairs}
+
+
+def _part(text: str) -> Part:
+    """The part in ``0/4``; raises ArgumentTypeError for any other text."""
+    index, _, of = text.partition("/")
+    if not (index.isdecimal() and of.isdecimal() and int(index) < int(of)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; write 0/4 to 3/4 for four of them")
+    return Part(int(index), int(of))
 
 
 def count(text: str) -> int:

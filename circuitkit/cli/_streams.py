@@ -151,10 +151,12 @@ class Stream:
 
 
 @contextlib.contextmanager
-def streams() -> Iterator[list[Log]]:
-    """stdout and stderr as Streams until the context ends, and the list that a log is put into."""
+def streams(silent: bool = False) -> Iterator[list[Log]]:
+    """stdout and stderr as Streams until the context ends, and the list that a log is put into;
+    where the process is to be ``silent``, nothing goes to stdout."""
     log: list[Log] = []
-    out, err = Stream(sys.stdout, "stdout", log), Stream(sys.stderr, "stderr", log)
+    out = Stream(None if silent else sys.stdout, "stdout", log)
+    err = Stream(sys.stderr, "stderr", log)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             yield log

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from circuitkit.cli._opening import check_names, legal_name, set_threads
-from circuitkit.cli._options import Commands, add_output, common, positive
+from circuitkit.cli._options import Commands, add_output, add_shard, common, positive
 from circuitkit.cli._printing import print_json, print_text
+from circuitkit.cli._processes import folder_of, is_shard, leads, pieces_of
 
 __all__ = ["add", "bench"]
 
@@ -55,6 +56,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--jobs", type=positive, metavar="N", default=1, help="processes (default: 1)")
     p.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     p.add_argument("--threads", type=positive, help="processor threads")
+    add_shard(p)
     add_output(p, "DIR", "default: bench, and the settings that you change")
     p.set_defaults(run=bench, parser=p)
 
@@ -66,7 +68,6 @@ def bench(options: argparse.Namespace) -> None:
     check_names("metrics", options.metric)
     set_threads(options.threads)
     from circuitkit.workflows.benchmark import budgets, running
-    from circuitkit.workflows.folders import claimed
 
     asked = {
         "methods": options.methods, "models": options.model, "corruptions": options.corruption,
@@ -78,14 +79,16 @@ def bench(options: argparse.Namespace) -> None:
     settings: dict[str, Any] = {**usual, **chosen, "metric": options.metric}
     settings["seeds"] = [*range(chosen["seeds"])] if "seeds" in chosen else None
     place = options.output or Path(legal_name(options, "bench"))
-    with claimed(place, "benchmark", options.overwrite, settings) as folder:
+    with folder_of(options, place, "benchmark", settings) as folder:
         found = running.bench(
             **chosen,
             metric=options.metric,
             device=options.device,
             jobs=options.jobs,
-            resume=folder.pieces,
+            resume=pieces_of(options, folder.pieces),
         )
+        if is_shard(options) or not leads():
+            return
         written = found.save(folder)
     if options.json:
         print_json({"about": dict(found.about), "summary": found.summary(),

@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
         help="random sets cut in circuit and model (default: 20; 0: none)",
     )
     p.add_argument("--seed", type=int, default=0, help="seed of the random subsets (default: 0)")
-    p.set_defaults(run=knockout)
+    p.set_defaults(run=knockout, dealt=True)
 
 
 def knockout(options: argparse.Namespace) -> None:

@@ -14,8 +14,17 @@ from circuitkit.cli._opening import (
     settings_of,
     task_of,
 )
-from circuitkit.cli._options import Commands, add_file, add_known, add_output, machine, positive
+from circuitkit.cli._options import (
+    Commands,
+    add_file,
+    add_known,
+    add_output,
+    add_shard,
+    machine,
+    positive,
+)
 from circuitkit.cli._printing import print_json, print_text
+from circuitkit.cli._processes import folder_of, is_shard, leads, pieces_of
 
 __all__ = ["add", "discover"]
 
@@ -63,6 +72,7 @@ def add(commands: Commands) -> None:
         "--plan", action="store_true",
         help="print the forwards, minutes, memory and files of it, and do nothing",
     )  # fmt: skip
+    add_shard(p)
     add_output(p, "DIR", "default: circuits/TASK-MODEL, and the settings that you change")
     p.set_defaults(run=discover, parser=p)
 
@@ -128,15 +138,14 @@ def discover(options: argparse.Namespace) -> None:
     if options.plan:
         _plan(load_model(options.model, options, proved=False), inputs, asked, options, place)
         return
-    from circuitkit.workflows.folders import claimed
-
-    with claimed(place, "discovery", options.overwrite, settings_of(options)) as folder:
+    with folder_of(options, place, "discovery", settings_of(options)) as folder:
         model = load_model(options.model, options)
         from circuitkit.workflows import discover as workflow
 
-        found = workflow.discover(
-            model, *inputs, **asked, resume=folder.pieces, force=options.force
-        )
+        pieces = pieces_of(options, folder.pieces)
+        found = workflow.discover(model, *inputs, **asked, resume=pieces, force=options.force)
+        if is_shard(options) or not leads():
+            return
         written = found.save(folder)
     if options.json:
         print_json({**found.to_dict(), "files": [str(path) for path in written]})

@@ -7,10 +7,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from circuitkit.cli._opening import open_circuit, recorded, unseen
-from circuitkit.cli._options import Commands, add_circuit, add_output, machine
+from circuitkit.cli._opening import open_circuit, recorded, settings_of, unseen
+from circuitkit.cli._options import Commands, add_circuit, add_output, add_shard, machine, place
 from circuitkit.cli._others import FORMATS, add_others, measured, require_fitting, scores_of, tables
 from circuitkit.cli._printing import print_json, print_table, print_text
+from circuitkit.cli._processes import is_shard, leads, pieces_of
 from circuitkit.errors import OutputError
 
 __all__ = ["add", "evaluate"]
@@ -29,15 +30,22 @@ def add(commands: Commands) -> None:
     p.add_argument("--corruption", action="append", metavar="C", help=several)
     p.add_argument("--curve", action="store_true", help="over sizes: only its strongest edges")
     add_others(p)
+    p.add_argument(
+        "--resume", type=place, metavar="DIR",
+        help="keep finished batches there, from which a killed run goes on (default: nowhere)",
+    )  # fmt: skip
+    add_shard(p)
     add_output(p, "FILE", "the curves as svg, pdf or png")
     p.set_defaults(run=evaluate)
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """Print a circuit's faithfulness under each metric × corruption, on unseen prompts."""
-    from circuitkit.workflows.folders import output_file
+    from circuitkit.workflows.folders import output_file, record
 
     require_fitting(options)
+    if options.shard and not options.resume:
+        raise OutputError("shards share a folder for finished batches; name it (--resume DIR)")
     circuit = open_circuit(options.circuit, options.force)
     scores = scores_of(options)
     metrics = options.metric or [recorded(circuit, "metric")]
@@ -52,8 +60,11 @@ def evaluate(options: argparse.Namespace) -> None:
         file = output_file(options.output, options.overwrite)
     with file or contextlib.nullcontext():
         cells, title = unseen(options, circuit, metrics, corruptions)
-        rows, curves = _rows(cells, circuit, options.curve)
-        if options.output:
+        resume = pieces_of(options, options.resume) if options.resume else None
+        if is_shard(options):
+            record(options.resume, "evaluate", settings_of(options), options.arguments)
+        rows, curves = _rows(cells, circuit, options.curve, resume)
+        if options.output and leads():
             first, *others = curves.values()
             first.plot(*others, names=list(curves)).save(options.output)
     found = {cell: measured(options, circuit, scores, *own) for cell, own in cells.items()}
@@ -77,7 +88,7 @@ def _print(
 
 
 def _rows(
-    cells: dict[tuple[str, str], Any], circuit: Any, by_size: bool
+    cells: dict[tuple[str, str], Any], circuit: Any, by_size: bool, resume: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of the table, and the curves where these are asked for."""
     rows: list[dict[str, Any]] = []
@@ -85,20 +96,21 @@ def _rows(
     for (metric, corruption), (model, *inputs) in cells.items():
         labels = {"metric": metric, "corruption": corruption}
         if by_size:
-            found = curves[f"{metric}, {corruption}"] = _by_size(model, circuit, *inputs)
+            found = _by_size(model, circuit, *inputs, resume=resume)
+            curves[f"{metric}, {corruption}"] = found
             rows += [{**labels, **row} for row in _points(found)]
         else:
-            rows.append({**labels, **_beside(model, circuit, *inputs)})
+            rows.append({**labels, **_beside(model, circuit, *inputs, resume=resume)})
     return rows, curves
 
 
-def _beside(model: Any, circuit: Any, *inputs: Any) -> Any:
+def _beside(model: Any, circuit: Any, *inputs: Any, resume: Any) -> Any:
     """The circuit's faithfulness, with that of all other edges and of random circuits."""
     from circuitkit.evaluation.faithfulness import evaluate_beside
     from circuitkit.graph.circuit import mask
 
     keep = mask(circuit, model.wiring)
-    found, complement, null, *_ = evaluate_beside(model, keep, *inputs, random=3)
+    found, complement, null, *_ = evaluate_beside(model, keep, *inputs, random=3, resume=resume)
     low, high = found.interval()
     return {
         "faithfulness": found.faithfulness, "low": low, "high": high,
@@ -111,7 +123,7 @@ def _beside(model: Any, circuit: Any, *inputs: Any) -> Any:
     }  # fmt: skip
 
 
-def _by_size(model: Any, circuit: Any, *inputs: Any) -> Any:
+def _by_size(model: Any, circuit: Any, *inputs: Any, resume: Any) -> Any:
     """The faithfulness of the circuit's strongest edges, for more and more of them."""
     from circuitkit.evaluation.curves import curve
     from circuitkit.graph.circuit import edges, weight_matrix
@@ -120,7 +132,7 @@ def _by_size(model: Any, circuit: Any, *inputs: Any) -> Any:
     total = len(list(edges(circuit)))
     sizes = sorted({max(1, round(total / 2**k)) for k in range(8)})
     scores = Scores(model.wiring, weight_matrix(circuit))
-    return curve(model, scores, *inputs, sizes=sizes)
+    return curve(model, scores, *inputs, sizes=sizes, resume=resume)
 
 
 def _points(found: Any) -> Iterator[dict[str, Any]]:

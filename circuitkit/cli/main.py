@@ -28,21 +28,23 @@ from circuitkit.cli import (
     evaluating,
     fetching,
     listing,
+    merging,
     prompting,
     replaying,
     studying,
     viewing,
 )
 from circuitkit.cli._parsing import Parser
+from circuitkit.cli._processes import Company, is_shard, leads
 from circuitkit.cli._streams import Log, Stream, streams
-from circuitkit.errors import CircuitkitError
+from circuitkit.errors import CircuitkitError, UnfinishedError
 from circuitkit.util.neighbour import NeighbourWarning, neighbour
 
 __all__ = ["build_parser", "main"]
 
 COMMANDS = (  # in the order of --help
-    discovering, evaluating, replaying, cutting, studying, benching, comparing, drawing, viewing,
-    listing, prompting, checking, citing, fetching,
+    discovering, evaluating, replaying, cutting, studying, benching, merging, comparing, drawing,
+    viewing, listing, prompting, checking, citing, fetching,
 )  # fmt: skip
 
 
@@ -51,30 +53,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # threads that spin while they wait slow down a shared machine
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     given = sys.argv[1:] if arguments is None else arguments
-    with streams() as logs:
+    company = Company()
+    with streams(silent=company.rank > 0) as logs:
         code = 2
         try:
-            code = _attempt(given, logs)
+            code = _attempt(given, logs, company)
         finally:
             for log in logs:
                 log.close(code)
     return code
 
 
-def _attempt(arguments: Sequence[str], logs: list[Log]) -> int:
-    """Run the command and say what goes wrong; returns the exit code."""
+def _attempt(arguments: Sequence[str], logs: list[Log], company: Company) -> int:
+    """Run the command and say what goes wrong, once for all of its processes; returns the exit
+    code."""
     options = argparse.Namespace(debug=False)
     try:
         try:
             build_parser().parse_args(arguments, options)
-            if options.log:
+            options.arguments = [*arguments]
+            if options.log and leads():
                 logs.append(Log(options.log, arguments))
             if options.quiet:
                 os.environ["TQDM_DISABLE"] = "1"
-            return _run(options)
+            with company.joined(options) as works:
+                return _run(options) if works else 0
+        except Exception:
+            if company.speaks():
+                raise
+            return 0
         finally:
             sys.stdout.flush()
     except CircuitkitError as error:
+        if isinstance(error, UnfinishedError) and is_shard(options):
+            print(f"circuitkit: {error}; when all shards have ended, circuitkit merge puts them "
+                  "together", file=sys.stderr)  # fmt: skip
+            return 0
         return _said(str(error), 2, options.debug, logs)
     except KeyboardInterrupt:
         print("circuitkit: interrupted", file=sys.stderr)
@@ -106,14 +120,16 @@ def _run(options: argparse.Namespace) -> int:
     """Run the command, and return its exit code (0 where it has none of its own); warn first if the
     package of another project is beside ours."""
     found = neighbour()
-    if found:
+    if found and leads():
         print(f"circuitkit: {found}", file=sys.stderr)
     from circuitkit.data.lint import PromptWarning
 
     shown = warnings.showwarning
 
     def say(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        """Our own warnings as one line, like errors."""
+        """Our own warnings as one line, like errors; of several processes the first one's."""
+        if not leads():
+            return
         if category.__module__.startswith("circuitkit."):
             print(f"circuitkit: {message}", file=sys.stderr)
         else:

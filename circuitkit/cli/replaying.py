@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
     p.add_argument("--corruption", metavar="C", help=f"what a cut edge carries ({own})")
     add_framing(p)
     add_force(p)
-    p.set_defaults(run=replay)
+    p.set_defaults(run=replay, dealt=True)
 
 
 def replay(options: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from circuitkit.cli._opening import (
@@ -18,11 +17,13 @@ from circuitkit.cli._options import (
     add_file,
     add_force,
     add_output,
+    add_shard,
     count,
     machine,
     positive,
 )
 from circuitkit.cli._printing import print_json, print_text
+from circuitkit.cli._processes import folder_of, is_shard, leads, pieces_of
 
 __all__ = ["add", "study"]
 
@@ -74,6 +75,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     _add_prompts(p)
     add_force(p)
+    add_shard(p)
     add_output(p, "DIR", "default: studies/TASK-MODEL, and the settings that you change")
     p.set_defaults(run=study, parser=p)
 
@@ -104,10 +106,10 @@ def study(options: argparse.Namespace) -> None:
     check_names("corruptions", *options.corruption or ())
     roles = _reference(options.reference, options.force)
     place = options.output or default_place(options, "studies")
-    from circuitkit.workflows.folders import claimed
-
-    with claimed(place, "study", options.overwrite, settings_of(options)) as folder:
-        found = _studied(options, roles, folder.pieces)
+    with folder_of(options, place, "study", settings_of(options)) as folder:
+        found = _studied(options, roles, pieces_of(options, folder.pieces))
+        if is_shard(options) or not leads():
+            return
         written = found.save(folder)
     if options.json:
         print_json({"about": dict(found.about), "tables": found.tables(),
@@ -118,7 +120,7 @@ def study(options: argparse.Namespace) -> None:
         print_text(f"{found!r}\n\nwritten: {written[0]}, {more}")
 
 
-def _studied(options: argparse.Namespace, roles: dict[str, str] | None, pieces: Path) -> Any:
+def _studied(options: argparse.Namespace, roles: dict[str, str] | None, pieces: Any) -> Any:
     """The study that the options ask for, which keeps its finished cells among the pieces."""
     model = load_model(options.model, options)
     from circuitkit.workflows.study import running

@@ -133,7 +133,8 @@ def discover(
         agreement: How well two circuits of other prompts are to agree (``Certainty.agreement``): as
             long as less is to be expected, twice as many prompts are drawn, up to eight times as
             many.
-        resume: A directory for finished blocks of exact effects, from which a killed run goes on.
+        resume: A directory for finished blocks of scores, exact effects and measurements, from
+            which a killed run goes on.
         known: Whether only the prompts that the model answers stay (a correct answer has a higher
             logit than every wrong one); the result says how many.
         force: Whether to continue where the model answers fewer than 75% of the prompts.
@@ -176,7 +177,7 @@ def discover(
     others = (_scoring(_in_order(how, k), asked)(*seen) for k in range(orders or 0))
     several = [scored.circuit(chosen(model, scored, *seen[1:]).mask) for scored in others]
     evaluated = evaluate_beside(model, sample.found.mask, *measured[1:], seed=seed, halves=HALVES,
-                                also=_parts(sample), level=level)  # fmt: skip
+                                also=_parts(sample), level=level, resume=resume)  # fmt: skip
     metadata = _metadata(seen, measured, name_of(how), asked, unseen is not None)
     return Discovery.of(
         sample.scores, sample.found.mask, evaluated, metadata, ability=sample.able,

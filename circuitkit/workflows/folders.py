@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,10 @@ from circuitkit.util.json_values import Json
 from circuitkit.util.locking import alone
 from circuitkit.util.reading import read_json
 
-__all__ = ["RUNS", "RunFolder", "claimed", "filled", "output_file", "tried"]
+__all__ = [
+    "RUNS", "RunFolder", "claimed", "filled", "output_file", "record", "recorded_command",
+    "shared", "tried",
+]  # fmt: skip
 
 RUNS = {  # the files that a run may write; the first is in the folder of each
     "discovery": (
@@ -66,6 +69,7 @@ class RunFolder(os.PathLike[str]):
     path: Path
     kind: str
     settings: Mapping[str, Json]
+    command: Sequence[str] = ()  # the arguments with which it was started, for a merge
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -77,8 +81,7 @@ class RunFolder(os.PathLike[str]):
 
     def record(self, finished: bool) -> None:
         """Write down which run the pieces are of."""
-        held = {"run": self.kind, "finished": finished, "settings": dict(self.settings)}
-        write_whole(self.pieces / _RECORD, json.dumps(held, indent=1))
+        record(self.pieces, self.kind, self.settings, self.command, finished)
 
     def recorded(self) -> dict[str, Json] | None:
         """What an earlier run wrote down; None where it did not, or left no finished piece."""
@@ -108,7 +111,7 @@ class RunFolder(os.PathLike[str]):
 @contextlib.contextmanager
 def claimed(
     folder: str | os.PathLike[str], kind: str, overwrite: bool = False,
-    settings: Mapping[str, Json] | None = None,
+    settings: Mapping[str, Json] | None = None, command: Sequence[str] = (),
 ) -> Iterator[RunFolder]:  # fmt: skip
     """The folder for the files of a run of that kind, for this run alone until the context ends.
 
@@ -116,8 +119,7 @@ def claimed(
     cannot be written, where another process writes into it, and, without ``overwrite``, where it
     holds another run.
     """
-    plain = json.loads(json.dumps(dict(settings or {}), default=str))
-    own = RunFolder(Path(folder), kind, plain)
+    own = _run_folder(folder, kind, settings, command)
     with made(own.path), _locked(own.path):
         shutil.rmtree(own.path / _NEW, ignore_errors=True)
         _put_back(own.path)
@@ -135,6 +137,32 @@ def claimed(
             finally:
                 if own.pieces.is_dir() and own.recorded() is None:  # nothing to go on from
                     (own.pieces / _RECORD).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def shared(
+    folder: str | os.PathLike[str], kind: str, settings: Mapping[str, Json], command: Sequence[str]
+) -> Iterator[RunFolder]:
+    """The same folder for one of several runs that make parts of its finished pieces, and no files.
+
+    Raises OutputError as ``claimed`` does.
+    """
+    own = _run_folder(folder, kind, settings, command)
+    with made(own.path), made(own.pieces):
+        _require_free(own, resumable=True)
+        own.record(finished=False)
+        yield own
+
+
+def _run_folder(
+    folder: str | os.PathLike[str],
+    kind: str,
+    settings: Mapping[str, Json] | None,
+    command: Sequence[str],
+) -> RunFolder:
+    """The folder, with the settings as JSON holds them."""
+    plain = json.loads(json.dumps(dict(settings or {}), default=str))
+    return RunFolder(Path(folder), kind, plain, tuple(command))
 
 
 @contextlib.contextmanager
@@ -182,6 +210,30 @@ def tried(folder: str | os.PathLike[str] | None) -> None:
     if folder is not None:
         with writable(Path(folder) / "tried"):
             pass
+
+
+def record(
+    folder: Path, kind: str, settings: Mapping[str, Json], command: Sequence[str],
+    finished: bool = False,
+) -> None:  # fmt: skip
+    """Write down which run the pieces in a folder are of."""
+    held = {"run": kind, "finished": finished, "settings": dict(settings), "command": [*command]}
+    write_whole(folder / _RECORD, json.dumps(held, indent=1, default=str))
+
+
+def recorded_command(folder: Path) -> list[str]:
+    """The arguments of the unfinished run in a folder; raises OutputError where there is none."""
+    places = [folder, *(folder / own for own in dict.fromkeys(_PIECES.values()))]
+    for place in places:
+        with contextlib.suppress(CircuitkitError, OSError):
+            held = read_json(place / _RECORD)
+            command = held.get("command") if isinstance(held, dict) else None
+            if isinstance(command, list) and command and all(isinstance(x, str) for x in command):
+                return list(map(str, command))
+    raise OutputError(
+        f"{str(folder)!r} holds no unfinished run; name the folder (-o, or --resume of evaluate) "
+        "into which shards have written"
+    )
 
 
 # -- claiming --------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.checkpoints import Journal, digest, identity
+from circuitkit.engine.dealing import Task, dealt
 from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Activations, Model
 from circuitkit.errors import CircuitkitError
@@ -24,10 +25,10 @@ from circuitkit.patching.joint import patch_together
 from circuitkit.patching.nodes import patch_nodes
 from circuitkit.patching.windows import Windows, patch_windows
 from circuitkit.registry import name_of
-from circuitkit.util.progress import track
+from circuitkit.util.progress import counting
 from circuitkit.workflows.study.records import Part
 
-__all__ = ["StudyContext", "journal_of"]
+__all__ = ["Cell", "StudyContext", "finish", "journal_of"]
 
 VERSION = 2  # of the cells on disk
 By: TypeAlias = tuple[str, str]  # the names of a corruption and a metric
@@ -43,7 +44,7 @@ class StudyContext:
     corruptions: Sequence[Corruption]
     direction: str
     journal: Journal
-    sample: str = ""  # which one it is, for the progress
+    known: dict[str, list[list[Effects]]] = field(default_factory=dict)  # cells that are finished
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,17 +76,33 @@ class StudyContext:
         else:
             self.journal.recognise(self.model, kept["values"], now, least=1.0)
 
-    def on(self, data: Dataset, sample: str, resume: str | os.PathLike[str] | None) -> StudyContext:
+    def on(self, data: Dataset, resume: str | os.PathLike[str] | None) -> StudyContext:
         """The same choices on other prompts, with cells of their own."""
         journal = journal_of(self.model, data, self.direction, self.metric_names, resume)
-        return replace(self, data=data, journal=journal, sample=sample)
+        return replace(self, data=data, journal=journal, known={})
+
+    # -- what is patched ---------------------------------------------------------------------------
+    def first_cells(
+        self, parts: Sequence[Part], sizes: Sequence[int] | None, at: str
+    ) -> list[Cell]:
+        """The cells of every part, of the first prompt and of the windows: all that depends on no
+        other cell."""
+        return [
+            *self.part_cells(parts), *self._prompt_cells(),
+            *(self._window_cells(sizes, at) if self._has_windows(sizes) else ()),
+        ]  # fmt: skip
+
+    def part_cells(self, parts: Sequence[Part]) -> list[Cell]:
+        """The cells of every part."""
+        return [cell for part in parts for cell in self._cells(part.name, self._nodes, part)]
 
     def effects(self, parts: Sequence[Part]) -> dict[tuple[str, str, str], Effects]:
         """The effects of every part, by corruption and metric."""
+        finish(self.part_cells(parts))
         found = {}
         for part in parts:
-            work = partial(self._nodes, part)
-            for (corruption, metric), own in self._each(part.name, work).items():
+            cells = self._cells(part.name, self._nodes, part)
+            for (corruption, metric), own in self._each(cells).items():
                 found[part.name, corruption, metric] = own[0]
         return found
 
@@ -98,10 +115,16 @@ class StudyContext:
 
     def windows(self, sizes: Sequence[int] | None, at: str) -> dict[By, Windows]:
         """The windows of MLPs; none where the model has no MLPs."""
-        if not self.model.wiring.mlp or (sizes is not None and not sizes):
+        if not self._has_windows(sizes):
             return {}
-        found = self._each(f"windows {sizes} at {at}", partial(self._windows, sizes, at))
+        found = self._each(self._window_cells(sizes, at))
         return {by: _whole(flat) for by, flat in found.items()}
+
+    def _has_windows(self, sizes: Sequence[int] | None) -> bool:
+        return self.model.wiring.mlp and (sizes is None or bool(sizes))
+
+    def _window_cells(self, sizes: Sequence[int] | None, at: str) -> list[Cell]:
+        return self._cells(f"windows {sizes} at {at}", self._windows, sizes, at)
 
     def _windows(
         self, sizes: Sequence[int] | None, at: str, corruption: Corruption
@@ -117,7 +140,7 @@ class StudyContext:
         if not groups:
             return {}
         label = json.dumps(["together", {name: list(own) for name, own in groups.items()}])
-        found = self._each(label, partial(self._together, groups))
+        found = self._each(self._cells(label, self._together, groups))
         return {by: own[0] for by, own in found.items()}
 
     def _together(
@@ -131,13 +154,16 @@ class StudyContext:
     def prompt(self) -> tuple[dict[str, Effects], tuple[str, ...]]:
         """The residual stream of the first prompt at every token, by corruption, judged by the
         logit difference or else the first metric; and the tokens."""
+        found = self._each(self._prompt_cells())
+        tokens = tuple(map(self._spelt, self.data.examples[0].clean))
+        return {c: own[0] for (c, _), own in found.items()}, tokens
+
+    def _prompt_cells(self) -> list[Cell]:
         metrics = dict(zip(self.metric_names, self.metrics, strict=True))
         main = metrics.get("logit_diff", self.metrics[0])
         one = replace(self.data, examples=self.data.examples[:1])
         first = replace(self, data=one, metrics=[main])
-        found = first._each("first prompt", first._stream(self.data))
-        tokens = tuple(map(self._spelt, one.examples[0].clean))
-        return {c: own[0] for (c, _), own in found.items()}, tokens
+        return first._cells("first prompt", first._stream(self.data))
 
     def _spelt(self, token: int) -> str:
         tokenizer = self.model.tokenizer
@@ -175,22 +201,55 @@ class StudyContext:
         }
         return {"clean": attention_to(model, heads, data, at=spans).values, **under}
 
-    def _each(
-        self, label: str, work: Callable[[Corruption], list[list[Effects]]]
-    ) -> dict[By, list[Effects]]:
-        """One cell for every corruption, with what it finds by each metric; cells that were
-        finished earlier are taken up."""
-        found: dict[By, list[Effects]] = {}
-        title = f"{label}, {self.sample}" if self.sample else label
-        for name, corruption in track(list(zip(self.names, self.corruptions, strict=True)), title):
-            key = digest([label, name])
-            kept = self.journal.get(key)
-            own = None if kept is None else _unpacked(kept, len(self.metrics))
-            if own is None:
-                own = work(corruption)
-                self.journal.put(key, _packed(own))
-            found |= {(name, m): e for m, e in zip(self.metric_names, own, strict=True)}
-        return found
+    def _cells(
+        self, label: str, work: Callable[..., list[list[Effects]]], *settings: object
+    ) -> list[Cell]:
+        """One cell for every corruption."""
+        named = zip(self.names, self.corruptions, strict=True)
+        return [
+            Cell(self, digest([label, name]), name, partial(work, *settings, corruption))
+            for name, corruption in named
+        ]
+
+    def _each(self, cells: Sequence[Cell]) -> dict[By, list[Effects]]:
+        """What the cells find, by corruption and metric."""
+        finish(cells)
+        return {
+            (cell.corruption, metric): found
+            for cell in cells
+            for metric, found in zip(cell.context.metric_names, self.known[cell.key], strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One sweep under one corruption, which finds the effects by every metric."""
+
+    context: StudyContext
+    key: str
+    corruption: str
+    work: Callable[[], list[list[Effects]]]
+
+    def task(self) -> Task:
+        """The cell as a block."""
+        return Task(self.key, lambda: _packed(self.work()), journal=self.context.journal)
+
+
+def finish(cells: Sequence[Cell]) -> None:
+    """Do the cells that are not known yet, which are dealt to the processes; those that were
+    finished earlier are taken up."""
+    missing = [cell for cell in cells if cell.key not in cell.context.known]
+    if not missing:
+        return
+    tasks = [cell.task() for cell in missing]
+    with counting(len(missing), "study", "cell") as count:
+        blocks = dealt(tasks, missing[0].context.journal, count)
+        for cell, block in zip(missing, blocks, strict=True):
+            found = _unpacked(block, len(cell.context.metrics))
+            if found is None:  # what another version has kept
+                found = cell.work()
+                cell.context.journal.put(cell.key, _packed(found))
+            cell.context.known[cell.key] = found
 
 
 # -- cells on disk ---------------------------------------------------------------------------------

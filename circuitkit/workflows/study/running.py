@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
@@ -38,9 +39,9 @@ from circuitkit.registry import name_of
 from circuitkit.util.options import Bounds, Count, Seed, Size, checked
 from circuitkit.util.versions import versions
 from circuitkit.workflows.folders import tried
-from circuitkit.workflows.study.cells import StudyContext, journal_of
+from circuitkit.workflows.study.cells import StudyContext, finish, journal_of
 from circuitkit.workflows.study.records import Part
-from circuitkit.workflows.study.resampling import resampled
+from circuitkit.workflows.study.resampling import components, resampled, sampled
 from circuitkit.workflows.study.results import Study
 
 __all__ = ["study"]
@@ -135,15 +136,18 @@ def study(
     )  # fmt: skip
     spans = _spans(context.data)
     chosen = tuple(_parts(model, spans) if parts is None else parts)
+    site = "subject_last" if "subject_last" in spans else "all"
+    admit = partial(_admitted, model, only=only, both_ways=both_ways)
+    several = samples_of(model, data, drawn, samples, seed=seed, memory=memory)
+    contexts = sampled(context, drawn, several, admit, resume)
     clean, corrupted = context.plain()
+    others = (own.part_cells(components(chosen)) for own in contexts if own is not context)
+    finish([*context.first_cells(chosen, windows, site), *chain.from_iterable(others)])
     effects = context.effects(chosen)
     sets = _groups(model, groups, roles, effects)
     heads = tuple(dict.fromkeys(n for own in sets.values() for n in own if Node(n).is_head))
     stream, tokens = context.prompt()
-    site = "subject_last" if "subject_last" in spans else "all"
-    admit = partial(_admitted, model, only=only, both_ways=both_ways)
-    several = samples_of(model, data, drawn, samples, seed=seed, memory=memory)
-    again = resampled(context, chosen, effects, drawn, several, admit, resume)
+    again = resampled(contexts, chosen, effects)
     sizes: list[int] = next(([len(one.gap) for one in own] for own in again.values()), [])
     metadata |= {"seed": seed, "windows_at": site, "samples": sizes}
     found = _circuits(context, circuits, 2 if samples > 1 else 1, resume)
