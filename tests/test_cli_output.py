@@ -38,6 +38,7 @@ READING = {
     "evaluating": ["evaluate", "run/circuit.json", "--complement", "random", *TINY],
     "replaying": ["replay", "run/circuit.json", "--quiet"],
     "cutting": ["knockout", "run/circuit.json", "--pairs", "2", "--subsets", "1", *TINY],
+    "merging": ["merge", "blocks", "--quiet"],
     "comparing": ["compare", "run/circuit.json", "run/circuit.json"],
     "listing": ["list"],
     "prompting": ["task", "show", "ioi", "--examples", "4"],
@@ -57,6 +58,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("finished")
     for name, arguments in (("run", DISCOVER), ("study", STUDY), ("bench", BENCH)):
         assert main([*arguments, "-o", str(place / name)]) == 0
+    blocks = ["--resume", str(place / "blocks"), "--shard", "0/1"]
+    assert main(["evaluate", str(place / "run/circuit.json"), *TINY, *blocks]) == 0
     (place / "taken").write_text("a file")
     model = place / "cache" / "smollm2-135m"
     model.mkdir(parents=True)

@@ -89,6 +89,8 @@ class Plan:
             it may be three times as much, or as little.
         bytes: The memory that the process would hold at its peak.
         batch_size: The prompts of a batch.
+        batches: The batches of the discovery, which are what processes share (torchrun): more than
+            so many have nothing to do, but for exact effects, whose edges are shared too.
         files: The files that ``Discovery.save`` (and the command) would write.
 
     Example:
@@ -105,6 +107,7 @@ class Plan:
     seconds: float
     bytes: float
     batch_size: int
+    batches: int
     files: tuple[str, ...]
 
     @property
@@ -136,6 +139,8 @@ class Plan:
                          f"(within a factor of {self.factor:g})"),
             ("minutes", f"{_spelt(low)} to {_spelt(high)} on this machine"),
             ("memory", f"{spell(self.bytes)} at the peak, in batches of {self.batch_size}"),
+            ("dealt", f"{_counted(self.batches, 'batch', 'batches')}; exact effects by blocks of "
+                      "edges too"),
             ("files", ", ".join(self.files)),
         ]  # fmt: skip
         lines = [f"{self.title}: a plan, nothing has been done", ""]
@@ -215,7 +220,7 @@ def plan(
     held = psutil.Process().memory_info().rss
     return Plan(
         title, steps, LOOSE if loose else FACTOR, costs.seconds(steps, batch, pruned, seen.rows),
-        held + costs.bytes(how, batch, seen.rows, verify), batch,
+        held + costs.bytes(how, batch, seen.rows, verify), batch, ceil(len(seen) / batch),
         files(verify is not None, level == "edge" and gives_groups(how)),
     )  # fmt: skip
 
@@ -537,6 +542,11 @@ def _name_and_settings(how: Method) -> tuple[str, Mapping[str, Any]]:
     name = name_of(inner)
     ours = name in names("discovery") and lookup("discovery", name) is inner
     return (name if ours else f"the method {name!r}"), settings
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    """A number of things."""
+    return f"{number:,} {one if number == 1 else several}"
 
 
 def _spelt(number: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import time
@@ -10,13 +11,17 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 
-from circuitkit.engine.checkpoints import Journal, digest
-from circuitkit.errors import CircuitkitError, EvaluationError
+from circuitkit.engine.checkpoints import Journal, Shard, digest
+from circuitkit.engine.dealing import Block, Task, dealt
+from circuitkit.engine.processes import team
+from circuitkit.errors import ArgumentError, CircuitkitError, EvaluationError
 from circuitkit.registry import resolve
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Bounds, Seed, checked
@@ -72,7 +77,8 @@ def bench(
         examples: The prompts on which a circuit is found, at most; it is measured on as many
             others.
         device: Where models are loaded; None for the CPU.
-        jobs: Processes, each of which takes one model after another.
+        jobs: Processes, each of which takes one model after another; under torchrun the models are
+            dealt, and there are none.
         resume: A directory for finished cells. They are known by names, by the contents of the
             files that are named, and by the digest of a model's weights.
 
@@ -167,14 +173,42 @@ def _all(settings: _Settings, names: Sequence[str], jobs: int) -> list[_Done]:
     wrong name is noticed before the work."""
     sources = [source(name, examples=settings.examples) for name in names]
     order = [one.name for one in sorted(sources, key=lambda one: -BLOCKS.index(one.block))]
+    journal = _models_journal(settings)
+    if jobs > 1 and (team().size > 1 or journal.shard is not None):
+        raise ArgumentError(
+            "jobs are processes of one run; with torchrun, or shards, leave them out"
+        )
     with ExitStack() as stack:
         count = stack.enter_context(counting(len(names), "bench", "model"))
-        try_each = map if jobs == 1 else stack.enter_context(_pool(jobs)).map
         found = {}
-        for one in try_each(_one, [settings] * len(order), order):
-            count(1)
-            found[one.name] = one
+        if jobs > 1:
+            for one in stack.enter_context(_pool(jobs)).map(_one, [settings] * len(order), order):
+                count(1)
+                found[one.name] = one
+        else:
+            tasks = [Task(digest([name]), partial(_block, settings, name)) for name in order]
+            done = map(_from_block, dealt(tasks, journal, count))
+            found = {one.name: one for one in done}
     return [found[name] for name in names]
+
+
+def _models_journal(settings: _Settings) -> Journal:
+    """Where shards leave what they have measured on each model; a run of its own keeps cells
+    alone."""
+    place = settings.resume if isinstance(settings.resume, Shard) else None
+    about = {name: value for name, value in vars(settings).items() if name != "resume"}
+    plain: dict[str, Json] = json.loads(json.dumps(about, default=list))
+    return Journal(place, {"format": "circuitkit.bench.models", "version": VERSION, **plain})
+
+
+def _block(settings: _Settings, name: str) -> Block:
+    """What has been measured on one model, as JSON: nothing in a block is executed."""
+    text = json.dumps(vars(_one(settings, name)), default=float)
+    return {"json": np.frombuffer(text.encode(), np.uint8)}
+
+
+def _from_block(block: Block) -> _Done:
+    return _Done(**json.loads(block["json"].tobytes()))
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
