@@ -86,7 +86,8 @@ class Journal:
         work = {key: value for key, value in about.items() if key != WEIGHTS}
         self.place = None if directory is None else Path(directory) / digest(work)
         self.shard = directory if isinstance(directory, Shard) else None
-        self.title = " ".join(str(about[key]) for key in ("format", "method") if key in about)
+        named = (str(about[key]) for key in ("format", "method") if key in about)
+        self.title = " ".join(named).removeprefix("circuitkit.")
         self.dealt: dict[str, Json] = {}
         if self.place is not None:
             agreed(partial(self._begin, about, team().size))
