@@ -162,15 +162,26 @@ def test_the_circuit_is_measured_beside_random_halves_of_the_others() -> None:
 
 
 def test_finished_blocks_are_kept_where_the_method_keeps_any(tmp_path: Path) -> None:
-    find(edges=20, resume=tmp_path / "none")
-    assert not (tmp_path / "none").exists()
-    for name, options in {"verify": {"verify": 9}, "exact": {"method": "exact"}}.items():
+    def pieces(name: str) -> set[str]:
+        """What the blocks in a folder are."""
+        places = {path.parent for path in (tmp_path / name).rglob("*.safetensors")}
+        abouts = (own / "about.json" for own in places if (own / "about.json").exists())
+        found = {json.loads(about.read_text())["format"] for about in abouts}
+        swept = any(own.name.startswith("batch") for own in places)
+        return {own.removeprefix("circuitkit.") for own in found} | ({"swept"} if swept else set())
+
+    kept: dict[str, tuple[dict[str, Any], set[str]]] = {
+        "usual": ({}, {"attribution", "evaluate"}),
+        "verify": ({"verify": 9}, {"attribution", "evaluate", "swept"}),
+        "exact": ({"method": "exact"}, {"evaluate", "swept"}),
+        "random": ({"method": "random"}, {"evaluate"}),
+    }
+    for name, (options, expected) in kept.items():
         find(edges=20, resume=tmp_path / name, **options)
-        assert list((tmp_path / name).rglob("*.safetensors"))
+        assert pieces(name) == expected
     mine = partial(exact, resume=tmp_path / "mine")
     find(edges=20, method=mine, resume=tmp_path / "other")
-    assert (tmp_path / "mine").exists()
-    assert not (tmp_path / "other").exists()
+    assert (pieces("mine"), pieces("other")) == ({"swept"}, {"evaluate"})
 
 
 # -- methods that choose ---------------------------------------------------------------------------

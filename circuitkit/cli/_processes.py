@@ -23,14 +23,15 @@ DAYS = 7  # that a process waits for the block of another; one that has ended is
 
 def leads() -> bool:
     """Whether this is the first process of its run, which writes and prints."""
-    return _number("WORLD_SIZE", 1) == 1 or _number("RANK", 0) == 0
+    return Company().rank == 0
 
 
 class Company:
     """The processes of one command."""
 
     def __init__(self) -> None:
-        self.size = _number("WORLD_SIZE", 1)
+        known = all(name in os.environ for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"))
+        self.size = _number("WORLD_SIZE", 1) if known else 1
         self.rank = _number("RANK", 0) if self.size > 1 else 0
         self.first: bool | None = None  # to have something to say
 

@@ -57,7 +57,7 @@ def evaluate(options: argparse.Namespace) -> None:
         from circuitkit.viz.figures.suffixes import require_suffix
 
         require_suffix(options.output)
-        file = output_file(options.output, options.overwrite)
+        file = output_file(options.output, options.overwrite) if leads() else None
     with file or contextlib.nullcontext():
         cells, title = unseen(options, circuit, metrics, corruptions)
         resume = pieces_of(options, options.resume) if options.resume else None
