@@ -37,6 +37,7 @@ from circuitkit.patching.effects import Effects
 from circuitkit.truth import trained
 from circuitkit.truth.trained.files import Pairs, assemble, digest
 from circuitkit.truth.trained.shapes import Shape
+from circuitkit.util.notes import in_one_note, notes_of
 from circuitkit.workflows.benchmark.cells import NUMBERS, from_block, to_block
 from circuitkit.workflows.study.cells import StudyContext
 
@@ -331,7 +332,7 @@ def decoders() -> Reader:
     Path("sound.decoder").unlink()
     weights = load_tables(sound)
     size = int.from_bytes(sound[:8], "little")
-    notes: dict[str, str] = json.loads(sound[8 : 8 + size])["__metadata__"]
+    notes: dict[str, Any] = notes_of(json.loads(sound[8 : 8 + size])["__metadata__"])
     tokens = torch.tensor([[0, 2, 3, 1]])
 
     def logits(model: Decoder) -> Any:
@@ -341,16 +342,16 @@ def decoders() -> Reader:
 
     def expected(content: bytes) -> Any:
         size = int.from_bytes(content[:8], "little")
-        about = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["about"])
+        about = json.loads(notes_of(json.loads(content[8 : 8 + size])["__metadata__"])["about"])
         own = {name: torch.from_numpy(value) for name, value in load_tables(content).items()}
         return logits(Decoder(about["name"], tuple(about["words"]), roles=about["roles"], **own))
 
     said = damaged_json(json.loads(notes["about"])).map(
         lambda text: save_tables(
-            weights, metadata={**notes, "about": text.decode("utf-8", "replace")}
+            weights, metadata=in_one_note({**notes, "about": text.decode("utf-8", "replace")})
         )
     )
-    others = changed(weights).map(lambda own: save_tables(own, metadata=notes))
+    others = changed(weights).map(lambda own: save_tables(own, metadata=in_one_note(notes)))
 
     def read(path: Path) -> Any:
         model = circuitkit.load(path)
@@ -378,7 +379,7 @@ def trained_models() -> Reader:
     sound = made.save("sound.trained").read_bytes()
     Path("sound.trained").unlink()
     tensors, size = load_torch(sound), int.from_bytes(sound[:8], "little")
-    notes: dict[str, str] = json.loads(sound[8 : 8 + size])["__metadata__"]
+    notes: dict[str, Any] = notes_of(json.loads(sound[8 : 8 + size])["__metadata__"])
 
     def read(path: Path) -> Any:
         found = trained.load(path)
@@ -400,7 +401,7 @@ def trained_models() -> Reader:
 
     def expected(content: bytes) -> Any:
         size = int.from_bytes(content[:8], "little")
-        about = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["about"])
+        about = json.loads(notes_of(json.loads(content[8 : 8 + size])["__metadata__"])["about"])
         own, wiring = load_torch(content), Shape(**about["shape"]).wiring
         places = ({wiring.index(*parse_edge(name)) for name in about[key]}
                   for key in ("mapped", "constant"))  # fmt: skip
@@ -420,7 +421,8 @@ def trained_models() -> Reader:
         )
 
     def again(text: str, own: Mapping[str, Tensor]) -> bytes:
-        return save_torch(dict(own), {**notes, "about": text, "digest": digest(text, own)})
+        said = {**notes, "about": text, "digest": digest(text, own)}
+        return save_torch(dict(own), in_one_note(said))
 
     said = damaged_json(json.loads(notes["about"])).map(
         lambda text: again(text.decode("utf-8", "replace"), tensors)

@@ -32,6 +32,7 @@ from circuitkit.truth.trained.placing import edge, mask_of, place
 from circuitkit.truth.trained.shapes import FAMILIES, GROUPED, Shape
 from circuitkit.truth.trained.subject import Subject
 from circuitkit.truth.trained.tables import CLASH, NONE
+from circuitkit.util.notes import in_one_note, notes_of
 
 COMMITTED = Path(__file__).parent.parent / "benchmarks" / "trained"
 NAMES = [*trained.causal_models()]
@@ -373,7 +374,7 @@ def test_what_is_not_a_trained_model_is_refused_with_the_reason(
 
     path = attempt.model.save(tmp_path / "toy.trained")
     with safe_open(path, framework="pt") as file:
-        notes = dict(file.metadata())
+        notes: dict[str, Any] = notes_of(file.metadata())
         own = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     about = json.loads(notes["about"])
     weight = "weights.lm_head.weight"
@@ -402,11 +403,12 @@ def test_what_is_not_a_trained_model_is_refused_with_the_reason(
     ]
     for (text, tensors), why in cases:
         spelt = json.dumps(text)
-        save_file(tensors, path, {**notes, "about": spelt, "digest": digest(spelt, tensors)})
+        changed = {**notes, "about": spelt, "digest": digest(spelt, tensors)}
+        save_file(tensors, path, in_one_note(changed))
         with pytest.raises(ModelError, match=why) as caught:
             trained.load(path)
         assert "\n" not in str(caught.value)
-    save_file(own, path, notes)
+    save_file(own, path, notes)  # as versions before 0.3 wrote it
     whole = path.read_bytes()
     for content, why in (
         (whole[:-1] + bytes([whole[-1] ^ 1]), "not what was saved"), (whole[:999], "does not hold"),
@@ -415,7 +417,7 @@ def test_what_is_not_a_trained_model_is_refused_with_the_reason(
         path.write_bytes(content)
         with pytest.raises(ModelError, match=why):
             trained.load(path)
-    save_file(own, path, {**notes, "version": "2"})
+    save_file(own, path, in_one_note({**notes, "version": "2"}))
     with pytest.raises(ModelError, match="is not a file of"):
         trained.load(path)
     with pytest.raises(ModelError, match="there is no file"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +16,12 @@ from circuitkit.graph.scores import RULES
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json, plain
+from circuitkit.util.notes import NOTE, in_one_note
 from circuitkit.util.reading import parse_json, require_file
 
 __all__ = ["read", "write"]
 
 FORMAT, VERSION = "circuitkit.certainty", 1
-NOTE = "said"  # one note: safetensors writes several in any order
 _KEYS = ("wiring", "about", "examples", "threshold", "level", "rule", "jaccards")
 
 
@@ -42,8 +41,7 @@ def write(
         for name, table in tables.items()
     }
     head = {"format": FORMAT, "version": VERSION, "digest": digest(own, held), **own}
-    notes = {NOTE: json.dumps(head, ensure_ascii=False, sort_keys=True)}
-    return write_whole(path, save(held, metadata=notes))
+    return write_whole(path, save(held, metadata=in_one_note(head)))
 
 
 def read(

@@ -8,7 +8,6 @@ lies on a kept path from the embedding to the logits.
 from __future__ import annotations
 
 import heapq
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json, plain
+from circuitkit.util.notes import NOTE, in_one_note, notes_of
 from circuitkit.util.reading import parse_json, require_file
 from circuitkit.util.tables import as_html, to_frame
 
@@ -44,7 +44,6 @@ __all__ = ["OF_NODES", "RULES", "Scores", "ScoresWarning"]
 
 FORMAT = "circuitkit.scores"
 VERSION = "1"
-NOTE = "said"  # one note: safetensors writes several in any order
 RULES = ("abs", "signed", "greedy", "mib")
 OF_NODES = RULES[:2]  # the rules that nodes can be ranked by
 _FLOATING, _BOOLEAN = ("F64", "F32", "F16"), ("BOOL",)  # as safetensors calls them
@@ -470,8 +469,7 @@ class Scores:
             raise ScoresError(str(error)) from error
         said = {"wiring": plain(self.wiring.to_dict(), "wiring"), "about": about}
         head = {"format": FORMAT, "version": VERSION, "digest": digest(said, tables), **said}
-        notes = {NOTE: json.dumps(head, ensure_ascii=False, sort_keys=True)}
-        return write_whole(path, save(tables, metadata=notes))
+        return write_whole(path, save(tables, metadata=in_one_note(head)))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, force: bool = False) -> Scores:
@@ -529,8 +527,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
 
 def _notes(written: Mapping[str, str]) -> dict[str, Json]:
     """What a file says of itself: in one note, or in several, as versions before 0.3 wrote."""
-    held = parse_json(written[NOTE]) if set(written) == {NOTE} else dict(written)
-    if not isinstance(held, dict) or (held.get("format"), held.get("version")) != (FORMAT, VERSION):
+    held = notes_of(written)
+    if (held.get("format"), held.get("version")) != (FORMAT, VERSION):
         raise ScoresError(f"it is not a file of {FORMAT}, version {VERSION}")
     _require_names("note", held, ("format", "version", "wiring", "about"), "digest")
     if set(written) == {NOTE}:

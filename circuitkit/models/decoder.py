@@ -30,6 +30,7 @@ from circuitkit.engine.model import Activations, Context, Kind, Native, Pull
 from circuitkit.errors import CircuitkitError, ModelError
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
+from circuitkit.util.notes import in_one_note, notes_of
 from circuitkit.util.reading import parse_json
 
 __all__ = ["SPECIAL", "SUFFIX", "Decoder", "Spaced"]
@@ -309,7 +310,7 @@ class Decoder:
         about = {"name": self.name, "words": self.words, "roles": dict(self.roles)}
         notes = {"format": FORMAT, "version": VERSION, "about": json.dumps(about)}
         weights = {name: value.cpu().contiguous() for name, value in self.tensors().items()}
-        return write_whole(path, save(weights, metadata=notes))
+        return write_whole(path, save(weights, metadata=in_one_note(notes)))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Decoder:
@@ -319,10 +320,10 @@ class Decoder:
         name = repr(os.fspath(path))
         try:
             with safe_open(os.fspath(path), framework="pt") as file:
-                notes = file.metadata() or {}
+                notes = notes_of(file.metadata())
                 if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
                     raise ModelError(f"{name} is not a file of {FORMAT}, version {VERSION}")
-                about = parse_json(notes["about"])
+                about = parse_json(str(notes["about"]))
                 weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             title, words, roles = _said(about)
             _require_weights(weights, len(words))

@@ -32,6 +32,7 @@ from circuitkit.models.transformer_lens import Transformer, from_module
 from circuitkit.truth.trained.shapes import Shape
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json
+from circuitkit.util.notes import in_one_note, notes_of
 from circuitkit.util.reading import parse_json, require_file
 
 __all__ = ["SUFFIX", "Pairs", "Trained", "assemble", "digest", "load"]
@@ -153,7 +154,7 @@ class Trained:
         said = json.dumps(about)
         notes = {"format": FORMAT, "version": VERSION, "about": said}
         notes["digest"] = digest(said, tensors)
-        return write_whole(path, save(tensors, metadata=notes))
+        return write_whole(path, save(tensors, metadata=in_one_note(notes)))
 
 
 def load(path: str | os.PathLike[str]) -> Trained:
@@ -171,13 +172,14 @@ def load(path: str | os.PathLike[str]) -> Trained:
     try:
         require_file(path, MOST)
         with safe_open(os.fspath(path), framework="pt") as file:
-            notes = file.metadata() or {}
+            notes = notes_of(file.metadata())
             if (notes.get("format"), notes.get("version")) != (FORMAT, VERSION):
                 raise ModelError(f"{name} is not a file of {FORMAT}, version {VERSION}")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if notes.get("digest") != digest(notes["about"], tensors):
+        said = str(notes["about"])
+        if notes.get("digest") != digest(said, tensors):
             raise CircuitkitError("its content is not what was saved")
-        return _read(parse_json(notes["about"]), tensors)
+        return _read(parse_json(said), tensors)
     except FileNotFoundError as error:
         raise ModelError(f"there is no file {name}; save a trained model there") from error
     except (SafetensorError, OSError, KeyError, CircuitkitError) as error:
