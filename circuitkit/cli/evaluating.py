@@ -12,7 +12,7 @@ from circuitkit.cli._options import Commands, add_circuit, add_output, add_shard
 from circuitkit.cli._others import FORMATS, add_others, measured, require_fitting, scores_of, tables
 from circuitkit.cli._printing import print_json, print_table, print_text
 from circuitkit.cli._processes import is_shard, leads, pieces_of
-from circuitkit.errors import OutputError
+from circuitkit.errors import OutputError, UnfinishedError
 
 __all__ = ["add", "evaluate"]
 
@@ -93,14 +93,20 @@ def _rows(
     """The rows of the table, and the curves where these are asked for."""
     rows: list[dict[str, Any]] = []
     curves = {}
+    left: list[UnfinishedError] = []
     for (metric, corruption), (model, *inputs) in cells.items():
         labels = {"metric": metric, "corruption": corruption}
-        if by_size:
-            found = _by_size(model, circuit, *inputs, resume=resume)
-            curves[f"{metric}, {corruption}"] = found
-            rows += [{**labels, **row} for row in _points(found)]
-        else:
-            rows.append({**labels, **_beside(model, circuit, *inputs, resume=resume)})
+        try:
+            if by_size:
+                found = _by_size(model, circuit, *inputs, resume=resume)
+                curves[f"{metric}, {corruption}"] = found
+                rows += [{**labels, **row} for row in _points(found)]
+            else:
+                rows.append({**labels, **_beside(model, circuit, *inputs, resume=resume)})
+        except UnfinishedError as error:  # a shard makes its part of every cell
+            left.append(error)
+    if left:
+        raise left[-1]
     return rows, curves
 
 

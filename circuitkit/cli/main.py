@@ -91,7 +91,8 @@ def _attempt(arguments: Sequence[str], logs: list[Log], company: Company) -> int
             return 0
         return _said(str(error), 2, options.debug, logs)
     except KeyboardInterrupt:
-        print("circuitkit: interrupted", file=sys.stderr)
+        if leads():
+            print("circuitkit: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe has gone: `circuitkit list | head -1`
         if isinstance(sys.stdout, Stream):

@@ -53,6 +53,7 @@ def identity(model: Model, data: Dataset) -> dict[str, Json]:
         "wiring": model.wiring.to_dict(),
         "dtype": str(model.dtype),
         "data": digest([examples, data.batch_size, data.padding]),
+        "batch_size": data.batch_size,
         "examples": len(data),
         WEIGHTS: weights(model),
     }

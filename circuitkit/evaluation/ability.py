@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass, replace
 from math import isnan, nan
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.dealing import Block, by_batch
 from circuitkit.engine.inputs import Data, MetricLike, as_data, as_metric, require_model
 from circuitkit.engine.metric import check_metric
 from circuitkit.engine.model import Model
@@ -99,20 +101,22 @@ def ability(model: Model, data: Data, metric: MetricLike | None = None) -> Abili
     """
     require_model(model)
     data = as_data(model, data)
-    metric = as_metric(metric, data=data)
-    rows = []
+    measure = as_metric(metric, data=data)
     paired = all(example.paired for example in data.examples)
-    for batch in data:
+
+    def block(batch: Batch, first: int) -> Block:
         clean = _logits(model, batch, batch.clean)
         values = [check_metric(accuracy, clean, clean, batch)]
-        values.append(check_metric(metric, clean, clean, batch))
+        values.append(check_metric(measure, clean, clean, batch))
         if paired:
             corrupt = _logits(model, batch, batch.corrupt)
-            values.append(check_metric(metric, corrupt, clean, batch))
-        rows.append(torch.stack([exact(x) for x in values]))
+            values.append(check_metric(measure, corrupt, clean, batch))
+        return {"values": torch.stack([exact(x) for x in values]).cpu().numpy()}
+
+    rows = [torch.from_numpy(own["values"]) for own in by_batch(data, "accuracy", block)]
     correct, on_clean, *rest = torch.cat(rows, dim=1).mean(1).tolist()
     on_corrupt = rest[0] if paired else nan
-    return Ability(correct, on_clean, on_corrupt, name_of(metric), len(data))
+    return Ability(correct, on_clean, on_corrupt, name_of(measure), len(data))
 
 
 @torch.no_grad()
@@ -131,15 +135,17 @@ def known(model: Model, data: Data, metric: MetricLike = "accuracy") -> Dataset:
     """
     require_model(model)
     data = as_data(model, data)
-    metric = as_metric(metric, data=data)
-    values: list[float] = []
-    for batch in data:
+    measure = as_metric(metric, data=data)
+
+    def block(batch: Batch, first: int) -> Block:
         logits = _logits(model, batch, batch.clean)
-        values += check_metric(metric, logits, logits, batch).tolist()
-    kept = tuple(e for e, value in zip(data.examples, values, strict=True) if value > 1 / 2)
+        return {"answered": (check_metric(measure, logits, logits, batch) > 1 / 2).cpu().numpy()}
+
+    answered = np.concatenate([own["answered"] for own in by_batch(data, "accuracy", block)])
+    kept = tuple(e for e, one in zip(data.examples, answered.tolist(), strict=True) if one)
     if not kept:
         raise EvaluationError(
-            f"{name_of(metric)} is above 1/2 on none of {len(data)} prompts, so there is nothing "
+            f"{name_of(measure)} is above 1/2 on none of {len(data)} prompts, so there is nothing "
             "that the model knows; use a different model or task, or a metric that asks for less"
         )
     first = data.about.get("known") or {"of": len(data)}  # what is kept again is of all of them
