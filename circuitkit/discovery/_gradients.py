@@ -191,6 +191,7 @@ def attribute(
             notes = (name for name in block if name.startswith(NOTE))
             tell({name.removeprefix(NOTE): block[name] for name in notes})
     if flat:
+        journal.forget()
         raise MetricError(
             f"the gradient of {name_of(inputs.metric)} is zero wherever {method} looks, so every "
             "score would be zero; use eap_ig, or a different metric (logit_diff)"

@@ -89,8 +89,12 @@ class RunFolder(os.PathLike[str]):
             held = read_json(self.pieces / _RECORD)
         except (CircuitkitError, OSError):
             return None
-        left = any(self.pieces.rglob("*.safetensors"))
-        return held if left and isinstance(held, dict) else None
+        return held if self.has_pieces and isinstance(held, dict) else None
+
+    @property
+    def has_pieces(self) -> bool:
+        """Whether a piece is finished."""
+        return any(self.pieces.rglob("*.safetensors"))
 
     def covers(self, held: Mapping[str, Json]) -> bool:
         """Whether an earlier run was this one, or a part of it: a benchmark of some of its lists
@@ -135,8 +139,8 @@ def claimed(
             try:
                 yield own
             finally:
-                if own.pieces.is_dir() and own.recorded() is None:  # nothing to go on from
-                    (own.pieces / _RECORD).unlink(missing_ok=True)
+                if own.pieces.is_dir() and not own.has_pieces:  # nothing to go on from
+                    shutil.rmtree(own.pieces, ignore_errors=True)
 
 
 @contextlib.contextmanager
