@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from circuitkit.errors import ArgumentError
+from circuitkit.errors import ArgumentError, CircuitkitError
 
 __all__ = ["Company", "dealt", "folder_of", "is_shard", "leads", "pieces_of"]
 
@@ -57,21 +57,24 @@ class Company:
         if str(getattr(options, "device", None)) == "cuda":
             torch.cuda.set_device(_number("LOCAL_RANK", 0))
         store, rank, size = next(rendezvous("env://"))
-        distributed.init_process_group(
-            "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(days=DAYS)
-        )
         try:
+            distributed.init_process_group(
+                "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(days=DAYS)
+            )
             yield True
         except Exception:
             self.first = self._is_first(store)  # before the others see that this one has gone
             raise
         finally:
-            distributed.destroy_process_group()
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
 
-    def speaks(self) -> bool:
-        """Whether this process says what went wrong: the first of all that have something to say,
-        or before they are joined the first one."""
-        return self.rank == 0 if self.first is None else self.first
+    def speaks(self, error: Exception) -> bool:
+        """Whether this process says what went wrong: the first of all that have something to say.
+        Before they are joined it is the first process, for what a user can mend, which all have."""
+        if self.first is None:
+            return self.rank == 0 or not isinstance(error, CircuitkitError)
+        return self.first
 
     def _is_first(self, store: Any) -> bool:
         try:

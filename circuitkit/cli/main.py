@@ -78,10 +78,10 @@ def _attempt(arguments: Sequence[str], logs: list[Log], company: Company) -> int
                 os.environ["TQDM_DISABLE"] = "1"
             with company.joined(options) as works:
                 return _run(options) if works else 0
-        except Exception:
-            if company.speaks():
+        except Exception as error:
+            if company.speaks(error) or isinstance(error, BrokenPipeError):
                 raise
-            return 0
+            return 2
         finally:
             sys.stdout.flush()
     except CircuitkitError as error:
