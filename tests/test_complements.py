@@ -193,11 +193,11 @@ def test_gradients_run_in_batches_that_fit_the_memory(monkeypatch: pytest.Monkey
 
     for size in (1, 4):
         space = of(size) * 1.05
-        monkeypatch.setattr(module, "room", lambda *_, space=space: space)
+        monkeypatch.setattr(module, "room_of", lambda *_, space=space: space)
         fitted = module._fitting(INPUTS, KEEP).data.batch_size
         assert size - 1 <= fitted <= size
         assert of(fitted) <= space
-    monkeypatch.setattr(module, "room", lambda *_: 1000.0)
+    monkeypatch.setattr(module, "room_of", lambda *_: 1000.0)
     with pytest.raises(BudgetError, match="one example at a time takes"):
         complements(M, KEEP, *GIVEN, kind="worst")
 

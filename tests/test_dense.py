@@ -180,4 +180,4 @@ def test_the_gradients_of_long_prompts_go_stage_by_stage(
             assert distance(own, other) < 1e-4
     assert distance(stages.logits, whole.logits) < 1e-5
     assert distance(stages.output, whole.output) < 1e-5
-    assert stages.steepest == pytest.approx(whole.steepest, rel=1e-5)
+    assert float(stages.steepest) == pytest.approx(float(whole.steepest), rel=1e-5)

@@ -151,8 +151,7 @@ def test_batches_are_cut_to_the_memory_and_give_the_same() -> None:
 @pytest.fixture
 def holding_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the process holds changes by itself; here it holds nothing."""
-    for module in ("memory", "batching"):
-        monkeypatch.setattr(f"circuitkit.engine.{module}.held", lambda device: 0)
+    monkeypatch.setattr("circuitkit.engine.memory.held", lambda device: 0)
 
 
 def _with_room(data: Dataset, space: float) -> Dataset:

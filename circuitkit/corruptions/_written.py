@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset, span_names
+from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import assemble, record
@@ -53,9 +54,19 @@ class Written:
         """This at the chosen tokens, and the other at the rest."""
 
         def at(x: Tensor, y: Tensor) -> Tensor:
-            return torch.where(chosen.view(*chosen.shape, *[1] * (x.ndim - 2)), x, y)
+            here = moved(chosen, x.device)
+            return torch.where(here.view(*here.shape, *[1] * (x.ndim - 2)), x, y)
 
         return Written.each(at, self, other)
+
+    def placed(self, model: Model) -> Written:
+        """The same in the model's type, each part where its writers compute."""
+        at = [device_of(model, stage) for stage in model.wiring.stages]
+
+        def to(parts: list[Tensor]) -> list[Tensor]:
+            return [x.to(device, model.dtype) for x, device in zip(parts, at, strict=True)]
+
+        return Written(self.embed.to(model.device, model.dtype), to(self.computed), to(self.shares))
 
 
 def average(
@@ -82,9 +93,11 @@ def average(
         raise DataError("there are no examples to average over; give at least one")
     if not bool(count.all()):
         raise DataError("every prompt is a single token, and the first ones are left out")
-    return total.map(
-        lambda x: (x / count.view(-1, *[1] * (x.ndim - 1)))[None].to(model.device, model.dtype)
-    )
+
+    def mean(x: Tensor) -> Tensor:
+        return (x / moved(count, x.device).view(-1, *[1] * (x.ndim - 1)))[None]
+
+    return total.map(mean).placed(model)
 
 
 def later(batch: Batch) -> Bool[Tensor, "batch pos"]:
@@ -99,8 +112,9 @@ def clean(model: Model, batch: Batch) -> Written:
 
 
 def _sum(x: Tensor, mask: Tensor, places: Tensor, length: int) -> Tensor:
-    kept = exact(x[mask])
-    return kept.new_zeros(length, *x.shape[2:]).index_add_(0, places, kept)
+    kept = exact(x[moved(mask, x.device)])
+    zeros = kept.new_zeros(length, *x.shape[2:])
+    return zeros.index_add_(0, moved(places, kept.device), kept)
 
 
 def constant(
@@ -119,7 +133,9 @@ def constant(
             )
 
         def spread(x: Tensor) -> Tensor:
-            return x[0][places] if known > 1 else x.expand(*batch.mask.shape, *x.shape[2:])
+            if known == 1:
+                return x.expand(*batch.mask.shape, *x.shape[2:])
+            return x[0][moved(places, x.device)]
 
         full = written.map(spread)
         if at or without_first:

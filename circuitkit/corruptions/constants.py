@@ -41,12 +41,12 @@ def zero(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
         >>> float(carried.embed.abs().max())
         0.0
     """
-    one = torch.zeros(1, 1, model.d_model, device=model.device, dtype=model.dtype)
+    one = torch.zeros(1, 1, model.d_model)
     nothing = [
         one.new_zeros(1, 1, stage.writes, model.kinds[stage.kind].width(model))
         for stage in model.wiring.stages
     ]
-    return constant(model, Written(one, nothing, nothing), at)
+    return constant(model, Written(one, nothing, nothing).placed(model), at)
 
 
 @checked

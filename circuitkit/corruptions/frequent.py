@@ -12,6 +12,7 @@ from torch import Tensor
 
 from circuitkit.corruptions._written import Carry, Written, average, clean, constant
 from circuitkit.data.batches import Dataset
+from circuitkit.engine.devices import moved
 from circuitkit.engine.model import Model
 from circuitkit.engine.numerics import exact
 from circuitkit.util.options import Bounds, checked
@@ -59,7 +60,7 @@ def peak(
         Written.each(partial(_count, kept), counts, run, low, high)
     mean = average(model, data, by_position=False)
     peaks = Written.each(_fullest, counts, low, high, mean)
-    return constant(model, peaks.map(lambda x: x.to(model.device, model.dtype)), at)
+    return constant(model, peaks.placed(model), at)
 
 
 def _runs(model: Model, data: Dataset) -> Iterator[tuple[Written, Bool[Tensor, "b p"]]]:
@@ -72,7 +73,7 @@ def _extent(model: Model, data: Dataset) -> tuple[Written, Written]:
     """The least and the largest value of each dimension, as one token of one prompt."""
 
     def end(which: Callable[..., Tensor], kept: Bool[Tensor, "b p"], x: Tensor) -> Tensor:
-        return which(exact(x[kept]), dim=0)[None, None]
+        return which(exact(x[moved(kept, x.device)]), dim=0)[None, None]
 
     ends = [
         (run.map(partial(end, torch.amin, kept)), run.map(partial(end, torch.amax, kept)))
@@ -93,7 +94,7 @@ def _count(
     high: Tensor,
 ) -> Tensor:
     """Add to the counts of the bins, of which the largest value lies in the last."""
-    bins, own = len(counts), exact(x[kept])
+    bins, own = len(counts), exact(x[moved(kept, x.device)])
     width = torch.where(high > low, high - low, 1.0)[0]
     place = ((own - low[0]) / width * bins).long().clamp(max=bins - 1)
     return counts.scatter_add_(0, place, torch.ones_like(own))

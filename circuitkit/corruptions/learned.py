@@ -18,6 +18,7 @@ from circuitkit.data.batches import Batch, Dataset
 from circuitkit.data.examples import Example
 from circuitkit.data.tasks import make_task
 from circuitkit.engine.dense import final_residual
+from circuitkit.engine.devices import moved
 from circuitkit.engine.metric import check_metric, learns
 from circuitkit.engine.model import Model
 from circuitkit.engine.numerics import exact
@@ -137,12 +138,12 @@ def _learn(model: Model, data: Dataset, how: _How) -> Written:
     offsets = Written.each(torch.zeros_like, mean)
     if not model.post_norm:  # a head's share is what it computes
         offsets = replace(offsets, computed=offsets.shares)
-    moved = [offsets.embed, *offsets.shares]
-    adam = torch.optim.Adam(moved, eps=FLOOR)
+    learned = [offsets.embed, *offsets.shares]
+    adam = torch.optim.Adam(learned, eps=FLOOR)
     for step in track(range(how.steps), "optimal", "step"):
         slopes = _slopes(model, _chosen(data, step, how.seed), how, step, mean, scale, offsets)
         adam.param_groups[0]["lr"] = how.rate * (1 - step / how.steps)
-        for x, slope in zip(moved, slopes, strict=True):
+        for x, slope in zip(learned, slopes, strict=True):
             x.grad = slope
         adam.step()
     return Written.each(torch.addcmul, mean, scale, offsets)
@@ -158,12 +159,12 @@ def _scales(model: Model, data: Dataset) -> Written:
         kept, run = batch.mask, clean(model, batch)
         sizes.append(run.map(partial(_sizes, kept)))
     whole = Written.each(lambda *own: torch.cat(own), *sizes)
-    return whole.map(lambda x: x.median(0).values[None, None].to(model.device, model.dtype))
+    return whole.map(lambda x: x.median(0).values[None, None]).placed(model)
 
 
 def _sizes(kept: Bool[Tensor, "b p"], x: Float[Tensor, "b p *_n e"]) -> Float[Tensor, "t *_n 1"]:
     """The root of the mean square at each token."""
-    return exact(x[kept]).square().mean(-1, keepdim=True).sqrt()
+    return exact(x[moved(kept, x.device)]).square().mean(-1, keepdim=True).sqrt()
 
 
 def _chosen(data: Dataset, step: int, seed: int) -> Dataset:

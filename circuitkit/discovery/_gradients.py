@@ -15,18 +15,18 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.engine.attribute import Pulls, by_example, score, score_groups
+from circuitkit.engine.attribute import Pulls, by_example, score_groups, whole
 from circuitkit.engine.backward import RuleLike, rule_settings, under
 from circuitkit.engine.checkpoints import Journal, identity
 from circuitkit.engine.dealing import Block, by_batch
 from circuitkit.engine.gradients import Gradients, gradients
 from circuitkit.engine.holding import Held
 from circuitkit.engine.inputs import Inputs
-from circuitkit.engine.metric import Metric, check_metric
+from circuitkit.engine.metric import Metric, Unseen, check_metric
 from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer, record
@@ -73,6 +73,8 @@ class Here:
     first: int
     reads: bool = False
     notes: dict[str, list[float]] = field(default_factory=dict)
+    unseen: Unseen = field(default_factory=Unseen)
+    runs: list[tuple[Bool[Tensor, ""], str]] = field(default_factory=list)
 
     def note(self, name: str, value: float) -> None:
         """Note a number of this batch, for ``attribute`` to tell."""
@@ -83,8 +85,8 @@ class Here:
     def clean(self) -> Gradients:
         """The gradients at the clean run. Where a method takes them first, that run is the live
         one too, and is not run again."""
-        whole = partial(_value, self.metric, None, self.batch)
-        return gradients(self.model, self.batch, self.context, self.context.embed, whole)
+        own = partial(_value, self.metric, None, self.batch, unseen=self.unseen)
+        return gradients(self.model, self.batch, self.context, self.context.embed, own)
 
     @cached_property
     def live(self) -> Activations:
@@ -100,6 +102,11 @@ class Here:
             return self.clean.output
         with torch.no_grad():
             return answer(self.model, self.batch, self.live.final)
+
+    @cached_property
+    def groups(self) -> tuple[Int[Tensor, "b p"], Int[Tensor, "b p"]]:
+        """The group of all tokens, and those that are examples."""
+        return whole(self.batch), by_example(self.batch)
 
     # -- other runs --------------------------------------------------------------------------------
     def plain(self, embed: Float[Tensor, "b p d"]) -> Activations:
@@ -129,9 +136,20 @@ class Here:
 
     def value(self, logits: Float[Tensor, "b vocab"], risk: str = "") -> Float[Tensor, " examples"]:
         """The metric, of each example; raises as ``at`` does."""
-        if risk and not bool(logits.isfinite().all()):
+        if risk:
+            self.runs.append((logits.detach().isfinite().all(), risk))
+            if logits.device.type == "cpu":  # a GPU is waited for at the end
+                self.look()
+        return _value(self.metric, self.reference, self.batch, logits, self.unseen)
+
+    def look(self) -> None:
+        """Look at the runs and at what the metric has said of them; raises as ``at`` does."""
+        runs = [*self.runs]
+        self.runs.clear()
+        if runs and not bool(torch.stack([finite for finite, _ in runs]).all()):
+            risk = next(risk for finite, risk in runs if not bool(finite))
             raise ScoresError(f"the logits of a run are not finite: {risk}")
-        return _value(self.metric, self.reference, self.batch, logits)
+        self.unseen.require(self.batch)
 
     def between(self, carried: Activations, share: float | Tensor) -> Float[Tensor, "b p d"]:
         """The embedding that is this share of the way from the carried one to the clean one; of
@@ -225,7 +243,9 @@ class _Scoring:
         self.model, self.method, self.where = under(model, rule), method, where
         self.reads, self.apart, self.journal = reads, apart, journal
         self.carry = corruption(self.model, data)
-        self.legal = torch.from_numpy(model.wiring.legal).to(model.device)
+        self.row, self.column = (
+            torch.from_numpy(own).to(model.device) for own in np.nonzero(model.wiring.legal)
+        )
         self.pulls, self.examples, self.known = Pulls(self.model), len(data), False
 
     def block(self, batch: Batch, first: int) -> Block:
@@ -233,15 +253,15 @@ class _Scoring:
         the method has noted."""
         draws = [one if self.reads else one.written() for one in self.carry(batch)]
         here = self._here(batch, first)
-        flat = True
+        seen = list[_Seen]()
         table: Any = 0.0
         for carried in draws:
             for term in self.where(here, carried):
-                flat &= term.at.steepest < FLAT
-                part = _product(here, term, self.apart, self.pulls)[..., self.legal]
-                _require_finite(self.method, here, term, part, SINGLE / self.examples)
+                part = _product(here, term, self.apart, self.pulls)[..., self.row, self.column]
+                seen.append(_Seen.of(term, part, SINGLE / self.examples))
                 table += part * (term.weight / len(draws))
                 del term  # its activations, before the next run makes its own
+        flat = _looked_at(self.method, here, seen)
         found = {"scores": table.cpu().numpy(), "flat": np.array(flat),
                  "examples": np.array(batch.examples)}  # fmt: skip
         found |= {f"{NOTE}{name}": np.array(own) for name, own in here.notes.items()}
@@ -269,6 +289,7 @@ class _Scoring:
         ends = [here.reference, *(answer(self.model, here.batch, run.final) for run in draws)]
         with torch.no_grad():
             values = [exact(here.value(end.detach())) for end in ends]
+        here.look()
         return np.stack([own.cpu().numpy() for own in values])
 
 
@@ -285,20 +306,36 @@ def require_gradients(
         )
 
 
-def _require_finite(
-    method: str, here: Here, term: Term, part: Float[Tensor, "..."], most: float
-) -> None:
-    """Raise ScoresError, with the cause if the method knows of one, or MetricError, where the
-    products of one term are not finite, or so large that their sum is not."""
-    wrong = ~(part.abs() <= most)
-    if not bool(wrong.any()):
-        return
-    if not term.risk:
-        require_gradients(here.model, here.metric, part.masked_fill(wrong, torch.inf), here.batch)
-    raise ScoresError(
-        f"{method} gives {int(wrong.view(-1, part.shape[-1]).any(0).sum()):,} scores that are not "
-        f"finite among {len(here.batch)} examples: {term.risk}"
-    )
+class _Seen(NamedTuple):
+    """What is asked of a term, and looked at when all of a batch's are there: a GPU is waited for
+    by each look. How many scores are not finite, or so large that their sum is not."""
+
+    steepest: Float[Tensor, ""]
+    wrong: Int[Tensor, ""]
+    risk: str
+
+    @classmethod
+    def of(cls, term: Term, part: Float[Tensor, "*examples edges"], most: float) -> _Seen:
+        """Of a term and its products, of which none may be larger."""
+        wrong = ~(part.abs() <= most)
+        return cls(term.at.steepest, wrong.view(-1, part.shape[-1]).any(0).sum(), term.risk)
+
+
+def _looked_at(method: str, here: Here, seen: Sequence[_Seen]) -> bool:
+    """Whether the metric is flat wherever the terms of a batch look. Raises what its runs do, and
+    ScoresError, with the cause if the method knows of one, or MetricError, where the products of
+    one term are not finite, or too large."""
+    here.look()
+    counts: list[int] = torch.stack([one.wrong for one in seen]).tolist()
+    for count, one in zip(counts, seen, strict=True):
+        if count and not one.risk:
+            require_gradients(here.model, here.metric, torch.tensor(torch.inf), here.batch)
+        if count:
+            raise ScoresError(
+                f"{method} gives {count:,} scores that are not finite among {len(here.batch)} "
+                f"examples: {one.risk}"
+            )
+    return bool((torch.stack([one.steepest for one in seen]) < FLAT).all())
 
 
 def _product(
@@ -306,19 +343,23 @@ def _product(
 ) -> Float[Tensor, "*examples writers readers"]:
     """The scores of one term, summed over the batch, or of each example apart."""
     batch = here.batch
-    given = here.model, batch, term.live, term.other, term.at
-    if apart:
-        return score_groups(*given, by_example(batch), batch.examples, pulls)
-    return score(*given, pulls)
+    groups, count = here.groups[apart], batch.examples if apart else 1
+    given = here.model, batch, term.live, term.other, term.at, groups, count
+    found = score_groups(*given, pulls)
+    return found if apart else found[0]
 
 
 def _value(
-    metric: Metric, reference: Tensor | None, batch: Batch, logits: Tensor
+    metric: Metric,
+    reference: Tensor | None,
+    batch: Batch,
+    logits: Tensor,
+    unseen: Unseen | None = None,
 ) -> Float[Tensor, " examples"]:
     """The metric with all but the logits bound (without a reference, they are it); raises
     MetricError where it has no gradient."""
     reference = logits.detach() if reference is None else reference
-    values = check_metric(metric, logits, reference, batch)
+    values = check_metric(metric, logits, reference, batch, unseen)
     if torch.is_grad_enabled() and not values.requires_grad:
         raise MetricError(
             f"{name_of(metric)} has no gradient; discover with a different metric (logit_diff) and "

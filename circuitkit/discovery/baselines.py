@@ -20,6 +20,7 @@ from circuitkit.discovery._gradients import FLAT, require_gradients
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine.attribute import Pulls, block_tokens
 from circuitkit.engine.backward import BackwardRule
+from circuitkit.engine.devices import moved
 from circuitkit.engine.gradients import Gradients, at_tokens, gradients
 from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
 from circuitkit.engine.metric import Metric, check_metric
@@ -106,7 +107,7 @@ def gradient_norm(
         steep = _steepness(model, batch, at)
         require_gradients(model, inputs.metric, steep, batch)
         total += _array(steep.sum(0))
-        steepest = max(steepest, at.steepest)
+        steepest = max(steepest, float(at.steepest))
     if steepest < FLAT:
         raise MetricError(
             f"the gradient of {name_of(inputs.metric)} is zero at the clean run, so every score "
@@ -139,6 +140,7 @@ def _steepness(model: Model, batch: Batch, at: Gradients) -> Float[Tensor, "exam
     for block, example in _blocks(model, batch):
         for stage in wiring.stages:
             steep = at.pulled(pulls.of(stage), stage, block).square().sum(-1).T
+            steep = moved(steep, squares.device)
             squares[:, stage.columns].index_add_(0, batch.owner[example], steep)
     squares[:, -1].index_add_(0, batch.owner, wide(at.logits).square().sum(-1))
     return squares.sqrt()
@@ -226,7 +228,7 @@ def _flows(model: Model, batch: Batch, run: Activations) -> Float[Tensor, "w r"]
         wrote = _written(model, run, block)
         for stage in wiring.stages:
             read, seen = at_tokens(run.reads[stage.index], block), stage.upstream
-            share = _shares(read, wrote[:seen]) @ weight[example]
+            share = _shares(moved(read, wrote.device), wrote[:seen]) @ weight[example]
             table[:seen, stage.columns] += share[:, None]
     length, rows = batch.mask.shape[1], torch.arange(len(batch), device=batch.last.device)
     ends = rows * length + batch.last
@@ -255,7 +257,8 @@ def _written(model: Model, run: Activations, block: Int[Tensor, " t"]) -> Float[
     parts = [at_tokens(run.embed, block)[None]]
     for stage in model.wiring.stages:
         shares = at_tokens(run.shares[stage.index], block)
-        parts.append(model.kinds[stage.kind].write(model, stage, None, shares))
+        written = model.kinds[stage.kind].write(model, stage, None, shares)
+        parts.append(moved(written, block.device))
     return wide(torch.cat(parts))
 
 

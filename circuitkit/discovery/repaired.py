@@ -16,12 +16,13 @@ from circuitkit.discovery._gradients import FLAT, _value, require_gradients
 from circuitkit.engine.attribute import Pulls, by_example, score_groups
 from circuitkit.engine.backward import BackwardRule, as_rule, rule_settings, under
 from circuitkit.engine.dealing import Block, by_batch
+from circuitkit.engine.devices import moved
 from circuitkit.engine.gradients import Gradients
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.metric import Metric
 from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.numerics import wide
-from circuitkit.engine.record import answer, difference, record
+from circuitkit.engine.record import answer, at_answers, difference, record
 from circuitkit.errors import MetricError
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.stages import ATTENTION, Stage
@@ -85,7 +86,7 @@ def atp_star(
             require_gradients(model, metric, tables, batch)
             sums = tables[0].sum(0), batches.sizes(tables).sum(0)
             shares.append([own.cpu().numpy() / len(draws) for own in sums])
-        return {"shares": np.array(shares), "steepest": np.array(slopes[0].at.steepest)}
+        return {"shares": np.array(shares), "steepest": np.array(float(slopes[0].at.steepest))}
 
     for own in by_batch(data, "atp_star", block):
         steepest = max(steepest, float(own["steepest"]))
@@ -165,10 +166,9 @@ class _Batches:
         ports: list[list[Tensor]] = [[] for _ in range(len(self.model.wiring.stages) + 1)]
         for (stage, _), slope in zip(taps, slopes, strict=False):
             ports[stage].append(slope)
-        rows = torch.arange(len(batch), device=batch.last.device)
         at = Gradients(
-            ports[:-1], ports[-1][0][rows, batch.last], run, output.detach(),
-            float(slopes[-1].abs().max()),
+            ports[:-1], at_answers(batch, ports[-1][0]), run, output.detach(),
+            slopes[-1].abs().max(),
         )  # fmt: skip
         numbers = [stage.index for stage in self.attention]
         return _Slopes(at, dict(zip(numbers, slopes[len(taps) : -1], strict=True)))
@@ -187,7 +187,9 @@ class _Batches:
             steep = torch.stack([wide(one.heads[stage.index]) for one in slopes])
             for row in range(stage.upstream):
                 delta = difference(self.model, live, carried, row)
+                delta = moved(delta, live.reads[stage.index].device)
                 for columns, own in self._exact(context, live, delta, stage, steep):
+                    own = moved(own, tables.device)
                     table = own.new_zeros(len(own), batch.examples, own.shape[-1])
                     tables[:, :, row, columns] = table.index_add(1, batch.owner, own).to(tables)
         return tables
@@ -206,7 +208,7 @@ class _Batches:
         the gradient in that."""
         model, kind = self.model, self.model.kinds[stage.kind]
         read, whole = live.reads[stage.index], live.computed[stage.index]
-        ports, moved = (kind.project(model, stage, x) for x in (read, read - delta))
+        ports, others = (kind.project(model, stage, x) for x in (read, read - delta))
 
         def change(port: int, value: Tensor) -> Tensor:
             now = [*ports]
@@ -219,11 +221,11 @@ class _Batches:
                 each = []
                 for place in range(count):
                     value = ports[port].clone()
-                    value[:, :, place] = moved[port][:, :, place]
+                    value[:, :, place] = others[port][:, :, place]
                     each.append(torch.einsum("nbphe,bphe->nb", steep, change(port, value)))
                 own = torch.stack(each, dim=-1)
             else:
-                each_head = torch.einsum("nbphe,bphe->nbh", steep, change(port, moved[port]))
+                each_head = torch.einsum("nbphe,bphe->nbh", steep, change(port, others[port]))
                 own = each_head.view(*each_head.shape[:-1], count, -1).sum(-1)
             yield stage.port_columns(port), own
 

@@ -9,12 +9,14 @@ attribution patching (Syed et al. 2023). The sum is over all tokens of a batch, 
 each group (of each example, say): one batched matrix product on views of the same numbers. A head's
 gradient is pulled back through its projection and its norm locally, and tokens are processed in
 blocks, so neither writers × tokens × d_model nor readers × tokens × d_model is ever held in full.
+Of a model on several devices, what the writers change at the tokens of a block is copied once to
+each that reads it, the scores are summed where the readers are, and come together at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,12 +24,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from circuitkit.data.batches import Batch
+from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.gradients import Gradients, at_tokens
 from circuitkit.engine.model import Activations, Model, Pull
 from circuitkit.engine.numerics import wide
 from circuitkit.graph.stages import Stage
 
-__all__ = ["Pulls", "block_tokens", "by_example", "score", "score_groups"]
+__all__ = ["Pulls", "block_tokens", "by_example", "score", "score_groups", "whole"]
 
 FEWEST = 64  # tokens of a block: below it, a product costs more than its numbers
 BLOCK_BYTES = {"cuda": 2**30}  # of one block's writers
@@ -36,11 +39,29 @@ CACHED_BYTES = 48 * 2**20  # the same, on processors: more is hardly faster
 
 class Pulls:
     """What takes gradients back through the projections of each stage, whose weights are folded
-    once: for one call of ``score``, or for all those of a run."""
+    once: for one call of ``score``, or for all those of a run. The tokens that are scored are
+    chosen once too, for calls one after the other on the same changes."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self.known: dict[int, Pull] = {}
+        self.given: tuple[object, ...] = ()
+        self.chosen: list[_Piece] = []
+
+    def pieces(
+        self, batch: Batch, live: Activations, carried: Activations, groups: Int[Tensor, "b p"]
+    ) -> list[_Piece]:
+        """The tokens of the groups at which anything changes, in pieces."""
+        given = live.embed, carried.embed, carried.consistent, batch.mask, groups
+        if len(self.given) != len(given) or any(
+            old is not new for old, new in zip(self.given, given, strict=True)
+        ):
+            # before the first token that differs every difference is zero
+            same = carried.untouched([live.embed - carried.embed])
+            used = (batch.mask & ~same & (groups >= 0)).flatten()
+            size = block_tokens(self.model)
+            self.given, self.chosen = given, [*_pieces(used, groups.flatten(), size)]
+        return self.chosen
 
     def of(self, stage: Stage) -> Pull:
         """That of a stage."""
@@ -63,8 +84,12 @@ def score(
     ``live − carried`` is what cutting changes, ``at`` the gradients: of the run where they are
     taken, which need not be the live one (EAP-IG).
     """
-    whole = torch.zeros_like(batch.clean)
-    return score_groups(model, batch, live, carried, at, whole, 1, pulls)[0]
+    return score_groups(model, batch, live, carried, at, whole(batch), 1, pulls)[0]
+
+
+def whole(batch: Batch) -> Int[Tensor, "b p"]:
+    """The group of all tokens."""
+    return torch.zeros_like(batch.clean)
 
 
 def by_example(batch: Batch) -> Int[Tensor, "b p"]:
@@ -89,20 +114,24 @@ def score_groups(
     edge into the logits belongs to the answer's token.
     """
     table = wide(live.embed.new_zeros(count, *model.wiring.shape))
-    # before the first token that differs every difference is zero
-    differ = batch.mask & ~carried.untouched([live.embed - carried.embed]) & (groups >= 0)
+    parts = _parts(model, table)
     pulls = pulls or Pulls(model)
-    for piece in _pieces(differ.flatten(), groups.flatten(), block_tokens(model)):
+    pieces = pulls.pieces(batch, live, carried, groups)
+    for piece in pieces:
         deltas = _deltas(model, live, carried, piece)
-        for stage in model.wiring.stages:
-            _score_stage(
-                table, deltas, at.pulled(pulls.of(stage), stage, piece.block), stage, piece
-            )
+        for stage, part in zip(model.wiring.stages, parts, strict=True):
+            here = piece.on(part.device)
+            pulled = at.pulled(pulls.of(stage), stage, here.block)
+            _score_stage(part, deltas[part.device], pulled, stage, here)
+    for stage, part in zip(model.wiring.stages, parts, strict=True):
+        if part.device != table.device:
+            table[:, : stage.upstream, stage.columns] = moved(part, table.device)
     length = batch.mask.shape[1]
     ends = torch.arange(len(batch), device=batch.last.device) * length + batch.last
     own = groups.flatten()[ends]
-    if bool(differ.any()):
-        final = _deltas(model, live, carried, _Piece(own, ends[:, None], own[:, None] >= 0))
+    if pieces:
+        last = _Piece(own, ends[:, None], own[:, None] >= 0)
+        final = _deltas(model, live, carried, last, [table.device])[table.device]
         values = torch.einsum("wbod,bd->bw", final, wide(at.logits))
         table[:, :, -1].index_add_(0, own.clamp(min=0), values)
     return table
@@ -114,6 +143,16 @@ def block_tokens(model: Model) -> int:
     return max(FEWEST, BLOCK_BYTES.get(model.device.type, CACHED_BYTES) // width)
 
 
+def _parts(model: Model, table: Float[Tensor, "groups w r"]) -> list[Float[Tensor, "groups _w _r"]]:
+    """The scores of each stage's readers, on its device: a view of the table, if that is there."""
+    parts = []
+    for stage in model.wiring.stages:
+        part, here = table[:, : stage.upstream, stage.columns], device_of(model, stage)
+        same = here == table.device
+        parts.append(part if same else torch.zeros(part.shape, dtype=part.dtype, device=here))
+    return parts
+
+
 @dataclass(frozen=True)
 class _Piece:
     """Tokens (counted through the batch's examples) that are processed at once, by group; where
@@ -122,6 +161,16 @@ class _Piece:
     groups: Int[Tensor, " g"]
     tokens: Int[Tensor, "g t"]
     real: Bool[Tensor, "g t"]
+    known: dict[torch.device, _Piece] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> _Piece:
+        """The same with its tensors on that device, where they are copied once."""
+        if device == self.tokens.device:
+            return self
+        if device not in self.known:
+            groups, tokens, real = (moved(x, device) for x in (self.groups, self.tokens, self.real))
+            self.known[device] = _Piece(groups, tokens, real)
+        return self.known[device]
 
     @property
     def block(self) -> Int[Tensor, " gt"]:
@@ -149,26 +198,41 @@ def _pieces(used: Bool[Tensor, " n"], groups: Int[Tensor, " n"], size: int) -> I
 
 
 def _deltas(
-    model: Model, live: Activations, carried: Activations, piece: _Piece
-) -> Float[Tensor, "w g t d"]:
-    """What each writer writes live, less what it carries, at these tokens."""
-    block, real = piece.block, piece.real.flatten()
+    model: Model,
+    live: Activations,
+    carried: Activations,
+    piece: _Piece,
+    wanted: Sequence[torch.device] = (),
+) -> dict[torch.device, Float[Tensor, "_w g t d"]]:
+    """What each writer writes live, less what it carries, at these tokens: of all writers on each
+    device where that is wanted; else where stages read it, as far as they do."""
+    stages = model.wiring.stages
+    rows = dict.fromkeys(wanted, len(model.wiring.writers))
+    rows = rows or {device_of(model, stage): stage.upstream for stage in stages}
+    kind, shape = wide(live.embed.new_empty(0)).dtype, (piece.tokens.numel(), model.d_model)
+    out = {at: torch.empty(n, *shape, dtype=kind, device=at) for at, n in rows.items()}
 
-    def change(own: Tensor, other: Tensor) -> Tensor:
-        here = at_tokens(own, block) - at_tokens(other, block)
-        return here * real.view(-1, *[1] * (here.ndim - 1))
+    def change(mine: Tensor, other: Tensor) -> Tensor:
+        there = piece.on(mine.device)
+        change = at_tokens(mine, there.block) - at_tokens(other, there.block)
+        return change * there.real.flatten().view(-1, *[1] * (change.ndim - 1))
 
-    shape = len(model.wiring.writers), len(block), model.d_model
-    out = wide(live.embed.new_empty(0)).new_empty(shape)
-    out[0] = change(live.embed, carried.embed)
-    for stage in model.wiring.stages:
+    first = change(live.embed, carried.embed)
+    for at, held in out.items():
+        held[0] = moved(first, at)
+    for stage in stages:
+        readers = {at: held for at, held in out.items() if stage.rows.stop <= len(held)}
+        if not readers:
+            continue
         own = change(live.shares[stage.index], carried.shares[stage.index])
-        out[stage.rows] = model.kinds[stage.kind].write(model, stage, None, own)
-    return out.view(len(out), *piece.tokens.shape, -1)
+        written = model.kinds[stage.kind].write(model, stage, None, own)
+        for at, held in readers.items():
+            held[stage.rows] = moved(written, at)
+    return {at: held.view(len(held), *piece.tokens.shape, -1) for at, held in out.items()}
 
 
 def _score_stage(
-    table: Float[Tensor, "groups w r"],
+    part: Float[Tensor, "groups _w _r"],
     deltas: Float[Tensor, "w g t d"],
     pulled: Float[Tensor, "_r gt d"],
     stage: Stage,
@@ -178,8 +242,7 @@ def _score_stage(
     views (copies would take several times as long)."""
     wrote = deltas[: stage.upstream].transpose(0, 1).flatten(2)
     steep = pulled.reshape(len(pulled), len(piece.groups), -1).permute(1, 2, 0)
-    here = table[:, : stage.upstream, stage.columns]
-    if len(table) == 1:
-        here[0] += wrote[0] @ steep[0]
+    if len(part) == 1:
+        part[0] += wrote[0] @ steep[0]
     else:
-        here.index_add_(0, piece.groups, torch.bmm(wrote, steep))
+        part.index_add_(0, piece.groups, torch.bmm(wrote, steep))

@@ -14,7 +14,7 @@ from torch import Tensor
 from circuitkit.data.batches import Dataset
 from circuitkit.engine.attribute import score
 from circuitkit.engine.gradients import gradients
-from circuitkit.engine.memory import Need, foresee, held, room, takes
+from circuitkit.engine.memory import Need, foresee, held_by, room_of, takes
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Model
 from circuitkit.engine.processes import agreed
@@ -63,7 +63,7 @@ def fitted(model: Model, data: Dataset, corruption: Corruption) -> Dataset:
 def _require_room(model: Model, data: Dataset, corruption: Corruption, batch_size: int) -> int:
     """How many examples fit at once, at most all; raises BudgetError where so many do not."""
     wanted = min(batch_size, len(data))
-    space, before = room(model.device, data.memory), held(model.device)
+    space, before = room_of(model, data.memory), held_by(model)
     if data.memory is not None and data.memory <= before:
         raise BudgetError(
             f"the process already holds {spell(before)}, the weights included, and may take "

@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from circuitkit.data.batches import Batch
+from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.model import Activations, Context, Model
+from circuitkit.engine.record import at_answers
 from circuitkit.graph.stages import Stage
 
 __all__ = ["final_residual"]
@@ -41,16 +43,42 @@ def final_residual(
     nobody hears, writes what is carried."""
     weights = _legal(model, keep)
     small = model.wiring.shape[1] * context.embed.nbytes <= SMALL
-    changes = [(context.embed - carried.embed)[None]]
+    changes = _Changes(model)
+    changes.add((context.embed - carried.embed)[None])
     for stage in model.wiring.stages:
-        own = weights[..., : stage.upstream, stage.columns]
-        before = changes[: 1 + sum(s.rows.stop <= stage.upstream for s in model.wiring.stages)]
-        live = None if keep.requires_grad else _live(weights, stage)
+        here = device_of(model, stage)
+        own = moved(weights[..., : stage.upstream, stage.columns], here)
+        before = changes.read(stage)
+        live = None if keep.requires_grad else moved(_live(weights, stage), here)
         step = partial(_change, model, stage, context, carried, live)
-        changes.append(step(own, *before) if small else _again(step, own, *before))
-    rows = torch.arange(len(batch), device=batch.last.device)
-    ends = torch.cat([change[:, rows, batch.last] for change in changes])[:, :, None]
-    return _mixed(carried.final[rows, batch.last][:, None], weights[..., -1:], ends)[0, :, 0]
+        changes.add(step(own, *before) if small else _again(step, own, *before))
+    ends = torch.cat([moved(at_answers(batch, x, 1), context.embed.device) for x in changes.made])
+    base = at_answers(batch, carried.final)[:, None]
+    return _mixed(base, weights[..., -1:], ends[:, :, None])[0, :, 0]
+
+
+class _Changes:
+    """What writers write, less what is carried, in their order: once on each device of readers."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.made = model, list[Tensor]()
+        self.last = {device_of(model, stage): stage.upstream for stage in model.wiring.stages}
+        self.copies: dict[torch.device, list[Tensor]] = {device: [] for device in self.last}
+        self.rows = 0
+
+    def add(self, change: Float[Tensor, "n b p d"]) -> None:
+        """The next writers'."""
+        self.made.append(change)
+        for device, own in self.copies.items():
+            if self.rows < self.last[device]:
+                own.append(moved(change, device))
+        self.rows += len(change)
+
+    def read(self, stage: Stage) -> list[Float[Tensor, "_n b p d"]]:
+        """Those that a stage reads, where it computes."""
+        stages = self.model.wiring.stages
+        seen = 1 + sum(before.rows.stop <= stage.upstream for before in stages)
+        return self.copies[device_of(self.model, stage)][:seen]
 
 
 def _legal(model: Model, keep: Tensor) -> Float[Tensor, "*examples w r"]:

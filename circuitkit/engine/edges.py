@@ -18,7 +18,7 @@ from torch import Tensor
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.checkpoints import Journal, digest, identity
 from circuitkit.engine.dealing import Block, Task, dealt
-from circuitkit.engine.metric import Corruption, Metric, check_metric
+from circuitkit.engine.metric import Corruption, Metric, check_metric, of_runs
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.processes import team
 from circuitkit.engine.record import answer, record
@@ -165,6 +165,10 @@ class _Patching:
         """The metric of every example."""
         return check_metric(self.metric, logits, self.reference, self.batch)
 
+    def values(self, logits: Float[Tensor, "m vocab"]) -> Float[Tensor, "runs examples"]:
+        """The same of several runs."""
+        return of_runs([self.metric], logits, self.reference, self.batch)[:, 0]
+
     def effects(
         self, edges: Int[np.ndarray, "edges 2"], count: Count, processes: int
     ) -> Float[np.ndarray, "edges examples"]:
@@ -174,7 +178,9 @@ class _Patching:
         mask[tuple(edges.T)] = True
         total = np.zeros((len(edges), self.batch.examples))
         for draw, (base, other) in enumerate(self.runs):
-            blocks = sweep(self.model, self.batch, self.context, base, other, self.value, mask)
+            blocks = sweep(
+                self.model, self.batch, self.context, base, other, self.value, mask, self.values
+            )
             for swept, values in blocks:
                 change = _numbers(values) - self.plain[draw, 0]
                 total[[place[edge] for edge in swept]] += -change if self.noise else change

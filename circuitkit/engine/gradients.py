@@ -19,10 +19,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
+from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.holding import Held, HoldsNorms, Scale
 from circuitkit.engine.model import Activations, Context, Model, Pull
 from circuitkit.engine.numerics import wide
-from circuitkit.engine.record import answer, record
+from circuitkit.engine.record import answer, at_answers, record
 from circuitkit.graph.stages import Stage
 
 __all__ = ["Gradients", "at_tokens", "gradients", "holding"]
@@ -40,19 +41,21 @@ class Gradients:
 
     ``ports`` holds, stage by stage, the gradients in what the ports gave; ``logits`` (at the answer
     positions) is the gradient in what the logits read. ``output`` are the logits of that run, and
-    ``steepest`` is the metric's largest gradient in one of them. ``held`` are the scales of its
-    norms, where they are those of another run.
+    ``steepest`` is the metric's largest gradient in one of them, as a tensor: on a GPU, looking at
+    a number waits for it. ``held`` are the scales of its norms, where they are those of another
+    run.
     """
 
     ports: list[list[Float[Tensor, "b p _ports _width"]]]
     logits: Float[Tensor, "b d"]
     activations: Activations
     output: Float[Tensor, "b vocab"]
-    steepest: float
+    steepest: Float[Tensor, ""]
     held: Held | None = None
 
     def pulled(self, pull: Pull, stage: Stage, block: Int[Tensor, " t"]) -> Float[Tensor, "r t d"]:
-        """The gradient in the residual that each reader of a stage reads, at these tokens."""
+        """The gradient in the residual that each reader of a stage reads, at these tokens (whose
+        numbers are where the stage computes)."""
         read = at_tokens(self.activations.reads[stage.index], block)
         ports = [at_tokens(grad, block) for grad in self.ports[stage.index]]
         scale = None if self.held is None else self.held.stages[stage.index]
@@ -63,7 +66,7 @@ class Gradients:
 
 def at_tokens(x: Float[Tensor, "b p *rest"], block: Int[Tensor, " t"]) -> Float[Tensor, " t *rest"]:
     """These tokens of a batch, counted through its examples."""
-    return x.flatten(0, 1)[block]
+    return x.flatten(0, 1)[moved(block, x.device)]
 
 
 def gradients(
@@ -91,13 +94,12 @@ def gradients(
             )
         else:
             activations, ports, (output, final, slope) = _at_once(model, batch, plain, metric)
-    rows = torch.arange(len(batch), device=batch.last.device)
     return Gradients(
         ports=ports,
-        logits=final[rows, batch.last],
+        logits=at_answers(batch, final),
         activations=activations,
         output=output.detach(),
-        steepest=float(slope.abs().max()),
+        steepest=slope.abs().max(),
         held=held,
     )
 
@@ -144,11 +146,19 @@ def _by_stage(
     read: dict[int, Tensor] = {}  # by those who read it earlier, by how many writers have written
     ports: list[list[Tensor]] = []
     for stage in reversed(model.wiring.stages):
-        steep = steep + read.pop(stage.rows.stop, 0)
+        here, some = device_of(model, stage), share
+        steep = moved(steep, here)
+        if stage.rows.stop in read:
+            steep = steep + moved(read.pop(stage.rows.stop), here)
+        if isinstance(some, Tensor):
+            some = moved(some, here)
         felt = torch.zeros_like(steep) if stage.index in fixed else steep
         own, back = _through(model, stage, context, activations.reads[stage.index], felt)
         ports.insert(0, own)
-        read[stage.upstream] = read.get(stage.upstream, 0) + back * share
+        back = back * some
+        if stage.upstream in read:
+            back = moved(read[stage.upstream], here) + back
+        read[stage.upstream] = back
     return activations, ports, (output, final, slope)
 
 

@@ -1,12 +1,15 @@
 """How much memory work will take, predicted from small pieces of it, and how much there is.
 
 A piece of the work is run, and the tensors that live in it are counted. What the whole takes
-follows, because memory grows linearly with the examples, edges or circuits that run at once.
+follows, because memory grows linearly with the examples, edges or circuits that run at once. Of a
+model on several devices the one that holds most has to fit where there is least room: what is
+planned so fits everywhere, and more might.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,11 +19,13 @@ from typing import Any
 import psutil
 import torch
 
+from circuitkit.engine.devices import devices
+from circuitkit.engine.model import Model
 from circuitkit.errors import BudgetError
 from circuitkit.util.bytesize import spell
 from circuitkit.util.versions import changed
 
-__all__ = ["Need", "foresee", "held", "peak", "room", "takes"]
+__all__ = ["Need", "foresee", "held", "held_by", "peak", "room", "room_of", "takes"]
 
 SPARE = 0.7  # of the room: the allocator keeps some of what is freed, and other work needs some
 # The same of a memory that is given, to stay below it (benchmarks/memory.md): the processor's
@@ -72,6 +77,17 @@ def foresee(
     return Need(fixed=low - one * each, each=each)
 
 
+def room_of(model: Model, memory: int | None = None) -> float:
+    """The bytes that tensors may still take on each of a model's devices: where there is least. A
+    ``memory`` that is given is that of each."""
+    return min(room(device, memory) for device in devices(model))
+
+
+def held_by(model: Model) -> int:
+    """The bytes that are held already on that of a model's devices where most are."""
+    return max(held(device) for device in devices(model))
+
+
 def room(device: torch.device, memory: int | None = None) -> float:
     """The bytes that tensors may still take: of ``memory``, which is what the process may take in
     all (on a GPU: its tensors), or of what the machine has free."""
@@ -117,7 +133,8 @@ def _free() -> float:
 
 
 def peak(work: Callable[[], object]) -> int:
-    """The most bytes of tensors that the work holds at once, beyond what there was before."""
+    """The most bytes of tensors that the work holds at once, beyond what there was before: of
+    several devices on the one that holds most."""
     meter = _Meter()
     with _watched(meter.see):
         work()
@@ -148,10 +165,11 @@ def _watched(see: Callable[[Any, Any], None]) -> AbstractContextManager[Any]:
 
 
 class _Meter:
-    """Counts the bytes of the new tensors that it sees, for as long as they are alive."""
+    """Counts the bytes of the new tensors that it sees, device by device, for as long as they are
+    alive."""
 
     def __init__(self) -> None:
-        self.live = self.peak = 0
+        self.live, self.peak = Counter[torch.device](), 0
         self.known: dict[int, weakref.ref[Any]] = {}
 
     def see(self, inputs: Any, made: Any) -> None:
@@ -162,15 +180,15 @@ class _Meter:
                 self._count(storage)
 
     def _count(self, storage: Any) -> None:
-        key, size = id(storage), storage.nbytes()
+        key, size, device = id(storage), storage.nbytes(), storage.device
 
         def gone(_: Any) -> None:
-            self.live -= size
+            self.live[device] -= size
             del self.known[key]
 
         self.known[key] = weakref.ref(storage, gone)
-        self.live += size
-        self.peak = max(self.peak, self.live)
+        self.live[device] += size
+        self.peak = max(self.peak, self.live[device])
 
 
 def _storages(tree: Any) -> Iterator[Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -19,7 +20,16 @@ from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of
 from circuitkit.util.json_values import Json
 
-__all__ = ["Corruption", "Method", "Metric", "check_metric", "learned", "learns"]
+__all__ = [
+    "Corruption",
+    "Method",
+    "Metric",
+    "Unseen",
+    "check_metric",
+    "learned",
+    "learns",
+    "of_runs",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,23 +65,43 @@ def learned(corruption: Corruption, data: Dataset) -> dict[str, Json]:
     return found
 
 
+class Unseen:
+    """Values of metrics on one batch that nobody has looked at: a GPU is waited for by each look,
+    so that of many there is one. On a processor they are looked at as they come."""
+
+    def __init__(self) -> None:
+        self.answers = False  # whether they are in the vocabulary
+        self.found: list[tuple[str, Tensor, Tensor]] = []
+
+    def require(self, batch: Batch) -> None:
+        """Look at them; raises MetricError where one is nan."""
+        found, self.found = self.found, []
+        if found and bool(torch.stack([missing.any() for _, missing, _ in found]).any()):
+            name, missing, nan = next(one for one in found if bool(one[1].any()))
+            raise MetricError(_undefined(name, missing, nan, batch))
+
+
 def check_metric(
     metric: Metric,
     logits: Float[Tensor, "b vocab"],
     reference: Float[Tensor, "b vocab"],
     batch: Batch,
+    unseen: Unseen | None = None,
 ) -> Float[Tensor, " examples"]:
     """The metric's value for each example of a batch, in the metric's own units.
 
     Everything that calls a metric calls it through this function. ``logits`` are those at the
     answer positions, ``reference`` those of the full model on the clean prompts. Truth values and
-    whole numbers become numbers of the logits' type.
+    whole numbers become numbers of the logits' type. With ``unseen`` nan is looked for later.
 
     Raises MetricError where the metric is not a function of these three arguments, reduces over the
     examples, returns something else than a tensor of one value per example, or returns nan, naming
     the first such example; and DataError where an answer is not in the vocabulary.
     """
-    require_answers(batch, logits.shape[-1])
+    if unseen is None or not unseen.answers:
+        require_answers(batch, logits.shape[-1])
+    if unseen is not None:
+        unseen.answers = True
     name, wanted = name_of(metric), "a metric returns a tensor with one value per example"
     try:
         values = metric(logits, reference, batch)
@@ -95,17 +125,33 @@ def check_metric(
     if not values.is_floating_point():
         return values.to(logits.dtype)
     missing = values.detach().isnan()
-    if bool(missing.any()):
-        raise MetricError(_undefined(name, missing, logits, batch))
+    if unseen is not None and values.device.type != "cpu":
+        unseen.found.append((name, missing, logits.detach().isnan().any(-1)))
+    elif bool(missing.any()):
+        raise MetricError(_undefined(name, missing, logits.isnan().any(-1), batch))
     return values
 
 
+def of_runs(
+    metrics: Sequence[Metric],
+    logits: Float[Tensor, "m vocab"],
+    reference: Float[Tensor, "b vocab"],
+    batch: Batch,
+) -> Float[Tensor, "runs metrics examples"]:
+    """What metrics say of several runs of a batch, whose logits stand one after the other: of all
+    of them at once, so that a GPU is not waited for run by run. Raises as ``check_metric``."""
+    times = len(logits) // len(batch)
+    many, again = batch.repeat(times), reference.repeat(times, 1)
+    said = torch.stack([check_metric(one, logits, again, many) for one in metrics])
+    return said.view(len(metrics), times, -1).transpose(0, 1)
+
+
 def _undefined(
-    name: str, missing: Bool[Tensor, " examples"], logits: Float[Tensor, "b vocab"], batch: Batch
+    name: str, missing: Bool[Tensor, " examples"], nan: Bool[Tensor, " b"], batch: Batch
 ) -> str:
     """Where a metric is nan, and what to do."""
     own = batch.owner == int(missing.nonzero()[0])
-    row, of_logits = int(own.nonzero()[0]), bool(logits[own].isnan().any())
+    row, of_logits = int(own.nonzero()[0]), bool(nan[own].any())
     because = ", as the logits are nan there too" if of_logits else ""
     remedy = "load the model in float32" if of_logits else "check what the metric does there"
     more = int(missing.sum()) - 1

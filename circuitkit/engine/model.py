@@ -83,7 +83,8 @@ class Activations:
     ``Kind.write`` of it is what each of them contributes to the residual stream: another tensor
     only in post-norm models, where a norm over all heads scales each of them. ``consistent`` says
     that they are one real run: where its embedding is the clean one's up to a position, so is
-    everything. ``held`` is that of its context.
+    everything. ``held`` is that of its context. Of a model on several devices, ``embed`` and
+    ``final`` are on its own, and what belongs to a stage is where that computes.
     """
 
     embed: Float[Tensor, "b p d"]
@@ -101,7 +102,8 @@ class Activations:
     def untouched(self, deltas: Iterable[Float[Tensor, "b p d"]]) -> Bool[Tensor, "b p"]:
         """Where a causal run with these changes is what this one is: before the first token that
         one of them touches, if this is a real run; else nowhere."""
-        touched = torch.stack([(delta != 0).any(-1) for delta in deltas]).any(0)
+        changed = [(delta != 0).any(-1).to(self.embed.device) for delta in deltas]
+        touched = torch.stack(changed).any(0)
         same = touched.long().cumsum(1) == 0
         return same if self.consistent else torch.zeros_like(same)
 
@@ -180,7 +182,9 @@ class Model(Protocol):
     ``kinds`` says how each kind of the wiring's stages computes; ``router`` whether the router of
     experts that are writers is ``live`` or ``held``. ``trainable`` says that
     gradients flow into the weights. ``post_norm`` says that a norm over what a
-    layer's heads write together scales each share.
+    layer's heads write together scales each share. Where layers are on several devices, the model
+    says on which (``circuitkit.engine.devices.Placed``), and functions of a layer get what is
+    there.
     """
 
     name: str

@@ -8,10 +8,11 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
+from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.graph.stages import Stage
 
@@ -19,6 +20,7 @@ __all__ = [
     "Tap",
     "answer",
     "as_it_is",
+    "at_answers",
     "assemble",
     "beginning",
     "difference",
@@ -61,21 +63,23 @@ def record(
         if carried is None:
             return running
         held = carried.final if stage is None else carried.reads[stage]
-        return torch.lerp(held, running, share)
+        some = moved(share, running.device) if isinstance(share, Tensor) else share
+        return torch.lerp(held, running, some)
 
     stages = model.wiring.stages
     stream = {1: x}  # the residual, by how many writers have written
     reads, computed, shares = [], [], []
     for stage in stages:
-        kind, read = model.kinds[stage.kind], heard(stream[stage.upstream], stage.index)
+        kind, here = model.kinds[stage.kind], device_of(model, stage)
+        read = heard(moved(stream[stage.upstream], here), stage.index)
         projected = enumerate(kind.project(model, stage, read))
         ports = [tap(stage.index, number, value) for number, value in projected]
         reads.append(read)
         computed.append(kind.compute(model, stage, context, ports))
         written, own = kind.out(model, stage, computed[-1])
         shares.append(own)
-        x = stream[stage.rows.stop] = x + fixed.get(stage.index, written)
-    final = tap(len(stages), 0, heard(x))
+        x = stream[stage.rows.stop] = moved(x, here) + fixed.get(stage.index, written)
+    final = tap(len(stages), 0, heard(moved(x, start.device)))
     return Activations(
         start, tuple(reads), tuple(computed), tuple(shares), final,
         consistent=carried is None and not fixed, held=context.held,
@@ -92,18 +96,19 @@ def assemble(
     zeros, ..."""
     x, stream, reads = embed, {1: embed}, []
     for stage, share in zip(model.wiring.stages, shares, strict=True):
-        kind = model.kinds[stage.kind]
-        reads.append(stream[stage.upstream])
-        x = x + kind.write(model, stage, None, share).sum(0)
+        kind, here = model.kinds[stage.kind], device_of(model, stage)
+        reads.append(moved(stream[stage.upstream], here))
+        x = moved(x, here) + kind.write(model, stage, None, share).sum(0)
         constant = kind.constant(model, stage)
         x = stream[stage.rows.stop] = x if constant is None else x + constant
-    return Activations(embed, tuple(reads), tuple(computed), tuple(shares), x)
+    final = moved(x, embed.device)
+    return Activations(embed, tuple(reads), tuple(computed), tuple(shares), final)
 
 
 def difference(
     model: Model, other: Activations, base: Activations, row: int
 ) -> Float[Tensor, "b p d"]:
-    """What a writer writes in one run, less what it writes in another."""
+    """What a writer writes in one run, less what it writes in another, where it writes it."""
     stage = model.wiring.stage_of[row]
     if stage is None:
         return other.embed - base.embed
@@ -122,8 +127,15 @@ def output(model: Model, stage: Stage, shares: Float[Tensor, "b p n e"]) -> Floa
 
 def answer(model: Model, batch: Batch, final: Float[Tensor, "b p d"]) -> Float[Tensor, "b vocab"]:
     """The logits at each example's answer position, from the final residual."""
-    rows = torch.arange(len(batch), device=batch.last.device)
-    return model.unembed(final[rows, batch.last])
+    return model.unembed(at_answers(batch, final))
+
+
+def at_answers(batch: Batch, x: Shaped[Tensor, "..."], axis: int = 0) -> Shaped[Tensor, "..."]:
+    """What is at each example's answer position: of [b, p, ...], or behind so many further axes."""
+    last = moved(batch.last, x.device)
+    rows = torch.arange(len(batch), device=x.device)
+    found: Tensor = x[(slice(None),) * axis + (rows, last)]
+    return found
 
 
 def beginning(batch: Batch, same: Bool[Tensor, "b p"]) -> int:

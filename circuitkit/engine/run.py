@@ -13,8 +13,9 @@ that carries a gradient, or is another one for each example, is run by ``circuit
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby, islice
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,9 +24,10 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.engine.dense import final_residual
+from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.model import Activations, Context, Kind, Model
 from circuitkit.engine.plan import Lanes, Plan, Reading, plan
-from circuitkit.engine.record import beginning
+from circuitkit.engine.record import at_answers, beginning
 from circuitkit.graph.stages import Stage
 from circuitkit.graph.types import Mask
 
@@ -37,8 +39,9 @@ Keep: TypeAlias = (  # a mask, or fractions; for all examples, or as a tensor fo
 Stack: TypeAlias = (  # of several circuits
     Bool[np.ndarray, "circuits writers readers"] | Float[np.ndarray, "circuits writers readers"]
 )
-TOGETHER = 8  # readings that one matrix product mixes
-FEW = 8  # edges per reading up to which adding them one by one is faster
+TOGETHER = 8  # readings that one matrix product mixes on a processor, in its cache
+TOGETHER_BYTES = 2**28  # the same elsewhere, where each product takes a copy of its weights there
+FEW = 8  # edges per reading up to which adding them one by one is faster on a processor
 STACK = 32  # circuits that are run together: more do not help
 WRITTEN = 32  # heads that write at once
 POOL_BYTES = 512 * 2**20  # that a stack of circuits takes
@@ -76,13 +79,14 @@ def runs(
     """The logits under each of many masks, in their order; see ``run``. As many run at once as
     fit in ``pool_bytes``."""
     known = {0: context.embed - carried.embed} if precomputed is None else precomputed
-    shared = _Shared(model, batch, context, carried, known)
+    shared: _Shared | None = None  # what is asked for it, a gradient in a mask need not wait for
     flows = model.trainable and torch.is_grad_enabled()
     for dense, some in groupby(keeps, key=lambda keep: flows or _is_dense(keep)):
         if dense:
             for keep in map(torch.as_tensor, some):
                 yield model.unembed(final_residual(model, batch, context, carried, keep))
             continue
+        shared = shared or _Shared(model, batch, context, carried, known)
         while stack := [_alive(model, keep, known) for keep in islice(some, STACK)]:
             for part, planned in shared.fitting(np.stack(stack), pool_bytes):
                 yield from _logits(model, _Run(shared, part, planned).finals())
@@ -178,7 +182,7 @@ class _Run:
     """One run of a stack of circuits: the values of their writers, live − carried, as they come.
 
     They come in the order of their slots, and are kept where the plan says, in place of values that
-    no later reader reads.
+    no later reader reads: on each device that has readers, in a pool of its own.
     """
 
     def __init__(self, shared: _Shared, stack: Stack, planned: Plan) -> None:
@@ -189,21 +193,28 @@ class _Run:
         self.tiled = 1, self.context  # for as many lanes as the stage before
         self.slots = 0  # so many values have come, and so many places are filled
         self.filled = 0
-        self.examples = torch.arange(len(shared.batch), device=self.last.device)
         self.stack = stack
-        embed = self._late(self.context.embed)
-        self.pool = embed.new_empty(planned.size, *embed.shape)
+        embed, stages = self._late(self.context.embed), self.model.wiring.stages
+        size = planned.size, *embed.shape
+        self.home = embed.device
+        # the last stage that reads there
+        self.leaves = {device_of(self.model, stage): stage.index for stage in stages}
+        self.pools = {at: torch.empty(size, dtype=embed.dtype, device=at)
+                      for at in (self.home, *self.leaves)}  # fmt: skip
 
     # -- the pool ----------------------------------------------------------------------------------
     def _late(self, x: Shaped[Tensor, "b p *rest"]) -> Shaped[Tensor, "b s *rest"]:
         """The positions that are run: after the last attention, the answers' alone."""
-        return x[self.examples, self.last][:, None] if self.ended else x[:, self.start :]
+        return at_answers(self.shared.batch, x)[:, None] if self.ended else x[:, self.start :]
 
     def _end(self) -> None:
         """From here on run the answer positions only: later stages do not read the others."""
-        known = self._values()[:, self.examples, self.last - self.start][:, :, None]
-        self.pool = known.new_empty(self.plan.size, *known.shape[1:])
-        self.pool[: self.filled] = known
+        batch = self.shared.batch
+        late = replace(batch, last=batch.last - self.start)
+        for at, pool in self.pools.items():
+            known = at_answers(late, pool[: self.filled], 1)[:, :, None]
+            self.pools[at] = known.new_empty(self.plan.size, *known.shape[1:])
+            self.pools[at][: self.filled] = known
         self.ended = True
 
     def _add(
@@ -213,15 +224,16 @@ class _Run:
         places = self.plan.places[self.slots : self.slots + len(values)]
         self.slots += len(values)
         self.filled = max(self.filled, 1 + max(places, default=-1))
-        if (np.diff(places) == 1).all():  # a slice is written at once
-            here = self.pool[places[0] : places[-1] + 1] if len(places) else self.pool[:0]
-            here.copy_(values) if less is None else torch.sub(values, less, out=here)
-        else:
-            where = torch.from_numpy(places).to(values.device)
-            self.pool[where] = values if less is None else values - less
-
-    def _values(self) -> Float[Tensor, "n b s d"]:
-        return self.pool[: self.filled]
+        for at, pool in self.pools.items():
+            if (np.diff(places) == 1).all():  # a slice is written at once
+                here = pool[places[0] : places[-1] + 1] if len(places) else pool[:0]
+                if less is None or less.device != at:
+                    here.copy_(moved(values if less is None else values - less, at))
+                else:
+                    torch.sub(values, less, out=here)
+            else:
+                where = torch.from_numpy(places).to(at)
+                pool[where] = moved(values if less is None else values - less, at)
 
     def _add_precomputed(self, rows: range) -> None:
         """Add what is known beforehand of these writers."""
@@ -234,29 +246,38 @@ class _Run:
         self, base: Float[Tensor, "b s d"], readings: Sequence[Reading]
     ) -> Float[Tensor, "n b s d"]:
         """What readers read: the carried residual, and what live writers change of it."""
-        if self._few(readings):
+        pool = self.pools[base.device][: self.filled]
+        if self._few(base, readings):
             sums = base.new_empty(len(readings), *base.shape)
             for into, reading in zip(sums, readings, strict=True):
-                self._sum(base, reading, into)
+                self._sum(base, pool, reading, into)
             return sums
         places = np.unique(np.concatenate([self._places(reading) for reading in readings]))
-        values = self._values()
-        if 2 * len(places) > len(values):  # a few too many are cheaper than a copy
-            places = np.arange(len(values))
+        if 2 * len(places) > len(pool):  # a few too many are cheaper than a copy
+            places = np.arange(len(pool))
         else:
-            values = values[torch.from_numpy(places).to(values.device)]
-        mix = torch.stack([self._weights(reading, places) for reading in readings])
-        read = torch.addmm(base.reshape(1, -1), mix, values.flatten(1))
+            pool = pool[moved(torch.from_numpy(places), pool.device)]
+        mix = torch.from_numpy(np.stack([self._weights(reading, places) for reading in readings]))
+        read = torch.addmm(
+            base.reshape(1, -1), moved(mix.to(pool.dtype), pool.device), pool.flatten(1)
+        )
         return read.view(len(readings), *base.shape)
 
-    def _few(self, readings: Sequence[Reading]) -> bool:
-        return sum(len(reading.rows) for reading in readings) <= FEW * len(readings)
+    def _few(self, base: Tensor, readings: Sequence[Reading]) -> bool:
+        edges = sum(len(reading.rows) for reading in readings)
+        return base.device.type == "cpu" and edges <= FEW * len(readings)
 
-    def _sum(self, base: Float[Tensor, "b s d"], reading: Reading, into: Tensor) -> None:
+    def _sum(
+        self,
+        base: Float[Tensor, "b s d"],
+        pool: Float[Tensor, "n b s d"],
+        reading: Reading,
+        into: Tensor,
+    ) -> None:
         weights = self.stack[reading.circuit, reading.rows, reading.column]
         read = base
         for place, weight in zip(self._places(reading).tolist(), weights.tolist(), strict=True):
-            read = torch.add(read, self.pool[place], alpha=float(weight), out=into)
+            read = torch.add(read, pool[place], alpha=float(weight), out=into)
         if read is base:
             into.copy_(base)
 
@@ -265,22 +286,24 @@ class _Run:
         places: Int[np.ndarray, " edges"] = self.plan.places[reading.slots]
         return places
 
-    def _weights(self, reading: Reading, places: Int[np.ndarray, " n"]) -> Float[Tensor, " n"]:
+    def _weights(self, reading: Reading, places: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """The weights of the values in these places in one reading."""
         weights = np.zeros(len(places), np.float64)
         own = self.stack[reading.circuit, reading.rows, reading.column]
         weights[np.searchsorted(places, self._places(reading))] = own
-        return torch.from_numpy(weights).to(self.pool.dtype).to(self.pool.device)
+        return weights
 
-    def _chunks(self, readings: Sequence[Reading]) -> Iterator[Sequence[Reading]]:
+    def _chunks(self, base: Tensor, readings: Sequence[Reading]) -> Iterator[Sequence[Reading]]:
         """The readings in groups to be read at once: of one port, which stays in the processor's
         cache, where few edges are kept; else together, by one matrix product."""
-        groups = [readings]
-        if self._few(readings):
+        groups, size = [readings], TOGETHER
+        if base.device.type != "cpu":
+            size = max(TOGETHER, TOGETHER_BYTES // max(1, base.nbytes))
+        if self._few(base, readings):
             groups = [list(own) for _, own in groupby(readings, key=lambda one: one.column)]
         for group in groups:
-            for start in range(0, len(group), TOGETHER):
-                yield group[start : start + TOGETHER]
+            for start in range(0, len(group), size):
+                yield group[start : start + size]
 
     # -- the stages --------------------------------------------------------------------------------
     def finals(self) -> Iterator[Float[Tensor, "b d"]]:
@@ -294,6 +317,9 @@ class _Run:
             elif lanes.count:
                 self._write(stage, kind, lanes)
             self._add_precomputed(range(stage.rows.start, stage.rows.stop))
+            here = device_of(self.model, stage)
+            if self.leaves[here] == stage.index and here != self.home:
+                del self.pools[here]
         readings = self.plan.readings[self.model.wiring.shape[1] - 1]
         base = self._late(self.carried.final)
         ends = [self._read(base, [reading])[0, :, 0] for reading in readings]
@@ -330,19 +356,21 @@ class _Run:
         late, at = self._received(stage, kind, lanes), {c: stage.port(c) for c in lanes.ports}
         # only the position itself reads its first port
         early = self.shared.early(stage, (c for c, (port, _) in at.items() if port and start))
-        for column, lists in lanes.ports.items():
-            where, which = (self._index(own) for own in lists)
-            port, place = at[column]
-            out[port][where, :, start:, place] = late[column][which]
+        indices = self._indices([own for lists in lanes.ports.values() for own in lists], base)
+        for column, where, which in zip(lanes.ports, indices[::2], indices[1::2], strict=True):
+            port, number = at[column]
+            out[port][where, :, start:, number] = late[column][which]
             if start and port:
-                out[port][where, :, :start, place] = early[column]
+                out[port][where, :, :start, number] = early[column]
         return out
 
-    def _index(self, numbers: list[int]) -> int | Tensor:
-        """What indexes these: a number is faster than a tensor that holds it alone."""
-        if len(numbers) == 1:
-            return numbers[0]
-        return torch.tensor(numbers, device=self.last.device)
+    def _indices(self, lists: Sequence[list[int]], like: Tensor) -> list[Any]:
+        """What indexes each of these, copied at once; on a processor a number is faster than a
+        tensor that holds it alone."""
+        if like.device.type == "cpu":
+            return [own[0] if len(own) == 1 else torch.tensor(own) for own in lists]
+        whole = torch.tensor([number for own in lists for number in own])
+        return [*torch.split(moved(whole, like.device), [len(own) for own in lists])]
 
     def _received(
         self, stage: Stage, kind: Kind, lanes: Lanes
@@ -350,7 +378,7 @@ class _Run:
         """What each port gives for each of its readings."""
         base, first = self._late(self.carried.reads[stage.index]), stage.columns.start
         found: dict[int, list[Tensor]] = {column: [] for column in lanes.ports}
-        for chunk in self._chunks([r for c in lanes.ports for r in self.plan.readings[c]]):
+        for chunk in self._chunks(base, [r for c in lanes.ports for r in self.plan.readings[c]]):
             columns = [reading.column for reading in chunk]
             readers = [column - first for column in columns]
             received = kind.read(self.model, stage, readers, self._read(base, chunk))
@@ -362,8 +390,9 @@ class _Run:
         self, stage: Stage, kind: Kind, lanes: Lanes, computed: Float[Tensor, "lanes b p n e"]
     ) -> None:
         """Add what the components write, given what they computed at all positions."""
-        here = computed[:, self.examples, self.last][:, :, None]
-        here = here if self.ended else computed[:, :, self.start :]
+        here = computed[:, :, self.start :]
+        if self.ended:
+            here = at_answers(self.shared.batch, computed, 1)[:, :, None]
         if stage.index in self.shared.joint:  # those that are not live count with what they carry
             places, which = (
                 torch.tensor(x, device=here.device) for x in zip(*lanes.writers, strict=True)
@@ -417,6 +446,6 @@ class _Run:
         column = stage.columns.start
         base, readings = self._late(self.carried.reads[stage.index]), self.plan.readings[column]
         ordered = [readings[which] for _, which in sorted(zip(*lanes.ports[column], strict=True))]
-        for chunk in self._chunks(ordered):
+        for chunk in self._chunks(base, ordered):
             read = self._read(base, chunk).flatten(0, 1)
             yield self.context.at(self._late, len(chunk)), kind.project(self.model, stage, read)

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
+from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.model import Activations, Context, Model, Ports
 from circuitkit.engine.record import beginning, difference
 from circuitkit.graph.stages import Stage
@@ -32,8 +33,10 @@ TOKENS = 1536  # that run at once: what an MLP computes then stays in the proces
 VALUES = 2**20  # of the residual stream that run at once: wide models run fewer tokens
 LOGITS = 2**24  # that exist at once
 Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, "*metrics examples"]]
+Values: TypeAlias = Callable[[Float[Tensor, "m vocab"]], Float[Tensor, "runs *metrics examples"]]
 Edge: TypeAlias = tuple[int, int]
 Key: TypeAlias = tuple[int, int, int | None]
+Computed: TypeAlias = tuple[dict[Key, int], Float[Tensor, "keys b s n e"]]  # by its number
 T = TypeVar("T")
 # Where a change enters the residual stream: after how many writers. See ``Wiring.places``.
 Place: TypeAlias = int
@@ -52,25 +55,30 @@ def sweep(
     other: Activations,
     metric: Value,
     wanted: Mask,
+    of_runs: Values | None = None,
 ) -> Iterator[tuple[list[Edge], Float[Tensor, "edges examples"]]]:
     """Blocks of edges (row, column), each with the metric of every example in the base run when
-    that edge alone carries what its writer writes in the other run."""
+    that edge alone carries what its writer writes in the other run; ``of_runs`` as ``measure``."""
     edges = _Edges(Rest.of(model, batch, context, base, other), other)
     for block, ends in edges.blocks(wanted & model.wiring.legal):
-        yield list(block), measure(model, ends, metric)
+        yield list(block), measure(model, ends, metric, of_runs)
 
 
 def measure(
-    model: Model, ends: Float[Tensor, "n b d"], metric: Value
+    model: Model, ends: Float[Tensor, "n b d"], metric: Value, of_runs: Values | None = None
 ) -> Float[Tensor, "n *metrics examples"]:
     """The metric (or several) of every example in each run, from what the logits read at the
-    answers."""
+    answers; where they are not on a processor, by what gives it ``of_runs`` one after the other, if
+    there is that."""
     size = max(1, LOGITS // (ends.shape[1] * model.d_vocab))
     values = []
     for i in range(0, len(ends), size):
         some = ends[i : i + size]
-        logits = _split(model.unembed(some.flatten(0, 1)), len(some))
-        values += [metric(one) for one in logits]
+        logits = model.unembed(some.flatten(0, 1))
+        if of_runs is not None and logits.device.type != "cpu":
+            values += [*of_runs(logits)]
+        else:
+            values += [metric(one) for one in _split(logits, len(some))]
     return torch.stack(values)
 
 
@@ -157,7 +165,8 @@ class Rest:
         return self._ends(late) if ended else late.contiguous()
 
     def _ends(self, late: Shaped[Tensor, "m s *rest"]) -> Shaped[Tensor, "m 1 *rest"]:
-        at = (self.batch.last - self.start).clamp(min=0).repeat(len(late) // len(self.batch))
+        last = moved(self.batch.last, late.device)
+        at = (last - self.start).clamp(min=0).repeat(len(late) // len(self.batch))
         return late[torch.arange(len(late), device=late.device), at][:, None]
 
     # -- the runs ----------------------------------------------------------------------------------
@@ -173,6 +182,7 @@ class Rest:
             if place >= min(changes):
                 x = self._through(stages, self._join(x, place, changes), tap)
         x = self._join(x, self.model.wiring.shape[0], changes)
+        x = moved(x, self.base.final.device)
         return _split(x[:, 0], len(x) // len(self.batch))
 
     def _join(
@@ -185,8 +195,8 @@ class Rest:
         if place not in changes:
             return x
         base = self.late(place, residual(self.model, self.base, place))
-        new = (base + changes[place]).flatten(0, 1)
-        return torch.cat([x, new]) if len(x) else new
+        new = (base + moved(changes[place], base.device)).flatten(0, 1)
+        return torch.cat([moved(x, base.device), new]) if len(x) else new
 
     def _through(
         self, stages: Iterator[Stage], x: Float[Tensor, "m s d"], tap: Tap | None
@@ -194,6 +204,8 @@ class Rest:
         """The runs behind the stages that read at one place."""
         after = x
         for stage in stages:
+            here = device_of(self.model, stage)
+            x, after = moved(x, here), moved(after, here)
             wrote = self._written(stage, x)
             if stage.index == self.last_mixing.index:
                 x, after = self._ends(x), self._ends(after)
@@ -266,7 +278,8 @@ class _Edges:
                 yield edges, rest.finals({place: changes})
         end, last = wiring.shape
         for edges in _parts(_listed(wanted, slice(last - 1, last)), rest.size(end)):
-            deltas = [rest.late(end, self._delta(row)) for row, _ in edges]
+            home = self.base.final.device
+            deltas = [moved(rest.late(end, self._delta(row)), home) for row, _ in edges]
             yield edges, rest.finals({end: torch.stack(deltas)})
 
     def _delta(self, row: int) -> Float[Tensor, "b p d"]:
@@ -287,27 +300,27 @@ class _Edges:
             for block in _parts(own, size):
                 yield block, self._written(stage, block, computed)
 
-    def _computed(
-        self, stage: Stage, rows: Sequence[int], edges: Sequence[Edge]
-    ) -> dict[Key, Float[Tensor, "b s n e"]]:
+    def _computed(self, stage: Stage, rows: Sequence[int], edges: Sequence[Edge]) -> Computed:
         """What the components compute when ports read what these writers change."""
         rest, kind = self.rest, self.model.kinds[stage.kind]
-        deltas = torch.stack([rest.read_late(stage, self._delta(row)) for row in rows])
+        here = device_of(self.model, stage)
+        late = (rest.read_late(stage, self._delta(row)) for row in rows)
+        deltas = torch.stack([moved(delta, here) for delta in late])
         reads = (rest.read_late(stage, self.base.reads[stage.index]) + deltas).flatten(0, 1)
         ports = kind.project(self.model, stage, reads)
         if self._is_plain(stage):
             computed = _split(rest.compute(stage, ports), len(rows))
-            return {(row, 0, None): own for row, own in zip(rows, computed, strict=True)}
+            return {(row, 0, None): number for number, row in enumerate(rows)}, computed
         changed = [_split(x, len(rows)) for x in ports]
         keys = list(dict.fromkeys(self._key(stage, edge) for edge in edges))
         ports = [x.expand(len(keys), *x.shape).clone() for x in rest.ports(stage)]
         start = rest.start if kind.mixes else 0
-        for i, (row, port, place) in enumerate(keys):
-            own = slice(None) if place is None else slice(place, place + 1)
-            ports[port][i, :, start:, own] = changed[port][rows.index(row), :, :, own]
+        for port, into in enumerate(ports):
+            own = [(i, rows.index(row), n) for i, (row, p, n) in enumerate(keys) if p == port]
+            _put(into[:, :, start:], own, changed[port])
         computed = rest.compute(stage, [x.flatten(0, 1) for x in ports])
         computed = rest.wrote_late(stage, computed) if kind.mixes else computed
-        return dict(zip(keys, _split(computed, len(keys)), strict=True))
+        return {key: number for number, key in enumerate(keys)}, _split(computed, len(keys))
 
     def _key(self, stage: Stage, edge: Edge) -> Key:
         """Edges of one key share what is computed: those of one writer into all readers of a port,
@@ -316,13 +329,14 @@ class _Edges:
         return edge[0], port, place if self.model.kinds[stage.kind].couples(self.model) else None
 
     def _written(
-        self, stage: Stage, edges: Sequence[Edge], computed: Mapping[Key, Float[Tensor, "b s n e"]]
+        self, stage: Stage, edges: Sequence[Edge], computed: Computed
     ) -> Float[Tensor, "k b s d"]:
         """What the stage writes beyond what it wrote in the base run, for each edge."""
         kind = self.model.kinds[stage.kind]
         plain = self.rest.wrote_late(stage, self.base.computed[stage.index])
         if self._is_plain(stage):
-            mixed = torch.stack([computed[self._key(stage, edge)] for edge in edges])
+            number, found = computed
+            mixed = torch.stack([found[number[self._key(stage, edge)]] for edge in edges])
         else:
             mixed = self._mixed(stage, plain, edges, computed)
         out, _ = kind.out(self.model, stage, mixed.flatten(0, 1))
@@ -333,20 +347,44 @@ class _Edges:
         stage: Stage,
         plain: Float[Tensor, "b s n e"],
         edges: Sequence[Edge],
-        computed: Mapping[Key, Float[Tensor, "b s n e"]],
+        computed: Computed,
     ) -> Float[Tensor, "k b s n e"]:
         """What the components compute with each edge changed: those that it feeds anew."""
         coupled = self.model.kinds[stage.kind].couples(self.model)
-        mixed = plain.expand(len(edges), *plain.shape).clone()
-        for i, edge in enumerate(edges):
-            fed = slice(None) if coupled else [n for n, f in enumerate(stage.feeds) if edge[1] in f]
-            mixed[i, :, :, fed] = computed[self._key(stage, edge)][:, :, fed]
+        mixed, (number, found) = plain.expand(len(edges), *plain.shape).clone(), computed
+        fed = {
+            column: [None] if coupled else [n for n, own in enumerate(stage.feeds) if column in own]
+            for column in {column for _, column in edges}
+        }
+        keys = [number[self._key(stage, edge)] for edge in edges]
+        _put(mixed, [(i, keys[i], n) for i, (_, c) in enumerate(edges) for n in fed[c]], found)
         return mixed
 
     def _is_plain(self, stage: Stage) -> bool:
         """Whether one reader feeds all components, each position by itself: then nothing of the
         base run is left in what they compute."""
         return stage.reads == 1 and not self.model.kinds[stage.kind].mixes
+
+
+def _put(
+    into: Float[Tensor, "i b s n e"],
+    which: Sequence[tuple[int, int, int | None]],
+    values: Float[Tensor, "j b s n e"],
+) -> None:
+    """Write values[j] into into[i], for all of (i, j, n); where there is an n, of that component
+    alone. On a processor one after the other, without a copy; else all at once."""
+    if into.device.type == "cpu":
+        for i, j, n in which:
+            own = slice(None) if n is None else slice(n, n + 1)
+            into[i, :, :, own] = values[j, :, :, own]
+        return
+    for alone in {n is not None for *_, n in which}:
+        numbers = [(i, j, n or 0) for i, j, n in which if (n is not None) == alone]
+        to, whence, at = moved(torch.tensor(numbers).T, into.device)
+        if alone:
+            into[to, :, :, at] = values[whence, :, :, at]
+        else:
+            into[to] = values[whence]
 
 
 def _listed(wanted: Mask, columns: slice) -> list[Edge]:

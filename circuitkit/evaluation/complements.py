@@ -26,7 +26,7 @@ from circuitkit.engine.inputs import (
     prepare,
     require_model,
 )
-from circuitkit.engine.memory import room
+from circuitkit.engine.memory import room_of
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
@@ -407,6 +407,6 @@ def _fitting(inputs: Inputs, keep: Mask) -> Inputs:
     def work(few: Dataset) -> None:
         slopes(inputs._replace(data=few), keep.astype(float))
 
-    space = room(model.device, data.memory)
+    space = room_of(model, data.memory)
     most = of_longest(work, data, space).most(space, data.batch_size)
     return inputs._replace(data=replace(data, batch_size=most))

@@ -36,7 +36,7 @@ from circuitkit.engine.inputs import (
     prepare_each,
     require_model,
 )
-from circuitkit.engine.memory import room
+from circuitkit.engine.memory import room_of
 from circuitkit.engine.metric import Corruption, Metric, check_metric
 from circuitkit.engine.model import Model
 from circuitkit.engine.numerics import exact
@@ -443,7 +443,7 @@ class _Measuring:
     ) -> None:
         self.model, self.masks, self.metrics, self.journal = model, masks, metrics, journal
         self.carry = corruption(model, data)
-        space = agreed(lambda: room(model.device, data.memory))
+        space = agreed(lambda: room_of(model, data.memory))
         self.pool = int(min(POOL_BYTES, max(0, space / 2)))
         self.known = False
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.engine.attribute import score
+from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.gradients import gradients
 from circuitkit.engine.model import Activations, Context, Native
 from circuitkit.engine.numerics import wide
@@ -158,6 +159,7 @@ class _Trial:
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
+    expected = moved(expected, found.device)
     scale = expected.abs().max().clamp(min=1e-30)
     return float((found - expected).abs().max() / scale)
 
@@ -167,9 +169,10 @@ def _written(model: Transformer, native: Native, embed: Tensor) -> list[Float[Te
     sums, stream = [], {1: embed}
     x = embed
     for stage in model.wiring.stages:
-        sums.append(stream[stage.upstream])
-        x = stream[stage.rows.stop] = x + _native(model, native, stage)
-    return [*sums, x]
+        here = device_of(model, stage)
+        sums.append(moved(stream[stage.upstream], here))
+        x = stream[stage.rows.stop] = moved(x, here) + _native(model, native, stage)
+    return [*sums, moved(x, embed.device)]
 
 
 def _native(model: Transformer, native: Native, stage: Stage) -> Float[Tensor, "b p d"]:

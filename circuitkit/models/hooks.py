@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
+from circuitkit.engine.devices import moved
 from circuitkit.engine.model import Activations, Model
 from circuitkit.errors import DataError, UnsupportedModelError
 from circuitkit.graph.stages import ATTENTION, MLP, Stage
@@ -124,8 +125,9 @@ class _MaskedRun:
         rows = [row for row in self.changes if self.alive[row, columns].any()]
         if not rows:
             return base.expand(len(columns), *base.shape)
-        values = torch.stack([self.changes[row] for row in rows])
-        mixed: Tensor = torch.tensordot(self.weights[rows][:, columns].T, values, dims=1)
+        values = torch.stack([moved(self.changes[row], base.device) for row in rows])
+        weights = moved(self.weights[rows][:, columns], base.device)
+        mixed: Tensor = torch.tensordot(weights.T, values, dims=1)
         return base + mixed
 
     def _port(self, stage: Stage, port: int, x: Tensor, hook: object) -> Tensor:
@@ -190,11 +192,11 @@ class _MaskedRun:
                 f"and the forward is of {x.shape[0]} of {x.shape[1]}; run the batch that they were "
                 "made for (hooks.batch.clean)"
             )
-        self.changes = {0: x - known}
+        self.changes = {0: moved(x, known.device) - known}
         return x
 
     def _end(self, x: Tensor, hook: object) -> Tensor:
         """Set what the logits read."""
         final = self._read(self.carried.final, [self.model.wiring.shape[1] - 1])[0]
         self.changes = {}
-        return final
+        return moved(final, x.device)

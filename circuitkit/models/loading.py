@@ -17,6 +17,7 @@ from circuitkit.errors import ModelError, UnsupportedModelError
 from circuitkit.models.checking import check
 from circuitkit.models.decoder import SUFFIX, Decoder
 from circuitkit.models.fetching import FETCHED, place_of
+from circuitkit.models.placing import ON_DISK, DeviceMap
 from circuitkit.models.saved import in_one_line
 from circuitkit.models.transformer_lens import (
     Transformer,
@@ -26,11 +27,12 @@ from circuitkit.models.transformer_lens import (
 )
 from circuitkit.util.neighbour import NeighbourWarning, neighbour
 
-__all__ = ["load", "open_model"]
+__all__ = ["MAPS", "load", "open_model"]
 
 T = TypeVar("T", Transformer, Decoder)
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # as accelerate makes them
 MINI = Path(__file__).parent.parent / "assets" / "mini"
 
 
@@ -39,6 +41,7 @@ def load(
     *,
     tokenizer: Tokenizer | None = None,
     device: str | None = None,
+    device_map: DeviceMap | None = None,
     dtype: str | torch.dtype | None = None,
     experts: str | None = None,
     bos: bool | None = None,
@@ -69,6 +72,12 @@ def load(
     memory stays on its device, and the dtype is that of the checkpoint or the module. A different
     ``device`` or ``dtype`` copies the weights of a module in memory.
 
+    With a ``device_map`` (``auto``, ``balanced``, ``balanced_low_0``, ``sequential``, or devices by
+    the names of modules) accelerate places the layers of a saved model on several devices, file by
+    file, and every function follows: each layer computes where its weights are. A module that is
+    spread over devices already is taken as it is. Layers that are kept on the disk, or on the CPU
+    for a GPU, are refused, because a head's weights have to be at hand.
+
     With ``experts`` the experts of mixture-of-experts MLPs are writers of their own (``m3.e5``),
     whose router's weights follow what is read (``live``) or stay as in the clean run (``held``).
     A ``trainable`` model keeps the gradients of its weights: ``run`` and ``measure`` carry one into
@@ -87,10 +96,10 @@ def load(
     Templates run in the sandbox of transformers, on 26 July 2024, and models that could think first
     are asked not to. Circuits remember both, and are measured with the same.
 
-    Raises ModelError where there is no such model or ``source`` is something else, and
-    UnsupportedModelError, with the reason, where its graph would be wrong; DataError where there is
-    no BOS token or chat template that is asked for. Warns where another project's package is
-    installed beside ours.
+    Raises ModelError where there is no such model, ``source`` is something else, or its weights
+    cannot be where they should, and UnsupportedModelError, with the reason, where its graph would
+    be wrong; DataError where there is no BOS token or chat template that is asked for. Warns where
+    another project's package is installed beside ours.
 
     Example:
         >>> import circuitkit as ck
@@ -103,6 +112,7 @@ def load(
         warnings.warn(found, NeighbourWarning, stacklevel=2)
     if isinstance(source, (str, os.PathLike)) and os.fspath(source).endswith(SUFFIX):
         source = Decoder.open(source)
+    spread = _spread(source, device, device_map)
     if isinstance(source, Decoder):
         if experts:
             raise UnsupportedModelError(f"{source.name!r} has no experts; load it without")
@@ -112,7 +122,8 @@ def load(
             )
         moved = source.to(_device(device or source.device), _dtype(dtype) or source.dtype)
         return _framed(moved, bos, chat)
-    model = _framed(_opened(source, tokenizer, device, dtype, experts, trainable), bos, chat)
+    model = _opened(source, tokenizer, device, spread, dtype, experts, trainable)
+    model = _framed(model, bos, chat)
     check(model).require()
     return model
 
@@ -129,6 +140,7 @@ def _opened(
     source: object,
     tokenizer: Tokenizer | None,
     device: str | None,
+    device_map: DeviceMap | None,
     dtype: str | torch.dtype | None,
     experts: str | None,
     trainable: bool,
@@ -136,8 +148,8 @@ def _opened(
     """The model of a module, a bridge, a directory or a name; not yet proved."""
     if isinstance(source, (str, os.PathLike)):
         return open_model(
-            source, tokenizer=tokenizer, device=device, dtype=dtype, experts=experts,
-            trainable=trainable,
+            source, tokenizer=tokenizer, device=device, device_map=device_map, dtype=dtype,
+            experts=experts, trainable=trainable,
         )  # fmt: skip
     module, name = source, type(source).__name__
     if isinstance(source, Transformer):
@@ -173,6 +185,7 @@ def open_model(
     *,
     tokenizer: Tokenizer | None = None,
     device: str | None = None,
+    device_map: DeviceMap | None = None,
     dtype: str | torch.dtype | None = None,
     experts: str | None = None,
     trainable: bool = False,
@@ -180,12 +193,14 @@ def open_model(
     chat: bool | None = None,
 ) -> Transformer:
     """The model of a name or a directory, not yet proved; raises as ``load`` does."""
+    spread = _spread(name, device, device_map)
     kind, place, where = _dtype(dtype), _place(name), _device(device)
     model = from_pretrained(
         place,
         name=str(name),
         tokenizer=tokenizer,
         device=where,
+        device_map=spread,
         dtype=kind,
         experts=experts,
         trainable=trainable,
@@ -210,6 +225,46 @@ def _device(device: str | torch.device | None) -> str:
             f"machine has {', '.join(_devices())}"
         ) from error
     return str(wanted)
+
+
+def _spread(
+    source: object, device: str | torch.device | None, device_map: DeviceMap | None
+) -> DeviceMap | None:
+    """The device map, if it is one that can be followed; raises ModelError where it is not."""
+    if device_map is None:
+        return None
+    if device:
+        raise ModelError(
+            f"device={str(device)!r} and device_map={reprlib.repr(device_map)} both say where the "
+            "weights go; give one of them"
+        )
+    if not isinstance(source, (str, os.PathLike)):
+        raise ModelError(
+            "a device map places the weights of a saved model as they are loaded; give the "
+            "directory or name of one, or spread this model yourself (accelerate's dispatch_model)"
+        )
+    if isinstance(device_map, str) and device_map in MAPS:
+        return device_map
+    if not isinstance(device_map, Mapping) or not device_map:
+        raise ModelError(
+            f"{reprlib.repr(device_map)} is not a device map; choose {', '.join(MAPS)}, or give a "
+            "dictionary of the devices of modules by their names"
+        )
+    return {str(key): _placed(str(key), at, device_map) for key, at in device_map.items()}
+
+
+def _placed(
+    part: str, at: str | int | torch.device, device_map: Mapping[str, object]
+) -> str | torch.device:
+    """A device of a device map; raises ModelError for one from which no weights can be read."""
+    others = [str(one) for one in device_map.values() if str(one) not in ("cpu", "disk")]
+    if str(at) in ("disk", "meta") or (str(at) == "cpu" and others):
+        raise ModelError(
+            f"the device map leaves {part!r} on {str(at)!r}"
+            f"{', to be copied to a GPU whenever it runs' if str(at) == 'cpu' else ''}, where its "
+            f"heads cannot be read one by one; {ON_DISK}"
+        )
+    return _device(f"cuda:{at}" if isinstance(at, int) else at)
 
 
 def _devices() -> list[str]:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from circuitkit.errors import ModelError
+from circuitkit.errors import ModelError, UnsupportedModelError
 
-__all__ = ["in_one_line", "require_finite", "require_fitting", "require_loaded"]
+__all__ = ["in_one_line", "refuse_packed", "require_finite", "require_fitting", "require_loaded"]
 
 FLOATING = ("F", "BF")  # how safetensors begins the names of floating types
 SPARE_LAYERS, SPARE = 200, 2**27  # so much may be lacking, and is then named tensor by tensor
@@ -138,6 +138,21 @@ def require_loaded(name: str, found: Mapping[str, Iterable[object]]) -> None:
             f"the weights of {name!r} are not those of the model that its config.json describes: "
             f"the checkpoint {'; it '.join(faults)}; {MORE}"
         )
+
+
+def refuse_packed(name: str, module: nn.Module, error: Exception) -> None:
+    """Raise UnsupportedModelError where an error of another library came of weights that are
+    packed, or without their scales: those of a quantised model."""
+    if not isinstance(error, NotImplementedError):
+        return
+    for key, weight in module.named_parameters():
+        if not weight.is_floating_point() or weight.dtype.itemsize < 2:
+            raise UnsupportedModelError(
+                f"the weight {key.replace('_original_component.', '')!r} of {name!r} is quantised "
+                f"({str(weight.dtype).removeprefix('torch.')}), and its heads cannot be read one "
+                "by one; load the model in bfloat16 or float32: without a quantization_config, or "
+                "with its option 'dequantize'"
+            ) from error
 
 
 def require_finite(name: str, module: nn.Module) -> None:

@@ -28,11 +28,13 @@ from circuitkit.data.batches import Batch
 from circuitkit.data.tokens import Tokenizer
 from circuitkit.engine.backward import PLAIN, Rule
 from circuitkit.engine.bounds import require_length, require_tokens
+from circuitkit.engine.devices import moved
 from circuitkit.engine.holding import Held
 from circuitkit.engine.inspection import Frozen
 from circuitkit.engine.kinds import KINDS
 from circuitkit.engine.model import Activations, Context, Native, Pull
 from circuitkit.engine.numerics import wide
+from circuitkit.engine.record import at_answers
 from circuitkit.engine.weights import Weights, versions_of
 from circuitkit.errors import (
     CircuitError,
@@ -53,9 +55,21 @@ from circuitkit.models.compat import (
 )
 from circuitkit.models.experts import ROUTERS, ExpertBlock, Experts, routed
 from circuitkit.models.norms import Norm
+from circuitkit.models.placing import (
+    ON_DISK,
+    DeviceMap,
+    device_of_weights,
+    follow,
+    is_spread,
+    is_too_large,
+    moved_within,
+    require_here,
+    undispatched,
+)
 from circuitkit.models.rules import norms_within, stubs_for
 from circuitkit.models.saved import (
     in_one_line,
+    refuse_packed,
     require_finite,
     require_fitting,
     require_loaded,
@@ -227,7 +241,8 @@ class Transformer:
     makes one where it is given yours). With ``experts`` mixture-of-experts MLPs are taken apart:
     their router answers to what is read (``live``), or keeps the weights that it has in the run
     whose tokens they are (``held``). ``shared`` are weights that others may change. A ``trainable``
-    model keeps its gradients, and is read anew where its weights have changed.
+    model keeps its gradients, and is read anew where its weights have changed. Its layers may be on
+    several devices.
     """
 
     rule = PLAIN
@@ -253,7 +268,10 @@ class Transformer:
         if getattr(bridge, "blocks", None) is None:
             raise UnsupportedModelError(f"{name!r} has no stack of blocks; use a plain decoder")
         self._sizes = heads, groups, self.d_model
+        if is_spread(bridge):
+            follow(name, bridge.blocks, (bridge.ln_final, bridge.unembed))
         self._read_weights()
+        self._home = device_of_weights(getattr(bridge, "embed", None), self.layers[0].out.device)
         mlps = {layer.mlp is not None for layer in self.layers}
         if len(mlps) > 1:
             raise UnsupportedModelError(
@@ -345,8 +363,12 @@ class Transformer:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.layers[0].out.device
+        """Where the weights are: of several devices that of the embedding."""
+        return self._home
+
+    def device_of(self, layer: int) -> torch.device:
+        """Where a layer's weights are."""
+        return self.layers[layer].out.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -376,9 +398,10 @@ class Transformer:
         length = min(4, self.context or 4)
         tokens = torch.zeros(1, length, dtype=torch.long)
         context = self.start(tokens, torch.ones_like(tokens, dtype=torch.bool))
-        generator = torch.Generator().manual_seed(0)
+        generator, here = torch.Generator().manual_seed(0), self.device_of(0)
+        kind = context.embed.dtype
         q, k, v = (
-            torch.randn(1, length, n, self.d_head, generator=generator).to(context.embed)
+            torch.randn(1, length, n, self.d_head, generator=generator).to(here, kind)
             for n in (self.wiring.heads, self.wiring.groups, self.wiring.groups)
         )
         louder = q.clone()
@@ -453,16 +476,17 @@ class Transformer:
         root, attentions, entry, *_ = self._hollow
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             root(**self._arguments(tokens, mask))
-        known: dict[int, Any] = {}  # most layers get the same tensors
+        known: dict[tuple[int, torch.device], Any] = {}  # most layers get the same tensors
 
-        def own(name: str, value: Any) -> Any:
-            if id(value) not in known:
-                known[id(value)] = _by_example(name, _single(value), len(tokens))
-            return known[id(value)]
+        def own(name: str, value: Any, device: torch.device) -> Any:
+            if (id(value), device) not in known:
+                single = _by_example(name, _single(value), len(tokens))
+                known[id(value), device] = moved_within(single, device)
+            return known[id(value), device]
 
         calls = tuple(
-            {name: own(name, value) for name, value in attention.call.items()}
-            for attention in attentions
+            {name: own(name, value, self.device_of(i)) for name, value in attention.call.items()}
+            for i, attention in enumerate(attentions)
         )
         embed: Tensor = entry.read  # type: ignore[assignment]
         held = self._held(tokens, mask) if self.router == "held" else {}
@@ -522,17 +546,18 @@ class Transformer:
         tokens = torch.zeros(len(x), 1, dtype=torch.long, device=self.device)
         norm.value = head.value = x[:, None]
         norm.bare = self.rule.norms or self._final_is_held
+        there = moved(x, self._final_norm.weight.device) if norm.bare else x
         if self._final_is_held:
-            norm.value = self._final_norm(x)[:, None]
+            norm.value = self._final_norm(there)[:, None]
         elif self.rule.norms:
-            given = norm.module(x[:, None])
-            norm.value = self._final_norm.with_constant_scale(x[:, None], given)
+            given = norm.module(there[:, None])
+            norm.value = self._final_norm.with_constant_scale(there[:, None], given)
         try:
             output = root(**self._arguments(tokens, torch.ones_like(tokens)))
         finally:
             norm.value = head.value = None
             norm.bare = False
-        return _logits(output)[:, 0]
+        return moved(_logits(output)[:, 0], self.device)
 
     @property
     def _final_is_held(self) -> bool:
@@ -655,11 +680,11 @@ class Transformer:
 
     def scales(self, batch: Batch, run: Activations, least: bool) -> Held:
         """The scales of the norms where this run of the batch reads."""
-        rows = torch.arange(len(batch), device=batch.last.device)
         pairs = zip(self._norms(), run.reads, strict=True)
+        final = moved(at_answers(batch, run.final), self._final_norm.weight.device)
         return Held(
             tuple(norm.scale_of(read, least) for norm, read in pairs),
-            self._final_norm.scale_of(run.final[rows, batch.last], least),
+            self._final_norm.scale_of(final, least),
         )
 
     @contextlib.contextmanager
@@ -680,12 +705,17 @@ class Transformer:
     def norm(self, layer: int | None, x: Tensor | None) -> Frozen:
         """The norm before a layer's attention, or the final one, frozen where it reads this."""
         norm = self._final_norm if layer is None else self.layers[layer].ln1
-        return norm.frozen(x)
+        if layer is not None:
+            return norm.frozen(x)
+        frozen = norm.frozen(None if x is None else moved(x, norm.weight.device))
+        weight, bias = (moved(part, self.device) for part in (frozen.weight, frozen.bias))
+        return replace(frozen, weight=weight, bias=bias)
 
     @cached_property
     def _final_norm(self) -> Norm:
-        like = self.layers[0].weights["q"]
-        norm = Norm(original(self.bridge.ln_final), self.d_model, like)
+        last = original(self.bridge.ln_final)
+        like = moved(self.layers[0].weights["q"][0, 0], device_of_weights(last, self.device))
+        norm = Norm(last, self.d_model, like)
         return norm.constant_scale() if self.rule.norms else norm
 
     def projection(self, layer: int, port: str) -> tuple[Tensor, Tensor | None]:
@@ -748,7 +778,7 @@ class Transformer:
         try:
             with torch.enable_grad():
                 output = root(**self._arguments(tokens, torch.ones_like(tokens)))
-                sums = (_logits(output)[:, 0] * weights).sum(-1)
+                sums = (moved(_logits(output), self.device)[:, 0] * weights).sum(-1)
                 (directions,) = torch.autograd.grad(sums.sum(), given)
         finally:
             norm.value = head.value = None
@@ -781,10 +811,10 @@ class Transformer:
             return tuple(seen[key, i].view(*tokens.shape, -1) for i in layers)
 
         return Native(
-            logits=_logits(output),
+            logits=moved(_logits(output), self.device),
             attn_in=all_of("attn"),
             mlp_in=all_of("mlp") if self.wiring.mlp else (),
-            final=seen["final", 0],
+            final=moved(seen["final", 0], self.device),
             z=tuple(_split(z, self.d_head) for z in all_of("z")),
             mlps=all_of("out") if self.wiring.mlp else (),
         )
@@ -874,7 +904,8 @@ def from_module(
         bridge_type, _ = _library()
         if not isinstance(module, bridge_type):
             _require_decoder(module, name)
-        own = twin(module, trainable)
+        require_here(name, module)
+        own = undispatched(name, twin(module, trainable))
         if device is not None or dtype is not None:
             where: dict[str, Any] = {"device": device, "dtype": dtype}
             own = _moved(own, name, **where)
@@ -943,6 +974,7 @@ def _wrapped(
                 module, architecture=type(module).__name__, hf_config=module.config, tokenizer=None
             )
         except Exception as error:  # TransformerLens raises what it likes
+            refuse_packed(name, module, error)
             raise UnsupportedModelError(
                 f"TransformerLens cannot wrap {type(module).__name__} ({in_one_line(error)}); use "
                 "a causal language model, as AutoModelForCausalLM loads it, of an architecture "
@@ -967,6 +999,7 @@ def _made(
     except CircuitkitError:
         raise
     except Exception as error:  # parts of another shape or kind than we take them for
+        refuse_packed(name, bridge, error)
         raise UnsupportedModelError(
             f"{name!r} does not consist of the parts that its configuration describes "
             f"({in_one_line(error)}); use a decoder whose heads are all of one size"
@@ -987,12 +1020,15 @@ def from_pretrained(
     name: str,
     tokenizer: Tokenizer | None = None,
     device: str = "cpu",
+    device_map: DeviceMap | None = None,
     dtype: torch.dtype | None = None,
     experts: str | None = None,
     trainable: bool = False,
 ) -> Transformer:
     """The model in a Hugging Face directory or of a hub name, with its tokenizer unless another one
-    is given; raises ModelError where it cannot be loaded."""
+    is given, on a device or where the map says; raises ModelError where it cannot be loaded."""
+    if device_map is None and device.startswith("cuda"):
+        device_map = {"": device}  # tensor by tensor, so that the host need not hold it all
     with quiet():
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -1002,6 +1038,7 @@ def from_pretrained(
                 str(place),
                 attn_implementation="eager",
                 dtype=dtype or "auto",
+                device_map=device_map,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 trust_remote_code=False,
@@ -1012,11 +1049,15 @@ def from_pretrained(
             raise
         except Exception as error:  # transformers and its readers raise what they like
             raise ModelError(
-                f"the model {name!r} cannot be loaded ({in_one_line(error)}); {_remedy(place)}"
+                f"the model {name!r} cannot be loaded ({in_one_line(error)}); "
+                f"{ON_DISK if is_too_large(error) else _remedy(place)}"
             ) from error
     require_loaded(name, found)
     _require_decoder(module, name)
-    return _wrapped(_moved(module, name, device=device), name, tokenizer, experts, (), trainable)
+    module = undispatched(name, module)
+    if device_map is None:
+        module = _moved(module, name, device=device)
+    return _wrapped(module, name, tokenizer, experts, (), trainable)
 
 
 def _remedy(place: str | Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.engine.dealing import Block, by_batch
+from circuitkit.engine.devices import moved
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -23,7 +24,7 @@ from circuitkit.engine.inputs import (
 )
 from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.numerics import exact
-from circuitkit.engine.record import record
+from circuitkit.engine.record import at_answers, record
 from circuitkit.errors import CircuitError, DataError, NodeNameError
 from circuitkit.graph.nodes import Node
 from circuitkit.patching.effects import full_name
@@ -240,8 +241,7 @@ class _Attention:
         self, model: Model, batch: Batch, context: Context, spans: Sequence[str], query: str
     ) -> None:
         self.model, self.context = model, context
-        self.rows = torch.arange(len(batch), device=batch.mask.device)
-        self.last = batch.within(query).long().cumsum(1).argmax(1)
+        self.ends = replace(batch, last=batch.within(query).long().cumsum(1).argmax(1))
         self.marks = torch.stack([batch.within(span) for span in spans], dim=-1).to(model.dtype)
 
     def paid(self, run: Activations, heads: Sequence[str]) -> Float[np.ndarray, "heads spans b"]:
@@ -257,9 +257,9 @@ class _Attention:
         q, k, v = self.model.project(layer, run.reads[stage.index])
         width, found = v.shape[-1], []
         for start in range(0, self.marks.shape[-1], width):
-            marks = self.marks[..., start : start + width]
+            marks = moved(self.marks[..., start : start + width], v.device)
             padded = torch.nn.functional.pad(marks, (0, width - marks.shape[-1]))
             values = padded[:, :, None].expand(v.shape).contiguous()
             z = self.model.attend(self.context, layer, q, k, values)
-            found.append(z[self.rows, self.last][..., : marks.shape[-1]])
-        return torch.cat(found, dim=-1)
+            found.append(at_answers(self.ends, z)[..., : marks.shape[-1]])
+        return moved(torch.cat(found, dim=-1), self.marks.device)

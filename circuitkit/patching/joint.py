@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitkit.engine.devices import moved
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -171,7 +172,8 @@ class _Block:
     def _first(self, at: Place, group: Rows) -> Float[Tensor, "b s d"]:
         """What those nodes change with which a run begins."""
         rows = (row for row in group if self.wiring.entry(row) == at)
-        change = sum(difference(self.model, self.other, self.rest.base, row) for row in rows)
+        changes = (difference(self.model, self.other, self.rest.base, row) for row in rows)
+        change = sum(moved(one, self.site.device) for one in changes)
         return self.rest.late(at, torch.where(self.site, change, 0))
 
     def _held(self, group: Rows, rows: range) -> Rows:
@@ -187,14 +189,14 @@ class _Block:
         if not any(held.values()):
             return x
         runs = x.clone().view(-1, len(self.site), *x.shape[1:])
-        here = self.rest.wrote_late(stage, self.site)
+        here = moved(self.rest.wrote_late(stage, self.site), x.device)
         for i, own in held.items():
             if own:
-                moved = self._moved(stage, i, [row - rows.start for row in own])
-                runs[i] += torch.where(here, moved, 0)
+                change = self._change(stage, i, [row - rows.start for row in own])
+                runs[i] += torch.where(here, change, 0)
         return runs.flatten(0, 1)
 
-    def _moved(self, stage: Stage, run: int, places: list[int]) -> Float[Tensor, "b s d"]:
+    def _change(self, stage: Stage, run: int, places: list[int]) -> Float[Tensor, "b s d"]:
         """What these components wrote in the other run, less what they write in one of these."""
         kind, rest = self.model.kinds[stage.kind], self.rest
         computed = rest.computed.view(-1, len(self.site), *rest.computed.shape[1:])[run]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.dealing import Block, by_batch
+from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -30,7 +31,7 @@ from circuitkit.engine.inputs import (
     refuse,
     require_model,
 )
-from circuitkit.engine.metric import Metric, check_metric
+from circuitkit.engine.metric import Metric, check_metric, of_runs
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import answer, difference, output, record
 from circuitkit.engine.sweep import Place, Rest, measure, residual, untouched
@@ -311,7 +312,11 @@ def _inner(model: Model, nodes: str, layers: Sequence[int]) -> dict[str, tuple[s
     wiring = model.wiring
     if nodes == "neurons":
         probe = torch.zeros(1, 1, model.d_model, device=model.device, dtype=model.dtype)
-        widths = {model.neurons(layer, probe).shape[-1] for layer in layers}
+        stages = {layer: wiring.beyond_attention(layer)[0] for layer in layers}
+        widths = {
+            model.neurons(layer, moved(probe, device_of(model, stage))).shape[-1]
+            for layer, stage in stages.items()
+        }
         if len(widths) > 1:
             raise CircuitError(
                 f"the MLPs of the layers {layers} of {model.name!r} have different numbers of "
@@ -425,6 +430,10 @@ class _Patching:
         said = (check_metric(m, logits, self.reference, self.batch) for m in self.metrics)
         return torch.stack([values.cpu().double() for values in said])
 
+    def values(self, logits: Float[Tensor, "m vocab"]) -> Float[Tensor, "runs metrics examples"]:
+        """The same of several runs."""
+        return of_runs(self.metrics, logits, self.reference, self.batch).cpu().double()
+
     def effects(
         self,
         draws: Sequence[Activations],
@@ -446,10 +455,10 @@ class _Patching:
             for number, site in enumerate(sites):
                 rest = _narrowed(start, other, site)
                 for some, finals in sweep(rest, other, site) if rest else ():
-                    moved = measure(self.model, finals, self.value) - plain
-                    moved = -moved if self.noise else moved
+                    change = measure(self.model, finals, self.value, self.values) - plain
+                    change = -change if self.noise else change
                     index = (slice(None), *np.array(some).T, number)
-                    effects[index] += moved.transpose(0, 1).numpy()
+                    effects[index] += change.transpose(0, 1).numpy()
         for number, site in enumerate(sites):
             effects[..., number, ~self.batch.any_row(site.any(1)).cpu().numpy()] = np.nan
         return effects / len(draws), gap / len(draws)
@@ -519,7 +528,7 @@ def _change(
             for s in stages
         )
         delta = sum(more, first)
-    return rest.late(place, torch.where(site[..., None], delta, 0))
+    return rest.late(place, torch.where(moved(site, delta.device)[..., None], delta, 0))
 
 
 def layer_stages(wiring: Wiring, nodes: str, layer: int) -> tuple[Stage, ...]:
@@ -566,17 +575,18 @@ class _Ports:
         return self.known[key]
 
     def _attend(self, stage: Stage, index: int) -> Float[Tensor, "b p h e"]:
+        here = moved(self.site, device_of(self.model, stage))
         if self.nodes == "z":
             taken, plain = (run.computed[stage.index] for run in (self.other, self.base))
-            return torch.where(self.site, taken, plain)
+            return torch.where(here, taken, plain)
         base, other = (
             dict(zip("qkv", self.model.project(stage.layer, run.reads[stage.index]), strict=True))
             for run in (self.base, self.other)
         )
         if self.nodes == "pattern":  # which queries and keys make
             z = self.rest.compute(stage, (other["q"], other["k"], base["v"]))
-            return torch.where(self.site, z, self.base.computed[stage.index])
-        taken = torch.where(self.site, other[self.nodes], base[self.nodes])
+            return torch.where(here, z, self.base.computed[stage.index])
+        taken = torch.where(here, other[self.nodes], base[self.nodes])
         if self._coupled():
             own = slice(index, index + 1)
             mixed = base[self.nodes].clone()
@@ -609,6 +619,7 @@ class _Neurons:
                 self.model.neurons(layer, self.rest.late(place, run.reads[stage.index]))
                 for run in (self.rest.base, self.other)
             )
-            taken = torch.where(self.rest.late(place, self.site)[..., None], other, base)
+            here = moved(self.rest.late(place, self.site), base.device)
+            taken = torch.where(here[..., None], other, base)
             self.known = {layer: (base, taken, self.model.mlp_out(layer, base))}
         return self.known[layer]

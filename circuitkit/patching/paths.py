@@ -20,6 +20,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.engine.dealing import Block, by_batch
+from circuitkit.engine.devices import moved
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -208,8 +209,8 @@ class _Paths:
                 changes = self._changes(batch, other, base, some)
                 found = runs(self.model, batch, held, base, self.masks[some], changes)
                 for i, logits in enumerate(found):
-                    moved = value(logits) - start
-                    effects[first + i] += -moved if self.noise else moved
+                    change = value(logits) - start
+                    effects[first + i] += -change if self.noise else change
         return (effects / len(draws)).numpy(), (gap / len(draws)).numpy()
 
     def _changes(
@@ -222,7 +223,7 @@ class _Paths:
         if not self.spans:
             return changes
         within = batch.within(*self.spans)[..., None]
-        return {row: change * within for row, change in changes.items()}
+        return {row: change * moved(within, change.device) for row, change in changes.items()}
 
 
 def _is_path(path: object) -> bool:

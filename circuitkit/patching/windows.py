@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitkit.engine.devices import moved
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -340,7 +341,8 @@ class _Block:
         for first, own in groupby(self.windows, key=lambda window: window[0]):
             at = wiring.entry(self._stages(first)[-1].rows.start)
             delta = self._wrote(self.other, first) - self._wrote(self.rest.base, first)
-            late = self.rest.late(at, torch.where(self.site[..., None], delta, 0))
+            site = moved(self.site, delta.device)[..., None]
+            late = self.rest.late(at, torch.where(site, delta, 0))
             changes[at] = late.expand(len(list(own)), *late.shape)
         return self.rest.finals(changes, self._hold)
 
@@ -364,7 +366,7 @@ class _Block:
         taken = self.rest.wrote_late(
             stage, output(self.rest.model, stage, self.other.shares[stage.index])
         )
-        here = self.rest.wrote_late(stage, self.site)[..., None]
+        here = moved(self.rest.wrote_late(stage, self.site), x.device)[..., None]
         runs = x.clone().view(-1, *taken.shape)
         runs[held] = torch.where(here, taken, runs[held])
         return runs.flatten(0, 1)

@@ -32,7 +32,7 @@ from circuitkit.engine.inputs import (
     require_model,
     twice,
 )
-from circuitkit.engine.memory import room
+from circuitkit.engine.memory import room_of
 from circuitkit.engine.metric import Method, learned
 from circuitkit.engine.model import Model
 from circuitkit.engine.weights import parameters
@@ -487,7 +487,7 @@ class _Costs:
 
     def batch(self, model: Model, memory: int | None) -> int:
         """The prompts of a batch that fit the memory, at most 32."""
-        return max(1, min(self.examples, int(room(model.device, memory) / self.example())))
+        return max(1, min(self.examples, int(room_of(model, memory) / self.example())))
 
     def bytes(self, how: Method, batch: int, seen: int, verify: int | None) -> float:
         """What the work takes beyond what the process holds."""
@@ -503,7 +503,7 @@ class _Costs:
             how
         ):  # the scores of each example, while more than half of memory is free
             tables = 1 if verify is None else 2  # one with exact effects
-            work += min(4.0 * seen * model.wiring.n_edges, room(model.device, None) / 2) * tables
+            work += min(4.0 * seen * model.wiring.n_edges, room_of(model, None) / 2) * tables
         return float(work + 16 * model.wiring.shape[0] * model.wiring.shape[1])
 
     def seconds(self, steps: Mapping[str, float], batch: int, pruned: int, examples: int) -> float:

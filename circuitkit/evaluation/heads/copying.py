@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
+from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.engine.model import Activations
 from circuitkit.engine.numerics import exact, wide
@@ -47,11 +48,13 @@ def copied(
     tokens, found = batch.clean[marks], {}
     for layer in {head.layer or 0 for head in heads}:
         stage = model.wiring.attention(min(layer, 1))
-        read = run.reads[stage.index][marks]
+        read = moved(run.reads[stage.index], marks.device)[marks]
+        read = moved(read, device_of(model, model.wiring.attention(layer)))
         values = model.project(layer, read[None])[2][0]
         for head in (head for head in heads if head.layer == layer):
             group = group_of(model.wiring, head)
             wrote = model.write(layer, [head.head or 0], values[:, [group]])[0]
+            wrote = moved(wrote, tokens.device)
             found[head] = torch.stack([_best(model, sign * wrote, tokens) for sign in (1, -1)])
     return torch.stack([found[head] for head in heads], dim=1)
 
@@ -99,8 +102,9 @@ class Weights:
         weights, _ = model.projection(layer, "v")
         value = weights[group_of(model.wiring, head)]
         units = torch.eye(model.d_head, dtype=value.dtype, device=value.device)[:, None]
-        out = model.norm(None, None).of(model.write(layer, [head.head or 0], units)[0])
-        read = model.norm(layer, None).pull(value.T)
+        wrote = moved(model.write(layer, [head.head or 0], units)[0], self.squared.device)
+        out = model.norm(None, None).of(wrote)
+        read = moved(model.norm(layer, None).pull(value.T), self.squared.device)
         return _positive(wide(out) @ self.read_off.T @ wide(read).T)
 
     def matching(self, head: Node) -> float:
@@ -116,7 +120,7 @@ class Weights:
                                      strict=True):  # fmt: skip
             weights, _ = model.projection(layer, port)
             normed = frozen.of(weights.transpose(0, 1))  # [d, n, e]
-            sides.append(wide(norm.pull(normed[:, own].T)))
+            sides.append(moved(wide(norm.pull(normed[:, own].T)), self.squared.device))
         query, key = sides
         return _positive(key @ self.squared @ query.T)
 

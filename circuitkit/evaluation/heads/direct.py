@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
+from circuitkit.engine.devices import moved
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.engine.model import Activations, Context
 from circuitkit.engine.numerics import wide
-from circuitkit.engine.record import difference
+from circuitkit.engine.record import at_answers, difference
 from circuitkit.engine.sweep import Place, Rest
 from circuitkit.graph.nodes import Node
 
@@ -61,17 +62,17 @@ def direct(
     model: Inspectable, batch: Batch, run: Activations, weights: Float[Tensor, "b vocab"]
 ) -> Direct:
     """The direct logit attribution of every writer at the answers, for a sum of logits."""
-    rows = torch.arange(len(batch), device=batch.last.device)
-    final = run.final[rows, batch.last]
+    final = at_answers(batch, run.final)
     towards, constant = model.logit_directions(weights.to(final))
     norm = model.norm(None, final)
     pull = wide(norm.pull(towards))
     bias = wide((towards * norm.bias).sum(-1) + constant)
-    parts = [(wide(run.embed[rows, batch.last]) * pull).sum(-1)[None]]
+    parts = [(wide(at_answers(batch, run.embed)) * pull).sum(-1)[None]]
     for stage in model.wiring.stages:
         kind = model.kinds[stage.kind]
-        shares = run.shares[stage.index][rows, batch.last]
-        parts.append((wide(kind.write(model, stage, None, shares)) * pull).sum(-1))
+        shares = at_answers(batch, run.shares[stage.index])
+        written = moved(kind.write(model, stage, None, shares), pull.device)
+        parts.append((wide(written) * pull).sum(-1))
         output_bias = kind.constant(model, stage)
         bias = bias if output_bias is None else bias + pull @ output_bias.to(pull)
     writers = torch.cat(parts)
@@ -114,10 +115,11 @@ def erasure(
     final = run.final[rows, batch.last]
     found: dict[Node, tuple[Tensor, Tensor]] = {}
     for place, names in _together(model, rest, heads):
-        moved = [torch.where(at[..., None], _moved(model, run, carried, n), 0) for n in names]
-        ends = rest.finals({place: torch.stack([rest.late(place, x) for x in moved])})
+        changes = [moved(_change(model, run, carried, name), at.device) for name in names]
+        changes = [torch.where(at[..., None], change, 0) for change in changes]
+        ends = rest.finals({place: torch.stack([rest.late(place, x) for x in changes])})
         lost = wide(final - ends)
-        own = wide(-torch.stack(moved)[:, rows, batch.last])
+        own = wide(-torch.stack(changes)[:, rows, batch.last])
         retained = (lost * own).sum(-1) / own.square().sum(-1)
         pairs = zip(retained, (lost * pull).sum(-1), strict=True)
         found |= dict(zip(names, pairs, strict=True))
@@ -137,7 +139,7 @@ def _together(
             yield place, names[start : start + size]
 
 
-def _moved(
+def _change(
     model: Inspectable, run: Activations, carried: Activations | None, head: Node
 ) -> Float[Tensor, "b p d"]:
     """What changes in the residual stream without a head's output, or with the carried one."""

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
+from circuitkit.engine.devices import moved
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.engine.model import Activations, Context
 from circuitkit.engine.numerics import exact
@@ -77,9 +78,9 @@ class _Layer:
         query: str,
     ) -> None:
         self.model, self.context, self.layer = model, context, layer
-        self.rows = torch.arange(len(batch), device=batch.mask.device)
-        self.at = _last(batch, query)
-        within = torch.stack([batch.within(span) for span in spans])
+        here = run.reads[model.wiring.attention(layer).index].device
+        self.rows, self.at = torch.arange(len(batch), device=here), moved(_last(batch, query), here)
+        within = moved(torch.stack([batch.within(span) for span in spans]), here)
         self.marks = within / within.sum(-1, keepdim=True)
         self.spans, self.within = spans, within
         sides = Sides(model, run, layer)
@@ -92,7 +93,7 @@ class _Layer:
     def _to_spans(self, scores: Float[Tensor, "m h p p"]) -> Float[Tensor, "spans m h"]:
         """The mean score from the query to the tokens of each span, for any number of batches."""
         times = len(scores) // len(self.rows)
-        picked = scores[torch.arange(len(scores)), :, self.at.repeat(times)]
+        picked = scores[torch.arange(len(scores), device=scores.device), :, self.at.repeat(times)]
         marks = self.marks.to(scores).repeat(1, times, 1)[:, :, None]
         return torch.where(marks > 0, picked * marks, 0).sum(-1)
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitkit.engine.devices import moved
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.engine.model import Activations
 
@@ -50,8 +51,9 @@ class Sides:
         constant = torch.zeros_like(self.read)
         parts = []
         for part, fixed in self._written():
-            parts.append(project(part))
-            constant = constant if fixed is None else constant + fixed
+            parts.append(project(moved(part, self.read.device)))
+            if fixed is not None:
+                constant = constant + moved(fixed, self.read.device)
         rest = torch.einsum("bpd,kde->bpke", self.norm.of(constant) + self.norm.bias, weights)
         rest = over.of(rest if biases is None else rest + biases) + over.bias
         return torch.cat([*parts, rest[None]])
