@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 HOW = frozenset({  # options that say how a command works, not what it finds
-    "arguments", "batch_size", "dealt", "debug", "device", "force", "json", "log", "memory",
-    "output", "overwrite", "parser", "plan", "quiet", "resume", "run", "shard", "threads",
+    "arguments", "batch_size", "dealt", "debug", "device", "device_map", "force", "json", "log",
+    "memory", "output", "overwrite", "parser", "plan", "quiet", "resume", "run", "shard", "threads",
 })  # fmt: skip
 SPEAKING = (
     "",
@@ -123,8 +123,8 @@ def load_model(
     opened = load if proved or name.endswith(SUFFIX) else open_model
     framing: dict[str, Any] = {key: getattr(options, key, None) for key in ("bos", "chat")}
     return opened(
-        name, device=options.device, dtype=options.dtype, experts=options.experts or experts,
-        **framing,
+        name, device=options.device, device_map=options.device_map, dtype=options.dtype,
+        experts=options.experts or experts, **framing,
     )  # fmt: skip
 
 

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 from circuitkit.util.bytesize import parse
 
 __all__ = [
-    "Commands", "Part", "add_circuit", "add_file", "add_force", "add_framing", "add_known",
-    "add_output", "add_shard", "common", "count", "machine", "place", "positive",
+    "Commands", "Part", "add_circuit", "add_device", "add_file", "add_force", "add_framing",
+    "add_known", "add_output", "add_shard", "common", "count", "machine", "place", "positive",
 ]  # fmt: skip
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -138,7 +138,7 @@ def count(text: str) -> int:
 def machine() -> argparse.ArgumentParser:
     """The options of every command that runs a model, as a parent of its parser."""
     p = argparse.ArgumentParser(add_help=False, parents=[common()])
-    p.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    add_device(p)
     p.add_argument("--dtype", help="float32, bfloat16, ... (default: the checkpoint's)")
     p.add_argument("--experts", choices=("live", "held"),
                    help="experts as writers, with their router's weights live or held")  # fmt: skip
@@ -150,6 +150,16 @@ def machine() -> argparse.ArgumentParser:
     )
     p.add_argument("--batch-size", type=positive, metavar="N", help="default: what fits")
     return p
+
+
+def add_device(p: argparse.ArgumentParser) -> None:
+    """Add where the model is: on one device, or on several."""
+    where = p.add_mutually_exclusive_group()
+    where.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    where.add_argument(
+        "--device-map", choices=("auto", "balanced", "balanced_low_0", "sequential"),
+        help="spread the layers over the GPUs, as accelerate does (default: one device)",
+    )  # fmt: skip
 
 
 def place(text: str) -> Path:

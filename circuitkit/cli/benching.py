@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from circuitkit.cli._opening import check_names, legal_name, set_threads
-from circuitkit.cli._options import Commands, add_output, add_shard, common, positive
+from circuitkit.cli._options import (
+    Commands,
+    add_device,
+    add_output,
+    add_shard,
+    common,
+    positive,
+)
 from circuitkit.cli._printing import print_json, print_text
 from circuitkit.cli._processes import folder_of, is_shard, leads, pieces_of
 
@@ -54,7 +61,7 @@ def add(commands: Commands) -> None:
         help="few models and methods, one seed, 16 prompts: three minutes",
     )  # fmt: skip
     p.add_argument("--jobs", type=positive, metavar="N", default=1, help="processes (default: 1)")
-    p.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
+    add_device(p)
     p.add_argument("--threads", type=positive, help="processor threads")
     add_shard(p)
     add_output(p, "DIR", "default: bench, and the settings that you change")
@@ -84,6 +91,7 @@ def bench(options: argparse.Namespace) -> None:
             **chosen,
             metric=options.metric,
             device=options.device,
+            device_map=options.device_map,
             jobs=options.jobs,
             resume=pieces_of(options, folder.pieces),
         )

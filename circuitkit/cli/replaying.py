@@ -48,7 +48,8 @@ def replay(options: argparse.Namespace) -> int:
     again: Any = workflow.replay(
         circuit, model=options.model, data=options.task, metric=options.metric,
         corruption=options.corruption, method=options.method, device=options.device,
-        dtype=options.dtype, experts=options.experts, bos=options.bos, chat=options.chat,
+        device_map=options.device_map, dtype=options.dtype, experts=options.experts,
+        bos=options.bos, chat=options.chat,
         batch_size=options.batch_size,
         memory=options.memory,
     )  # fmt: skip

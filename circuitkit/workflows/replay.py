@@ -23,6 +23,7 @@ from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.nodes import edge_name
 from circuitkit.models.loading import load
+from circuitkit.models.placing import DeviceMap
 from circuitkit.registry import resolve
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.options import Count, Size, checked
@@ -224,6 +225,7 @@ def replay(
     method: Method | str | None = None,
     unseen: Data | None = None,
     device: str | None = None,
+    device_map: DeviceMap | None = None,
     dtype: str | None = None,
     experts: str | None = None,
     bos: bool | None = None,
@@ -263,7 +265,7 @@ def replay(
         )
     if not isinstance(model, Model):
         model = load(
-            about["model"] if model is None else model, device=device,
+            about["model"] if model is None else model, device=device, device_map=device_map,
             dtype=dtype or asked["dtype"], experts=experts or about.get("experts"),
         )  # fmt: skip
     model = as_found(model, recorded, bos=bos, chat=chat)

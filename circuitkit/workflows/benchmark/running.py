@@ -58,6 +58,7 @@ def bench(
     seeds: Annotated[int, Bounds(1, 1_000)] | Sequence[Seed] | None = None,
     examples: Annotated[int, Bounds(1, 1_000_000)] = 32,
     device: str | None = None,
+    device_map: str | None = None,
     jobs: Annotated[int, Bounds(1, 1_000)] = 1,
     resume: str | os.PathLike[str] | None = None,
 ) -> Benchmark:
@@ -77,6 +78,8 @@ def bench(
         examples: The prompts on which a circuit is found, at most; it is measured on as many
             others.
         device: Where models are loaded; None for the CPU.
+        device_map: How loadable models are spread over several devices, as in ``load``; those that
+            are compiled or trained to a truth are small, and on the CPU.
         jobs: Processes, each of which takes one model after another; under torchrun the models are
             dealt, and there are none.
         resume: A directory for finished cells. They are known by names, by the contents of the
@@ -109,7 +112,9 @@ def bench(
                          ("metrics", [metric])):  # fmt: skip
         for name in listed:
             resolve(kind, name)
-    settings = _Settings(present, tuple(corruptions), metric, drawn, examples, device, resume)
+    settings = _Settings(
+        present, tuple(corruptions), metric, drawn, examples, device, device_map, resume
+    )
     start = time.perf_counter()
     done = _all(settings, names, jobs)
     skipped = {one.name: one.skipped for one in done if one.skipped}
@@ -134,6 +139,7 @@ class _Settings:
     seeds: tuple[int, ...] | None
     examples: int
     device: str | None
+    device_map: str | None
     resume: str | os.PathLike[str] | None
 
 
@@ -225,7 +231,9 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 def _one(settings: _Settings, name: str) -> _Done:
     """Everything on one model."""
     start = time.process_time()
-    where = source(name, examples=settings.examples, device=settings.device)
+    where = source(
+        name, examples=settings.examples, device=settings.device, device_map=settings.device_map
+    )
     done = _Done(name)
     try:
         weights = where.weights

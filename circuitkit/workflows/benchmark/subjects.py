@@ -70,7 +70,9 @@ class Subject:
 Source: TypeAlias = "_Compiled | _Trained | _Loaded"
 
 
-def source(name: str, *, examples: int = 32, device: str | None = None) -> Source:
+def source(
+    name: str, *, examples: int = 32, device: str | None = None, device_map: str | None = None
+) -> Source:
     """A function from seeds to Subjects with twice so many prompts, half of them unseen.
 
     Raises UnknownNameError where there is no such program, variant, trained model or task; a model
@@ -81,7 +83,7 @@ def source(name: str, *, examples: int = 32, device: str | None = None) -> Sourc
     if model == "trained" or name.endswith(SUFFIX):
         return _Trained(name, _trained_file(name), examples)
     if colon and not model.endswith(".py") and first not in programs():
-        return _Loaded(name, model, task, examples, device)
+        return _Loaded(name, model, task, examples, device, device_map)
     return _Compiled(name, _program(first), [_variant(one) for one in harder], examples, device)
 
 
@@ -247,9 +249,12 @@ class _Loaded:
 
     block, random = "real", False
 
-    def __init__(self, name: str, model: str, task: str, examples: int, device: str | None) -> None:
+    def __init__(
+        self, name: str, model: str, task: str, examples: int, device: str | None,
+        device_map: str | None = None,
+    ) -> None:  # fmt: skip
         self.name, self.task, self.place = name, task, model
-        self.examples, self.device = examples, device
+        self.examples, self.device, self.device_map = examples, device, device_map
         self.program = task
         if not task.endswith((".csv", ".jsonl")):
             resolve("tasks", task)
@@ -263,7 +268,7 @@ class _Loaded:
     @cached_property
     def model(self) -> Model:
         """The model, loaded once."""
-        return load(self.place, device=self.device)
+        return load(self.place, device=self.device, device_map=self.device_map)
 
     def __call__(self, seed: int) -> Subject:
         made = make_task(self.task, self.model, n=2 * self.examples, seed=seed)
