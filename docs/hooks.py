@@ -1,13 +1,16 @@
 """What the build adds to the pages: the reference, from the names that are public; the commands,
-from their help; and the pictures of examples/, from where they are."""
+from their help; the pictures of examples/, from where they are; and what is for machines."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import machines
 
 import circuitkit as ck
 import circuitkit.errors as errors
@@ -72,15 +75,34 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the generated pages, and the pictures of examples/."""
+    """Add the generated pages, the pictures of examples/, the schemas, and llms.txt."""
     from mkdocs.structure.files import File
+
+    listed = config["docs_dir"], config["nav"], config["site_name"], config["site_description"]
+    files.append(File.generated(config, "llms.txt", content=llms(*listed)))
 
     for name, text in reference().items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     for picture in sorted(EXAMPLES.rglob("*.svg")):
         place = f"examples/{picture.relative_to(EXAMPLES).as_posix()}"
         files.append(File.generated(config, place, abs_src_path=os.fspath(picture)))
+    for schema in sorted(machines.SCHEMAS.glob("*.json")):
+        place = f"schemas/{schema.name}"
+        files.append(File.generated(config, place, abs_src_path=os.fspath(schema)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Add the keys of what commands print to their page."""
+    return markdown.replace("<!-- tables -->", machines.tables())
+
+
+def on_post_build(config: Any) -> None:
+    """Put the sources of written pages beside them, for llms.txt."""
+    for name, text in _written(config["docs_dir"]).items():
+        if name.endswith(".md"):
+            shown = text.replace("<!-- tables -->", machines.tables())
+            Path(config["site_dir"], name).write_text(shown, encoding="utf-8")
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
@@ -91,6 +113,25 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
 def on_post_template(output: str, template_name: str, config: Any) -> str:
     """The same in the page that is shown for a wrong address."""
     return output.replace(SHIM, "/assets/worker.js")
+
+
+def llms(docs: str, nav: Sequence[Any], title: str, about: str) -> str:
+    """llms.txt: every page, with a line that says what is there."""
+    made = {f"reference/{name}.md": text for name, text in reference().items()}
+    notes = {name: _notes(text) for name, text in made.items()}
+    return machines.llms(title, about, nav, {**_written(docs), **made}, notes)
+
+
+def _written(docs: str) -> dict[str, str]:
+    """The pages that are written, by their name."""
+    pages = [one for one in sorted(Path(docs).rglob("*")) if one.suffix in (".md", ".ipynb")]
+    return {one.relative_to(docs).as_posix(): one.read_text(encoding="utf-8") for one in pages}
+
+
+def _notes(text: str) -> str:
+    """What a page of the reference holds: its names, or its commands."""
+    held = re.findall(r"^::: (?:\S+\.)?(\w+)$|^## circuitkit (.+)$", text, re.M)
+    return ", ".join(dict.fromkeys(name or command for name, command in held))
 
 
 def reference() -> dict[str, str]:

@@ -200,18 +200,19 @@ def test_evaluate_keeps_other_edges_and_looks_for_another_circuit(
     asked = ["evaluate", str(found / "circuit.json"), "--complement", "random", "--complement",
              "worst", "--alternative", *TINY]  # fmt: skip
     (row,) = said(capsys, *asked)
-    assert row["random"]["mean"] == pytest.approx(
-        np.mean([draw["faithfulness"] for draw in row["random"]["draws"]])
+    random, worst = (row["complements"][kind] for kind in ("random", "worst"))
+    assert random["mean"] == pytest.approx(
+        np.mean([draw["faithfulness"] for draw in random["draws"]])
     )
-    assert row["random"]["alone"] == pytest.approx(row["faithfulness"])
-    assert row["worst"]["where_found"] <= row["worst"]["random"]["alone"] + 0.2
+    assert random["alone"] == pytest.approx(row["faithfulness"])
+    assert worst["where_found"] <= worst["random"]["alone"] + 0.2
     assert [each["circuit"] for each in row["alternative"]["circuits"]] == ["first", "alternative"]
     assert main(asked) == 0
     text = capsys.readouterr().out
-    for words in (f"with random halves of the {row['random']['others']} other edges kept",
+    for words in (f"with random halves of the {random['others']} other edges kept",
                   "with the other edges kept that hurt most, found on half of the prompts",
                   "a second circuit, chosen on half of the prompts, measured on the other 6",
-                  f"{row['worst']['faithfulness']:.3f}"):  # fmt: skip
+                  f"{worst['faithfulness']:.3f}"):  # fmt: skip
         assert words in " ".join(text.split())
 
 

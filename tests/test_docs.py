@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -32,18 +33,20 @@ def blocks(page: str, language: str) -> list[str]:
 def commands(page: str) -> list[str]:
     """The commands in a page's plain blocks, without comments."""
     lines = "\n".join(blocks(page, "")).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.startswith("circuitkit ")]
+    return [line.partition(" > ")[0] for line in lines if line.startswith("circuitkit ")]
 
 
 @pytest.fixture(scope="module")
-def hooks() -> ModuleType:
-    """What the build adds to the pages."""
+def hooks() -> Iterator[ModuleType]:
+    """What the build adds to the pages; as in the build, what is beside it can be imported."""
     spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(DOCS)
+        spec.loader.exec_module(module)
+        yield module
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
@@ -80,3 +83,36 @@ def test_a_notebook_is_executed_from_top_to_bottom(page: str) -> None:
     assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
     kinds = {output["output_type"] for cell in cells for output in cell["outputs"]}
     assert "error" not in kinds
+
+
+def test_llms_txt_has_a_line_for_every_page_that_says_what_is_there(hooks: ModuleType) -> None:
+    listed = re.search(r"^nav:.*?\n(.*?)^\S", (DOCS / "mkdocs.yml").read_text("utf-8"), re.S | re.M)
+    assert listed
+    nav = [*re.findall(r"([\w/-]+\.(?:md|ipynb))", listed[1])]
+    own = [*nav, {"Reference": [f"reference/{name}.md" for name in hooks.reference()]}]
+    text = hooks.llms(str(DOCS / "pages"), own, "circuitkit", "What it is.")
+    assert text.startswith("# circuitkit\n\n> What it is.\n")
+    lines = [line for line in text.splitlines() if line.startswith("- ")]
+    found = [re.fullmatch(r"- \[([^]]+)\]\((\S+)\.(md|html)\): (.{4,})", line) for line in lines]
+    assert all(found), lines
+    names = {name.rpartition(".")[0] for name in (*PAGES, *NOTEBOOKS)}
+    assert {one[2] for one in found if one} >= names
+    assert len(lines) == len(names) + len(hooks.reference())
+
+
+def test_the_page_of_json_has_every_key_of_every_schema(hooks: ModuleType) -> None:
+    page = hooks.machines.tables()
+    assert "<!-- tables -->" in PAGES["json.md"]
+    for path in hooks.machines.SCHEMAS.glob("*.json"):
+        schema = json.loads(path.read_text(encoding="utf-8"))
+        assert f"## {schema['title'].removesuffix(' --json')}\n" in page
+        assert f"](schemas/{path.name})" in page
+        for key in re.findall(r'"([^"$]+)": \{"(?:type|enum)"', path.read_text("utf-8")):
+            held = {
+                one.rpartition(".")[2].strip("`[]") for one, _, _ in hooks.machines.keys(schema)
+            }
+            assert key.strip("^$").replace("(_low|_high)?", "") in {
+                *held,
+                "items",
+                "additionalProperties",
+            }

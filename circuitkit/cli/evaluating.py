@@ -79,12 +79,19 @@ def _print(
     from circuitkit.util.tables import as_text
 
     if as_json and any(found.values()):
-        whole = ({name: each.to_dict() for name, each in own.items()} for own in found.values())
-        print_json([row | more for row, more in zip(rows, whole, strict=True)])
+        print_json([row | _others(own) for row, own in zip(rows, found.values(), strict=True)])
         return
     print_table(rows, as_json, title)
     for heading, own in tables(found):
         print_text(f"\n{heading}\n{as_text(own, formats=FORMATS)}")
+
+
+def _others(found: dict[str, Any]) -> dict[str, Any]:
+    """What was found of the other edges, for machines: the ``complements`` by their kind, and the
+    ``alternative``."""
+    own = {name: each.to_dict() for name, each in found.items()}
+    second = {"alternative": own.pop("alternative")} if "alternative" in own else {}
+    return ({"complements": own} if own else {}) | second
 
 
 def _rows(
