@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 import circuitkit as ck
-from circuitkit.cli.main import build_parser
+from circuitkit.cli.main import build_parser, main
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = {
@@ -63,6 +63,25 @@ def test_the_python_of_a_page_runs(
 def test_the_commands_of_a_page_can_be_parsed(page: str) -> None:
     for line in commands(page):
         build_parser().parse_args(shlex.split(line, comments=True)[1:])
+
+
+def test_the_guide_for_agents_works_from_an_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page, found = "howto/agents.md", {}
+    for block in blocks(page, "python"):
+        exec(compile(block, page, "exec"), {})
+    for line in commands(page):
+        capsys.readouterr()
+        assert main(shlex.split(line)[1:]) == 0, line
+        said = capsys.readouterr().out
+        found |= json.loads(said) if "discover" in line else {}
+        assert json.loads(said) if "--json" in line else Path("figure.svg").exists()
+    assert found["faithfulness"] > max(found["random_faithfulness"])
+    assert {"forwards", "minutes", "bytes", "complement_faithfulness"} <= {*found}
+    assert found["agreement"] > 0.7
+    assert found["in_sample"] is False
 
 
 def test_the_reference_has_a_place_for_every_public_name(hooks: ModuleType) -> None:
