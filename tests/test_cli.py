@@ -356,6 +356,21 @@ def test_draw_writes_every_format(found: Path, tmp_path: Path, suffix: str) -> N
     assert target.stat().st_size > 100
 
 
+def test_the_folder_of_a_run_stands_for_its_circuit(
+    capsys: pytest.CaptureFixture[str], found: Path
+) -> None:
+    file = str(found / "circuit.json")
+    for arguments in (["compare", "{}", "{}"], ["cite", "{}"]):
+        of_folder, of_file = (
+            said(capsys, *(one.format(place) for one in arguments)) for place in (found, file)
+        )
+        assert of_folder == of_file
+    for command in ("evaluate", "replay", "knockout", "draw", "view"):
+        more = ["-o", "x"] if command in ("draw", "view") else []
+        assert build_parser().parse_args([command, str(found), *more]).circuit == file
+    assert main(["compare", str(found.parent), file]) == 2  # a folder without one
+
+
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     answer = said(capsys, "list")
     assert list(answer) == [*KINDS, "models"]

@@ -256,6 +256,21 @@ def test_the_caption_says_how_many_weights_are_exact(
     assert ("exactly" in said) == (flags[0] is not None)
 
 
+@pytest.mark.parametrize(
+    "task",
+    [
+        "from_file(path='a/pairs.csv')",
+        "from_file(path='a/pairs.csv', columns={'clean': 'x (y)'}, misfits='drop')",
+    ],
+)
+def test_a_task_that_is_a_file_is_called_by_its_file(task: str) -> None:
+    made = circuits.build(Wiring(2, 2, 2), {("input", "logits"): 1.0}, task=task, model="m")
+    said = " ".join(texts(lookup("formats", "svg")(made, title=f"{task} on m: 1.00")))
+    assert "task: pairs.csv" in said
+    assert "pairs.csv on m: 1.00" in said
+    assert "from_file" not in said
+
+
 @pytest.mark.parametrize("suffix", ["svg", "dot"])
 def test_the_legend_explains_only_what_is_there(suffix: str) -> None:
     made = circuits.build(Wiring(2, 2, 2), {("input", "logits"): 1.0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ from circuitkit.util.bytesize import parse
 __all__ = [
     "Commands", "Part", "add_circuit", "add_device", "add_file", "add_force", "add_framing",
     "add_known", "add_output", "add_shard", "common", "count", "machine", "place", "positive",
+    "saved",
 ]  # fmt: skip
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -19,7 +21,10 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add_circuit(p: argparse.ArgumentParser) -> None:
     """Add a saved circuit, and what it is measured on."""
-    p.add_argument("circuit", metavar="CIRCUIT.json", help="what circuitkit discover has written")
+    p.add_argument(
+        "circuit", metavar="CIRCUIT.json", type=saved,
+        help="what circuitkit discover has written: the file, or its folder",
+    )  # fmt: skip
     add_force(p)
     own = "default: the circuit's own"
     p.add_argument("--model", help=f"mini, a directory, a hub name ({own})")
@@ -174,3 +179,9 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def saved(text: str) -> str:
+    """The circuit's file in a folder of discover; what else is given as it is."""
+    file = os.path.join(text, "circuit.json")
+    return file if text and os.path.isfile(file) else text

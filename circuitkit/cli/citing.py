@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from circuitkit.cli._options import Commands, add_force, common
+from circuitkit.cli._options import Commands, add_force, common, saved
 from circuitkit.cli._printing import print_json, print_text
 
 __all__ = ["add", "cite"]
@@ -18,7 +17,9 @@ def add(commands: Commands) -> None:
         description="Print a paragraph of methods for a paper, in which sources stand as "
         "[@hanna2024], and BibTeX of what was used.",
     )  # fmt: skip
-    p.add_argument("circuit", metavar="RUN", help="a folder of discover, or its circuit.json")
+    p.add_argument(
+        "circuit", metavar="RUN", type=saved, help="a folder of discover, or its circuit.json"
+    )
     add_force(p)
     p.set_defaults(run=cite)
 
@@ -28,9 +29,7 @@ def cite(options: argparse.Namespace) -> None:
     from circuitkit.graph.circuit import Circuit
     from circuitkit.workflows.citing import cite as said_of
 
-    place = Path(options.circuit)
-    place = place / "circuit.json" if place.is_dir() else place
-    said = said_of(Circuit.load(place, force=options.force))
+    said = said_of(Circuit.load(options.circuit, force=options.force))
     if options.json:
         print_json(said.to_dict())
     else:

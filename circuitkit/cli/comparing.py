@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from circuitkit.cli._opening import open_circuit
-from circuitkit.cli._options import Commands, add_force, add_output, common
+from circuitkit.cli._options import Commands, add_force, add_output, common, saved
 from circuitkit.cli._printing import print_json, print_text
 
 __all__ = ["add", "compare"]
@@ -14,8 +14,11 @@ __all__ = ["add", "compare"]
 def add(commands: Commands) -> None:
     """Add the command ``compare`` and its options."""
     p = commands.add_parser("compare", parents=[common()], help="the overlap of two circuits")
-    p.add_argument("left", metavar="A", help="a saved circuit, or a published one such as ioi:acdc")
-    p.add_argument("right", metavar="B", help="the same; precision is of A against B")
+    p.add_argument(
+        "left", metavar="A", type=saved,
+        help="a saved circuit, or a published one such as ioi:acdc",
+    )  # fmt: skip
+    p.add_argument("right", metavar="B", type=saved, help="the same; precision is of A against B")
     add_force(p)
     add_output(p, "FILE", "also a page (.html) that shows both (default: none)")
     p.set_defaults(run=compare)
@@ -34,4 +37,5 @@ def compare(options: argparse.Namespace) -> None:
 
         with output_file(options.output, options.overwrite) as place:
             said["file"] = str(left.draw(place, format="html", beside=right))
-    print_json(said) if options.json else print_text(repr(found))
+    written = f"\n\nwritten: {said['file']}" if options.output else ""
+    print_json(said) if options.json else print_text(f"{found!r}{written}")

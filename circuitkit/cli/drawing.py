@@ -6,7 +6,7 @@ import argparse
 
 from circuitkit import registry
 from circuitkit.cli._opening import open_circuit
-from circuitkit.cli._options import Commands, add_force, add_output, common, positive
+from circuitkit.cli._options import Commands, add_force, add_output, common, positive, saved
 from circuitkit.cli._printing import print_json
 from circuitkit.errors import OutputError
 
@@ -16,7 +16,9 @@ __all__ = ["add", "draw"]
 def add(commands: Commands) -> None:
     """Add the command ``draw`` and its options."""
     p = commands.add_parser("draw", parents=[common()], help="a circuit as a picture or a file")
-    p.add_argument("circuit", metavar="CIRCUIT", help="a saved circuit, or a published one")
+    p.add_argument(
+        "circuit", metavar="CIRCUIT", type=saved, help="a saved circuit, or a published one"
+    )
     suffixes = ", ".join(registry.names("formats"))
     add_output(p, "FILE", f"the file, whose suffix is its format: {suffixes}", required=True)
     p.add_argument(

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from circuitkit.cli._opening import check_names, set_threads
-from circuitkit.cli._options import Commands, add_force, add_framing, machine
+from circuitkit.cli._options import Commands, add_force, add_framing, machine, saved
 from circuitkit.cli._printing import print_json, print_text
 
 __all__ = ["add", "replay"]
@@ -21,7 +21,10 @@ def add(commands: Commands) -> None:
         description="Find a circuit once more, as its file says that it was found, and report what "
         "differs. Exit code 0: the results agree; 1: they differ; 2: it cannot be replayed.",
     )
-    p.add_argument("circuit", metavar="CIRCUIT.json", help="what circuitkit discover has written")
+    p.add_argument(
+        "circuit", metavar="CIRCUIT.json", type=saved,
+        help="what circuitkit discover has written: the file, or its folder",
+    )  # fmt: skip
     own = "default: what the file says"
     code = f"{own}, but code of your own runs only if it is named here"
     p.add_argument("--model", help=f"mini, a directory, a hub name ({own})")

@@ -6,7 +6,15 @@ import argparse
 from typing import Any
 
 from circuitkit.cli._opening import load_model, open_circuit, recorded
-from circuitkit.cli._options import Commands, add_force, add_framing, add_output, machine, positive
+from circuitkit.cli._options import (
+    Commands,
+    add_force,
+    add_framing,
+    add_output,
+    machine,
+    positive,
+    saved,
+)
 from circuitkit.cli._printing import print_json
 
 __all__ = ["add", "view"]
@@ -17,10 +25,15 @@ def add(commands: Commands) -> None:
     p = commands.add_parser(
         "view", parents=[machine()], help="a circuit as one page to look into, offline"
     )
-    p.add_argument("circuit", metavar="CIRCUIT", help="a saved circuit, or a published one")
+    p.add_argument(
+        "circuit", metavar="CIRCUIT", type=saved, help="a saved circuit, or a published one"
+    )
     add_output(p, "FILE", "the page, such as circuit.html", required=True)
     p.add_argument(
-        "--beside", metavar="B", help="a second circuit, with which it is overlaid (default: none)"
+        "--beside",
+        metavar="B",
+        type=saved,
+        help="a second circuit, with which it is overlaid (default: none)",
     )
     p.add_argument(
         "--edges", type=positive, metavar="N", help="hold the N strongest (default: 5000)"

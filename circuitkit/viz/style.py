@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import MappingProxyType
 
 __all__ = [
@@ -81,7 +82,13 @@ def text_width(text: str, size: float) -> float:
     return sum(1.0 if ord(sign) > 0x2E80 else 0.56 for sign in text) * size
 
 
+# the name of a task that is a file, with settings
+_OF_FILE = re.compile(r"""from_file\(path=(['"])([^'"]*)\1(?:[^()]|\([^()]*\))*\)""")
+
+
 def plain(text: object, longest: int = 70) -> str:
-    """The text in one line, without signs that XML or DOT forbid, and cut where it is too long."""
+    """The text in one line, without signs that XML or DOT forbid, and cut where it is too long; a
+    task that is a file is called by its file."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    line = _OF_FILE.sub(lambda found: found[2].rpartition("/")[2], line)
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
