@@ -106,7 +106,12 @@ def on_post_build(config: Any) -> None:
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """Search in pages that are opened as files needs a script, which is ours."""
+    """Search in pages that are opened as files needs a script, which is ours; and notebooks link to
+    sources, where the site has pages."""
+    if page.file.src_uri.endswith(".ipynb"):
+        output = re.sub(
+            r'href="(?!\w+:)([^"#]+)\.(?:ipynb|md)(#[^"]*)?"', r'href="\1.html\2"', output
+        )
     return output.replace(SHIM, "../" * page.url.count("/") + "assets/worker.js")
 
 
