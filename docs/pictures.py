@@ -116,7 +116,7 @@ def verification() -> None:
 
 def study() -> None:
     """The page of a study."""
-    run("circuitkit study ioi --examples 32 --circuits counterfactual --circuits mean -o study")
+    run("circuitkit study ioi --examples 32 --circuits none -o study")
     shot("study/report.html", "study", 1000)
 
 
