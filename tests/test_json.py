@@ -127,7 +127,10 @@ def commands(parser: argparse.ArgumentParser, name: str = "") -> Iterator[str]:
 
 
 def test_every_command_that_prints_json_has_a_schema_and_is_tried() -> None:
-    assert {*commands(build_parser()), "plan"} == {*SCHEMAS} == {name for name, _ in CASES}
+    own = {*commands(build_parser())} - {
+        "merge"
+    }  # which prints what the command of its shards does
+    assert {*own, "plan"} == {*SCHEMAS} == {name for name, _ in CASES}
 
 
 def parts(schema: Any) -> Iterator[dict[str, Any]]:
