@@ -56,7 +56,9 @@ class Company:
             return
         if str(getattr(options, "device", None)) == "cuda":
             torch.cuda.set_device(_number("LOCAL_RANK", 0))
-        store, rank, size = next(rendezvous("env://"))
+        shared, rank, size = next(rendezvous("env://"))
+        attempt = _number("TORCHELASTIC_RESTART_COUNT", 0)  # the store may be that of the last one
+        store = distributed.PrefixStore(f"circuitkit/{attempt}", shared)  # type: ignore[attr-defined]
         try:
             distributed.init_process_group(
                 "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(days=DAYS)
