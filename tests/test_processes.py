@@ -45,6 +45,8 @@ distributed.init_process_group("gloo", init_method=f"file://{place}/store",
                                rank=int(os.environ["RANK"]), world_size=2)
 (place / f"digests{os.environ['RANK']}").write_text(digests())
 (place / f"raised{os.environ['RANK']}").write_text(raised())
+distributed.barrier()
+distributed.destroy_process_group()  # else its threads may abort the end of the process
 (place / f"codes{os.environ['RANK']}").write_text(str(codes))
 """
 METRIC = """
