@@ -213,7 +213,7 @@ def study_cells() -> Reader:
 
     def read(path: Path) -> Any:
         holding = _Holding(load_tables(path.read_bytes()))
-        (found,) = replace(context, journal=holding).restored(groups).values()
+        (found,) = replace(context, journal=holding, known={}).restored(groups).values()
         with np.errstate(over="ignore"):
             assert repr(found)
         return effects_of(found)

@@ -155,7 +155,7 @@ ANYTHING = {
     # TransformerLens's own objects, which have no types
     "models.transformer_lens.Transformer.__init__", "models.compat.parts_of",
     "models.compat.original", "models.compat.is_parallel", "models.compat.without_forks",
-    "models.compat.use_eager", "models.rules.norms_within",
+    "models.compat.use_eager", "models.rules.norms_within", "models.placing.moved_within",
     "viz.figures.curves.Lines.paint", "viz.figures.grids.Panels.paint",
     "viz.figures.heatmaps.Heatmap.paint", "viz.figures.grids.Panels.matplotlib",
 }  # fmt: skip

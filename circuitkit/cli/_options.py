@@ -162,8 +162,9 @@ def add_device(p: argparse.ArgumentParser) -> None:
     where = p.add_mutually_exclusive_group()
     where.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cpu)")
     where.add_argument(
-        "--device-map", choices=("auto", "balanced", "balanced_low_0", "sequential"),
-        help="spread the layers over the GPUs, as accelerate does (default: one device)",
+        "--device-map", choices=("auto", "balanced", "balanced_low_0", "sequential"), metavar="MAP",
+        help="spread the layers over the GPUs, as accelerate does: auto, balanced, "
+        "balanced_low_0, sequential (default: one device)",
     )  # fmt: skip
 
 

@@ -90,8 +90,7 @@ def _made(task: Task, journal: Journal) -> Block:
     found = journal.get(task.key)
     if found is None:
         found = task.work()
-        if journal.place is not None:
-            journal.put(task.key, found)
+        journal.put(task.key, found)
     elif task.check is not None:
         task.check(found)
     return found

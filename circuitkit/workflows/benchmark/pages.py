@@ -148,7 +148,7 @@ def truth_rows(found: Records) -> Iterator[list[str]]:
             yield [row["block"], *key, *counts, f"{row['unmapped']:.1%}", leak]
 
 
-def refused(found: Records) -> Iterator[dict[str, Any]]:
+def refused(found: Records) -> Iterator[dict[str, object]]:
     """How many cells each method refused, its first reason, and how many others it gave."""
     for method in found.options("method"):
         reasons = [r["failed"] for r in found.rows if r["method"] == method and r["failed"]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from circuitkit.graph.separation import smallest_p
 from circuitkit.workflows.study.records import Records
@@ -55,7 +54,7 @@ def _sampled(study: Records) -> str:
     return f"noise floor from {len(sizes)} disjoint samples of {of}"
 
 
-def _unpaired(about: Mapping[str, Any]) -> str:
+def _unpaired(about: Mapping[str, object]) -> str:
     """How many prompts have no corrupted text, and so which corruptions are the usual ones."""
     n = about.get("unpaired")
     return f"{n} without a corrupted text, so by default under mean and noise" if n else ""
@@ -66,9 +65,9 @@ def versions(study: Records) -> str:
     return ", ".join(f"{name} {version}" for name, version in study.about["versions"].items())
 
 
-def runs(study: Records) -> list[dict[str, Any]]:
+def runs(study: Records) -> list[dict[str, object]]:
     """Each metric in the clean and the corrupted runs."""
-    rows: list[dict[str, Any]] = [
+    rows: list[dict[str, object]] = [
         {"run": "clean", **{m: float(study.clean[m].mean()) for m in study.metrics}}
     ]
     for corruption in study.corruptions:
