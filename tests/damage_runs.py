@@ -196,7 +196,11 @@ class _Keeping(Journal):
 
     def __init__(self) -> None:
         super().__init__(None, {})
+        self.place = Path()
         self.arrays: Arrays = {}
+
+    def get(self, key: str) -> None:
+        return None
 
     def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
         self.arrays = dict(arrays)
