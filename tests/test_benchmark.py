@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import pickle
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -209,6 +213,32 @@ def test_an_unknown_name_is_one_sentence(asked_for: dict[str, Any], sentence: st
 def test_there_is_something_to_do_and_each_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(EvaluationError, match="at least one, each once"):
         bench(**wrong)
+
+
+ORPHAN = """
+import os, signal, time
+from circuitkit.workflows.benchmark.running import _pool
+if __name__ == "__main__":
+    pool = _pool(1)
+    print(pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 300)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_processes_of_a_benchmark_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    found = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    worker = int(found.stdout)
+    for _ in range(100):
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.kill(worker, 9)
+    pytest.fail("the process is still there")
 
 
 def test_everything_that_is_asked_for_by_default_is_there() -> None:

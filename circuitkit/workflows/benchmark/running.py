@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import re
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Annotated
 
@@ -218,13 +221,22 @@ def _from_block(block: Block) -> _Done:
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
-    """Processes that share the processor's threads."""
-    import multiprocessing
-
+    """Processes that share the processor's threads, and end with this one."""
     threads = max(1, torch.get_num_threads() // jobs)
-    return ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (threads,)
-    )
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (threads,))
+
+
+def _begin(threads: int) -> None:
+    """Begin a process of so many threads that does not outlive the one that started it, which may
+    be killed."""
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with, args=[multiprocessing.parent_process()], daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """Wait for the end of that process, and end this one."""
+    parent.join()
+    os._exit(1)
 
 
 # -- one model -------------------------------------------------------------------------------------
