@@ -20,6 +20,7 @@ from circuitkit.discovery.attribution import eap, eap_ig, expected_gradients
 from circuitkit.discovery.mask_gradients import mask_gradient
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.transformer_lens import Transformer
+from circuitkit.registry import resolve
 
 __all__ = ["attribution"]
 
@@ -28,6 +29,13 @@ OTHERS = {
     "`mask_gradient`, 5 steps": mask_gradient,
     "`mask_gradient`, 5 steps, the clean run's norms": partial(mask_gradient, norms="clean"),
     "`ceap`, 5 steps": ceap,
+    "`relp`": resolve("discovery", "relp"),
+    "`atp_star`": resolve("discovery", "atp_star"),
+    "`nested`, 24 runs from `expected_gradients`": resolve(
+        "discovery", "nested(start='expected_gradients', runs=24)"
+    ),
+    "`edge_pruning`, 24 runs": resolve("discovery", "edge_pruning(runs=24)"),
+    "`ugs`, 24 runs": resolve("discovery", "ugs(runs=24)"),
 }
 
 
