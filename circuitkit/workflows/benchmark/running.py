@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -236,7 +237,7 @@ def _begin(threads: int) -> None:
 def _end_with(parent: BaseProcess) -> None:
     """Wait for the end of that process, and end this one."""
     parent.join()
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 # -- one model -------------------------------------------------------------------------------------
