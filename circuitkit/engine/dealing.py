@@ -21,7 +21,7 @@ from circuitkit.engine.processes import Failure, Team, attempted, gathered, team
 from circuitkit.errors import UnfinishedError
 from circuitkit.util.progress import counting
 
-__all__ = ["Block", "Check", "Task", "by_batch", "dealt"]
+__all__ = ["Block", "Check", "Task", "by_batch", "dealt", "joined"]
 
 Block: TypeAlias = dict[str, np.ndarray]
 # Raises where a block that is on disk is of other work than the one at hand.
@@ -82,6 +82,12 @@ def by_batch(
 
     with counting(-(-len(data) // data.batch_size), label, "batch") as counted:
         yield from dealt(tasks(), journal, counted)
+
+
+def joined(blocks: Iterable[Block]) -> Block:
+    """The arrays of all blocks, one behind the other along the last axis, that of examples."""
+    every = list(blocks)
+    return {name: np.concatenate([own[name] for own in every], axis=-1) for name in every[0]}
 
 
 def _made(task: Task, journal: Journal) -> Block:

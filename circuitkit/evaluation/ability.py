@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass, replace
 from math import isnan, nan
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
-from circuitkit.engine.dealing import Block, by_batch
+from circuitkit.engine.dealing import Block, by_batch, joined
 from circuitkit.engine.inputs import Data, MetricLike, as_data, as_metric, require_model
 from circuitkit.engine.metric import check_metric
 from circuitkit.engine.model import Model
@@ -141,7 +140,7 @@ def known(model: Model, data: Data, metric: MetricLike = "accuracy") -> Dataset:
         logits = _logits(model, batch, batch.clean)
         return {"answered": (check_metric(measure, logits, logits, batch) > 1 / 2).cpu().numpy()}
 
-    answered = np.concatenate([own["answered"] for own in by_batch(data, "accuracy", block)])
+    answered = joined(by_batch(data, "accuracy", block))["answered"]
     kept = tuple(e for e, one in zip(data.examples, answered.tolist(), strict=True) if one)
     if not kept:
         raise EvaluationError(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.checkpoints import Journal, digest, identity
-from circuitkit.engine.dealing import Block, by_batch
+from circuitkit.engine.dealing import Block, by_batch, joined
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -407,7 +407,7 @@ def measure_all(
     about = {} if resume is None else _about(model, masks, data, metrics, corruption)
     measuring = _Measuring(model, masks, data, metrics, corruption, Journal(resume, about))
     each = by_batch(data, "evaluate", measuring.block, measuring.journal, measuring.recognise)
-    return np.concatenate([block["values"] for block in each], axis=-1)
+    return joined(each)["values"]
 
 
 def _about(

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.engine.dealing import Block, by_batch
+from circuitkit.engine.dealing import Block, by_batch, joined
 from circuitkit.engine.devices import moved
 from circuitkit.engine.inputs import (
     CorruptionLike,
@@ -212,9 +212,9 @@ def attention_to(
         attention = _Attention(model, batch, context, spans, query)
         return {"paid": np.mean([attention.paid(run, nodes) for run in runs], axis=0)}
 
-    parts = [own["paid"] for own in by_batch(data, "attention", block)]
+    found = joined(by_batch(data, "attention", block))
     return Attention(
-        tuple(map(str, nodes)), spans, np.concatenate(parts, axis=-1), query,
+        tuple(map(str, nodes)), spans, found["paid"], query,
         CLEAN if carry is None else name_of(carry), model.name,
     )  # fmt: skip
 

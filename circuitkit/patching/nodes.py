@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
-from circuitkit.engine.dealing import Block, by_batch
+from circuitkit.engine.dealing import Block, by_batch, joined
 from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.inputs import (
     CorruptionLike,
@@ -387,8 +387,8 @@ def collect(
         values, gaps = patching.effects(carry(batch), sites, units, sweep)
         return {"values": values, "gaps": gaps}
 
-    blocks = [*by_batch(own, "patching", block)]
-    values, gaps = (np.concatenate([one[key] for one in blocks], axis=-1) for key in blocks[0])
+    every_batch = joined(by_batch(own, "patching", block))
+    values, gaps = every_batch["values"], every_batch["gaps"]
     every = {**axes, **where}
     shape = (*map(len, every.values()), len(own))
     names = nodes, name_of(corrupt)

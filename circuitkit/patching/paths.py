@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.engine.dealing import Block, by_batch
+from circuitkit.engine.dealing import Block, by_batch, joined
 from circuitkit.engine.devices import moved
 from circuitkit.engine.inputs import (
     CorruptionLike,
@@ -159,8 +159,8 @@ def patch_paths(
         values, gaps = work.effects(batch, carry(batch))
         return {"values": values, "gaps": gaps}
 
-    blocks = [*by_batch(inputs.data, "paths", block)]
-    values, gaps = (np.concatenate([one[key] for one in blocks], axis=-1) for key in blocks[0])
+    found = joined(by_batch(inputs.data, "paths", block))
+    values, gaps = found["values"], found["gaps"]
     names = tuple(map(ARROW.join, chains))
     return Effects(
         values, {"path": names}, gaps, "paths", name_of(inputs.metric),
