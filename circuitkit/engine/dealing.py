@@ -27,7 +27,7 @@ Block: TypeAlias = dict[str, np.ndarray]
 # Raises where a block that is on disk is of other work than the one at hand.
 Check: TypeAlias = Callable[[Mapping[str, np.ndarray]], None]
 AT_ONCE = 2**26  # bytes of a process's blocks that are exchanged at once
-ROUNDS = 16  # of blocks between two exchanges: an error is known to all at the next one
+ROUNDS = 64  # of blocks between two exchanges: an error is known to all at the next one
 SHOWN = 3  # missing blocks that are named
 
 

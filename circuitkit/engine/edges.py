@@ -64,7 +64,10 @@ def edge_effects(
             patching = _Patching(model, batch, metric, carry(batch), noise)
             first = number * data.batch_size
             gaps.append(patching.gap)
-            for own in patching.slices(len(wanted)):
+            slices = patching.slices(len(wanted))
+            if number % 2:  # early layers cost most, and would always fall to the same process
+                slices.reverse()
+            for own in slices:
                 where.append((own, slice(first, first + batch.examples)))
                 name = f"batch-{number:04}/edges-{own.start:08}-{own.stop:08}"
                 yield patching.task(name, wanted[own], journal, count, processes)
