@@ -350,8 +350,8 @@ class _Training:
         for carried in part.draws:
             value = self._loss(part, carried, own) / (of * len(part.draws))
             slopes += torch.autograd.grad(value, own)[0]
-            losses.append(float(value.detach()))
-        return {"slopes": slopes.cpu().numpy(), "losses": np.array(losses)}
+            losses.append(value.detach())  # read once, below: each look waits for the device
+        return {"slopes": slopes.cpu().numpy(), "losses": exact(torch.stack(losses)).cpu().numpy()}
 
     def _loss(
         self, part: _Part, carried: Activations, masks: Float[Tensor, "n edges"]
