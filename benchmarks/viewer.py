@@ -90,7 +90,9 @@ def row(page: Page, folder: Path, n: int, repeat: int) -> dict[str, Any]:
         opened.append((cpu(page), *walls))
     most = int(page.js("return document.getElementById('size').max"))
     steps = [measured(page, "filter", most - k % 40) for k in range(4 * repeat)]
-    jumps = [measured(page, "filter", to) for _ in range(repeat) for to in (most, most // 3)]
+    jumps = [
+        measured(page, "filter", to) for _ in range(repeat) for to in (0, most, most // 3, most)
+    ]
     measured(page, "filter", most)
     boxes = page.js("return [...document.querySelectorAll('.n')].map((box) => box.dataset.n)")
     chosen = [boxes[len(boxes) * k // (repeat + 1)] for k in range(1, repeat + 1)]
@@ -122,7 +124,8 @@ def report(rows: list[dict[str, Any]], version: str, repeat: int) -> str:
         f"{load:.1f} at the end (above the number of cores wall times are too long). Milliseconds, "
         f"medians of {repeat} or more, in brackets the largest: *CPU* of the page's main thread, "
         "*wall* until after the paint. A step of the slider adds or removes up to 6% of the edges; "
-        "a jump goes to all of them or to a few; isolating shows what leads to a box and from it.",
+        "a jump goes from one edge to all of them, to few and back; isolating shows what leads to "
+        "a box and from it.",
         "",
         "| edges | file | made in | open: CPU | script done: wall | first paint: wall "
         "| step: CPU | wall | jump: CPU | wall | isolate: CPU | wall |",

@@ -69,7 +69,7 @@ class Page:
     def lines(self, more: str = "") -> set[int]:
         """The numbers of the edges that are shown; ``more`` restricts them further by CSS."""
         found = self.js(
-            "return [...document.querySelectorAll('.e:not(.off)' + arguments[0])]"
+            "return [...document.querySelectorAll('.e:not(.off, .off *)' + arguments[0])]"
             ".map((line) => +line.dataset.i)", more,
         )  # fmt: skip
         return set(found)

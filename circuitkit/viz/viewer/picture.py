@@ -20,6 +20,7 @@ LANES = 100  # edges that run beside the boxes that they pass; further ones run 
 THIN, THICK = 0.8, 4.2  # a line is as thick as the root of its share of the largest
 WORDS = 16.0  # the height of the words of a prompt, at the foot
 HEADS = 1000  # edges whose lines have a head: all lead upwards, and more elements take more time
+GROUP = 100  # edges that are hidden as one, which a browser does faster than one by one
 HEAD = 4.5  # the length of an arrow's head, beside the line's own width
 
 Columns = Sequence[tuple[str, float, float]]  # a label, and from where to where it reaches
@@ -51,8 +52,8 @@ def picture(
         "</g>", *(['<g class="many" aria-hidden="true">', *every.grounds(), "</g>"]
                   if few is not every else []),
         '<g id="edges" aria-hidden="true">',
-        *(_line(order[i], (few if i < shown else every).paths(order[i]), drawn, i, shown, sides)
-          for i in reversed(range(len(order)))),
+        *_grouped([_line(edge, (few if i < shown else every).paths(edge), drawn, i, shown, sides)
+                   for i, edge in enumerate(order)], shown),
         "</g>", '<g id="boxes">',
         *((few if name in few.drawn.boxes else every).box(name, name in few.drawn.boxes)
           for name in drawn.boxes),
@@ -159,6 +160,14 @@ def _columns(columns: Columns, height: float) -> Iterator[str]:
         yield f'<text class="word" x="{middle:.1f}" y="{foot:.1f}">{escape(label)}</text>'
 
 
+def _grouped(lines: Sequence[str], shown: int) -> Iterator[str]:
+    """The lines in groups, the first line on top of the others."""
+    for start in reversed(range(0, len(lines), GROUP)):
+        yield '<g class="off">' if start >= shown else "<g>"
+        yield from reversed(lines[start : start + GROUP])
+        yield "</g>"
+
+
 def _line(
     edge: Edge, paths: tuple[str, str], drawn: Drawing, number: int, shown: int,
     sides: Sequence[int],
@@ -166,7 +175,7 @@ def _line(
     """An edge: its shaft and its head."""
     width = width_of(edge.weight / drawn.largest if drawn.largest else 0)
     names = ["e", f"s{sides[number]}" if sides else edge.reader.port or "p"]
-    names += ["minus"] * (edge.weight < 0) + ["off"] * (number >= shown)
+    names += ["minus"] * (edge.weight < 0) + ["off"] * (number - number % GROUP < shown <= number)
     own = (
         f'class="{" ".join(names)}" data-i="{number}" opacity="{edge.opacity:g}" '
         f'stroke-width="{width:g}"'

@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const D = JSON.parse($("data").textContent), E = D.edges, B = D.boxes, N = E.name.length;
 const root = document.documentElement, pic = $("picture"), pane = $("scroll");
-const view = pic.viewBox.baseVal;
+const view = pic.viewBox.baseVal, {abs, max, min, round} = Math;
 const make = (tag, given = {}, ...inside) => {
   const made = document.createElement(tag);
   for (const [key, value] of Object.entries(given)) {
@@ -14,9 +14,12 @@ const make = (tag, given = {}, ...inside) => {
   return made;
 };
 const hear = (id, kind, act, more) => $(id).addEventListener(kind, act, more);
+const put = (part, given) => {
+  for (const [key, value] of Object.entries(given)) part.setAttribute(key, value);
+  return part;
+};
 const drawn = (tag, given, text = "") => {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [key, value] of Object.entries(given)) made.setAttribute(key, value);
+  const made = put(document.createElementNS("http://www.w3.org/2000/svg", tag), given);
   made.textContent = text;
   return made;
 };
@@ -31,6 +34,7 @@ let alone = true;
 const move = () => {
   const few = !D.whole || S.by === "weight" && S.n <= D.start;
   if (few === alone) return;
+  const now = room();
   alone = few;
   curves.clear();
   const own = D.whole;
@@ -45,7 +49,7 @@ const move = () => {
   own.paths.forEach((here, i) => D.whole.paths.push(here.map((d, k) => swap(lines[i].children[k], "d", d))));
   [view.width, view.height] = own.size;
   pic.classList.toggle("whole", !few);
-  fit();
+  return now;
 };
 const out = B.map(() => []), into = B.map(() => []);
 for (let i = 0; i < N; i++) {
@@ -54,8 +58,8 @@ for (let i = 0; i < N; i++) {
 }
 const chips = (kind) => document.querySelectorAll(`[data-${kind}]`);
 const ends = (i) => ["input", "logits"].includes(B[i].kind);
-boxes.forEach((box, i) => box.setAttribute("aria-label",
-  B[i].name + (B[i].role ? `, ${B[i].role}` : "") + (B[i].at ? `, at ${B[i].at}` : "")));
+boxes.forEach((box, i) => box.ariaLabel =
+  B[i].name + (B[i].role ? `, ${B[i].role}` : "") + (B[i].at ? `, at ${B[i].at}` : ""));
 
 // -- what is asked for
 const S = {n: D.start, by: "weight", node: -1, edge: -1, role: "", q: "", hide: [], table: false,
@@ -65,31 +69,33 @@ const value = (i) => {
   if (S.by === "frequency") return E.frequency[i];
   return S.by === "exact" && E.exact[i] !== true ? null : E.weight ? E.weight[i] : 1;
 };
+const strength = (i) => abs(value(i) || 0);
 const orders = {};
 const order = () => orders[S.by] ||= (() => {
   const all = [...Array(N).keys()];
   if (S.by === "weight") return all;
-  const size = all.map((i) => Math.abs(value(i)));
+  const size = all.map(strength);
   return all.filter((i) => value(i) !== null).sort((a, b) => size[b] - size[a] || a - b);
 })();
 const sizes = () => S.by === "weight" ? D.sizes.filter((own) => !own.other) : [];
 const stops = () => {
   const most = order().length, found = new Set([most]);
   if (!E.weight) return [...new Set([D.start, most])].sort((a, b) => a - b);
-  for (let n = 1; n < most; n = Math.max(n + 1, Math.round(n * 1.06))) found.add(n);
+  for (let n = 1; n < most; n = max(n + 1, round(n * 1.06))) found.add(n);
   for (const own of sizes()) if (own.n <= most) found.add(own.n);
   return [...found].sort((a, b) => a - b);
 };
 let steps = stops();
+const step = (n) => min(steps.findLastIndex((own) => own < n), steps.length - 2) + 1;
 
 // -- numbers in words
 const number = (x, sign) => {
   if (x == null) return "";
-  const small = Math.abs(x) < 1e-3 && x !== 0 || Math.abs(x) >= 1e5;
+  const small = abs(x) < 1e-3 && x !== 0 || abs(x) >= 1e5;
   const text = small ? x.toExponential(1) : String(+x.toPrecision(3));
   return (sign && x > 0 ? "+" : "") + text.replace(/-/g, "−");
 };
-const percent = (x) => x == null ? "" : `${Math.round(100 * x)}%`;
+const percent = (x) => x == null ? "" : `${round(100 * x)}%`;
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 const span = (i) => E.low && E.low[i] !== null ? `[${number(E.low[i])}, ${number(E.high[i])}]` : "";
 const has = (key) => E[key] !== undefined;
@@ -106,23 +112,30 @@ const COLUMNS = [
 ].filter(Boolean);
 
 // -- filtering
-const on = new Uint8Array(N).fill(2), seen = new Uint8Array(B.length).fill(2);
+const groups = [...$("edges").children].reverse(), each = groups[0]?.children.length;
+const some = new Uint8Array(groups.length).fill(2), kept = new Uint8Array(N).fill(2), seen = new Uint8Array(B.length).fill(2);
+let on;
 const faded = new Uint8Array(N), pale = new Uint8Array(B.length);
 let visible = [], lit = null, litBoxes = null;
-const flip = (part, name, was, i, is, not = false) => {
-  if (was[i] !== is) part.classList.toggle(name, not ? !is : is);
+const flip = (part, name, was, i, is) => {
+  if (was[i] !== is) part.classList.toggle(name, name === "off" ? !is : is);
   was[i] = is;
 };
 
 const filter = () => {
-  const now = new Uint8Array(N), touched = new Uint8Array(B.length);
+  const touched = new Uint8Array(B.length);
+  on = new Uint8Array(N);
   visible = order().slice(0, S.n).filter((i) => !has("side") || !S.hide.includes(E.side[i]));
   for (const i of visible) {
-    now[i] = touched[E.from[i]] = 1;
+    on[i] = touched[E.from[i]] = 1;
     for (const end of E.to[i]) touched[end] = 1;
   }
-  lines.forEach((line, i) => flip(line, "off", on, i, now[i], true));
-  boxes.forEach((box, i) => flip(box, "off", seen, i, touched[i] || +ends(i), true));
+  groups.forEach((group, k) => {
+    const start = k * each, own = on.subarray(start, start + each);
+    flip(group, "off", some, k, +own.includes(1));
+    if (some[k]) own.forEach((is, i) => flip(lines[start + i], "off", kept, start + i, is));
+  });
+  boxes.forEach((box, i) => flip(box, "off", seen, i, touched[i] || +ends(i)));
 };
 
 // What leads to the boxes, and what leads on from them.
@@ -158,9 +171,9 @@ const isolate = () => {
 };
 const strengths = () => {
   let most = 0;
-  for (let i = 0; i < N; i++) most = Math.max(most, Math.abs(value(i) || 0));
+  for (let i = 0; i < N; i++) most = max(most, strength(i));
   for (let i = 0; i < N; i++) {
-    const share = E.weight ? Math.abs(value(i) || 0) / (most || 1) : .1;
+    const share = E.weight ? strength(i) / (most || 1) : .1;
     lines[i].setAttribute("stroke-width", (.8 + 3.4 * Math.sqrt(share)).toFixed(2));
   }
 };
@@ -169,39 +182,35 @@ const strengths = () => {
 const say = () => {
   const all = order(), rule = known.find((m) => m.key === S.by);
   const least = rule && S.n < all.length
-    ? ` · ${rule.name} ≥ ${number(all.slice(0, S.n).reduce((x, i) => Math.min(x, Math.abs(value(i))), Infinity))}` : "";
+    ? ` · ${rule.name} ≥ ${number(all.slice(0, S.n).reduce((x, i) => min(x, strength(i)), Infinity))}` : "";
   const text = `${count(visible.length, "edge")} of ${(rule && rule.known < N ? rule.known : D.of).toLocaleString("en")}${least}`;
   $("count").textContent = text;
-  $("size").setAttribute("aria-valuetext", text);
-  const own = sizes(), here = own.find((size) => size.n === S.n);
-  const near = [own.filter((size) => size.n < S.n).pop(), own.find((size) => size.n > S.n)].filter(Boolean).map((size) => `${number(size.value)} with ${size.n}`);
+  $("size").ariaValueText = text;
+  const own = sizes(), here = own.find((s) => s.n === S.n);
+  const near = [own.findLast((s) => s.n < S.n), own.find((s) => s.n > S.n)].filter(Boolean).map((s) => `${number(s.value)} with ${s.n}`);
   $("faithful").textContent = here
     ? `Faithfulness ${number(here.value)}${here.low === undefined ? "" : ` [${number(here.low)}, ${number(here.high)}]`}, measured with these ${count(here.n, "edge")}`
     : `Faithfulness with ${count(visible.length, "edge")}: not measured${near.length ? `; it is ${near.join(", ")}` : ""}`;
   drawCurve();
 };
 const drawCurve = () => {
-  const place = $("curve"), own = sizes(), others = D.sizes.filter((size) => size.other && S.by === "weight");
+  const place = $("curve"), own = sizes(), others = D.sizes.filter((s) => s.other && S.by === "weight");
   place.hidden = own.length + others.length < 2;
   if (place.hidden) return place.replaceChildren();
-  const wide = 300, tall = 40, all = [...own, ...others].map((size) => size.value);
-  const low = Math.min(0, ...all), high = Math.max(1, ...all);
-  const x = (n) => {
-    let k = steps.findIndex((step) => step >= n);
-    if (k < 0) k = steps.length - 1;
-    return 8 + (wide - 16) * (steps.length > 1 ? k / (steps.length - 1) : 1);
-  };
+  const wide = 300, tall = 40, all = [...own, ...others].map((s) => s.value);
+  const low = min(0, ...all), high = max(1, ...all);
+  const x = (n) => 8 + (wide - 16) * (steps.length > 1 ? step(n) / (steps.length - 1) : 1);
   const y = (f) => 4 + (tall - 8) * (high - f) / (high - low);
   const chart = drawn("svg", {viewBox: `0 0 ${wide} ${tall}`, role: "img", preserveAspectRatio: "none",
     "aria-label": `Faithfulness: ${own.map((s) => `${number(s.value)} with ${s.n} edges`).join(", ")}`});
   for (const f of [0, 1]) chart.append(drawn("path", {class: "rule", d: `M0,${y(f)}H${wide}`}));
-  for (const size of others) if (size.n <= N)
-    chart.append(drawn("circle", {class: "other", cx: x(size.n), cy: y(size.value), r: 2.2}));
+  for (const s of others) if (s.n <= N)
+    chart.append(drawn("circle", {class: "other", cx: x(s.n), cy: y(s.value), r: 2.2}));
   chart.append(drawn("path", {class: "way", d: own.map((s, k) => `${k ? "L" : "M"}${x(s.n)},${y(s.value)}`).join("")}));
-  for (const size of own) {
-    if (size.low !== undefined)
-      chart.append(drawn("path", {class: "whisker", d: `M${x(size.n)},${y(size.low)}V${y(size.high)}`}));
-    chart.append(drawn("circle", {class: "point", cx: x(size.n), cy: y(size.value), r: 3}));
+  for (const s of own) {
+    if (s.low !== undefined)
+      chart.append(drawn("path", {class: "whisker", d: `M${x(s.n)},${y(s.low)}V${y(s.high)}`}));
+    chart.append(drawn("circle", {class: "point", cx: x(s.n), cy: y(s.value), r: 3}));
   }
   chart.append(drawn("path", {class: "now", d: `M${x(S.n)},0V${tall}`}));
   const note = others.length ? "; rings: other sizes of the ranking, on the prompts of the discovery" : "";
@@ -211,7 +220,7 @@ const drawCurve = () => {
 // -- tables
 const link = (i, name = B[i].name) => make("button", {class: "link", click: () => choose({node: i})}, name);
 const reader = (i) => E.to[i].length === 1 ? link(E.to[i][0], E.name[i].split("->")[1]) : E.name[i].split("->")[1];
-const strongest = (list) => list.filter((i) => on[i]).sort((a, b) => Math.abs(value(b) || 0) - Math.abs(value(a) || 0) || a - b);
+const strongest = (list) => list.filter((i) => on[i]).sort((a, b) => strength(b) - strength(a) || a - b);
 const grid = (caption, heads, rows, most = 40) => {
   const body = make("tbody");
   const line = ({cells, i}) => {
@@ -237,7 +246,7 @@ const details = () => {
   if (S.edge >= 0) return side.replaceChildren(...ofEdge(S.edge));
   const own = B.flatMap((box, i) => box.role === S.role ? [i] : []);
   if (S.role) return side.replaceChildren(head(S.role, count(own.length, "component")), make("p", {}, ...own.flatMap((i) => [link(i), " "])));
-  const carried = (i) => out[i].reduce((sum, e) => sum + (on[e] && E.weight ? Math.abs(E.weight[e]) : 0), 0);
+  const carried = (i) => out[i].reduce((sum, e) => sum + (on[e] && E.weight ? abs(E.weight[e]) : 0), 0);
   const first = B.map((_, i) => [i, ends(i) ? 0 : carried(i)]).filter(([, sum]) => sum).sort((a, b) => b[1] - a[1]).slice(0, 12);
   side.replaceChildren(make("p", {class: "hint"}, "Point at a line for its numbers; choose a box for what leads to it and on."),
     first.length ? grid("What carries most", [["component"], ["role"], ["Σ |weight|", "of the edges out of it that are shown"]],
@@ -274,7 +283,7 @@ const fullTable = () => {
   const place = $("table");
   place.hidden = !S.table;
   $("stage").hidden = S.table;
-  $("as-table").setAttribute("aria-pressed", S.table);
+  $("as-table").ariaPressed = S.table;
   if (!S.table) return place.replaceChildren();
   const list = visible.filter((i) => (!S.q || matches(i)) && (!lit || lit[i]));
   place.replaceChildren(table(`${count(list.length, "edge")}, in the order of the picture`, list, ["from", "to"], 300));
@@ -309,23 +318,23 @@ const choose = ({node = -1, edge = -1, role = ""}) => {
 };
 const reveal = (i) => {
   const ranks = [...into[i], ...out[i]].map((e) => order().indexOf(e)).filter((k) => k >= 0);
-  if (ranks.length) S.n = Math.max(S.n, 1 + Math.min(...ranks));
+  if (ranks.length) S.n = max(S.n, 1 + min(...ranks));
 };
 const refresh = () => {
   if (S.node >= 0 && !ends(S.node)) reveal(S.node);
-  S.n = Math.max(1, Math.min(S.n, order().length));
-  move();
+  S.n = max(1, min(S.n, order().length));
+  const moved = move();
   filter();
   isolate();
   search();
   say();
   details();
   fullTable();
-  const k = steps.findIndex((step) => step >= S.n);
-  $("size").value = k < 0 ? steps.length - 1 : k;
+  $("size").value = step(S.n);
   $("number").value = S.n;
-  for (const chip of chips("role")) chip.setAttribute("aria-pressed", chip.dataset.role === S.role);
-  for (const chip of chips("side")) chip.setAttribute("aria-pressed", !S.hide.includes(+chip.dataset.side));
+  for (const chip of chips("role")) chip.ariaPressed = chip.dataset.role === S.role;
+  for (const chip of chips("side")) chip.ariaPressed = !S.hide.includes(+chip.dataset.side);
+  if (moved) fit(moved);
   remember();
 };
 const rank = () => {
@@ -398,9 +407,9 @@ const nearest = (x, y, reach) => {
     if (faded[i]) continue;
     const p = curve(i);
     for (let k = 0; k + 3 < p.length; k += 2) {
-      if (Math.min(p[k + 1], p[k + 3]) > y + reach || Math.max(p[k + 1], p[k + 3]) < y - reach) continue;
+      if (min(p[k + 1], p[k + 3]) > y + reach || max(p[k + 1], p[k + 3]) < y - reach) continue;
       const dx = p[k + 2] - p[k], dy = p[k + 3] - p[k + 1];
-      const t = Math.max(0, Math.min(1, ((x - p[k]) * dx + (y - p[k + 1]) * dy) / (dx * dx + dy * dy || 1)));
+      const t = max(0, min(1, ((x - p[k]) * dx + (y - p[k + 1]) * dy) / (dx * dx + dy * dy || 1)));
       const far = (x - p[k] - t * dx) ** 2 + (y - p[k + 1] - t * dy) ** 2;
       if (far < least) [least, best] = [far, i];
     }
@@ -426,7 +435,7 @@ const tip = (x, y, title, rows) => {
   if (!title) return;
   place.replaceChildren(make("b", {dir: "auto"}, title), ...rows.filter(([name, text]) => name || text).map(([name, text]) => make("div", {dir: "auto"}, text ? `${name} ` : name, make("span", {}, text))));
   const {width, height} = place.getBoundingClientRect();
-  place.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - width - 4))}px`;
+  place.style.left = `${max(4, min(x + 14, innerWidth - width - 4))}px`;
   place.style.top = `${y + height + 24 > innerHeight ? y - height - 10 : y + 16}px`;
 };
 const told = (box) => [[B[box].role || "", ""], [B[box].at ? "at" : "", B[box].at || ""],
@@ -467,8 +476,8 @@ hear("scroll", "click", (event) => {
 // -- by keyboard
 let cursor = B.findIndex((box) => box.kind === "logits");
 const at = (i, focus = true) => {
-  boxes[cursor].setAttribute("tabindex", -1);
-  boxes[cursor = i].setAttribute("tabindex", 0);
+  boxes[cursor].tabIndex = -1;
+  boxes[cursor = i].tabIndex = 0;
   if (focus) boxes[i].focus({preventScroll: true});
   const {x, y} = places()[i], left = (x - view.x) * scale, top = (y - view.y) * scale;
   if (left < pane.scrollLeft + 30 || left > pane.scrollLeft + pane.clientWidth - 30) pane.scrollLeft = left - pane.clientWidth / 2;
@@ -480,7 +489,7 @@ const beside = (dx, dy) => {
   all.forEach((there, i) => {
     if (!seen[i] || pale[i] && lit || i === cursor) return;
     const [x, y] = [there.x - here.x, there.y - here.y];
-    const far = dx ? (Math.abs(y) < 5 && x * dx > 0 ? Math.abs(x) : Infinity) : y * dy > 5 ? Math.abs(y) * 50 + Math.abs(x) : Infinity;
+    const far = dx ? (abs(y) < 5 && x * dx > 0 ? abs(x) : Infinity) : y * dy > 5 ? abs(y) * 50 + abs(x) : Infinity;
     if (far < least) [least, best] = [far, i];
   });
   if (best >= 0) at(best);
@@ -512,23 +521,20 @@ addEventListener("keydown", (event) => {
 });
 
 // -- zooming
-const resize = (to, x = pane.clientWidth / 2, y = pane.clientHeight / 2) => {
-  const before = scale, [left, top] = [pane.scrollLeft + x, pane.scrollTop + y];
-  scale = Math.max(.1, Math.min(6, to));
-  pic.setAttribute("width", Math.round(view.width * scale));
-  pic.setAttribute("height", Math.round(view.height * scale));
-  pane.scrollTo(left * scale / before - x, top * scale / before - y);
+const room = () => ({wide: pane.clientWidth, tall: pane.clientHeight, left: pane.scrollLeft, top: pane.scrollTop});
+const resize = (to, own = room(), x = own.wide / 2, y = own.tall / 2) => {
+  const before = scale;
+  scale = max(.1, min(6, to));
+  put(pic, {width: round(view.width * scale), height: round(view.height * scale)});
+  pane.scrollTo((own.left + x) * scale / before - x, (own.top + y) * scale / before - y);
 };
 const closer = () => resize(scale * 1.25), farther = () => resize(scale / 1.25);
-const fit = () => {
-  const wide = (pane.clientWidth - 2) / view.width, tall = (pane.clientHeight - 4) / view.height;
-  resize(Math.min(wide, Math.max(tall, .8), 1.5));
-};
+const fit = (own = room()) => resize(min((own.wide - 2) / view.width, max((own.tall - 4) / view.height, .8), 1.5), own);
 hear("scroll", "wheel", (event) => {
   if (!event.ctrlKey && !event.metaKey) return;
   event.preventDefault();
   const rect = pane.getBoundingClientRect();
-  resize(scale * Math.exp(-event.deltaY / 300), event.clientX - rect.left, event.clientY - rect.top);
+  resize(scale * Math.exp(-event.deltaY / 300), room(), event.clientX - rect.left, event.clientY - rect.top);
 }, {passive: false});
 
 // -- taking it along
@@ -539,16 +545,14 @@ const taken = () => {
     if (own.closest(".off")) return;
     const said = getComputedStyle(own);
     for (const key of STYLE) if (own !== pic) to[i].setAttribute(key, said.getPropertyValue(key));
-      for (const key of ["style", "tabindex", "role", "aria-pressed", "data-i", "data-n"]) if (own !== pic) to[i].removeAttribute(key);
+    for (const key of ["style", "tabindex", "role", "aria-pressed", "data-i", "data-n"]) if (own !== pic) to[i].removeAttribute(key);
   });
   for (const own of copy.querySelectorAll(alone ? ".off, .many" : ".off, .few")) own.remove();
   const foot = [D.title, $("count").textContent, $("faithful").textContent];
   const ink = getComputedStyle(document.body), high = view.height + 18 * foot.length + 8;
   foot.forEach((line, k) => copy.append(drawn("text", {x: 14, y: view.height + 12 + 18 * k, "font-size": k ? 10 : 12, fill: ink.color}, line)));
   copy.prepend(drawn("title", {}, D.title), drawn("rect", {width: view.width, height: high, fill: ink.backgroundColor}));
-  copy.setAttribute("width", view.width);
-  copy.setAttribute("height", high);
-  copy.setAttribute("viewBox", `0 0 ${view.width} ${high}`);
+  put(copy, {width: view.width, height: high, viewBox: `0 0 ${view.width} ${high}`});
   return [new XMLSerializer().serializeToString(copy), view.width, high];
 };
 const offer = (blob, suffix) => {
@@ -558,9 +562,9 @@ const offer = (blob, suffix) => {
 };
 hear("as-svg", "click", () => offer(new Blob([taken()[0]], {type: "image/svg+xml"}), "svg"));
 hear("as-png", "click", () => {
-  const [text, wide, high] = taken(), image = new Image(), times = Math.min(3, 8000 / high, 8000 / wide);
+  const [text, wide, high] = taken(), image = new Image(), times = min(3, 8000 / high, 8000 / wide);
   image.onload = () => {
-    const canvas = make("canvas", {width: Math.round(wide * times), height: Math.round(high * times)});
+    const canvas = make("canvas", {width: round(wide * times), height: round(high * times)});
     canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
     canvas.toBlob((blob) => offer(blob, "png"), "image/png");
   };
@@ -578,7 +582,7 @@ hear("size", "input", (event) => {
   refresh();
 });
 hear("number", "change", (event) => {
-  S.n = Math.round(+event.target.value) || 1;
+  S.n = round(+event.target.value) || 1;
   refresh();
 });
 hear("search", "input", (event) => {
@@ -602,7 +606,7 @@ hear("theme", "click", () => {
 });
 hear("closer", "click", closer);
 hear("farther", "click", farther);
-hear("fit", "click", fit);
+hear("fit", "click", () => fit());
 for (const chip of chips("role")) chip.addEventListener("click", () => choose({role: S.role === chip.dataset.role ? "" : chip.dataset.role}));
 for (const chip of chips("side")) chip.addEventListener("click", () => {
   const k = +chip.dataset.side;
@@ -611,11 +615,11 @@ for (const chip of chips("side")) chip.addEventListener("click", () => {
 });
 
 addEventListener("hashchange", recall);
-addEventListener("resize", fit);
+addEventListener("resize", () => fit());
 recall();
 fit();
 pane.scrollTop = 0;
-boxes[cursor].setAttribute("tabindex", 0);
+boxes[cursor].tabIndex = 0;
 if (S.node >= 0) at(S.node, false);
 root.dataset.ready = "1";
 })();
