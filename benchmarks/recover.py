@@ -4,14 +4,17 @@
     python benchmarks/recover.py --quick --jobs 2 -o benchmarks/recover-quick.md
 
 writes the page, the figures beside it (``recover-ap-trained.svg``, ...), and the tables behind it
-(``recover-rows.csv``, ...).
+(``recover-rows.csv``, ...). With ``--redraw`` it draws the figures again from those tables, and
+measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import platform
+from math import nan
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,11 +27,15 @@ from circuitkit.workflows.benchmark.budgets import QUICK
 from circuitkit.workflows.benchmark.results import Benchmark
 from circuitkit.workflows.benchmark.running import bench
 
+TEXTS = {"block", "program", "model", "corruption", "method", "failed"}  # other columns are numbers
 MEASURES = {"ap": "Average precision", "cmd": "CMD"}
 
 
 def main() -> None:
     options = _options()
+    if options.redraw:
+        _draw(_read(options.output), options.output)
+        return
     torch.set_num_threads(options.threads * options.jobs)
     given = (QUICK if options.quick else {}) | {
         key: own for key in ("methods", "models") if (own := getattr(options, key))
@@ -36,14 +43,31 @@ def main() -> None:
     found = bench(**given, jobs=options.jobs, resume=options.cells)
     output = options.output
     lines = [_heading(found, options)]
-    for name, figure in found.figures().items():
-        picture = figure.save(output.with_name(f"{output.stem}-{name}.svg"))
+    for name, picture in _draw(found, output).items():
         measure, _, block = name.partition("-")
         lines.append(f"![{MEASURES[measure]} against cost, {block} models]({picture.name})\n")
     output.write_text("\n".join([*lines, found.markdown()]).rstrip() + "\n", encoding="utf-8")
     for name, text in found.tables().items():
         output.with_name(f"{output.stem}-{name}.csv").write_text(text, encoding="utf-8")
     print(repr(found))
+
+
+def _draw(found: Benchmark, output: Path) -> dict[str, Path]:
+    """The figures beside the page, by name."""
+    return {
+        name: figure.save(output.with_name(f"{output.stem}-{name}.svg"))
+        for name, figure in found.figures().items()
+    }
+
+
+def _read(output: Path) -> Benchmark:
+    """What was measured, from the rows beside the page."""
+    with output.with_name(f"{output.stem}-rows.csv").open(newline="", encoding="utf-8") as file:
+        rows = [
+            {key: text if key in TEXTS else float(text or nan) for key, text in row.items()}
+            for row in csv.DictReader(file)
+        ]
+    return Benchmark({}, tuple(rows))
 
 
 def _options() -> argparse.Namespace:
@@ -55,6 +79,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cells", type=Path, help="where finished cells are kept")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--redraw", action="store_true", help="only the figures, from the tables")
     return parser.parse_args()
 
 

@@ -94,7 +94,8 @@ FIGURES: dict[str, Figure] = {
     "panels": Panels([heads(), curves(), heads(), many(3)], title="Two by two", columns=2),
     "2 x 3": Panels([Heatmap(values(5, 5), title="t " * 30)] * 6, captions=["caption " * 9] * 6),
     "long names in panels": Panels(
-        [curves(x_name="places " * 9, y_name="effects " * 9), many(8, 3), Heatmap(
+        [curves((0.004, 0.01, 0.1, 0.7), log_x=True, x_name="costs " * 9, y_name="effects " * 9),
+         many(8, 3), Heatmap(
             values(3, 3), None, [f"{i}00000" for i in range(3)], "rows " * 12, "columns " * 12
         )]
     ),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from math import floor, isnan, log10
+from itertools import pairwise
+from math import ceil, floor, isnan, log10
 from typing import TYPE_CHECKING
 
 from circuitkit.viz import style
@@ -12,6 +13,7 @@ from circuitkit.viz import style
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
+FAR = 300.0  # the ratio from which powers of ten are enough labels
 LINE = 13.0  # from the foot of a label to that of the next
 
 
@@ -50,7 +52,7 @@ def written(value: float, places: int) -> str:
 
 
 def short(value: float) -> str:
-    """The number as it stands at a logarithmic axis: 0.01, 100, 10k, 2M."""
+    """The number as written at a logarithmic axis: 0.01, 100, 10k, 2M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:g}{unit}"
@@ -70,6 +72,22 @@ def measured(text: str) -> float:
 
     font = FontProperties(size=style.SMALL)
     return float(TextToPath().get_text_width_height_descent(text, font, ismath=False)[0])
+
+
+def multiples(low: float, high: float, width: float) -> tuple[int, ...]:
+    """Which multiples of powers of ten are labelled between two numbers on a logarithmic axis that
+    is so many points wide: as many as fit; only the powers where the numbers are far apart."""
+    decades = range(floor(log10(low)), ceil(log10(high)) + 1)
+    for found in ((1, 2, 5), (1, 3)):
+        ticks = [n * 10.0**power for power in decades for n in found]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        unit = width / max(log10(high / low), 1e-9)
+        if high / low < FAR and all(
+            (measured(short(a)) + measured(short(b))) / 2 + 5 < unit * log10(b / a)
+            for a, b in pairwise(ticks)
+        ):
+            return found
+    return (1,)
 
 
 def thinned(count: int, apart: float) -> list[int]:

@@ -40,7 +40,7 @@ GRID = "#ebebeb"
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Lines(Figure):
-    """Curves over common places ``x``: numbers, or labels, which stand side by side.
+    """Curves over common places ``x``: numbers, or labels, which are evenly spaced.
 
     A series is a sequence of as many values as ``x`` has; nan is a gap. ``bands`` give some series
     a low and a high curve, between which it is shaded. Series differ in colour, dashes and markers,
@@ -50,7 +50,7 @@ class Lines(Figure):
     or with ``log_x`` not positive.
 
     Series named in ``plain`` have no markers; one that has a single place has no line. ``bridged``:
-    lines and bands go on over gaps, from value to value.
+    lines and bands continue over gaps, from value to value.
 
     Example:
         >>> lines = ck.figures.Lines([1, 10, 100], {"eap": [0.1, 0.5, 0.9]}, log_x=True)
@@ -212,7 +212,7 @@ class Lines(Figure):
 
     def _label(self, axes: Axes, width: float) -> None:
         """Ticks: matplotlib's, of whole numbers where all places are whole; labels where those are
-        the places; of powers of ten, their doubles and fivefolds too where they are few."""
+        the places; on a logarithmic axis powers of ten and, where they fit, multiples of them."""
         from matplotlib import ticker
 
         axes.yaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -220,9 +220,9 @@ class Lines(Figure):
         if self.labels:
             _labels.put(axes.xaxis, self.labels, width / 1.1 / max(len(self.labels) - 1, 1))
         elif self.log_x:
-            few = max(self.places) / min(self.places) < 300
+            marked = _labels.multiples(min(self.places), max(self.places), width / 1.1)
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if few else (1,)))
+            axes.xaxis.set_major_locator(ticker.LogLocator(subs=marked))
             axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: _labels.short(x)))
             axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         else:
