@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +27,8 @@ NOTEBOOKS = {
     page.relative_to(DOCS / "pages").as_posix(): json.loads(page.read_text(encoding="utf-8"))
     for page in sorted((DOCS / "pages").rglob("*.ipynb"))
 }
+# lines that need a network, a large model or a file of the reader's
+ELSEWHERE = re.compile(r"git clone|venv|pip install|smollm2|Llama|MODEL|pairs/")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -82,6 +87,32 @@ def test_the_guide_for_agents_works_from_an_empty_folder(
     assert {"forwards", "minutes", "bytes", "complement_faithfulness"} <= {*found}
     assert found["agreement"] > 0.7
     assert found["in_sample"] is False
+
+
+@pytest.mark.weekly
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
+def test_a_page_works_as_written(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its blocks in order, from an empty folder, in a shell; lines that need more than a processor
+    and the package are left out."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    names: dict[str, object] = {"__name__": page}
+    fences = r"^```(\w*)(?: title=\"(.*?)\")?\n(.*?)^```"
+    for language, title, block in re.findall(fences, PAGES[page], re.S | re.M):
+        if title:
+            Path(title).write_text(block, encoding="utf-8")
+        if language == "python":
+            exec(compile(block, page, "exec"), names)
+        elif not language:
+            lines = [line for line in block.splitlines() if not ELSEWHERE.search(line)]
+            script = "\n".join(lines).replace("--nproc-per-node 8", "--nproc-per-node 2")
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", script],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
 
 
 def test_the_reference_has_a_place_for_every_public_name(hooks: ModuleType) -> None:
