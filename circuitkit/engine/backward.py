@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Rule:
-    """What a backward does beside what the chain rule says.
+    """What a backward does in place of the chain rule.
 
     ``norms``: what a norm divides by counts as a constant. ``patterns``: attention patterns do, so
     that nothing flows into queries and keys. ``activations``: the slope of an activation at x is
@@ -95,7 +95,7 @@ def as_rule(rule: RuleLike) -> Rule:
 
 
 def rule_settings(rule: RuleLike) -> dict[str, str]:
-    """What scores say of a rule: its name, or nothing of the plain gradient."""
+    """What scores record of a rule: its name, or nothing for the plain gradient."""
     asked = as_rule(rule)
     return {} if asked == PLAIN else {"rule": str(asked)}
 
@@ -106,14 +106,14 @@ class Ruled(Model, Protocol):
 
     def under(self, rule: Rule) -> Model:
         """The same model, whose backward follows the rule. What it computes is the same. Raises
-        UnsupportedModelError where the rule speaks of a part that cannot be reached."""
+        UnsupportedModelError where a part that the rule concerns cannot be reached."""
 
 
 def under(model: Model, rule: RuleLike) -> Model:
-    """The model whose backward follows a rule; of the plain gradient the model itself.
+    """The model whose backward follows a rule; for the plain gradient, the model itself.
 
-    Raises ArgumentError for a rule that is not known, and UnsupportedModelError for a model that
-    takes no rules, or has a part that the rule speaks of where it cannot be reached.
+    Raises ArgumentError for an unknown rule, and UnsupportedModelError for a model that takes no
+    rules, or where a part that the rule concerns cannot be reached.
     """
     asked = as_rule(rule)
     if asked == PLAIN:

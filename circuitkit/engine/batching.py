@@ -1,5 +1,5 @@
-"""Batches as large as the memory allows, foreseen before the work begins; of several processes the
-first foresees for all, so that their batches are equal."""
+"""Batches as large as the memory allows, planned before the work begins; the first of several
+processes plans for all, so that their batches are equal."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def _at_most(model: Model, data: Dataset) -> float:
 def needed(
     model: Model, data: Dataset, corruption: Corruption, space: float = float("inf")
 ) -> Need:
-    """What a batch takes at its worst, for each example: attribution, or a run of the whole model
-    under a mask. The longest examples are measured, fewer where they hardly fit the space."""
+    """What a batch takes at most, for each example: attribution, or a run of the whole model under
+    a mask. The longest examples are measured, fewer where they hardly fit the space."""
 
     def work(few: Dataset) -> None:
         _attributed(model, few, corruption)

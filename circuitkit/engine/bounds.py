@@ -33,7 +33,7 @@ def require_tokens(name: str, tokens: Int[Tensor, "*b p"], size: int) -> None:
 
 
 def require_answers(batch: Batch, size: int) -> None:
-    """Raise DataError where an answer's token id lies outside the vocabulary (−1 is no answer)."""
+    """Raise DataError where an answer's token id lies outside the vocabulary (−1: none)."""
     for kind, answers in (("correct", batch.correct), ("wrong", batch.wrong)):
         if not answers.numel():
             continue

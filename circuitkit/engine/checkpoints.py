@@ -2,8 +2,8 @@
 
 ``directory/<hash of what the work is about>/`` holds ``about.json``, and each block as one
 safetensors file. Work about anything else has a directory of its own, so that runs can share one
-``directory``. Of several processes those that made a block keep it, and what all of them do is
-kept, and looked up, by the first.
+``directory``. Each of several processes keeps the blocks that it made; the first keeps, and looks
+up, what all of them do.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def digest(value: Json) -> str:
 
 
 def identity(model: Model, data: Dataset) -> dict[str, Json]:
-    """What tells work on one model and data from work on others, with the weights' digest."""
+    """What distinguishes work on one model and data from other work, with the weights' digest."""
     own = ({k: v for k, v in vars(e).items() if v is not None} for e in data.examples)
     examples = list(own)
     router = model.router  # it does not change plain runs, but patched ones
@@ -62,9 +62,9 @@ def identity(model: Model, data: Dataset) -> dict[str, Json]:
 
 @dataclass(frozen=True)
 class Shard(os.PathLike[str]):
-    """A directory for finished blocks, of which this run makes those whose number leaves ``index``
-    when it is divided by ``of``; without an index it puts together what shards have made.
-    ``complete`` names the work of which all blocks were there."""
+    """A directory for finished blocks, of which this run makes those whose number modulo ``of`` is
+    ``index``; without an index it merges what shards have made. ``complete`` names the work of
+    which all blocks were there."""
 
     directory: Path
     index: int | None = None
@@ -127,8 +127,8 @@ class Journal:
 
     def get(self, key: str) -> dict[str, np.ndarray] | None:
         """The arrays of a finished block; None where there is none, or where its file is damaged or
-        belongs to a different block, which is then computed again. What all processes ask for they
-        are told alike."""
+        belongs to a different block, which is then computed again. All processes that ask for a
+        block get the same answer."""
         return None if self.place is None else agreed(partial(self._read, key))
 
     def _read(self, key: str) -> dict[str, np.ndarray] | None:
@@ -155,7 +155,7 @@ class Journal:
         write_whole(self._path(self.place, key), save(whole, metadata=notes))
 
     def forget(self) -> None:
-        """Leave nothing behind: the work has no result, so that no run needs its blocks."""
+        """Delete everything: the work has no result, so no run needs its blocks."""
         if self.place is not None and not team().rank:
             shutil.rmtree(self.place, ignore_errors=True)
 
@@ -164,7 +164,7 @@ class Journal:
     ) -> None:
         """Raise OutputError where plain runs no longer give what they gave when a block was kept,
         except for rounding: then the blocks belong to a different model of the same name. Values
-        that are all below ``least`` are compared as if they were that large."""
+        all below ``least`` are compared relative to ``least``."""
         scale = max(least, float(np.abs(now[np.isfinite(now)]).max(initial=0)))
         tolerance = torch.finfo(model.dtype).eps ** 0.5 * scale
         same = kept.shape == now.shape and np.allclose(

@@ -1,4 +1,5 @@
-"""How work is dealt to processes: block i to process i mod N, and the blocks come back in order.
+"""How work is divided among processes: block i goes to process i mod N, and blocks come back in
+order.
 
 There is no scheduler: who does what follows from the number of a block alone. Blocks are arrays;
 whoever called ``dealt`` adds them in their order, by the same code whether there is one process or
@@ -33,8 +34,8 @@ SHOWN = 3  # missing blocks that are named
 
 @dataclass(frozen=True)
 class Task:
-    """A block of work by its name, what makes it, what looks at one that is on disk, and where it
-    is kept, where that is not with all others."""
+    """A block of work: its name, what computes it, what checks one that is on disk, and where it is
+    kept if not with all others."""
 
     key: str
     work: Callable[[], Block]
@@ -47,9 +48,9 @@ def dealt(
 ) -> Iterator[Block]:
     """The blocks of these tasks, in their order, on every process.
 
-    The tasks are listed by every process, and made by the one whose they are; ``count`` hears of
-    blocks that are done. Raises on every process what the first block raises that fails, and
-    UnfinishedError where a shard, or a merge, has not all blocks.
+    Every process lists all tasks and computes its own; ``count`` is told of finished blocks.
+    Raises, on every process, the error of the first block that fails, and UnfinishedError where a
+    shard, or a merge, lacks blocks.
     """
     journal, own = journal or Journal(None, {}), team()
     if journal.shard is not None and journal.shard.index is None:

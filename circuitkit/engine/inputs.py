@@ -1,7 +1,7 @@
 """The arguments that every public function takes, in any form in which users have them.
 
 ``data`` is a Dataset, or what makes one; ``metric`` and ``corruption`` are functions or names, with
-defaults. What stands in the wrong place is refused in a sentence.
+defaults. An argument in the wrong place is refused in a sentence.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def _drawn(data: Data) -> bool:
 
 # -- model -----------------------------------------------------------------------------------------
 def require_model(model: object) -> None:
-    """Raise ArgumentError where this is no model that ``load`` has made."""
+    """Raise ArgumentError unless this is a model that ``load`` returned."""
     if isinstance(getattr(model, "wiring", None), Wiring) and not isinstance(model, Scores):
         return  # isinstance(model, Model) would run every property of it
     remedy = "load it with ck.load(...)" if hasattr(model, "forward") or _text(model) else ORDER
@@ -242,10 +242,10 @@ def as_data(
     A Dataset is used as it is. A Task, a task's name (``"ioi"``) or a file gives prompts that the
     discovery of the ``circuit`` (or of any of several) did not see: of a Task all of them, else up
     to ``examples``, drawn with the circuit's seed; without a number all that a file has, and 64 of
-    a task that is called by its name. They begin with BOS, and stand in the chat template, as the
-    model was loaded, else as the circuit was found. Raises ArgumentError for what is none of these,
-    and DataError where the circuit has seen every prompt. Warns where the circuit was found with
-    other weights than the model's.
+    a task that is called by its name. They begin with BOS, and are put into the chat template, as
+    the model was loaded, else as the circuit was found. Raises ArgumentError for what is none of
+    these, and DataError where the circuit has seen every prompt. Warns where the circuit was found
+    with other weights than the model's.
     """
     for about in _abouts(circuit):
         notice_others(model, about)
@@ -284,7 +284,7 @@ def as_found(
 
 
 def _framing(circuit: object) -> dict[str, Any]:
-    """What the first circuit that says so has its prompts stand in."""
+    """The BOS token and chat template of the first circuit that records them."""
     said = [about for about in _abouts(circuit) if any(key in about for key in FRAMING)]
     return {key: said[0][key] for key in FRAMING if said and isinstance(said[0].get(key), bool)}
 
@@ -292,7 +292,7 @@ def _framing(circuit: object) -> dict[str, Any]:
 def _fresh(
     model: Model, task: Task, seen: frozenset[str], memory: int | None, circuit: object
 ) -> Dataset:
-    """The prompts of the task that are not among those seen, whatever they stood in then."""
+    """The prompts of the task that are not among those seen, with or without BOS and template."""
     whole = Dataset.of(task, model, memory=memory)
     if not seen:
         return whole
@@ -440,7 +440,7 @@ def _recorded(key: str, circuit: object) -> str | None:
 
 
 def _of_the_package(kind: str, expression: str) -> bool:
-    """Whether a name with settings stands for a function of the package; runs no code."""
+    """Whether a name with settings is that of a function of the package; runs no code."""
     if ":" in expression.partition("(")[0]:
         return False
     try:

@@ -43,7 +43,7 @@ def learns(
     about: Callable[..., dict[str, Json]],
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Say of a corruption that it learns what it carries, and ``about(data, **settings)`` on what
-    and how: this stands in what results say of themselves."""
+    and how: results record this."""
 
     def noted(corruption: Callable[P, T]) -> Callable[P, T]:
         vars(corruption)["learns"] = about
@@ -138,8 +138,8 @@ def of_runs(
     reference: Float[Tensor, "b vocab"],
     batch: Batch,
 ) -> Float[Tensor, "runs metrics examples"]:
-    """What metrics say of several runs of a batch, whose logits stand one after the other: of all
-    of them at once, so that a GPU is not waited for run by run. Raises as ``check_metric``."""
+    """What metrics say of several runs of a batch, whose logits follow one another: of all of them
+    at once, so that a GPU is not waited for run by run. Raises as ``check_metric``."""
     times = len(logits) // len(batch)
     many, again = batch.repeat(times), reference.repeat(times, 1)
     said = torch.stack([check_metric(one, logits, again, many) for one in metrics])

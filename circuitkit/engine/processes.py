@@ -98,11 +98,11 @@ def gathered(own: T) -> list[T]:
 
 @contextmanager
 def _joined() -> Iterator[None]:
-    """An exchange; raises ProcessError where another process is no longer there."""
+    """An exchange; raises ProcessError if another process has ended."""
     try:
         yield
     except RuntimeError as error:  # a connection that was closed
         raise ProcessError(
-            "another process of this run has ended, and the others cannot go on without it; what "
-            "it said tells why, and torchrun --max-restarts 3 goes on from finished blocks"
+            "another process of this run has ended, and the others cannot continue; its "
+            "message says why, and torchrun --max-restarts 3 resumes from finished blocks"
         ) from error

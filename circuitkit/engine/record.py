@@ -139,5 +139,5 @@ def at_answers(batch: Batch, x: Shaped[Tensor, "..."], axis: int = 0) -> Shaped[
 
 
 def beginning(batch: Batch, same: Bool[Tensor, "b p"]) -> int:
-    """The first position to run: where an example is no longer the same, or the first answer."""
+    """The first position to run: where an example first differs, or the first answer."""
     return min(int(same.all(0).sum()), int(batch.last.min()))

@@ -84,20 +84,20 @@ def path_resolved(
     """Whether the mean of gradients along the way to the clean run can say what edges do.
 
     Mask gradients take the gradient in runs whose readers read a share of the way from the carried
-    residual to the running one, at so many ``points``. They say something of the edges only as far
-    as the metric changes where they look. This runs the model at the ends of the intervals around
-    the points, for the first ``examples``: points + 1 forwards of each, without a backward.
+    residual to the running one, at so many ``points``. They are informative about the edges only
+    where the metric changes. This runs the model at the ends of the intervals around the points,
+    for the first ``examples``: points + 1 forwards of each, without a backward.
 
     Where more than ``MOST`` of the gap lies in one interval, or the metric swings by more than that
-    there, no mean over these points is to be trusted, and exact effects or a learned ranking are
-    the way. Under ``zero`` this is so in every model with norms in front of its components: a norm
-    of a share of the residual is that of the whole, so that the metric stays where it is until the
-    share is next to nothing. ``norms`` are those of ``mask_gradient``, which may hold them at the
-    clean run's scales: that is another path. Under ``mean`` it is so in models whose first token
-    carries a residual hundreds of times larger than the others': its share in the mean drowns them.
+    there, no mean over these points can be trusted; use exact effects or a learned ranking. Under
+    ``zero`` this is so in every model with norms in front of its components: a norm of a share of
+    the residual is that of the whole, so that the metric stays where it is until the share is next
+    to nothing. ``norms`` are those of ``mask_gradient``, which may hold them at the clean run's
+    scales: that is another path. Under ``mean`` it is so in models whose first token carries a
+    residual hundreds of times larger than the others': its share in the mean drowns them.
 
-    A path that is resolved is not yet a ranking that is good: the sum of a mask gradient's scores,
-    which is the gap where the points suffice, has to agree as well.
+    A resolved path does not yet mean a good ranking: the sum of a mask gradient's scores, which is
+    the gap where the points suffice, has to agree as well.
 
     Raises as ``prepare`` does, MetricError for what a metric may not be, and UnsupportedModelError
     for norms that cannot be held.

@@ -1,7 +1,7 @@
 """The scores of the edges over a run: their mean, their scatter, and those of groups of examples.
 
 A run goes through the data batch by batch. What is kept of each example is decided beforehand:
-nothing but its part in the mean, its own scores, or its part in each of several resamples.
+only its part in the mean, its own scores, or its part in each of several resamples.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ ByGroup: TypeAlias = Annotated[
 class Tally:
     """Sums of the examples' scores, as they come; ``scores`` gives their mean at the end.
 
-    The groups' scores take min(examples, groups) × edges × 4 bytes: in memory, or where they do not
-    fit in a file that vanishes with the last one who reads it. Raises ArgumentError for groups that
-    are not counts of these examples.
+    The groups' scores take min(examples, groups) × edges × 4 bytes: in memory or, if they do not
+    fit, in a temporary file that is deleted with its last reader. Raises ArgumentError for groups
+    that are not counts of these examples.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class Weighted(Protocol):
 
 
 def digest(model: Model) -> str | None:
-    """The SHA-256 of a model's weights; None of a model that does not show any.
+    """The SHA-256 of a model's weights; None for a model that does not show any.
 
     It covers every tensor's name, its shape, and 1,024 of its values (all, where there are fewer):
     those at the places ``i · n // 1024`` of its n values, rounded to bfloat16. So a copy on another
@@ -51,7 +51,8 @@ def digest(model: Model) -> str | None:
 
 
 def once(model: Model, key: str, make: Callable[[], T]) -> T:
-    """What is made of a model, and by the key alone: once, where it keeps its ``weights``."""
+    """A value computed from a model, which depends on the key alone: once, where the model keeps
+    its ``weights``."""
     kept = getattr(model, "weights", None)
     return kept.once(key, make) if isinstance(kept, Weights) else make()
 
@@ -98,9 +99,9 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def notice_others(model: Model, found: Mapping[str, Json]) -> None:
-    """Warn where what a circuit or scores say of themselves is that they were found with other
-    weights than those of the model. Single precision that was rounded to float16 has a digest of
-    its own, and is not told from other weights; another wiring is refused where it is used."""
+    """Warn if a circuit or scores record that they were found with other weights than the model's.
+    Single precision that was rounded to float16 has a digest of its own, and is not told from other
+    weights; another wiring is refused where it is used."""
     known, asked, wiring = (found.get(key) for key in ("weights", "asked", "wiring"))
     then = asked.get("dtype") if isinstance(asked, dict) else None
     halved = "float16" in (then, str(model.dtype).removeprefix("torch."))
@@ -126,7 +127,7 @@ def _sampled(tensor: Tensor) -> bytes:
 
 
 def parameters(model: Model) -> dict[str, int] | None:
-    """How many values each tensor holds, tied ones once; None of a model that does not show any."""
+    """How many values each tensor holds, tied ones once; None for a model that shows none."""
     if not isinstance(model, Weighted):
         return None
     tensors = model.tensors()
