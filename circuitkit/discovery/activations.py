@@ -39,13 +39,14 @@ def ceap(
     The score of an edge is Σ_steps Σ_tokens (what the writer writes at the next point, less what
     it writes at this one) · (gradient at the reader at this one), at the embeddings of ``eap_ig``:
     what a writer changes is then what it changes on the way on which the gradients are taken. Costs
-    ``steps`` forwards and backwards beside the clean and the carried run, and ``steps`` forwards
-    more where a token carries an embedding of zero: there gradients are taken at the middles.
+    ``steps`` forwards and backwards in addition to the clean and the carried run, and ``steps``
+    forwards more where a token carries an embedding of zero: there gradients are taken at the
+    middles.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap``. Of the corruption
-    nothing but the embedding is used: with constants (``zero``, ``mean``) the way starts at the run
-    of that embedding. Raises as ``eap_ig`` does.
+    the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap``. Only the embedding of
+    the corruption is used: with constants (``zero``, ``mean``) the way starts at the run of that
+    embedding. Raises as ``eap_ig`` does.
 
     Source: Wu et al. (2026, "Demystifying variance in circuit discovery of LLMs").
 
@@ -85,8 +86,8 @@ def eap_ig_activations(
     The embedding, the heads of a layer, or its MLP write what lies 1/steps, 2/steps, ..., 1 of the
     way from what they carry to what they write in the clean run, fixed there, and all else runs
     free. The gradients of all edges are averaged over all stages and points. Costs (stages + 1) ·
-    ``steps`` forwards and backwards beside the clean and the carried run: of a plain decoder
-    (2 · layers + 1) · ``steps``.
+    ``steps`` forwards and backwards in addition to the clean and the carried run: of a plain
+    decoder (2 · layers + 1) · ``steps``.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
     the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap``. Raises as

@@ -56,10 +56,10 @@ def eap(
     directory cannot be used, and UnsupportedModelError where the rule speaks of a part of the model
     that cannot be reached.
 
-    With a ``rule`` (None by default: the plain gradient) the backward takes what norms divide by as
-    constants (``frozen_norms``), or attention patterns (``frozen_patterns``: nothing flows into
-    queries and keys), takes act(x)/x for the slope of an activation (``frozen_slopes``), or gives
-    each factor of a gated MLP half of its gradient (``half_gates``); ``relp`` is all but the
+    With a ``rule`` (None by default: the plain gradient) the backward treats the denominators of
+    norms as constants (``frozen_norms``), or attention patterns (``frozen_patterns``: nothing flows
+    into queries and keys), takes act(x)/x for the slope of an activation (``frozen_slopes``), or
+    gives each factor of a gated MLP half of its gradient (``half_gates``); ``relp`` is all but the
     patterns, and ``+`` joins rules. The run itself is the same, and a model that lacks what a rule
     speaks of keeps its gradient there. ``resume`` (None by default) is a directory for finished
     batches, with which a run resumes after a kill.
@@ -102,7 +102,7 @@ def eap_ig(
     (``points="left"``), or the middles of as many equal parts (``"midpoints"``). Without a choice
     they are the authors', and the middles for an example of which a token carries an embedding of
     zero: at the fraction 0 the slope of its norms would be 1/√ε. Costs ``steps`` forwards and
-    backwards beside the clean and the carried run.
+        backwards in addition to the clean and the carried run.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
     the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap``. Raises as ``eap`` does,
@@ -163,7 +163,7 @@ def expected_gradients(
     equal parts over the prompts (of n prompts, one has a fraction below 1/n, ...); with more
     ``draws`` each prompt has as many, one in each of as many equal parts. The fractions depend on
     the ``seed`` and on the prompts' tokens, and not on their order or batches. Costs ``draws``
-    forwards and backwards beside the clean and the carried run.
+    forwards and backwards in addition to the clean and the carried run.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
     the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap`` (each prompt's scores are

@@ -45,7 +45,7 @@ def activation_magnitude(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
 ) -> Scores:
-    """How much an edge's writer changes, whatever becomes of it.
+    """How much an edge's writer changes, regardless of the effect.
 
     The score of every edge of a writer is ‖live − carried output‖₂ over an example's tokens and
     dimensions, in the mean over examples and draws. The metric is not used.
@@ -87,7 +87,7 @@ def gradient_norm(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
 ) -> Scores:
-    """How steep the metric is in what an edge's reader reads, whatever is written there.
+    """How steep the metric is in what an edge's reader reads, regardless of what is written there.
 
     The score of every edge of a reader is ‖∂metric / ∂input‖₂ at the clean run, over an example's
     tokens and dimensions, in the mean over examples. The corruption is not used.
@@ -157,7 +157,7 @@ def node_attribution(
     level: Literal["edge", "node"] = "edge",
     rule: BackwardRule = None,
 ) -> Scores:
-    """Node attribution patching, spread on the edges: an edge is worth its weaker end.
+    """Node attribution patching, spread over the edges: an edge scores as its weaker end.
 
     A node's attribution is (clean − carried output) · (gradient of the metric there) at the clean
     run, in the mean over examples (Nanda 2022): the sum of EAP over its out-edges. An edge scores
@@ -200,7 +200,7 @@ def information_flow(
     run: the same for all ports of a layer, which read the same. Neither metric nor corruption is
     used. MIB selects ``greedy`` from these scores.
 
-    Returns Scores [writers, readers], shares between 0 and 1. Raises ArgumentError for what stands
+    Returns Scores [writers, readers], shares between 0 and 1. Raises ArgumentError for an argument
     in the wrong place.
 
     Source: Ferrando & Voita (2024).

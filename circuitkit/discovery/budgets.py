@@ -122,7 +122,7 @@ def pick(corruption: str, prompts: int, budget: int | None = None, path: str = "
     if path and not paid:
         least = ceil(choice.cost * min(choice.least, prompts)) + PROBE * PROBED
         raise ArgumentError(
-            f"auto trusts no ranking by gradients here: under {corruption} the path is {path}; "
+            f"auto does not trust gradients here: under {corruption} the path is {path}; "
             "measure edges (the method exact or acdc, or verify), learn a ranking (a budget of "
             f"{least}), or take counterfactual"
         )
@@ -151,14 +151,14 @@ def auto(
 
     ``budget`` is in sequence-backwards in all: a forward and a backward of one prompt, where a
     forward alone counts a third (None: 6 for each prompt, about what ``eap_ig`` costs). The method
-    is the last of a table that it pays for on as many prompts as the method was measured on (on
-    all, where they are fewer), and runs on as many of them, from the first, as the budget pays for.
-    What a corruption learns beforehand does not count.
+    is the last of a table that the budget can pay for on as many prompts as the method was measured
+    on (on all, if there are fewer), and it runs on as many of the prompts, from the first, as the
+    budget can pay for. What a corruption learns beforehand is not counted.
 
     Where constants replace activations (``zero``, ``mean``, ...) the path along which gradients are
-    taken is looked at first, on up to 4 prompts (``path_resolved``). Where the metric does not
-    change along it, or changes at once, no mean of gradients is to be trusted, and the budget goes
-    into a ranking that is learned.
+    taken is checked first, on up to 4 prompts (``path_resolved``). Where the metric does not change
+    along it, or changes at once, a mean of gradients cannot be trusted, and the budget is spent on
+    learning a ranking.
 
     Returns Scores [writers, readers] of the method that was chosen; ``about["settings"]`` says
     which, on how many prompts, and why. ``groups`` (as in ``eap``, of these prompts) and ``resume``

@@ -40,15 +40,15 @@ def ensemble(
 ) -> Scores:
     """The mean of the scores of several methods (a parallel ensemble).
 
-    By ``scores`` each method's are divided by their mean magnitude, so that all count alike, and
-    the mean is in units of that. By ``ranks`` the score of an edge is the mean over the methods of
-    the share of edges that it is not weaker than by magnitude, from 0 (those that score 0) to 1,
-    negative where a method's score is. ``members`` are methods with their settings. Costs what they
-    cost together.
+    By ``scores`` each method's are divided by their mean magnitude, so that all have the same
+    weight, and the mean is in units of that. By ``ranks`` the score of an edge is the mean over the
+    methods of the share of edges that it is not weaker than by magnitude, from 0 (those that score
+    0) to 1, negative where a method's score is. ``members`` are methods with their settings. Costs
+    what they cost together.
 
     Returns Scores [writers, readers], without a unit, positive where the edge helps the clean
     behaviour. Raises ArgumentError for an argument in the wrong place, and for no members,
-    UnknownNameError for a member that there is not, and what the members raise.
+    UnknownNameError for an unknown member, and what the members raise.
 
     Differs from other tools: the authors' members are EAP, and EAP-IG of inputs and of activations,
     whose raw scores they average.

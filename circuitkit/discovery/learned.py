@@ -63,8 +63,8 @@ def edge_pruning(
     Differs from the authors' program: each prompt of a step draws a mask of its own; the share of
     edges dropped is its expectation; there are no masks of nodes; the loss is the metric's, which
     with ``kl`` is the paper's, in shares of the gap; and ``runs`` are few, with a lower ``rate``
-    (the paper takes 96,000 at 0.8). Circuits of another size than the target are not what is
-    learned: ``nested`` ranks for all sizes.
+    (the paper takes 96,000 at 0.8). Only circuits of the target size are learned; ``nested`` ranks
+    for all sizes.
 
     Source: Bhaskar et al. (2024); Louizos et al. (2018) for the distribution.
 

@@ -59,7 +59,8 @@ def mask_gradient(
     score of an edge is Σ_tokens (live − carried output of the writer) · (gradient at the reader):
     the mean of that over ``steps`` values of t. They are the middles of equal parts, or with
     ``points="random"`` drawn for each prompt, by the ``seed``, as in ``expected_gradients``. Costs
-    ``steps`` forwards and backwards beside the clean and the carried run, as ``eap_ig`` does.
+    ``steps`` forwards and backwards in addition to the clean and the carried run, as ``eap_ig``
+    does.
 
     A norm makes up for what is cut: under ``zero`` norm(t·x) is norm(x), and all that happens is
     near t = 0. With ``norms="clean"`` the norms before attention, MLPs and logits divide by what
@@ -71,7 +72,7 @@ def mask_gradient(
     the plain gradient they sum to the gap that they explain, what the metric loses on the way;
     ``about["path"]`` holds the ``sum``, the ``gap``, the relative ``error``, and whether the path
     is ``resolved``. Warns (ScoresWarning) where the error is above 0.2: the points have not
-    resolved the path. A small error is no proof of a good ranking. Raises as ``eap_ig`` does, and
+    resolved the path. A small error does not prove a good ranking. Raises as ``eap_ig`` does, and
     ScoresError where ``"clean"`` norms let a run overflow.
 
     Source: AutoCircuit (Miller et al. 2024) integrates such gradients for all edges together; at

@@ -72,8 +72,8 @@ def acdc(
     With ``thresholds`` it is a ranking instead: from the least to the largest, each is tested on
     the circuit that the one before has left, so that these circuits are nested, and an edge scores
     the largest threshold at which it stays (0: none). The first costs what a single one costs, and
-    each further one a test of every edge that was left. ``resume`` is a directory, with which a run
-    goes on after a kill: from the last threshold that is done.
+    each further one a test of every edge that was left. ``resume`` is a directory, from which a
+    killed run resumes at the last finished threshold.
 
     Returns Scores [writers, readers], in metric units, whose ``chosen`` is the circuit (with
     ``thresholds`` none). Raises ArgumentError for an argument in the wrong place, a threshold that
@@ -97,7 +97,7 @@ def acdc(
     if threshold is not None and thresholds is not None:
         raise ArgumentError("acdc has a threshold and thresholds; give one or the other")
     if thresholds is not None and not len(thresholds):
-        raise ArgumentError("acdc has thresholds=[], which are none; give at least one")
+        raise ArgumentError("acdc has thresholds=[]; give at least one")
     inputs = prepare(model, data, metric, corruption)
     pruning = _Pruning(*inputs)
     settings: dict[str, Json] = {"order": order, "seed": seed}

@@ -50,11 +50,11 @@ def nested(
 
     All edges start alike, or from the ranking by magnitude of ``start``, as −log(rank): a method's
     name, with settings (``eap_ig(steps=10)``), which is run on the same prompts before and adds its
-    cost; or Scores, whose cost was another's. A good ranking halves the ``runs`` that are needed,
-    and one that is wrong under the corruption (``eap_ig`` under ``zero``) is worse than none.
-    ``runs`` are the prompts that are run forwards and backwards in all, ``size`` those of a step.
-    Before, each prompt is run once as it is and once as it is carried. ``resume`` is a directory,
-    with which a training resumes after a kill, with an equal result.
+    cost; or Scores, whose cost is not counted. A good ranking halves the ``runs`` that are needed,
+    and a wrong one (``eap_ig`` under ``zero``) is worse than none. ``runs`` are the prompts that
+    are run forwards and backwards in all, ``size`` those of a step. Before, each prompt is run once
+    as it is and once as it is carried. ``resume`` is a directory, with which a training resumes
+    after a kill, with an equal result.
 
     Returns Scores [writers, readers]: −log(1 − sigmoid(s)), above 0 and without a unit: they rank
     edges, and do not say which way an edge works. ``about["losses"]`` are the mean losses of the
@@ -62,7 +62,7 @@ def nested(
     argument in the wrong place, MetricError where the metric has no gradient or no gap, and
     OutputError where the directory cannot be used.
 
-    Differs from MAttr: several prompts a step, each with a size of its own, for MAttr's one;
+    Differs from MAttr: several prompts per step, each with its own size, where MAttr has one;
     ``match``, and the start from another ranking.
 
     Source: MAttr (arXiv:2609.25518), for the nested sizes and the gradient through the threshold.

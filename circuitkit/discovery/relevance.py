@@ -32,7 +32,7 @@ def relp(
     It is ``eap`` with ``rule="relp"``, at the same cost: what a norm divides by is a constant, the
     slope of an activation is act(x)/x, and each factor of a gated MLP gets half of its gradient.
     Attention patterns keep their gradient, as in the authors' runs; with them as constants
-    (``eap`` with ``rule="relp+frozen_patterns"``) no edge into a query or key scores.
+    (``eap`` with ``rule="relp+frozen_patterns"``) edges into queries and keys score 0.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
     the clean behaviour; ``groups`` and ``resume`` as in ``eap``. Raises as ``eap`` does, and

@@ -64,7 +64,7 @@ def exact(
 
     Returns Scores [writers, readers], in metric units per example, positive where the edge helps
     the clean behaviour; they carry the direction. ``groups`` is as in ``eap``. Raises ArgumentError
-    for what stands in the wrong place, for an unknown direction, and for nodes that are to be
+    for an argument in the wrong place, for an unknown direction, and for nodes that are to be
     denoised, in groups or by their edges, CircuitError for an edge that does not exist, and
     OutputError where the directory cannot be used.
 
