@@ -53,8 +53,8 @@ class Ability(TableResult):
             means = f"{self.metric} {self.clean:+.2f} on clean and {_spelt(self.corrupt, '+.2f')}"
             raise EvaluationError(
                 f"the model does {task} on {self.accuracy:.0%} of {self.examples} prompts ({means} "
-                f"on corrupted ones), and a circuit is searched for from {ADMITTED:.0%} on; keep "
-                "the prompts that it answers with --known (known=True), or go on with all of them "
+                f"on corrupted ones), and discover asks for {ADMITTED:.0%}; keep the "
+                "prompts that it answers with --known (known=True), or continue with all of them "
                 "with --force (force=True)"
             )
 

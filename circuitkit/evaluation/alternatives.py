@@ -170,12 +170,12 @@ def alternative(
 ) -> Alternative:
     """A second circuit that is as faithful as the first one, and shares as little with it.
 
-    The scores of the first one's edges are lowered: to nothing, and where no circuit of the new
-    ranking, of up to ``most`` times as many edges, is as faithful as the first one less the
-    ``tolerance``, by less and less. On one half of the prompts the first is taken that is; both
-    circuits are measured on the other half. Where it differs from the first, the scores do not say
-    *the* circuit of the behaviour, but one of several. It is a search: one that shares less may
-    exist.
+    The scores of the first one's edges are set to zero; if no circuit of the new ranking, with up
+    to ``most`` times as many edges, is as faithful as the first one less the ``tolerance``, they
+    are lowered less and less. The first circuit that is faithful enough on one half of the prompts
+    is taken, and both circuits are measured on the other half. If it differs from the first, the
+    scores do not give *the* circuit of the behaviour, but one of several. It is a search: one that
+    shares less may exist.
 
     Returns an Alternative. Raises ArgumentError for an argument in the wrong place, CircuitError
     where the circuit has no edges or does not fit the model, ScoresError where the scores do not,

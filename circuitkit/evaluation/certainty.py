@@ -49,12 +49,12 @@ def certainty(
     """How sure each edge of a circuit is, from the scores of each example; nothing is run.
 
     The inclusion frequency is that over ``replicates`` samples of half as many prompts, drawn with
-    replacement, each ranked by the ``rule`` and cut to as many edges as the circuit has. Their
-    scatter around these prompts' circuit is that of fresh samples of *all* as many prompts, which a
+    replacement, each ranked by the ``rule`` and cut to as many edges as the circuit has. They
+    scatter around the circuit of these prompts as fresh samples of the full size would, which a
     bootstrap of the full size would understate. Edges of the circuit with a frequency of at least
     ``core`` are its core. Intervals and p are those of a mean of skewed, heavy-tailed values
-    (``circuitkit.util.statistics.means``). What is uncertain here is the choice of the prompts
-    alone: not the method, the metric or the corruption.
+    (``circuitkit.util.statistics.means``). Only the choice of the prompts is taken as uncertain
+    here: not the method, the metric or the corruption.
 
     Args:
         scores: Scores of a method with ``groups="examples"``, or what holds them.
@@ -62,7 +62,7 @@ def certainty(
         rule: How edges were ranked: ``abs``, ``signed`` or ``greedy``.
         replicates: How many samples are drawn for the frequencies.
         level: The level of the intervals.
-        core: From which frequency on an edge belongs to the core, above 0.5.
+        core: The frequency from which an edge belongs to the core, above 0.5.
         seed: The seed of the draws.
 
     Raises:

@@ -36,29 +36,29 @@ TELLING = 0.1  # of the core: a bound above it says nothing
 
 @dataclass(frozen=True, eq=False)
 class Certainty(TableResult):
-    """How sure each edge is, as far as the choice of the prompts goes; nan where it is not known.
+    """How sure each edge is, given the choice of the prompts; nan where unknown.
 
     The tables hold one number for each edge of the model, in the order of ``wiring.legal``.
 
     Attributes:
         wiring: The model's edges.
         mask: The circuit: bool [writers, readers].
-        examples: How many examples there were; of one, nothing is known.
+        examples: The number of examples; with one, nothing is known.
         mean: The mean score, in metric units per example.
         standard_error: Its standard error.
         low: The low end of its interval.
         high: The high end.
-        p: The p of its sign, two-sided, from the same statistic as the interval.
+        p: The p-value of its sign, two-sided, from the same statistic as the interval.
         q: The same, adjusted over all edges (Benjamini & Hochberg): of the edges with q at most
             0.05, at most one in twenty has the wrong sign on average.
-        frequency: The share of circuits of other samples of as many prompts that are expected to
-            hold the edge.
-        halves: The share of circuits of complementary halves of the prompts that do.
-        jaccards: By the size of samples, the mean Jaccard index of the circuits of two of them.
-        threshold: From which frequency on an edge of the circuit belongs to its core.
-        level: That of the intervals.
+        frequency: The share of circuits from other samples of the same number of prompts that are
+            expected to have the edge.
+        halves: The share of circuits from complementary halves of the prompts that have it.
+        jaccards: For each sample size, the mean Jaccard index of the circuits of two samples.
+        threshold: The frequency from which an edge of the circuit belongs to its core.
+        level: The confidence level of the intervals.
         rule: How edges were ranked.
-        about: Of which model, task and method the scores are.
+        about: The model, task and method of the scores.
 
     Example:
         >>> each = ck.discovery.eap(model, data, groups="examples")
@@ -118,7 +118,7 @@ class Certainty(TableResult):
 
     @property
     def telling(self) -> bool:
-        """Whether the bound says anything: whether it is at most a tenth of the core, and all of
+        """Whether the bound is informative: whether it is at most a tenth of the core, and all of
         the core is stable in complementary halves."""
         own = self.core[self.wiring.legal]
         stable = bool((self.halves[own] >= self.threshold).all())
@@ -127,10 +127,10 @@ class Certainty(TableResult):
     # -- another sample --------------------------------------------------------------------------
     @property
     def agreement(self) -> float:
-        """The Jaccard index to expect of two circuits, each of another sample of so many prompts.
+        """The expected Jaccard index of two circuits from different samples of that many prompts.
 
-        It is that of samples drawn from these prompts, which repeat each other more than new
-        prompts do: an upper estimate.
+        It is estimated from samples of these prompts, which overlap more than new prompts would: an
+        upper estimate.
         """
         return self.jaccards.get(self.examples, nan)
 
@@ -203,7 +203,7 @@ class Certainty(TableResult):
         return found
 
     def to_dict(self) -> dict[str, Json]:
-        """What the summary says, for machines; what is not known is None."""
+        """The summary as a dictionary for JSON; unknown values are None."""
         needed = self.prompts_needed()
         found: dict[str, Json] = nan_to_none({
             "examples": self.examples, "edges": self.edges,
@@ -247,8 +247,8 @@ class Certainty(TableResult):
 
     # -- files -----------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a safetensors file, in single precision, whole or not at all; ``load`` reads it.
-        Raises OutputError where the place cannot be written."""
+        """Write a safetensors file, in single precision, atomically; ``load`` reads it. Raises
+        OutputError where the place cannot be written."""
         said = {
             "wiring": self.wiring.to_dict(), "about": dict(self.about), "rule": self.rule,
             "examples": self.examples, "threshold": self.threshold, "level": self.level,
@@ -258,8 +258,8 @@ class Certainty(TableResult):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, force: bool = False) -> Certainty:
-        """What ``save`` wrote; raises ScoresError where the file holds nothing of the kind, and,
-        unless it is read by ``force``, where it is not what was written: its digest is wrong."""
+        """Read what ``save`` wrote. Raises ScoresError if the file holds something else and, unless
+        ``force`` is given, if its digest is wrong."""
         said, tables = files.read(path, TABLES, force)
         held: dict[str, Json] = {**said, **tables}
         return cls(**held)

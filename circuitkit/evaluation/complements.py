@@ -279,8 +279,8 @@ def complements(
     other, beside ``n`` draws of as many random ones; ``kind="best"`` for those that raise it most.
 
     The search takes the gradient of the metric in the mask, at the circuit, halfway and at the
-    whole model, keeps the edges that hurt most there, as many as hurts most when measured, and
-    goes on from these, up to ``steps`` times: it gives a bound, and not always the worst of all.
+    whole model, keeps the edges that hurt most there, as many as hurt most when measured, and
+    continues from these, up to ``steps`` times: it gives a bound, and not always the worst of all.
     The gradients run in batches that fit the memory.
 
     Returns Complements, or for ``worst`` and ``best`` a FoundComplement; 1 is the full model.

@@ -165,8 +165,8 @@ def curve(
     if isinstance(sizes, str) or not isinstance(sizes, Iterable):
         refuse("sizes", sizes, "a list of numbers of edges")
     masks = {int(mask.sum()): mask for mask in scores.masks(sizes, rule)}
-    masks.pop(0, None)  # too few edges to hang together
+    masks.pop(0, None)  # too few edges for a path
     if not masks:
-        raise ScoresError(f"no circuit of {list(sizes)} edges hangs together; give larger sizes")
+        raise ScoresError(f"no circuit of {list(sizes)} edges is connected; give larger sizes")
     found = evaluate(model, list(masks.values()), *inputs[1:], resume=resume)
     return Curve(tuple(masks), tuple(found), total)

@@ -151,10 +151,10 @@ def generate(
 ) -> Generation:
     """Continue a text with only the circuit live, with the whole model, and without the circuit.
 
-    Without the circuit all other edges are live; with ``circuit=None`` the whole model goes on
-    alone. ``prompt`` is a text, its token ids, or a ``Prompt`` (``task[0]``), which brings its
-    corrupted text. The next token is the most probable one, or with a ``temperature`` above 0 drawn
-    from the softmax of logits / temperature by a generator of that ``seed``. A text ends after
+    Without the circuit all other edges are live; with ``circuit=None`` only the whole model is run.
+    ``prompt`` is a text, its token ids, or a ``Prompt`` (``task[0]``), which brings its corrupted
+    text. The next token is the most probable one, or with a ``temperature`` above 0 drawn from the
+    softmax of logits / temperature by a generator of that ``seed``. A text ends after
     ``max_new_tokens``, or with the tokenizer's end-of-text token.
 
     The first token's logits are those of ``run`` on the prompt. The tokens that a run has chosen
@@ -214,7 +214,7 @@ class _NoData(Dataset):
 def _example(
     model: Model, prompt: str | Prompt | Sequence[int], corrupt: str | Sequence[int] | None
 ) -> Example:
-    """The prompt in tokens; without a corrupted text, it stands for that itself."""
+    """The prompt in tokens; without a corrupted text, it is used for that as well."""
     if isinstance(prompt, Prompt):
         (found,) = tokenise([prompt], TokenizerView(_tokenizer(model)))
         return (

@@ -28,7 +28,7 @@ def hooks(
     A forward of ``model.bridge`` under them keeps the circuit's edges live; every other edge
     carries what the corruption puts there. The result is a list of (hook point, function), as
     ``run_with_hooks(fwd_hooks=...)`` and ``hooks(fwd_hooks=...)`` take it; the bridge that was
-    given to ``ck.load`` takes it too. Hooks that are added behind see what these have set.
+    given to ``ck.load`` takes it too. Hooks that are added later see what these have set.
 
     The hooks are for one batch, since what is carried belongs to its tokens: for all examples of
     the data, or for ``batch``, one of a Dataset's own (a mean is still taken over all of the data).
@@ -41,7 +41,7 @@ def hooks(
     ``hook_mlp_out`` and the last ``hook_resid_post`` hold what the circuit's run computes; a
     component outside the circuit writes what it carries. The other residual hook points do not,
     because in a circuit of edges every reader reads a sum of its own. Components outside the
-    circuit are computed all the same, so ``ck.evaluate`` is faster.
+    circuit are computed too, so ``ck.evaluate`` is faster.
 
     Raises UnsupportedModelError for a model that does not run on TransformerLens or has experts as
     nodes, DataError for a corruption with several draws and (in the forward) for a batch of another

@@ -220,12 +220,12 @@ def random_masks(
 ) -> list[Mask]:
     """Random circuits of exactly that many edges, to compare a circuit with.
 
-    Each hangs together: every edge lies on a path from the input to the logits. Of a circuit the
-    random ones have, unless ``edges`` says otherwise, its own number of edges; more edges than the
-    model has give the whole model. The first argument is a model, its wiring, or a circuit.
+    Each is connected: every edge lies on a path from the input to the logits. For a circuit they
+    have its own number of edges, unless ``edges`` says otherwise; more edges than the model has
+    give the whole model. The first argument is a model, its wiring, or a circuit.
 
-    Returns n masks of bool [writers, readers]. Raises ArgumentError for what is none of these, and
-    for numbers that are not whole or below 1.
+    Returns n masks of bool [writers, readers]. Raises ArgumentError for anything else, and for
+    numbers that are not whole or below 1.
 
     Example:
         >>> [int(mask.sum()) for mask in ck.random_masks(model, 100, n=2)]

@@ -129,12 +129,13 @@ def refine(
     """A circuit of the same size that is nearer to the whole model, by swaps of single edges.
 
     Half of the candidates are the circuit's weakest edges, the other half the strongest that it
-    lacks and that would be live in it: from a writer that it has to a reader that is heard. The
+    lacks and that would be live in it: from a writer that it has to a reader that is used. The
     circuit is run without each of the former and with each of the latter, on a few examples; the
     half that brings its faithfulness nearest to 1 on twice as many, and so on. Of the four best on
     each side every pair is swapped, on all examples. The best pair is kept where it brings the
-    faithfulness nearer to 1 by more than a standard error, and then all begins again, for at most
-    so many ``swaps``. The edges that die with one that is dropped go with it, for as many others.
+    faithfulness nearer to 1 by more than a standard error, and then the search starts again, for at
+    most ``swaps`` swaps. Edges that become dead ends when one is dropped are dropped with it, and
+    replaced by as many others.
 
     Returns a Refined, whose circuit is as large as the one given (without its dead ends), and on
     these examples never farther from faithfulness 1. Measure it on others: it was chosen on these.

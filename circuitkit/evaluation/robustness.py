@@ -362,9 +362,10 @@ def vary(
 
     Circuits of the same size are also found on ``samples`` disjoint samples, to say how much the
     same choice finds again: of two, the prompts seen and those unseen; else equal parts of all of
-    them, of which four or more are needed to show that two choices differ. 1 leaves this out.
+    them, of which four or more are needed to show that two choices differ. 1 omits this.
 
-    Returns a Robustness: faithfulness has no unit, 1 is the full model. Raises as the two do.
+    Returns a Robustness: faithfulness has no unit, 1 is the full model. Raises what these two
+    raise.
 
     Source: Miller et al. (2024), "Transformer circuit faithfulness metrics are not robust".
 
@@ -524,7 +525,7 @@ def _choices(
     circuits: Mapping[str, CircuitLike] | None = None,
 ) -> tuple[Dataset, list[Metric], list[Corruption]]:
     """The data, the metrics and the corruptions as the engine takes them; raises ArgumentError
-    where one stands alone, and EvaluationError where there are none, or two of one name."""
+    where one is given alone, and EvaluationError where there are none, or two of one name."""
     require_model(model)
     own = as_data(model, data, circuits)
     if not is_several(metrics):

@@ -41,7 +41,7 @@ def run(
 ) -> Float[Tensor, "circuits examples vocab"]:
     """The logits of circuits at the answer positions (of the first token of a longer answer).
 
-    Returns a tensor [circuits, examples, vocab] on the model's device, in the mean over the
+    Returns a tensor [circuits, examples, vocab] on the model's device, averaged over the
     corruption's draws; one circuit gives the first axis the length 1. A circuit is a graph, a
     Discovery, a mask of bool, or a tensor of weights from 0 (the edge carries the corruption) to 1
     (it is live), over the model's writers and readers; or a tensor of masks or weights [examples,
@@ -67,9 +67,9 @@ def measure(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
 ) -> Float[Tensor, "circuits examples"]:
-    """What the metric says of circuits on every example.
+    """The metric of circuits on every example.
 
-    Returns a tensor [circuits, examples] in metric units, higher is better, in the mean over the
+    Returns a tensor [circuits, examples] in metric units, higher is better, averaged over the
     corruption's draws. Arguments, gradients and errors are those of ``run``.
 
     Example:

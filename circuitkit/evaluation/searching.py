@@ -170,12 +170,12 @@ def smallest(
     """The smallest of the best circuits that reaches the target faithfulness on the data.
 
     All sizes up to 24 edges are tried, and larger ones, a fifth more at each step, until one
-    reaches it, and up to twice that. Then what lies between this one and the size below is narrowed
-    down to single edges, and so is what lies around places where a larger circuit was worse. Where
-    faithfulness does not grow with size, a smaller circuit of more than 24 edges may lie between
-    the sizes that were measured; the result shows the curve. ``known`` are masks
-    whose faithfulness on the same data was measured before: where one of them reaches the target
-    with fewer edges, it is the result.
+    reaches it, and up to twice that. Then the sizes between this one and the size below are
+    narrowed down to single edges, and so are those around places where a larger circuit was worse.
+    Where faithfulness does not grow with size, a smaller circuit of more than 24 edges may lie
+    between the sizes that were measured; the result shows the curve. ``known`` are masks whose
+    faithfulness on the same data was measured before: where one of them reaches the target with
+    fewer edges, it is the result.
 
     Returns a Search, which may be given wherever a circuit is taken; its ``mask`` and its
     ``circuit`` are what was found. Raises ArgumentError for an argument in the wrong place and for

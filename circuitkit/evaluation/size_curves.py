@@ -158,7 +158,7 @@ def size_curves(
     does (dead ends are dropped afterwards). All rules share their runs. MIB's CPR is that of the
     rule ``signed``, and its CMD that of ``abs``.
 
-    Returns the SizeCurve of each rule, by its name. Raises ArgumentError for what stands in the
+    Returns the SizeCurve of each rule, by its name. Raises ArgumentError for an argument in the
     wrong place, EvaluationError for other shares, and ScoresError for a rule that is not known.
 
     Source: MIB (Mueller et al. 2025, §3).

@@ -43,7 +43,7 @@ def copied(
     """Whether each head, looking at one of the marked tokens alone, would write that token: whether
     it is among the five best tokens of what the head writes; and then, of its negative.
 
-    The head reads what stands there behind the first layer (in the first layer: the embedding).
+    The head reads what is there after the first layer (in the first layer: the embedding).
     """
     tokens, found = batch.clean[marks], {}
     for layer in {head.layer or 0 for head in heads}:

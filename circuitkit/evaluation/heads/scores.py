@@ -197,17 +197,18 @@ def attention_scores(
     A score is what enters the softmax: q · k, scaled as the model scales it, rotated, the norms
     applied. It is linear in what each writer puts into the query, and in what each puts into the
     key, with every norm's scale (before the attention, and over queries and keys) as it is in the
-    run. So it is a sum over pairs of writers, and here is each of them; biases are a writer of
-    their own (``bias``). A score that is the same for all keys moves no attention: compare spans.
+    run. So it is a sum over pairs of writers, and the result has each of them; biases are a writer
+    of their own (``bias``). A score that is the same for all keys moves no attention: compare
+    spans.
 
     Where a model caps its scores (Gemma 2), these are before the cap. What it adds to scores by
     position alone (ALiBi) is the writer ``position`` on both sides. Attention sinks (gpt-oss) are
     not part of scores.
 
     Source: the QK circuit of Elhage et al. 2021, for single prompts. Raises CircuitError for what
-    is not a head; DataError for a span that a prompt lacks, or that the head does not see (it
-    stands behind the query, or outside of a sliding window); UnsupportedModelError where the
-    model's scores are not such a sum.
+    is not a head; DataError for a span that a prompt lacks, or that the head does not see (it comes
+    after the query, or is outside a sliding window); UnsupportedModelError where the model's scores
+    are not such a sum.
 
     Example:
         >>> why = ck.attention_scores(model, ["a3.h2"], task, at=["IO", "S1"])

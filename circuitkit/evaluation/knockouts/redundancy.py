@@ -134,7 +134,7 @@ def minimality(
     threshold: Annotated[float, Bounds(0)] = 0.01,
     seed: Seed = 0,
 ) -> Minimality:
-    """Whether a circuit is minimal: whether each of its edges is needed for something.
+    """Whether a circuit is minimal: whether each of its edges is needed.
 
     The sets K that are tried for an edge: none; the other edges into its reader; all edges that lie
     on no path through it; and ``sets`` random ones. Wang et al. choose K for each node by what they
