@@ -183,7 +183,7 @@ def attention_to(
         hold every token once sum to 1 (to less in a model with attention sinks).
 
     Raises:
-        ArgumentError: if something else stands in the place of the heads.
+        ArgumentError: if the heads are something else.
         CircuitError: if a name is not a head of the model.
         DataError: if there are no heads or spans, or an example lacks a span.
 

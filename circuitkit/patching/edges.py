@@ -51,10 +51,10 @@ def patch_edges(
 
     Returns:
         Effects with the axis ``edge``: values [edges, examples] in metric units, positive where the
-        edge helps, in the mean over the corruption's draws, in the order of ``edges``.
+        edge helps, averaged over the corruption's draws, in the order of ``edges``.
 
     Raises:
-        ArgumentError: if something else stands in the place of the edges.
+        ArgumentError: if the edges are something else.
         CircuitError: if there are no edges, for an edge that the model lacks and another direction.
         NodeNameError: for what is not an edge's name.
         OutputError: if the blocks cannot be written or are another model's.

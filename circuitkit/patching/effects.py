@@ -281,7 +281,7 @@ class Effects(Pictured):
 
         Args:
             share: Whether to draw the share of the gap rather than the effect in metric units.
-            title: What stands above it; None for what was patched.
+            title: The title above it; None for what was patched.
             columns: Labels of the columns, such as a prompt's tokens.
             marks: Cells to outline, [first axis, second axis].
             mark_name: What the legend says of them.

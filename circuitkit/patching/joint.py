@@ -65,7 +65,7 @@ def patch_together(
 ) -> Effects | list[Effects]:
     """The effect of groups of heads and MLPs, each group patched at once and at all tokens.
 
-    What lies between the nodes of a group answers; the nodes themselves write what they wrote in
+    What lies between the nodes of a group runs live; the nodes themselves write what they wrote in
     the other run (a head of a post-norm model: its share of the normed sum), so a group of one head
     is ``patch_nodes`` of ``share``.
 
@@ -82,7 +82,7 @@ def patch_together(
         Effects with values [groups, examples] in metric units, positive where the group helps.
 
     Raises:
-        ArgumentError: if something else stands in the place of the groups.
+        ArgumentError: if the groups are something else.
         CircuitError: if there is no group, for an empty group, a node that is not a writer of the
             model, and another direction.
 

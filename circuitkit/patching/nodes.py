@@ -127,10 +127,10 @@ def patch_nodes(
 
     Returns:
         Effects with values [layers, heads, spans, examples] (without the axes that do not apply) in
-        metric units, positive where the node helps, in the mean over the corruption's draws.
+        metric units, positive where the node helps, averaged over the corruption's draws.
 
     Raises:
-        ArgumentError: if something else stands in the place of an argument.
+        ArgumentError: for an argument in the wrong place.
         CircuitError: for unknown nodes, layers or directions, and nodes that the model lacks.
         DataError: for a span that an example lacks.
 

@@ -69,8 +69,8 @@ def patch_path(
 ) -> Effects:
     """The effect of one path on every example (path patching).
 
-    Every component beside the path is held at the base run. A path that does not end at the logits
-    flows on from its end through everything downstream.
+    Every component beside the path is held at the base run. From the end of a path that does not
+    end at the logits, the change flows through everything downstream.
 
     Args:
         model: The model.
@@ -86,11 +86,11 @@ def patch_path(
             answer, as in Wang et al. (2023).
 
     Returns:
-        Effects without axes: values [examples] in metric units, positive where the path helps, in
-        the mean over the corruption's draws.
+        Effects without axes: values [examples] in metric units, positive where the path helps,
+        averaged over the corruption's draws.
 
     Raises:
-        ArgumentError: if something else stands in the place of the path.
+        ArgumentError: if the path is something else.
         CircuitError: if the model has no such path.
         DataError: for a span that an example lacks.
 
@@ -133,7 +133,7 @@ def patch_paths(
         path helps.
 
     Raises:
-        ArgumentError: if something else stands in the place of the paths.
+        ArgumentError: if the paths are something else.
         CircuitError: if there are no paths, or the model lacks one.
         DataError: for a span that an example lacks.
 
@@ -399,7 +399,7 @@ def patch_senders(
 ) -> Senders:
     """The effect of the path from each writer upstream to one receiver.
 
-    From the receiver on everything runs live.
+    Everything downstream of the receiver runs live.
 
     Args:
         model: The model.
@@ -415,7 +415,7 @@ def patch_senders(
         Senders with effects [senders, examples] in metric units, positive where the path helps.
 
     Raises:
-        ArgumentError: if something else stands in the place of the receiver.
+        ArgumentError: if the receiver is something else.
         CircuitError: if the receiver is not a reader of this model.
         DataError: for a span that an example lacks.
 
@@ -461,7 +461,7 @@ def _mask(wiring: Wiring, nodes: Sequence[Node], mlps: bool) -> Mask:
         if reader in wiring.writer and reader not in wiring.reader:  # it follows its own port
             continue
         if not writers:
-            raise CircuitError(f"{ARROW.join(nodes)} goes on after the logits, where a path ends")
+            raise CircuitError(f"{ARROW.join(nodes)} continues after the logits, where a path ends")
         row, column = wiring.index(writers[0], reader)
         keep[row, column] = True
         if mlps:

@@ -46,7 +46,7 @@ class Pictured(ABC):
 
 
 def unit_of(metric: str, share: bool) -> str:
-    """What stands beside the colours, or below the bars, of effects."""
+    """What is written beside the colours, or below the bars, of effects."""
     return f"share of the gap in {metric}" if share else f"effect on {metric}"
 
 

@@ -232,7 +232,7 @@ def patch_windows(
 ) -> Windows | list[Windows]:
     """The effect of windows of adjacent layers, patched jointly, beside the sum of their layers.
 
-    What lies between the layers of a window answers; the layers themselves have, at the tokens
+    What lies between the layers of a window runs live; the layers themselves have, at the tokens
     patched, what they have in the other run. Every window lies wholly within the model.
 
     Args:
@@ -252,7 +252,7 @@ def patch_windows(
         examples] in metric units, positive where the layers help.
 
     Raises:
-        ArgumentError: if something else stands in the place of an argument.
+        ArgumentError: for an argument in the wrong place.
         CircuitError: for other nodes, MLPs that the model lacks, a size that does not fit it, and
             another direction.
         DataError: for a span that an example lacks.
