@@ -1,7 +1,7 @@
 """Every error that circuitkit raises on purpose.
 
     CircuitkitError
-    ├── ArgumentError           an argument that stands in the wrong place, or is of another kind
+    ├── ArgumentError           an argument in the wrong place, or of the wrong kind
     ├── UnknownNameError        a metric, task, method, ... that does not exist
     ├── NodeNameError           a string that is not a node or edge name
     ├── CircuitError            a graph, or a circuit file, that breaks the circuit format
@@ -50,7 +50,7 @@ class CircuitkitError(Exception):
 
 
 class ArgumentError(CircuitkitError, TypeError):
-    """An argument that stands in the wrong place, or is of another kind than what belongs there."""
+    """An argument in the wrong place, or of the wrong kind."""
 
 
 class UnknownNameError(CircuitkitError):

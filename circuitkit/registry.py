@@ -233,7 +233,7 @@ class Setting:
 
 
 def settings_of(kind: str, name: str) -> tuple[Setting, ...]:
-    """The settings that may stand in brackets behind a name, without importing its file.
+    """The settings that a name takes in brackets, without importing its file.
 
     Raises UnknownNameError, with the nearest name, if there is none.
 

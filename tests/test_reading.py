@@ -303,7 +303,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "odd.csv": (b"\xff\xfea\0b", "cannot be read .it is not UTF-16"),
     "headless.csv": (2 * f"{GOOD.splitlines()[1]}\n", "has no column 'clean'; it has 'The cat is'"),
     "open.json": (f"[{ROW},\n", "line 2 is not JSON"),
-    "comma.json": (f"[{ROW},\n]", "a comma stands before the end"),
+    "comma.json": (f"[{ROW},\n]", "there is a comma before the end"),
     "missing.json": (f"[{ROW}\n{ROW}]", "line 2 is not JSON .expecting ',' or ']'"),
     "after.json": (f"[{ROW}]\nx", "line 2 is not JSON .something follows"),
     "deep.json": ("[" * 100_000, "nested too deeply"),

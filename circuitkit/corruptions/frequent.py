@@ -32,9 +32,9 @@ def peak(
 
     The values of a dimension over all tokens of the clean prompts are put into ``bins`` of equal
     width, from the least to the largest, and the centre of the fullest bin is carried, at every
-    token: of several as full, that of the one nearest to the mean. The dimensions are those of the
-    token and position embeddings together, of what a head's output projection takes, and of what
-    an MLP writes. Padding does not count. ``at``: see ``zero``. It takes three forwards of the
+    token: of several equally full bins, the one nearest to the mean. The dimensions are those of
+    the token and position embeddings together, of what a head's output projection takes, and of
+    what an MLP writes. Padding does not count. ``at``: see ``zero``. It takes three forwards of the
     data, and ``bins`` numbers for each dimension.
 
     Few tokens fill few bins: with fewer tokens than bins the fullest one holds two or three of
@@ -64,7 +64,7 @@ def peak(
 
 
 def _runs(model: Model, data: Dataset) -> Iterator[tuple[Written, Bool[Tensor, "b p"]]]:
-    """What is written in the clean run of each batch, and which of its tokens are no padding."""
+    """What is written in the clean run of each batch, and which of its tokens are not padding."""
     for batch in data:
         yield clean(model, batch), batch.mask
 

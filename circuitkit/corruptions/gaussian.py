@@ -37,8 +37,8 @@ def noise(
     without it, the tokens at which the clean and the corrupted prompt differ (or another corrupted
     text of the prompt, ``text``), which are those that ``counterfactual`` replaces, and all tokens
     of a prompt without a corrupted text. There are
-    ``draws`` of the noise, over which all effects are averaged. The noise of an example depends on
-    nothing but the seed, the draw and its own tokens.
+    ``draws`` of the noise, over which all effects are averaged. The noise of an example depends
+    only on the seed, the draw and its own tokens.
 
     Raises DataError, when used, for a text or a span that an example lacks. Source: Meng et al.
     2022, §2.1 (three standard deviations); Zhang & Nanda 2024, §2.

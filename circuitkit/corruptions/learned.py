@@ -90,19 +90,19 @@ def optimal(
     minus the ``log_probability`` of the correct answers. ``rate`` is the first length of a step, in
     units of what the writer writes at a usual token; it falls to zero (Adam).
 
-    Without ``on`` the constants are learned on the prompts that they are used with, as means are
-    taken of them; a faithfulness on these prompts is then in sample. ``on`` names a task, of which
-    ``examples`` prompts are drawn with the ``seed``: give one with which you do not measure. The
-    constants do not depend on the order of the prompts or, up to rounding, on the batch size.
-    Results say under ``learned`` what they were learned on. ``at``: see ``zero``.
+    Without ``on`` the constants are learned on the prompts on which they are used, like means; a
+    faithfulness on these prompts is then in sample. ``on`` names a task, of which ``examples``
+    prompts are drawn with the ``seed``: give a seed that is not used for measuring. The constants
+    do not depend on the order of the prompts or, up to rounding, on the batch size. Results say
+    under ``learned`` what they were learned on. ``at``: see ``zero``.
 
     A step costs the forward and the backward of a run under masks, about three times that of a
     plain run for each example. Constants that were learned are kept with the model, the last few,
     and learned again where its weights or one of the settings has changed.
 
-    Differs from the paper: for a circuit it learns the constants of that one circuit, and while it
-    searches (UGS) of the masks that it has come to; these suit circuits in general, so that
-    different circuits can be compared, and are not optimal for any of them. For one component
+    Differs from the paper: the paper learns the constants of one circuit, or, while it searches
+    (UGS), of the current masks; these are learned for circuits in general, so that different
+    circuits can be compared, and are not optimal for any of them. For one component
     ``cut="writer"`` is the paper's.
 
     Raises DataError where there are no examples and, when used, for a span that an example lacks,

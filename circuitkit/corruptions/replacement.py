@@ -26,7 +26,7 @@ _UNPAIRED = (
 def counterfactual(
     model: Model, data: Dataset, *, text: str | None = None, at: str | Sequence[str] = ()
 ) -> Callable[[Batch], list[Activations]]:
-    """Symmetric token replacement: a cut edge carries what the corrupted prompt makes of it.
+    """Symmetric token replacement: a cut edge carries its value on the corrupted prompt.
 
     ``text`` names another corrupted text of the prompt (``S1+IO`` of ``ioi``). ``at`` names the
     tokens that are replaced (a span, as ``S2``, or several); without it, all.

@@ -248,8 +248,8 @@ class Dataset:
             padding: The side on which shorter examples are padded, ``right`` or ``left``; results
                 do not depend on it.
             memory: The bytes that the process may use in all; None for what the machine has.
-            bos: Whether a BOS token stands in front; None for what the model was loaded with,
-                which without a choice is what its tokenizer does.
+            bos: Whether prompts begin with a BOS token; None for what the model was loaded with, by
+                default what its tokenizer does.
             chat: Whether the prompts are a user's messages in the tokenizer's chat template (see
                 ``ck.load``); None for what the model was loaded with.
             answers: ``sequence`` for answers of several tokens that count as a whole; without it
@@ -338,8 +338,8 @@ class Dataset:
     def halves(self) -> tuple[Dataset, Dataset]:
         """The first half of the examples, on which a circuit is found, and the second half.
 
-        Examples with the same clean tokens stay together. Of one or two different prompts both
-        halves are the data itself: what is found on it is measured in sample.
+        Examples with the same clean tokens stay together. With only one or two different prompts,
+        both halves are the whole data: what is found on it is measured in sample.
         """
         groups: dict[tuple[int, ...], list[Example]] = {}
         for example in self.examples:
@@ -360,13 +360,13 @@ class Dataset:
 
     @property
     def rows(self) -> int:
-        """How many rows all batches have: a row for each example, or for each beginning of its
-        answers where these have several tokens."""
+        """How many rows all batches have: a row for each example, or for each prefix of its answers
+        if they have several tokens."""
         return sum(len(rows_of(example)) for example in self.examples)
 
     @property
     def longest(self) -> int:
-        """The tokens of the longest row."""
+        """The number of tokens of the longest row."""
         return max(len(row.clean) for example in self.examples for row in rows_of(example))
 
     def both_ways(self) -> Dataset:
@@ -426,7 +426,7 @@ class Dataset:
         )
 
     def named(self, number: int) -> str:
-        """What messages call the example of that number: ``prompt 3 of 16 ('When ...')``."""
+        """How messages name the example with that index: ``prompt 3 of 16 ('When ...')``."""
         clean = _shown(self.examples[number], self.tokenizer).clean
         return f"prompt {number + 1} of {len(self)} ({reprlib.repr(clean)})"
 

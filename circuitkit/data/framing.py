@@ -1,4 +1,4 @@
-"""What prompts stand in: a BOS token or none, and the chat template of a tokenizer.
+"""What prompts are put into: a BOS token or none, and the chat template of a tokenizer.
 
 A chat template is Jinja code that comes with a tokenizer; transformers renders it in a sandbox, in
 which it reaches nothing but the messages that it is given.
@@ -44,11 +44,11 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Framed:
-    """A tokenizer with what prompts stand in; in all else it is the tokenizer.
+    """A tokenizer with a choice of BOS token and chat template; otherwise it is the tokenizer.
 
     Attributes:
         tokenizer: The tokenizer itself.
-        bos: Whether a BOS token stands in front; None for what the tokenizer does.
+        bos: Whether prompts begin with a BOS token; None for what the tokenizer does.
         chat: Whether a prompt is the user's message in the tokenizer's chat template.
     """
 
@@ -200,7 +200,7 @@ def framed(
     chat: bool | None = None,
     name: str = "the model",
 ) -> Tokenizer:
-    """The tokenizer with what prompts stand in; None leaves it as it is.
+    """The tokenizer with a choice of BOS token and chat template; None leaves it as it is.
 
     Raises DataError, with the model's name, where there is no BOS token or no chat template, or
     where the template fails.
@@ -223,8 +223,8 @@ def framed(
     )
     if bos and found.bos_token_id is None:
         raise DataError(
-            f"the tokenizer of {name!r} has no BOS token, so that none can stand in front; leave "
-            "out bos (--bos)"
+            f"the tokenizer of {name!r} has no BOS token, so prompts cannot begin with one; "
+            "leave out bos (--bos)"
         )
     if chat and not getattr(found.tokenizer, "chat_template", None):
         raise DataError(

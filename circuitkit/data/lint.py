@@ -42,7 +42,7 @@ class CheckedRow:
     """A row of a file, and what was found about it.
 
     Attributes:
-        place: Where it stands: ``line 3``, ``row 3``, or ``prompt 3`` of a task.
+        place: Where it is: ``line 3``, ``row 3``, or ``prompt 3`` of a task.
         prompt: The prompt, where the row has one.
         example: The prompt in tokens, where it fits.
         misfit: Why it does not fit; empty if it does.

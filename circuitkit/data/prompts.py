@@ -33,8 +33,8 @@ class Prompt:
 
     Attributes:
         clean: The text that the model continues.
-        corrupt: The corrupted text; it has as many tokens as the clean one. None where there is
-            none: ``zero``, ``mean``, ``noise`` and ``resample`` need no corrupted text.
+        corrupt: The corrupted text; it has as many tokens as the clean one. None if there is none:
+            ``zero``, ``mean``, ``noise`` and ``resample`` need no corrupted text.
         correct: The correct continuations, each a single token with its leading space.
         wrong: The wrong continuations; may be empty.
         spans: Parts of the clean text by name, as ranges of characters [start, stop). In the
@@ -182,7 +182,7 @@ def is_file(name: str) -> bool:
 
 
 def file_of(name: str) -> str:
-    """The file that a task's name stands for, also with settings: that of
+    """The file that a task's name refers to, also with settings: that of
     ``from_file(path='mine.csv')``, and the name itself where it is that of a file; else empty."""
     if is_file(name):
         return name

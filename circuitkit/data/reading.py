@@ -40,9 +40,9 @@ class Row:
     """One row of a file.
 
     Attributes:
-        place: Where it stands: ``line 3``, or ``row 3`` where a file has no lines.
+        place: Where it is: ``line 3``, or ``row 3`` where a file has no lines.
         fields: The value of each column; of CSV and TSV all are texts.
-        table: Whether several answers stand in one cell, separated by ``|``.
+        table: Whether several answers are in one cell, separated by ``|``.
         spaced: Whether the file has a space after each separator, which belongs to no cell.
         fault: Why the row cannot be read; empty if it can.
     """
@@ -236,7 +236,7 @@ def _elements(text: str, start: int, name: str) -> Iterator[Row]:
             if text[at : at + 1] == ",":
                 at = _blank(text, at + 1)
                 if text[at : at + 1] == "]":
-                    raise ValueError("a comma stands before the end of the list")
+                    raise ValueError("there is a comma before the end of the list")
             elif text[at : at + 1] != "]":
                 raise ValueError("expecting ',' or ']'")
         at = _blank(text, at + 1)

@@ -46,7 +46,7 @@ class TokenizerView:
 
     @property
     def chat(self) -> Framed | None:
-        """The chat template in which prompts stand, if they do."""
+        """The chat template that prompts are put into, if any."""
         own = self.tokenizer
         return own if isinstance(own, Framed) and own.chat else None
 
@@ -69,7 +69,7 @@ class TokenizerView:
         return [opening[: len(opening) - _shared(opening, ids)] + ids for ids in plain]
 
     def _chosen(self) -> list[int]:
-        """What stands in front of a text: what the tokenizer puts there, with or without BOS."""
+        """The special tokens before a text: those that the tokenizer adds, with or without BOS."""
         opening, bos = self._opening() if self.chat is None else [], self.tokenizer.bos_token_id
         chosen = self.tokenizer.bos if isinstance(self.tokenizer, Framed) else None
         if bos is None or chosen is None or chosen == (bos in opening):

@@ -70,7 +70,7 @@ def dot(circuit: Graph) -> str:
 
 
 def _row(node: Node) -> tuple[int, str]:
-    """Where a node stands: its layer; in it the ports, the heads, the MLP."""
+    """Where a node is: its layer; in it the ports, the heads, the MLP."""
     if node in (INPUT, LOGITS):
         return (-1 if node == INPUT else 10**9), ""
     return node.layer or 0, "m" if node.is_mlp else "p" if node.port is None else "a"

@@ -16,10 +16,10 @@ __all__ = ["csv"]
 def csv(circuit: Graph) -> str:
     """One line an edge, the strongest first: writer, reader, name, weight, other attributes.
 
-    Attributes of the nodes stand as ``writer_role`` and ``reader_role``. A table of edges has no
-    place for what says where the circuit comes from: json, graphml and dot hold that too. Raises
-    OutputError for a circuit that only lists its components, and NodeNameError where a node's name
-    does not follow the grammar.
+    Attributes of the nodes are in the columns ``writer_role`` and ``reader_role``. A table of edges
+    does not say where the circuit comes from; json, graphml and dot do. Raises OutputError for a
+    circuit that only lists its components, and NodeNameError where a node's name does not follow
+    the grammar.
 
     Example:
         >>> ck.formats.csv(circuit).splitlines()[0]

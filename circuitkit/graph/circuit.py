@@ -88,11 +88,12 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
     The graph's attributes say where it comes from. A weight is in units of the metric per example,
     and positive where the edge helps the clean behaviour. ``len(circuit)``, ``circuit.nodes`` and
     ``circuit.edges`` are NetworkX's, and count ports and the edges from ports to their heads too;
-    ``to_frame`` and ``print`` count the circuit's own edges. ``Circuit(graph)`` makes one of any
+    ``to_frame`` and ``print`` count the circuit's own edges. ``Circuit(graph)`` makes one from any
     directed graph with these attributes. ``save`` writes all of a circuit, ``draw`` a picture,
     which may leave edges out. Iterating over ``circuit.graph.items()``, as ``nx.write_graphml``
-    does, gives attributes that are mappings or lists as JSON text, for other files hold no such
-    values; ``circuit.graph["settings"]`` and ``dict(circuit.graph)`` give them as they are.
+    does, gives attributes that are mappings or lists as JSON text, because other formats cannot
+    hold such values; ``circuit.graph["settings"]`` and ``dict(circuit.graph)`` give them as they
+    are.
 
     Example:
         >>> import networkx
@@ -121,8 +122,8 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
     def heads(self) -> list[str]:
         """The attention heads in the circuit, in the model's order.
 
-        Those that an edge leaves or enters at a port of their own, and those with a role. Raises
-        CircuitError where the graph has no wiring.
+        These are the heads that an edge leaves or enters at their own port, and those with a role.
+        Raises CircuitError where the graph has no wiring.
 
         Example:
             >>> ck.references.greater_than.hanna2023().circuit.heads[:3]
@@ -133,7 +134,7 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
 
     @property
     def mlps(self) -> list[str]:
-        """The MLPs in the circuit, in the model's order; their experts where MLPs are taken apart.
+        """The MLPs in the circuit, in the model's order, or their experts where these are nodes.
 
         Raises CircuitError where the graph has no wiring.
 
@@ -157,8 +158,8 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         """The circuit's edges as a pandas table, the strongest first.
 
         Columns: ``writer`` and ``reader`` (names), ``weight`` (metric units per example), ``exact``
-        (whether the weight was measured rather than estimated; missing where nothing says so). Of
-        a circuit that says how sure its edges are, also those of ``Certainty.to_frame``:
+        (whether the weight was measured rather than estimated; missing where unknown). If the
+        circuit says how sure its edges are, also the columns of ``Certainty.to_frame``:
         ``standard_error``, ``low``, ``high``, ``p``, ``q``, ``frequency`` and ``core``.
 
         Example:
@@ -181,8 +182,7 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         """The circuit in a file: circuitkit's ``.json``, or an EAP-IG graph (``.json``, ``.pt``).
 
         Nothing that a file holds is executed. Raises CircuitError where the file is missing, broken
-        or not a circuit, and, unless it is read by ``force``, where it is not what was written: its
-        digest is wrong.
+        or not a circuit, and, unless ``force`` is given, if its digest is wrong.
 
         Example:
             >>> path = ck.references.docstring.acdc().circuit.save("docstring.json")
@@ -205,9 +205,8 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         """Write all of the circuit, in the format of the path's suffix, and return the path.
 
         ``.json`` (which ``load`` reads), ``.graphml`` and ``.dot`` hold every edge, node and
-        attribute; ``.csv`` every edge with its attributes. ``format`` asks for another one than the
-        suffix: its name, or ``path/to/mine.py:name``. A file that was there is replaced once the
-        new one is whole.
+        attribute; ``.csv`` every edge with its attributes. ``format`` overrides the suffix: a name,
+        or ``path/to/mine.py:name``. An existing file is replaced once the new one is complete.
 
         Raises OutputError for a suffix that is not known, or is a picture's, and where the file
         cannot be written; UnknownNameError for a format that is not known.
@@ -221,16 +220,15 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
     def draw(
         self, path: str | os.PathLike[str], *, format: str | None = None, **style: object
     ) -> Path:
-        """Draw the circuit as ``.svg``, ``.pdf`` or ``.png``, or as a page to look into
+        """Draw the circuit as ``.svg``, ``.pdf`` or ``.png``, or as an interactive page
         (``.html``), and return the path.
 
         A picture may leave edges out, and its caption says which and how many. Style: ``edges``,
-        how many to draw at most (40, or ``"all"``; of a circuit without weights all between
-        components with roles; a page holds 5,000), ``title``, ``width`` in inches for a column of
-        a paper, in letters of at least 7 points, ``engine`` ("builtin", or "dot" for Graphviz's
-        layout; not of a page), and of a page ``beside``, a second circuit, with which it is
-        overlaid, and ``attention``. ``format`` asks for another one than the suffix: its name, or
-        ``path/to/mine.py:name``.
+        how many to draw at most (40, or ``"all"``; for a circuit without weights, all between
+        components with roles; for a page, 5,000), ``title``, ``width`` in inches for a column of a
+        paper, with letters of at least 7 points, ``engine`` ("builtin", or "dot" for Graphviz's
+        layout; not for a page), and for a page ``beside``, a second circuit to overlay, and
+        ``attention``. ``format`` overrides the suffix: a name, or ``path/to/mine.py:name``.
 
         Raises OutputError for a suffix or style that is not known, a suffix that is not a
         picture's, and where the picture cannot be drawn or written; UnknownNameError for a format

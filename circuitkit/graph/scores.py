@@ -55,7 +55,7 @@ class ScoresWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Scores:
-    """The score of every edge; ``about`` says of which model, by which method, and so on.
+    """The score of every edge; ``about`` records the model, the method, and so on.
 
     ``exact`` says which scores were measured rather than estimated; None where the method does not
     mix the two. ``groups`` are the scores of groups of examples (of each example, or of resamples;
@@ -189,7 +189,7 @@ class Scores:
     # -- of nodes --------------------------------------------------------------------------------
     @property
     def level(self) -> str:
-        """What circuits are chosen of: an ``edge``, or a ``node``."""
+        """What circuits are made of: ``edge`` or ``node``."""
         return "node" if self.about.get("level") == "node" else "edge"
 
     def by_node(self, **about: Json) -> Scores:
@@ -231,7 +231,7 @@ class Scores:
 
     @property
     def units(self) -> int:
-        """How large the largest circuit is: how many edges are ranked, or nodes."""
+        """The size of the largest circuit: the number of ranked edges, or of nodes."""
         return len(self._rows("abs") if self.level == "node" else self.ranking())
 
     def _rows(self, rule: str) -> Int[np.ndarray, " nodes"]:
@@ -289,9 +289,9 @@ class Scores:
         return found
 
     def mask(self, n: int, rule: str = "abs") -> Mask:
-        """The best n edges that hang together, as ``top`` takes them: a mask of bool [writers,
-        readers]. Raises ScoresError where n < 1, where all scores are zero, and where no circuit is
-        that small (by the rule ``mib``, or of edges that a method chose)."""
+        """The best n connected edges, as ``top`` selects them: a mask of bool [writers, readers].
+        Raises ScoresError where n < 1, where all scores are zero, and where no circuit is that
+        small (by the rule ``mib``, or of edges that a method chose)."""
         return self._some(n, rule)[0]
 
     def _some(self, n: int, rule: str) -> tuple[Mask, int]:
@@ -364,7 +364,8 @@ class Scores:
         )
 
     def warn_of_zeros(self, keep: Mask) -> None:
-        """Warn (ScoresWarning) where chosen edges have a score of zero, as fewer have another."""
+        """Warn (ScoresWarning) if edges with a score of zero are chosen because there are too few
+        others."""
         zeros = int((keep & (self.values == 0)).sum())
         if zeros and not keep[self.wiring.legal].all():
             others, chosen = np.count_nonzero(self.values[self.wiring.legal]), int(keep.sum())
@@ -378,8 +379,8 @@ class Scores:
             )
 
     def top(self, n: int, rule: str = "abs") -> Circuit:
-        """The circuit of the best n edges that hang together: the longest head of the ranking that
-        has no more than n edges without its dead ends, filled up to n edges.
+        """The circuit of the best n connected edges: the longest head of the ranking that has no
+        more than n edges without its dead ends, filled up to n edges.
 
         Filled in are, one after the other, the strongest edge between components of the circuit, or
         the path through others that fits and whose mean strength is larger; where the head holds
@@ -437,12 +438,12 @@ class Scores:
         return built
 
     def graph(self) -> Circuit:
-        """All edges as a graph: large (1.6 million edges for an 8B model); rather select."""
+        """All edges as a graph: large (1.6 million edges for an 8B model); prefer ``top``."""
         return self.circuit(self.wiring.legal)
 
     # -- files -----------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a safetensors file, in single precision, whole or not at all; ``load`` reads it.
+        """Write a safetensors file, in single precision, atomically; ``load`` reads it.
 
         Raises OutputError where the place cannot be written, and ScoresError where the file could
         not be read again.

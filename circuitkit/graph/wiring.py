@@ -1,7 +1,7 @@
 """The full computational graph of a model, as an index: which writer may reach which reader.
 
-Writers stand in the order in which they write (the embedding, then stage by stage), so a reader
-sees a *prefix* of them, and a mask over edges is an array [writers, readers]. With grouped-query
+Writers are in the order in which they write (the embedding, then stage by stage), so a reader sees
+a *prefix* of them, and a mask over edges is an array [writers, readers]. With grouped-query
 attention the key and value ports belong to a group of heads, because that is what the model
 computes. (EAP-IG ungroups keys and values first, and has one such edge for each head.)
 """

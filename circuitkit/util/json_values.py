@@ -1,4 +1,4 @@
-"""Values as JSON holds them: plain ones, in which None stands for an undefined number."""
+"""Values as JSON holds them: plain ones, with None for an undefined number."""
 
 from __future__ import annotations
 

@@ -231,7 +231,7 @@ def _fits(value: Value, kind: Kind) -> bool:
 
 
 def _parts(kind: Kind) -> tuple[Kind, tuple[Kind, ...]]:
-    """What an annotation is of (None for a plain type), and what stands in its brackets."""
+    """What an annotation is of (None for a plain type), and what is in its brackets."""
     return get_origin(kind), get_args(kind)
 
 

@@ -16,7 +16,7 @@ T = TypeVar("T")
 @runtime_checkable
 class Count(Protocol):
     """Counts finished items; those of an earlier run do not count for the estimate of the time. A
-    ``note`` stands at the end of the bar."""
+    ``note`` is written at the end of the bar."""
 
     def __call__(self, n: int, *, earlier: bool = False, note: str = "") -> None: ...
 

@@ -27,7 +27,7 @@ def check_engine(engine: str, width: float | None = None) -> str:
     """The engine, if there is one of that name that can draw for a column of a width in inches;
     else raises OutputError."""
     if engine == "dot" and width is not None:
-        raise OutputError(f"width={width!r} cannot be had of engine='dot'; use 'builtin'")
+        raise OutputError(f"width={width!r} is not possible with engine='dot'; use 'builtin'")
     if engine not in ENGINES:
         raise OutputError(f"engine={engine!r} is not known; choose from {', '.join(ENGINES)}")
     return engine

@@ -129,7 +129,7 @@ def write_mib(
     """Write a submission to MIB, and return its files; ``d_model`` is each model's width.
 
     The entries are by (task, model), as ``read_mib`` gives them; underscores in a task's name
-    become hyphens. Nothing is written before every entry is known to be sound.
+    become hyphens. Every entry is checked before anything is written.
 
     Raises CircuitError for a name that does not make a folder, a model without width or that
     EAP-IG's graphs cannot describe, and circuits that are not nine or too large; OutputError for

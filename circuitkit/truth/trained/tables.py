@@ -1,6 +1,6 @@
 """Expressions over many prompts at once: each categorical operation as a table of whole numbers.
 
-A value is its number in the operation's domain. ``NONE`` is no value, and ``CLASH`` is what an
+A value is its number in the operation's domain. ``NONE`` means no value, and ``CLASH`` is what an
 Aggregate has that selects different values: nothing is said where it is read. As the last numbers
 of a table, which Python counts from its end, both are looked up like any other.
 """

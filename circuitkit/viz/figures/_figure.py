@@ -48,7 +48,7 @@ class Figure(ABC):
 
     @abstractmethod
     def sheet(self) -> Sheet:
-        """The panels of the figure, and what stands around them."""
+        """The panels of the figure, and what is around them."""
 
     def _written(self, suffix: str) -> bytes:
         with styled():

@@ -35,7 +35,7 @@ class Tip(NamedTuple):
 
 @runtime_checkable
 class Panel(Protocol):
-    """What stands on a sheet: a heat map or curves."""
+    """What is on a sheet: a heat map or curves."""
 
     @property
     def title(self) -> str: ...

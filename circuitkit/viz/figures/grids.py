@@ -25,9 +25,9 @@ MOST = 3  # columns, unless it is said how many
 class Panels(Figure):
     """Figures in rows of ``columns`` (as many as there are, at most 3), each with its own axes.
 
-    ``captions`` stand below them, each after a letter: (a), (b), ... Heat maps of one unit share
-    their colours, so that they can be compared, and the colour bar where they are all panels or a
-    whole column; one that has a ``limit`` keeps its own. Curves of the same series share one
+    ``captions`` are written below them, each after a letter: (a), (b), ... Heat maps of one unit
+    share their colours, so that they can be compared, and the colour bar where they are all panels
+    or a whole column; one that has a ``limit`` keeps its own. Curves of the same series share one
     legend.
 
     Raises OutputError where there is no figure, one that is not of one panel, a different

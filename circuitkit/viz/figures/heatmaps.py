@@ -45,7 +45,7 @@ class Heatmap(Figure):
     A value of nan is a grey cell. Labels are numbers from 0 where none are given; of many, every
     k-th is shown. ``diverging``: blue below zero, white at zero, red above it, up to ±limit; else
     white to blue, from the first of ``limit`` to the second (of one number: from 0). Without a
-    ``limit`` the colours reach as far as the values. ``unit`` stands beside the colour bar;
+    ``limit`` the colours reach as far as the values. ``unit`` is written beside the colour bar;
     ``numbers`` writes each value into its cell; ``marks`` are cells that are outlined, and
     ``mark_name`` says why. Raises OutputError for values that are not a matrix, or not finite,
     labels or marks of another shape, and a limit that leaves no colours.
@@ -226,7 +226,7 @@ class Heatmap(Figure):
         return rows, columns
 
     def _number(self, value: float) -> str:
-        """The value as it stands in its cell."""
+        """The value as written in its cell."""
         return "" if isnan(value) else _labels.written(value, self._decimals)
 
     @cached_property

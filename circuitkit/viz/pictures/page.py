@@ -28,11 +28,11 @@ def html(
     searched: Mapping[int, float] | None = None,
     attention: Mapping[str, Json] | None = None,
 ) -> str:
-    """The circuit as a page to look into: one file that needs no network.
+    """The circuit as an interactive page: one file that needs no network.
 
-    It holds at most so many ``edges`` (5,000), the strongest, and shows the first 50. ``beside`` is
-    a second circuit of the same model, with which it is overlaid; ``searched`` the faithfulness of
-    other circuits by their size; ``attention`` the patterns of heads on a prompt, as
+    It holds at most the ``edges`` strongest edges (5,000), and shows the first 50. ``beside`` is a
+    second circuit of the same model to overlay; ``searched`` the faithfulness of other circuits by
+    their size; ``attention`` the patterns of heads on a prompt, as
     ``circuitkit.patching.patterns.patterns`` gives them.
 
     Raises OutputError for a style that cannot be drawn, and CircuitError where a graph is not a

@@ -27,8 +27,7 @@ def svg(
     """The circuit as an SVG picture, layers upwards: the strongest ``edges``.
 
     They are at most 40, another number, or ``"all"``. For a column of a paper it is ``width``
-    inches wide, in letters of at least 7 points: of as many edges as fit, where no number is asked
-    for.
+    inches wide, in letters of at least 7 points, with as many edges as fit if no number is given.
 
     Raises OutputError for a style that cannot be drawn, and with ``engine="dot"`` where Graphviz is
     not installed or not done in time; CircuitError where the graph is not a circuit.
