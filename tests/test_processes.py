@@ -193,7 +193,7 @@ def test_shards_of_an_evaluation_need_a_folder_and_merge(
 @pytest.mark.parametrize("text", ["2/2", "-1/2", "1", "a/b", "0/0"])
 def test_what_is_no_shard_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*DISCOVER, f"--shard={text}"]) == 2
-    assert "is no part" in capsys.readouterr().err
+    assert "is not a part" in capsys.readouterr().err
 
 
 # -- blocks ----------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def add_circuit(p: argparse.ArgumentParser) -> None:
 
 
 def add_framing(p: argparse.ArgumentParser) -> None:
-    """Add what prompts stand in."""
+    """Add the options for BOS and the chat template."""
     flag = argparse.BooleanOptionalAction
     p.add_argument(
         "--bos",
@@ -51,7 +51,7 @@ def add_framing(p: argparse.ArgumentParser) -> None:
 
 
 def add_file(p: argparse.ArgumentParser, misfits: bool = True) -> None:
-    """Add how the prompts of a file are read, and what prompts stand in."""
+    """Add how the prompts of a file are read, and the options for BOS and the chat template."""
     add_framing(p)
     p.add_argument(
         "--columns", type=_columns, metavar="clean=NAME,...",
@@ -129,7 +129,9 @@ def _part(text: str) -> Part:
     """The part in ``0/4``; raises ArgumentTypeError for any other text."""
     index, _, of = text.partition("/")
     if not (index.isdecimal() and of.isdecimal() and int(index) < int(of)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part; write 0/4 to 3/4 for four of them")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a part; write 0/4 to 3/4 for four of them"
+        )
     return Part(int(index), int(of))
 
 

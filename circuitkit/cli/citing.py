@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
     """Add the command ``cite`` and its options."""
     p = commands.add_parser(
         "cite", parents=[common()], help="a paragraph of methods and BibTeX for a run",
-        description="Print a paragraph of methods for a paper, in which sources stand as "
+        description="Print a paragraph of methods for a paper, which cites sources as "
         "[@hanna2024], and BibTeX of what was used.",
     )  # fmt: skip
     p.add_argument(

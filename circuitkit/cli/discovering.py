@@ -70,7 +70,7 @@ def add(commands: Commands) -> None:
     )
     p.add_argument(
         "--plan", action="store_true",
-        help="print the forwards, minutes, memory and files of it, and do nothing",
+        help="print the forwards, minutes, memory and files that it takes; run nothing",
     )  # fmt: skip
     add_shard(p)
     add_output(p, "DIR", "default: circuits/TASK-MODEL, and the settings that you change")
@@ -112,8 +112,8 @@ def _add_further(p: argparse.ArgumentParser) -> None:
     p.add_argument("--orders", type=positive, metavar="N", help="repeat acdc in N random orders")
     p.add_argument(
         "--agreement", type=float, metavar="J",
-        help="draw more prompts until circuits of other ones are to agree so well (Jaccard; "
-             "default: none)",
+        help="draw more prompts until circuits of two samples should agree this well "
+             "(Jaccard; default: none)",
     )  # fmt: skip
 
 

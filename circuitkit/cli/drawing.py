@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     p.add_argument(
         "--width", type=float, metavar="INCHES",
         help="for a paper's column (3.3, or 7 for two), in letters of 7 points or more (default: "
-             "as wide as it comes)",
+             "its own width)",
     )  # fmt: skip
     p.add_argument("--title", help="a line of text above the picture (default: what it is)")
     add_force(p)

@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
     add_others(p)
     p.add_argument(
         "--resume", type=place, metavar="DIR",
-        help="keep finished batches there, from which a killed run goes on (default: nowhere)",
+        help="keep finished batches there, to resume after a kill (default: nowhere)",
     )  # fmt: skip
     add_shard(p)
     add_output(p, "FILE", "the curves as svg, pdf or png")

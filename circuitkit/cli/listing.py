@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
         "list",
         parents=[common()],
         help="list metrics, corruptions, methods, tasks, circuits, formats and models",
-        description="List what there is, with settings and their defaults: a setting is given "
+        description="List what is available, with settings and their defaults: a setting is given "
         "with the name, as in --method 'eap_ig(steps=10)'.",
     )
     p.add_argument(

@@ -18,8 +18,8 @@ def add(commands: Commands) -> None:
         "merge",
         parents=[common()],
         help="put together what runs with --shard have made, or name what is missing",
-        description="Run the command of the shards once more, with their blocks: what comes after "
-        "the last of them is done now. Exit code 2, and their names, where blocks are missing.",
+        description="Run the command of the shards once more, with their blocks; what comes after "
+        "the last of them is computed now. Missing blocks are named, with exit code 2.",
     )
     p.add_argument("folder", type=place, metavar="DIR", help="where the shards have written")
     p.set_defaults(run=partial(merge, commands))

@@ -1,4 +1,4 @@
-"""``circuitkit view``: a circuit as a page to look into."""
+"""``circuitkit view``: a circuit as an interactive page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["add", "view"]
 def add(commands: Commands) -> None:
     """Add the command ``view`` and its options."""
     p = commands.add_parser(
-        "view", parents=[machine()], help="a circuit as one page to look into, offline"
+        "view", parents=[machine()], help="a circuit as one interactive page, offline"
     )
     p.add_argument(
         "circuit", metavar="CIRCUIT", type=saved, help="a saved circuit, or a published one"

@@ -33,10 +33,10 @@ OWN = f"""@software{{circuitkit,
 
 @dataclass(frozen=True)
 class Citation:
-    """What a paper says of a run.
+    """The methods paragraph of a run for a paper, and its sources.
 
-    ``text`` is a paragraph in which sources stand as ``[@hanna2024]``, as Pandoc and Quarto read
-    them; ``bibtex`` has their entries. ``str`` is both.
+    ``text`` cites sources as ``[@hanna2024]``, as Pandoc and Quarto do; ``bibtex`` has their
+    entries. ``str`` is both.
 
     Example:
         >>> said = ck.cite(ck.discover(model, "ioi", edges=20, examples=4))

@@ -91,20 +91,20 @@ def discover(
 
     Args:
         model: The model, from ``ck.load``.
-        data: Of a task's name (``"ioi"``) or a file, ``examples`` prompts are drawn for the
+        data: For a task's name (``"ioi"``) or a file, ``examples`` prompts are drawn for the
             discovery and as many for the measurement; a Task is halved, and so is a file. Prompts
             with the same clean tokens are in the same half; one or two prompts are used for both,
-            in sample. A Dataset is used as it is: the circuit is measured on ``unseen`` prompts,
-            or without any in sample, which the result says.
-        metric: A name or a function; without it the task's own, else ``logit_diff``.
-        corruption: A name or a function: what an edge outside of the circuit carries; without it
+            in sample. A Dataset is used as it is: the circuit is measured on ``unseen`` prompts, or
+            without any in sample, which the result says.
+        metric: A name or a function; by default the task's own, else ``logit_diff``.
+        corruption: A name or a function: what an edge outside of the circuit carries; by default
             ``counterfactual``.
         method: How edges are scored: a name with settings (``"eap_ig(steps=10)"``) or a function;
-            without it ``eap_ig``, or with a ``budget`` ``auto``.
-        budget: What the scores may cost, in sequence-backwards in all (a forward and a backward of
-            a prompt; a forward alone is a third): ``auto`` spends it on the method and the number
-            of prompts that are best for it. The choice of the circuit and its faithfulness cost
-            what they cost.
+            by default ``eap_ig``, or with a ``budget`` ``auto``.
+        budget: What the scores may cost in total, in sequence-backwards (a forward and a backward
+            of a prompt; a forward alone is a third): ``auto`` spends it on the method and the
+            number of prompts that are best for it. Choosing the circuit and measuring its
+            faithfulness are not counted.
         unseen: The prompts on which the circuit is measured, in any form that ``data`` takes.
         edges: The size of the circuit, at most the number of the model's edges. Where the ranking's
             next edge needs more others than there is room for, the circuit is filled up
@@ -118,25 +118,26 @@ def discover(
             Random circuits then have as many random nodes.
         nodes: The size of a circuit of nodes, at most the number of the model's heads and MLPs.
         rule: How edges are ranked: ``abs``, ``signed`` or ``greedy``; by ``mib`` dead ends among
-            the strongest edges are dropped and not replaced, so that there are fewer. Without it
+            the strongest edges are dropped and not replaced, so that there are fewer. By default
             ``abs``, under every corruption.
-        examples: How many prompts each half has at most; without it 64 of a task, and all of a
+        examples: How many prompts each half has at most; by default 64 of a task, and all of a
             file.
         seed: The seed of the prompts that are drawn, of random circuits and of samples.
-        batch_size: The prompts of a batch; without it as many as ``memory`` allows, up to 32.
+        batch_size: The number of prompts in a batch; by default as many as ``memory`` allows, up to
+            32.
         memory: The bytes that the process may take; None for what the machine has.
         verify: How many edges are measured exactly, while the circuit is chosen again from what is
             known: ``ck.verify``, for the circuit that is chosen last.
         refine: How many edges are candidates for swaps that make the chosen circuit more faithful
             at its size, as in ``ck.refine``; half of them of the circuit, half outside of it.
         orders: In how many random orders the discovery is repeated (``acdc``).
-        agreement: How well two circuits of other prompts are to agree (``Certainty.agreement``): as
-            long as less is to be expected, twice as many prompts are drawn, up to eight times as
-            many.
+        agreement: How well circuits from two samples of prompts should agree
+            (``Certainty.agreement``): while less is expected, the number of prompts is doubled, up
+            to eight times as many.
         resume: A directory for finished blocks of scores, exact effects and measurements, from
-            which a killed run goes on.
-        known: Whether only the prompts that the model answers stay (a correct answer has a higher
-            logit than every wrong one); the result says how many.
+            which a killed run resumes.
+        known: Whether to keep only the prompts that the model answers (a correct answer has a
+            higher logit than every wrong one); the result says how many.
         force: Whether to continue where the model answers fewer than 75% of the prompts.
 
     Returns:

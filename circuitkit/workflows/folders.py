@@ -269,7 +269,7 @@ def _require_free(own: RunFolder, resumable: bool) -> None:
     if earlier is not None and not mine:
         raise OutputError(
             f"{str(own.path)!r} holds an unfinished run with other settings "
-            f"({_difference(own, earlier)}); go on with its settings, {_WAYS}"
+            f"({_difference(own, earlier)}); continue with its settings, {_WAYS}"
         )
 
 

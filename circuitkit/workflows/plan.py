@@ -78,7 +78,7 @@ SWEPT = 8 * 2**15  # values per dimension of a block of exact effects
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """What a discovery would cost; nothing of it has been done.
+    """What a discovery would cost; nothing has been run.
 
     Attributes:
         title: What would be found, and of which model.
@@ -86,11 +86,11 @@ class Plan:
             counted as one each, and parts of a run as parts.
         factor: How far the true number of forwards may be above or below.
         seconds: The time, from the speed of matrix products on this machine as busy as it is now;
-            it may be three times as much, or as little.
+            it may be off by a factor of three.
         bytes: The memory that the process would hold at its peak.
         batch_size: The prompts of a batch.
-        batches: The batches of the discovery, which are what processes share (torchrun): more than
-            so many have nothing to do, but for exact effects, whose edges are shared too.
+        batches: The batches of the discovery, which processes (torchrun) share: further processes
+            are idle, except for exact effects, whose edges are shared too.
         files: The files that ``Discovery.save`` (and the command) would write.
 
     Example:
@@ -120,7 +120,7 @@ class Plan:
         return to_frame([{"step": step, "forwards": n} for step, n in self.steps.items()])
 
     def to_dict(self) -> dict[str, Json]:
-        """Everything, for machines."""
+        """Everything as a dictionary for JSON."""
         return {**vars(self), "steps": dict(self.steps), "files": [*self.files],
                 "forwards": self.forwards, "minutes": self.seconds / 60,
                 "factor_of_time": LOOSE}  # fmt: skip

@@ -123,7 +123,7 @@ class Replay:
         return to_frame(self._shown())
 
     def to_dict(self) -> dict[str, Json]:
-        """Everything that is compared, for machines."""
+        """Everything that is compared, as a dictionary for JSON."""
         return {
             "same": self.same, "tolerance": self.tolerance, "missing": list(self.missing),
             "new": list(self.new), "quantities": nan_to_none(self._shown()),
@@ -238,9 +238,9 @@ def replay(
     ``circuit`` is what ``discover`` has found, or its ``circuit.json``. The model, task, seed,
     number of prompts, method, metric, corruption, size and all further settings are the recorded
     ones, unless you give others. Code from elsewhere (``mine.py:rank``, a function of your own) is
-    never run because a file names it: give it yourself, and likewise prompts of your own. What is
-    compared is written at ``Replay``; with the same versions, weights and device the same numbers
-    are expected.
+    never run because a file names it: give it yourself, and likewise prompts of your own.
+    ``Replay`` describes what is compared; with the same versions, weights and device the same
+    numbers are expected.
 
     Raises CircuitError where the circuit does not say all that is needed, naming what is missing,
     and what ``load`` and ``discover`` raise.
@@ -313,7 +313,7 @@ def _require(about: Mapping[str, Any], own_data: bool) -> None:
                 "prompts"
             )
     if getattr(torch, asked["dtype"], None) not in _FLOATING:
-        raise CircuitError(f"the circuit says that its dtype is {asked['dtype']!r}, which is none")
+        raise CircuitError(f"the circuit says that its dtype is {asked['dtype']!r}, not a dtype")
 
 
 _FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

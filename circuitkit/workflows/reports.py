@@ -21,7 +21,7 @@ LONG = 24  # rows from which on a table is folded
 
 
 class Cell(NamedTuple):
-    """A cell of a table; numbers stand at the right."""
+    """A cell of a table; numbers are aligned right."""
 
     text: str
     number: bool = False
@@ -98,7 +98,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What stands on a page; ``findings`` is a small table below the sentences of the summary, and
+    """What is on a page; ``findings`` is a small table below the sentences of the summary, and
     ``foot`` says what the page was made with."""
 
     title: str
@@ -139,7 +139,7 @@ def _numbered(sections: Iterable[Section], first: int) -> Iterator[Section]:
 
 
 def _link(kind: str, number: int) -> tuple[str, str]:
-    """Where a figure or a table stands, and what it is called."""
+    """Where a figure or a table is, and what it is called."""
     return f"#{kind}-{number}", f"{kind.capitalize()}\u00a0{number}"
 
 
@@ -152,7 +152,7 @@ def table_of(
     headings: Callable[[str], str] = heading,
     file: str = "",
 ) -> Table:
-    """The rows as a table: columns that hold a number stand at the right."""
+    """The rows as a table: columns that hold a number are aligned right."""
     names = columns(rows)
     right = {one for one in names if any(is_number(row.get(one)) for row in rows)}
     heads = [Cell(headings(one), one in right) for one in names]

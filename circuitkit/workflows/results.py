@@ -47,18 +47,18 @@ def files(verified: bool, certain: bool) -> tuple[str, ...]:
 class Discovery:
     """What a discovery found: a circuit, with everything that was measured of it.
 
-    ``print(found)`` says it in a line, ``found`` (or ``repr``) in full, and a notebook draws the
-    circuit. Faithfulness that was measured on the prompts of the discovery themselves is marked *in
-    sample* wherever it is shown: it is too high by an unknown amount.
+    ``print(found)`` gives one line, ``found`` (or ``repr``) the full summary, and a notebook draws
+    the circuit. Faithfulness that was measured on the prompts of the discovery themselves is marked
+    *in sample* wherever it is shown: it is too high by an unknown amount.
 
     Attributes:
         circuit: The circuit, a ``Circuit``, whose attributes say how it was found.
         scores: The score of every edge, from which it was chosen.
         ability: How well the model does the task, on the prompts of the discovery.
         evaluation: The circuit's faithfulness.
-        complement: The same of all other edges.
-        null: The same of random circuits of the same size.
-        beside: The same of the circuit with random halves of all other edges kept besides it.
+        complement: That of all other edges.
+        null: That of random circuits of the same size.
+        beside: That of the circuit with random halves of all other edges kept as well.
         seconds: How long it took.
         mebibytes: The most memory that the process held.
         search: The sizes that were tried for the circuit, with their faithfulness on the prompts of
@@ -225,13 +225,13 @@ class Discovery:
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
         """Write the circuit (``circuit.json``), the scores of every edge (``scores.safetensors``),
-        a picture (``circuit.svg``), a page to look into (``circuit.html``), how sure each edge is
+        a picture (``circuit.svg``), an interactive page (``circuit.html``), how sure each edge is
         (``certainty.safetensors``, where that is known), and of a verified circuit the edges that
         were measured (``verification.csv``) into a folder; returns the files.
 
-        The folder is made where there is none. One that holds another run is refused, unless
-        ``overwrite`` replaces all files of that run; they stay until the new ones are complete.
-        Raises OutputError then, and where the files cannot be written.
+        The folder is created if needed. One that holds another run is refused, unless ``overwrite``
+        replaces all files of that run; they stay until the new ones are complete. Raises
+        OutputError then, and where the files cannot be written.
 
         Example:
             >>> found = ck.discover(model, "ioi", edges=20, examples=4)
@@ -256,7 +256,7 @@ class Discovery:
     def draw(
         self, path: str | os.PathLike[str], *, format: str | None = None, **style: object
     ) -> Path:
-        """Draw the circuit as ``.svg``, ``.pdf`` or ``.png``, or as a page to look into
+        """Draw the circuit as ``.svg``, ``.pdf`` or ``.png``, or as an interactive page
         (``.html``), under a title that says how faithful it is; returns the path. ``style`` and the
         errors are those of ``Circuit.draw``."""
         return self.circuit.draw(path, format=format, **{"title": self._title(), **style})
@@ -267,8 +267,8 @@ class Discovery:
         return {} if self.search is None else self.search.curve
 
     def to_dict(self) -> dict[str, Json]:
-        """Everything that the summary says, for machines; ``in_sample`` says whether the
-        faithfulness was measured on the prompts of the discovery themselves."""
+        """The summary as a dictionary for JSON; ``in_sample`` says whether the faithfulness was
+        measured on the prompts of the discovery themselves."""
         low, high = self.evaluation.interval()
         about = self.circuit.graph
         return {

@@ -109,7 +109,7 @@ class Records:
         return found
 
     def options(self, column: str) -> tuple[str, ...]:
-        """What stands in a column (``model``, ``corruption``), in the order of the rows."""
+        """The values of a column (``model``, ``corruption``), in the order of the rows."""
         return tuple(dict.fromkeys(row[column] for row in self.rows))
 
     @cached_property

@@ -41,7 +41,7 @@ MOST = 40  # methods that are printed one by one
 class Benchmark(Records):
     """What a benchmark has measured, with its figures and tables.
 
-    ``print(found)`` says it in a line, ``repr`` as a table of the methods.
+    ``print(found)`` gives a one-line summary, ``repr`` a table of the methods.
 
     Example:
         >>> found = ck.bench(["random", "eap"], ["reverse"], ["counterfactual"], seeds=2)
@@ -54,7 +54,7 @@ class Benchmark(Records):
     """
 
     def figures(self) -> dict[str, Panels]:
-        """Quality against cost (sequence-backwards, CPU seconds), a panel for each corruption: of
+        """Quality against cost (sequence-backwards, CPU seconds), a panel for each corruption: for
         each block ``ap-BLOCK`` (average precision) and ``cmd-BLOCK``, and ``cmd-real``."""
         return figures(self)
 
@@ -67,7 +67,7 @@ class Benchmark(Records):
 
     def choices(self) -> list[Row]:
         """Rows for each block × corruption × budget: the method that is best on half of the
-        programs, ``by`` average precision and by CMD, and what it is worth on the other half and on
+        programs, ``by`` average precision and by CMD, and how well it does on the other half and on
         the real models, with the difference from the reference there."""
         return choices(self)
 

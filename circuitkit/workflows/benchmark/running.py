@@ -71,7 +71,7 @@ def bench(
     Args:
         methods: Discovery methods by name, with settings (``"eap_ig(steps=10)"``) or by path; or a
             table of the methods for each budget in sequence-backwards, each with its number of
-            prompts, of which what this version does not have is left out.
+            prompts; methods that this version lacks are left out.
         models: Compiled programs (``"reverse"``), variants of them (``"reverse+rotate"``), models
             that were trained to a truth (``"trained:NAME"``, or a file), and loadable models with a
             task (``"mini:ioi"``), by name; None for all of these kinds.
@@ -85,9 +85,9 @@ def bench(
         device_map: How loadable models are spread over several devices, as in ``load``; those that
             are compiled or trained to a truth are small, and on the CPU.
         jobs: Processes, each of which takes one model after another; under torchrun the models are
-            dealt, and there are none.
-        resume: A directory for finished cells. They are known by names, by the contents of the
-            files that are named, and by the digest of a model's weights.
+            divided among its processes instead.
+        resume: A directory for finished cells. Cells are identified by names, by the contents of
+            the files that are named, and by the digest of a model's weights.
 
     Returns:
         A ``Benchmark``; a method that refuses a cell leaves its reason there, and a model that

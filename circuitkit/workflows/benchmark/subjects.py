@@ -107,7 +107,7 @@ def _program(name: str) -> Program:
     made = lookup("programs", name)() if ":" in name else named(name)
     if not isinstance(made, Program):
         raise UnknownNameError(
-            f"{name!r} gives a {type(made).__name__}, no circuitkit.rasp.Program; "
+            f"{name!r} gives a {type(made).__name__}, not a circuitkit.rasp.Program; "
             "name a function that returns one"
         )
     return made

@@ -137,7 +137,7 @@ def _circuits(study: Records) -> Iterator[Said]:
 
 
 def _depends(found: Sequence[tuple[Verdict, str]]) -> Iterator[Said]:
-    """How many conclusions depend on the choice, and where they stand."""
+    """How many conclusions depend on the choice, and where they are."""
     where = [section for verdict, section in found if verdict.depends]
     if where:
         text = (

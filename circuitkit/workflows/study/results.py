@@ -25,8 +25,9 @@ __all__ = ["Study"]
 class Study(Records):
     """What a study has measured: its tables, figures and page, and what depends on the choices.
 
-    ``print(found)`` says it in a line, ``repr`` in full, and a notebook shows the page. Effects are
-    in the metric's units per example; the ``direction`` of the patching is in ``about``.
+    ``print(found)`` gives one line, ``repr`` the full summary, and a notebook shows the page.
+    Effects are in the metric's units per example; the ``direction`` of the patching is in
+    ``about``.
 
     Example:
         >>> found = ck.study(
@@ -75,7 +76,7 @@ class Study(Records):
         return pages.page(self)
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
-        """Write the page (``report.html``), a page to look into the first two circuits
+        """Write the page (``report.html``), an interactive page of the first two circuits
         (``circuits.html``, where there are any), the tables as CSV and the figures as SVG into a
         folder; returns the files. A folder that holds another run is refused, unless ``overwrite``
         replaces all files of that run. Raises OutputError then, and where they cannot be

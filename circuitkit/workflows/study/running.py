@@ -81,14 +81,14 @@ def study(
         data: A task's name, a Task, a file of prompts or a Dataset.
         metrics: The metrics, by name or as functions; ``kl`` is left out of the usual ones where
             answers have several tokens.
-        corruptions: The corruptions; without them, for each corrupted text that the prompts have,
-            its tokens put in (``counterfactual``) and the same tokens under Gaussian noise; where
-            prompts have none, ``mean`` and noise on all tokens.
+        corruptions: The corruptions; by default, for each corrupted text that the prompts have, its
+            tokens (``counterfactual``) and Gaussian noise on the same tokens; if prompts have none,
+            ``mean`` and noise on all tokens.
         parts: What is patched; by default heads and MLPs at all tokens, and the residual stream at
             each span.
         windows: How many adjacent layers are patched jointly (none: ``()``), at the subject's last
             token where the prompts name it.
-        groups: Heads that are patched together and watched, by name; without them the roles of the
+        groups: Heads that are patched together and watched, by name; by default the roles of the
             reference, or the strongest heads.
         roles: The reference: the role of each component.
         circuits: The corruptions under which circuits are found on one half of the prompts and
@@ -96,18 +96,19 @@ def study(
             different prompts in sample, which the result says.
         direction: ``denoise`` patches clean values into corrupted runs, ``noise`` corrupted ones
             into clean runs. Positive effects help the clean behaviour either way.
-        threshold: How many standard deviations beyond the mean a component is detected.
-        examples: How many prompts; without it 64 of a task, and all of a file.
+        threshold: By how many standard deviations a detected component exceeds the mean.
+        examples: How many prompts; by default 64 of a task, and all of a file.
         only: The metric that must be above 1/2 for a prompt to stay; None for all prompts.
         both_ways: Whether each pair's swap is added.
-        samples: On how many disjoint samples of the prompts, this one among them, components are
+        samples: On how many disjoint samples of the prompts, including this one, components are
             detected under every choice: the noise floor below which two choices are not said to
-            differ. Where there are not so many prompts they are equal parts of all there are. With
-            fewer than four no difference can be shown; 1 leaves the floor out.
+            differ. If there are too few prompts, the samples are equal parts of all of them. With
+            fewer than four no difference can be shown; 1 omits the floor.
         seed: The seed with which prompts are drawn.
-        batch_size: The prompts of a batch; without it as many as fit ``memory``, up to 32.
+        batch_size: The number of prompts in a batch; by default as many as fit ``memory``, up to
+            32.
         memory: The bytes that the process may take; None for what the machine has.
-        resume: A directory for finished cells, from which a killed study goes on.
+        resume: A directory for finished cells, from which a killed study resumes.
 
     Returns:
         A ``Study``.
