@@ -251,6 +251,27 @@ def test_a_directory(form: Callable[[Path], Any]) -> None:
     assert m.tokenizer is not None
 
 
+def test_a_revision_of_the_hub_is_asked_for_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import transformers
+
+    asked: list[tuple[str, str]] = []
+
+    def refuse(place: str, *, revision: str, **_: Any) -> Any:
+        asked.append((place, revision))
+        raise OSError("no network")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
+    (tmp_path / "a@b").symlink_to(MINI)
+    for name in ("me/tiny@step1000", "me/tiny", str(tmp_path / "a@b")):
+        with pytest.raises(ModelError, match=name):
+            load(name)
+    assert asked == [
+        ("me/tiny", "step1000"), ("me/tiny", "main"), (str(tmp_path / "a@b"), "main"),
+    ]  # fmt: skip
+
+
 def test_a_module_that_a_directory_gave_has_its_tokenizer() -> None:
     from transformers import AutoModelForCausalLM
 

@@ -24,7 +24,8 @@ def describe_models() -> dict[str, str]:
         "mini": "The embedded model: 4 layers, each of 4 heads and an MLP.",
         **stored,
         "DIRECTORY": "What save_pretrained of Hugging Face wrote.",
-        "ORGANISATION/NAME": "A causal language model of the Hugging Face hub. Tested "
+        "ORGANISATION/NAME": "A causal language model of the Hugging Face hub; @REVISION behind "
+        "it names a branch, tag or commit. Tested "
         f"architectures: {', '.join(ARCHITECTURES)}. `circuitkit check` proves that a model can be "
         "used, or says why it cannot.",
         "FILE.decoder": "A compiled program, which ck.rasp made.",

@@ -53,7 +53,7 @@ def load(
     ``source`` is one of
 
     * a name: ``mini`` (embedded), a model that ``circuitkit fetch`` stores, or a Hugging Face hub
-      name;
+      name, of which ``NAME@REVISION`` is a branch, tag or commit;
     * a directory that ``save_pretrained`` wrote, as a string or a path;
     * a Hugging Face causal language model or a TransformerBridge that is already in memory;
     * the file of a compiled program (``.decoder``), whose graph is known.

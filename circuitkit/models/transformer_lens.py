@@ -1029,13 +1029,15 @@ def from_pretrained(
     is given, on a device or where the map says; raises ModelError where it cannot be loaded."""
     if device_map is None and device.startswith("cuda"):
         device_map = {"": device}  # tensor by tensor, so that the host need not hold it all
+    whole, revision = _at_revision(place)
     with quiet():
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
             require_fitting(name, place)
             module, found = AutoModelForCausalLM.from_pretrained(
-                str(place),
+                whole,
+                revision=revision,
                 attn_implementation="eager",
                 dtype=dtype or "auto",
                 device_map=device_map,
@@ -1044,7 +1046,9 @@ def from_pretrained(
                 trust_remote_code=False,
             )
             if tokenizer is None:
-                tokenizer = AutoTokenizer.from_pretrained(str(place), trust_remote_code=False)
+                tokenizer = AutoTokenizer.from_pretrained(
+                    whole, revision=revision, trust_remote_code=False
+                )
         except ModelError:
             raise
         except Exception as error:  # transformers and its readers raise what they like
@@ -1058,6 +1062,14 @@ def from_pretrained(
     if device_map is None:
         module = _moved(module, name, device=device)
     return _wrapped(module, name, tokenizer, experts, (), trainable)
+
+
+def _at_revision(place: str | Path) -> tuple[str, str]:
+    """A directory, or the name of a model on the hub, and the revision behind its ``@``."""
+    if os.path.isdir(place):
+        return str(place), "main"
+    name, _, revision = str(place).partition("@")
+    return name, revision or "main"
 
 
 def _remedy(place: str | Path) -> str:
