@@ -95,6 +95,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.workflows.results import Discovery as Discovery
     from circuitkit.workflows.study.results import Study as Study
     from circuitkit.workflows.study.running import study as study
+    from circuitkit.workflows.track.results import Track as Track
+    from circuitkit.workflows.track.running import track as track
 
 __version__ = "0.2.0"
 
@@ -111,6 +113,7 @@ _PLACES = {
     "Scores": "graph.scores",
     "Study": "workflows.study.results",
     "Task": "data.prompts",
+    "Track": "workflows.track.results",
     "ability": "evaluation.ability",
     "agreement": "graph.compare",
     "alternative": "evaluation.alternatives",
@@ -173,6 +176,7 @@ _PLACES = {
     "smallest": "evaluation.searching",
     "stability": "evaluation.recovery",
     "study": "workflows.study.running",
+    "track": "workflows.track.running",
     "vary": "evaluation.robustness",
     "verify": "evaluation.verification",
     "write_eap": "formats.interchange.eap_ig",

@@ -48,7 +48,7 @@ PAGES: Mapping[str, tuple[str, Sequence[str]]] = {
     "knockouts": ("Knock-outs", (
         "knockout", "marginal_effects", "interactions", "incompleteness", "minimality",
     )),
-    "study": ("Study and benchmark", ("study", "Study", "bench", "Benchmark")),
+    "study": ("Study and benchmark", ("study", "Study", "track", "Track", "bench", "Benchmark")),
     "exchange": ("Exchange with other tools", (
         "read_eap_circuit", "read_eap_scores", "write_eap", "read_mib", "write_mib",
     )),

@@ -37,9 +37,11 @@ from circuitkit.patching.effects import Effects
 from circuitkit.truth import trained
 from circuitkit.truth.trained.files import Pairs, assemble, digest
 from circuitkit.truth.trained.shapes import Shape
+from circuitkit.util.json_values import nan_to_none
 from circuitkit.util.notes import in_one_note, notes_of
 from circuitkit.workflows.benchmark.cells import NUMBERS, from_block, to_block
 from circuitkit.workflows.study.cells import StudyContext
+from circuitkit.workflows.track.files import to_json
 
 Arrays = dict[str, np.ndarray]
 
@@ -247,6 +249,36 @@ def benchmark_cells() -> Reader:
 
     return Reader("cell of a benchmark", save_tables(arrays), changed(arrays).map(save_tables),
                   read, as_file(".safetensors"), expected)  # fmt: skip
+
+
+def tracks() -> Reader:
+    """A track, also one whose digest was not looked at: what its JSON says."""
+    found = circuitkit.track(
+        {"one": tiny(), "two": tiny()}, prompts(), method="eap", edges=4, force=True
+    )
+    sound = to_json(found.about, [vars(one) for one in found.steps]).encode()
+
+    def read(path: Path) -> Any:
+        own = circuitkit.Track.load(path, force=True)
+        assert repr(own)
+        assert len(own.to_frame()) == len(own.steps)
+        return dict(own.about), [
+            [one.label, one.accuracy, nan_to_none(one.faithfulness), dict(one.present),
+             nan_to_none(one.first.same), nan_to_none(one.last.p), one.edges]
+            for one in own.steps
+        ]  # fmt: skip
+
+    def expected(content: bytes) -> Any:
+        held = json.loads(content.decode("utf-8-sig"))
+        return held["about"], [
+            [row["label"], row["accuracy"], row["faithfulness"], row["present"],
+             row["first"]["same"], row["last"]["p"],
+             None if row["circuit"] is None else len(row["circuit"]["edges"])]
+            for row in held["models"]
+        ]  # fmt: skip
+
+    contents = damaged_bytes(sound) | damaged_json(json.loads(sound))
+    return Reader("track", sound, contents, read, as_file(".json"), expected, share=0.7)
 
 
 # -- effects ---------------------------------------------------------------------------------------

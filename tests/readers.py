@@ -21,7 +21,7 @@ PARTS: dict[str, tuple[Callable[[], Reader], ...]] = {
         prompts.json_columns, prompts.json_lines, prompts.parquet, prompts.standard_input,
     ),
     "runs": (
-        runs.blocks, runs.sweeps, runs.study_cells, runs.benchmark_cells, runs.effects,
+        runs.blocks, runs.sweeps, runs.study_cells, runs.benchmark_cells, runs.tracks, runs.effects,
         runs.decoders, runs.trained_models, runs.masks, runs.tables,
     ),
     "models": (models.models,),

@@ -30,6 +30,8 @@ STUDY = ["study", "ioi", "--windows", "0", "--circuits", "none", "--metric", "lo
          "--corruption", "counterfactual", *TINY]  # fmt: skip
 BENCH = ["bench", "eap", "--model", "reverse", "--corruption", "counterfactual", "--seeds", "1",
          "--examples", "4", "--quiet"]  # fmt: skip
+TRACK = ["track", "ioi", "--models", "a=mini", "b=mini", "--method", "eap", "--edges", "20",
+         "--corruption", "counterfactual", *TINY]  # fmt: skip
 CURVE = ["evaluate", "run/circuit.json", "--curve", *TINY]
 DRAW = ["draw", "run/circuit.json"]
 VIEW = ["view", "docstring:acdc"]
@@ -46,7 +48,7 @@ READING = {
     "citing": ["cite", "run"],
     "fetching": ["fetch", "smollm2-135m"],
 }
-FOLDERS = {"discovering": DISCOVER, "studying": STUDY, "benching": BENCH}
+FOLDERS = {"discovering": DISCOVER, "studying": STUDY, "benching": BENCH, "tracking": TRACK}
 FILES = {"drawing": DRAW, "viewing": VIEW, "evaluating": CURVE}
 WRITING = {**FOLDERS, **FILES}
 UNWRITABLE = ["taken/out", "/dev/null/x", "/proc/x", "n" * 300, "taken/a/b/c"]

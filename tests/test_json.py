@@ -45,6 +45,7 @@ CASES = [  # a schema, and arguments
                "--circuits", "mean", "--reference", RUN, "--samples", "2", "--examples", "2"]),
     ("bench", ["bench", "eap", "--model", "reverse", "--corruption", "zero", "--seeds", "1",
                "--examples", "4"]),
+    ("track", ["track", "ioi", "--models", "a=mini", "b=mini", "--edges", "12", *FEW]),
     ("compare", ["compare", RUN, RUN, "-o", "both.html"]),
     ("compare", ["compare", "ioi:wang2022", "ioi:acdc"]),
     ("draw", ["draw", RUN, "-o", "x.svg"]),

@@ -24,6 +24,8 @@ from circuitkit.engine.dealing import Block, Task, dealt
 from circuitkit.engine.processes import Failure, agreed, alone, attempted, team
 from circuitkit.errors import MetricError, UnfinishedError
 from circuitkit.graph.scores import ScoresWarning
+from circuitkit.models.transformer_lens import Transformer
+from circuitkit.workflows.track.files import to_json
 
 TINY = ["--examples", "6", "--batch-size", "2", "--threads", "1", "--quiet"]
 DISCOVER = ["discover", "ioi", "--method", "exact", "--edges", "30", *TINY]
@@ -77,12 +79,20 @@ def digests() -> str:
         "nodes": ck.discovery.exact(own, data, level="node").values,
         "learned": ck.discovery.nested(own, data, runs=8, size=4).values,
         "patched": ck.patch_nodes(own, "z", data).values,
+        "tracked": np.frombuffer(tracked(own, data).encode(), np.uint8),
         "evaluated": ck.evaluate(own, [eap.top(5), eap.top(20)], data)[1].circuit,
     }
     return "\n".join(
         f"{name} {hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()}"
         for name, x in found.items()
     )
+
+
+def tracked(own: Transformer, data: ck.Dataset) -> str:
+    """A track, of which each process does a model."""
+    models = {"one": own, "two": model("opt"), "again": own}
+    found = ck.track(models, data, method="eap", edges=5, force=True)
+    return to_json(found.about, [vars(one) for one in found.steps])
 
 
 def raised() -> str:

@@ -32,6 +32,7 @@ from circuitkit.cli import (
     prompting,
     replaying,
     studying,
+    tracking,
     viewing,
 )
 from circuitkit.cli._parsing import Parser
@@ -43,8 +44,8 @@ from circuitkit.util.neighbour import NeighbourWarning, neighbour
 __all__ = ["build_parser", "main"]
 
 COMMANDS = (  # in the order of --help
-    discovering, evaluating, replaying, cutting, studying, benching, merging, comparing, drawing,
-    viewing, listing, prompting, checking, citing, fetching,
+    discovering, evaluating, replaying, cutting, studying, tracking, benching, merging, comparing,
+    drawing, viewing, listing, prompting, checking, citing, fetching,
 )  # fmt: skip
 
 

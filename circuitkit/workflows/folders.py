@@ -53,9 +53,11 @@ RUNS = {  # the files that a run may write; the first is in the folder of each
           for block in ("plain", "varied", "trained")),
         "cmd-real.svg",
     ),
+    "track": ("track.csv", "track.svg", "track.json"),
 }  # fmt: skip
-_PIECES = {"discovery": ".unfinished", "study": ".unfinished", "benchmark": "cells"}
-_KEPT = ("benchmark",)  # whose pieces stay, so that a larger run takes them up
+_PIECES = {"discovery": ".unfinished", "study": ".unfinished", "benchmark": "cells",
+           "track": "cells"}  # fmt: skip
+_KEPT = ("benchmark", "track")  # whose pieces stay, so that a larger run takes them up
 _RECORD, _LOCK = "run.json", ".lock"
 _NEW, _OLD, _PAST = ".new", ".old", ".past-"  # new files; some of the earlier ones; all of them
 _SHOWN = 3  # files that a refusal names
@@ -97,8 +99,8 @@ class RunFolder(os.PathLike[str]):
         return any(self.pieces.rglob("*.safetensors"))
 
     def covers(self, held: Mapping[str, Json]) -> bool:
-        """Whether an earlier run was this one, or a part of it: a benchmark of some of its lists
-        with the same numbers."""
+        """Whether an earlier run was this one, or a part of it: a benchmark or a track of
+        some of its lists with the same numbers."""
         if held.get("run") != self.kind or not isinstance(held.get("settings"), dict):
             return False
         return all(

@@ -1,6 +1,8 @@
 """Train ``mini``, the small model that the package carries, on the toolkit's own tasks.
 
-``python examples/mini/train.py`` rewrites ``circuitkit/assets/mini`` and the log beside this file.
+``python examples/mini/train.py`` rewrites ``circuitkit/assets/mini`` and the log beside this file;
+with ``--checkpoints DIR`` it leaves both alone, and keeps the model at a dozen steps of its
+training in ``DIR``, to follow a circuit over them (``circuitkit track``).
 The model is a GPT-2 of four layers; what it learns is the token that follows each prompt, and to
 repeat random words (see ``drill``). A prompt serves for training or for the
 held-out test, never for both. The facts are the exception: they are learned by heart, so that only
@@ -48,6 +50,7 @@ SPECIAL = {"pad_token": "<|pad|>", "eos_token": "<|endoftext|>", "unk_token": "<
 # Cuts text as GPT-2's tokenizer does, save that digits go two by two: a year is " 17" and "32".
 PIECES = r"'[a-z]+| ?[A-Za-z]+| ?[0-9]{1,2}| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+"
 LENGTHS = range(6, 21)  # of induction's texts
+CHECKPOINTS = 12
 # Left alone, the heads that IOI, induction and the docstring need take many thousand steps to find
 # where to look. So for the first steps some are told: the head of this layer, of this number, looks
 # from this span to that one (see also ``pointing``). Afterwards they are free to change.
@@ -279,7 +282,15 @@ def train(
             table = {name: measure(model, examples[:200])[0] for name, examples in test.items()}
             shown = "  ".join(f"{name} {value:.3f}" for name, value in table.items())
             log.info("step %d, %.0f s: %s", step, time.monotonic() - begun, shown)
-            save(model, words, args.out)
+            if args.checkpoints is None:
+                save(model, words, args.out)
+        if args.checkpoints is not None and step in kept_steps(args.steps):
+            save(model, words, args.checkpoints / f"step-{step:04}")
+
+
+def kept_steps(steps: int) -> list[int]:
+    """After which steps the model is kept: a dozen, closer together at the beginning."""
+    return [round(steps * (k / CHECKPOINTS) ** 2) for k in range(1, CHECKPOINTS + 1)]
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
@@ -333,14 +344,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--prompts", type=int, default=12000, help="a task's prompts for training")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--checkpoints", type=Path, metavar="DIR",
+        help="keep the model at a dozen steps here, with the log, instead of rewriting mini",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=MINI)
-    parser.add_argument("--log", type=Path, default=LOG)
-    return parser.parse_args()
+    parser.add_argument("--log", type=Path)
+    args = parser.parse_args()
+    args.log = args.log or (args.checkpoints / LOG.name if args.checkpoints else LOG)
+    return args
 
 
 def main() -> None:
     """Make the tokenizer, train, save, measure."""
     args = arguments()
+    args.log.parent.mkdir(parents=True, exist_ok=True)
     open_log(args.log)
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
@@ -355,7 +373,8 @@ def main() -> None:
     held_out = tasks(words, 1000, args.seed + 1)
     test = {name: list(tokenise(task.prompts, words)) for name, task in held_out.items()}
     train(model, training(words, args.prompts, args.seed + 2, held_out), test, words, args)
-    save(model, words, args.out)
+    if args.checkpoints is None:
+        save(model, words, args.out)
     log.info("held out:")
     for name, examples in test.items():
         accuracy, mass = measure(model, examples)

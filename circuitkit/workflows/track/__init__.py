@@ -1,0 +1,1 @@
+"""A circuit followed over several models of one wiring: checkpoints, fine-tunes, revisions."""
