@@ -213,7 +213,7 @@ def test_models_are_loaded_one_after_the_other_and_let_go() -> None:
 
 def test_another_wiring_is_refused_before_any_work_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
     models = {"one": model("gpt2"), "other": model("llama")}
-    with pytest.raises(ModelError, match=r"'other' has another wiring .* than 'one'"):
+    with pytest.raises(ModelError, match=r"'other' has a different wiring .* from 'one'"):
         ck.track(models, able("gpt2"), **GIVEN)
     monkeypatch.setattr("circuitkit.workflows.track.cells.prepare_halves", None)
     models = {"llama": model("llama"), "one": model("gpt2")}
@@ -224,7 +224,7 @@ def test_another_wiring_is_refused_before_any_work_on_it(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("models", "words"),
     [
-        ([], "0 models"), (["mini"], "1 models"), ("mini", "track has models="),
+        ([], "and 0 were given"), (["mini"], "and 1 were given"), ("mini", "track has models="),
         (["mini", "mini"], "two models are called 'mini'"), (["mini", 3], "not a loaded model"),
         ({"a": "mini", 1: "mini"}, "track has models="), ({"": "mini", "b": "mini"}, "a label"),
     ],
@@ -235,7 +235,7 @@ def test_what_is_no_track_is_refused_before_anything_is_loaded(
     monkeypatch.setattr("circuitkit.workflows.track.running.load_model", None)
     with pytest.raises(ArgumentError, match=words):
         ck.track(models, "ioi")
-    with pytest.raises(ArgumentError, match="standard input can be read once"):
+    with pytest.raises(ArgumentError, match="standard input can be read only once"):
         ck.track(["mini", "other"], "-")
 
 
@@ -348,7 +348,7 @@ def test_the_table_the_figure_and_the_summary_show_every_model(found: Track) -> 
     for label in ("one", "two", "three"):
         assert f"\n{label} " in repr(found)
     svg = found.plot().svg()
-    for words in ("Size", "Faithfulness", "Overlap on other prompts", "share of samples"):
+    for words in ("Size", "Faithfulness", "Overlap on different prompts", "share of samples"):
         assert words in svg
     assert "<svg" in found._repr_html_()
 

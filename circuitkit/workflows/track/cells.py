@@ -113,19 +113,19 @@ class Asking:
         return _packed(said, np.array(values))
 
     def require_like(self, label: str, wiring: Wiring, prompts: str = "") -> None:
-        """Raise ModelError where a model has another wiring than the first one, or reads the
-        prompts as other tokens."""
+        """Raise ModelError where a model has a different wiring from the first one, or tokenizes
+        the prompts differently."""
         name, known, read = self.first.setdefault("model", (label, wiring, prompts))
         if known != wiring:
             raise ModelError(
-                f"{label!r} has another wiring ({wiring}) than {name!r} ({known}), so that their "
+                f"{label!r} has a different wiring ({wiring}) from {name!r} ({known}), so their "
                 "circuits cannot be compared; track models of one architecture"
             )
         if not read:
             self.first["model"] = name, known, prompts
         elif prompts and prompts != read:
             raise ModelError(
-                f"{label!r} reads the prompts as other tokens than {name!r}; track models of one "
+                f"{label!r} tokenizes the prompts differently from {name!r}; track models with one "
                 "tokenizer"
             )
 

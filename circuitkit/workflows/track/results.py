@@ -196,8 +196,8 @@ class Track(PictureResult):
 
     # -- figures -----------------------------------------------------------------------------------
     def plot(self) -> Panels:
-        """The sizes, the faithfulness, the overlaps with both ends on other prompts beside the
-        noise floor, and which components are in the circuits."""
+        """The sizes, the faithfulness, the overlaps with both ends on different prompts beside
+        the noise floor, and which components are in the circuits."""
         own = self.steps
         found: list[Lines | Heatmap] = [
             self._lines("Faithfulness", "", {
@@ -215,14 +215,14 @@ class Track(PictureResult):
         return Panels(found, columns=2, title=f"{self.about['task']} over {len(own)} models")
 
     def _overlap_lines(self) -> Lines:
-        """The overlaps with both ends on other prompts, each beside its floor; with one sample
+        """The overlaps with both ends on different prompts, each beside its floor; with one sample
         alone, those on the same prompts."""
         series, apart = {}, len(self.about["samples"]) > 1
         for end in ENDS:
             every = [getattr(one, end) for one in self.steps]
             series[f"with the {end}"] = [one.apart if apart else one.same for one in every]
             series[f"floor of the {end}"] = [one.floor for one in every]
-        title = f"Overlap on {'other' if apart else 'the same'} prompts"
+        title = f"Overlap on {'different' if apart else 'the same'} prompts"
         return self._lines(title, "Jaccard index of edges", series)
 
     def _lines(
@@ -286,9 +286,9 @@ class Track(PictureResult):
         )
         if len(sizes) > 1:
             yield (
-                f"overlaps (Jaccard, edges) on {len(sizes)} disjoint samples of "
-                f"{_span(sizes, ',d')} prompts: on the same ones, on other ones, and the floor: "
-                "of one model on other ones"
+                f"overlaps are Jaccard indices of edges over {len(sizes)} disjoint samples of "
+                f"{_span(sizes, ',d')} prompts: on the same sample, on different samples, and the "
+                "noise floor (one model, different samples)"
             )
 
     @property
@@ -312,7 +312,7 @@ class Track(PictureResult):
                  "last_floor")  # fmt: skip
         rows = [{"model": row["model"], **{name: row[name] for name in names}}
                 for row in self.rows() if row["edges"]]  # fmt: skip
-        titles = ("with first", "other prompts", "floor", "with last", "other prompts", "floor")
+        titles = ("with first", "different", "floor", "with last", "different", "floor")
         headings = dict(zip(names, titles, strict=True))
         if rows:
             shown = as_text(rows, formats=dict.fromkeys(names, ".2f"), headings=headings,
@@ -329,7 +329,7 @@ class Track(PictureResult):
             for label, (entered, left) in self.moves.items() if entered or left
         ]  # fmt: skip
         if self.circuits:
-            yield "\nHeads and MLPs that enter or leave, by all samples" + (
+            yield "\nHeads and MLPs that enter or leave (in all samples)" + (
                 "" if lines else ": none"
             )
         yield from lines
@@ -339,21 +339,22 @@ class Track(PictureResult):
             yield from notes
 
     def _beyond(self) -> Iterator[str]:
-        """Which circuits differ from both ends beyond what other prompts change."""
+        """Which circuits differ from those at both ends by more than samples of prompts do."""
         if len(self.circuits) < 2:
             return
         yield ""
         if not smallest_p(self.samples) < BEYOND:
             yield (
                 f"{self.samples} sample{'s' * (self.samples != 1)} of prompts cannot show whether "
-                "models differ by more than other prompts do; four or more can (--samples)."
+                "models differ by more than samples do; four or more can (--samples)."
             )
             return
         for end in ENDS:
             found = self.differ(end)
             yield (
-                f"Beyond what other prompts change, the {end} circuit differs from those of "
-                f"{', '.join(found) if found else 'none of the others'}."
+                f"The {end} circuit differs from those of "
+                f"{', '.join(found) if found else 'none of the others'} by more than samples of "
+                "prompts do (false discovery rate 5%)."
             )
 
     # -- files -------------------------------------------------------------------------------------

@@ -66,37 +66,37 @@ def track(
     resume: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> Track:
-    """A task's circuit on each of several models of one wiring: checkpoints of a training,
-    fine-tunes, or revisions.
+    """Follow a task's circuit over models with one wiring: checkpoints, fine-tunes or revisions.
 
-    Each model's circuit is found and measured as by ``discover``, and compared with that of the
-    first and of the last model that have one, at the size of that one. As circuits of other prompts
-    differ too, it is found anew on disjoint samples of the prompts: how far those of one model
-    overlap is the noise floor. Only one model is in memory at a time, unless you give loaded ones.
+    Each model's circuit is found and measured as in ``discover``, and compared with those of the
+    first and the last model that have one. Because circuits also differ between samples of the
+    prompts, each model's circuit is found on several disjoint samples: the overlap of the circuits
+    of one model is the noise floor. Models are loaded one after the other, and only one is in
+    memory at a time, unless you pass loaded models.
 
     Args:
-        models: Two or more models in their order: names or directories, which ``load`` takes (a
-            revision of the hub is ``"NAME@REVISION"``), or loaded models; or a mapping of labels to
-            these. Without labels they are called by the last part of their paths.
-        data: The prompts, as in ``discover``; the same for each model.
+        models: At least two models, in order: names or directories for ``load`` (a revision on the
+            hub is ``"NAME@REVISION"``) or loaded models, in a list or in a mapping from labels.
+            Without labels, the last part of the name or path is used.
+        data: The prompts, as in ``discover``; the same for every model.
         metric: A name or a function; without it the task's own, else ``logit_diff``.
         corruption: A name or a function; without it ``counterfactual``.
         method: How edges are scored; without it ``eap_ig``.
         edges: The size of every circuit.
-        faithfulness: The faithfulness that every circuit is to reach with as few edges as it can;
-            0.85 without this and ``edges``.
+        faithfulness: The faithfulness that each circuit must reach, with as few edges as possible;
+            0.85 if neither this nor ``edges`` is given.
         rule: How edges are ranked: ``abs`` (the default), ``signed``, ``greedy`` or ``mib``.
         examples: How many prompts each half has at most; without it 64 of a task, all of a file.
-        samples: On how many disjoint samples of the prompts each circuit is found: of two, the
-            prompts of the discovery and those of the measurement. Of four or more it is tested
-            whether models differ by more than the samples do.
+        samples: The number of disjoint samples of prompts on which each circuit is found: with
+            two, the prompts of the discovery and those of the measurement. With four or more, it
+            is tested whether models differ by more than samples do.
         seed: The seed of prompts and random circuits.
         batch_size: The prompts of a batch; without it as many as ``memory`` allows, up to 32.
         memory: The bytes that the process may take; None for what the machine has.
-        load: How a name or directory is loaded; without it ``ck.load``.
-        resume: A directory for what is found on each model, from which a killed run goes on.
-        force: Whether a circuit is searched for on models that answer fewer than 75% of the
-            prompts too; else they have none, and the track says so.
+        load: The function that loads a name or directory; without it ``ck.load``.
+        resume: A directory for the results of each model, from which an interrupted run resumes.
+        force: Whether to find circuits also for models that answer fewer than 75% of the prompts;
+            otherwise these have none, and ``note`` says why.
 
     Returns:
         A ``Track``.
@@ -104,9 +104,9 @@ def track(
     Raises:
         ArgumentError: for an argument in the wrong place, fewer than two models, or two of one
             label, and for standard input, which can be read only once.
-        ModelError: for a model of another wiring, or with another tokenizer, than the first, and
-            for one that cannot be loaded.
-        UnknownNameError, ScoresError, BudgetError: as ``discover``.
+        ModelError: for a model whose wiring or tokens differ from those of the first, and for one
+            that cannot be loaded.
+        UnknownNameError, ScoresError, BudgetError: as in ``discover``.
         OutputError: where ``resume`` cannot be written.
 
     Source: Tigges et al. (2024), "LLM circuit analyses are consistent across training and scale".
@@ -122,8 +122,8 @@ def track(
     sources = labels_of(models)
     if isinstance(data, str | os.PathLike) and file_of(os.fspath(data)) == STDIN:
         raise ArgumentError(
-            "standard input can be read once, and every model reads the prompts; save them as a "
-            "file"
+            "standard input can be read only once, and each model reads the prompts; save them to "
+            "a file"
         )
     tried(resume)
     how, rule = method_of(method), RULE if rule is None else rule
@@ -151,7 +151,7 @@ def labels_of(models: Models) -> dict[str, ModelLike]:
         if not isinstance(model, str | os.PathLike):
             require_model(model)
     if len(own) < 2:
-        raise ArgumentError(f"{len(own)} models make no track; give two or more, in their order")
+        raise ArgumentError(f"a track needs at least two models, and {len(own)} were given")
     whole = [_called(model) for model in own]
     last = [Path(name).name or name for name in whole]
     labels = [*models] if isinstance(models, Mapping) else last if _differ(last) else whole
