@@ -59,6 +59,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.graph.circuit import Circuit as Circuit
     from circuitkit.graph.compare import agreement as agreement
     from circuitkit.graph.compare import compare as compare
+    from circuitkit.graph.consensus import consensus as consensus
     from circuitkit.graph.scores import Scores as Scores
     from circuitkit.models.checking import check as check
     from circuitkit.models.fetching import fetch as fetch
@@ -127,6 +128,7 @@ _PLACES = {
     "compare": "graph.compare",
     "complements": "evaluation.complements",
     "completeness": "evaluation.faithfulness",
+    "consensus": "graph.consensus",
     "cross_evaluate": "evaluation.robustness",
     "curve": "evaluation.curves",
     "discover": "workflows.discover",

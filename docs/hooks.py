@@ -38,7 +38,7 @@ PAGES: Mapping[str, tuple[str, Sequence[str]]] = {
         "cross_evaluate", "discover_each", "vary",
     )),
     "certainty": ("Certainty and overlap", (
-        "certainty", "Certainty", "compare", "agreement", "stability", "recovery",
+        "certainty", "Certainty", "compare", "agreement", "consensus", "stability", "recovery",
     )),
     "patch": ("Patching", (
         "patch_nodes", "patch_heads", "patch_residual", "patch_windows", "patch_edges",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from circuitkit.errors import CircuitError
+from circuitkit.graph.algebra import is_made
 from circuitkit.util.json_values import Json, plain
 
 __all__ = ["checked", "written"]
@@ -88,6 +89,7 @@ OF_GRAPHS: Mapping[str, _Kind] = {
     "examples": _Kind(_is_count, f"a whole number from 0 to {MOST_EXAMPLES:,}"),
     "known": _Kind(_is_known, f"an object with kept and of, from 0 to {MOST_EXAMPLES:,}"),
     "seen": _Kind(_is_seen, "eight hexadecimal digits for each prompt"),
+    "made_of": _Kind(is_made, "an operation and its parts, each with its edges"),
     "faithfulness": _Kind(lambda value: _is_number(value) or _is_object(value),
                           "a number or an object"),
 }  # fmt: skip

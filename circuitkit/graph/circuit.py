@@ -28,7 +28,8 @@ import math
 import os
 import reprlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
@@ -37,6 +38,7 @@ import numpy as np
 from jaxtyping import Float
 
 from circuitkit.errors import CircuitError, CircuitkitError, NodeNameError, OutputError
+from circuitkit.graph import algebra
 from circuitkit.graph.attributes import checked, written
 from circuitkit.graph.digests import digest, require_digest
 from circuitkit.graph.frames import CERTAINTY, edge_frame
@@ -55,11 +57,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Circuit",
     "build",
+    "combined",
     "components",
     "edges",
     "from_json",
     "mask",
     "lists_members",
+    "shared_wiring",
     "strongest",
     "summary",
     "to_json",
@@ -69,7 +73,7 @@ __all__ = [
 FORMAT = "circuitkit.circuit"
 VERSION = 1
 _STRUCTURED = frozenset(
-    ("wiring", "settings", "versions", "faithfulness", "asked", "drawn", "sizes")
+    ("wiring", "settings", "versions", "faithfulness", "asked", "drawn", "sizes", "made_of")
 )
 _KEYS = ("format", "version", "wiring", "attributes", "nodes", "digest", "edges")
 _EAP = "circuitkit.formats.interchange.eap_ig"  # reached by name: it stands below this room
@@ -95,6 +99,12 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
     hold such values; ``circuit.graph["settings"]`` and ``dict(circuit.graph)`` give them as they
     are.
 
+    Circuits of one model are sets of edges: ``a | b`` is the union, ``a & b`` the intersection,
+    ``a - b`` the edges of a that b lacks. An edge of both has the larger of its two weights, by
+    magnitude, in the union, and the smaller in the intersection, so that the laws of sets hold of
+    weights too; without weights where one of the two has none. ``made_of`` says what a circuit was
+    made of; prompts that either has seen, it has seen. See ``consensus`` for k of n.
+
     Example:
         >>> import networkx
         >>> circuit = ck.references.docstring.acdc().circuit
@@ -105,6 +115,9 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         >>> plain = networkx.DiGraph(circuit)
         >>> print(ck.Circuit(plain))
         24 of 1,281 edges, 6 of 32 heads, 0 of 0 MLPs
+        >>> large, small = scores.top(40), scores.top(20)
+        >>> print((large | small) - small)
+        20 of 479 edges, 8 of 16 heads, 1 of 4 MLPs
     """
 
     graph_attr_dict_factory = node_attr_dict_factory = edge_attr_dict_factory = Record
@@ -247,6 +260,21 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
                 raise OutputError(f"{what} files have no style {name!r}; they take {listed}")
         return write_whole(path, exporter(self, **style))
 
+    # -- as sets of edges ----------------------------------------------------------------------
+    def __or__(self, other: Graph) -> Circuit:
+        return self._with(other, algebra.UNION)
+
+    def __and__(self, other: Graph) -> Circuit:
+        return self._with(other, algebra.INTERSECTION)
+
+    def __sub__(self, other: Graph) -> Circuit:
+        return self._with(other, algebra.DIFFERENCE)
+
+    def _with(self, other: Graph, operation: str) -> Circuit:
+        if not isinstance(other, nx.DiGraph):
+            return NotImplemented
+        return combined([self, other], operation)
+
     # -- displays ------------------------------------------------------------------------------
     def __str__(self) -> str:
         return summary(self) if "wiring" in self.graph else str(super().__str__())
@@ -256,6 +284,8 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
             return str(super().__repr__())
         about = [f"{key}: {self.graph[key]}" for key in _SOURCE if self.graph.get(key)]
         lines = [summary(self), " · ".join(about), *_by_role(self)]
+        if algebra.is_made(self.graph.get("made_of")):
+            lines += algebra.listed(self.graph["made_of"])
         if not self.graph.get("unweighted"):
             lines += ["the strongest edges:"] * (next(edges(self), None) is not None)
             lines += [f"{x:+12.4g}  {edge_name(w, r)}" for w, r, x in strongest(self)[:8]]
@@ -350,6 +380,66 @@ def build(
     return circuit
 
 
+def combined(parts: Sequence[Graph], operation: str, k: int | None = None) -> Circuit:
+    """The union, intersection or difference of circuits, or their consensus of k; raises
+    CircuitError where they are of different models, or one lists members and no edges."""
+    wiring, parts = shared_wiring(parts, "combine"), [*map(Circuit, parts)]
+    for number, part in enumerate(parts, start=1):
+        if lists_members(part):
+            raise CircuitError(
+                f"circuit {number} of those that are combined lists members and no edges, which "
+                "is what sets of edges are made of; give a circuit with edges"
+            )
+    every = [_records(part) for part in parts]
+    if operation == algebra.DIFFERENCE:
+        found, weighed = algebra.without(*every), parts[:1]
+    else:
+        least = {algebra.UNION: 1, algebra.INTERSECTION: len(parts)}.get(operation, k or 1)
+        found, weighed = algebra.held(every, least), parts
+    unweighted = any(part.graph.get("unweighted") for part in weighed)
+    weights = {pair: 1.0 if unweighted else said["weight"] for pair, said in found.items()}
+    extra = {pair: {key: own for key, own in said.items() if key != "weight"}
+             for pair, said in found.items() if not unweighted}  # fmt: skip
+    abouts = [dict(part.graph) for part in parts]
+    sizes = map(len, every)
+    own = algebra.made(operation, [*zip(abouts, sizes, map(_digest, parts), strict=True)], k)
+    whole = build(
+        wiring, weights, edge_attributes=extra, **algebra.shared(abouts),
+        method=algebra.described(own), made_of=own, **({"unweighted": True} if unweighted else {}),
+    )  # fmt: skip
+    for part in reversed(parts):
+        for name, said in part.nodes(data=True):
+            if name in whole and said.get("role"):
+                whole.nodes[name].update({x: said[x] for x in ("role", "positions") if x in said})
+    return whole
+
+
+def _records(circuit: Graph) -> dict[tuple[str, str], dict[str, Json]]:
+    """What the circuit says of each of its edges."""
+    return {(writer, reader): {**dict(circuit[writer][reader]), "weight": weight}
+            for writer, reader, weight in edges(circuit)}  # fmt: skip
+
+
+def _digest(circuit: Graph) -> str | None:
+    """The digest that the circuit's file has; None where it cannot be written."""
+    with suppress(CircuitError):
+        return str(_document(circuit)["digest"])
+    return None
+
+
+def shared_wiring(several: Sequence[Graph], verb: str) -> Wiring:
+    """The wiring of all circuits; raises CircuitError, with what they were to be, where these are
+    of different models."""
+    wirings = [wiring_of(circuit) for circuit in several]
+    for other in wirings[1:]:
+        if other != wirings[0]:
+            raise CircuitError(
+                f"the circuits belong to different models ({wirings[0]}; {other}); "
+                f"{verb} circuits of one model"
+            )
+    return wirings[0]
+
+
 def wiring_of(circuit: Graph) -> Wiring:
     """The wiring of the model that the circuit belongs to; raises CircuitError without one."""
     try:
@@ -427,6 +517,15 @@ def summary(circuit: Graph) -> str:
 def to_json(circuit: Graph) -> str:
     """The circuit as text, one line per edge; equal circuits give equal text. Raises CircuitError
     where it could not be read again."""
+    head = _document(circuit)
+    listed = head.pop("edges")
+    opening = json.dumps(head, indent=1, allow_nan=False, ensure_ascii=False)
+    body = ",\n".join(f"  {json.dumps(entry, allow_nan=False)}" for entry in listed)
+    return f'{opening[:-2]},\n "edges": [\n{body}\n ]\n}}\n'
+
+
+def _document(circuit: Graph) -> dict[str, Json]:
+    """What the file of a circuit holds."""
     wiring = wiring_of(circuit)
     nodes = {name: data for name, data in circuit.nodes(data=True) if data}
     for name in nodes:
@@ -442,10 +541,7 @@ def to_json(circuit: Graph) -> str:
     listed = [
         _entry(circuit, wiring, *edge) for edge in sorted(edges(circuit), key=lambda edge: edge[:2])
     ]
-    head["digest"] = digest({**head, "edges": listed})
-    opening = json.dumps(head, indent=1, allow_nan=False, ensure_ascii=False)
-    body = ",\n".join(f"  {json.dumps(entry, allow_nan=False)}" for entry in listed)
-    return f'{opening[:-2]},\n "edges": [\n{body}\n ]\n}}\n'
+    return {**head, "digest": digest({**head, "edges": listed}), "edges": listed}
 
 
 def _entry(

@@ -20,7 +20,12 @@ from circuitkit.graph.published import CircuitLike, opened
 from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json, nan_to_none
-from circuitkit.util.statistics import expected_overlap, spearman
+from circuitkit.util.statistics import (
+    expected_overlap,
+    normal_half_width,
+    overlap_variance,
+    spearman,
+)
 from circuitkit.util.tables import as_html, as_text, to_frame
 
 if TYPE_CHECKING:
@@ -37,8 +42,8 @@ __all__ = [
 
 _MOST = 20  # pairs that are printed
 _ONE_SIZE = 0.1  # the share by which circuits of one size may differ in it
-_COLUMNS = ("left", "right", "both", "universe", "jaccard", "expected_jaccard", "precision",
-            "recall")  # fmt: skip
+_COLUMNS = ("left", "right", "both", "universe", "jaccard", "expected_jaccard", "kappa",
+            "precision", "recall")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,25 @@ class Overlap:
         union = self.left + self.right - self.expected
         return self.expected / union if union else 1.0
 
+    @property
+    def kappa(self) -> float:
+        """The overlap beyond chance (Cohen's κ): 1 for equal sets, 0 on average for random ones;
+        nan for two empty sets, and for two that are the whole universe."""
+        return _beyond_chance([self])[0]
+
+    @property
+    def variance(self) -> float:
+        """The variance of the number that random sets of these sizes share."""
+        return overlap_variance(self.left, self.right, self.universe)
+
     def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
         return {name: nan_to_none(getattr(self, name)) for name in _COLUMNS}
 
     def to_frame(self) -> pandas.DataFrame:
         """One row: ``left``, ``right``, ``both``, ``universe`` (counts), ``jaccard``,
-        ``expected_jaccard`` (by chance), ``precision``, ``recall`` (shares)."""
+        ``expected_jaccard`` (by chance), ``kappa`` (beyond chance), ``precision``, ``recall``
+        (shares)."""
         return to_frame([self.to_dict()])
 
     def __str__(self) -> str:
@@ -200,12 +217,13 @@ def _as_text(**overlaps: Overlap) -> str:
     rows = [
         {
             "": name, "shared": o.both, "left": o.left, "right": o.right, "Jaccard": o.jaccard,
-            "by chance": o.expected_jaccard, "precision": o.precision, "recall": o.recall,
+            "by chance": o.expected_jaccard, "kappa": o.kappa, "precision": o.precision,
+            "recall": o.recall,
         }
         for name, o in overlaps.items()
     ]  # fmt: skip
     counts = dict.fromkeys(("shared", "left", "right"), ",d")
-    shares = dict.fromkeys(("Jaccard", "by chance", "precision", "recall"), ".3f")
+    shares = dict.fromkeys(("Jaccard", "by chance", "kappa", "precision", "recall"), ".3f")
     return as_text(rows, formats=counts | shares)
 
 
@@ -230,7 +248,7 @@ def compare(left: CircuitLike, right: CircuitLike) -> Comparison:
         (3, 3)
     """
     one, other = opened(left), opened(right)
-    wiring = _shared_wiring([one, other])
+    wiring = circuits.shared_wiring([one, other], "compare")
     _notice_weights(one, other)
     nodes, roles, note = _members(wiring, one, other)
     if note:
@@ -321,10 +339,24 @@ class Agreement:
         """That mean for random sets of these sizes."""
         return float(np.mean([pair.expected_jaccard for pair in self.pairs]))
 
+    @property
+    def kappa(self) -> float:
+        """The overlap of all circuits at once beyond chance: 1 for equal circuits, 0 on average for
+        random sets of edges of these sizes. It is Cohen's κ of two circuits, and Conger's (1980)
+        of several: (shared − expected) / (mean size − expected), each summed over all pairs."""
+        return _beyond_chance(self.pairs)[0]
+
+    @property
+    def chance(self) -> float:
+        """How far from 0 the κ of random sets of these sizes is in one of twenty cases: the half
+        width of its normal interval."""
+        return _beyond_chance(self.pairs)[1]
+
     def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines."""
-        names = ("in_all", "in_any", "jaccard", "expected_jaccard")
-        return {"sizes": list(self.sizes)} | {name: getattr(self, name) for name in names}
+        names = ("in_all", "in_any", "jaccard", "expected_jaccard", "kappa", "chance")
+        numbers = {name: nan_to_none(getattr(self, name)) for name in names}
+        return {"sizes": list(self.sizes)} | numbers
 
     def to_frame(self) -> pandas.DataFrame:
         """A row for each pair of circuits: ``first`` and ``second`` (their numbers, from 0), then
@@ -338,7 +370,12 @@ class Agreement:
 
     def __repr__(self) -> str:
         rows = [
-            {"circuits": f"{i} and {j}", "shared": pair.both, "Jaccard": pair.jaccard}
+            {
+                "circuits": f"{i} and {j}",
+                "shared": pair.both,
+                "Jaccard": pair.jaccard,
+                "beyond chance (kappa)": pair.kappa,
+            }
             for (i, j), pair in zip(
                 combinations(range(len(self.sizes)), 2), self.pairs, strict=True
             )
@@ -352,15 +389,21 @@ class Agreement:
         return (
             f"{len(self.sizes)} circuits of {size} edges: {self.in_all:,} edges in all of them, "
             f"{self.in_any:,} in any; mean Jaccard of pairs {self.jaccard:.3f} "
-            f"(by chance {self.expected_jaccard:.3f})"
+            f"(by chance {self.expected_jaccard:.3f}); beyond chance {self.kappa:.3f} (kappa; of "
+            f"random edges 0 ± {self.chance:.3f})"
         )
 
 
 def agreement(several: Sequence[CircuitLike]) -> Agreement:
     """How much the edges of two or more circuits of one model agree: counts, and Jaccard indices.
 
+    Beyond chance it says how much all of them overlap at once (``kappa``): 1 where they are equal,
+    0 within ± ``chance`` in 19 of 20 cases where they are random sets of edges of these sizes.
+
     Each is given as to ``compare``. Raises CircuitError for fewer than two, where one only lists
     its components, and where the wirings differ.
+
+    Source: Conger (1980), of whose κ for several raters this is the one of sets.
 
     Example:
         >>> found = ck.agreement(["ioi:acdc", "ioi:eap_ig"])
@@ -371,7 +414,7 @@ def agreement(several: Sequence[CircuitLike]) -> Agreement:
         number = 1 if isinstance(several, str) else len(several)
         raise CircuitError(f"{number} circuits cannot agree or differ; give a list of at least 2")
     all_of_them = [opened(circuit) for circuit in several]
-    wiring = _shared_wiring(all_of_them)
+    wiring = circuits.shared_wiring(all_of_them, "compare")
     for number, circuit in enumerate(all_of_them):
         if circuits.lists_members(circuit):
             raise CircuitError(
@@ -389,15 +432,14 @@ def agreement(several: Sequence[CircuitLike]) -> Agreement:
 
 
 # -- helpers ---------------------------------------------------------------------------------------
-def _shared_wiring(several: Sequence[Graph]) -> Wiring:
-    wirings = [circuits.wiring_of(circuit) for circuit in several]
-    for other in wirings[1:]:
-        if other != wirings[0]:
-            raise CircuitError(
-                f"the circuits belong to different models ({wirings[0]}; {other}); "
-                "compare circuits of one model"
-            )
-    return wirings[0]
+def _beyond_chance(pairs: Sequence[Overlap]) -> tuple[float, float]:
+    """The overlap of all pairs beyond chance, and the half width of the interval in which that of
+    random sets lies: these share numbers that are uncorrelated from pair to pair."""
+    most = sum((pair.left + pair.right) / 2 - pair.expected for pair in pairs)
+    if not most:
+        return nan, nan
+    found = sum(pair.both - pair.expected for pair in pairs) / most
+    return found, normal_half_width(sum(pair.variance for pair in pairs) ** 0.5) / most
 
 
 def _placed(
