@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.evaluation.running import run as run
     from circuitkit.evaluation.searching import smallest as smallest
     from circuitkit.evaluation.size_curves import size_curves as size_curves
+    from circuitkit.evaluation.transferring import transfer as transfer
     from circuitkit.evaluation.verification import verify as verify
     from circuitkit.formats.interchange.eap_ig import read_eap_circuit as read_eap_circuit
     from circuitkit.formats.interchange.eap_ig import read_eap_scores as read_eap_scores
@@ -88,6 +89,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.workflows.benchmark.running import bench as bench
     from circuitkit.workflows.citing import Citation as Citation
     from circuitkit.workflows.citing import cite as cite
+    from circuitkit.workflows.crossing import Cross as Cross
+    from circuitkit.workflows.crossing import cross as cross
     from circuitkit.workflows.discover import discover as discover
     from circuitkit.workflows.plan import Plan as Plan
     from circuitkit.workflows.plan import plan as plan
@@ -106,6 +109,7 @@ _PLACES = {
     "Certainty": "evaluation.certainty_result",
     "Circuit": "graph.circuit",
     "Citation": "workflows.citing",
+    "Cross": "workflows.crossing",
     "Dataset": "data.batches",
     "Discovery": "workflows.results",
     "Plan": "workflows.plan",
@@ -129,6 +133,7 @@ _PLACES = {
     "complements": "evaluation.complements",
     "completeness": "evaluation.faithfulness",
     "consensus": "graph.consensus",
+    "cross": "workflows.crossing",
     "cross_evaluate": "evaluation.robustness",
     "curve": "evaluation.curves",
     "discover": "workflows.discover",
@@ -179,6 +184,7 @@ _PLACES = {
     "stability": "evaluation.recovery",
     "study": "workflows.study.running",
     "track": "workflows.track.running",
+    "transfer": "evaluation.transferring",
     "vary": "evaluation.robustness",
     "verify": "evaluation.verification",
     "write_eap": "formats.interchange.eap_ig",

@@ -32,6 +32,7 @@ BENCH = ["bench", "eap", "--model", "reverse", "--corruption", "counterfactual",
          "--examples", "4", "--quiet"]  # fmt: skip
 TRACK = ["track", "ioi", "--models", "a=mini", "b=mini", "--method", "eap", "--edges", "20",
          "--corruption", "counterfactual", *TINY]  # fmt: skip
+CROSS = ["cross", "run/circuit.json", "other.json", *TINY]
 CURVE = ["evaluate", "run/circuit.json", "--curve", *TINY]
 DRAW = ["draw", "run/circuit.json"]
 VIEW = ["view", "docstring:acdc"]
@@ -48,7 +49,8 @@ READING = {
     "citing": ["cite", "run"],
     "fetching": ["fetch", "smollm2-135m"],
 }
-FOLDERS = {"discovering": DISCOVER, "studying": STUDY, "benching": BENCH, "tracking": TRACK}
+FOLDERS = {"discovering": DISCOVER, "studying": STUDY, "benching": BENCH, "tracking": TRACK,
+           "crossing": CROSS}  # fmt: skip
 FILES = {"drawing": DRAW, "viewing": VIEW, "evaluating": CURVE}
 WRITING = {**FOLDERS, **FILES}
 UNWRITABLE = ["taken/out", "/dev/null/x", "/proc/x", "n" * 300, "taken/a/b/c"]
@@ -62,6 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main([*arguments, "-o", str(place / name)]) == 0
     blocks = ["--resume", str(place / "blocks"), "--shard", "0/1"]
     assert main(["evaluate", str(place / "run/circuit.json"), *TINY, *blocks]) == 0
+    shutil.copy(place / "run/circuit.json", place / "other.json")
     (place / "taken").write_text("a file")
     model = place / "cache" / "smollm2-135m"
     model.mkdir(parents=True)
@@ -260,6 +263,7 @@ def fill_up(monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> None:
         ("studying", STUDY, "study", "effects.csv", 1),
         ("studying", STUDY, "study", "report.html", 2),
         ("benching", BENCH, "bench", "rows.csv", 1),
+        ("crossing", CROSS, "crossed", "cross.svg", 1),
     ],
 )
 def test_a_full_disk_loses_nothing(
@@ -276,7 +280,8 @@ def test_a_full_disk_loses_nothing(
 
 
 def _kind(name: str) -> str:
-    return {"discovering": "discovery", "studying": "study", "benching": "benchmark"}[name]
+    kinds = {"studying": "study", "benching": "benchmark", "crossing": "cross"}
+    return kinds.get(name, "discovery")
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -47,7 +47,9 @@ CASES = [  # a schema, and arguments
                "--examples", "4"]),
     ("track", ["track", "ioi", "--models", "a=mini", "b=mini", "--edges", "12", *FEW]),
     ("compare", ["compare", RUN, RUN, "-o", "both.html"]),
+    ("compare", ["compare", RUN, "smaller.json", "--transfer", *FEW]),
     ("compare", ["compare", "ioi:wang2022", "ioi:acdc"]),
+    ("cross", ["cross", RUN, "other.json", "-o", "cross", *FEW]),
     ("draw", ["draw", RUN, "-o", "x.svg"]),
     ("view", ["view", RUN, "-o", "x.html"]),
     ("list", ["list"]),
@@ -68,6 +70,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("config.json", "model.safetensors"):
         (model / name).touch()
     assert main([*DISCOVER, "eap", "-o", str(own / "run"), "--quiet", *FEW]) == 0
+    found = circuitkit.Circuit.load(own / "run" / "circuit.json")
+    found.save(own / "other.json")
+    found.remove_edge(*found.to_frame().iloc[-1][["writer", "reader"]])
+    found.save(own / "smaller.json")
     return own
 
 

@@ -1,41 +1,108 @@
-"""``circuitkit compare``: the overlap of two circuits, also as a page that shows both."""
+"""``circuitkit compare``: the overlap of two circuits, and whether their difference matters."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+from typing import Any
 
-from circuitkit.cli._opening import open_circuit
-from circuitkit.cli._options import Commands, add_force, add_output, common, saved
+from circuitkit.cli._opening import check_names, load_model, open_circuit, recorded
+from circuitkit.cli._options import Commands, add_force, add_output, machine, positive, saved
 from circuitkit.cli._printing import print_json, print_text
+from circuitkit.errors import ArgumentError
 
 __all__ = ["add", "compare"]
 
 
+OF_TRANSFER = ("model", "task", "metric", "corruption", "examples")
+
+
 def add(commands: Commands) -> None:
     """Add the command ``compare`` and its options."""
-    p = commands.add_parser("compare", parents=[common()], help="the overlap of two circuits")
+    p = commands.add_parser(
+        "compare", parents=[machine()],
+        help="the overlap of two circuits, and whether their difference matters",
+    )  # fmt: skip
     p.add_argument(
         "left", metavar="A", type=saved,
         help="a saved circuit, or a published one such as ioi:acdc",
     )  # fmt: skip
     p.add_argument("right", metavar="B", type=saved, help="the same; precision is of A against B")
+    p.add_argument(
+        "--transfer", action="store_true",
+        help="put edges of one to the other, and measure both on the models of both; what "
+        "follows is for that",
+    )  # fmt: skip
+    own = "default: the circuits' own"
+    p.add_argument("--model", action="append", help=f"twice: A's and B's ({own})")
+    p.add_argument("--task", help=f"a task, or a file of prompts ({own})")
+    p.add_argument("--metric", metavar="M", help=f"how outputs are measured ({own})")
+    p.add_argument("--corruption", metavar="C", help=f"what cut edges carry ({own})")
+    p.add_argument(
+        "--examples", type=positive, metavar="N",
+        help="prompts that neither has seen (default: 64, or all of a file)",
+    )  # fmt: skip
     add_force(p)
     add_output(p, "FILE", "also a page (.html) that shows both (default: none)")
     p.set_defaults(run=compare)
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Print the overlap of two circuits, also by the roles of the right one; draw them over each
-    other, where that is asked for."""
+    """Print the overlap of two circuits, also by the roles of the right one; whether their
+    difference matters, and draw them over each other, where that is asked for."""
     from circuitkit.graph import compare as overlap
 
+    for name in OF_TRANSFER:
+        if getattr(options, name) and not options.transfer:
+            raise ArgumentError(f"--{name} is for --transfer, which runs models; give both")
     left, right = (open_circuit(name, options.force) for name in (options.left, options.right))
     found = overlap.compare(left, right)
-    said = found.to_dict()
-    if options.output:
-        from circuitkit.workflows.folders import output_file
-
-        with output_file(options.output, options.overwrite) as place:
+    said, text = found.to_dict(), repr(found)
+    with _page(options) as place:
+        if options.transfer:
+            moved = _transferred(options, left, right)
+            said["transfer"] = moved.to_dict()
+            text = f"{text}\n\n{moved!r}"
+        if place:
             said["file"] = str(left.draw(place, format="html", beside=right))
-    written = f"\n\nwritten: {said['file']}" if options.output else ""
-    print_json(said) if options.json else print_text(f"{found!r}{written}")
+            text = f"{text}\n\nwritten: {said['file']}"
+    print_json(said) if options.json else print_text(text)
+
+
+def _page(options: argparse.Namespace) -> Any:
+    """The place of the page, tried before the work; None where none is asked for."""
+    from circuitkit.workflows.folders import output_file
+
+    if options.output:
+        return output_file(options.output, options.overwrite)
+    return contextlib.nullcontext()
+
+
+def _transferred(options: argparse.Namespace, left: Any, right: Any) -> Any:
+    """What the difference does on the models of both circuits, or on those that are named."""
+    check_names("metrics", options.metric)
+    check_names("corruptions", options.corruption)
+    task = options.task or _one_task(left, right)
+    check_names("tasks", task)
+    names = options.model or [recorded(circuit, "model") for circuit in (left, right)]
+    if len(names) > 2:
+        raise ArgumentError(f"there are {len(names)} models; name one, or A's and then B's")
+    models = [load_model(name, options, left.graph.get("experts")) for name in dict.fromkeys(names)]
+    from circuitkit.evaluation.transferring import transfer
+
+    return transfer(
+        models[0], left, right, task, options.metric, options.corruption,
+        other=models[1] if models[1:] else None, examples=options.examples,
+        batch_size=options.batch_size, memory=options.memory,
+    )  # fmt: skip
+
+
+def _one_task(left: Any, right: Any) -> str:
+    """The task on which both circuits were found."""
+    tasks = dict.fromkeys(recorded(circuit, "task") for circuit in (left, right))
+    if len(tasks) > 1:
+        raise ArgumentError(
+            f"the circuits were found on different tasks ({', '.join(tasks)}); name one (--task), "
+            "or measure both on both (circuitkit cross)"
+        )
+    return next(iter(tasks))

@@ -22,6 +22,7 @@ from circuitkit.cli import (
     checking,
     citing,
     comparing,
+    crossing,
     cutting,
     discovering,
     drawing,
@@ -44,7 +45,8 @@ from circuitkit.util.neighbour import NeighbourWarning, neighbour
 __all__ = ["build_parser", "main"]
 
 COMMANDS = (  # in the order of --help
-    discovering, evaluating, replaying, cutting, studying, tracking, benching, merging, comparing,
+    discovering, evaluating, replaying, cutting, studying, tracking, crossing, benching, merging,
+    comparing,
     drawing, viewing, listing, prompting, checking, citing, fetching,
 )  # fmt: skip
 

@@ -54,9 +54,12 @@ RUNS = {  # the files that a run may write; the first is in the folder of each
         "cmd-real.svg",
     ),
     "track": ("track.csv", "track.svg", "track.json"),
+    "cross": ("cross.csv", "overlap.csv", "cross.svg"),
 }  # fmt: skip
-_PIECES = {"discovery": ".unfinished", "study": ".unfinished", "benchmark": "cells",
-           "track": "cells"}  # fmt: skip
+_PIECES = {
+    "discovery": ".unfinished", "study": ".unfinished", "benchmark": "cells",
+    "track": "cells", "cross": ".unfinished",
+}  # fmt: skip
 _KEPT = ("benchmark", "track")  # whose pieces stay, so that a larger run takes them up
 _RECORD, _LOCK = "run.json", ".lock"
 _NEW, _OLD, _PAST = ".new", ".old", ".past-"  # new files; some of the earlier ones; all of them
