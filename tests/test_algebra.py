@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
-from itertools import combinations, product
+from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
 import numpy as np
 import pytest
-from scipy import stats
 from test_compare import WIRING, circuit, some_circuit, weights_of
 
 import circuitkit as ck
 from circuitkit.errors import ArgumentError, CircuitError
+from circuitkit.graph.chance import Chance, chance, shared
 from circuitkit.graph.circuit import Circuit, from_json, mask, to_json
 from circuitkit.graph.compare import Agreement, Overlap, agreement
 from circuitkit.graph.consensus import consensus
 from circuitkit.graph.published import named
+from circuitkit.graph.scores import Scores
+from circuitkit.graph.walks import drawn_masks
 from circuitkit.graph.wiring import Wiring
 
 A, B, C = (some_circuit(seed, 50, ties) for seed, ties in ((1, False), (2, True), (3, True)))
@@ -222,44 +224,65 @@ def test_names_and_files_may_stand_in_a_consensus(tmp_path: Path) -> None:
 
 
 # -- overlap beyond chance -------------------------------------------------------------------------
-def test_beyond_chance_is_cohens_kappa_of_the_two_masks() -> None:
-    for a, b in product((A, B), (B, C)):
-        found = agreement([a, b])
-        x, y = (mask(one)[WIRING.legal] for one in (a, b))
-        agree, apart = (x == y).mean(), x.mean() * y.mean() + (~x).mean() * (~y).mean()
-        assert found.kappa == pytest.approx((agree - apart) / (1 - apart))
-        assert found.kappa == pytest.approx(found.pairs[0].kappa)
+def drawn(sizes: Sequence[int], seed: int) -> list[np.ndarray]:
+    """Random circuits that hang together, by the places of their edges."""
+    masks = (drawn_masks(WIRING, size, 1, seed + n)[0] for n, size in enumerate(sizes))
+    return [np.flatnonzero(mask) for mask in masks]
 
 
-def test_beyond_chance_equal_circuits_are_one_and_the_empty_undefined() -> None:
-    assert agreement([A, A, A]).kappa == pytest.approx(1)
-    assert agreement([A, A, B]).kappa < 1
-    assert np.isnan(agreement([NOTHING, NOTHING]).kappa)
-    assert agreement([NOTHING, NOTHING]).to_dict()["kappa"] is None
-    assert np.isnan(Overlap(9, 9, 9, 9).kappa)
+def test_beyond_chance_is_cohens_kappa_where_every_set_of_edges_is_as_likely() -> None:
+    """Of evenly drawn sets the number that is shared by chance is l · r / N."""
+    found = agreement([A, B])
+    x, y = (mask(one)[WIRING.legal] for one in (A, B))
+    agree, apart = (x == y).mean(), x.mean() * y.mean() + (~x).mean() * (~y).mean()
+    even = 50 * 50 / WIRING.n_edges
+    found.__dict__["by_chance"] = Chance(np.array([even]), np.full((2, 2), even))
+    assert found.kappa == pytest.approx((agree - apart) / (1 - apart))
+    assert found.kappas == (pytest.approx(found.kappa),)
 
 
-def test_what_random_sets_share_scatters_as_the_hypergeometric_says() -> None:
-    for sizes in ((40, 70, 113), (1, 3, 7), (5, 8, 9)):
-        left, right, universe = sizes
-        expected = stats.hypergeom(universe, left, right).var()
-        assert Overlap(left, right, 0, universe).variance == pytest.approx(expected)
+def test_equal_circuits_are_one_beyond_chance_and_whole_models_undefined() -> None:
+    found = agreement([A, A])
+    assert (found.kappa, *found.kappas) == pytest.approx((1, 1))
+    whole = Scores(WIRING, np.ones(WIRING.shape)).graph()
+    whole_twice = agreement([whole, whole])
+    assert np.isnan(whole_twice.kappa)
+    assert whole_twice.to_dict()["kappa"] is None
+    with pytest.raises(CircuitError, match="it is not known what random circuits"):
+        Agreement((3, 3), 0, 6, (Overlap(3, 3, 0, 9),)).kappa  # noqa: B018
+
+
+def test_what_circuits_share_is_the_sum_over_their_pairs() -> None:
+    placed = drawn((20, 30, 30, 40), 7)
+    expected = sum(len(np.intersect1d(a, b)) for a, b in combinations(placed, 2))
+    assert shared(placed) == expected
 
 
 def test_random_circuits_overlap_by_nothing_beyond_chance() -> None:
-    """In 19 of 20 cases within the interval, which is not much too wide."""
-    rng, universe, sizes = np.random.default_rng(0), WIRING.n_edges, (30, 40, 50, 60)
+    """In 19 of 20 cases within the interval, which is not much too wide; random circuits that hang
+    together share more than random sets of edges."""
+    sizes = (30, 40, 40)
+    expected = chance(WIRING, sizes)
+    low, high = expected.interval()
+    numbers = [shared(drawn(sizes, 1000 * seed)) for seed in range(1, 301)]
+    assert 0.91 <= np.mean([low <= number <= high for number in numbers]) <= 0.985
+    assert abs(np.mean(numbers) - expected.mean) < 4 * np.std(numbers) / 300**0.5
+    even = [a * b / WIRING.n_edges for a, b in combinations(sizes, 2)]
+    assert expected.mean > 1.3 * sum(even)
+    assert expected.pairs[0, 1] == expected.pairs[1, 0]
+    pool = np.array([mask.ravel() for mask in drawn_masks(WIRING, 40, 200, 40)], dtype=int)
+    apart = ~np.eye(200, dtype=bool)
+    assert expected.pairs[1, 2] == pytest.approx((pool @ pool.T)[apart].mean())
+    pairs = expected.pairs[np.triu_indices(3, 1)]
+    assert pairs.sum() == pytest.approx(expected.mean, rel=0.03)
 
-    def drawn() -> Agreement:
-        several = [set(rng.permutation(universe)[:size]) for size in sizes]
-        pairs = (Overlap(len(a), len(b), len(a & b), universe) for a, b in combinations(several, 2))
-        return Agreement(sizes, 0, 0, tuple(pairs))
 
-    found = [drawn() for _ in range(1000)]
-    inside = np.mean([abs(one.kappa) <= one.chance for one in found])
-    assert 0.93 <= inside <= 0.97
-    assert abs(np.mean([one.kappa for one in found])) < 4 * found[0].chance / 1.96 / 1000**0.5
-    several = agreement([some_circuit(seed, size) for seed, size in enumerate(sizes)])
-    assert several.chance == found[0].chance
-    assert abs(several.kappa) <= several.chance
-    assert f"0 ± {several.chance:.3f}" in str(several)
+def test_the_overlap_beyond_chance_is_said_with_what_random_circuits_have() -> None:
+    found = agreement([A, B, C])
+    low, high = found.kappa_by_chance
+    assert low < 0 < high
+    assert f"kappa {found.kappa:.3f} (of random ones [{low:.3f}, {high:.3f}])" in (
+        found.beyond_chance()
+    )
+    said = found.to_dict()
+    assert (said["kappa"], said["kappa_low"], said["kappa_high"]) == (found.kappa, low, high)

@@ -49,13 +49,13 @@ from circuitkit.evaluation.masks import (
     as_mask,
     as_masks,
     drawn_beside,
-    drawn_masks,
     drawn_nodes,
     is_one,
     nodes_beside,
 )
 from circuitkit.evaluation.results import TableResult
 from circuitkit.graph.types import Mask
+from circuitkit.graph.walks import drawn_masks
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of
 from circuitkit.util.json_values import Json, nan_to_none

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import networkx as nx
@@ -17,6 +17,7 @@ from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Graph, Mask
+from circuitkit.graph.walks import drawn_masks
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.options import Count, Seed, Size, check, checked
 
@@ -31,9 +32,7 @@ __all__ = [
     "as_scores",
     "dense",
     "drawn_beside",
-    "drawn_masks",
     "drawn_nodes",
-    "inside",
     "is_one",
     "node_level",
     "nodes_beside",
@@ -241,12 +240,6 @@ def random_masks(
     return drawn_masks(wiring, int(edges or 0), n, seed)
 
 
-def drawn_masks(wiring: Wiring, edges: int, n: int, seed: int) -> list[Mask]:
-    """The masks of ``random_masks``; there may be none, and none of their edges."""
-    rng = np.random.default_rng(seed)
-    return [_grown(wiring, min(edges, wiring.n_edges), rng) for _ in range(n)]
-
-
 def drawn_beside(wiring: Wiring, keep: Mask, edges: int, n: int, seed: int) -> list[Mask]:
     """n masks that keep this one, and so many random ones of all other edges."""
     rng = np.random.default_rng(seed)
@@ -267,45 +260,3 @@ def nodes_beside(wiring: Wiring, held: Sequence[int], nodes: int, n: int, seed: 
     rng = np.random.default_rng(seed)
     others = np.setdiff1d(np.arange(1, len(wiring.writers)), held)
     return [wiring.between([*held, *rng.permutation(others)[:nodes]]) for _ in range(n)]
-
-
-def _grown(wiring: Wiring, edges: int, rng: np.random.Generator) -> Mask:
-    """Random walks from the logits down to the embedding; where the next is too long, single edges
-    between components that are in already; from the start again where these are too few."""
-    keep = np.zeros(wiring.shape, dtype=bool)
-    patience = 100
-    while (left := edges - int(keep.sum())) and patience:
-        walk = np.array(list(_walk(wiring, rng))).T
-        grown = keep.copy()
-        grown[tuple(walk)] = True
-        if grown.sum() <= edges:
-            keep = grown
-        else:
-            patience -= 1
-    fits = inside(wiring, keep) & ~keep
-    chosen = rng.permutation(np.flatnonzero(fits))[:left]
-    keep.reshape(-1)[chosen] = True
-    return keep if keep.sum() == edges else _grown(wiring, edges, rng)
-
-
-def _walk(wiring: Wiring, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """The edges of a path, each writer drawn evenly from those upstream."""
-    column = wiring.shape[1] - 1
-    while True:
-        row = int(rng.integers(wiring.upstream[column]))
-        yield row, column
-        if row == 0:
-            return
-        column = int(rng.choice(wiring.feeds(row)))
-
-
-def inside(wiring: Wiring, keep: Mask) -> Mask:
-    """The edges that would be live in a circuit without dead ends, its own included: from a writer
-    that it has to a reader that is heard."""
-    live = np.asarray(keep.any(1))
-    live[0] = True
-    heard = np.zeros(wiring.shape[1], dtype=bool)
-    heard[-1] = True
-    for row in np.flatnonzero(live):
-        heard[wiring.feeds(int(row))] = True
-    return wiring.legal & live[:, None] & heard[None, :]

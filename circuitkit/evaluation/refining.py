@@ -19,12 +19,13 @@ from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, p
 from circuitkit.engine.model import Activations, Model
 from circuitkit.errors import CircuitError
 from circuitkit.evaluation.faithfulness import Evaluation, measure_all
-from circuitkit.evaluation.masks import CircuitLike, ScoresLike, as_mask, as_scores, inside
+from circuitkit.evaluation.masks import CircuitLike, ScoresLike, as_mask, as_scores
 from circuitkit.evaluation.results import TableResult
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
+from circuitkit.graph.walks import inside
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of
 from circuitkit.util.json_values import Json, nan_to_none

@@ -24,12 +24,13 @@ from circuitkit.engine.model import Model
 from circuitkit.engine.weights import notice_others
 from circuitkit.errors import ArgumentError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
-from circuitkit.evaluation.masks import CircuitLike, as_graph, as_mask, inside
+from circuitkit.evaluation.masks import CircuitLike, as_graph, as_mask
 from circuitkit.evaluation.results import PictureResult
 from circuitkit.graph.circuit import weight_matrix
 from circuitkit.graph.digests import WeightsWarning
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.types import Graph, Mask
+from circuitkit.graph.walks import inside
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.options import Bounds, Count, Size, Whole, checked
@@ -265,10 +266,10 @@ def transfer(
     ``evaluate``.
 
     Example:
-        >>> left, right = (scores.top(n) for n in (30, 40))
+        >>> left, right = (scores.top(n) for n in (10, 40))
         >>> found = ck.transfer(model, left, right, data, edges=3)
         >>> found.only, found.matters()
-        ((0, 10), True)
+        ((0, 30), True)
         >>> print(ck.transfer(model, left, left, data))
         the circuits have the same edges: nothing to transfer on mini
     """

@@ -17,7 +17,10 @@ __all__ = [
     "is_made", "listed", "made", "without", "shared",
 ]  # fmt: skip
 
-UNION, INTERSECTION, DIFFERENCE, CONSENSUS = "union", "intersection", "difference", "consensus"
+UNION = "union"
+INTERSECTION = "intersection"
+DIFFERENCE = "difference"
+CONSENSUS = "consensus"
 SIGNS = {UNION: "|", INTERSECTION: "&", DIFFERENCE: "-", CONSENSUS: ""}
 Edges: TypeAlias = Mapping[tuple[str, str], Mapping[str, Json]]  # what is said of each edge
 

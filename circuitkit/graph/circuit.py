@@ -117,7 +117,7 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         24 of 1,281 edges, 6 of 32 heads, 0 of 0 MLPs
         >>> large, small = scores.top(40), scores.top(20)
         >>> print((large | small) - small)
-        20 of 479 edges, 8 of 16 heads, 1 of 4 MLPs
+        20 of 479 edges, 8 of 16 heads, 4 of 4 MLPs
     """
 
     graph_attr_dict_factory = node_attr_dict_factory = edge_attr_dict_factory = Record

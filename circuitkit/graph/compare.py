@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from math import isnan, nan
 from typing import TYPE_CHECKING
@@ -14,18 +15,14 @@ from jaxtyping import Float, Int
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph import circuit as circuits
+from circuitkit.graph.chance import Chance, chance
 from circuitkit.graph.digests import WeightsWarning
 from circuitkit.graph.nodes import Node
 from circuitkit.graph.published import CircuitLike, opened
 from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json, nan_to_none
-from circuitkit.util.statistics import (
-    expected_overlap,
-    normal_half_width,
-    overlap_variance,
-    spearman,
-)
+from circuitkit.util.statistics import expected_overlap, interval_text, spearman
 from circuitkit.util.tables import as_html, as_text, to_frame
 
 if TYPE_CHECKING:
@@ -42,8 +39,8 @@ __all__ = [
 
 _MOST = 20  # pairs that are printed
 _ONE_SIZE = 0.1  # the share by which circuits of one size may differ in it
-_COLUMNS = ("left", "right", "both", "universe", "jaccard", "expected_jaccard", "kappa",
-            "precision", "recall")  # fmt: skip
+_COLUMNS = ("left", "right", "both", "universe", "jaccard", "expected_jaccard", "precision",
+            "recall")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,25 +79,13 @@ class Overlap:
         union = self.left + self.right - self.expected
         return self.expected / union if union else 1.0
 
-    @property
-    def kappa(self) -> float:
-        """The overlap beyond chance (Cohen's κ): 1 for equal sets, 0 on average for random ones;
-        nan for two empty sets, and for two that are the whole universe."""
-        return _beyond_chance([self])[0]
-
-    @property
-    def variance(self) -> float:
-        """The variance of the number that random sets of these sizes share."""
-        return overlap_variance(self.left, self.right, self.universe)
-
     def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is undefined is None."""
         return {name: nan_to_none(getattr(self, name)) for name in _COLUMNS}
 
     def to_frame(self) -> pandas.DataFrame:
         """One row: ``left``, ``right``, ``both``, ``universe`` (counts), ``jaccard``,
-        ``expected_jaccard`` (by chance), ``kappa`` (beyond chance), ``precision``, ``recall``
-        (shares)."""
+        ``expected_jaccard`` (by chance), ``precision``, ``recall`` (shares)."""
         return to_frame([self.to_dict()])
 
     def __str__(self) -> str:
@@ -217,13 +202,12 @@ def _as_text(**overlaps: Overlap) -> str:
     rows = [
         {
             "": name, "shared": o.both, "left": o.left, "right": o.right, "Jaccard": o.jaccard,
-            "by chance": o.expected_jaccard, "kappa": o.kappa, "precision": o.precision,
-            "recall": o.recall,
+            "by chance": o.expected_jaccard, "precision": o.precision, "recall": o.recall,
         }
         for name, o in overlaps.items()
     ]  # fmt: skip
     counts = dict.fromkeys(("shared", "left", "right"), ",d")
-    shares = dict.fromkeys(("Jaccard", "by chance", "kappa", "precision", "recall"), ".3f")
+    shares = dict.fromkeys(("Jaccard", "by chance", "precision", "recall"), ".3f")
     return as_text(rows, formats=counts | shares)
 
 
@@ -328,6 +312,7 @@ class Agreement:
     in_all: int
     in_any: int
     pairs: tuple[Overlap, ...]
+    wiring: Wiring | None = None
 
     @property
     def jaccard(self) -> float:
@@ -339,24 +324,56 @@ class Agreement:
         """That mean for random sets of these sizes."""
         return float(np.mean([pair.expected_jaccard for pair in self.pairs]))
 
-    @property
-    def kappa(self) -> float:
-        """The overlap of all circuits at once beyond chance: 1 for equal circuits, 0 on average for
-        random sets of edges of these sizes. It is Cohen's κ of two circuits, and Conger's (1980)
-        of several: (shared − expected) / (mean size − expected), each summed over all pairs."""
-        return _beyond_chance(self.pairs)[0]
+    @cached_property
+    def by_chance(self) -> Chance:
+        """What random circuits of these sizes share that hang together, as ``random_masks`` draws
+        them: more than random sets of edges do. Raises CircuitError where the model is not
+        known."""
+        if self.wiring is None:
+            raise CircuitError(
+                "it is not known what random circuits of the model share; take the agreement of "
+                "circuits (ck.agreement), which know their model"
+            )
+        return chance(self.wiring, self.sizes)
 
     @property
-    def chance(self) -> float:
-        """How far from 0 the κ of random sets of these sizes is in one of twenty cases: the half
-        width of its normal interval."""
-        return _beyond_chance(self.pairs)[1]
+    def kappa(self) -> float:
+        """The overlap of all circuits at once beyond that of random ones: 1 for equal circuits, 0
+        on average for random ones that hang together; nan where random ones are equal too.
+
+        It is (shared − by chance) / (size − by chance), each summed over all pairs: the κ of Cohen
+        (1960) for two circuits, and of Conger (1980) for several.
+        """
+        return self._beyond(sum(pair.both for pair in self.pairs))
+
+    @property
+    def kappa_by_chance(self) -> tuple[float, float]:
+        """Between which values κ is for random circuits of these sizes, in 19 of 20 draws."""
+        low, high = map(self._beyond, self.by_chance.interval())
+        return low, high
+
+    @property
+    def kappas(self) -> tuple[float, ...]:
+        """The κ of each pair."""
+        numbers = combinations(range(len(self.sizes)), 2)
+        return tuple(
+            _beyond(pair.both, float(self.by_chance.pairs[i, j]), (pair.left + pair.right) / 2)
+            for pair, (i, j) in zip(self.pairs, numbers, strict=True)
+        )
+
+    def _beyond(self, shared: float) -> float:
+        size = sum((pair.left + pair.right) / 2 for pair in self.pairs)
+        return _beyond(shared, self.by_chance.mean, size)
 
     def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines."""
-        names = ("in_all", "in_any", "jaccard", "expected_jaccard", "kappa", "chance")
-        numbers = {name: nan_to_none(getattr(self, name)) for name in names}
-        return {"sizes": list(self.sizes)} | numbers
+        names = ("in_all", "in_any", "jaccard", "expected_jaccard")
+        numbers = {name: getattr(self, name) for name in names}
+        if self.wiring is None:
+            return {"sizes": list(self.sizes), **numbers}
+        low, high = self.kappa_by_chance
+        beyond = {"kappa": self.kappa, "kappa_low": low, "kappa_high": high}
+        return {"sizes": list(self.sizes), **numbers, **nan_to_none(beyond)}
 
     def to_frame(self) -> pandas.DataFrame:
         """A row for each pair of circuits: ``first`` and ``second`` (their numbers, from 0), then
@@ -370,12 +387,7 @@ class Agreement:
 
     def __repr__(self) -> str:
         rows = [
-            {
-                "circuits": f"{i} and {j}",
-                "shared": pair.both,
-                "Jaccard": pair.jaccard,
-                "beyond chance (kappa)": pair.kappa,
-            }
+            {"circuits": f"{i} and {j}", "shared": pair.both, "Jaccard": pair.jaccard}
             for (i, j), pair in zip(
                 combinations(range(len(self.sizes)), 2), self.pairs, strict=True
             )
@@ -389,8 +401,14 @@ class Agreement:
         return (
             f"{len(self.sizes)} circuits of {size} edges: {self.in_all:,} edges in all of them, "
             f"{self.in_any:,} in any; mean Jaccard of pairs {self.jaccard:.3f} "
-            f"(by chance {self.expected_jaccard:.3f}); beyond chance {self.kappa:.3f} (kappa; of "
-            f"random edges 0 ± {self.chance:.3f})"
+            f"(by chance {self.expected_jaccard:.3f})"
+        )
+
+    def beyond_chance(self) -> str:
+        """One line: the overlap of all circuits at once beyond that of random ones."""
+        return (
+            f"beyond random circuits of these sizes, all at once: kappa {self.kappa:.3f} (of "
+            f"random ones {interval_text(*self.kappa_by_chance)})"
         )
 
 
@@ -398,12 +416,12 @@ def agreement(several: Sequence[CircuitLike]) -> Agreement:
     """How much the edges of two or more circuits of one model agree: counts, and Jaccard indices.
 
     Beyond chance it says how much all of them overlap at once (``kappa``): 1 where they are equal,
-    0 within ± ``chance`` in 19 of 20 cases where they are random sets of edges of these sizes.
+    and within ``kappa_by_chance``, around 0, in 19 of 20 cases where they are random circuits.
 
     Each is given as to ``compare``. Raises CircuitError for fewer than two, where one only lists
     its components, and where the wirings differ.
 
-    Source: Conger (1980), of whose κ for several raters this is the one of sets.
+    Source: κ of several raters, Conger (1980).
 
     Example:
         >>> found = ck.agreement(["ioi:acdc", "ioi:eap_ig"])
@@ -428,18 +446,13 @@ def agreement(several: Sequence[CircuitLike]) -> Agreement:
         Overlap(len(one), len(other), len(np.intersect1d(one, other)), wiring.n_edges)
         for one, other in combinations(placed, 2)
     )
-    return Agreement(sizes, int((held == len(placed)).sum()), len(held), pairs)
+    return Agreement(sizes, int((held == len(placed)).sum()), len(held), pairs, wiring)
 
 
 # -- helpers ---------------------------------------------------------------------------------------
-def _beyond_chance(pairs: Sequence[Overlap]) -> tuple[float, float]:
-    """The overlap of all pairs beyond chance, and the half width of the interval in which that of
-    random sets lies: these share numbers that are uncorrelated from pair to pair."""
-    most = sum((pair.left + pair.right) / 2 - pair.expected for pair in pairs)
-    if not most:
-        return nan, nan
-    found = sum(pair.both - pair.expected for pair in pairs) / most
-    return found, normal_half_width(sum(pair.variance for pair in pairs) ** 0.5) / most
+def _beyond(shared: float, by_chance: float, size: float) -> float:
+    """How far on the way from what chance shares to what equal circuits share; nan without one."""
+    return (shared - by_chance) / (size - by_chance) if size - by_chance > 1e-9 * size else nan
 
 
 def _placed(

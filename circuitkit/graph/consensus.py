@@ -26,7 +26,7 @@ def consensus(circuits: Sequence[CircuitLike], k: int) -> Circuit:
     Example:
         >>> several = [ck.discovery.eap(model, "ioi").top(n) for n in (20, 30, 40)]
         >>> print(ck.consensus(several, 2))
-        30 of 479 edges, 8 of 16 heads, 1 of 4 MLPs
+        30 of 479 edges, 7 of 16 heads, 4 of 4 MLPs
     """
     several = [circuits] if isinstance(circuits, str) else [*circuits]
     if not several:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from math import nan, sqrt
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -27,10 +26,8 @@ __all__ = [
     "means",
     "interval_text",
     "student_half_width",
-    "normal_half_width",
     "at_most",
     "expected_overlap",
-    "overlap_variance",
     "pearson",
     "spearman",
     "auroc",
@@ -257,11 +254,6 @@ def student_half_width(values: Sequence[float], level: float = LEVEL) -> float:
     return float(t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / sqrt(n))
 
 
-def normal_half_width(deviation: float, level: float = LEVEL) -> float:
-    """Half of the width of the interval of a normal distribution with this standard deviation."""
-    return NormalDist().inv_cdf((1 + level) / 2) * deviation
-
-
 # -- what a sample says about the rest -------------------------------------------------------------
 def at_most(population: int, sampled: int, found: int, level: float = LEVEL) -> int:
     """An upper bound of how many of a population have a property, if ``found`` of ``sampled``
@@ -283,14 +275,6 @@ def at_most(population: int, sampled: int, found: int, level: float = LEVEL) -> 
 def expected_overlap(left: int, right: int, universe: int) -> float:
     """How many members two random sets of these sizes share on average (hypergeometric mean)."""
     return left * right / universe
-
-
-def overlap_variance(left: int, right: int, universe: int) -> float:
-    """The variance of that number (of the hypergeometric distribution)."""
-    if universe < 2:
-        return 0.0
-    others = (universe - left) * (universe - right)
-    return expected_overlap(left, right, universe) * others / (universe * (universe - 1))
 
 
 # -- ranks -----------------------------------------------------------------------------------------

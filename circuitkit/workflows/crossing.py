@@ -25,11 +25,12 @@ from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import ArgumentError, CircuitError, UnfinishedError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluations, measure_all
-from circuitkit.evaluation.masks import as_mask, drawn_masks
+from circuitkit.evaluation.masks import as_mask
 from circuitkit.evaluation.results import PictureResult
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.compare import Agreement, agreement
 from circuitkit.graph.published import CircuitLike, opened
+from circuitkit.graph.walks import drawn_masks
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.options import Count, Size, Whole, checked
@@ -59,6 +60,14 @@ class Cross(PictureResult):
     task), and ``random`` the mean faithfulness of random circuits of the same size there. A task is
     measured by the metric and the corruption of its circuit, on prompts that no circuit of that
     task has seen.
+
+    Example:
+        >>> circuits = {task: ck.discovery.eap(model, task).top(40) for task in ("ioi", "facts")}
+        >>> found = ck.cross(model, circuits, examples=4, random=0)
+        >>> found.to_frame()[["circuit", "task", "own"]].values.tolist()[-2:]
+        [['ioi | facts', 'ioi', True], ['ioi | facts', 'facts', True]]
+        >>> found.agreement.kappa > 0
+        True
     """
 
     model: str
@@ -115,16 +124,17 @@ class Cross(PictureResult):
 
     def overlap(self) -> list[dict[str, Json]]:
         """A row for each pair of circuits: ``left``, ``right``, ``both`` (edges that they share),
-        ``jaccard``, ``expected_jaccard`` (by chance), ``kappa`` (beyond chance), ``left_in_right``
-        and ``right_in_left`` (the share of the edges of one that the other has)."""
+        ``jaccard``, ``kappa`` (beyond random circuits of these sizes, see ``agreement``),
+        ``left_in_right`` and ``right_in_left`` (the share of the edges of one that the other
+        has)."""
         found = []
-        for (left, right), pair in zip(
-            combinations(self.circuits, 2), self.agreement.pairs, strict=True
-        ):
+        both = self.agreement
+        pairs = zip(combinations(self.circuits, 2), both.pairs, both.kappas, strict=True)
+        for (left, right), pair, kappa in pairs:
             found.append(
                 {
                     "left": left, "right": right, "both": pair.both, "jaccard": pair.jaccard,
-                    "expected_jaccard": pair.expected_jaccard, "kappa": pair.kappa,
+                    "kappa": kappa,
                     "left_in_right": pair.precision, "right_in_left": pair.recall,
                 }
             )  # fmt: skip
@@ -209,18 +219,21 @@ class Cross(PictureResult):
         for task in self.tasks:
             one = self.evaluations[next(iter(self.circuits)), task]
             yield (f"  {task}: {one.metric} under {one.corruption}, {len(one.circuit)} prompts")
-        for title, value in (("faithfulness", self.faithfulness), ("of random circuits", self._at)):
+        for title, value in (
+            ("faithfulness", self.faithfulness),
+            ("of random circuits", self._chance),
+        ):
             rows = [
                 {"circuit": name, "edges": self.evaluations[name, self.tasks[0]].edges}
-                | {task: value(name, task) for task in self.tasks}
+                | {task: round(value(name, task), 3) + 0.0 for task in self.tasks}
                 for name in self.names
             ]
             formats = {"edges": ",d"} | dict.fromkeys(self.tasks, ".3f")
             if title == "faithfulness" or self.random:
                 yield f"\n{title}\n{as_text(rows, formats=formats, headings=_headings(self.tasks))}"
         yield f"\n{self.agreement}"
-        titles = {"expected_jaccard": "by chance"}
-        yield f"\n{as_text(self.overlap(), headings=titles)}"
+        yield self.agreement.beyond_chance()
+        yield f"\n{as_text(self.overlap())}"
         correlation, pairs = self.correlation
         if not isnan(correlation):
             yield (
@@ -228,7 +241,7 @@ class Cross(PictureResult):
                 f"held: rank correlation {correlation:.2f} over {pairs} pairs."
             )
 
-    def _at(self, name: str, task: str) -> float:
+    def _chance(self, name: str, task: str) -> float:
         return self.random.get((name, task), nan)
 
 

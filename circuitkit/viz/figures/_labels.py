@@ -104,7 +104,7 @@ def put(axis: Axis, labels: Sequence[str], pitch: float) -> None:
     apart. Along x, labels that are wider than that are turned, unless they are counted."""
     widest = max(map(measured, labels))
     level = axis is axis.axes.xaxis
-    turned = level and widest + 4 > pitch and not all(label.isdecimal() for label in labels)
+    turned = level and widest + 6 > pitch and not all(label.isdecimal() for label in labels)
     need = widest + 6 if level and not turned else LINE
     shown = thinned(len(labels), need / pitch)
     axis.set_ticks(shown, [labels[i] for i in shown], rotation=90 if turned else 0)
