@@ -177,7 +177,7 @@ def test_models_of_other_wirings_and_circuits_of_others_are_refused(
 # -- as tables, and the command --------------------------------------------------------------------
 def test_it_prints_itself_and_goes_to_machines(found: Transfer) -> None:
     assert "\n" not in str(found)
-    for words in (str(found), "shared by both", "right's own, put to left", "of random"):
+    for words in (str(found), "shared by both", "right's own to left", "of random"):
         assert words in repr(found)
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["left_only"] == found.only[0]
     assert [row["edges"] for row in found.effects()] == [sum(found.only), *found.only[::-1]]

@@ -50,9 +50,9 @@ WORDS = {"left": "the left", "right": "the right", "shared": "shared by both", "
 
 _NUMBERS = ("faithfulness", "low", "high")
 _WHAT = {
-    "right": "right instead of left",
-    "to left": "right's own, put to left",
-    "to right": "left's own, put to right",
+    "right": "right for left",
+    "to left": "right's own to left",
+    "to right": "left's own to right",
 }
 
 
