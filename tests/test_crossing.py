@@ -224,26 +224,19 @@ def test_a_killed_cross_goes_on(
     }  # fmt: skip
 
 
-def test_circuits_of_one_task_are_called_by_their_files(
+def test_circuits_of_one_task_are_called_by_their_files_and_need_one_model(
     circuits: dict[str, Circuit], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("a", "b"):
+    for name, of in (("a", "mini"), ("b", "tuned")):
         (tmp_path / name).mkdir()
-        circuits["ioi"].save(tmp_path / name / "circuit.json")
+        circuit = Circuit(circuits["ioi"])
+        circuit.graph["model"] = of
+        circuit.save(tmp_path / name / "circuit.json")
     given = [str(tmp_path / name) for name in ("a", "b")]
-    assert main(["cross", *given, *FEW, "-o", str(tmp_path / "run")]) == 0
+    arguments = ["cross", *given, *FEW, "-o", str(tmp_path / "run")]
+    assert main(arguments) == 2
+    assert "different models (mini, tuned); name one (--model)" in capsys.readouterr().err
+    assert main([*arguments, "--model", "mini"]) == 0
     assert "a | b" in capsys.readouterr().out
     assert main(["cross", given[0], given[0], *FEW]) == 2
     assert "two circuits have one name (a, a)" in capsys.readouterr().err
-
-
-def test_circuits_of_different_models_need_one(
-    circuits: dict[str, Circuit], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = Circuit(circuits["induction"])
-    other.graph["model"] = "tuned"
-    given = [str(one.save(tmp_path / f"{name}.json")) for name, one in
-             (("a", circuits["ioi"]), ("b", other))]  # fmt: skip
-    assert main(["cross", *given, *FEW, "-o", str(tmp_path / "run")]) == 2
-    assert "different models (mini, tuned); name one (--model)" in capsys.readouterr().err
-    assert main(["cross", *given, *FEW, "--model", "mini", "-o", str(tmp_path / "run")]) == 0
