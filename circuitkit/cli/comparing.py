@@ -13,7 +13,6 @@ from circuitkit.errors import ArgumentError
 
 __all__ = ["add", "compare"]
 
-
 OF_TRANSFER = ("model", "task", "metric", "corruption", "examples")
 
 
@@ -30,8 +29,8 @@ def add(commands: Commands) -> None:
     p.add_argument("right", metavar="B", type=saved, help="the same; precision is of A against B")
     p.add_argument(
         "--transfer", action="store_true",
-        help="put edges of one to the other, and measure both on the models of both; what "
-        "follows is for that",
+        help="does the difference matter? put edges of one into the other, and measure both on "
+        "the models of both; the next five options are for that",
     )  # fmt: skip
     own = "default: the circuits' own"
     p.add_argument("--model", action="append", help=f"twice: A's and B's ({own})")
