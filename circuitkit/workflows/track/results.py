@@ -164,7 +164,7 @@ class Track(PictureResult):
 
     def _overlaps(self, one: Tracked) -> dict[str, float]:
         """The overlaps as the table names them; p where so many samples can show anything."""
-        found = {}
+        found: dict[str, float] = {}
         for end, own in (("first", one.first), ("last", one.last)):
             found |= {f"with_{end}": own.same, f"{end}_apart": own.apart, f"{end}_floor": own.floor}
             found[f"{end}_p"] = own.p if smallest_p(self.samples) < BEYOND else nan

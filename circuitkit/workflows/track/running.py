@@ -221,7 +221,9 @@ def _tracked(found: Mapping[str, Found], rule: str) -> Iterator[Tracked]:
         if own.circuit is None:
             yield Tracked(label, **said)
             continue
-        numbers = {name: nan if own.said[name] is None else own.said[name] for name in NUMBERS}
+        numbers: dict[str, Json] = {
+            name: nan if own.said[name] is None else own.said[name] for name in NUMBERS
+        }
         yield Tracked(
             label, **said, circuit=own.circuit, **numbers, present=_present(own, rule),
             first=first[label], last=last[label],
