@@ -113,6 +113,19 @@ def test_overlaps_and_floors_are_those_of_circuits_of_two_halves(found: Track) -
     assert len({row["with_first"] for row in found.rows()}) == 3, "else nothing is shown"
 
 
+def test_circuits_are_compared_at_the_size_of_the_end() -> None:
+    sources = {"one": model("gpt2"), "two": later(0.6)}
+    own = ck.track(sources, able("gpt2"), method="eap", faithfulness=0.6, samples=1, force=True)
+    sizes = [row["edges"] for row in own.rows()]
+    assert sizes[0] != sizes[1], "else nothing is shown"
+    scores = [ck.discovery.eap(source, able("gpt2")) for source in sources.values()]
+    for end, size in zip(("first", "last"), sizes, strict=True):
+        pair = [np.flatnonzero(one.top(size).mask()) for one in scores]
+        other = own.rows()[1 if end == "first" else 0]
+        assert other[f"with_{end}"] == pytest.approx(jaccard(*pair))
+        assert isnan(other[f"{end}_apart"]), "there is one sample alone"
+
+
 def test_a_component_is_there_where_the_circuits_of_all_samples_hold_it(found: Track) -> None:
     data = able("gpt2")
     dealt = [replace(data, examples=data.examples[i::2]) for i in range(2)]
