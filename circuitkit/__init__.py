@@ -52,9 +52,14 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.evaluation.size_curves import size_curves as size_curves
     from circuitkit.evaluation.transferring import transfer as transfer
     from circuitkit.evaluation.verification import verify as verify
+    from circuitkit.formats.interchange.acdc import read_acdc as read_acdc
+    from circuitkit.formats.interchange.acdc import write_acdc as write_acdc
+    from circuitkit.formats.interchange.autocircuit import read_autocircuit as read_autocircuit
+    from circuitkit.formats.interchange.autocircuit import write_autocircuit as write_autocircuit
     from circuitkit.formats.interchange.eap_ig import read_eap_circuit as read_eap_circuit
     from circuitkit.formats.interchange.eap_ig import read_eap_scores as read_eap_scores
     from circuitkit.formats.interchange.eap_ig import write_eap as write_eap
+    from circuitkit.formats.interchange.mib import mib_circuits as mib_circuits
     from circuitkit.formats.interchange.mib import read_mib as read_mib
     from circuitkit.formats.interchange.mib import write_mib as write_mib
     from circuitkit.graph.circuit import Circuit as Circuit
@@ -158,6 +163,7 @@ _PLACES = {
     "make_task": "data.tasks",
     "marginal_effects": "evaluation.knockouts.effects",
     "measure": "evaluation.running",
+    "mib_circuits": "formats.interchange.mib",
     "minimality": "evaluation.knockouts.redundancy",
     "node_level": "evaluation.masks",
     "patch_edges": "patching.edges",
@@ -171,6 +177,8 @@ _PLACES = {
     "patch_windows": "patching.windows",
     "plan": "workflows.plan",
     "random_masks": "evaluation.masks",
+    "read_acdc": "formats.interchange.acdc",
+    "read_autocircuit": "formats.interchange.autocircuit",
     "read_eap_circuit": "formats.interchange.eap_ig",
     "read_eap_scores": "formats.interchange.eap_ig",
     "read_mib": "formats.interchange.mib",
@@ -187,6 +195,8 @@ _PLACES = {
     "transfer": "evaluation.transferring",
     "vary": "evaluation.robustness",
     "verify": "evaluation.verification",
+    "write_acdc": "formats.interchange.acdc",
+    "write_autocircuit": "formats.interchange.autocircuit",
     "write_eap": "formats.interchange.eap_ig",
     "write_mib": "formats.interchange.mib",
 }

@@ -52,6 +52,7 @@ PAGES: Mapping[str, tuple[str, Sequence[str]]] = {
     "study": ("Study and benchmark", ("study", "Study", "track", "Track", "bench", "Benchmark")),
     "exchange": ("Exchange with other tools", (
         "read_eap_circuit", "read_eap_scores", "write_eap", "read_mib", "write_mib",
+        "mib_circuits", "read_autocircuit", "write_autocircuit", "read_acdc", "write_acdc",
     )),
     "names": ("Names", (
         "resolve", "list_methods", "list_metrics", "list_corruptions", "list_tasks",

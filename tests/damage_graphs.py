@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 import struct
 import tempfile
 import warnings
@@ -23,10 +24,12 @@ from safetensors.numpy import save as save_tables
 import circuitkit.formats as formats
 from circuitkit.evaluation.certainty import certainty
 from circuitkit.evaluation.certainty_result import Certainty
+from circuitkit.formats.interchange.acdc import read_acdc
+from circuitkit.formats.interchange.autocircuit import read_autocircuit, write_autocircuit
 from circuitkit.formats.interchange.eap_ig import read_eap_circuit, read_eap_scores, write_eap
 from circuitkit.formats.interchange.mib import read_mib
 from circuitkit.graph.circuit import Circuit, build, edges, to_json
-from circuitkit.graph.nodes import edge_name
+from circuitkit.graph.nodes import Node, edge_name
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 
@@ -222,8 +225,10 @@ def _saved(write: Callable[[Path], Path]) -> bytes:
 
 
 def _graph(path: Path) -> Any:
-    found = read_eap_scores(path)
-    circuit = read_eap_circuit(path, empty=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged scores that look inverted
+        found = read_eap_scores(path)
+        circuit = read_eap_circuit(path, empty=True)
     assert repr(found)
     assert to_json(circuit)
     kept = {edge_name(w, r): weight for w, r, weight in edges(circuit)}
@@ -313,6 +318,82 @@ def tensors() -> Reader:
                   command=_drawn, shown=_show_edges, by_shell=4)  # fmt: skip
 
 
+def prune_scores() -> Reader:
+    """AutoCircuit's tables, whose parts have checksums: what torch reads."""
+
+    def read(path: Path) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged scores that look inverted
+            found = read_autocircuit(path)
+        assert repr(found)
+        return {name: found[name] for name in found}
+
+    def expected(content: bytes) -> Any:
+        data = torch.load(io.BytesIO(content), weights_only=True)
+        found = {}
+        for row, column in np.argwhere(WIRING.legal):
+            reader = WIRING.readers[column]
+            own = data[_module(reader)].detach().double()
+            value = own[row] if reader.head is None else own[reader.head, row]
+            found[edge_name(WIRING.writers[row], reader)] = float(value)
+        return found
+
+    written = _saved(lambda folder: write_autocircuit(some_scores(), folder / "p.pkl"))
+    sound = _pickled(torch.load(io.BytesIO(written), weights_only=True))
+    contents = damaged_bytes(sound) | damaged_tensors(sound)
+    return Reader("AutoCircuit", sound, contents, read, as_file(".pkl"), expected)
+
+
+def _module(reader: Node) -> str:
+    """Where AutoCircuit keeps the scores of edges into a reader."""
+    if reader == "logits":
+        return f"blocks.{WIRING.layers - 1}.hook_resid_post"
+    return f"blocks.{reader.layer}.hook_{f'{reader.port}_input' if reader.port else 'mlp_in'}"
+
+
+def edge_lists() -> Reader:
+    """ACDC's list of edges, a pickle without a checksum: as Python reads it, with its class."""
+    costs = [
+        ((_END, (None,), "blocks.0.hook_resid_pre", (None,)), 0.5),
+        ((_END, (None,), "blocks.1.attn.hook_result", (None, None, 0)), None),
+        (("blocks.1.hook_q_input", (None, None, 0), "blocks.0.hook_mlp_out", (None,)), 2.0),
+    ]
+
+    def read(path: Path) -> Any:
+        return sorted((str(w), str(r), x) for w, r, x in edges(read_acdc(path, WIRING)))
+
+    def expected(content: bytes) -> Any:
+        held = pickle.loads(content)  # of our own making, and damaged: the reader has accepted it
+        weighted = all(cost is not None for _, cost in held)
+        return sorted(
+            (_writer(key[2], key[3]), _reader(key[0], key[1]), float(cost) if weighted else 1.0)
+            for key, cost in held
+            if not key[0].endswith(("attn.hook_q", "attn.hook_k", "attn.hook_v"))
+        )
+
+    sound = pickle.dumps(costs)
+    contents = damaged_bytes(sound)
+    return Reader("ACDC", sound, contents, read, as_file(".pkl"), expected)
+
+
+_END = "blocks.1.hook_resid_post"
+
+
+def _writer(hook: str, index: tuple[Any, ...]) -> str:
+    part = hook.split(".")
+    if part[-1] in ("hook_resid_pre", "hook_embed", "hook_pos_embed"):
+        return "input"
+    return f"m{part[1]}" if part[-1] == "hook_mlp_out" else f"a{part[1]}.h{index[-1]}"
+
+
+def _reader(hook: str, index: tuple[Any, ...]) -> str:
+    part = hook.split(".")
+    if part[-1] == "hook_resid_post":
+        return "logits"
+    layer, port = part[1], part[-1].removeprefix("hook_")[0]
+    return f"m{layer}" if part[-1] == "hook_mlp_in" else f"a{layer}.h{index[-1]}.{port}"
+
+
 def submissions() -> Reader:
     """A submission to MIB, one of whose graphs is damaged."""
     inner = graphs()
@@ -323,7 +404,9 @@ def submissions() -> Reader:
         return folder / "mib"
 
     def read(folder: Path) -> Any:
-        found = read_mib(folder)["ioi", "mini"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged scores that look inverted
+            found = read_mib(folder)["ioi", "mini"]
         assert isinstance(found, Scores)
         return {name: found[name] for name in found}
 

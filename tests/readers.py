@@ -15,6 +15,7 @@ PARTS: dict[str, tuple[Callable[[], Reader], ...]] = {
     "graphs": (
         graphs.circuits, graphs.plain_circuits, graphs.scores, graphs.plain_scores,
         graphs.certainties, graphs.graphs, graphs.tensors, graphs.submissions,
+        graphs.prune_scores, graphs.edge_lists,
     ),
     "prompts": (
         prompts.comma_csv, prompts.semicolon_csv, prompts.wide_csv, prompts.tsv, prompts.json_list,

@@ -349,7 +349,7 @@ def test_compare_of_a_circuit_with_itself_is_one(
     assert 0 < answer["edges"]["expected_jaccard"] < 1
 
 
-@pytest.mark.parametrize("suffix", ["svg", "dot", "json", "graphml", "csv"])
+@pytest.mark.parametrize("suffix", ["svg", "dot", "json", "graphml", "csv", "gexf", "cyjs"])
 def test_draw_writes_every_format(found: Path, tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"c.{suffix}"
     assert main(["draw", str(found / "circuit.json"), "-o", str(target)]) == 0

@@ -21,6 +21,8 @@ from damage_graphs import some_circuit, some_scores
 
 from circuitkit.cli.main import main
 from circuitkit.errors import CircuitError, CircuitkitError, ScoresError
+from circuitkit.formats.interchange.acdc import read_acdc
+from circuitkit.formats.interchange.autocircuit import read_autocircuit
 from circuitkit.formats.interchange.eap_ig import read_eap_circuit, read_eap_scores, write_eap
 from circuitkit.formats.interchange.mib import read_mib
 from circuitkit.graph.circuit import Circuit, build, from_json, mask, to_json
@@ -252,6 +254,8 @@ def test_scores_are_floats(kind: Any, tmp_path: Path) -> None:
 READERS = {
     ".json": (Circuit.load, read_eap_scores, read_eap_circuit),
     ".pt": (Circuit.load, read_eap_scores, read_eap_circuit),
+    ".pkl": (read_autocircuit, read_acdc),
+    ".pth": (Circuit.load, read_acdc),
     ".safetensors": (Scores.load,),
 }
 each_suffix = pytest.mark.parametrize("suffix", READERS)

@@ -12,11 +12,14 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, _hf, dataset
+from families import GROUPED as GROUPED_LLAMA
 
 from circuitkit.cli.main import main
 from circuitkit.corruptions import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.data.tasks import make_task
+from circuitkit.discovery.attribution import eap
 from circuitkit.errors import CircuitError, CircuitkitError, OutputError, ScoresError
 from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.evaluation.size_curves import SHARES
@@ -27,14 +30,15 @@ from circuitkit.formats.interchange.eap_ig import (
     read_eap_scores,
     write_eap,
 )
-from circuitkit.formats.interchange.mib import LIMITS, read_mib, write_mib
+from circuitkit.formats.interchange.mib import LIMITS, mib_circuits, read_mib, write_mib
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import build, edges, mask, weight_matrix
 from circuitkit.graph.nodes import parse_edge
-from circuitkit.graph.scores import Scores
+from circuitkit.graph.scores import Scores, ScoresWarning
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics import logit_diff
 from circuitkit.models.loading import load
+from circuitkit.models.transformer_lens import from_module
 
 SMALL = Wiring(1, 1, 1)
 # A graph of that wiring, written by hand: which edges there are, in what units, and which are kept.
@@ -111,8 +115,10 @@ def saved(data: Any, place: Path) -> Path:
 
 
 def some_scores(wiring: Wiring, seed: int = 0) -> Scores:
-    """Random scores, with garbage where there is no edge."""
+    """Random scores, with garbage where there is no edge; those into the logits help, as where a
+    model does its task."""
     values = np.random.default_rng(seed).standard_normal(wiring.shape)
+    values[:, -1] = np.abs(values[:, -1])
     return Scores(wiring, np.where(wiring.legal, values, np.nan))
 
 
@@ -165,6 +171,127 @@ def test_scores_carry_the_circuit_that_is_chosen_of_them(suffix: str, tmp_path: 
     with pytest.raises(CircuitError, match=r"none is in the graph.*top\(n\)"):
         read_eap_circuit(path)
     assert not flat(read_eap_circuit(path, empty=True))
+
+
+# -- heads that share keys and values --------------------------------------------------------------
+GROUPED = Wiring(2, 6, 2)
+
+
+def by_head(name: str, wiring: Wiring) -> list[str]:
+    """The edges of EAP-IG's graph that an edge of ours is, by their names."""
+    writer, reader = parse_edge(name)
+    if reader.group is None:
+        return [name]
+    size = wiring.heads // wiring.groups
+    heads = range(reader.group * size, (reader.group + 1) * size)
+    return [f"{writer}->a{reader.layer}.h{head}<{reader.port}>" for head in heads]
+
+
+@either_suffix
+def test_each_head_gets_the_edge_of_its_group(suffix: str, tmp_path: Path) -> None:
+    scores, path = some_scores(GROUPED), tmp_path / f"g{suffix}"
+    circuit = scores.top(40)
+    write_eap(scores, path, d_model=8, keep=scores.mask(40))
+    plain = Wiring(2, 6, 6)
+    without = tmp_path / f"foreign{suffix}"  # as another tool writes it, that does not say groups
+    without.write_bytes(path.read_bytes())
+    if suffix == ".json":
+        data = json.loads(path.read_text())
+        assert data["cfg"].pop("n_key_value_heads") == 2
+        assert len(data["edges"]) == plain.n_edges
+        for name in scores:
+            found = [data["edges"][own] for own in by_head(name, GROUPED)]
+            kept = bool(mask(circuit)[GROUPED.index(*parse_edge(name))])
+            assert {own["in_graph"] for own in found} == {kept}
+            assert sum(own["score"] for own in found) == pytest.approx(scores[name], rel=1e-12)
+        without.write_text(json.dumps(data))
+    else:
+        tensors = torch.load(path, weights_only=True)
+        del tensors["cfg"]["n_key_value_heads"]
+        torch.save(tensors, without)
+    for place, given in ((path, None), (path, GROUPED), (without, GROUPED)):
+        back = read_eap_scores(place, given)
+        assert back.wiring == GROUPED
+        assert np.allclose(back.values, np.where(GROUPED.legal, scores.values, 0), rtol=1e-12)
+        assert (mask(read_eap_circuit(place, given)) == mask(circuit)).all()
+    assert read_eap_scores(without).wiring == plain
+
+
+def test_a_groups_score_is_the_sum_of_its_heads(tmp_path: Path) -> None:
+    scores = some_scores(Wiring(2, 6, 6))
+    found = read_eap_scores(write_eap(scores, tmp_path / "g.json", d_model=8), GROUPED)
+    for name in found:
+        assert found[name] == pytest.approx(sum(scores[own] for own in by_head(name, GROUPED)))
+    assert found["input->a1.g1<k>"] != 0
+
+
+def test_an_edge_that_some_heads_of_a_group_keep_is_kept_by_all(tmp_path: Path) -> None:
+    weights = {("input", "a0.h1.k"): 1.0, ("input", "a0.h5.v"): 2.0, ("a0.h1", "logits"): 3.0}
+    path = write_eap(build(Wiring(2, 6, 6), weights), tmp_path / "g.json", d_model=8)
+    with pytest.warns(ScoresWarning, match="2 edges into keys or values for some heads"):
+        found = read_eap_circuit(path, GROUPED)
+    assert flat(found) == {
+        ("input", "a0.g0.k"): 1.0, ("input", "a0.g1.v"): 2.0, ("a0.h1", "logits"): 3.0,
+    }  # fmt: skip
+    assert found.graph["widened"] == 2
+    write_eap(build(GROUPED, {("input", "logits"): 1.0}), path, d_model=8)
+    with pytest.raises(CircuitError, match="heads, 2 key/value groups, and this one has 2 layers"):
+        read_eap_circuit(path, Wiring(2, 6, 6))
+
+
+def twins() -> tuple[Any, Any]:
+    """A tiny Llama whose heads share keys and values, and the same with those of each head."""
+    torch.manual_seed(0)
+    shared = FAMILIES["llama"]()
+    own = _hf("LlamaForCausalLM", **{**GROUPED_LLAMA, "num_key_value_heads": 4})()
+    state = dict(shared.state_dict())
+    for name, weight in state.items():
+        if name.endswith(("k_proj.weight", "v_proj.weight")):
+            heads = weight.unflatten(0, (2, -1))
+            state[name] = heads.repeat_interleave(2, dim=0).flatten(0, 1)
+    own.load_state_dict(state)
+    return from_module(shared, name="shared"), from_module(own, name="own")
+
+
+def test_a_grouped_model_and_its_twin_without_groups_exchange_scores_and_circuits(
+    tmp_path: Path,
+) -> None:
+    """EAP-IG and MIB ungroup models: their graphs are the twin's. What is found of one is, in a
+    file, what is found of the other; and circuits evaluate equally."""
+    shared, own = twins()
+    data = dataset()
+    ours, theirs = (eap(m, data, logit_diff, counterfactual) for m in (shared, own))
+    read = read_eap_scores(write_eap(theirs, tmp_path / "t.pt", d_model=32), shared.wiring)
+    size = np.abs(ours.values).max()
+    assert np.abs((read.values - ours.values)[ours.wiring.legal]).max() < 2e-6 * size
+    path = write_eap(ours.top(60), tmp_path / "c.json", d_model=32)
+    assert circuits.wiring_of(read_eap_circuit(path)) == shared.wiring
+    raw = json.loads(path.read_text())
+    del raw["cfg"]["n_key_value_heads"]
+    path.write_text(json.dumps(raw))
+    here = evaluate(shared, read_eap_circuit(path, shared.wiring), data, logit_diff, counterfactual)
+    there = evaluate(own, read_eap_circuit(path), data, logit_diff, counterfactual)
+    assert here.circuit == pytest.approx(there.circuit, abs=1e-5)
+    assert np.abs(here.circuit - here.everything).max() > 1e-3
+
+
+# -- which sign ------------------------------------------------------------------------------------
+@either_suffix
+def test_scores_of_the_other_sign_are_hinted_at_and_turned_around(
+    suffix: str, tmp_path: Path
+) -> None:
+    scores = Scores(WIRINGS[0], np.where(WIRINGS[0].legal, 1.0, 0.0))
+    path = write_eap(
+        Scores(scores.wiring, -scores.values), tmp_path / f"s{suffix}", d_model=8,
+        keep=scores.mask(9),
+    )  # fmt: skip
+    for read in (read_eap_scores, read_eap_circuit):
+        with pytest.warns(ScoresWarning, match="add up to -100% .* sign=-1"):
+            read(path)
+    assert (read_eap_scores(path, sign=-1).values == scores.values).all()
+    assert set(flat(read_eap_circuit(path, sign=-1)).values()) == {1.0}
+    with pytest.raises(ScoresError, match="sign=2 is not a sign"):
+        read_eap_scores(path, sign=2)
 
 
 # -- graphs written by hand ------------------------------------------------------------------------
@@ -386,7 +513,6 @@ def test_another_models_graph_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wiring", "words"),
     [
-        (Wiring(2, 4, 2), "4 heads share 2 key/value groups"),
         (Wiring(2, 2, 2, mlp=False), "MLPs"),
         (Wiring(2, 2, 2, experts=(3, 0)), "experts"),
     ],
@@ -499,6 +625,73 @@ def test_nothing_is_written_of_an_unsound_submission(tmp_path: Path) -> None:
             write_mib({**good, **more}, tmp_path, d_model=widths)
         assert not list(tmp_path.iterdir())
     assert write_mib(good, tmp_path, d_model=widths)
+
+
+def pruned(values: np.ndarray, wiring: Wiring, n: int) -> set[str]:
+    """What EAP-IG's ``apply_topn`` and ``prune`` leave, by the words of their documentation: of the
+    n edges of largest magnitude those whose ends keep edges on both sides, until nothing changes.
+    """
+    scores = Scores(wiring, values)
+    ranked = sorted(scores, key=lambda name: -abs(scores[name]))[:n]
+    left = {name: parse_edge(name) for name in ranked}
+    while True:
+        writers = {str(writer) for writer, _ in left.values()}
+        fed = {str(reader.component) for _, reader in left.values()}
+        kept = {
+            name: (w, r)
+            for name, (w, r) in left.items()
+            if (w == "input" or str(w) in fed) and (r == "logits" or str(r.component) in writers)
+        }
+        if kept.keys() == left.keys():
+            return set(kept)
+        left = kept
+
+
+def test_mibs_rule_is_what_its_code_chooses() -> None:
+    scores = some_scores(WIDE, 3)
+    for circuit, limit in zip(mib_circuits(scores), LIMITS, strict=True):
+        n = int(limit * WIDE.n_edges)
+        values = np.where(WIDE.legal, scores.values, 0)
+        found = {f"{w}->{r}" for w, r in flat(circuit)}
+        assert found == {"->".join(map(str, parse_edge(name))) for name in pruned(values, WIDE, n)}
+        assert (circuit.graph["rule"], circuit.graph["limit"]) == ("mib", limit)
+        assert len(found) <= n
+    assert len(flat(mib_circuits(scores)[-1])) > 100
+
+
+def test_our_rule_fills_each_of_the_nine() -> None:
+    scores = some_scores(WIDE, 3)
+    for circuit, limit in zip(mib_circuits(scores, "abs"), LIMITS, strict=True):
+        assert len(flat(circuit)) == int(limit * WIDE.n_edges)
+        assert circuit.graph["rule"] == "abs"
+    with pytest.raises(ScoresError, match="'best' is not known"):
+        mib_circuits(scores, "best")
+
+
+@pytest.mark.parametrize("rule", ["mib", "abs", "greedy"])
+def test_the_nine_of_a_grouped_model_are_counted_by_head(rule: str, tmp_path: Path) -> None:
+    scores, widths = some_scores(GROUPED), {"llama3": 8}
+    paths = write_mib({("ioi", "llama3"): scores}, tmp_path, d_model=widths, rule=rule)
+    assert paths[0].name == f"0.1-{rule}.json"
+    total = Wiring(2, 6, 6).n_edges
+    for path, limit in zip(paths, LIMITS, strict=True):
+        listed = json.loads(path.read_text())["edges"].values()
+        assert sum(own["in_graph"] for own in listed) <= int(limit * total)
+    found = read_mib(tmp_path)["ioi", "llama3"]
+    assert isinstance(found, tuple)
+    chosen = mib_circuits(scores, rule)
+    assert [set(flat(c)) for c in found] == [set(flat(c)) for c in chosen]
+    assert len(flat(found[-1])) > 10
+    assert circuits.wiring_of(found[-1]) == GROUPED
+
+
+def test_a_submission_of_another_sign_is_turned_around(tmp_path: Path) -> None:
+    scores = some_scores(SMALL)
+    turned = Scores(SMALL, -np.where(SMALL.legal, scores.values, 0))
+    write_mib({("ioi", "gpt2"): turned}, tmp_path, d_model={"gpt2": 4})
+    found = read_mib(tmp_path, sign=-1)["ioi", "gpt2"]
+    assert isinstance(found, Scores)
+    assert (found.values == -turned.values).all()
 
 
 # -- the commands ----------------------------------------------------------------------------------

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 from circuitkit.registry import serve
 
 if TYPE_CHECKING:  # what type checkers and editors see; a file that is not here is served too
+    from circuitkit.formats.cytoscape import cyjs as cyjs
+    from circuitkit.formats.gephi import gexf as gexf
     from circuitkit.formats.graphs import dot as dot
     from circuitkit.formats.graphs import graphml as graphml
     from circuitkit.formats.graphs import json as json
+    from circuitkit.formats.links import node_link as node_link
     from circuitkit.formats.tables import csv as csv
     from circuitkit.viz.pictures.page import html as html
     from circuitkit.viz.pictures.raster import pdf as pdf

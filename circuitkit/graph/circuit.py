@@ -76,7 +76,13 @@ _STRUCTURED = frozenset(
     ("wiring", "settings", "versions", "faithfulness", "asked", "drawn", "sizes", "made_of")
 )
 _KEYS = ("format", "version", "wiring", "attributes", "nodes", "digest", "edges")
-_EAP = "circuitkit.formats.interchange.eap_ig"  # reached by name: it stands below this room
+# What reads other tools' files, reached by name, for it stands below this room: whether a file is
+# one of theirs, and the circuit in it.
+_THEIRS = "circuitkit.formats.interchange"
+_FOREIGN = (
+    (f"{_THEIRS}.eap_ig:is_eap", f"{_THEIRS}.eap_ig:read_eap_circuit"),
+    (f"{_THEIRS}.acdc:is_acdc", f"{_THEIRS}.acdc:read_acdc"),
+)
 _FRAMED = "circuitkit.viz.viewer.page:framed"
 _SAVES, _DRAWS = "formats", "viz/pictures"  # the folders of what saves and of what draws
 _OTHER = {
@@ -192,7 +198,8 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
     # -- files ---------------------------------------------------------------------------------
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, force: bool = False) -> Circuit:
-        """The circuit in a file: circuitkit's ``.json``, or an EAP-IG graph (``.json``, ``.pt``).
+        """The circuit in a file: circuitkit's ``.json``, an EAP-IG graph (``.json``, ``.pt``), or
+        a subgraph of ACDC (``.pth``).
 
         Nothing that a file holds is executed. Raises CircuitError where the file is missing, broken
         or not a circuit, and, unless ``force`` is given, if its digest is wrong.
@@ -202,9 +209,10 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
             >>> print(ck.Circuit.load(path))
             24 of 1,281 edges, 6 of 32 heads, 0 of 0 MLPs
         """
-        if lookup("formats", f"{_EAP}:is_eap")(path):
-            found: Circuit = lookup("formats", f"{_EAP}:read_eap_circuit")(path)
-            return found
+        for is_theirs, read in _FOREIGN:
+            if lookup("formats", is_theirs)(path):
+                found: Circuit = lookup("formats", read)(path)
+                return found
         name = repr(os.fspath(path))
         try:
             data = read_json(path)
@@ -217,9 +225,10 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
     def save(self, path: str | os.PathLike[str], *, format: str | None = None) -> Path:
         """Write all of the circuit, in the format of the path's suffix, and return the path.
 
-        ``.json`` (which ``load`` reads), ``.graphml`` and ``.dot`` hold every edge, node and
-        attribute; ``.csv`` every edge with its attributes. ``format`` overrides the suffix: a name,
-        or ``path/to/mine.py:name``. An existing file is replaced once the new one is complete.
+        ``.json`` (which ``load`` reads), ``.graphml``, ``.gexf``, ``.cyjs`` and ``.dot`` hold every
+        edge, node and attribute; ``.csv`` every edge with its attributes. ``format`` overrides the
+        suffix: a name (``node_link``), or ``path/to/mine.py:name``. An existing file is replaced
+        once the new one is complete.
 
         Raises OutputError for a suffix that is not known, or is a picture's, and where the file
         cannot be written; UnknownNameError for a format that is not known.
@@ -240,8 +249,9 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         how many to draw at most (40, or ``"all"``; for a circuit without weights, all between
         components with roles; for a page, 5,000), ``title``, ``width`` in inches for a column of a
         paper, with letters of at least 7 points, ``engine`` ("builtin", or "dot" for Graphviz's
-        layout; not for a page), and for a page ``beside``, a second circuit to overlay, and
-        ``attention``. ``format`` overrides the suffix: a name, or ``path/to/mine.py:name``.
+        layout; not for a page), ``beside``, a second circuit to overlay, and for a page
+        ``attention``. A circuit that names components and no edges is drawn by their roles.
+        ``format`` overrides the suffix: a name, or ``path/to/mine.py:name``.
 
         Raises OutputError for a suffix or style that is not known, a suffix that is not a
         picture's, and where the picture cannot be drawn or written; UnknownNameError for a format

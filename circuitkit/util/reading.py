@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["json_in", "parse_json", "read_arrays", "read_json", "repeated", "require_file"]
+__all__ = [
+    "json_in",
+    "parse_json",
+    "read_arrays",
+    "read_bytes",
+    "read_json",
+    "repeated",
+    "require_file",
+]
 
 MOST = 2**28  # bytes of JSON: 3 million edges; parsed they take about four times as much
 DIGITS = 1000  # Python's own limit, 4,300, can be changed, and a double has 309
@@ -47,16 +55,22 @@ def require_file(path: str | os.PathLike[str], most: int | None = None) -> None:
         )
 
 
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """What a file holds. Raises FileNotFoundError, and CircuitkitError for what is not a regular
+    file, cannot be read, or is too large to be read at once."""
+    require_file(path, MOST)
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise CircuitkitError(f"it cannot be read ({error.strerror})") from error
+
+
 def read_json(path: str | os.PathLike[str]) -> Json:
     """What a file of JSON holds, in UTF-8 or UTF-16, as ``parse_json`` reads it.
 
     Raises FileNotFoundError, and CircuitkitError for what is not a readable file, or not JSON.
     """
-    require_file(path, MOST)
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise CircuitkitError(f"it cannot be read ({error.strerror})") from error
+    raw = read_bytes(path)
     try:
         text = raw.decode("utf-16" if raw[:2] in _BOMS else "utf-8-sig")
     except UnicodeError as error:

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import reprlib
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph.nodes import INPUT, LOGITS, edge_name
+from circuitkit.graph.scores import ScoresWarning
 from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json
 
 __all__ = [
+    "GROUPS",
     "Tables",
+    "as_numbers",
+    "counted",
     "edge_names",
+    "folded",
     "from_plain",
     "from_tensors",
+    "oriented",
     "reader_names",
-    "require_same",
-    "require_ungrouped",
+    "require_described",
+    "spread",
+    "ungrouped",
     "writer_names",
 ]
 
@@ -33,17 +41,24 @@ MOST_MISSING = 10**5
 _MASKS = ("bool",)
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 _WHOLE = ("uint8", "int8", "int16", "int32", "int64")
+GROUPS = "n_key_value_heads"  # as TransformerLens calls them; EAP-IG keeps what it does not know
+INVERTED = -0.2  # of the scores' size; in MIB's own example -0.30 into the logits, -0.23 in all
 
 
 @dataclass(frozen=True)
 class Tables:
     """The scores and the flags ``in_graph`` of all edges, None where the file gives none; and the
-    kept nodes of which it keeps only some neurons."""
+    kept nodes of which it keeps only some neurons.
+
+    ``wiring`` is as the file has it, in which each head has keys and values of its own; ``groups``
+    how many groups of them the file says that a layer has, None where it says nothing.
+    """
 
     wiring: Wiring
     scores: Float[np.ndarray, "writers readers"] | None
     keep: Mask | None
     split: tuple[str, ...] = ()
+    groups: int | None = None
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -70,17 +85,12 @@ def _shown(value: object) -> str:
 
 def _size(wiring: Wiring) -> str:
     shape = ", parallel" if wiring.parallel else ""
-    return f"{wiring.layers} layers × {wiring.heads} heads{shape}"
+    return f"{wiring}{shape}"
 
 
 # -- which models ----------------------------------------------------------------------------------
-def require_ungrouped(wiring: Wiring) -> None:
+def require_described(wiring: Wiring) -> None:
     """Raise CircuitError for a model that EAP-IG's graphs cannot describe."""
-    if wiring.groups != wiring.heads:
-        raise CircuitError(
-            f"{wiring.heads} heads share {wiring.groups} key/value groups, and an EAP-IG graph "
-            "gives each head keys and values of its own; use circuitkit's own files"
-        )
     if wiring.experts:
         raise CircuitError(
             "the experts are writers of their own, which EAP-IG's graphs do not have; use "
@@ -92,25 +102,105 @@ def require_ungrouped(wiring: Wiring) -> None:
         )
 
 
-def require_same(found: Wiring, wiring: Wiring | None) -> None:
-    """Raise CircuitError where the graph is not one of the model with that wiring."""
-    if wiring is not None:
-        require_ungrouped(wiring)
-        if found != wiring:
-            raise CircuitError(
-                f"it is of a model with {_size(found)}, and this one has {_size(wiring)}; "
-                "give the graph of this model"
-            )
-
-
-def _wiring(cfg: Any) -> Wiring:
+def _wiring(cfg: Any) -> tuple[Wiring, int | None]:
+    """The wiring of a graph, and how many groups of keys and values it says there are."""
     keys = ("n_layers", "n_heads", "parallel_attn_mlp")
     known = _mapping(cfg, "its 'cfg'")
     lacking = [key for key in keys if key not in known]
     if lacking:
         raise CircuitError(f"its 'cfg' has no {lacking[0]!r}; give {', '.join(keys)}")
     layers, heads, parallel = (known[key] for key in keys)
-    return Wiring(layers, heads, heads, parallel=parallel)
+    groups = known.get(GROUPS)
+    if groups is not None:
+        Wiring(layers, heads, groups, parallel=parallel)
+    return Wiring(layers, heads, heads, parallel=parallel), groups
+
+
+# -- heads that share keys and values --------------------------------------------------------------
+def ungrouped(wiring: Wiring) -> Wiring:
+    """The same model where each head has keys and values of its own, as in EAP-IG's graphs."""
+    return replace(wiring, groups=wiring.heads)
+
+
+def _columns(wiring: Wiring) -> tuple[Int[np.ndarray, " readers"], Int[np.ndarray, " readers"]]:
+    """For each reader of EAP-IG's graph the column of ours that it is a part of, and of how many
+    parts that is."""
+    size = wiring.heads // wiring.groups
+    found = []
+    for reader in ungrouped(wiring).readers:
+        shared = size > 1 and reader.port in ("k", "v") and reader.head is not None
+        ours = f"a{reader.layer}.g{(reader.head or 0) // size}.{reader.port}" if shared else reader
+        found.append(wiring.reader[ours])
+    columns = np.array(found)
+    return columns, np.bincount(columns)[columns]
+
+
+def folded(tables: Tables, wiring: Wiring | None) -> tuple[Tables, int]:
+    """The tables over a model's wiring, in which heads may share keys and values, and how many
+    edges a circuit keeps for some heads of a group alone: here all of them keep such an edge. The
+    score of a group's edge is the sum of its heads': what cutting all of them at once costs, to
+    first order. Raises CircuitError where the graph is of another model.
+    """
+    found = tables.wiring
+    if wiring is None:
+        wiring = replace(found, groups=tables.groups or found.groups)
+    require_described(wiring)
+    if found != ungrouped(wiring) or tables.groups not in (None, wiring.groups):
+        theirs = replace(found, groups=tables.groups or found.groups)
+        raise CircuitError(
+            f"it is of a model with {_size(theirs)}, and this one has {_size(wiring)}; "
+            "give the graph of this model"
+        )
+    if wiring == found:
+        return tables, 0
+    columns, _ = _columns(wiring)
+    scores, count = tables.scores, np.zeros(wiring.shape, dtype=int)
+    if scores is not None:
+        sums = np.zeros(wiring.shape)
+        np.add.at(sums, (slice(None), columns), scores)
+        scores = sums
+    if tables.keep is None:
+        return replace(tables, wiring=wiring, scores=scores), 0
+    np.add.at(count, (slice(None), columns), tables.keep)
+    some = (count > 0) & (count < np.bincount(columns)[None, :])
+    return replace(tables, wiring=wiring, scores=scores, keep=count > 0), int(some.sum())
+
+
+def spread(wiring: Wiring, values: Any, kept: Mask) -> tuple[Any, Mask]:
+    """Scores and kept edges as EAP-IG's graphs have them: each head of a group has the group's
+    edge, and an equal share of its score."""
+    columns, parts = _columns(wiring)
+    return values[:, columns] / parts, kept[:, columns]
+
+
+def counted(wiring: Wiring, kept: Mask) -> int:
+    """How many edges of EAP-IG's graph these are."""
+    return int(kept[:, _columns(wiring)[0]].sum())
+
+
+# -- which sign ------------------------------------------------------------------------------------
+def oriented(tables: Tables, sign: int) -> Tables:
+    """The tables with all scores times the sign, 1 or -1; warns (ScoresWarning) where these are
+    scores of most edges and look inverted. Raises CircuitError for another sign."""
+    if isinstance(sign, bool) or sign not in (1, -1):
+        raise CircuitError(f"sign={sign!r} is not a sign; give 1, or -1 to turn all scores around")
+    if tables.scores is None:
+        return tables
+    scores = tables.scores * sign
+    shares = []
+    for own in (scores[:, -1], scores):
+        size = np.abs(own).sum()
+        shares.append(float(own.sum() / size) if size and np.isfinite(size) else 0.0)
+    most = 2 * np.count_nonzero(scores) > tables.wiring.n_edges  # else they are a circuit's
+    if most and max(shares) <= INVERTED:
+        warnings.warn(
+            f"the scores look inverted: those into the logits add up to {shares[0]:.0%} of their "
+            "size, as where a positive score means that the edge hurts; if so, read them with "
+            f"sign={-sign}",
+            ScoresWarning,
+            stacklevel=4,
+        )
+    return replace(tables, scores=scores)
 
 
 # -- the two forms ---------------------------------------------------------------------------------
@@ -120,7 +210,7 @@ def from_plain(data: Mapping[str, Json]) -> Tables:
     Raises CircuitError for another model's nodes or edges, missing ones, scores that are not finite
     numbers and flags that are not booleans.
     """
-    wiring = _wiring(data.get("cfg"))
+    wiring, groups = _wiring(data.get("cfg"))
     nodes = _mapping(data.get("nodes"), "its 'nodes'")
     edges = _mapping(data.get("edges"), "its 'edges'")
     _require_all("nodes", nodes, [*writer_names(wiring), LOGITS], wiring)
@@ -135,9 +225,8 @@ def from_plain(data: Mapping[str, Json]) -> Tables:
         _mapping(entry, name)
     scores = _column(edges, names, "score", _is_finite, "a finite number")
     flags = _column(edges, names, "in_graph", _is_flag, "true or false")
-    return Tables(
-        wiring, _table(wiring, scores, float), _table(wiring, flags, bool), _split(data, nodes)
-    )
+    tables = _table(wiring, scores, float), _table(wiring, flags, bool)
+    return Tables(wiring, *tables, _split(data, nodes), groups)
 
 
 def from_tensors(data: Mapping[str, object]) -> Tables:
@@ -146,7 +235,7 @@ def from_tensors(data: Mapping[str, object]) -> Tables:
 
     Raises CircuitError for other nodes than the model's, or another order or shape.
     """
-    wiring = _wiring(data.get("cfg"))
+    wiring, groups = _wiring(data.get("cfg"))
     listed = {"src_nodes": writer_names(wiring), "dst_nodes": reader_names(wiring)}
     for key, expected in listed.items():
         found = _names(data.get(key), key)
@@ -155,7 +244,7 @@ def from_tensors(data: Mapping[str, object]) -> Tables:
             raise CircuitError(f"its {key!r} are in a different order than EAP-IG's")
     scores = _matrix(data, "edges_scores" if "edges_scores" in data else "edges", wiring)
     keep = _matrix(data, "edges_in_graph", wiring, mask=True)
-    return Tables(wiring, scores, keep, _split_rows(data, listed["src_nodes"]))
+    return Tables(wiring, scores, keep, _split_rows(data, listed["src_nodes"]), groups)
 
 
 # -- the parts of JSON -----------------------------------------------------------------------------
@@ -244,7 +333,7 @@ def _matrix(data: Mapping[str, Any], key: str, wiring: Wiring, *, mask: bool = F
     if key not in data:
         return None
     kinds = _MASKS if mask else _FLOATS
-    found = _numbers(data[key], repr(key), wiring.shape, f"a model with {_size(wiring)}", kinds)
+    found = as_numbers(data[key], repr(key), wiring.shape, f"a model with {_size(wiring)}", kinds)
     return np.where(wiring.legal, found != 0 if mask else found, False if mask else 0)
 
 
@@ -255,13 +344,13 @@ def _split_rows(data: Mapping[str, Any], writers: Sequence[str]) -> tuple[str, .
         return ()
     whose, width = f"a graph of {len(writers)} writers", tuple(getattr(neurons, "shape", ()))[-1:]
     kinds = (*_MASKS, *_FLOATS, *_WHOLE)
-    kept = _numbers(data.get("nodes_in_graph"), "'nodes_in_graph'", (len(writers),), whose, kinds)
-    parts = _numbers(neurons, "'neurons_in_graph'", (len(writers), *width), whose, kinds)
+    kept = as_numbers(data.get("nodes_in_graph"), "'nodes_in_graph'", (len(writers),), whose, kinds)
+    parts = as_numbers(neurons, "'neurons_in_graph'", (len(writers), *width), whose, kinds)
     whole = (parts != 0).all(axis=-1)
     return tuple(name for name, k, w in zip(writers, kept, whole, strict=True) if k and not w)
 
 
-def _numbers(
+def as_numbers(
     value: Any, what: str, shape: tuple[int, ...], whose: str, kinds: tuple[str, ...]
 ) -> Any:
     """A tensor of that shape as an array in double precision.

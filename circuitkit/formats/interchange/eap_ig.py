@@ -6,10 +6,16 @@ true}}}``; the nodes of older files are the flags themselves. A ``.pt`` file of 
 holds the same as tensors, writers × readers.
 
 EAP-IG scores are the gain of a *loss* when the edge carries the corrupted prompt, so a positive one
-helps the clean behaviour, as here; the unit is that of the loss, and its scale the other tool's. A
-graph gives each head keys and values of its own: models whose heads share them have no counterpart,
-nor have models without MLPs. The flags of nodes follow from those of edges, and are not read. Read
-from the source of github.com/hannamw/EAP-IG at 8fd10d9; no file of its own making was tried.
+helps the clean behaviour, as here; the unit is that of the loss, and its scale the other tool's.
+Some files hold the gain of a metric instead, MIB's own example among them: ``sign=-1`` turns these
+around, and a warning says where scores look like that.
+
+A graph gives each head keys and values of its own. Where heads share them, the score of a group's
+edge is the sum of its heads', and each head gets an equal share of the group's; a ``cfg`` of ours
+then also says ``n_key_value_heads``, and for other tools' files the model's wiring has to be given.
+Models without MLPs have no counterpart, nor have experts. The flags of nodes follow from those of
+edges, and are not read. Read from the source of github.com/hannamw/EAP-IG at 8fd10d9, and tried on
+files that it wrote (``tests/recorded``).
 """
 
 from __future__ import annotations
@@ -17,30 +23,33 @@ from __future__ import annotations
 import json
 import os
 import warnings
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from circuitkit.errors import CircuitError, CircuitkitError, OutputError, ScoresError
+from circuitkit.formats.interchange._archives import unpickled
 from circuitkit.formats.interchange._tables import (
+    GROUPS,
     Tables,
     edge_names,
+    folded,
     from_plain,
     from_tensors,
+    oriented,
     reader_names,
-    require_same,
-    require_ungrouped,
+    require_described,
+    spread,
+    ungrouped,
     writer_names,
 )
 from circuitkit.graph.circuit import Circuit, mask, weight_matrix, wiring_of
-from circuitkit.graph.scores import Scores
+from circuitkit.graph.scores import Scores, ScoresWarning
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
-from circuitkit.util.reading import read_json, require_file
+from circuitkit.util.reading import read_json
 
 __all__ = ["SUFFIXES", "is_eap", "read_eap_circuit", "read_eap_scores", "write_eap"]
 
@@ -60,8 +69,17 @@ def is_eap(path: str | os.PathLike[str]) -> bool:
     return isinstance(data, dict) and "cfg" in data and "format" not in data
 
 
-def read_eap_scores(path: str | os.PathLike[str], wiring: Wiring | None = None) -> Scores:
+def read_eap_scores(
+    path: str | os.PathLike[str], wiring: Wiring | None = None, *, sign: int = 1
+) -> Scores:
     """The scores of all edges in an EAP-IG graph file, in double precision.
+
+    Where heads share keys and values, the score of a group's edge is the sum of its heads'; for a
+    file that another tool wrote, give the model's ``wiring``, which says which heads share. With
+    ``sign=-1`` all scores are turned around: for files in which a positive score means that the
+    edge hurts. Where they look like that, a warning (ScoresWarning) says so: those into the logits
+    add up to about what all corruption together costs, which a task that the model does makes
+    positive.
 
     Raises ScoresError where the file holds none, where nodes, edges or scores are missing, unknown
     or not numbers, where all scores are 0 (a graph that ranks nodes or neurons), and, if a wiring
@@ -73,40 +91,64 @@ def read_eap_scores(path: str | os.PathLike[str], wiring: Wiring | None = None) 
         True
     """
     try:
-        tables = _tables(path)
-        require_same(tables.wiring, wiring)
+        tables, _ = folded(_tables(path), wiring)
         if tables.scores is None:
             raise ScoresError("its edges have no 'score'")
         if not tables.scores.any():
             raise ScoresError(
                 "all its edges score 0, as in a graph that ranks nodes or neurons; rank edges"
             )
-        return Scores(tables.wiring, tables.scores)
+        return Scores(tables.wiring, oriented(tables, sign).scores)  # type: ignore[arg-type]
     except CircuitkitError as error:
         raise ScoresError(f"{os.fspath(path)!r} holds no scores of edges: {error}") from error
 
 
 def read_eap_circuit(
-    path: str | os.PathLike[str], wiring: Wiring | None = None, *, empty: bool = False
+    path: str | os.PathLike[str],
+    wiring: Wiring | None = None,
+    *,
+    empty: bool = False,
+    sign: int = 1,
 ) -> Circuit:
     """The circuit in an EAP-IG graph file: the edges ``in_graph``, weighted by scores.
 
     Without scores each edge weighs 1, and the circuit says that it is ``unweighted``. Dead ends
-    stay. ``Circuit.load`` calls this for a file that is one of EAP-IG's. Raises CircuitError as
-    ``read_eap_scores`` raises ScoresError, where a kept node lacks some of its neurons, and, unless
-    it may be ``empty``, where no edge is in the graph.
+    stay. Where heads share keys and values, a group's edge is kept where any of its heads' is: a
+    warning (ScoresWarning) and the attribute ``widened`` say for how many edges some heads' were
+    missing. ``wiring`` and ``sign``: see ``read_eap_scores``. ``Circuit.load`` calls this for a
+    file that is one of EAP-IG's. Raises CircuitError as ``read_eap_scores`` raises ScoresError,
+    where a kept node lacks some of its neurons, and, unless it may be ``empty``, where no edge is
+    in the graph.
 
     Example:
         >>> path = ck.write_eap(circuit, "graph.json", d_model=model.d_model)
         >>> str(ck.read_eap_circuit(path)) == str(circuit)
         True
     """
+    return read_counted(path, wiring, empty=empty, sign=sign)[0]
+
+
+def read_counted(
+    path: str | os.PathLike[str], wiring: Wiring | None, *, empty: bool, sign: int
+) -> tuple[Circuit, int]:
+    """The circuit, and how many edges it has as the file counts them: a head's keys and values are
+    its own there."""
     try:
-        tables = _tables(path)
-        require_same(tables.wiring, wiring)
-        return _circuit(tables, empty)
+        found = _tables(path)
+        tables, widened = folded(found, wiring)
+        circuit = _circuit(oriented(tables, sign), empty)
     except CircuitkitError as error:
         raise CircuitError(f"{os.fspath(path)!r} holds no circuit of edges: {error}") from error
+    if widened:
+        circuit.graph["widened"] = widened
+        warnings.warn(
+            f"{os.fspath(path)!r} keeps {widened:,} edges into keys or values for some heads of "
+            "a group alone, which a model whose heads share them cannot; here all of them keep "
+            "these",
+            ScoresWarning,
+            stacklevel=3,
+        )
+    return circuit, 0 if found.keep is None else int(found.keep.sum())
 
 
 def _circuit(tables: Tables, empty: bool) -> Circuit:
@@ -130,7 +172,7 @@ def _circuit(tables: Tables, empty: bool) -> Circuit:
 
 def _tables(path: str | os.PathLike[str]) -> Tables:
     if Path(path).suffix.lower() == ".pt":
-        return from_tensors(_unpickled(path))
+        return from_tensors(unpickled(path, "cfg, src_nodes, dst_nodes and edges_scores"))
     try:
         data = read_json(path)
     except FileNotFoundError as error:
@@ -138,48 +180,6 @@ def _tables(path: str | os.PathLike[str]) -> Tables:
     if not isinstance(data, dict):
         raise CircuitError("it is not an object with cfg, nodes and edges")
     return from_plain(data)
-
-
-def _unpickled(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """What a ``.pt`` file holds, read so that it executes nothing and takes no more memory than the
-    file's own size."""
-    import torch
-
-    try:
-        require_file(path)
-        _require_stored(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            data = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CircuitError("there is no such file") from error
-    except CircuitkitError:
-        raise
-    except Exception as error:  # a damaged pickle can raise any: IndexError, MemoryError, ...
-        raise CircuitError(
-            "it is not a .pt file, or holds more than tensors, lists, texts and numbers"
-        ) from error
-    if not isinstance(data, dict):
-        raise CircuitError("it is not a dictionary with cfg, src_nodes, dst_nodes and edges_scores")
-    return data
-
-
-def _require_stored(path: str | os.PathLike[str]) -> None:
-    """Raise CircuitError for what is not an archive as torch.save writes it since 1.6: its parts
-    are not compressed, so that they are not larger than the file, and as their checksums say."""
-    size = os.stat(path).st_size
-    try:
-        with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
-            claimed = sum(part.file_size for part in parts)
-            compressed = claimed > size or any(part.compress_type for part in parts)
-            damaged = None if compressed else archive.testzip()
-    except Exception as error:  # a damaged archive can raise any: BadZipFile, struct.error, ...
-        raise CircuitError("it is not a .pt file of torch 1.6 or later") from error
-    if compressed:
-        raise CircuitError("it is compressed, or claims to hold more than it does; save it anew")
-    if damaged is not None:
-        raise CircuitError(f"its part {damaged!r} is damaged: the checksum is wrong")
 
 
 # -- writing ---------------------------------------------------------------------------------------
@@ -194,7 +194,8 @@ def write_eap(
 
     Every edge is listed. Of a circuit its edges are ``in_graph``, and the others score 0; of scores
     those that ``keep`` says, else those that their method chose, else none. ``d_model`` is the
-    width of the residual stream, without which EAP-IG does not read the file.
+    width of the residual stream, without which EAP-IG does not read the file. Where heads share
+    keys and values, each has the edge of its group, and an equal share of its score.
 
     Raises CircuitError for a model that the format cannot describe, and OutputError for another
     suffix and where the place cannot be written.
@@ -212,7 +213,7 @@ def write_eap(
         kept = np.zeros(wiring.shape, dtype=bool) if chosen is None else chosen & wiring.legal
     else:
         wiring, values, kept = wiring_of(item), weight_matrix(item), mask(item)
-    require_ungrouped(wiring)
+    require_described(wiring)
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise OutputError(
@@ -222,10 +223,13 @@ def write_eap(
         "n_layers": wiring.layers, "n_heads": wiring.heads,
         "parallel_attn_mlp": wiring.parallel, "d_model": d_model,
     }  # fmt: skip
-    values = np.where(wiring.legal, values, 0)
+    values, kept = spread(wiring, np.where(wiring.legal, values, 0), kept)
+    theirs = ungrouped(wiring)
+    if wiring != theirs:
+        cfg[GROUPS] = wiring.groups
     if suffix == ".json":
-        return write_whole(path, json.dumps({"cfg": cfg, **_plain(wiring, values, kept)}))
-    return write_whole(path, lambda draft: _pickle(draft, cfg, wiring, values, kept))
+        return write_whole(path, json.dumps({"cfg": cfg, **_plain(theirs, values, kept)}))
+    return write_whole(path, lambda draft: _pickle(draft, cfg, theirs, values, kept))
 
 
 def _plain(wiring: Wiring, values: Any, kept: Any) -> dict[str, Any]:
