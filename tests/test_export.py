@@ -658,7 +658,7 @@ def test_another_format_than_the_suffix_may_be_asked_for(
     assert main(["draw", "docstring:acdc", "-o", target, "--format", "cvs"]) == 2
     assert "did you mean 'csv'" in capsys.readouterr().err
     assert main(["draw", "docstring:acdc", "-o", str(tmp_path / "c.csv"), "--edges", "3"]) == 2
-    assert "leave out --edges, --title and --width" in capsys.readouterr().err
+    assert "leave out --edges, --title, --width and --beside" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
@@ -746,15 +746,16 @@ def test_edges_that_do_not_hang_together_are_not_said_to() -> None:
     assert "the 2 strongest of 3 edges (1 left out, |weight| at most 1), of the model's" in said
 
 
-def test_a_circuit_of_components_alone_is_not_drawn(tmp_path: Path) -> None:
+def test_a_circuit_of_components_alone_has_no_table_or_page(tmp_path: Path) -> None:
     circuit = named("ioi:wang2022").circuit
-    with pytest.raises(OutputError, match=r"no edges to draw; save it as \.json"):
-        circuit.draw(tmp_path / "c.svg")
+    with pytest.raises(OutputError, match=r"no edges to draw; draw it as \.svg"):
+        circuit.draw(tmp_path / "c.html")
+    with pytest.raises(OutputError, match=r"no edges to draw; draw it as \.svg"):
+        circuit.draw(tmp_path / "c.svg", engine="dot")
     with pytest.raises(OutputError, match=r"lists edges; save it as \.json"):
         circuit.save(tmp_path / "c.csv")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(NotImplementedError):  # which tells a notebook to show the text
-        circuit._repr_svg_()
+    assert "name mover" in texts(circuit._repr_svg_())
     assert "name mover: a9.h6, a9.h9, a10.h0" in circuit._repr_html_()
 
 

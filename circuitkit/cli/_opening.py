@@ -14,6 +14,7 @@ from circuitkit import registry
 from circuitkit.errors import ArgumentError, ScoresError
 
 __all__ = [
+    "called",
     "check_names",
     "default_place",
     "legal_name",
@@ -134,6 +135,15 @@ def open_circuit(name: str, force: bool = False) -> Any:
     from circuitkit.graph.published import opened
 
     return opened(name, force=force)
+
+
+def called(*names: str) -> list[str]:
+    """What circuits are called in a picture of several: their names, or of files the last parts of
+    their paths that tell them apart."""
+    parts = [Path(name).parts if Path(name).exists() else (name,) for name in names]
+    while all(len(own) > 1 for own in parts) and len({own[-1] for own in parts}) == 1:
+        parts = [own[:-1] for own in parts]
+    return [own[-1] for own in parts]
 
 
 def recorded(circuit: Any, key: str) -> str:

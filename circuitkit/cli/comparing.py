@@ -1,4 +1,5 @@
-"""``circuitkit compare``: the overlap of two circuits, and whether their difference matters."""
+"""``circuitkit compare``: the overlap of two circuits, whether their difference matters, and a
+picture of both."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import argparse
 import contextlib
 from typing import Any
 
-from circuitkit.cli._opening import check_names, load_model, open_circuit, recorded
+from circuitkit.cli._opening import called, check_names, load_model, open_circuit, recorded
 from circuitkit.cli._options import Commands, add_force, add_output, machine, positive, saved
 from circuitkit.cli._printing import print_json, print_text
 from circuitkit.errors import ArgumentError
@@ -42,7 +43,7 @@ def add(commands: Commands) -> None:
         help="prompts that neither has seen (default: 64, or all of a file)",
     )  # fmt: skip
     add_force(p)
-    add_output(p, "FILE", "also a page (.html) that shows both (default: none)")
+    add_output(p, "FILE", "also a page or a picture of both: html, svg, pdf, png (default: none)")
     p.set_defaults(run=compare)
 
 
@@ -57,19 +58,20 @@ def compare(options: argparse.Namespace) -> None:
     left, right = (open_circuit(name, options.force) for name in (options.left, options.right))
     found = overlap.compare(left, right)
     said, text = found.to_dict(), repr(found)
-    with _page(options) as place:
+    with _picture(options) as place:
         if options.transfer:
             moved = _transferred(options, left, right)
             said["transfer"] = moved.to_dict()
             text = f"{text}\n\n{moved!r}"
         if place:
-            said["file"] = str(left.draw(place, format="html", beside=right))
+            left.graph["label"], right.graph["label"] = called(options.left, options.right)
+            said["file"] = str(left.draw(place, beside=right))
             text = f"{text}\n\nwritten: {said['file']}"
     print_json(said) if options.json else print_text(text)
 
 
-def _page(options: argparse.Namespace) -> Any:
-    """The place of the page, tried before the work; None where none is asked for."""
+def _picture(options: argparse.Namespace) -> Any:
+    """The place of the picture, tried before the work; None where none is asked for."""
     from circuitkit.workflows.folders import output_file
 
     if options.output:

@@ -8,7 +8,7 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Bool
 
-__all__ = ["Graph", "Mask"]
+__all__ = ["Graph", "Mask", "is_graph"]
 
 if TYPE_CHECKING:
     _Named: TypeAlias = nx.DiGraph[str]
@@ -17,3 +17,8 @@ else:
 
 Graph: TypeAlias = _Named
 Mask: TypeAlias = Bool[np.ndarray, "writers readers"]
+
+
+def is_graph(value: object) -> bool:
+    """Whether this is a directed graph, or None."""
+    return value is None or isinstance(value, nx.DiGraph)

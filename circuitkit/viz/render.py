@@ -23,9 +23,11 @@ sys.stdout.buffer.write(graph.draw(format=sys.argv[1], prog="dot"))
 """
 
 
-def check_engine(engine: str, width: float | None = None) -> str:
-    """The engine, if there is one of that name that can draw for a column of a width in inches;
-    else raises OutputError."""
+def check_engine(engine: str, width: float | None = None, two: bool = False) -> str:
+    """The engine, if there is one of that name that can draw for a column of a width in inches, and
+    two circuits one over the other; else raises OutputError."""
+    if engine == "dot" and two:
+        raise OutputError("two circuits cannot be drawn by engine='dot'; use 'builtin'")
     if engine == "dot" and width is not None:
         raise OutputError(f"width={width!r} is not possible with engine='dot'; use 'builtin'")
     if engine not in ENGINES:

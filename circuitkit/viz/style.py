@@ -20,6 +20,7 @@ __all__ = [
     "PLAIN",
     "PORTS",
     "ROLES",
+    "SIDES",
     "line_width",
     "opacity",
     "plain",
@@ -38,6 +39,8 @@ BAND = "#f4f4f4"  # behind every second layer
 # Okabe and Ito's palette: told apart with every common form of colour blindness, and in print.
 PORTS = MappingProxyType({"q": "#0072b2", "k": "#e69f00", "v": "#009e73"})
 PLAIN = "#5a5a5a"  # edges into MLPs and the logits
+# Of two circuits one over the other: only the first, both, only the second; lines, and boxes.
+SIDES = (("#0072b2", "#c9e4f5"), ("#222222", "#e2e2e2"), ("#d55e00", "#fbdcc8"))
 KINDS = MappingProxyType({"input": "#444444", "logits": "#444444", "mlp": "#e2e2e2"})
 # After Tol's light palette, made to lie behind black letters.
 ROLES = (

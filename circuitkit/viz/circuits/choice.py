@@ -23,6 +23,7 @@ __all__ = [
     "Choice",
     "Weighted",
     "between_roles",
+    "check_asked",
     "chosen",
     "drawn_part",
     "nested",
@@ -64,13 +65,13 @@ def chosen(circuit: Graph, asked: Asked) -> Choice:
     components that have roles. Raises OutputError where ``asked`` is not a count, where there are
     components and no edges, and where the edges that would be left out are no weaker than others.
     """
-    if asked not in (None, "all") and (not isinstance(asked, int) or asked < 1):
-        raise OutputError(f"edges={asked!r} cannot be drawn; give a whole number from 1 on, or all")
+    check_asked(asked)
     wiring = wiring_of(circuit)
     found = sorted(edges(circuit), key=lambda e: (-abs(e[2]), e[0], e[1]))
     if not found and components(circuit):
         raise OutputError(
-            f"{_name(circuit)} has components and no edges to draw; save it as .json instead"
+            f"{_name(circuit)} has components and no edges to draw; draw it as .svg, .pdf or .png "
+            "by circuitkit's own layout, or save it as .json"
         )
     most = max(1, len(found)) if asked == "all" else asked
     if circuit.graph.get("unweighted"):
@@ -79,6 +80,12 @@ def chosen(circuit: Graph, asked: Asked) -> Choice:
     kept = set(shown)
     largest = max((abs(edge[2]) for edge in found if edge not in kept), default=None)
     return Choice(shown, len(found) - len(shown), which, largest, _known(circuit, shown, found))
+
+
+def check_asked(asked: Asked) -> None:
+    """Raise OutputError where this is not a number of edges to draw."""
+    if asked not in (None, "all") and (not isinstance(asked, int) or asked < 1):
+        raise OutputError(f"edges={asked!r} cannot be drawn; give a whole number from 1 on, or all")
 
 
 def drawn_part(circuit: Graph) -> Mask | None:

@@ -15,7 +15,7 @@ from circuitkit.util.json_values import Json
 from circuitkit.viz import style
 from circuitkit.viz.circuits.choice import Asked, Choice, chosen
 
-__all__ = ["Box", "Drawing", "Edge", "SOURCE", "drawing"]
+__all__ = ["Box", "Drawing", "Edge", "SOURCE", "Sides", "boxes_of", "drawing", "ends_of"]
 
 SOURCE = ("model", "task", "metric", "corruption", "method")
 
@@ -49,6 +49,7 @@ class Edge:
     ends: tuple[str, ...]
     frequency: float | None = None
     core: bool = False
+    side: int | None = None  # of two circuits: 0 only in the first, 1 in both, 2 only in the second
 
     @property
     def title(self) -> str:
@@ -58,13 +59,30 @@ class Edge:
 
     @property
     def colour(self) -> str:
-        """By the port where it ends."""
+        """By the port where it ends; of two circuits, by those that have it."""
+        if self.side is not None:
+            return style.SIDES[self.side][0]
         return style.PORTS[self.reader.port] if self.reader.port else style.PLAIN
 
     @property
     def opacity(self) -> float:
         """How solid its lines are: the rarer, the paler."""
         return style.opacity(len(self.ends), None if self.core else self.frequency)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Of two circuits one over the other: their names, which of them has each box (as ``Edge.side``
+    says it), and how many edges or components are on each side, in words."""
+
+    names: tuple[str, str]
+    boxes: Mapping[str, int]
+    words: str
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """What each side is called."""
+        return f"only {self.names[0]}", "both", f"only {self.names[1]}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,7 @@ class Drawing:
     exact: int | None  # drawn edges whose weight was measured; None where they do not say
     metadata: Mapping[str, Json]  # the graph's attributes
     title: str
+    sides: Sides | None = None
 
     @property
     def weighted(self) -> bool:
@@ -100,6 +119,8 @@ class Drawing:
 
     def fill(self, box: Box) -> str:
         """The colour of a box."""
+        if self.sides and box.name in self.sides.boxes:
+            return style.SIDES[self.sides.boxes[box.name]][1]
         tint = self.tints.get(self.roles.get(box.name, ""))
         return tint or style.KINDS.get(box.kind, style.PAPER)
 
@@ -120,6 +141,8 @@ class Drawing:
         if faithful and self.metadata.get("in_sample"):
             faithful += " (in sample)"
         extent = self._extent() + self._measured() + self._hidden()
+        if self.sides:
+            return tuple(part for part in (" · ".join(source), self.sides.words, extent) if part)
         parts = (" · ".join(source), extent, faithful, self._certain())
         return tuple(part for part in parts if part)
 
@@ -168,10 +191,10 @@ def drawing(circuit: Graph, edges: Asked, title: str | None) -> Drawing:
     shown = choice.shown
     heads = {writer for writer, _, _ in shown} | {reader.component for _, reader, _ in shown}
     drawn = tuple(
-        Edge(w, r, x, _ends(r, wiring, heads), *_certainty(circuit[w][r]))
+        Edge(w, r, x, ends_of(r, wiring, heads), *_certainty(circuit[w][r]))
         for w, r, x in reversed(shown)
     )
-    boxes = _boxes(drawn)
+    boxes = boxes_of(drawn)
     roles = {
         name: style.plain(circuit.nodes[name]["role"])
         for name in boxes
@@ -191,7 +214,7 @@ def _certainty(said: Mapping[str, Json]) -> tuple[float | None, bool]:
     return float(often), said.get("core") is True
 
 
-def _ends(reader: Node, wiring: Wiring, heads: set[Node]) -> tuple[str, ...]:
+def ends_of(reader: Node, wiring: Wiring, heads: set[Node]) -> tuple[str, ...]:
     """The boxes that the reader's edge leads to."""
     fed = wiring.fed(reader)
     if not fed or reader in fed or reader.head is not None:
@@ -200,8 +223,9 @@ def _ends(reader: Node, wiring: Wiring, heads: set[Node]) -> tuple[str, ...]:
     return present or (reader.rsplit(".", 1)[0] if reader.port else str(reader),)
 
 
-def _boxes(drawn: Iterable[Edge]) -> dict[str, Box]:
-    names = {str(INPUT), str(LOGITS)}
+def boxes_of(drawn: Iterable[Edge], further: Iterable[str] = ()) -> dict[str, Box]:
+    """The boxes of the edges, and of further components, in the model's order."""
+    names = {str(INPUT), str(LOGITS), *further}
     for edge in drawn:
         names |= {str(edge.writer), *edge.ends}
     return {box.name: box for box in sorted(map(_box, names), key=lambda b: (b.rank, _tail(b)))}

@@ -24,7 +24,11 @@ class Key:
 
 def lines(drawn: Drawing) -> Iterator[Key]:
     """What the colours, dashes and widths of the lines mean."""
-    ports = {edge.reader.port for edge in drawn.edges}
+    sides = {edge.side for edge in drawn.edges if edge.side is not None}
+    if drawn.sides:
+        for side in sorted(sides):
+            yield Key(drawn.sides.texts[side], style.SIDES[side][0])
+    ports = set() if sides else {edge.reader.port for edge in drawn.edges}
     for port, colour in style.PORTS.items():
         if port in ports:
             yield Key(f"into {port.upper()}", colour)
@@ -44,7 +48,12 @@ def lines(drawn: Drawing) -> Iterator[Key]:
 
 
 def roles(drawn: Drawing) -> Iterator[tuple[str, str]]:
-    """The tint of each role and its name; roles beyond the palette are counted."""
+    """The tint of each role and its name; roles beyond the palette are counted. Of two circuits,
+    the tint of each side."""
+    if drawn.sides:
+        for side in sorted(set(drawn.sides.boxes.values())):
+            yield style.SIDES[side][1], f"components: {drawn.sides.texts[side]}"
+        return
     for role, tint in drawn.tints.items():
         yield tint, role
     more = len(set(drawn.roles.values())) - len(drawn.tints)

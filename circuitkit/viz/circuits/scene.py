@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
 from circuitkit.errors import OutputError
+from circuitkit.graph.circuit import lists_members
 from circuitkit.graph.types import Graph
 from circuitkit.viz import style
 from circuitkit.viz.canvas import INCH
 from circuitkit.viz.circuits import legend
-from circuitkit.viz.circuits.choice import Asked
+from circuitkit.viz.circuits.choice import Asked, check_asked
 from circuitkit.viz.circuits.drawing import Box, Drawing, drawing
 from circuitkit.viz.circuits.layout import Layout, lay_out
+from circuitkit.viz.circuits.lettering import caption_of, heading_of
+from circuitkit.viz.circuits.members import members_scene
+from circuitkit.viz.circuits.overlaying import overlay_of
 from circuitkit.viz.shapes import Curve, Rect, Scene, Shape, Text, moved, scaled
 
 __all__ = ["LAYER_NAMES", "LEAST_WIDTH", "scene"]
@@ -26,18 +29,29 @@ LEAST_LETTERS = 7.0  # points, in a paper's column
 FEWER = (None, 30, 25, 20, 15, 10)  # edges that are tried where all letters have to be legible
 
 
-def scene(circuit: Graph, edges: Asked, title: str | None, inches: float | None = None) -> Scene:
+def scene(
+    circuit: Graph,
+    edges: Asked,
+    title: str | None,
+    inches: float | None = None,
+    beside: Graph | None = None,
+) -> Scene:
     """The circuit as a picture, of its strongest edges, at most so many; in a column of so many
     inches with letters of 7 points at least, where it is as many edges as fit, if no number is
-    asked for. Raises OutputError where they do not fit, and OutputError and CircuitError as
-    ``drawing`` does."""
-    if inches is None:
-        return _picture(drawing(circuit, edges, title), style.SMALL, LEAST_WIDTH)
-    if isinstance(inches, bool) or not isinstance(inches, int | float) or not 1 <= inches <= 100:
+    asked for. A circuit that names components and no edges is drawn by their roles; with another
+    one ``beside`` it, the two are drawn one over the other. Raises OutputError where they do not
+    fit, and OutputError and CircuitError as ``drawing`` does."""
+    check_asked(edges)
+    known = inches is None or (isinstance(inches, int | float) and 1 <= inches <= 100)
+    if isinstance(inches, bool) or not known:
         raise OutputError(f"width={inches!r} is not one of a picture; give 1 to 100 inches")
+    if beside is None and lists_members(circuit):
+        return members_scene(circuit, title, inches)
+    if inches is None:
+        return _picture(_drawn(circuit, edges, title, beside), style.SMALL, LEAST_WIDTH)
     needed = 0.0
     for most in (edges,) if edges is not None else FEWER:
-        drawn = drawing(circuit, most, title)
+        drawn = _drawn(circuit, most, title, beside)
         natural = _picture(drawn, style.LABEL, 0.0).width
         scale = min(style.SMALL / style.LABEL, INCH * inches / natural)
         if scale * style.LABEL >= LEAST_LETTERS:
@@ -49,6 +63,12 @@ def scene(circuit: Graph, edges: Asked, title: str | None, inches: float | None 
     )
 
 
+def _drawn(circuit: Graph, edges: Asked, title: str | None, beside: Graph | None) -> Drawing:
+    if beside is None:
+        return drawing(circuit, edges, title)
+    return overlay_of(circuit, beside, edges, title)
+
+
 def _picture(drawn: Drawing, small: float, least: float) -> Scene:
     """The picture, with legend and caption in letters of that size, at least so wide."""
     layout = lay_out(drawn)
@@ -56,13 +76,13 @@ def _picture(drawn: Drawing, small: float, least: float) -> Scene:
     names = LAYER_NAMES * small / style.SMALL
     inner = max(right - left + names, least - 2 * style.MARGIN, _widest_entry(drawn, small))
     width = inner + 2 * style.MARGIN
-    heading = list(_heading(drawn, width))
+    heading = list(heading_of(drawn.title, width))
     top = style.MARGIN + (style.HEADING + ROW / 2) * len(heading)
     middle, floor = (width + names - left - right) / 2, top + style.HEIGHT / 2
     layout = _flipped(layout, middle, floor + max(y for _, y in layout.places.values()))
     bottom = max(y for _, y in layout.places.values()) + style.HEIGHT / 2 + style.MARGIN
     legend, bottom = _legend_rows(drawn, width, bottom, small)
-    caption, bottom = _caption(drawn, width, bottom, small)
+    caption, bottom = caption_of(drawn.caption, width, bottom, small)
     bands = _bands(drawn, layout, width, small)
     lines, boxes = _lines(drawn, layout), _boxes(drawn, layout)
     return Scene(width, bottom, (*bands, *lines, *boxes, *heading, *legend, *caption))
@@ -135,14 +155,6 @@ def _radius(box: Box) -> float:
 
 
 # -- the words -------------------------------------------------------------------------------------
-def _heading(drawn: Drawing, width: float) -> Iterator[Text]:
-    size = style.HEADING
-    room = (width - 2 * style.MARGIN) / style.text_width("m", size)
-    if drawn.title:
-        text, y = style.plain(drawn.title, int(room)), style.MARGIN + size / 2
-        yield Text(width / 2, y, text, size, anchor="middle", bold=True)
-
-
 def _entries(drawn: Drawing) -> list[list[tuple[Shape, str]]]:
     """The legend: what the lines mean, and what the tints mean; each sample stands at 0, 0."""
     thirds = tuple((SAMPLE * i / 3, 0.0) for i in range(4))
@@ -178,15 +190,3 @@ def _legend_rows(
             x += wide + 2 * SPACE
         y += ROW
     return shapes, y - ROW / 2
-
-
-def _caption(drawn: Drawing, width: float, top: float, small: float) -> tuple[list[Shape], float]:
-    """The caption, wrapped in the width, and where the picture ends."""
-    signs = int((width - 2 * style.MARGIN) / style.text_width("m", small))
-    lines = [line for part in drawn.caption for line in textwrap.wrap(part, signs)]
-    step = 1.4 * small
-    shapes: list[Shape] = [
-        Text(style.MARGIN, top + (number + 0.8) * step, line, small)
-        for number, line in enumerate(lines)
-    ]
-    return shapes, top + len(lines) * step + style.MARGIN

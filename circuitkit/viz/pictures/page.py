@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-import networkx as nx
-
-from circuitkit.graph.types import Graph
+from circuitkit.graph.types import Graph, is_graph
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Form
 from circuitkit.viz.viewer.page import page
@@ -15,16 +13,12 @@ from circuitkit.viz.viewer.page import page
 __all__ = ["html"]
 
 
-def _is_graph(value: object) -> bool:
-    return value is None or isinstance(value, nx.DiGraph)
-
-
 def html(
     circuit: Graph,
     *,
     edges: int | None = None,
     title: str | None = None,
-    beside: Annotated[Graph | None, Form("a circuit, or None", _is_graph)] = None,
+    beside: Annotated[Graph | None, Form("a circuit, or None", is_graph)] = None,
     searched: Mapping[int, float] | None = None,
     attention: Mapping[str, Json] | None = None,
 ) -> str:

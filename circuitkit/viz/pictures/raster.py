@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from circuitkit.graph.types import Graph
+from typing import Annotated
+
+from circuitkit.graph.types import Graph, is_graph
+from circuitkit.util.options import Form
 from circuitkit.viz.circuits.choice import Asked
 from circuitkit.viz.circuits.graphviz import as_dot
 from circuitkit.viz.circuits.scene import scene
@@ -19,6 +22,7 @@ def png(
     title: str | None = None,
     width: float | None = None,
     engine: str = "builtin",
+    beside: Annotated[Graph | None, Form("a circuit, or None", is_graph)] = None,
 ) -> bytes:
     """The circuit as a PNG picture, 200 dots an inch; its style is that of ``svg``.
 
@@ -29,7 +33,7 @@ def png(
         >>> ck.formats.png(circuit)[1:4]
         b'PNG'
     """
-    return _drawn(circuit, "png", edges, title, width, engine)
+    return _drawn(circuit, "png", edges, title, width, engine, beside)
 
 
 def pdf(
@@ -39,6 +43,7 @@ def pdf(
     title: str | None = None,
     width: float | None = None,
     engine: str = "builtin",
+    beside: Annotated[Graph | None, Form("a circuit, or None", is_graph)] = None,
 ) -> bytes:
     """The circuit as a PDF page of its size, of lines and letters; its style is that of ``svg``.
 
@@ -49,12 +54,13 @@ def pdf(
         >>> ck.formats.pdf(circuit)[:4]
         b'%PDF'
     """
-    return _drawn(circuit, "pdf", edges, title, width, engine)
+    return _drawn(circuit, "pdf", edges, title, width, engine, beside)
 
 
 def _drawn(
-    circuit: Graph, suffix: str, edges: Asked, title: str | None, width: float | None, engine: str
-) -> bytes:
-    if check_engine(engine, width) == "dot":
+    circuit: Graph, suffix: str, edges: Asked, title: str | None, width: float | None, engine: str,
+    beside: Graph | None,
+) -> bytes:  # fmt: skip
+    if check_engine(engine, width, beside is not None) == "dot":
         return laid_out(as_dot(circuit, edges, title), suffix)
-    return painted(scene(circuit, edges, title, width), suffix)
+    return painted(scene(circuit, edges, title, width, beside), suffix)

@@ -6,7 +6,10 @@ version to version; ``engine="dot"`` asks for Graphviz's all the same.
 
 from __future__ import annotations
 
-from circuitkit.graph.types import Graph
+from typing import Annotated
+
+from circuitkit.graph.types import Graph, is_graph
+from circuitkit.util.options import Form
 from circuitkit.viz.circuits.choice import Asked
 from circuitkit.viz.circuits.graphviz import as_dot
 from circuitkit.viz.circuits.scene import scene
@@ -23,19 +26,23 @@ def svg(
     title: str | None = None,
     width: float | None = None,
     engine: str = "builtin",
+    beside: Annotated[Graph | None, Form("a circuit, or None", is_graph)] = None,
 ) -> str:
     """The circuit as an SVG picture, layers upwards: the strongest ``edges``.
 
     They are at most 40, another number, or ``"all"``. For a column of a paper it is ``width``
     inches wide, in letters of at least 7 points, with as many edges as fit if no number is given.
+    A circuit that names components and no edges is drawn by their roles. With ``beside``, a second
+    circuit of the same model, it shows what both have, and what only one of them has.
 
     Raises OutputError for a style that cannot be drawn, and with ``engine="dot"`` where Graphviz is
-    not installed or not done in time; CircuitError where the graph is not a circuit.
+    not installed or not done in time; CircuitError where a graph is not a circuit, or the second
+    one is of another model.
 
     Example:
         >>> ck.formats.svg(circuit, edges=20, title="IOI")[:4]
         '<svg'
     """
-    if check_engine(engine, width) == "dot":
+    if check_engine(engine, width, beside is not None) == "dot":
         return laid_out(as_dot(circuit, edges, title), "svg").decode()
-    return document(scene(circuit, edges, title, width))
+    return document(scene(circuit, edges, title, width, beside))

@@ -62,12 +62,15 @@ def _scaled(weights: dict[Pair, float]) -> dict[Pair, float]:
 
 
 def _names(left: Graph, right: Graph) -> tuple[str, str]:
-    """What the two are called: by the first attributes that tell them apart."""
+    """What the two are called: by their labels, or the first attributes that tell them apart."""
     a, b = left.graph, right.graph
-    for key in SOURCE:
+    for key in ("label", *SOURCE):
         if a.get(key) != b.get(key):
             found = [
-                style.plain(about.get("reference") or about.get(key) or "?", 40) for about in (a, b)
+                style.plain(
+                    about.get("label") or about.get("reference") or about.get(key) or "?", 40
+                )
+                for about in (a, b)
             ]
             return found[0], found[1]
     return "A", "B"
