@@ -55,7 +55,8 @@ SOUND: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {  # names, settings a
         "information_flow": {}, "random": {"seed": SEEDS},
     },
     "corruptions": {
-        "zero": {"at": AT}, "mean": {"at": AT}, "mean_by_position": {"at": AT},
+        "zero": {"at": AT, "positions": ("'kept'", "'cut'")},
+        "mean": {"at": AT}, "mean_by_position": {"at": AT},
         "counterfactual": {"text": ("None",)}, "resample": {"seed": SEEDS},
         "peak": {"at": AT, "bins": ("2", "100", "0x3")},
         "optimal": {"at": AT, "steps": ("1", "0x1"), "loss": ("'kl'", "'log_probability'"),
@@ -118,6 +119,7 @@ LEGAL: Mapping[str, Callable[[Any], bool]] = {
     "points": lambda value: value in (None, "left", "midpoints"),
     "norms": lambda value: value in ("live", "clean", "larger"),
     "first": lambda value: value in ("ablated", "clean"),
+    "positions": lambda value: value in ("cut", "kept"),
     "bins": _is_whole(2), "examples": _is_whole(1),
     "loss": lambda value: value in ("kl", "log_probability"),
     "cut": lambda value: value in ("edges", "writer"),

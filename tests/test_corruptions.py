@@ -222,6 +222,23 @@ def test_zero_writes_nothing_but_biases(family: str) -> None:
     assert bool(found.final.abs().max() > 0.1) == has_bias
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_zero_may_keep_the_positions(family: str) -> None:
+    m, data = model(family), dataset()
+    own = contributions(m, carried(partial(zero, positions="kept"), m, data)[0])
+    batch = as_batch(data)
+    places = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)
+    expected = torch.zeros_like(own["input"])
+    if family == "gpt2":
+        expected = pristine("gpt2").transformer.wpe.weight[places]
+    assert (own.pop("input") - expected)[batch.mask].abs().max() < 1e-6
+    assert bool(expected.any()) == (family == "gpt2")
+    assert not any(x.any() for x in own.values())
+    at = carried(partial(zero, positions="kept", at="end"), m, data)[0].embed
+    plain = m.start(batch.clean, batch.mask).embed
+    assert distance(at[:, 0], plain[:, 0]) < 1e-6 < distance(at, plain)
+
+
 # -- other prompts ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("padding", ["left", "right"])
 @every_family

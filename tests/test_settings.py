@@ -64,6 +64,7 @@ WRONG: dict[str, Sequence[Any]] = {
     "points": [*NO_TEXT, "x", "", ["left"]],
     "norms": NO_CHOICE,
     "first": NO_CHOICE,
+    "positions": NO_CHOICE,
     "fix": [*NO_TEXT[:1], "x", None, [True]],
     "drop": [*NO_TEXT[:1], "x", None, [True]],
     "direction": [*NO_CHOICE, "denoising"],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset, span_names
@@ -118,10 +118,15 @@ def _sum(x: Tensor, mask: Tensor, places: Tensor, length: int) -> Tensor:
 
 
 def constant(
-    model: Model, written: Written, at: str | Sequence[str], *, without_first: bool = False
+    model: Model,
+    written: Written,
+    at: str | Sequence[str],
+    *,
+    without_first: bool = False,
+    embed: Callable[[Batch], Float[Tensor, "batch pos d"]] | None = None,
 ) -> Carry:
     """What was written, at every token or at those that are named; ``without_first``, but not at
-    the first of each text."""
+    the first of each text. ``embed`` gives what is carried for the embedding, in its place."""
 
     def carried(batch: Batch) -> list[Activations]:
         places = (batch.mask.long().cumsum(-1) - 1).clamp(min=0)
@@ -138,6 +143,8 @@ def constant(
             return x[0][moved(places, x.device)]
 
         full = written.map(spread)
+        if embed is not None:
+            full.embed = embed(batch)
         if at or without_first:
             chosen = batch.within(*span_names(at)) if at else batch.mask
             chosen = chosen & later(batch) if without_first else chosen

@@ -5,13 +5,15 @@ Where ``at`` names tokens, they do so at these, and carry what the clean run wri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from circuitkit.corruptions._written import Carry, Written, average, constant
-from circuitkit.data.batches import Dataset
+from circuitkit.data.batches import Batch, Dataset
 from circuitkit.engine.model import Model
 from circuitkit.util.options import checked
 
@@ -19,13 +21,19 @@ __all__ = ["mean", "mean_by_position", "zero"]
 
 
 @checked
-def zero(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
+def zero(
+    model: Model,
+    data: Dataset,
+    *,
+    at: str | Sequence[str] = (),
+    positions: Literal["cut", "kept"] = "cut",
+) -> Carry:
     """Zero ablation: a cut edge carries zeros.
 
-    ``input`` is cut as a whole, token and position embeddings together. EAP-IG's ``zero`` cuts the
-    token embedding alone and keeps the position embedding where a model adds one (GPT-2), so that
-    its numbers differ from ours there. Biases that do not belong to a writer (of the attention's
-    output projection) stay.
+    With ``positions="cut"`` the embedding is cut as a whole, token and position together. With
+    ``"kept"`` a cut edge from ``input`` carries the position embedding, where a model adds one
+    (GPT-2): this is what EAP-IG and MIB call ``zero``. Biases that do not belong to a writer (of
+    the attention's output projection) stay.
 
     ``at`` names the tokens (a span, as ``S2``, or several) at which edges are cut; without it, all.
     At the others a cut edge carries what its writer writes in the clean run.
@@ -46,7 +54,19 @@ def zero(model: Model, data: Dataset, *, at: str | Sequence[str] = ()) -> Carry:
         one.new_zeros(1, 1, stage.writes, model.kinds[stage.kind].width(model))
         for stage in model.wiring.stages
     ]
-    return constant(model, Written(one, nothing, nothing).placed(model), at)
+    written = Written(one, nothing, nothing).placed(model)
+    return constant(model, written, at, embed=_positions(model) if positions == "kept" else None)
+
+
+def _positions(model: Model) -> Callable[[Batch], Float[Tensor, "batch pos d"]]:
+    """What gives the position embeddings of a batch; zeros where the model adds none."""
+
+    def embed(batch: Batch) -> Float[Tensor, "batch pos d"]:
+        with torch.no_grad():
+            whole = model.start(batch.clean, batch.mask).embed
+            return whole - model.embed_tokens(batch.clean)
+
+    return embed
 
 
 @checked
