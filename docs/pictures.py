@@ -73,6 +73,16 @@ def published() -> None:
     run(f"circuitkit draw docstring:acdc -o {PLACE}/published.svg")
 
 
+def members() -> None:
+    """A published circuit that names heads and no edges."""
+    run(f"circuitkit draw ioi:wang2022 -o {PLACE}/members.svg")
+
+
+def beside() -> None:
+    """Two published circuits, one over the other."""
+    run(f"circuitkit draw ioi:eap_ig --beside ioi:acdc --width 7 -o {PLACE}/beside.svg")
+
+
 def view() -> None:
     """The page of a circuit."""
     run("circuitkit view circuits/ioi-smollm2-135m -o circuit.html")
@@ -129,8 +139,8 @@ def bench() -> None:
 
 PICTURES: Mapping[str, Callable[[], None]] = {
     one.__name__: one
-    for one in (column, columns, published, view, overlay, attention, curve, senders, verification,
-                study, bench)
+    for one in (column, columns, published, members, beside, view, overlay, attention, curve,
+                senders, verification, study, bench)
 }  # fmt: skip
 
 if __name__ == "__main__":
