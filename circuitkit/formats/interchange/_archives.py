@@ -6,7 +6,6 @@ import os
 import warnings
 import zipfile
 from collections.abc import Mapping
-from typing import Any
 
 from circuitkit.errors import CircuitError, CircuitkitError
 from circuitkit.util.reading import require_file
@@ -14,7 +13,7 @@ from circuitkit.util.reading import require_file
 __all__ = ["unpickled"]
 
 
-def unpickled(path: str | os.PathLike[str], keys: str) -> Mapping[Any, Any]:
+def unpickled(path: str | os.PathLike[str], keys: str) -> Mapping[object, object]:
     """The dictionary (of these ``keys``, in words) in an archive, read so that it takes no more
     memory than the file's own size. Raises CircuitError where it holds more than tensors, lists,
     texts and numbers."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph.nodes import INPUT, LOGITS, edge_name
@@ -166,7 +166,9 @@ def folded(tables: Tables, wiring: Wiring | None) -> tuple[Tables, int]:
     return replace(tables, wiring=wiring, scores=scores, keep=count > 0), int(some.sum())
 
 
-def spread(wiring: Wiring, values: Any, kept: Mask) -> tuple[Any, Mask]:
+def spread(
+    wiring: Wiring, values: Float[np.ndarray, "writers readers"], kept: Mask
+) -> tuple[Float[np.ndarray, "writers columns"], Bool[np.ndarray, "writers columns"]]:
     """Scores and kept edges as EAP-IG's graphs have them: each head of a group has the group's
     edge, and an equal share of its score."""
     columns, parts = _columns(wiring)
@@ -229,7 +231,7 @@ def from_plain(data: Mapping[str, Json]) -> Tables:
     return Tables(wiring, *tables, _split(data, nodes), groups)
 
 
-def from_tensors(data: Mapping[str, object]) -> Tables:
+def from_tensors(data: Mapping[object, object]) -> Tables:
     """What a graph in a ``.pt`` file says; older files call the scores ``edges``. What stands at
     pairs that are not edges is dropped: EAP-IG leaves arbitrary numbers there.
 
@@ -351,13 +353,14 @@ def _split_rows(data: Mapping[str, Any], writers: Sequence[str]) -> tuple[str, .
 
 
 def as_numbers(
-    value: Any, what: str, shape: tuple[int, ...], whose: str, kinds: tuple[str, ...]
-) -> Any:
+    given: object, what: str, shape: tuple[int, ...], whose: str, kinds: tuple[str, ...]
+) -> Float[np.ndarray, "*shape"]:
     """A tensor of that shape as an array in double precision.
 
     Its kind, shape and storage are looked at before memory is taken: sparse, quantised and meta
     tensors are refused, and views that repeat a few numbers. One that carries a gradient is read.
     """
+    value: Any = given
     tensor = hasattr(value, "untyped_storage")
     if not tensor or tuple(value.shape) != shape:
         shown = f"of shape {tuple(value.shape)}" if tensor else _shown(value)
@@ -371,4 +374,5 @@ def as_numbers(
         )
     if value.untyped_storage().nbytes() < value.numel() * value.element_size():
         raise CircuitError(f"its {what} repeats a few numbers; save a tensor that holds them all")
-    return value.detach().resolve_neg().cpu().double().numpy()
+    found: np.ndarray = value.detach().resolve_neg().cpu().double().numpy()
+    return found

@@ -137,15 +137,15 @@ def _require_limits(sized: Sequence[tuple[int, Graph]], what: str) -> None:
 
 # -- nine circuits of scores -----------------------------------------------------------------------
 def mib_circuits(scores: Scores, rule: str = "mib") -> tuple[Circuit, ...]:
-    """MIB's nine circuits of these scores: of no more than 0.1, 0.2, 0.5, 1, 2, 5, 10, 20 and 50 %
-    of all edges, the smallest first.
+    """The nine circuits of these scores that MIB asks for, the smallest first.
 
-    Each says by which ``rule`` it was chosen, and its ``limit``. By the rule ``mib`` it is what
-    MIB's own code chooses: of so many edges of largest magnitude what is left without dead ends,
-    which in small circuits may be nothing. By ours (``abs``, and ``signed`` and ``greedy``: see
-    ``Scores.top``) it has as many edges, and all of them hang together. Where heads share keys and
-    values, edges are counted as in EAP-IG's graphs, where each head has its own: a group's edge
-    counts as often as it has heads.
+    They have no more than 0.1, 0.2, 0.5, 1, 2, 5, 10, 20 and 50 % of all edges. Each says by which
+    ``rule`` it was chosen, and its ``limit``. By the rule ``mib`` it is what MIB's own code
+    chooses: of so many edges of largest magnitude what is left without dead ends, which in small
+    circuits may be nothing. By ours (``abs``, and ``signed`` and ``greedy``: see ``Scores.top``) it
+    has as many edges, and all of them hang together. Where heads share keys and values, edges are
+    counted as in EAP-IG's graphs, where each head has its own: a group's edge counts as often as it
+    has heads.
 
     Raises ScoresError for a rule that is not known and where all scores are zero, and CircuitError
     for a model that EAP-IG's graphs cannot describe.

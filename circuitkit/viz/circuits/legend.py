@@ -44,7 +44,8 @@ def lines(drawn: Drawing) -> Iterator[Key]:
         yield Key("in half of other samples", opacity=style.opacity(1, 0.5))
     ends = (*drawn.edges[-1:], *drawn.edges[:1]) if drawn.weighted else ()
     for weight in dict.fromkeys(abs(edge.weight) for edge in ends):
-        yield Key(f"|weight| {weight:.3g}", width=style.line_width(weight, drawn.largest))
+        share = f"|weight| {weight:.3g}" + " of the circuit's largest" * bool(drawn.sides)
+        yield Key(share, width=style.line_width(weight, drawn.largest))
 
 
 def roles(drawn: Drawing) -> Iterator[tuple[str, str]]:
