@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.evaluation.heads.describe import describe_heads as describe_heads
     from circuitkit.evaluation.heads.scores import attention_scores as attention_scores
     from circuitkit.evaluation.hooks import hooks as hooks
+    from circuitkit.evaluation.hypotheses.everything import hypothesis_tests as hypothesis_tests
     from circuitkit.evaluation.knockouts.completeness import incompleteness as incompleteness
     from circuitkit.evaluation.knockouts.effects import marginal_effects as marginal_effects
     from circuitkit.evaluation.knockouts.everything import knockout as knockout
@@ -148,6 +149,7 @@ _PLACES = {
     "fetch": "models.fetching",
     "generate": "evaluation.generation",
     "hooks": "evaluation.hooks",
+    "hypothesis_tests": "evaluation.hypotheses.everything",
     "incompleteness": "evaluation.knockouts.completeness",
     "interactions": "evaluation.knockouts.pairs",
     "knockout": "evaluation.knockouts.everything",

@@ -35,7 +35,7 @@ PAGES: Mapping[str, tuple[str, Sequence[str]]] = {
                                  "node_level")),
     "evaluate": ("Faithfulness", (
         "evaluate", "completeness", "curve", "size_curves", "complements", "alternative",
-        "cross_evaluate", "discover_each", "vary", "cross", "Cross",
+        "hypothesis_tests", "cross_evaluate", "discover_each", "vary", "cross", "Cross",
         "transfer",
     )),
     "certainty": ("Certainty and overlap", (

@@ -24,6 +24,7 @@ RUN = "run/circuit.json"
 MORE = {  # settings of a discovery that add keys, by the first key that they add
     "search": ["--faithfulness", "0.3", *FEW],
     "verification": ["--method", "eap", "--edges", "12", "--verify", "6", *FEW],
+    "tested": ["--method", "eap", "--edges", "60", "--test", "--examples", "96"],
     "refined": ["--method", "eap", "--edges", "12", "--refine", "4", *FEW],
     "orders": ["--method", "acdc(threshold=4)", "--orders", "2", "--examples", "2"],
     "nodes": ["--level", "node", "--nodes", "5", *FEW],
@@ -38,6 +39,9 @@ CASES = [  # a schema, and arguments
     ("evaluate", ["evaluate", RUN, "--curve", *FEW]),
     ("evaluate", ["evaluate", RUN, "--complement", "random", "--complement", "best",
                   "--alternative", *FEW]),
+    ("test", ["test", RUN, "--random", "9", "--inflations", "9", "--edges", "2", "--by", "length",
+              "--sizes", "60", "--examples", "16"]),
+    ("test", ["test", RUN, "--only", "independence", "--corruption", "zero", *FEW]),
     ("replay", ["replay", RUN]),
     ("knockout", ["knockout", RUN, "--pairs", "2", "--subsets", "1", *FEW]),
     ("study", ["study", "ioi", "--metric", "logit_diff", "--metric", "probability", "--corruption",

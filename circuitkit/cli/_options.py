@@ -19,8 +19,9 @@ __all__ = [
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
-def add_circuit(p: argparse.ArgumentParser) -> None:
-    """Add a saved circuit, and what it is measured on."""
+def add_circuit(p: argparse.ArgumentParser, examples: int = 64) -> None:
+    """Add a saved circuit, and what it is measured on: so many ``examples``, unless others are
+    asked for."""
     p.add_argument(
         "circuit", metavar="CIRCUIT.json", type=saved,
         help="what circuitkit discover has written: the file, or its folder",
@@ -31,7 +32,7 @@ def add_circuit(p: argparse.ArgumentParser) -> None:
     p.add_argument("--task", help=f"a task, or a file of prompts ({own})")
     p.add_argument(
         "--examples", type=positive, metavar="N",
-        help="unseen prompts (default: 64, or all of a file)",
+        help=f"unseen prompts (default: {examples}, or all of a file)",
     )  # fmt: skip
     add_file(p)
     add_known(p)

@@ -115,6 +115,11 @@ def _add_further(p: argparse.ArgumentParser) -> None:
         help="draw more prompts until circuits of two samples should agree this well "
              "(Jaccard; default: none)",
     )  # fmt: skip
+    p.add_argument(
+        "--test", action="store_true",
+        help="grow the circuit until equivalence with the model is not rejected on 96 unseen "
+             "prompts or more (Shi et al. 2024)",
+    )  # fmt: skip
 
 
 def discover(options: argparse.Namespace) -> None:
@@ -132,7 +137,7 @@ def discover(options: argparse.Namespace) -> None:
         "rule": options.rule, "examples": options.examples, "seed": options.seed,
         "batch_size": options.batch_size, "memory": options.memory, "verify": options.verify,
         "refine": options.refine, "orders": options.orders, "agreement": options.agreement,
-        "known": options.known,
+        "test": options.test, "known": options.known,
     }  # fmt: skip
     inputs = task_of(options, options.task), options.metric, options.corruption
     if options.plan:

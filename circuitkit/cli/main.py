@@ -33,6 +33,7 @@ from circuitkit.cli import (
     prompting,
     replaying,
     studying,
+    testing,
     tracking,
     viewing,
 )
@@ -45,9 +46,8 @@ from circuitkit.util.neighbour import NeighbourWarning, neighbour
 __all__ = ["build_parser", "main"]
 
 COMMANDS = (  # in the order of --help
-    discovering, evaluating, replaying, cutting, studying, tracking, crossing, benching, merging,
-    comparing,
-    drawing, viewing, listing, prompting, checking, citing, fetching,
+    discovering, evaluating, testing, replaying, cutting, studying, tracking, crossing, benching,
+    merging, comparing, drawing, viewing, listing, prompting, checking, citing, fetching,
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 
-__all__ = ["drawn_masks", "inside", "walk"]
+__all__ = ["drawn_masks", "inflated", "inside", "walk"]
 
 PATIENCE = 100  # walks that may be too long
 
@@ -40,6 +40,25 @@ def _grown(wiring: Wiring, edges: int, rng: np.random.Generator) -> Mask:
     chosen = rng.permutation(np.flatnonzero(fits))[:left]
     keep.reshape(-1)[chosen] = True
     return keep if keep.sum() == edges else _grown(wiring, edges, rng)
+
+
+def inflated(wiring: Wiring, keep: Mask, n: int, seed: int) -> list[tuple[Mask, Mask]]:
+    """n times the circuit with a random path from the input to the logits, and the same without one
+    of the path's new edges, drawn evenly. The circuit has to lack an edge.
+
+    Source: the inflated circuits of Shi et al. (2024).
+    """
+    rng = np.random.default_rng(seed)
+    found: list[tuple[Mask, Mask]] = []
+    while len(found) < n:
+        larger = keep.copy()
+        larger[tuple(np.array([*walk(wiring, rng)]).T)] = True
+        new = np.flatnonzero(larger & ~keep)
+        if len(new):
+            smaller = larger.copy()
+            smaller.flat[rng.choice(new)] = False
+            found.append((larger, smaller))
+    return found
 
 
 def walk(wiring: Wiring, rng: np.random.Generator) -> Iterator[tuple[int, int]]:

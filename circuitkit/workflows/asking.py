@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
 from circuitkit.data.batches import Dataset
-from circuitkit.engine.inputs import Inputs
+from circuitkit.data.prompts import file_of
+from circuitkit.engine.inputs import Data, Inputs
 from circuitkit.engine.model import Model
 from circuitkit.errors import ScoresError, UnknownNameError
+from circuitkit.evaluation.hypotheses.equivalence import PROMPTS
 from circuitkit.graph.scores import OF_NODES, RULES
 from circuitkit.registry import unknown
 from circuitkit.util.json_values import Json
@@ -28,6 +31,7 @@ __all__ = [
     "Share",
     "fingerprint",
     "is_in_sample",
+    "prompts_for",
 ]
 
 Level: TypeAlias = Literal["edge", "node"]
@@ -69,6 +73,7 @@ class Asked:
     refine: int | None = None
     level: str = "edge"
     nodes: int | None = None
+    test: bool = False
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -128,10 +133,18 @@ class Asked:
         shares = {key: getattr(self, key) for key in ("faithfulness", "agreement")}
         target = {key: float(value) for key, value in shares.items() if value is not None}
         return {
-            **numbers, **target, "measured_on": where, "measured": len(measured.data),
+            **numbers, **target, **({"test": True} if self.test else {}),
+            "measured_on": where, "measured": len(measured.data),
             "prompts": fingerprint(data, measured.data), "batch_size": data.batch_size,
             "dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type,
         }  # fmt: skip
+
+
+def prompts_for(test: bool, examples: int | None, data: Data) -> int | None:
+    """How many prompts each half has: where equivalence is tested and nothing else is asked for,
+    as many as that needs; None for all of a file."""
+    of_file = isinstance(data, str | os.PathLike) and file_of(os.fspath(data))
+    return PROMPTS if test and examples is None and not of_file else examples
 
 
 def is_in_sample(seen: Inputs, measured: Inputs) -> bool:

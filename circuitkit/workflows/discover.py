@@ -50,8 +50,10 @@ from circuitkit.workflows.asking import (
     Orders,
     Share,
     is_in_sample,
+    prompts_for,
 )
 from circuitkit.workflows.folders import tried
+from circuitkit.workflows.growing import grow, require_prompts
 from circuitkit.workflows.results import Discovery
 from circuitkit.workflows.sampling import Sample, by_example, certain, enough
 
@@ -83,6 +85,7 @@ def discover(
     refine: Candidates | None = None,
     orders: Orders | None = None,
     agreement: Share | None = None,
+    test: bool = False,
     resume: str | os.PathLike[str] | None = None,
     known: bool = False,
     force: bool = False,
@@ -134,6 +137,11 @@ def discover(
         agreement: How well circuits from two samples of prompts should agree
             (``Certainty.agreement``): while less is expected, the number of prompts is doubled, up
             to eight times as many.
+        test: Whether to grow the circuit until equivalence with the model is not rejected (see
+            ``hypothesis_tests``, epsilon 0.1) on at least 96 prompts that the discovery did not
+            see. For a task's name, 96 are then drawn for each half unless ``examples`` is given. A
+            circuit that just reaches a faithfulness below 1 is below the model on nearly every
+            prompt, and is not equivalent.
         resume: A directory for finished blocks of scores, exact effects and measurements, from
             which a killed run resumes.
         known: Whether to keep only the prompts that the model answers (a correct answer has a
@@ -149,7 +157,8 @@ def discover(
             agreement by a method without scores of single examples.
         ScoresError: for more edges than the model has, and for both a size and a faithfulness.
         EvaluationError: where the model answers fewer than 75% of the prompts (unless ``force``),
-            or none that are ``known``, or no circuit reaches the faithfulness.
+            or none that are ``known``, or no circuit reaches the faithfulness, or there are too
+            few unseen prompts for a ``test``.
         BudgetError: where one prompt does not fit the memory.
         OutputError: where ``resume`` cannot be written.
 
@@ -160,8 +169,8 @@ def discover(
     """
     start = time.perf_counter()
     rule = RULE if rule is None else rule
-    asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size, memory,
-                  agreement, refine, level, nodes)  # fmt: skip
+    asked = Asked(rule, prompts_for(test, examples, data), seed, edges, faithfulness, verify,
+                  orders, batch_size, memory, agreement, refine, level, nodes, test)  # fmt: skip
     require_model(model)
     asked.require(model)
     tried(resume)
@@ -179,11 +188,11 @@ def discover(
     several = [scored.circuit(chosen(model, scored, *seen[1:]).mask) for scored in others]
     evaluated = evaluate_beside(model, sample.found.mask, *measured[1:], seed=seed, halves=HALVES,
                                 also=_parts(sample), level=level, resume=resume)  # fmt: skip
-    metadata = _metadata(seen, measured, name_of(how), asked, unseen is not None)
+    metadata = _metadata(sample, name_of(how), asked, unseen is not None)
     return Discovery.of(
         sample.scores, sample.found.mask, evaluated, metadata, ability=sample.able,
-        search=sample.found.search, filled=sample.found.filled,
-        verification=sample.checked, refined=sample.refined, certainty=sure, stopped=stopped,
+        search=sample.found.search, filled=sample.found.filled, verification=sample.checked,
+        refined=sample.refined, grown=sample.grown, certainty=sure, stopped=stopped,
         observed=_observed(each, sample, asked), agreement=agree(several) if several else None,
         seconds=time.perf_counter() - start, mebibytes=peak_mebibytes(),
     )  # fmt: skip
@@ -207,14 +216,21 @@ def _found_on(
     measured: Inputs,
 ) -> Sample:
     """What is found on these prompts."""
+    if asked.test:
+        require_prompts(seen, measured)
     able = ability(*seen[:3])
     if not force:
         able.require(str(seen.data.about.get("task", "the task")))
     scored = each(*seen)
     _require_level(scored.level, asked)
     scores, found, checked, refined = _settled(seen, scored, chosen, asked, resume)
+    grown = None
+    if asked.test:
+        grown = grow(seen, measured, scores, found.mask, found.filled, asked.rule)
+        found = replace(found, mask=grown.mask, filled=grown.filled)
+        checked = checked and checked.said_of(found.mask)
     sure = certain(scores, found, asked)
-    return Sample(seen, measured, able, scores, found, checked, refined, sure)
+    return Sample(seen, measured, able, scores, found, checked, refined, sure, grown)
 
 
 def _settled(
@@ -244,15 +260,15 @@ def _settled(
     return now, found, checked, refined
 
 
-def _metadata(
-    seen: Inputs, measured: Inputs, method: str, asked: Asked, given: bool
-) -> dict[str, Json]:
+def _metadata(sample: Sample, method: str, asked: Asked, given: bool) -> dict[str, Json]:
     """What a circuit says of how it was found; ``given``: the prompts of its measurement were."""
+    seen, measured, grown = sample.seen, sample.measured, sample.grown
     return {
         "task": "own data", **seen.metadata(), "method": method, "rule": asked.rule,
         **({"level": "node"} if asked.level == "node" else {}),
         "asked": asked.record(seen, measured, given),
         **({"in_sample": True} if is_in_sample(seen, measured) else {}),
+        **({} if grown is None else {"tested": grown.to_dict()}),
     }  # fmt: skip
 
 

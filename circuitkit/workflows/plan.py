@@ -46,7 +46,7 @@ from circuitkit.util.json_values import Json
 from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.viz.circuits.choice import SIZES
-from circuitkit.workflows.asking import OF_BUDGET, RULE, Asked, Level, Orders, Share
+from circuitkit.workflows.asking import OF_BUDGET, RULE, Asked, Level, Orders, Share, prompts_for
 from circuitkit.workflows.discover import HALVES, method_of
 from circuitkit.workflows.results import files
 from circuitkit.workflows.sampling import gives_groups
@@ -174,6 +174,7 @@ def plan(
     refine: Candidates | None = None,
     orders: Orders | None = None,
     agreement: Share | None = None,
+    test: bool = False,
     known: bool = False,
 ) -> Plan:
     """What ``discover`` would cost with these arguments: forwards, minutes, memory and files.
@@ -191,9 +192,9 @@ def plan(
         >>> print(ck.plan(model, "ioi", method="exact", edges=30, examples=8))
         30 edges of ioi on mini by exact: about ... forwards, ... minutes and ... of memory
     """
-    rule = RULE if rule is None else rule
-    asked = Asked(rule, examples, seed, edges, faithfulness, verify, orders, batch_size, memory,
-                  agreement, refine, level, nodes)  # fmt: skip
+    examples = prompts_for(test, examples, data)
+    asked = Asked(RULE if rule is None else rule, examples, seed, edges, faithfulness, verify,
+                  orders, batch_size, memory, agreement, refine, level, nodes, test)  # fmt: skip
     require_model(model)
     asked.require(model)
     how, carried = method_of(method, orders, budget), as_corruption(corruption)
@@ -213,15 +214,14 @@ def plan(
         each = 1 if "task" in taught or seen is measured else 2  # of the halves learns its own
         steps["constants"] = each * times * LEARNING * min(TAUGHT, seen.rows)
     greedy = _name_and_settings(how)[0] == "acdc"
-    loose = greedy or refine is not None
+    factor = LOOSE if greedy or refine is not None else FACTOR
     pruned = model.wiring.n_edges * (1 + (orders or 0)) if greedy else 0
     size = f"{asked.size:,} {level}s" if asked.size else "the circuit"
     title = f"{size} of {whole.about.get('task', 'own data')} on {model.name} by {name_of(how)}"
-    held = psutil.Process().memory_info().rss
     return Plan(
-        title, steps, LOOSE if loose else FACTOR, costs.seconds(steps, batch, pruned, seen.rows),
-        held + costs.bytes(how, batch, seen.rows, verify), batch, ceil(len(seen) / batch),
-        files(verify is not None, level == "edge" and gives_groups(how)),
+        title, steps, factor, costs.seconds(steps, batch, pruned, seen.rows),
+        psutil.Process().memory_info().rss + costs.bytes(how, batch, seen.rows, verify), batch,
+        ceil(len(seen) / batch), files(verify is not None, level == "edge" and gives_groups(how)),
     )  # fmt: skip
 
 
@@ -342,6 +342,7 @@ class _Costs:
             "exact effects": self._verifying(asked.verify or 0) * seen
             + ROUNDS * choice * bool(asked.verify),
             "refinement": self._refining(asked.refine or 0, seen),
+            "equivalence": self._growing(seen, measured) * asked.test,
             "random orders": (asked.orders or 0) * (scores * seen + choice),
             "faithfulness": measured * self._faithfulness(asked),
         }  # fmt: skip
@@ -469,6 +470,12 @@ class _Costs:
         narrowed = max(1, log(self._middle / 5, STACK + 1))
         stacks = tried / STACK + narrowed
         return stacks * (self.carried + 1 + STACK * self.masked(0.1) * self._draws)
+
+    def _growing(self, seen: int, measured: int) -> float:
+        """A stack of sizes on the prompts seen, and two looks at the others."""
+        once = self.carried + 1
+        stack = once + STACK * self.masked(0.1) * self._draws
+        return seen * stack + 2 * measured * (once + self.masked(0.1) * self._draws)
 
     def _faithfulness(self, asked: Asked) -> float:
         """The circuit, its core, its parts by their size, all others, random ones, and it beside

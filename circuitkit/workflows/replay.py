@@ -273,6 +273,7 @@ def replay(
         model, _prompts(model, about, task), chosen["metric"], chosen["corruption"],
         method=_without_place(chosen["method"]), unseen=unseen, rule=about["rule"],
         **{key: asked.get(key) for key in SIZES}, level=about.get("level", "edge"),
+        test=bool(asked.get("test")),
         examples=about["examples"], seed=asked["seed"],
         batch_size=batch_size or asked["batch_size"], memory=memory, force=True,
         known="known" in about,

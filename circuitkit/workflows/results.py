@@ -30,6 +30,7 @@ from circuitkit.util.statistics import interval_text
 from circuitkit.util.tables import to_frame
 from circuitkit.util.versions import versions
 from circuitkit.workflows.folders import RUNS, filled
+from circuitkit.workflows.growing import Grown
 
 if TYPE_CHECKING:
     import pandas
@@ -70,6 +71,7 @@ class Discovery:
         stopped: Where an agreement was asked for, why no more prompts were drawn.
         observed: The same, how the circuit of the other prompts agrees with this one (Jaccard).
         refined: The swaps that made the circuit more faithful, where that was asked for.
+        grown: The sizes at which equivalence was tested, where that was asked for.
         agreement: How circuits of other orders agree, where that was asked for.
 
     Example:
@@ -96,6 +98,7 @@ class Discovery:
     stopped: str | None = None
     observed: float | None = None
     refined: Refined | None = None
+    grown: Grown | None = None
     agreement: Agreement | None = None
 
     @classmethod
@@ -116,6 +119,7 @@ class Discovery:
         stopped: str | None = None,
         observed: float | None = None,
         refined: Refined | None = None,
+        grown: Grown | None = None,
         agreement: Agreement | None = None,
     ) -> Discovery:
         """The result, from the scores, the circuit chosen from them, the evaluations of the
@@ -137,7 +141,8 @@ class Discovery:
         return cls(
             circuit=circuit, scores=scores, evaluation=found, complement=complement,
             null=null, beside=beside, ability=ability, seconds=seconds, mebibytes=mebibytes,
-            search=search, verification=verification, refined=refined, certainty=certainty,
+            search=search, verification=verification, refined=refined, grown=grown,
+            certainty=certainty,
             core_evaluation=also.get("core"), stopped=stopped, observed=observed,
             agreement=agreement,
         )  # fmt: skip
@@ -408,6 +413,7 @@ class Discovery:
             f"({len(halves)} random halves of the others kept)",
             f"  random circuits  {self.random:.3f}  [{min(spread):.3f}, {max(spread):.3f}]  "
             f"({len(spread)} of {'the same size' if self.level == 'edge' else 'as many nodes'})",
+            *(f"  {name:17s}{text}" for name, text in (self.grown.lines() if self.grown else ())),
             *self._chosen(),
             *self._path(),
             *self._sure(),

@@ -19,6 +19,7 @@ from circuitkit.evaluation.verification import Verification
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of
 from circuitkit.workflows.asking import Asked
+from circuitkit.workflows.growing import Grown
 
 __all__ = ["Sample", "by_example", "certain", "enough", "gives_groups"]
 
@@ -38,6 +39,7 @@ class Sample:
     checked: Verification | None
     refined: Refined | None
     certain: Certainty | None
+    grown: Grown | None = None
 
 
 def gives_groups(how: Callable[..., Scores]) -> bool:

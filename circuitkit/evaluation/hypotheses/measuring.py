@@ -1,0 +1,93 @@
+"""The runs that the hypotheses are tested on: the metric of every prompt in each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from circuitkit.engine.inputs import Inputs
+from circuitkit.errors import UnfinishedError
+from circuitkit.evaluation.faithfulness import measure_all
+from circuitkit.graph.types import Mask
+
+__all__ = ["Measured", "Runs", "some_edges", "without_each"]
+
+AT_ONCE = 256  # masks in memory
+
+Table = Float[np.ndarray, "runs examples"]
+Row = Float[np.ndarray, " examples"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The metric of every prompt: of the whole model, of nothing, of the circuit, and of the model
+    ``without`` it; then tables [circuits, examples]. ``random`` are random circuits of its size,
+    and ``lacking`` the model without each of them; ``cut`` is the circuit without each of its
+    edges, ``inflated`` the circuit with a random path, and ``deflated`` that without one of the
+    path's new edges. A table that was not asked for has no rows."""
+
+    everything: Row
+    nothing: Row
+    circuit: Row
+    without: Row
+    random: Table
+    lacking: Table
+    cut: Table
+    inflated: Table
+    deflated: Table
+
+    def of(self, prompts: Int[np.ndarray, " some"]) -> Measured:
+        """The same on some of the prompts."""
+        return replace(self, **{name: table[..., prompts] for name, table in vars(self).items()})
+
+
+@dataclass
+class Runs:
+    """Runs of circuits on the prompts, a few masks at a time. With ``resume`` finished batches are
+    kept; a shard makes its part of all of them, and has an ``unfinished`` table at the end."""
+
+    inputs: Inputs
+    resume: str | os.PathLike[str] | None
+    ends: Table = field(default_factory=lambda: np.zeros((2, 0)))  # of everything and nothing
+    unfinished: UnfinishedError | None = None
+
+    def table(self, masks: Iterable[Mask]) -> Table:
+        """The metric of every prompt under each mask; zeros where a shard has not all of them."""
+        model, data, metric, corruption = self.inputs
+        found = [np.zeros((0, len(data)))]
+        left = iter(masks)
+        while some := [*islice(left, AT_ONCE)]:
+            try:
+                values = measure_all(model, some, data, [metric], corruption, self.resume)[0]
+            except UnfinishedError as error:
+                self.unfinished = error
+                values = np.zeros((2 + len(some), len(data)))
+            self.ends = values[:2]
+            found.append(values[2:])
+        return np.concatenate(found)
+
+    def finish(self) -> None:
+        """Raise UnfinishedError where a shard has not all blocks."""
+        if self.unfinished is not None:
+            raise self.unfinished
+
+
+def some_edges(keep: Mask, most: int | None, seed: int) -> Int[np.ndarray, "edges two"]:
+    """The places of a mask's edges, or of so many of them that are drawn evenly."""
+    edges = np.argwhere(keep)
+    if most is None or most >= len(edges):
+        return edges
+    return edges[np.sort(np.random.default_rng(seed).permutation(len(edges))[:most])]
+
+
+def without_each(keep: Mask, edges: Sequence[Sequence[int]] | np.ndarray) -> Iterator[Mask]:
+    """The mask without each of these edges."""
+    for row, column in edges:
+        cut = keep.copy()
+        cut[row, column] = False
+        yield cut
