@@ -27,9 +27,9 @@ from circuitkit.evaluation.hypotheses.independence import hsic, independence
 from circuitkit.evaluation.hypotheses.minimality import edge_tests, minimality
 from circuitkit.evaluation.hypotheses.necessity import partial_necessity
 from circuitkit.evaluation.hypotheses.sufficiency import sufficiency
-from circuitkit.evaluation.masks import drawn_masks, inflated
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.types import Mask
+from circuitkit.graph.walks import drawn_masks, inflated
 from circuitkit.metrics import logit_diff
 from circuitkit.truth.rasp import compile_program, named, true_edges
 from circuitkit.util.statistics import holm

@@ -78,6 +78,8 @@ def test_more_work_is_foreseen_for_more() -> None:
     assert forwards(edges=30, method="eap_ig(steps=20)") > 2 * plain
     assert forwards(edges=30, examples=128) == pytest.approx(2 * plain, rel=0.05)
     assert forwards(edges=30, verify=50) > plain
+    assert forwards(edges=30, test=True, examples=96) > forwards(edges=30, examples=96)
+    assert forwards(edges=30, test=True) == forwards(edges=30, test=True, examples=96)
     assert forwards(edges=30, refine=64) > forwards(edges=30, refine=8) > plain
     assert forwards() > plain
     assert forwards(method="acdc", orders=4) > 4 * forwards(method="acdc")

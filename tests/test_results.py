@@ -82,6 +82,9 @@ def results() -> dict[str, TableResult]:
         "Complements": ck.complements(M, CIRCUIT, *GIVEN, n=3),
         "FoundComplement": ck.complements(M, CIRCUIT, *GIVEN, kind="worst", n=2, steps=1),
         "Alternative": ck.alternative(M, CIRCUIT, scores(), *GIVEN, most=8),
+        "HypothesisTests": ck.hypothesis_tests(
+            M, CIRCUIT, *GIVEN, random=4, inflations=3, edges=3, sizes=[40], by=None
+        ),
     }
 
 
@@ -89,7 +92,7 @@ NAMES = ["Evaluation", "Ability", "Curve", "SizeCurve", "Search", "Verification"
          "Missed",
          "Refined", "KnockoutReport", "MarginalEffects", "Interactions", "Pair", "Incompleteness",
          "Knockout", "Minimality", "Robustness", "Recovery", "Complements", "FoundComplement",
-         "Alternative"]  # fmt: skip
+         "Alternative", "HypothesisTests"]  # fmt: skip
 PICTURED = ["Curve", "SizeCurve", "Search", "Verification", "KnockoutReport", "MarginalEffects",
             "Interactions", "Incompleteness", "Minimality", "Robustness"]  # fmt: skip
 every = pytest.mark.parametrize("name", NAMES)
@@ -97,7 +100,7 @@ every = pytest.mark.parametrize("name", NAMES)
 LISTED = {"MarginalEffects": "edges", "Interactions": "pairs", "Incompleteness": "knockouts",
           "Robustness": "rows", "Curve": "evaluations", "Complements": "draws",
           "FoundComplement": "rows", "Alternative": "circuits", "Search": "sizes",
-          "Refined": "swaps"}  # fmt: skip
+          "Refined": "swaps", "HypothesisTests": "tests"}  # fmt: skip
 
 
 # -- what every result does ------------------------------------------------------------------------
