@@ -268,6 +268,10 @@ def test_the_family_is_what_is_tested_and_each_has_the_power_of_its_level() -> N
         "equivalence", "minimality", "sufficiency", "partial_necessity",
     ]  # fmt: skip
     assert [one.adjusted for one in own] == pytest.approx(slow_holm([one.p for one in own]))
+    values = ck.measure(M, [KEEP, LEGAL], *GIVEN).double().numpy()
+    place = sorted(own, key=lambda one: one.p).index(found()["equivalence"])
+    assert found()["equivalence"].power == equivalence(*values, level=0.05 / (4 - place)).power
+    assert place < 3
     alone = found(tests=("equivalence",))
     assert alone["equivalence"].adjusted == alone["equivalence"].p == found()["equivalence"].p
     assert alone["equivalence"].power >= found()["equivalence"].power
