@@ -39,19 +39,7 @@ VIEW = ["view", "docstring:acdc"]
 # The cheapest arguments of each command, and of those that write, without the place.
 READING = {
     "evaluating": ["evaluate", "run/circuit.json", "--complement", "random", *TINY],
-    "testing": [
-        "test",
-        "run/circuit.json",
-        "--random",
-        "9",
-        "--inflations",
-        "9",
-        "--edges",
-        "2",
-        "--sizes",
-        "0",
-        *TINY,
-    ],
+    "testing": ["test", "run", "--random", "9", "--edges", "2", "--sizes", "0", *TINY],
     "replaying": ["replay", "run/circuit.json", "--quiet"],
     "cutting": ["knockout", "run/circuit.json", "--pairs", "2", "--subsets", "1", *TINY],
     "merging": ["merge", "blocks", "--quiet"],

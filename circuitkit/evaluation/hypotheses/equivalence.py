@@ -39,7 +39,7 @@ def equivalence(
     return Tested(
         NAME, f"{above:g} of {n}", f"above the model on {above:g} of {n} prompts", above / n,
         *interval_of_share(above, n), n, equivalence_p(above, n, epsilon), power,
-        f"a circuit above the model on {FAR:.0%} or {1 - FAR:.0%} of all prompts",
+        f"a circuit above the model on {FAR:.0%} or {1 - FAR:.0%} of prompts",
     )  # fmt: skip
 
 

@@ -57,8 +57,8 @@ LEAST = 8  # prompts of a group
 SAME = 1e-4  # of the largest logit: outputs that are closer are the same
 WHOLE = "the circuit is the whole model, so that nothing is random about one of its size"
 PER_PROMPT = (
-    "reported, not tested: here each prompt's cut edges carry values of its own, so that what is "
-    "left without any circuit still depends on the prompt; under zero or mean it is tested"
+    "reported, not tested: here cut edges carry values of each prompt's own, so the output without "
+    "any circuit depends on the prompt too; under zero or mean it is tested"
 )
 
 
@@ -86,9 +86,9 @@ def hypothesis_tests(
     """Claims about a circuit as statistical hypotheses, each with its effect size and its power.
 
     The twin of the command ``circuitkit test``. A task's name means 96 prompts that the circuit's
-    discovery did not see. Of equivalence, minimality and independence the null hypothesis is the
-    claim itself, which a rejection speaks against; of sufficiency and partial necessity it is the
-    opposite, so that a rejection shows the claim.
+    discovery did not see. For equivalence, minimality and independence the null hypothesis is
+    the claim itself, and a rejection is evidence against it; for sufficiency and partial necessity
+    it is the opposite, and a rejection shows the claim.
 
     Args:
         model: The model.
@@ -97,20 +97,20 @@ def hypothesis_tests(
         metric: Without one, that of the circuit.
         corruption: What a cut edge carries; without one, that of the circuit.
         tests: Which of them: ``equivalence`` (the circuit is above the model on half of the
-            prompts, within ``epsilon``), ``minimality`` (each edge does more than a ``quantile`` of
-            edges that were added by chance), ``sufficiency`` (nearer to the model than a
-            ``quantile`` of random circuits), ``partial_necessity`` (without it the model loses more
-            than without a ``quantile`` of them), ``independence`` (of what is left without it and
-            what the model does; reported only where cut edges carry values of each prompt's own).
+            prompts, within ``epsilon``), ``minimality`` (each edge has more effect than a
+            ``quantile`` of randomly added edges), ``sufficiency`` (closer to the model than a
+            ``quantile`` of random circuits), ``partial_necessity`` (removing it hurts more than
+            removing a ``quantile`` of them), ``independence`` (of the model and the model without
+            it; only reported where cut edges carry values of each prompt's own).
         epsilon: How far from one half the share of prompts may be.
         quantile: The share of random circuits, or edges.
         alpha: The level, of all tests together (Holm).
         random: How many random circuits of each size.
         inflations: How many times a random path is added.
         permutations: How many permutations the test of independence takes.
-        edges: How many edges minimality is tested of, drawn evenly; without it all.
+        edges: For how many edges minimality is tested, drawn evenly; all by default.
         sizes: The numbers of edges of larger random circuits, tried until sufficiency stops;
-            without it 10, 25, 50, 75 and 90 % of the model.
+            by default 10, 25, 50, 75 and 90 % of the model.
         by: Groups of prompts that are tested too, by ``order`` (in which the answers stand),
             ``template``, ``length``, or what a function says of an Example; None for no groups.
             Groups of fewer than 8 prompts are left out.

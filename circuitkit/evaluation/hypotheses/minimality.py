@@ -1,4 +1,4 @@
-"""Minimality: each edge of a circuit does more than an edge that was added by chance."""
+"""Minimality: each edge of a circuit has more effect than randomly added edges."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def minimality(
     most = max((k for k in range(draws + 1) if binom.cdf(k, draws, quantile) <= within), default=-1)
     return Tested(
         NAME, f"{useless} of {len(edges)}",
-        f"{useless} of {len(edges)} edges do no more than those that are added by chance",
+        f"{useless} of {len(edges)} edges have no more effect than randomly added ones",
         useless / len(edges), trials=len(edges), p=min(one.adjusted for one in edges),
         power=float(binom.cdf(most, draws, 0.5)) if most >= 0 else 0.0,
-        against="an edge that does more than 50% of random ones only",
+        against="an edge with more effect than only 50% of random ones",
     )  # fmt: skip

@@ -28,6 +28,6 @@ def partial_necessity(
     """
     return beaten(
         float(loss(without[None], everything)[0]), loss(lacking, everything), test=NAME,
-        seen="the model misses it more than {above} of {trials} random circuits",
+        seen="removing it hurts more than removing {above} of {trials} random circuits",
         quantile=quantile, level=level,
     )  # fmt: skip

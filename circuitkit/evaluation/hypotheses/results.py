@@ -63,13 +63,13 @@ class HypothesisTests(TableResult):
 
     @property
     def redundant(self) -> tuple[str, ...]:
-        """The edges that do no more than random ones."""
+        """The edges with no more effect than randomly added ones."""
         return tuple(one.edge for one in self.edges if not one.minimal)
 
     @property
     def stops(self) -> int | None:
-        """The fewest edges of random circuits than which the circuit is not shown to be nearer to
-        the model; None where it is for every size that was tried."""
+        """The smallest size of random circuits where the circuit is not shown to be closer to the
+        model; None where it is for every size that was tried."""
         return next((size for size, one in self.sizes.items() if one.p > one.alpha), None)
 
     def to_frame(self, of: Literal["tests", "edges", "sizes"] = "tests") -> pandas.DataFrame:
@@ -78,8 +78,8 @@ class HypothesisTests(TableResult):
         Columns of tests: ``group``, ``test``, ``effect`` (a share), ``low`` and ``high`` (the ends
         of its exact interval), ``trials``, ``p``, ``adjusted`` (Holm; nan where it is not one of
         the family), ``power``, ``verdict``. Of edges: ``edge``, ``effect`` (in metric units),
-        ``share`` (of random edges that do less), ``p``, ``adjusted``, ``minimal``. Of sizes:
-        ``edges``, ``share`` (of random circuits of that size that are farther from the model),
+        ``share`` (of random edges with less effect), ``p``, ``adjusted``, ``minimal``. Of sizes:
+        ``edges``, ``share`` (of random circuits of that size that are less close to the model),
         ``low``, ``high``, ``p``, ``shown``.
         """
         if of == "edges":
@@ -142,7 +142,7 @@ class HypothesisTests(TableResult):
         ]  # fmt: skip
         table = as_text(
             rows, formats={"edges": ",d", "share": ".0%", "farther": ".0%", "p": P},
-            headings={"share": "of the model", "farther": "are farther", "shown": "sufficiency"},
+            headings={"share": "of the model", "farther": "are less close", "shown": "sufficiency"},
         )  # fmt: skip
         return f"sufficiency by the size of the random circuits\n{table}"
 
@@ -161,7 +161,7 @@ class HypothesisTests(TableResult):
         )  # fmt: skip
         more = len(useless) - SHOWN
         tail = f"\n... and {more:,} more" if more > 0 else ""
-        return f"edges that do no more than random ones\n{table}{tail}"
+        return f"edges with no more effect than randomly added ones\n{table}{tail}"
 
     def _group_table(self) -> str:
         rows: list[dict[str, Json]] = []
@@ -179,8 +179,8 @@ class HypothesisTests(TableResult):
             formats={**dict.fromkeys(names, ".0%"), **{f"{test}, p": P for test in names},
                      "power": ".2f"},
             headings={"group": f"prompts by {self.settings['by']}", "prompts": "n",
-                      equivalence.NAME: "above", sufficiency.NAME: "nearer",
-                      necessity.NAME: "missed", **{f"{test}, p": "Holm" for test in names}},
+                      equivalence.NAME: "above", sufficiency.NAME: "closer",
+                      necessity.NAME: "removal", **{f"{test}, p": "Holm" for test in names}},
         )  # fmt: skip
 
     def _words(self) -> Iterator[str]:
@@ -226,10 +226,10 @@ class HypothesisTests(TableResult):
     def _of_minimality(self, one: Tested) -> str:
         said = f"minimality: {one.seen}"
         if one.trials < self.evaluation.edges:
-            said += f", of {one.trials} that were drawn of {self.evaluation.edges:,}"
+            said += f", in {one.trials} drawn from {self.evaluation.edges:,}"
         least = self.edges[0]
         if not self.redundant:
-            said += f"; {least.edge} does least, and more than {least.share:.0%} of these"
+            said += f"; the least needed, {least.edge}, exceeds {least.share:.0%} of them"
         return said
 
     def _of_sufficiency(self, one: Tested) -> str:
@@ -239,8 +239,8 @@ class HypothesisTests(TableResult):
             return f"{said}; shown up to {largest:,} edges, {largest / self.total:.0%} of the model"
         if self.stops is not None and self.stops > min(self.sizes):
             return (
-                f"{said}; it stops at {self.stops:,} edges, {self.stops / self.total:.0%} of the "
-                "model, of which too many are as near"
+                f"{said}; it stops at {self.stops:,} edges ({self.stops / self.total:.0%} of the "
+                "model), where too many random circuits are as close"
             )
         return said
 
@@ -250,14 +250,15 @@ class HypothesisTests(TableResult):
             return
         clear = dict.fromkeys(one.against for one in own if one.against)
         yield (
-            f"Holm: p among the {len(own)} tests of this family, held against "
-            f"{self.settings['alpha']:g}. power: how likely it is, at the level that each is held "
-            "against, to tell " + "; ".join(clear)
+            f"Holm adjusts p for the {len(own)} tests of this family; the level is "
+            f"{self.settings['alpha']:g}. power: the probability of detecting, at a test's own "
+            "level, " + "; ".join(clear)
         )
         if self.groups:
             yield (
-                f"the groups are a family of {len(self.groups)} tests of their own: the share of "
-                "prompts above the model, and of random circuits that it is nearer or missed more"
+                f"the groups are a separate family of {len(self.groups)} tests: on which share of "
+                "the prompts it is above the model, than which share of random circuits it is "
+                "closer, and than which its removal hurts more"
             )
 
 

@@ -1,4 +1,4 @@
-"""Sufficiency: the circuit is nearer to the model than nearly all random circuits of a size."""
+"""Sufficiency: the circuit is closer to the model than nearly all random circuits of a size."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def sufficiency(
     quantile: float = 0.9,
     level: float = 0.05,
 ) -> Tested:
-    """Whether a circuit is nearer to the model than more than a ``quantile`` of random circuits.
+    """Whether a circuit is closer to the model than more than a ``quantile`` of random circuits.
 
-    The null hypothesis is that it is nearer than at most that share of them, so that a rejection
+    The null hypothesis is that it is closer than at most that share of them, so that a rejection
     shows the claim. Source: Shi et al. (2024), whose code counts an equal one as farther.
     """
     others = -loss(random, everything)
     return beaten(
         -float(loss(circuit[None], everything)[0]), others, test=NAME,
-        seen="nearer to the model than {above} of {trials} random circuits", quantile=quantile,
+        seen="closer to the model than {above} of {trials} random circuits", quantile=quantile,
         level=level,
     )  # fmt: skip
 

@@ -123,5 +123,5 @@ def beaten(
         test, f"{above} of {trials}", seen.format(above=above, trials=trials), above / trials,
         *interval_of_share(above, trials), trials, p=float(binom.sf(above - 1, trials, quantile)),
         power=float(binom.sf(needed - 1, trials, better)),
-        against=f"a circuit that goes before {better:.0%} of all random ones", rejection=FOR,
+        against=f"a circuit ahead of {better:.0%} of random ones", rejection=FOR,
     )  # fmt: skip
