@@ -182,6 +182,26 @@ def test_shards_merge_to_what_one_run_gives(
     assert "no unfinished run" in capsys.readouterr().err
 
 
+def test_shards_of_tests_merge_to_what_one_run_gives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    circuit = ck.discovery.eap(ck.load("mini"), ck.make_task("ioi", ck.load("mini"), 4)).top(20)
+    circuit.graph |= {"task": "ioi", "metric": "logit_diff", "corruption": "counterfactual"}
+    circuit.save(tmp_path / "c.json")
+    asked = ["test", str(tmp_path / "c.json"), "--only", "minimality", "--only", "sufficiency",
+             "--random", "3", "--inflations", "3", "--edges", "2", "--sizes", "60", "--model",
+             "mini", "--examples", "4", "--batch-size", "2", "--quiet"]  # fmt: skip
+    capsys.readouterr()
+    assert main(asked) == 0
+    whole = capsys.readouterr().out
+    parts = ["--resume", str(tmp_path / "parts")]
+    for index in (0, 1):
+        assert main([*asked, *parts, "--shard", f"{index}/2"]) == 0
+    capsys.readouterr()
+    assert main(["merge", str(tmp_path / "parts"), "--quiet"]) == 0
+    assert capsys.readouterr().out == whole
+
+
 def test_shards_of_an_evaluation_need_a_folder_and_merge(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
