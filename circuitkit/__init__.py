@@ -95,6 +95,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.workflows.benchmark.running import bench as bench
     from circuitkit.workflows.citing import Citation as Citation
     from circuitkit.workflows.citing import cite as cite
+    from circuitkit.workflows.clusters.results import Clusters as Clusters
+    from circuitkit.workflows.clusters.running import clusters as clusters
     from circuitkit.workflows.crossing import Cross as Cross
     from circuitkit.workflows.crossing import cross as cross
     from circuitkit.workflows.discover import discover as discover
@@ -115,6 +117,7 @@ _PLACES = {
     "Certainty": "evaluation.certainty_result",
     "Circuit": "graph.circuit",
     "Citation": "workflows.citing",
+    "Clusters": "workflows.clusters.results",
     "Cross": "workflows.crossing",
     "Dataset": "data.batches",
     "Discovery": "workflows.results",
@@ -135,6 +138,7 @@ _PLACES = {
     "check": "models.checking",
     "check_prompts": "data.lint",
     "cite": "workflows.citing",
+    "clusters": "workflows.clusters.running",
     "compare": "graph.compare",
     "complements": "evaluation.complements",
     "completeness": "evaluation.faithfulness",

@@ -35,8 +35,8 @@ PAGES: Mapping[str, tuple[str, Sequence[str]]] = {
                                  "node_level")),
     "evaluate": ("Faithfulness", (
         "evaluate", "completeness", "curve", "size_curves", "complements", "alternative",
-        "hypothesis_tests", "cross_evaluate", "discover_each", "vary", "cross", "Cross",
-        "transfer",
+        "hypothesis_tests", "cross_evaluate", "discover_each", "vary", "clusters", "Clusters",
+        "cross", "Cross", "transfer",
     )),
     "certainty": ("Certainty and overlap", (
         "certainty", "Certainty", "compare", "agreement", "consensus", "stability", "recovery",

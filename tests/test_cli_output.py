@@ -33,6 +33,7 @@ BENCH = ["bench", "eap", "--model", "reverse", "--corruption", "counterfactual",
 TRACK = ["track", "ioi", "--models", "a=mini", "b=mini", "--method", "eap", "--edges", "20",
          "--corruption", "counterfactual", *TINY]  # fmt: skip
 CROSS = ["cross", "run/circuit.json", "other.json", *TINY]
+CLUSTERS = ["clusters", "ioi", "--method", "eap", "--edges", "20", "--number", "2", *TINY]
 CURVE = ["evaluate", "run/circuit.json", "--curve", *TINY]
 DRAW = ["draw", "run/circuit.json"]
 VIEW = ["view", "docstring:acdc"]
@@ -51,7 +52,7 @@ READING = {
     "fetching": ["fetch", "smollm2-135m"],
 }
 FOLDERS = {"discovering": DISCOVER, "studying": STUDY, "benching": BENCH, "tracking": TRACK,
-           "crossing": CROSS}  # fmt: skip
+           "crossing": CROSS, "clustering": CLUSTERS}  # fmt: skip
 FILES = {"drawing": DRAW, "viewing": VIEW, "evaluating": CURVE}
 WRITING = {**FOLDERS, **FILES}
 UNWRITABLE = ["taken/out", "/dev/null/x", "/proc/x", "n" * 300, "taken/a/b/c"]
@@ -364,7 +365,7 @@ def test_what_is_overwritten_leaves_nothing_behind(here: Path, folder: str) -> N
     assert ck.Circuit.load(f"{folder}/circuit.json").graph["method"] == "eap"
 
 
-@pytest.mark.parametrize("kind", ["discovery", "study", "benchmark"])
+@pytest.mark.parametrize("kind", ["discovery", "study", "clusters", "benchmark"])
 def test_save_refuses_another_run_and_replaces_it_where_that_is_asked_for(
     tmp_path: Path, kind: str
 ) -> None:
@@ -373,6 +374,7 @@ def test_save_refuses_another_run_and_replaces_it_where_that_is_asked_for(
         "discovery": lambda: ck.discover(model, "ioi", method="eap", edges=9, examples=4),
         "study": lambda: ck.study(model, "ioi", ("logit_diff",), ("zero",), windows=(),
                                   circuits=(), examples=8),
+        "clusters": lambda: ck.clusters(model, "ioi", method="eap", edges=9, examples=4, number=2),
         "benchmark": lambda: ck.bench(["random"], ["reverse"], ["zero"], seeds=1, examples=4),
     }[kind]()  # fmt: skip
     written = found.save(tmp_path / "a" / "b")

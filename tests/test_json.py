@@ -44,6 +44,7 @@ CASES = [  # a schema, and arguments
     ("test", ["test", RUN, "--only", "independence", "--corruption", "zero", *FEW]),
     ("replay", ["replay", RUN]),
     ("knockout", ["knockout", RUN, "--pairs", "2", "--subsets", "1", *FEW]),
+    ("clusters", ["clusters", "ioi", "--number", "2", "--edges", "12", "--method", "eap", *FEW]),
     ("study", ["study", "ioi", "--metric", "logit_diff", "--metric", "probability", "--corruption",
                "counterfactual", "--corruption", "mean", "--windows", "1", "--circuits", "zero",
                "--circuits", "mean", "--reference", RUN, "--samples", "2", "--examples", "2"]),

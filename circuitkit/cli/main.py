@@ -21,6 +21,7 @@ from circuitkit.cli import (
     benching,
     checking,
     citing,
+    clustering,
     comparing,
     crossing,
     cutting,
@@ -46,8 +47,8 @@ from circuitkit.util.neighbour import NeighbourWarning, neighbour
 __all__ = ["build_parser", "main"]
 
 COMMANDS = (  # in the order of --help
-    discovering, evaluating, testing, replaying, cutting, studying, tracking, crossing, benching,
-    merging, comparing, drawing, viewing, listing, prompting, checking, citing, fetching,
+    discovering, evaluating, testing, replaying, cutting, clustering, studying, tracking, crossing,
+    benching, merging, comparing, drawing, viewing, listing, prompting, checking, citing, fetching,
 )  # fmt: skip
 
 

@@ -45,6 +45,12 @@ RUNS = {  # the files that a run may write; the first is in the folder of each
             "circuits",
         )),
     ),
+    "clusters": (
+        "clusters.csv",
+        *(f"{name}.csv" for name in ("totals", "splits", "shared", "prompts")),
+        "clusters.svg", "single.json",
+        *(f"cluster-{number}.json" for number in range(1, 13)),
+    ),
     "benchmark": (
         "summary.md",
         "summary.html",
@@ -58,7 +64,7 @@ RUNS = {  # the files that a run may write; the first is in the folder of each
 }  # fmt: skip
 _PIECES = {
     "discovery": ".unfinished", "study": ".unfinished", "benchmark": "cells",
-    "track": "cells", "cross": ".unfinished",
+    "track": "cells", "cross": ".unfinished", "clusters": ".unfinished",
 }  # fmt: skip
 _KEPT = ("benchmark", "track")  # whose pieces stay, so that a larger run takes them up
 _RECORD, _LOCK = "run.json", ".lock"
