@@ -59,6 +59,11 @@ class Clusters(PictureResult):
     one with as many edges as all of these together (``larger``), and of clusters by ``chance``.
     ``shared`` is what each feature of the prompts says of the clusters. Faithfulness has no unit:
     1 is the whole model.
+
+    Example:
+        >>> found = ck.clusters(model, "ioi", number=2, edges=20, examples=16)
+        >>> [row["prompts"] for row in found.rows()], len(found.circuits), len(found.members())
+        ([10, 6], 2, 32)
     """
 
     about: Mapping[str, Json]
@@ -207,11 +212,11 @@ class Clusters(PictureResult):
                                for k in range(self.number)] for own in self._every])  # fmt: skip
             names = ["single", *(str(k + 1) for k in range(self.number))]
             found.append(Heatmap(
-                table, names, names[1:], "circuit", "unseen prompts of cluster",
+                table, names, names[1:], "circuit", "cluster",
                 unit="faithfulness", numbers=True, diverging=False,
             ))  # fmt: skip
         title = f"{self.about['task']} on {self.about['model']}: {_counted(self.number)}"
-        captions = ["prompts by their scores", "circuits by clusters"][: len(found)]
+        captions = ["prompts by their scores", "unseen prompts"][: len(found)]
         return Panels(found, columns=len(found), title=title, captions=captions)
 
     @property

@@ -21,19 +21,21 @@ GAP = "…"  # in the place of a span's words
 def features(data: Dataset) -> dict[str, list[str]]:
     """What can be said of each prompt without a model, by name: the ``template`` (the text with a
     gap in the place of each span), the ``order`` of the spans, the ``length`` in tokens, where the
-    corrupted text ``differs``, the ``first word`` (which not all prompts share), the ``answer``,
-    and the words of each span. What all prompts share is left out, and what is hardly ever the same
-    in two of them."""
+    corrupted text ``differs``, the ``first word`` (which not all prompts share), the ``last word``,
+    the ``answer``, and the words of each span. What all prompts share is left out, and what is
+    hardly ever the same in two of them."""
     examples = data.examples
     words = [_Words(example, data.tokenizer) for example in examples]
-    names = dict.fromkeys(name for example in examples for name in example.spans)
+    names = dict.fromkeys(name for example in examples for name in example.spans if name != "end")
+    each = [*zip(words, examples, strict=True)]
     found = {
         "template": [own.template for own in words],
         "order": [own.order for own in words],
         "length": [f"{len(example.clean)} tokens" for example in examples],
         "differs": [own.differs for own in words],
         "first word": _first(words),
-        "answer": [own.text(example.correct) for own, example in zip(words, examples, strict=True)],
+        "last word": [own.text(example.clean[-1:]) for own, example in each],
+        "answer": [own.text(example.correct) for own, example in each],
         **{name: [own.span(name) for own in words] for name in names},
     }
     return {name: values for name, values in found.items() if _tells(values)}
