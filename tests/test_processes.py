@@ -202,6 +202,16 @@ def test_shards_of_tests_merge_to_what_one_run_gives(
     assert capsys.readouterr().out == whole
 
 
+def test_shards_of_clusters_merge_to_what_one_run_gives(tmp_path: Path) -> None:
+    arguments = ["clusters", "ioi", "--method", "eap", "--edges", "20", "--number", "2", *TINY]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main([*arguments, "-o", str(whole)]) == 0
+    for index in (0, 1):
+        assert main([*arguments, "-o", str(parts), "--shard", f"{index}/2"]) == 0
+    assert main(["merge", str(parts)]) == 0
+    assert files(parts) == files(whole)
+
+
 def test_shards_of_an_evaluation_need_a_folder_and_merge(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,8 +88,9 @@ class Clusters(PictureResult):
 
     @property
     def difference(self) -> float:
-        """The faithfulness of the clusters' circuits less that of the single circuit."""
-        return self.together.faithfulness - self.evaluations["one"][0].faithfulness
+        """The faithfulness of the clusters' circuits less that of the single circuit, on all unseen
+        prompts; nan where it is not defined."""
+        return _value(self.together) - _value(self.evaluations["one"][0])
 
     def interval(self) -> tuple[float, float]:
         """The bootstrap interval of the difference, over the unseen prompts: its low and high
@@ -276,7 +277,7 @@ class Clusters(PictureResult):
     def __str__(self) -> str:
         one = self.evaluations["one"][0]
         said = f"{self.about['task']} on {self.about['model']}: {_counted(self.number)} of "
-        said += f"{len(self.grouping.labels)} prompts"
+        said += _counted(len(self.grouping.labels), "prompt")
         if self.number == 1:
             return f"{said}; a circuit of {one.edges:,} edges keeps {_value(one):.3f}"
         return (
@@ -292,7 +293,7 @@ class Clusters(PictureResult):
         sample = "in sample" if self.in_sample else "unseen"
         yield f"{self.about['task']} on {self.about['model']}: {self.verdict}"
         yield (
-            f"{len(labels)} prompts by {self.about['method']}, {len(one.circuit)} {sample}; "
+            f"{_counted(len(labels), 'prompt')} by {self.about['method']}, {len(one.circuit)} {sample}; "
             f"{one.metric} under {one.corruption}; circuits of {one.edges:,} edges"
         )
         if rows := self.splits():
@@ -322,8 +323,8 @@ class Clusters(PictureResult):
             yield as_text(rows, formats=FORMATS, headings=HEADINGS)
 
 
-def _counted(number: int) -> str:
-    return f"{number} cluster{'s' * (number != 1)}"
+def _counted(number: int, what: str = "cluster") -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _but(judged: int) -> str:
