@@ -144,6 +144,9 @@ def test_scores_that_are_all_the_same_are_one_cluster_and_nothing_is_asked() -> 
     found = group(np.tile(np.arange(5.0), (12, 1)) * np.arange(1, 13)[:, None])
     assert (found.number, found.splits) == (1, ())
     assert group(np.ones((1, 4))).number == 1
+    outlier = np.ones((20, 4))
+    outlier[3, 0] = -1  # without which there are no two
+    assert (group(outlier).number, group(outlier).splits) == (1, ())
 
 
 def test_clusters_do_not_depend_on_the_scale_of_prompts_or_the_axes_of_scores() -> None:

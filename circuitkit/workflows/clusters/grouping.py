@@ -160,10 +160,12 @@ def _line(
         held = order[fold::FOLDS]
         rest = np.setdiff1d(order, held)
         means = centroids(places[rest], _settled(places[rest], _cut(places[rest], 2)))
-        if len(means) < 2:
-            return halves, np.zeros(0)
-        first, second = means if float((means[1] - means[0]) @ way[0]) >= 0 else means[::-1]
+        first, second = means[0], means[-1]
+        if float((second - first) @ way[0]) < 0:
+            first, second = second, first
         own = second - first
+        if float(own @ own) < (SAME / 100) ** 2:  # the others are all the same
+            return halves, np.zeros(0)
         line[held] = (places[held] - first) @ own / float(own @ own)
     return halves, line
 

@@ -293,8 +293,8 @@ class Clusters(PictureResult):
         sample = "in sample" if self.in_sample else "unseen"
         yield f"{self.about['task']} on {self.about['model']}: {self.verdict}"
         yield (
-            f"{_counted(len(labels), 'prompt')} by {self.about['method']}, {len(one.circuit)} {sample}; "
-            f"{one.metric} under {one.corruption}; circuits of {one.edges:,} edges"
+            f"{_counted(len(labels), 'prompt')} by {self.about['method']}, {len(one.circuit)} "
+            f"{sample}; {one.metric} under {one.corruption}; circuits of {one.edges:,} edges"
         )
         if rows := self.splits():
             yield "\nis a cluster two? (at most the allowed p says so)"

@@ -87,7 +87,7 @@ class _Words:
         pairs = zip(self.example.clean, self.example.corrupt, strict=True)
         own = [i for i, (clean, corrupt) in enumerate(pairs) if clean != corrupt]
         held = [name for start, stop, name in self.named if any(start <= i < stop for i in own)]
-        return " ".join(held) or f"{len(own)} tokens"
+        return " ".join(held) or f"{len(own)} token{'s' * (len(own) != 1)}"
 
 
 def _first(words: Sequence[_Words]) -> list[str]:
