@@ -242,6 +242,16 @@ def test_a_page_opens_without_a_complaint_or_a_request(page: Page, files: Path, 
 
 
 @in_browser
+def test_the_picture_fits_the_room_that_it_has(page: Page, files: Path) -> None:
+    """Also in a frame, which may get its width after the page was ready."""
+    page.open(files / "one.html")
+    for width in (200, 400):
+        page.js("document.getElementById('stage').style.width = arguments[0] + 'px'", width)
+        time.sleep(0.1)
+        assert width / 2 < page.js("return document.getElementById('picture').clientWidth") <= width
+
+
+@in_browser
 def test_what_a_file_says_is_text(page: Page, files: Path) -> None:
     page.open(files / "hostile.html")
     shown = re.sub(r"\s+", " ", HOSTILE)

@@ -205,15 +205,15 @@ const drawCurve = () => {
     "aria-label": `Faithfulness: ${own.map((s) => `${number(s.value)} with ${s.n} edges`).join(", ")}`});
   for (const f of [0, 1]) chart.append(drawn("path", {class: "rule", d: `M0,${y(f)}H${wide}`}));
   for (const s of others) if (s.n <= N)
-    chart.append(drawn("circle", {class: "other", cx: x(s.n), cy: y(s.value), r: 2.2}));
+    chart.append(drawn("path", {class: "other", d: `M${x(s.n)},${y(s.value)}h0`}));
   chart.append(drawn("path", {class: "way", d: own.map((s, k) => `${k ? "L" : "M"}${x(s.n)},${y(s.value)}`).join("")}));
   for (const s of own) {
     if (s.low !== undefined)
       chart.append(drawn("path", {class: "whisker", d: `M${x(s.n)},${y(s.low)}V${y(s.high)}`}));
-    chart.append(drawn("circle", {class: "point", cx: x(s.n), cy: y(s.value), r: 3}));
+    chart.append(drawn("path", {class: "point", d: `M${x(s.n)},${y(s.value)}h0`}));
   }
   chart.append(drawn("path", {class: "now", d: `M${x(S.n)},0V${tall}`}));
-  const note = others.length ? "; rings: other sizes of the ranking, on the prompts of the discovery" : "";
+  const note = others.length ? "; grey: other sizes of the ranking, on the prompts of the discovery" : "";
   place.replaceChildren(chart, make("small", {}, `faithfulness by size, lines at 0 and 1${note}`));
 };
 
@@ -344,7 +344,7 @@ const rank = () => {
   $("number").max = order().length;
   strengths();
 };
-let waiting = 0;
+let waiting;
 const remember = () => {
   clearTimeout(waiting);
   waiting = setTimeout(() => {
@@ -363,15 +363,15 @@ const remember = () => {
 };
 const recall = () => {
   const said = new URLSearchParams(location.hash.slice(1));
-  S.by = known.some((m) => m.key === said.get("by")) ? said.get("by") : "weight";
-  S.n = /^\d+$/.test(said.get("n") || "") ? +said.get("n") : D.start;
+  S.by = known.find((m) => m.key === said.get("by"))?.key || "weight";
+  S.n = /^\d+$/.test(said.get("n")) ? +said.get("n") : D.start;
   S.node = B.findIndex((box) => box.name === said.get("node"));
   S.edge = E.name.indexOf(said.get("edge"));
-  S.role = B.some((box) => box.role && box.role === said.get("role")) ? said.get("role") : "";
+  S.role = B.find((box) => box.role === said.get("role"))?.role || "";
   S.q = said.get("q") || "";
-  S.hide = (said.get("hide") || "").split(".").filter((x) => /^[012]$/.test(x)).map(Number);
+  S.hide = [0, 1, 2].filter((k) => said.get("hide")?.includes(k));
   S.table = said.get("view") === "table";
-  S.theme = ["light", "dark"].includes(said.get("theme")) ? said.get("theme") : "";
+  S.theme = /^(light|dark)$/.exec(said.get("theme"))?.[0] || "";
   $("search").value = S.q;
   $("measure").value = S.by;
   paint();
@@ -440,7 +440,7 @@ const tip = (x, y, title, rows) => {
 };
 const told = (box) => [[B[box].role || "", ""], [B[box].at ? "at" : "", B[box].at || ""],
   ["", `${count(strongest(into[box]).length, "edge")} in, ${strongest(out[box]).length} out`]];
-let drag = null, dragged = false;
+let drag, dragged;
 hear("scroll", "pointermove", (event) => {
   if (drag) {
     const [dx, dy] = [event.clientX - drag.x, event.clientY - drag.y];
@@ -616,6 +616,10 @@ for (const chip of chips("side")) chip.addEventListener("click", () => {
 
 addEventListener("hashchange", recall);
 addEventListener("resize", () => fit());
+let across;  // a frame may have no width yet
+new ResizeObserver(() => {
+  if (across !== (across = pane.clientWidth)) fit();
+}).observe(pane);
 recall();
 fit();
 pane.scrollTop = 0;
