@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,3 +35,54 @@ def _checking(request: pytest.FixtureRequest) -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", given)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def one_mini() -> Iterator[None]:
+    """Whoever loads mini as it is gets one that was loaded once, and leaves it as it is."""
+    import circuitkit
+    from circuitkit.models import loading
+
+    load = loading.load
+    held: Any = load("mini")
+    words = held.tokenizer
+    before = {name: weight.clone() for name, weight in held.tensors().items()}
+
+    def lent(source: Any, **options: Any) -> Any:
+        asked = any(value is not None for value in options.values())
+        return load(source, **options) if asked or source != "mini" else held
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loading, "load", lent)
+        patched.setattr(circuitkit, "load", lent)
+        yield
+    after = held.tensors()
+    assert held.tokenizer is words
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+
+
+@pytest.fixture(scope="module")
+def blank_figures() -> Iterator[None]:
+    """Charts are empty files, for tests of where they go; what they show is asked elsewhere."""
+    from circuitkit.viz.figures._figure import Figure
+
+    with pytest.MonkeyPatch.context() as patched:
+        blank = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>'
+        patched.setattr(Figure, "_written", lambda figure, suffix: blank)
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_figures() -> Iterator[None]:
+    """Charts are laid out once, not until their axes have the size that they ask for."""
+    from circuitkit.viz.figures._sheet import Sheet
+
+    def fit(sheet: Any, figure: Any, engine: Any, every: Any, whole: Any, tries: int) -> None:
+        if tries > 2:
+            engine.execute(figure)
+        else:
+            figure.set_size_inches(whole[0] + 1.5, whole[1] + 1.0)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Sheet, "_fit", fit)
+        yield

@@ -55,10 +55,13 @@ def hooks() -> Iterator[ModuleType]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+@pytest.mark.usefixtures("one_mini", "quick_figures")
 def test_the_python_of_a_page_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On fewer prompts than it says, where it says none."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("circuitkit.engine.inputs.EXAMPLES", 12)
     names: dict[str, object] = {"__name__": page}
     for block in blocks(page, "python"):
         exec(compile(block, page, "exec"), names)

@@ -21,6 +21,8 @@ import pytest
 import circuitkit as ck
 from circuitkit.registry import KINDS, lookup, names
 
+pytestmark = pytest.mark.usefixtures("one_mini", "quick_figures")
+
 PACKAGES = ("figures", "rasp")  # whose names are public too
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

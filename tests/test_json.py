@@ -14,6 +14,8 @@ from jsonschema import Draft202012Validator
 import circuitkit
 from circuitkit.cli.main import build_parser, main
 
+pytestmark = pytest.mark.usefixtures("one_mini", "blank_figures")
+
 SCHEMAS = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
     for path in sorted((Path(circuitkit.__path__[0]) / "assets" / "schemas").glob("*.json"))

@@ -23,6 +23,8 @@ from circuitkit.util.options import DIRECTIONS
 
 LENGTHS = (7, 6)
 MIXED = (*SPARSE, "granite-moe", "qwen3-moe", "llama4")  # whose MLPs have no neurons to patch
+# A study does what the other verbs do, one after the other: asked of one of each kind of layer.
+STUDIED = ("gpt2", "neox-parallel", "llama", "gemma2", "olmo2", "mixtral", "attention-only")
 # Its queries and keys are normalised behind the rotation.
 LACKING = {("llama4", "attention_scores"): "are not linear in what was written"}
 
@@ -129,7 +131,7 @@ VERBS: dict[str, Callable[[str], bool]] = {
 
 @pytest.mark.parametrize(("family", "verb"), [
     (family, verb) for family in (*FAMILIES, *RELATIVES) for verb in VERBS
-    if family in FAMILIES or verb != "study"  # which does what the others do, one after the other
+    if family in STUDIED or verb != "study"
 ])  # fmt: skip
 def test_every_verb_can_do_every_model(family: str, verb: str) -> None:
     if (family, verb) in LACKING:

@@ -3,7 +3,7 @@ models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isnan
 from types import MappingProxyType
 
@@ -67,10 +67,11 @@ READING = (
 )
 
 
-def page(found: Records) -> str:
-    """The page."""
+def page(found: Records, drawn: Mapping[str, str]) -> str:
+    """The page, with the figures as they were drawn."""
     sections = [
-        *_known(found), *_real(found), _chosen(found), _truths(found), *_missing(found),
+        *_known(found, drawn), *_real(found, drawn), _chosen(found), _truths(found),
+        *_missing(found),
         Section("reading", "How to read these numbers", [], points=READING),
     ]  # fmt: skip
     about = found.about
@@ -94,22 +95,22 @@ def page(found: Records) -> str:
 
 
 # -- sections --------------------------------------------------------------------------------------
-def _known(found: Records) -> Iterator[Section]:
+def _known(found: Records, drawn: Mapping[str, str]) -> Iterator[Section]:
     """Each block of models whose truth is known."""
     for block in found.blocks:
         if block not in found.real:
             title = BLOCKS.get(block, block)
             text = f"{KINDS.get(block, '')} {_size(found, [block], 'program')}".strip()
-            shown = _pictures(found, [f"ap-{block}", f"cmd-{block}"], title.lower())
+            shown = _pictures(found, drawn, [f"ap-{block}", f"cmd-{block}"], title.lower())
             tables = _tables(found, [block])
             yield Section(f"block-{found.blocks.index(block)}", title, [text], shown, (), tables)
 
 
-def _real(found: Records) -> Iterator[Section]:
+def _real(found: Records, drawn: Mapping[str, str]) -> Iterator[Section]:
     """The real models, each averaged alone."""
     if found.real:
         text = f"Their true edges are not known. {_size(found, found.real, 'task')}"
-        shown = _pictures(found, ["cmd-real"], "real models")
+        shown = _pictures(found, drawn, ["cmd-real"], "real models")
         yield Section("real", "Real models", [text], shown, (), _tables(found, found.real))
 
 
@@ -122,15 +123,17 @@ def _size(found: Records, blocks: Sequence[str], noun: str) -> str:
     )
 
 
-def _pictures(found: Records, names: Sequence[str], of: str) -> list[Picture]:
-    drawn = figures(found)
+def _pictures(
+    found: Records, drawn: Mapping[str, str], names: Sequence[str], of: str
+) -> list[Picture]:
+    made = figures(found)
     each = "model and corruption" if "cmd-real" in names else "corruption and cost"
     return [
         Picture(
-            name, drawn[name].title, drawn[name].svg(),
+            name, made[name].title, drawn[name],
             f"{MEASURES[name.partition('-')[0]]}, on {of}, {COST} A panel for each {each}.",
         )
-        for name in names if name in drawn
+        for name in names if name in made
     ]  # fmt: skip
 
 

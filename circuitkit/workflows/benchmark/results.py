@@ -77,7 +77,7 @@ class Benchmark(Records):
 
     def report(self) -> str:
         """One HTML page with a summary, the figures and the tables, which needs no network."""
-        return report.page(self)
+        return report.page(self, self._drawn())
 
     def tables(self) -> dict[str, str]:
         """The tables as CSV: ``summary``, ``differences``, ``choices``, ``truths``, ``rows``."""
@@ -95,13 +95,18 @@ class Benchmark(Records):
         folder that holds another run is refused, unless ``overwrite`` replaces all files of that
         run. Raises OutputError then, and where they cannot be written."""
         with filled(directory, "benchmark", overwrite) as new:
+            drawn = self._drawn()
             written = [write_whole(new / "summary.md", self.markdown())]
-            written.append(write_whole(new / "summary.html", self.report()))
+            written.append(write_whole(new / "summary.html", report.page(self, drawn)))
             for name, table in self.tables().items():
                 written.append(write_whole(new / f"{name}.csv", table))
-            for name, figure in self.figures().items():
-                written.append(figure.save(new / f"{name}.svg"))
+            for name, figure in drawn.items():
+                written.append(write_whole(new / f"{name}.svg", figure))
         return [Path(directory) / path.name for path in written]
+
+    def _drawn(self) -> dict[str, str]:
+        """Each figure as SVG."""
+        return {name: figure.svg() for name, figure in self.figures().items()}
 
     def to_frame(self) -> pandas.DataFrame:
         """A row for each method × model × corruption × seed, with the COLUMNS."""
