@@ -179,7 +179,7 @@ PARTS = ["marginal_effects", "interactions", "incompleteness", "minimality"]
 @pytest.fixture(scope="module")
 def few(found: Path) -> Path:
     """The strongest edges of that circuit alone."""
-    circuit = Scores.load(found / "scores.safetensors").top(16)
+    circuit = Scores.load(found / "scores.safetensors").top(9)
     circuit.graph.update(circuits.Circuit.load(found / "circuit.json").graph)
     return circuits.write_whole(found.parent / "few.json", circuits.to_json(circuit))
 
@@ -329,7 +329,7 @@ def test_knockout_leaves_out_what_is_not_wanted(
 ) -> None:
     answer = said(capsys, "knockout", str(few), "--pairs", "0", "--subsets", "0", *TINY)
     assert list(answer) == ["marginal_effects", "minimality"]
-    assert len(answer["marginal_effects"]["edges"]) == answer["minimality"]["circuit_edges"] == 16
+    assert len(answer["marginal_effects"]["edges"]) == answer["minimality"]["circuit_edges"] == 9
 
 
 @pytest.mark.parametrize("value", ["-1", "2.5", "many"])

@@ -25,6 +25,7 @@ from circuitkit.errors import OutputError
 from circuitkit.viz import style
 from circuitkit.viz.figures import Bars, Heatmap, Lines, Panels, Points, _labels
 from circuitkit.viz.figures._figure import Figure
+from circuitkit.viz.figures._sheet import Sheet
 from circuitkit.viz.figures.heatmaps import DIVERGING, EMPTY, SEQUENTIAL
 
 TOKENS = ("<|endoftext|>", "When", " Mary", " and", " John", "\n", " ", " A&B", "  two", "x\u202ey")
@@ -104,16 +105,36 @@ every_figure = pytest.mark.parametrize("name", FIGURES)
 
 
 @cache
+def made(name: str) -> tuple[str, Any]:
+    """The SVG of a figure, and the matplotlib figure of which it was written."""
+    lay_out, seen = Sheet.drawn, []
+
+    def kept(sheet: Sheet) -> Any:
+        seen.append(lay_out(sheet))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Sheet, "drawn", kept)
+        text = FIGURES[name].svg()
+    ((figure, _),) = seen
+    figure.draw_without_rendering()  # again in points, not in the dots of a picture
+    return text, figure
+
+
 def svg_of(name: str) -> str:
-    return FIGURES[name].svg()
+    return made(name)[0]
 
 
-@cache
 def drawn(name: str) -> Any:
-    """The matplotlib figure, laid out."""
-    figure = FIGURES[name].plot()
-    figure.draw_without_rendering()
-    return figure
+    return made(name)[1]
+
+
+def test_a_figure_that_is_plotted_is_laid_out_as_the_one_that_is_written() -> None:
+    plotted, written = FIGURES["panels"].plot(), drawn("panels")
+    plotted.draw_without_rendering()
+    assert plotted.get_size_inches() == pytest.approx(written.get_size_inches())
+    for one, other in zip(plotted.axes, written.axes, strict=True):
+        assert one.get_position().bounds == pytest.approx(other.get_position().bounds, abs=1e-3)
 
 
 def shown(figure: Any) -> Iterator[Text]:
