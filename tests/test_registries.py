@@ -132,31 +132,53 @@ def test_what_was_added_is_listed_with_what_it_does(extended: Path) -> None:
     }
 
 
-def test_the_command_line_uses_what_was_added(extended: Path) -> None:
-    ran(
-        extended, "circuitkit", "discover", "my_task", "--metric", "my_metric", "--corruption",
-        "my_corruption", "--method", "my_method", "--edges", "20", "--examples", "8", "-o", "out",
-    )  # fmt: skip
-    about = json.loads((extended / "out" / "circuit.json").read_text())
+DISCOVER = (
+    "discover", "my_task", "--metric", "my_metric", "--corruption", "my_corruption", "--method",
+    "my_method", "--edges", "20", "--examples", "8", "-o", "out",
+)  # fmt: skip
+COMMANDS = (
+    DISCOVER,
+    ("draw", "out/circuit.json", "-o", "x.edgelist"),
+    ("compare", "out/circuit.json", NAMES["references"], "--json"),
+)
+# One of each that needs a model is put to the contract tests, and all of the others.
+CHOSEN = (
+    "my_task or mine or edgelist or (gpt2 and my_metric) "
+    "or my_corruption and same_each_time or my_method and same_each_time"
+)
+TESTED = (str(CONTRACTS), "-p", "no:cacheprovider", "-o", "addopts=", "-v", "-k", CHOSEN)
+PROGRAM = f"""
+import pytest
+print("tests", int(pytest.main([*{TESTED!r}, "--rootdir=."])))
+
+from circuitkit.cli.main import main
+for arguments in {COMMANDS!r}:
+    print("code", main(arguments))
+"""
+
+
+@pytest.fixture(scope="module")
+def worked(extended: Path) -> str:
+    """What the contract tests, and then commands, print in a process with the copy."""
+    (extended / "program.py").write_text(PROGRAM)
+    return ran(extended, "program")
+
+
+def test_the_command_line_uses_what_was_added(extended: Path, worked: str) -> None:
+    *_, drawn, compared, end = worked.split("code 0\n")
+    assert (drawn.strip(), end) == ("x.edgelist", "")
+    about = (extended / "out" / "circuit.json").read_text()
     for kind in ("metric", "corruption", "method", "task"):
-        assert f'"{kind}": "my_{kind}"' in json.dumps(about)
-    ran(extended, "circuitkit", "draw", "out/circuit.json", "-o", "x.edgelist")
+        assert f'"{kind}": "my_{kind}"' in about
     assert len((extended / "x.edgelist").read_text().splitlines()) == 20
-    command = ("circuitkit", "compare", "out/circuit.json", NAMES["references"], "--json")
-    overlap = json.loads(ran(extended, *command))
+    overlap = json.loads(compared)
     assert overlap["edges"]["right"] == 3
     assert overlap["roles"].keys() == {"previous token", "mover"}
 
 
-def test_the_contract_tests_find_what_was_added_and_what_breaks_them(extended: Path) -> None:
-    """One of each that needs a model is run, and all of the others."""
-    command = ("pytest", str(CONTRACTS), "-p", "no:cacheprovider", f"--rootdir={extended}")
-    command += ("-o", "addopts=")
-    chosen = (
-        "my_task or mine or edgelist or (gpt2 and my_metric) "
-        "or my_corruption and same_each_time or my_method and same_each_time"
-    )
-    done = ran(extended, *command, "-k", chosen, "-v", code=1).splitlines()
+def test_the_contract_tests_find_what_was_added_and_what_breaks_them(worked: str) -> None:
+    done = worked.splitlines()
+    assert "tests 1" in done
     for name in NAMES.values():
         assert any(name in line and "PASSED" in line for line in done), name
     failed = [line for line in done if line.startswith("FAILED")]
