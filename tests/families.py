@@ -189,6 +189,12 @@ def double(family: str) -> Transformer:
     return from_module(module.to(torch.float64), name=family)
 
 
+@cache
+def exactly(family: str) -> Transformer:
+    """The same, built once; no test may change it."""
+    return double(family)
+
+
 # -- corruptions -----------------------------------------------------------------------------------
 CORRUPTIONS = tuple(  # every one; what is learned in few steps
     {"optimal": "optimal(steps=2)"}.get(name, name) for name in names("corruptions")

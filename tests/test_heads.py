@@ -21,7 +21,7 @@ from families import (
     build,
     dataset,
     distance,
-    double,
+    exactly,
     model,
     pristine,
 )  # fmt: skip
@@ -440,7 +440,7 @@ def test_the_parts_sum_to_the_score(family: str) -> None:
 @pytest.mark.parametrize("family", ["gpt2", "neox-parallel", "neox-serial", "attention-only"])
 def test_in_double_precision_they_do_so_to_ten_digits(family: str) -> None:
     """(In other families norms or rotary angles are in single precision.)"""
-    m, data = double(family), dataset(SHORT)
+    m, data = exactly(family), dataset(SHORT)
     found = attention_scores(m, m.wiring.legal, data, at=["subject", "end"])
     assert distance(found.total, own_scores(m, data)) < 1e-10
 

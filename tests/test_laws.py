@@ -22,7 +22,7 @@ from families import (
     as_batch,
     dataset,
     distance,
-    double,
+    exactly,
     in_turn,
     mlp_column,
     model,
@@ -258,7 +258,7 @@ def test_attribution_is_the_gradient_of_the_masked_run(family: str, corruption: 
 def test_attribution_is_the_slope_of_the_exact_effect(family: str) -> None:
     """Along random directions in the space of masks, in double precision where the family has it:
     the norms of most families compute in single precision inside."""
-    m = double(family)
+    m = exactly(family)
     data = dataset((7, 6, 7), batch_size=3)
     batch, step = as_batch(data), 1e-4 if family == "opt" else 1e-3  # its ReLUs have kinks
     scores = eap(m, data, spread_metric, counterfactual).values * len(data)
@@ -280,7 +280,7 @@ def test_attribution_is_the_slope_of_the_exact_effect(family: str) -> None:
 @pytest.mark.parametrize("family", ["gpt2", "neox-parallel", "neox-serial", "attention-only"])
 def test_the_score_of_an_edge_is_the_slope_of_cutting_it(family: str) -> None:
     """Cutting a little of one edge lowers the metric by a little of its score: the sign too."""
-    m, data = double(family), dataset((7, 6, 7), batch_size=3)
+    m, data = exactly(family), dataset((7, 6, 7), batch_size=3)
     batch, step, w = as_batch(data), 1e-5, m.wiring
     scores = eap(m, data, spread_metric, counterfactual).values * len(data)
     rng = np.random.default_rng(6)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import SMALL, _hf, _stir, build, dataset, distance, double, in_turn, model
+from families import SMALL, _hf, _stir, build, dataset, distance, exactly, in_turn, model
 
 from circuitkit.corruptions.constants import mean, zero
 from circuitkit.corruptions.gaussian import noise
@@ -40,12 +40,6 @@ from circuitkit.patching.edges import patch_edges
 from circuitkit.util.progress import Count, counting
 
 both_directions = pytest.mark.parametrize("direction", ["noise", "denoise"])
-
-
-@cache
-def exactly(family: str) -> Transformer:
-    """The family's model in double precision."""
-    return double(family)
 
 
 def some(m: Model, n: int = 6) -> list[tuple[int, int]]:

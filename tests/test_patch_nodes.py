@@ -14,7 +14,7 @@ from families import (
     as_batch,
     dataset,
     distance,
-    double,
+    exactly,
     examples,
     first_head,
     in_turn,
@@ -36,7 +36,6 @@ from circuitkit.engine.run import run
 from circuitkit.errors import CircuitError, DataError, EvaluationError, MetricError
 from circuitkit.metrics.answers import log_probability, logit_diff
 from circuitkit.metrics.divergence import kl
-from circuitkit.models.transformer_lens import Transformer
 from circuitkit.patching.effects import Effects
 from circuitkit.patching.nodes import NODES, patch_heads, patch_nodes, patch_residual
 
@@ -46,12 +45,6 @@ both_directions = pytest.mark.parametrize("direction", ["noise", "denoise"])
 SPANS = ("subject", "end", "all")
 stages = pytest.mark.parametrize("stage", ["pre", "mid", "post"])
 Change = Callable[[Tensor], Tensor]
-
-
-@cache
-def exactly(family: str) -> Transformer:
-    """The family's model in double precision."""
-    return double(family)
 
 
 class Hand:

@@ -10,7 +10,7 @@ from families import (
     as_batch,
     dataset,
     distance,
-    double,
+    exactly,
     first_head,
     in_turn,
     model,
@@ -94,7 +94,7 @@ def test_a_stack_that_does_not_fit_is_run_in_parts(
 @torch.no_grad()
 def test_what_is_told_stands_where_no_in_edge_is_kept(family: str) -> None:
     """Told what the writers of the clean run write, a circuit needs none of their in-edges."""
-    m = double(family)
+    m = exactly(family)
     batch = as_batch(dataset())
     context = m.start(batch.clean, batch.mask)
     live = record(m, context)

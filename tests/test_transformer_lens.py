@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, able, as_batch, build, dataset, distance, double, model
+from families import FAMILIES, able, as_batch, build, dataset, distance, exactly, model
 from torch import Tensor
 
 from circuitkit.corruptions import counterfactual
@@ -130,7 +130,7 @@ def test_a_residual_that_is_forked_by_head_changes_nothing(
 def test_padding_is_nothing_in_double_precision_either(family: str) -> None:
     """A row of padding attends to nothing: the least double is infinite in the single precision in
     which many models compute attention weights."""
-    m, finals = double(family), []
+    m, finals = exactly(family), []
     for padding in ("left", "right"):
         batch = as_batch(dataset(padding=padding))
         final = record(m, m.start(batch.clean, batch.mask)).final
