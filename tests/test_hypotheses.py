@@ -354,6 +354,7 @@ def test_a_target_below_one_is_said_to_fail_by_construction() -> None:
     ))  # fmt: skip
     assert "fails by construction" in repr(below).replace("\n  ", " ")
     assert "0.85 of the gap" in repr(below).replace("\n  ", " ")
+    assert "most prompts (here 99%)" in repr(below).replace("\n  ", " ")
     fine = replace(below, tests=(replace(low, effect=0.5, adjusted=1.0),))
     assert "Not rejected is not proven" in repr(fine).replace("\n  ", " ")
     assert max(map(len, repr(own).splitlines())) <= 80

@@ -24,7 +24,6 @@ __all__ = ["HypothesisTests"]
 
 SHOWN = 6  # edges of a printed list
 P = ".1g"
-LOW = 0.1  # share of prompts above the model from which on it is not below it on nearly all
 WEAK = 0.8  # power below which "not rejected" says little
 
 
@@ -206,11 +205,11 @@ class HypothesisTests(TableResult):
                 f"equivalence: {one.seen}, which may be {epsilon}. Not rejected is not proven; the "
                 f"power on {one.trials} prompts is {one.power:.2f}{low}"
             )
-        below = one.effect < LOW and self.evaluation.faithfulness < 1
-        more = f". {self._by_construction()}" if below else ""
+        short = one.effect < 0.5 and self.evaluation.faithfulness < 1
+        more = f". {self._by_construction(one)}" if short else ""
         return f"equivalence: {one.seen}, which is not {epsilon}{more}"
 
-    def _by_construction(self) -> str:
+    def _by_construction(self, one: Tested) -> str:
         """What a target below 1 implies."""
         cut = (
             f"It was cut at the first size that keeps {self.target:g} of the gap"
@@ -218,9 +217,9 @@ class HypothesisTests(TableResult):
             else f"It keeps {self.evaluation.faithfulness:.2f} of the gap"
         )
         return (
-            f"{cut}, and such a circuit is below the model on nearly every prompt: equivalence "
-            "fails by construction. It claims most of the behaviour, not all of it; circuitkit "
-            "discover --test grows a circuit until equivalence is not rejected"
+            f"{cut}, so it is below the model on most prompts (here {1 - one.effect:.0%}): "
+            "equivalence fails by construction. Such a circuit claims most of the behaviour, not "
+            "all of it; circuitkit discover --test grows one until equivalence is not rejected"
         )
 
     def _of_minimality(self, one: Tested) -> str:
@@ -248,17 +247,22 @@ class HypothesisTests(TableResult):
         own = [one for one in self.tests if not one.reason]
         if not own:
             return
-        clear = dict.fromkeys(one.against for one in own if one.against)
-        yield (
-            f"Holm adjusts p for the {len(own)} tests of this family; the level is "
-            f"{self.settings['alpha']:g}. power: the probability of detecting, at a test's own "
-            "level, " + "; ".join(clear)
-        )
+        clear = "; ".join(dict.fromkeys(one.against for one in own if one.against))
+        alpha = f"the level is {self.settings['alpha']:g}"
+        if len(own) > 1:
+            alpha = f"Holm adjusts p for the {len(own)} tests of this family; {alpha}"
+        power = f". power: the probability of detecting, at a test's own level, {clear}"
+        yield alpha + (power if clear else "")
         if self.groups:
+            said = {
+                equivalence.NAME: "above (the model: share of prompts)",
+                sufficiency.NAME: "closer (than this share of random circuits)",
+                necessity.NAME: "removal (hurts more than that of this share)",
+            }
+            names = dict.fromkeys(one.test for one in self.groups)
             yield (
-                f"the groups are a separate family of {len(self.groups)} tests: on which share of "
-                "the prompts it is above the model, than which share of random circuits it is "
-                "closer, and than which its removal hurts more"
+                f"the groups are a separate family of {len(self.groups)} tests: "
+                + ", ".join(said[name] for name in names)
             )
 
 
