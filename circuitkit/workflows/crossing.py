@@ -66,7 +66,7 @@ class Cross(PictureResult):
         >>> found = ck.cross(model, circuits, examples=4, random=0)
         >>> found.to_frame()[["circuit", "task", "own"]].values.tolist()[-2:]
         [['ioi | facts', 'ioi', True], ['ioi | facts', 'facts', True]]
-        >>> found.agreement.kappa > 0
+        >>> found.agreement.in_any > 40
         True
     """
 
