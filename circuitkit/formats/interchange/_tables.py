@@ -157,11 +157,11 @@ def folded(tables: Tables, wiring: Wiring | None) -> tuple[Tables, int]:
     scores, count = tables.scores, np.zeros(wiring.shape, dtype=int)
     if scores is not None:
         sums = np.zeros(wiring.shape)
-        np.add.at(sums, (slice(None), columns), scores)
+        np.add.at(sums.T, columns, scores.T)
         scores = sums
     if tables.keep is None:
         return replace(tables, wiring=wiring, scores=scores), 0
-    np.add.at(count, (slice(None), columns), tables.keep)
+    np.add.at(count.T, columns, tables.keep.T)
     some = (count > 0) & (count < np.bincount(columns)[None, :])
     return replace(tables, wiring=wiring, scores=scores, keep=count > 0), int(some.sum())
 
@@ -330,7 +330,7 @@ def _names(value: Any, key: str) -> list[str]:
     return list(value)
 
 
-def _matrix(data: Mapping[str, Any], key: str, wiring: Wiring, *, mask: bool = False) -> Any:
+def _matrix(data: Mapping[object, object], key: str, wiring: Wiring, *, mask: bool = False) -> Any:
     """The table under the key, in double precision, or as a mask; None where there is none."""
     if key not in data:
         return None
@@ -339,7 +339,7 @@ def _matrix(data: Mapping[str, Any], key: str, wiring: Wiring, *, mask: bool = F
     return np.where(wiring.legal, found != 0 if mask else found, False if mask else 0)
 
 
-def _split_rows(data: Mapping[str, Any], writers: Sequence[str]) -> tuple[str, ...]:
+def _split_rows(data: Mapping[object, object], writers: Sequence[str]) -> tuple[str, ...]:
     """The kept writers that keep only some neurons."""
     neurons = data.get("neurons_in_graph")
     if neurons is None:
