@@ -238,5 +238,8 @@ def test_circuits_of_one_task_are_called_by_their_files_and_need_one_model(
     assert "different models (mini, tuned); name one (--model)" in capsys.readouterr().err
     assert main([*arguments, "--model", "mini"]) == 0
     assert "a | b" in capsys.readouterr().out
+    union = str((circuits["ioi"] | circuits["induction"]).save(tmp_path / "union.json"))
+    assert main(["cross", given[0], union, *FEW]) == 2
+    assert "union.json' does not say its task; cross circuits" in capsys.readouterr().err
     assert main(["cross", given[0], given[0], *FEW]) == 2
     assert "two circuits have one name (a, a)" in capsys.readouterr().err

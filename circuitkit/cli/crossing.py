@@ -25,7 +25,7 @@ from circuitkit.cli._options import (
 )
 from circuitkit.cli._printing import print_json, print_text
 from circuitkit.cli._processes import folder_of, is_shard, leads, pieces_of
-from circuitkit.errors import ArgumentError
+from circuitkit.errors import ArgumentError, ScoresError
 
 __all__ = ["add", "cross"]
 
@@ -60,7 +60,7 @@ def cross(options: argparse.Namespace) -> None:
     check_names("metrics", options.metric)
     check_names("corruptions", options.corruption)
     circuits = [open_circuit(name, options.force) for name in options.circuits]
-    tasks = [recorded(circuit, "task") for circuit in circuits]
+    tasks = [*map(_task, options.circuits, circuits)]
     names = tasks if len(set(tasks)) == len(tasks) else [*map(_called, options.circuits)]
     if len(set(names)) < len(names):
         raise ArgumentError(
@@ -93,6 +93,18 @@ def _crossed(options: argparse.Namespace, name: str, circuits: dict[str, Any], r
         model, circuits, None, options.metric, options.corruption, examples=options.examples,
         batch_size=options.batch_size, memory=options.memory, resume=resume,
     )  # fmt: skip
+
+
+def _task(name: str, circuit: Any) -> str:
+    """The task on which a circuit was found; raises ArgumentError where it does not say it."""
+    try:
+        return recorded(circuit, "task")
+    except ScoresError as error:
+        why = str(error).removeprefix("the circuit ").partition(";")[0]
+        raise ArgumentError(
+            f"{name!r} {why}; cross circuits of tasks (their unions are measured too), or give "
+            "prompts in Python: ck.cross(model, circuits, data)"
+        ) from error
 
 
 def _one_model(circuits: list[Any]) -> str:
