@@ -73,7 +73,7 @@ class Asking:
     method: Method
     settings: Mapping[str, Any]  # of ``discover``
     number: int  # of samples
-    load: Callable[[Any], Model] = load
+    load: Callable[[str | os.PathLike[str]], Model] = load
     first: dict[str, tuple[str, Wiring, str]] = field(default_factory=dict)
 
     def block(self, label: str, source: ModelLike) -> Block:
