@@ -1,8 +1,8 @@
-"""Groups of prompts that are alike: in the order of the answers, the template, or the length."""
+"""What prompts have in common: the order of the answers, the template, the length."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -13,11 +13,12 @@ from circuitkit.data.examples import Example
 from circuitkit.errors import ArgumentError
 from circuitkit.util.naming import unknown
 
-__all__ = ["BY", "By", "labelled"]
+__all__ = ["BY", "By", "labelled", "length", "named", "order", "template", "text"]
 
 By: TypeAlias = str | Callable[[Example], str]
 
 BY = ("order", "template", "length")
+GAP = "…"  # in the place of a span's words
 
 
 def labelled(data: Dataset, by: By) -> dict[str, Int[np.ndarray, " some"]]:
@@ -34,36 +35,45 @@ def labelled(data: Dataset, by: By) -> dict[str, Int[np.ndarray, " some"]]:
 
 
 def _label(data: Dataset, example: Example, by: str) -> str:
+    """The label of an example by one of ``BY``."""
     if by == "length":
-        return f"{len(example.clean)} tokens"
-    if by == "template":
-        return _template(data, example)
-    return " ".join(_answers(example)) or "no answer in it"
+        return length(example)
+    return template(data, example) if by == "template" else order(example) or "no answer in it"
 
 
-def _answers(example: Example) -> list[str]:
-    """The answers in the prompt, in their order: by the span that is one, else by what they are."""
-    spans = {start: name for name, (start, stop) in example.spans.items() if stop == start + 1}
+def length(example: Example) -> str:
+    """How many tokens the prompt has."""
+    return f"{len(example.clean)} tokens"
+
+
+def order(example: Example) -> str:
+    """The answers in the prompt, in their order: by the span that is one, else by what they are;
+    empty if there are none."""
+    spans = {start: name for start, stop, name in named(example) if stop == start + 1}
     kinds = dict.fromkeys(example.wrong, "wrong") | dict.fromkeys(example.correct, "correct")
-    return [
-        spans.get(place, kinds[token])
-        for place, token in enumerate(example.clean)
-        if token in kinds
-    ]
+    held = [(place, kinds[token]) for place, token in enumerate(example.clean) if token in kinds]
+    return " ".join(spans.get(place, kind) for place, kind in held)
 
 
-def _template(data: Dataset, example: Example) -> str:
-    """The text with a gap for each of its spans, but not for those that are called by their place
-    (``end``, ``S1+1``); without a tokenizer the token ids."""
-    named = (own for name, own in example.spans.items() if name != "end" and "+" not in name)
-    held = {place for start, stop in named for place in range(start, stop)}
-    parts: list[list[int]] = [[]]
-    for place, token in enumerate(example.clean):
-        if place not in held:
-            parts[-1].append(token)
-        elif parts[-1]:
-            parts.append([])
-    words = data.tokenizer
-    if words is None:
-        return " … ".join(" ".join(map(str, part)) for part in parts)
-    return " … ".join(words.decode(part).strip() for part in parts)
+def template(data: Dataset, example: Example) -> str:
+    """The text with a gap for each span; without a tokenizer the token ids."""
+    parts, at = list[str](), 0
+    for start, stop, _ in named(example):
+        if start >= at:
+            parts += [text(data, example.clean[at:start]), GAP]
+        at = max(at, stop)
+    return " ".join([*parts, text(data, example.clean[at:])]).strip()
+
+
+def named(example: Example) -> list[tuple[int, int, str]]:
+    """The start, end and name of each span, in order, without those that are named by their place
+    (``end``, ``S1+1``)."""
+    spans = example.spans.items()
+    return sorted((*own, name) for name, own in spans if name != "end" and "+" not in name)
+
+
+def text(data: Dataset, ids: Sequence[int]) -> str:
+    """Tokens as text; without a tokenizer their ids."""
+    if data.tokenizer is None:
+        return " ".join(map(str, ids))
+    return data.tokenizer.decode(list(ids)).strip()

@@ -9,93 +9,55 @@ from jaxtyping import Float, Int
 
 from circuitkit.data.batches import Dataset
 from circuitkit.data.examples import Example
-from circuitkit.data.tokens import Tokenizer
+from circuitkit.data.subgroups import length, named, order, template, text
 from circuitkit.util.json_values import Json
 
 __all__ = ["features", "shared"]
 
 DRAWS = 999  # permutations of the clusters
-GAP = "…"  # in the place of a span's words
 
 
 def features(data: Dataset) -> dict[str, list[str]]:
     """What can be said of each prompt without a model, by name: the ``template`` (the text with a
-    gap in the place of each span), the ``order`` of the spans, the ``length`` in tokens, where the
-    corrupted text ``differs``, the ``first word`` (which not all prompts share), the ``last word``,
-    the ``answer``, and the words of each span. What all prompts share is left out, and what is
-    hardly ever the same in two of them."""
+    gap for each span), the ``order`` of the answers, the ``length`` in tokens, where the corrupted
+    text ``differs``, the ``first word`` (which not all prompts share), the ``last word``, the
+    ``answer``, and the words of each span. What all prompts share is left out, and what is hardly
+    ever the same in two of them."""
     examples = data.examples
-    words = [_Words(example, data.tokenizer) for example in examples]
     names = dict.fromkeys(name for example in examples for name in example.spans if name != "end")
-    each = [*zip(words, examples, strict=True)]
     found = {
-        "template": [own.template for own in words],
-        "order": [own.order for own in words],
-        "length": [f"{len(example.clean)} tokens" for example in examples],
-        "differs": [own.differs for own in words],
-        "first word": _first(words),
-        "last word": [own.text(example.clean[-1:]) for own, example in each],
-        "answer": [own.text(example.correct) for own, example in each],
-        **{name: [own.span(name) for own in words] for name in names},
+        "template": [template(data, one) for one in examples],
+        "order": [order(one) for one in examples],
+        "length": [length(one) for one in examples],
+        "differs": [_differs(one) for one in examples],
+        "first word": _first(data),
+        "last word": [text(data, one.clean[-1:]) for one in examples],
+        "answer": [text(data, one.correct) for one in examples],
+        **{name: [text(data, _span(one, name)) for one in examples] for name in names},
     }
     return {name: values for name, values in found.items() if _tells(values)}
 
 
-class _Words:
-    """One prompt as words."""
-
-    def __init__(self, example: Example, tokenizer: Tokenizer | None) -> None:
-        self.example, self.tokenizer = example, tokenizer
-        ends = len(example.clean)
-        spans = example.spans.items()
-        # "end", and "S1+1": tokens that a name does not say
-        self.named = sorted(
-            (start, stop, name) for name, (start, stop) in spans
-            if "+" not in name and not (name == "end" and stop == ends)
-        )  # fmt: skip
-
-    def text(self, ids: Sequence[int]) -> str:
-        """Tokens as text."""
-        if self.tokenizer is None:
-            return " ".join(map(str, ids))
-        return self.tokenizer.decode(list(ids)).strip()
-
-    def span(self, name: str) -> str:
-        """The words of a span, if there is one."""
-        start, stop = self.example.spans.get(name, (0, 0))
-        return self.text(self.example.clean[start:stop])
-
-    @property
-    def order(self) -> str:
-        return " ".join(name for _, _, name in self.named)
-
-    @property
-    def template(self) -> str:
-        """The text with gaps; of a prompt without spans nothing."""
-        if not self.named:
-            return ""
-        parts, at = [], 0
-        for start, stop, _ in self.named:
-            if start >= at:
-                parts += [self.text(self.example.clean[at:start]), GAP]
-            at = max(at, stop)
-        return " ".join([*parts, self.text(self.example.clean[at:])]).strip()
-
-    @property
-    def differs(self) -> str:
-        """The spans in which the corrupted text differs, or how many tokens do."""
-        pairs = zip(self.example.clean, self.example.corrupt, strict=True)
-        own = [i for i, (clean, corrupt) in enumerate(pairs) if clean != corrupt]
-        held = [name for start, stop, name in self.named if any(start <= i < stop for i in own)]
-        return " ".join(held) or f"{len(own)} token{'s' * (len(own) != 1)}"
+def _span(example: Example, name: str) -> Sequence[int]:
+    """The tokens of a span, if there is one."""
+    start, stop = example.spans.get(name, (0, 0))
+    return example.clean[start:stop]
 
 
-def _first(words: Sequence[_Words]) -> list[str]:
+def _differs(example: Example) -> str:
+    """The spans in which the corrupted text differs, or how many tokens do."""
+    pairs = zip(example.clean, example.corrupt, strict=True)
+    own = [i for i, (clean, corrupt) in enumerate(pairs) if clean != corrupt]
+    held = [name for start, stop, name in named(example) if any(start <= i < stop for i in own)]
+    return " ".join(held) or f"{len(own)} token{'s' * (len(own) != 1)}"
+
+
+def _first(data: Dataset) -> list[str]:
     """The first token of each prompt of those that not all of them share."""
-    clean = [own.example.clean for own in words]
+    clean = [one.clean for one in data.examples]
     shortest = min(map(len, clean))
     at = next((i for i in range(shortest) if len({ids[i] for ids in clean}) > 1), 0)
-    return [own.text(ids[at : at + 1]) for own, ids in zip(words, clean, strict=True)]
+    return [text(data, ids[at : at + 1]) for ids in clean]
 
 
 def _tells(values: Sequence[str]) -> bool:
