@@ -581,7 +581,7 @@ def test_a_task_is_admitted_from_an_accuracy_of_three_quarters(right: int, wrong
     if found.accuracy >= 0.75:
         found.require("ioi")
     else:
-        said = rf"does ioi on {right / 8:.0%} of 8 prompts .* 75% on; .* --known .* --force"
+        said = rf"does ioi on {right / 8:.0%} of 8 prompts .* 75%; .* --known .* --force"
         with pytest.raises(EvaluationError, match=said):
             found.require("ioi")
     assert f"{found.accuracy:.1%}" in repr(found)

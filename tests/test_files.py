@@ -408,7 +408,7 @@ def test_a_mask_has_no_place_that_is_not_an_edge(tmp_path: Path) -> None:
 def test_no_flipped_bit_of_a_tensor_file_is_read_as_another_number(tmp_path: Path) -> None:
     path = write_eap(some_scores(), tmp_path / "g.pt", d_model=8)
     whole, values = path.read_bytes(), read_eap_scores(path).values
-    start = whole.index(np.float32(values[0, 0]).tobytes())
+    start = whole.index(values[0, 0].tobytes())
     for place in range(start, start + values.nbytes // 2, 11):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
         assert "the checksum is wrong" in told(lambda: read_eap_scores(path))

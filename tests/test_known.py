@@ -34,7 +34,7 @@ def test_known_keeps_what_is_answered_and_a_replay_keeps_it_again(
     model: Any, tmp_path: Path
 ) -> None:
     path = half(model, tmp_path / "half.jsonl")
-    with pytest.raises(EvaluationError, match=r"on 50% of 4 .* 75% .* --known .* --force"):
+    with pytest.raises(EvaluationError, match=r"on 50% of 4 .* 75%; .* --known .* --force"):
         ck.discover(model, path, edges=20)
     found = ck.discover(model, path, edges=20, known=True)
     assert found.ability.accuracy == 1

@@ -575,7 +575,6 @@ def test_a_file_of_a_published_circuit_holds_every_edge(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "remedy"),
     [
-        (["ioi:wang2022"], ".json"),
         (["ioi:autocircuit_heads"], "--edges 990"),
         (["docstring:acdc", "--edges", "23"], "--edges 24"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from circuitkit.cli._opening import load_model, open_circuit, recorded
+from circuitkit.cli._opening import called, load_model, open_circuit, recorded
 from circuitkit.cli._options import (
     Commands,
     add_force,
@@ -57,7 +57,8 @@ def view(options: argparse.Namespace) -> None:
         circuit = open_circuit(options.circuit, options.force)
         asked: dict[str, Any] = {"edges": options.edges, "title": options.title}
         if options.beside:
-            asked["beside"] = open_circuit(options.beside, options.force)
+            asked["beside"] = other = open_circuit(options.beside, options.force)
+            circuit.graph["label"], other.graph["label"] = called(options.circuit, options.beside)
         if options.prompt:
             asked["attention"] = _attention(circuit, options)
         path = circuit.draw(place, format="html", **asked)

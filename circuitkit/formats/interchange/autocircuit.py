@@ -68,7 +68,7 @@ def read_autocircuit(
                 f"they are of a model with {found}, and this one has {wiring}; give those of this "
                 "model"
             )
-        names = _modules(found)
+        names = _by_module(found)
         _require_names(tables, names)
         values, kinds = np.zeros(found.shape), set()
         for module, readers in names.items():
@@ -133,7 +133,7 @@ def _wiring(tables: Mapping[Any, Any]) -> Wiring:
     return Wiring(count, heads, heads, mlp=mlp is not None, parallel=parallel)
 
 
-def _modules(wiring: Wiring) -> dict[str, list[int]]:
+def _by_module(wiring: Wiring) -> dict[str, list[int]]:
     """The names of the tables in the model's order, each with the columns that it holds."""
     found: dict[str, list[int]] = {}
     for column, reader in enumerate(wiring.readers):
@@ -201,7 +201,7 @@ def write_autocircuit(item: Scores | Graph, path: str | os.PathLike[str]) -> Pat
         import torch
 
         tables = {}
-        for module, readers in _modules(wiring).items():
+        for module, readers in _by_module(wiring).items():
             own = values[: wiring.upstream[readers[0]], readers].T
             kept = own if module.endswith("_input") else own[0]
             tables[module] = torch.tensor(np.ascontiguousarray(kept))
