@@ -28,7 +28,10 @@ NOTEBOOKS = {
     for page in sorted((DOCS / "pages").rglob("*.ipynb"))
 }
 # lines that need a network, a large model or a file of the reader's
-ELSEWHERE = re.compile(r"git clone|venv|pip install|smollm2|Llama|MODEL|pairs/")
+ELSEWHERE = re.compile(
+    r"git clone|venv|pip install|smollm2|Llama|MODEL|pairs/"
+    r"|examples/|steps/step-|graph\.json|subgraph\.pth"
+)
 
 
 def blocks(page: str, language: str) -> list[str]:
