@@ -254,7 +254,7 @@ def __getattr__(name: str) -> object:
         return importlib.import_module(f"circuitkit.{_FOLDERS[name]}")
     if name in _PLACES:
         value = getattr(importlib.import_module(f"circuitkit.{_PLACES[name]}"), name)
-        globals()[name] = value  # so that a module of that name does not stand in its way
+        globals()[name] = value  # so that a module of that name does not hide it
         return value
     if name.startswith("__"):  # what Python asks every module for
         raise AttributeError(name)

@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from circuitkit import registry
+from circuitkit.cli._processes import is_shard, pieces_of
 from circuitkit.errors import ArgumentError, ScoresError
 
 __all__ = [
     "called",
+    "check_asked",
     "check_names",
     "default_place",
     "legal_name",
     "load_model",
     "open_circuit",
     "recorded",
+    "resumed",
     "set_threads",
     "settings_of",
     "task_of",
@@ -55,6 +58,14 @@ def check_names(kind: str, *names: str | None) -> None:
         known = registry.same_name(kind, plain) if kind == "tasks" else plain
         if name and not from_elsewhere and known not in registry.names(kind):
             registry.lookup(kind, plain)
+
+
+def check_asked(options: argparse.Namespace) -> None:
+    """The same of the task, method, metric and corruption that the options name."""
+    check_names("tasks", options.task)
+    check_names("discovery", options.method)
+    check_names("metrics", options.metric)
+    check_names("corruptions", options.corruption)
 
 
 def default_place(options: argparse.Namespace, folder: str) -> Path:
@@ -216,3 +227,13 @@ def unseen(
 def _resolved(kind: str, names: Iterable[str]) -> dict[str, Any]:
     """The function of each name."""
     return {name: registry.resolve(kind, name) for name in names}
+
+
+def resumed(options: argparse.Namespace, command: str) -> Any:
+    """The folder of finished batches that ``--resume`` names, if it does; a shard leaves there what
+    a merge has to run."""
+    from circuitkit.workflows.folders import record
+
+    if is_shard(options):
+        record(options.resume, command, settings_of(options), options.arguments)
+    return pieces_of(options, options.resume) if options.resume else None

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
 import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from circuitkit.cli._streams import encodable, plain
 from circuitkit.util import json_values
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.tables import WIDTH, as_text
 
-__all__ = ["print_json", "print_table", "print_text"]
+__all__ = ["print_json", "print_run", "print_table", "print_text"]
 
 _BREAK, _SPACE = "\x1f", "\x1e"  # where a line may end, and a space where it may not
 _DEEPEST = 40  # columns to which further lines of a text are indented
@@ -25,6 +29,15 @@ def print_json(value: Json) -> None:
     if not encodable(text, sys.stdout.encoding):
         text = json.dumps(held, indent=1, default=_own)
     print(text)
+
+
+def print_run(options: argparse.Namespace, found: Any, written: Iterable[Path]) -> None:
+    """Print what a run found, and the files that it has written."""
+    files = [str(path) for path in written]
+    if options.json:
+        print_json({**found.to_dict(), "files": files})
+    else:
+        print_text(f"{found!r}\n\nwritten: {' '.join(files)}")
 
 
 def _own(value: Json) -> Json:

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from circuitkit.errors import ArgumentError, CircuitkitError
+from circuitkit.errors import ArgumentError, CircuitkitError, OutputError
 
-__all__ = ["Company", "dealt", "folder_of", "is_shard", "leads", "pieces_of"]
+__all__ = ["Company", "dealt", "folder_of", "is_shard", "leads", "pieces_of", "require_folder"]
 
 SAID = "circuitkit.said"
 DAYS = 7  # that a process waits for the block of another; one that has ended is noticed at once
@@ -87,7 +87,7 @@ class Company:
 
 
 def shard_of(options: argparse.Namespace) -> Any:
-    """Which part of the blocks the command makes; None where it is no shard, nor a merge."""
+    """Which part of the blocks the command makes; None if it is neither a shard nor a merge."""
     return getattr(options, "shard", None)
 
 
@@ -117,6 +117,12 @@ def folder_of(
     else:
         with folders.claimed(place, kind, options.overwrite, settings, options.arguments) as own:
             yield own
+
+
+def require_folder(options: argparse.Namespace) -> None:
+    """Raise OutputError for a shard whose command has no folder unless ``--resume`` names one."""
+    if options.shard and not options.resume:
+        raise OutputError("shards share a folder for finished batches; name it (--resume DIR)")
 
 
 def pieces_of(options: argparse.Namespace, pieces: Path) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from circuitkit.cli._opening import (
-    check_names,
+    check_asked,
     default_place,
     load_model,
     settings_of,
@@ -20,7 +20,7 @@ from circuitkit.cli._options import (
     machine,
     positive,
 )
-from circuitkit.cli._printing import print_json, print_text
+from circuitkit.cli._printing import print_run
 from circuitkit.cli._processes import folder_of, is_shard, leads, pieces_of
 
 __all__ = ["add", "clusters"]
@@ -84,10 +84,7 @@ def add(commands: Commands) -> None:
 
 def clusters(options: argparse.Namespace) -> None:
     """Cluster a task's prompts, measure the circuits, write the files, and print what was found."""
-    check_names("tasks", options.task)
-    check_names("discovery", options.method)
-    check_names("metrics", options.metric)
-    check_names("corruptions", options.corruption)
+    check_asked(options)
     place = options.output or default_place(options, "clusters")
     with folder_of(options, place, "clusters", settings_of(options)) as folder:
         model = load_model(options.model, options)
@@ -104,7 +101,4 @@ def clusters(options: argparse.Namespace) -> None:
         if is_shard(options) or not leads():
             return
         written = found.save(folder)
-    if options.json:
-        print_json({**found.to_dict(), "files": [str(path) for path in written]})
-    else:
-        print_text(f"{found!r}\n\nwritten: {' '.join(map(str, written))}")
+    print_run(options, found, written)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitkit.cli._opening import (
-    check_names,
+    check_asked,
     default_place,
     load_model,
     settings_of,
@@ -23,7 +23,7 @@ from circuitkit.cli._options import (
     machine,
     positive,
 )
-from circuitkit.cli._printing import print_json, print_text
+from circuitkit.cli._printing import print_json, print_run, print_text
 from circuitkit.cli._processes import folder_of, is_shard, leads, pieces_of
 
 __all__ = ["add", "discover"]
@@ -124,10 +124,7 @@ def _add_further(p: argparse.ArgumentParser) -> None:
 
 def discover(options: argparse.Namespace) -> None:
     """Find a circuit, write its files, and print its summary; or print what that would cost."""
-    check_names("tasks", options.task)
-    check_names("discovery", options.method)
-    check_names("metrics", options.metric)
-    check_names("corruptions", options.corruption)
+    check_asked(options)
     _forget_what_is_usual(options)
     place = options.output or default_place(options, "circuits")
     asked = {
@@ -152,10 +149,7 @@ def discover(options: argparse.Namespace) -> None:
         if is_shard(options) or not leads():
             return
         written = found.save(folder)
-    if options.json:
-        print_json({**found.to_dict(), "files": [str(path) for path in written]})
-    else:
-        print_text(f"{found!r}\n\nwritten: {' '.join(map(str, written))}")
+    print_run(options, found, written)
 
 
 def _plan(

@@ -7,11 +7,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from circuitkit.cli._opening import open_circuit, recorded, settings_of, unseen
+from circuitkit.cli._opening import open_circuit, recorded, resumed, unseen
 from circuitkit.cli._options import Commands, add_circuit, add_output, add_shard, machine, place
 from circuitkit.cli._others import FORMATS, add_others, measured, require_fitting, scores_of, tables
 from circuitkit.cli._printing import print_json, print_table, print_text
-from circuitkit.cli._processes import is_shard, leads, pieces_of
+from circuitkit.cli._processes import leads, require_folder
 from circuitkit.errors import OutputError, UnfinishedError
 
 __all__ = ["add", "evaluate"]
@@ -41,11 +41,10 @@ def add(commands: Commands) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Print a circuit's faithfulness under each metric × corruption, on unseen prompts."""
-    from circuitkit.workflows.folders import output_file, record
+    from circuitkit.workflows.folders import output_file
 
     require_fitting(options)
-    if options.shard and not options.resume:
-        raise OutputError("shards share a folder for finished batches; name it (--resume DIR)")
+    require_folder(options)
     circuit = open_circuit(options.circuit, options.force)
     scores = scores_of(options)
     metrics = options.metric or [recorded(circuit, "metric")]
@@ -60,10 +59,7 @@ def evaluate(options: argparse.Namespace) -> None:
         file = output_file(options.output, options.overwrite) if leads() else None
     with file or contextlib.nullcontext():
         cells, title = unseen(options, circuit, metrics, corruptions)
-        resume = pieces_of(options, options.resume) if options.resume else None
-        if is_shard(options):
-            record(options.resume, "evaluate", settings_of(options), options.arguments)
-        rows, curves = _rows(cells, circuit, options.curve, resume)
+        rows, curves = _rows(cells, circuit, options.curve, resumed(options, "evaluate"))
         if options.output and leads():
             first, *others = curves.values()
             first.plot(*others, names=list(curves)).save(options.output)

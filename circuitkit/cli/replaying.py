@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from circuitkit.cli._opening import check_names, set_threads
+from circuitkit.cli._opening import check_asked, set_threads
 from circuitkit.cli._options import Commands, add_force, add_framing, machine, saved
 from circuitkit.cli._printing import print_json, print_text
 
@@ -39,10 +39,7 @@ def add(commands: Commands) -> None:
 
 def replay(options: argparse.Namespace) -> int:
     """Replay a circuit and print what differs; the exit code is 1 where its results do."""
-    check_names("tasks", options.task)
-    check_names("discovery", options.method)
-    check_names("metrics", options.metric)
-    check_names("corruptions", options.corruption)
+    check_asked(options)
     set_threads(options.threads)
     from circuitkit.graph.circuit import Circuit
     from circuitkit.workflows import replay as workflow

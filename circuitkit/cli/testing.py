@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from circuitkit.cli._opening import open_circuit, recorded, settings_of, unseen
+from circuitkit.cli._opening import open_circuit, recorded, resumed, unseen
 from circuitkit.cli._options import (
     Commands,
     add_circuit,
@@ -16,8 +16,7 @@ from circuitkit.cli._options import (
     positive,
 )
 from circuitkit.cli._printing import print_json, print_text
-from circuitkit.cli._processes import is_shard, leads, pieces_of
-from circuitkit.errors import OutputError
+from circuitkit.cli._processes import leads, require_folder
 
 __all__ = ["add", "test"]
 
@@ -99,34 +98,26 @@ def _sizes(text: str) -> list[int]:
 
 def test(options: argparse.Namespace) -> None:
     """Print what is found of each claim, on unseen prompts."""
-    if options.shard and not options.resume:
-        raise OutputError("shards share a folder for finished batches; name it (--resume DIR)")
+    from circuitkit.data.prompts import is_file
+
+    require_folder(options)
     circuit = open_circuit(options.circuit, options.force)
     metric = options.metric or recorded(circuit, "metric")
     corruption = options.corruption or recorded(circuit, "corruption")
-    if options.examples is None and not _is_file(options.task or recorded(circuit, "task")):
+    if options.examples is None and not is_file(options.task or recorded(circuit, "task")):
         options.examples = PROMPTS
     cells, title = unseen(options, circuit, [metric], [corruption])
     model, *inputs = cells[metric, corruption]
     from circuitkit.evaluation.hypotheses.everything import hypothesis_tests
-    from circuitkit.workflows.folders import record
 
-    resume = pieces_of(options, options.resume) if options.resume else None
-    if is_shard(options):
-        record(options.resume, "test", settings_of(options), options.arguments)
     chosen: Any = options.only or TESTS
     found = hypothesis_tests(
         model, circuit, *inputs, tests=chosen, epsilon=options.epsilon,
         quantile=options.quantile, alpha=options.alpha, random=options.random,
         inflations=options.inflations, edges=options.edges, sizes=options.sizes,
-        by=None if options.by == "none" else options.by, seed=options.seed, resume=resume,
+        by=None if options.by == "none" else options.by, seed=options.seed,
+        resume=resumed(options, "test"),
     )  # fmt: skip
     if not leads():
         return
     print_json(found.to_dict()) if options.json else print_text(f"{title}\n{found!r}")
-
-
-def _is_file(task: str) -> bool:
-    from circuitkit.data.prompts import is_file
-
-    return is_file(task)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from circuitkit.cli._opening import check_names, legal_name, load_model, settings_of, task_of
+from circuitkit.cli._opening import check_asked, legal_name, load_model, settings_of, task_of
 from circuitkit.cli._options import Commands, add_file, add_output, add_shard, machine, positive
-from circuitkit.cli._printing import print_json, print_text
+from circuitkit.cli._printing import print_run
 from circuitkit.cli._processes import folder_of, is_shard, leads, pieces_of
 from circuitkit.errors import ArgumentError
 
@@ -70,10 +70,7 @@ def add(commands: Commands) -> None:
 
 def track(options: argparse.Namespace) -> None:
     """Follow the circuit, write its table and figure, and print its summary."""
-    check_names("tasks", options.task)
-    check_names("discovery", options.method)
-    check_names("metrics", options.metric)
-    check_names("corruptions", options.corruption)
+    check_asked(options)
     models = _labelled(options.models)
     place = options.output or _default_place(options, [*models])
     with folder_of(options, place, "track", settings_of(options)) as folder:
@@ -90,10 +87,7 @@ def track(options: argparse.Namespace) -> None:
         if is_shard(options) or not leads():
             return
         written = found.save(folder)
-    if options.json:
-        print_json({**found.to_dict(), "files": [str(path) for path in written]})
-    else:
-        print_text(f"{found!r}\n\nwritten: {' '.join(map(str, written))}")
+    print_run(options, found, written)
 
 
 def _labelled(models: Sequence[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from circuitkit.util.json_values import Json
 __all__ = ["FRAMING", "Framed", "Tokenizer", "framed", "framing"]
 
 FRAMING = ("bos", "chat")  # under which results record it
-MESSAGE, REPLY = "circuitkitasks", "circuitkitanswers"  # that stand in no template
+MESSAGE, REPLY = "circuitkitasks", "circuitkitanswers"  # words that no template has
 DAY = date(2024, 7, 26)  # today, to templates that ask: prompts are the same on every day
 TODAY = r"""strftime_now\(\s*(['"])([^'"]*)\1\s*\)"""
 

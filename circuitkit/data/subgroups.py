@@ -24,7 +24,7 @@ GAP = "…"  # in the place of a span's words
 def labelled(data: Dataset, by: By) -> dict[str, Int[np.ndarray, " some"]]:
     """The places of the examples of each group, by its label, in the order in which they come.
 
-    ``order`` is that in which the answers stand in the prompt, by the names of their spans;
+    ``order`` is that in which the answers occur in the prompt, by the names of their spans;
     ``template`` the text around its spans; ``length`` the number of tokens. A function says the
     label of an example. Raises ArgumentError for another name.
     """

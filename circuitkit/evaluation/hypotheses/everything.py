@@ -111,7 +111,7 @@ def hypothesis_tests(
         edges: For how many edges minimality is tested, drawn evenly; all by default.
         sizes: The numbers of edges of larger random circuits, tried until sufficiency stops;
             by default 10, 25, 50, 75 and 90 % of the model.
-        by: Groups of prompts that are tested too, by ``order`` (in which the answers stand),
+        by: Groups of prompts that are tested too, by ``order`` (in which the answers occur),
             ``template``, ``length``, or what a function says of an Example; None for no groups.
             Groups of fewer than 8 prompts are left out.
         seed: The seed of random circuits, paths and permutations.
