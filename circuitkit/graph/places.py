@@ -1,0 +1,223 @@
+"""Where in the prompt: the edges of a model between spans of words.
+
+A span is a part of the prompt that has a name in every prompt (``S2``, ``end``), and every token
+belongs to one. An edge of the residual stream stays in its span, so a mask over these edges is
+[writers, readers, spans]. Between spans only attention moves anything: the key or the value that a
+head reads at one span is an edge into what it writes at another, in a second table [heads, 2
+(k, v), source span, destination span]. A head's query is read where the head writes.
+
+A plain edge is the same edge in all spans, with all of attention: ``spread`` and ``collapse`` go
+from one to the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+from circuitkit.errors import CircuitError
+from circuitkit.graph.stages import ATTENTION, Stage
+from circuitkit.graph.types import Mask
+from circuitkit.graph.wiring import Wiring
+from circuitkit.util.json_values import Json
+
+__all__ = ["PORTS", "PlacedMask", "Places", "Spans"]
+
+PORTS = "kv"  # what attention reads at a source; the order of the attention table
+
+Spans = Bool[np.ndarray, "spans spans"]
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """A wiring and the spans of its prompts.
+
+    ``sees[source, destination]`` says whether in some prompt a token of the source is not after one
+    of the destination, and ``answers`` which spans hold a token at which the model answers: only
+    there the logits read.
+    """
+
+    wiring: Wiring
+    spans: tuple[str, ...]
+    sees: Spans
+    answers: Bool[np.ndarray, " spans"]
+
+    def __post_init__(self) -> None:
+        n = len(self.spans)
+        named = all(isinstance(s, str) and s for s in self.spans) and len(set(self.spans)) == n
+        if not n or not named or self.sees.shape != (n, n) or self.answers.shape != (n,):
+            raise CircuitError(
+                f"the spans {', '.join(map(repr, self.spans)) or '(none)'} do not fit tables of "
+                f"{self.sees.shape} and {self.answers.shape}; give different names, one for each"
+            )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Places) and self.wiring == other.wiring and (
+            self.to_dict() == other.to_dict()
+        )  # fmt: skip
+
+    def __hash__(self) -> int:
+        return hash((self.wiring, self.spans))
+
+    def to_dict(self) -> dict[str, Json]:
+        """The spans, as files hold them, beside the wiring."""
+        return {
+            "spans": list(self.spans),
+            "sees": self.sees.astype(int).tolist(),
+            "answers": self.answers.astype(int).tolist(),
+        }
+
+    @classmethod
+    def of(cls, wiring: Wiring, said: Mapping[str, Any]) -> Places:
+        """The places that a file says; raises CircuitError where it says something else."""
+        try:
+            spans = tuple(said["spans"])
+            sees, answers = (np.array(said[key], dtype=bool) for key in ("sees", "answers"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CircuitError("the spans of the file are not a table; write it again") from error
+        return cls(wiring, spans, sees, answers)
+
+    # -- the edges -----------------------------------------------------------------------------
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Writers × readers × spans: that of the edges of the residual stream."""
+        return *self.wiring.shape, len(self.spans)
+
+    @cached_property
+    def stages(self) -> tuple[tuple[Stage, slice], ...]:
+        """The stages of attention, each with the rows of its heads in the attention table."""
+        found, row = [], 0
+        for stage in self.wiring.stages:
+            if stage.kind == ATTENTION:
+                found.append((stage, slice(row, row + stage.writes)))
+                row += stage.writes
+        return tuple(found)
+
+    @cached_property
+    def heads(self) -> Int[np.ndarray, " heads"]:
+        """The row, among the writers, of each head of the attention table."""
+        return np.concatenate([np.arange(s.rows.start, s.rows.stop) for s, _ in self.stages])
+
+    @cached_property
+    def ports(self) -> Int[np.ndarray, "heads 2"]:
+        """The columns, among the readers, of the key and value port of each head."""
+        return np.array([feed[1:] for stage, _ in self.stages for feed in stage.feeds])
+
+    @cached_property
+    def legal(self) -> PlacedMask:
+        """All edges: the logits read at the answers alone, and nothing sees what comes after it."""
+        residual = np.repeat(self.wiring.legal[:, :, None], len(self.spans), 2)
+        residual[:, -1] &= self.answers
+        attention = np.broadcast_to(self.sees, (len(self.heads), 2, *self.sees.shape)).copy()
+        return PlacedMask(self, residual, attention)
+
+    def span(self, name: str) -> int:
+        """The number of a span; raises CircuitError where there is none of that name."""
+        if name not in self.spans:
+            known = ", ".join(self.spans)
+            raise CircuitError(f"{name!r} is not a span of these prompts; they have {known}")
+        return self.spans.index(name)
+
+    def spread(self, mask: Mask) -> PlacedMask:
+        """A plain circuit in places: its edges in every span, and all edges of attention."""
+        legal = self.legal
+        return PlacedMask(self, legal.residual & mask[:, :, None], legal.attention.copy())
+
+    # -- what is alive -------------------------------------------------------------------------
+    def alive(self, mask: PlacedMask, *, joint: bool = False) -> PlacedMask:
+        """The kept edges that lie on a kept path from the embedding to the logits.
+
+        ``joint``: a norm lies over all heads of a layer (``Kind.joint``), so that a head which is
+        heard at one span is heard at all: what it writes elsewhere counts in the norm there, as in
+        the run of the plain circuit.
+        """
+        return self.alive_and_live(mask, joint=joint)[0]
+
+    def alive_and_live(
+        self, mask: PlacedMask, *, joint: bool = False
+    ) -> tuple[PlacedMask, Bool[np.ndarray, "writers spans"]]:
+        """The same, and where each writer is computed: it hears something that is kept and is
+        heard. Anywhere else it writes what is carried."""
+        legal = self.legal
+        residual = (mask.residual != 0) & legal.residual
+        attention = (mask.attention != 0) & legal.attention
+        live = self._live(residual, attention)
+        residual &= live[:, None]
+        heard = self._heard(residual, attention, joint)
+        residual &= heard[1][None]
+        attention &= heard[0][self.heads][:, None, None]
+        return PlacedMask(self, residual, attention), live & heard[0]
+
+    def _live(self, residual: Any, attention: Any) -> Bool[np.ndarray, "writers spans"]:
+        """Which writers hear the embedding at which spans; attention's dead sources are dropped."""
+        live = np.zeros((self.shape[0], self.shape[2]), bool)
+        live[0] = True
+        heads = {stage.index: rows for stage, rows in self.stages}
+        for stage in self.wiring.stages:
+            reads = (residual[: stage.upstream, stage.columns] & live[: stage.upstream, None]).any(
+                0
+            )
+            feeds = np.array(stage.part.feeds)
+            if stage.index not in heads:
+                live[stage.rows] = reads[feeds].any(1)
+                continue
+            table = attention[heads[stage.index]]
+            table &= reads[feeds[:, 1:]][..., None]
+            live[stage.rows] = reads[feeds[:, 0]] | table.any((1, 2))
+        return live
+
+    def _heard(
+        self, residual: Any, attention: Any, joint: bool
+    ) -> tuple[Bool[np.ndarray, "writers spans"], Bool[np.ndarray, "readers spans"]]:
+        """Which writers and which readers the logits hear at which spans."""
+        written = np.zeros((self.shape[0], self.shape[2]), bool)
+        read = np.zeros((self.shape[1], self.shape[2]), bool)
+        read[-1] = self.answers
+        heads = {stage.index: rows for stage, rows in self.stages}
+        for stage in reversed(self.wiring.stages):
+            own = (residual[stage.rows] & read).any(1)
+            feeds = np.array(stage.feeds)
+            if stage.index in heads:
+                own = np.repeat(own.any(1, keepdims=True), own.shape[1], 1) if joint else own
+                np.logical_or.at(read, feeds[:, 0], own)
+                sources = (attention[heads[stage.index]] & own[:, None, None]).any(3)
+                np.logical_or.at(read, feeds[:, 1:], sources)
+            else:
+                np.logical_or.at(read, feeds, own[:, None])
+            written[stage.rows] = own
+        written[0] = (residual[0] & read).any(0)
+        return written, read
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedMask:
+    """A mask, or weights, over the edges between places: those of the residual stream and those of
+    attention. The arrays may be NumPy's or, where a gradient flows, tensors."""
+
+    places: Places
+    residual: Shaped[Any, "writers readers spans"]
+    attention: Shaped[Any, "heads 2 source destination"]
+
+    def __post_init__(self) -> None:
+        places = self.places
+        n = len(places.spans)
+        shapes = tuple(self.residual.shape), tuple(self.attention.shape)
+        if shapes != (places.shape, (len(places.heads), 2, n, n)):
+            raise CircuitError(
+                f"the tables have the shapes {shapes[0]} and {shapes[1]}, and these places "
+                f"{places.shape} and {(len(places.heads), 2, n, n)}"
+            )
+
+    def counts(self) -> tuple[int, int]:
+        """How many edges are kept: of the residual stream, and of attention."""
+        return int((self.residual != 0).sum()), int((self.attention != 0).sum())
+
+    def collapse(self) -> Mask:
+        """The plain circuit: an edge is kept if it is in any span."""
+        found: Mask = (np.asarray(self.residual) != 0).any(2)
+        return found

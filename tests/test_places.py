@@ -1,0 +1,98 @@
+"""Edges between places: what is alive, beside the same graph in NetworkX."""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+import pytest
+
+from circuitkit.errors import CircuitError
+from circuitkit.graph.places import PlacedMask, Places
+from circuitkit.graph.wiring import Wiring
+
+SPANS = ("first", "S2", "end")
+SEES = np.array([[1, 1, 1], [0, 1, 1], [0, 0, 1]], bool)
+WIRINGS = {
+    "plain": Wiring(2, 2, 2),
+    "grouped": Wiring(3, 4, 2),
+    "parallel": Wiring(2, 2, 1, parallel=True),
+    "bare": Wiring(2, 2, 2, mlp=False),
+    "experts": Wiring(2, 2, 2, experts=(3, 0), shared=True),
+}
+
+
+@pytest.fixture(params=WIRINGS)
+def places(request: pytest.FixtureRequest) -> Places:
+    answers = np.array([False, False, True])
+    return Places(WIRINGS[request.param], SPANS, SEES, answers)
+
+
+def random_mask(places: Places, seed: int, share: float = 0.3) -> PlacedMask:
+    rng, legal = np.random.default_rng(seed), places.legal
+    kept = [
+        table & (rng.random(table.shape) < share) for table in (legal.residual, legal.attention)
+    ]
+    return PlacedMask(places, *kept)
+
+
+def as_graph(places: Places, mask: PlacedMask) -> nx.DiGraph:
+    """The same edges in NetworkX: readers and writers are apart, each at its span."""
+    graph, spans = nx.DiGraph(), range(len(places.spans))
+    for w, r, s in np.argwhere(mask.residual):
+        graph.add_edge(("w", w, s), ("r", r, s))
+    for h, c, s, e in np.argwhere(mask.attention):
+        graph.add_edge(("r", places.ports[h, c], s), ("w", places.heads[h], e))
+    heads = set(places.heads.tolist())
+    for row in range(1, places.shape[0]):
+        feeds = places.wiring.feeds(row)
+        for column in feeds[:1] if row in heads else feeds:
+            graph.add_edges_from((("r", column, s), ("w", row, s)) for s in spans)
+    return graph
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_alive_lies_on_a_path(places: Places, seed: int) -> None:
+    mask = random_mask(places, seed)
+    graph = as_graph(places, mask)
+    graph.add_edges_from(("start", ("w", 0, s)) for s in range(3))
+    logits = places.shape[1] - 1
+    graph.add_edges_from((("r", logits, s), "stop") for s in range(3) if places.answers[s])
+    graph.add_nodes_from(["start", "stop"])
+    on = nx.descendants(graph, "start") & nx.ancestors(graph, "stop")
+    found, live = places.alive_and_live(mask)
+    for w, r, s in np.argwhere(mask.residual):
+        assert found.residual[w, r, s] == (("w", w, s) in on and ("r", r, s) in on)
+    for h, c, s, e in np.argwhere(mask.attention):
+        kept = ("r", places.ports[h, c], s) in on and ("w", places.heads[h], e) in on
+        assert found.attention[h, c, s, e] == kept
+    at = {(w, s) for w in range(places.shape[0]) for s in range(3) if ("w", w, s) in on}
+    assert {(int(w), int(s)) for w, s in np.argwhere(live)} == at
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_plain_circuit_is_alive_as_before(places: Places, seed: int) -> None:
+    wiring = places.wiring
+    mask = wiring.legal & (np.random.default_rng(seed).random(wiring.shape) < 0.4)
+    for joint in (False, True):
+        found = places.alive(places.spread(mask), joint=joint).collapse()
+        assert (found == wiring.alive(mask)).all()
+
+
+def test_nothing_changes_the_mask(places: Places) -> None:
+    mask = random_mask(places, 0)
+    before = mask.residual.copy(), mask.attention.copy()
+    places.alive(mask)
+    assert (mask.residual == before[0]).all()
+    assert (mask.attention == before[1]).all()
+
+
+def test_files_and_refusals(places: Places) -> None:
+    assert Places.of(places.wiring, places.to_dict()) == places
+    with pytest.raises(CircuitError, match="'S3' is not a span of these prompts"):
+        places.span("S3")
+    with pytest.raises(CircuitError, match="do not fit"):
+        Places(places.wiring, ("a", "a"), SEES, np.ones(3, bool))
+    with pytest.raises(CircuitError, match="have the shapes"):
+        PlacedMask(places, places.legal.residual[:, :, :2], places.legal.attention)
+    with pytest.raises(CircuitError, match="not a table"):
+        Places.of(places.wiring, {"spans": ["a"]})
