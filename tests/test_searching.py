@@ -17,7 +17,8 @@ from circuitkit.errors import EvaluationError, ScoresError
 from circuitkit.evaluation import searching
 from circuitkit.evaluation.choosing import choose
 from circuitkit.evaluation.faithfulness import evaluate
-from circuitkit.evaluation.searching import STACK, Search, rungs, smallest
+from circuitkit.evaluation.searching import Search, smallest
+from circuitkit.evaluation.sizes import STACK, rungs
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics import logit_diff

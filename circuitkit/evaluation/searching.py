@@ -1,8 +1,4 @@
-"""The smallest circuit of a ranking that reaches a faithfulness, searched for among its sizes.
-
-Faithfulness does not simply grow with size: of one ranking 17 edges may keep 0.88 and 60 keep 0.56.
-So sizes lie densely: all up to 24, and then a fifth more at each step. Those of a stack share runs.
-"""
+"""The smallest circuit of a ranking that reaches a faithfulness, searched for among its sizes."""
 
 from __future__ import annotations
 
@@ -11,14 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-
-from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
+from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Model
 from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
 from circuitkit.evaluation.masks import ScoresLike, as_scores
 from circuitkit.evaluation.results import PictureResult
+from circuitkit.evaluation.sizes import Sizes
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
@@ -30,14 +25,9 @@ from circuitkit.viz.figures import Lines
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["FAITHFULNESS", "STACK", "Search", "rungs", "smallest"]
+__all__ = ["FAITHFULNESS", "Search", "smallest"]
 
 FAITHFULNESS = 0.85  # the target where neither a size nor a target is asked for
-EVERY = 24  # up to here all sizes are tried
-STEP = 1.2  # from one size to the next above
-STACK = 8  # sizes that share their runs
-ABOVE = 2  # sizes are looked at up to so many times the first that reaches the target
-LOOKS = 3  # stacks for places below it where faithfulness falls with size
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -190,112 +180,31 @@ def smallest(
     """
     scores = as_scores(scores, model)
     inputs = prepare(model, data, metric, corruption, circuit=scores)
-    search = _Searching(inputs, scores, target, rule)
-    search.climb()
-    search.descend()
-    search.look_around()
-    found = search.result(known)
+
+    def measured(masks: Sequence[Mask]) -> list[float]:
+        each: list[Evaluation] = evaluate(model, [*masks], *inputs[1:])
+        return [one.faithfulness for one in each]
+
+    sizes = Sizes[Mask](scores.units, target, lambda asked: scores.masks(asked, rule),
+                        lambda mask: int(mask.sum()), measured)  # fmt: skip
+    sizes.search()
+    found = _result(sizes, scores, rule, known)
     scores.warn_of_zeros(found.mask)
     return found
 
 
-def rungs(total: int) -> list[int]:
-    """The sizes that are tried, up to so many edges: all up to 24, and then each a fifth more than
-    the one before."""
-    sizes = [*range(1, min(total, EVERY) + 1)]
-    while sizes[-1] < total:
-        sizes.append(min(total, int(sizes[-1] * STEP)))
-    return sizes
-
-
-class _Searching:
-    """The sizes that were measured so far: of each the number of edges and its faithfulness."""
-
-    def __init__(self, inputs: Inputs, scores: Scores, target: float, rule: str) -> None:
-        self.inputs, self.scores, self.target, self.rule = inputs, scores, target, rule
-        self.edges: dict[int, int] = {}  # of what was asked for: fewer, where there are no more
-        self.values: dict[int, float] = {0: 0.0}  # by edges; of nothing kept it is 0
-
-    def measure(self, sizes: Sequence[int]) -> None:
-        """Measure these sizes, those that are new."""
-        new = [n for n in sizes if n not in self.edges]
-        masks = {}
-        for n, mask in zip(new, self.scores.masks(new, self.rule), strict=True):
-            self.edges[n] = int(mask.sum())
-            if self.edges[n] not in self.values:
-                masks[self.edges[n]] = mask
-        if masks:
-            found: list[Evaluation] = evaluate(
-                self.inputs.model, [*masks.values()], *self.inputs[1:]
-            )
-            self.values |= zip(masks, (each.faithfulness for each in found), strict=True)
-
-    def at(self, n: int) -> float:
-        """The faithfulness of a size that was measured."""
-        return self.values[self.edges[n]]
-
-    @property
-    def high(self) -> int | None:
-        """The smallest size known to reach the target."""
-        return min((n for n in self.edges if self.at(n) >= self.target), default=None)
-
-    def between(self, low: int, high: int) -> list[int]:
-        """A stack of sizes between two others, spread evenly."""
-        inner = np.linspace(low, high, STACK + 2)[1:-1].round().astype(int)
-        return sorted({int(n) for n in inner} - {low, high})
-
-    def climb(self) -> None:
-        """Measure growing sizes until one reaches the target, and further ones up to twice that."""
-        sizes = rungs(self.scores.units)
-        for start in range(0, len(sizes), STACK):
-            self.measure(sizes[start : start + STACK])
-            if self.high is not None:
-                self.measure([n for n in sizes if self.high < n <= ABOVE * self.high])
-                return
-
-    def descend(self) -> None:
-        """Narrow down the sizes between the smallest that reaches the target and the one below."""
-        while self.high is not None:
-            low = max((n for n in self.edges if n < self.high), default=0)
-            if self.high - low <= 1:
-                return
-            self.measure(self.between(low, self.high))
-
-    def look_around(self) -> None:
-        """Measure sizes around those below the smallest that reaches the target where a larger
-        circuit is worse, if faithfulness falls so much among such sizes that a step up as large
-        would reach it here."""
-        for _ in range(LOOKS):
-            high = self.high
-            sizes = sorted(n for n in self.edges if high is not None and n <= high)
-            steps = [*zip([0, *sizes], sizes, sizes[1:], strict=False)]
-            falls = {n: self.at(n) - self.at(after) for _, n, after in steps}
-            near = [
-                (self.at(n), before, after)
-                for before, n, after in steps
-                if falls[n] > 0 and after - before > 2
-                if self.at(n) + max(falls[m] for m in falls if n / 2 <= m <= 2 * n) >= self.target
-            ]
-            if not near:
-                return
-            _, before, after = max(near)
-            self.measure(self.between(before, after))
-            self.descend()
-
-    def result(self, known: Sequence[tuple[Mask, float]]) -> Search:
-        """What was found, or what was known before, whichever is smaller."""
-        found = [(int(mask.sum()), -value, mask, 0) for mask, value in known
-                 if value >= self.target]  # fmt: skip
-        if self.high is not None:
-            mask, filled = self.scores.filled(self.high, self.rule)
-            found.insert(0, (int(mask.sum()), -self.at(self.high), mask, filled))
-        if not found:
-            most = max(self.edges.values(), default=0)
-            raise EvaluationError(
-                f"no circuit reaches the faithfulness {self.target}: that of all {most:,} edges "
-                f"is {self.values[most]:.4g}; ask for less"
-            )
-        _, value, mask, filled = min(found, key=lambda each: each[:2])
-        sizes = sorted(self.values.keys() - {0})
-        values = tuple(self.values[n] for n in sizes)
-        return Search(self.scores, self.target, mask, -value, filled, tuple(sizes), values)
+def _result(
+    found: Sizes[Mask], scores: Scores, rule: str, known: Sequence[tuple[Mask, float]]
+) -> Search:
+    """What was found, or what was known before, whichever is smaller."""
+    reached = [(int(mask.sum()), -value, mask, 0) for mask, value in known
+               if value >= found.target]  # fmt: skip
+    if found.high is not None:
+        mask, filled = scores.filled(found.high, rule)
+        reached.insert(0, (int(mask.sum()), -found.at(found.high), mask, filled))
+    if not reached:
+        raise EvaluationError(found.missed())
+    _, value, mask, filled = min(reached, key=lambda each: each[:2])
+    sizes = sorted(found.values.keys() - {0})
+    values = tuple(found.values[n] for n in sizes)
+    return Search(scores, found.target, mask, -value, filled, tuple(sizes), values)

@@ -12,7 +12,7 @@ from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.evaluation.hypotheses.equivalence import EPSILON, PROMPTS, equivalence
 from circuitkit.evaluation.hypotheses.tested import Tested
 from circuitkit.evaluation.results import TableResult
-from circuitkit.evaluation.searching import STACK, rungs
+from circuitkit.evaluation.sizes import STACK, rungs
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
 from circuitkit.util.json_values import Json

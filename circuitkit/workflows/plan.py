@@ -38,7 +38,7 @@ from circuitkit.engine.model import Model
 from circuitkit.engine.weights import parameters
 from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.refining import SHORT, Candidates, rounds
-from circuitkit.evaluation.searching import STACK, rungs
+from circuitkit.evaluation.sizes import STACK, rungs
 from circuitkit.graph.stages import ATTENTION
 from circuitkit.registry import lookup, name_of, names, resolve
 from circuitkit.util.bytesize import spell
