@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from circuitkit.errors import CircuitError
+from circuitkit.graph.placed_walks import drawn_places
 from circuitkit.graph.places import PlacedMask, Places
 from circuitkit.graph.wiring import Wiring
 
@@ -96,3 +97,21 @@ def test_files_and_refusals(places: Places) -> None:
         PlacedMask(places, places.legal.residual[:, :, :2], places.legal.attention)
     with pytest.raises(CircuitError, match="not a table"):
         Places.of(places.wiring, {"spans": ["a"]})
+
+
+@pytest.mark.parametrize("sizes", [(1, 0), (8, 2), (20, 6), (30, 0)])
+def test_random_circuits_are_alive_and_of_one_size(places: Places, sizes: tuple[int, int]) -> None:
+    for mask in drawn_places(places, *sizes, n=3, seed=1):
+        found = places.alive(mask)
+        assert (found.residual == mask.residual).all()
+        assert (found.attention == mask.attention).all()
+        assert all(np.less_equal(mask.counts(), sizes))
+        if sizes == (8, 2):  # the others may be more than fit into one span, or beside a path
+            assert mask.counts() == sizes
+    first, again = (drawn_places(places, *sizes, n=1, seed=2)[0] for _ in range(2))
+    assert (first.residual == again.residual).all()
+
+
+def test_a_random_circuit_needs_an_edge(places: Places) -> None:
+    with pytest.raises(CircuitError, match="at least one edge"):
+        drawn_places(places, 0, 0, n=1, seed=0)
