@@ -582,8 +582,64 @@ def test_the_frame_of_a_task_is_a_file_that_gives_its_prompts(
     task = make("ioi", mini, 5)
     task.to_frame().to_csv(tmp_path / "mine.csv", index=False)
     again = make("from_file", mini, None, path=tmp_path / "mine.csv")
-    plain = [replace(p, spans={}, corruptions={}) for p in task.prompts]
-    assert [*again] == plain
+    plain = [replace(p, corruptions={}) for p in task.prompts]
+    assert [*again] == plain  # with both names that stand twice, as ranges
+    assert {":" in cell for cell in task.to_frame()["span_S2"]} == {True}
+    assert {":" in cell for cell in task.to_frame()["span_IO"]} == {False}
+
+
+SPANS = {
+    "once": ("cat", (3, 7)), "space": (" cat", (3, 7)), "range": ("3:7", (3, 7)),
+    "spaced": (" 3 : 7 ", (3, 7)), "words": ("cat is", (3, 10)), "start": ("The", (0, 3)),
+    "whole": ("The cat is", (0, 10)), "mark": (",", (10, 11)), "short": ("he", (11, 14)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPANS)
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "spans"])
+def test_a_column_names_a_span_by_its_words_or_its_characters(
+    mini: TokenizerView, tmp_path: Path, case: str, kind: str
+) -> None:
+    cell, expected = SPANS[case]
+    row = {"clean": "The cat is, he", "correct": " was", "wrong": ""}
+    other = row | {"clean": "My cat is, he"}
+    path = tmp_path / f"mine.{kind if kind != 'spans' else 'json'}"
+    if kind in ("csv", "tsv"):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            out = csv.DictWriter(file, [*row, "span_x"], delimiter="\t" if kind == "tsv" else ",")
+            out.writeheader()
+            out.writerows([row | {"span_x": cell}, other | {"span_x": ""}])
+    else:
+        where = {"spans": {"x": cell}} if kind == "spans" else {"span_x": cell}
+        path.write_text(json.dumps([row | where | {"wrong": []}, other | {"wrong": []}]))
+    first, second = make("from_file", mini, None, path=path)
+    assert (first.spans, second.spans) == ({"x": expected}, {})
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("he", "has the span 'x' 'he', which stands 2 times in 'The cat he, he'; give the range"),
+        ("dog", "has the span 'x' 'dog', which stands nowhere in"),
+        ("at", "has the span 'x' 'at', which stands nowhere in"),
+        ("3:99", "has the span 'x' of 3 to 99, but the clean text has 14 characters"),
+        ("7:3", "has the span 'x' of 7 to 3"),
+        (7, r"has the spans {'x': 7}; write an object"),
+        ([3], r"has the spans {'x': \[3\]}; write an object"),
+    ],
+)
+def test_a_span_that_is_not_there_once_is_refused(
+    mini: TokenizerView, tmp_path: Path, cell: Any, words: str
+) -> None:
+    path = tmp_path / "mine.json"
+    row = {"clean": "The cat he, he", "correct": " was", "wrong": []}
+    for own in ({"span_x": cell}, {"spans": {"x": cell}}):
+        path.write_text(json.dumps([row | own]))
+        with pytest.raises(DataError, match=words):
+            make("from_file", mini, None, path=path)
+    path.write_text(json.dumps([row | {"span_x": "cat", "spans": {"x": "cat"}}]))
+    with pytest.raises(DataError, match="has the span 'x' twice, in 'spans' and in 'span_x'"):
+        make("from_file", mini, None, path=path)
 
 
 def test_a_file_of_an_earlier_version_calls_further_texts_others(

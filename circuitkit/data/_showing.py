@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from reprlib import Repr
 from textwrap import wrap
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pandas
+from circuitkit.util.tables import to_frame
 
-__all__ = ["ANSWERS", "Shown", "as_html", "as_lines", "cited", "quoted", "row"]
+__all__ = [
+    "ANSWERS",
+    "IN_HTML",
+    "Shown",
+    "as_html",
+    "as_lines",
+    "cited",
+    "quoted",
+    "row",
+    "standing",
+]
 
 WIDTH = 100  # characters of a line
 SHOWN = 3  # prompts in a text
@@ -32,6 +41,7 @@ class Shown:
     wrong: Sequence[str]
     spans: Mapping[str, str]
     corruptions: Mapping[str, str]
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of the spans, if known
 
 
 def cited(text: str) -> str:
@@ -39,17 +49,34 @@ def cited(text: str) -> str:
     return _SHORTENED.repr(text)
 
 
-def row(shown: Shown) -> dict[str, str]:
+def row(shown: Shown, exact: bool = True) -> dict[str, str]:
     """The prompt as a row of a table: the columns of a CSV file of prompts, then the spans and the
-    further corrupted texts."""
+    further corrupted texts. An ``exact`` one has the range of a span whose text stands there more
+    than once."""
     return {
         "clean": shown.clean,
         "corrupt": shown.corrupt or "",
         "correct": "|".join(shown.correct),
         "wrong": "|".join(shown.wrong),
-        **{f"span_{name}": text for name, text in shown.spans.items()},
+        **{f"span_{name}": _cell(shown, name, exact) for name in shown.spans},
         **{f"corrupt_{name}": text for name, text in shown.corruptions.items()},
     }
+
+
+def _cell(shown: Shown, name: str, exact: bool) -> str:
+    text, where = shown.spans[name], shown.ranges.get(name)
+    if not exact or where is None or standing(text, shown.clean) == [where]:
+        return text
+    return f"{where[0]}:{where[1]}"
+
+
+def standing(text: str, clean: str) -> list[tuple[int, int]]:
+    """Where whole words of the clean text are this text, with the space before them."""
+    before = r"(?<!\w)" if text[:1].isalnum() else ""
+    after = r"(?!\w)" if text[-1:].isalnum() else ""
+    starts = [one.start() for one in re.finditer(f"(?={before}{re.escape(text)}{after})", clean)]
+    spaces = [clean[:start].endswith(" ") and text[:1] != " " for start in starts]
+    return [(at - space, at + len(text)) for at, space in zip(starts, spaces, strict=True)]
 
 
 def as_lines(prompts: Sequence[Shown], total: int) -> Iterator[str]:
@@ -74,10 +101,11 @@ def quoted(answers: Sequence[str]) -> str:
     return ", ".join(map(repr, shown)) + (f" and {more} more" if more > 0 else "")
 
 
-def as_html(title: str, frame: pandas.DataFrame, total: int) -> str:
-    """The title above the first rows of a table, as HTML."""
+def as_html(title: str, prompts: Iterable[Shown], total: int) -> str:
+    """The title above a table of the prompts, as HTML."""
+    frame = to_frame([row(shown, exact=False) for shown in prompts])
     more = f"<p>... and {total - IN_HTML:,} more</p>" if total > IN_HTML else ""
-    table: str = frame.head(IN_HTML).to_html(na_rep="")
+    table: str = frame.to_html(na_rep="")
     return f"<p>{escape(title)}</p>{table}{more}"
 
 

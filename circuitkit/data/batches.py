@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from circuitkit.data._showing import Shown, as_html, as_lines, row
+from circuitkit.data._showing import IN_HTML, Shown, as_html, as_lines, row
 from circuitkit.data.examples import Example, swapped
 from circuitkit.data.framing import framed, framing
 from circuitkit.data.prompts import Prompt, Task
@@ -313,7 +313,9 @@ class Dataset:
         return "\n".join([str(self), *as_lines(shown, len(self))])
 
     def _repr_html_(self) -> str:
-        return as_html(str(self), self[:10].to_frame(), len(self))
+        return as_html(
+            str(self), (_shown(e, self.tokenizer) for e in self.examples[:IN_HTML]), len(self)
+        )
 
     def to_frame(self) -> pandas.DataFrame:
         """A row for each example, with the columns of ``Task.to_frame``, in the text to which the
@@ -445,6 +447,10 @@ def _shown(example: Example, tokenizer: Tokenizer | None) -> Shown:
 
     single = tuple(tuple((token,) for token in own) for own in (example.correct, example.wrong))
     right, wrong = single if example.sequences is None else example.sequences
+    ranges = {
+        name: (len(text(example.clean[:a])), len(text(example.clean[:b])))
+        for name, (a, b) in example.spans.items()
+    }
     return Shown(
         clean=text(example.clean),
         corrupt=text(example.corrupt) if example.paired else None,
@@ -452,4 +458,5 @@ def _shown(example: Example, tokenizer: Tokenizer | None) -> Shown:
         wrong=list(map(text, wrong)),
         spans={name: text(example.clean[a:b]) for name, (a, b) in example.spans.items()},
         corruptions={name: text(own) for name, own in example.corruptions.items()},
+        ranges=ranges if tokenizer is not None else {},
     )

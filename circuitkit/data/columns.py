@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from circuitkit.data._showing import cited
+from circuitkit.data._showing import cited, standing
 from circuitkit.data.prompts import Prompt
 from circuitkit.data.reading import Row
 from circuitkit.data.tokens import TokenizerView
@@ -26,6 +27,8 @@ NAMES = {
     "incorrect_idx": ("incorrect_idx",),
 }
 COLUMNS = tuple(NAMES)
+SPAN = "span_"  # with which the column of a span begins
+_RANGE = re.compile(r"\s*([0-9]{1,9})\s*:\s*([0-9]{1,9})\s*")
 _NEEDED = {"clean": ("clean",), "correct": ("correct", "correct_idx"),
            "wrong": ("wrong", "incorrect_idx")}  # fmt: skip
 
@@ -83,7 +86,7 @@ def as_prompt(row: Row, words: TokenizerView, columns: Mapping[str, str]) -> Pro
         None if corrupt is None or corrupt == "" else _text(corrupt, "corrupt"),
         correct,
         wrong,
-        _spans(fields.get("spans"), clean),
+        _spans(fields, clean),
         _corruptions(fields),
     )
 
@@ -98,7 +101,8 @@ def _named(fields: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, A
     for name, value in own.items():
         key = chosen.get(name) or usual.get(name) or usual.get(name.casefold())
         if key is None:
-            key = name if name in ("spans", "corruptions", "others") else None
+            more = name in ("spans", "corruptions", "others") or name.startswith(SPAN)
+            key = name if more else None
         if key is None or value is None:
             if key in ("wrong", "incorrect_idx"):
                 found.setdefault(key, [])
@@ -206,22 +210,51 @@ def _shortened(prompt: Prompt, words: TokenizerView) -> Prompt:
 
 
 # -- spans and further texts -----------------------------------------------------------------------
-def _spans(spans: Any, clean: str) -> dict[str, tuple[int, int]]:
+def _spans(fields: Mapping[str, Any], clean: str) -> dict[str, tuple[int, int]]:
+    """The spans of an object, and those of columns of their own."""
+    spans = fields.get("spans")
     if spans is None or spans == "":
-        return {}
-    try:
-        found = {str(name): (int(start), int(stop)) for name, (start, stop) in spans.items()}
-    except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f'has the spans {_short(spans)}; write an object such as {{"subject": [15, 22]}}'
-        ) from error
-    for name, (start, stop) in found.items():
-        if not 0 <= start < stop <= len(clean):
+        spans = {}
+    if not isinstance(spans, dict):
+        raise DataError(_unlike_spans(spans))
+    own = {
+        key.removeprefix(SPAN): value
+        for key, value in fields.items()
+        if key.startswith(SPAN) and value != ""
+    }
+    double = next((name for name in own if name in spans), None)
+    if double is not None:
+        raise DataError(f"has the span {double!r} twice, in 'spans' and in {SPAN + double!r}")
+    return {str(name): _range(str(name), where, clean) for name, where in (spans | own).items()}
+
+
+def _range(name: str, where: Any, clean: str) -> tuple[int, int]:
+    """The characters of a span, given as their range or as a text that stands there once."""
+    if isinstance(where, str):
+        found, range_ = standing(where, clean), _RANGE.fullmatch(where)
+        if len(found) == 1:
+            return found[0]
+        if found or range_ is None:
+            times = f"{len(found)} times" if found else "nowhere"
             raise DataError(
-                f"has the span {name!r} of {start} to {stop}, but the clean text has "
-                f"{len(clean)} characters; choose a range inside it"
+                f"has the span {name!r} {_short(where)}, which stands {times} in "
+                f"{cited(clean)}; give the range of its characters, such as 15:22"
             )
-    return found
+        where = range_.groups()
+    try:
+        start, stop = map(int, where)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(_unlike_spans({name: where})) from error
+    if not 0 <= start < stop <= len(clean):
+        raise DataError(
+            f"has the span {name!r} of {start} to {stop}, but the clean text has "
+            f"{len(clean)} characters; choose a range inside it"
+        )
+    return start, stop
+
+
+def _unlike_spans(spans: Any) -> str:
+    return f'has the spans {_short(spans)}; write an object such as {{"subject": [15, 22]}}'
 
 
 def _corruptions(fields: Mapping[str, Any]) -> dict[str, str]:

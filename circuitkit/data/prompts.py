@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, overload
 
-from circuitkit.data._showing import Shown, as_html, as_lines, quoted, row
+from circuitkit.data._showing import IN_HTML, Shown, as_html, as_lines, quoted, row
 from circuitkit.errors import DataError
 from circuitkit.util.json_values import Json
 from circuitkit.util.tables import to_frame
@@ -139,13 +139,14 @@ class Task:
         return "\n".join([*title, *as_lines(list(map(_shown, self.prompts[:10])), len(self))])
 
     def _repr_html_(self) -> str:
-        return as_html(str(self), self[:10].to_frame(), len(self))
+        return as_html(str(self), map(_shown, self.prompts[:IN_HTML]), len(self))
 
     def to_frame(self) -> pandas.DataFrame:
         """A row for each prompt.
 
         The columns ``clean``, ``corrupt``, ``correct`` and ``wrong`` are those of a CSV file of
-        prompts, in which ``|`` separates several answers; ``span_NAME`` is the text of a span, and
+        prompts, in which ``|`` separates several answers; ``span_NAME`` is the text of a span, or
+        the range of its characters (``15:22``) where that text stands there more than once, and
         ``corrupt_NAME`` a further corrupted text.
 
         Example:
@@ -204,8 +205,9 @@ def _counted(task: Task) -> str:
 def _shown(prompt: Prompt) -> Shown:
     spans = {name: prompt.text(name) for name in prompt.spans}
     return Shown(
-        prompt.clean, prompt.corrupt, prompt.correct, prompt.wrong, spans, prompt.corruptions
-    )
+        prompt.clean, prompt.corrupt, prompt.correct, prompt.wrong, spans, prompt.corruptions,
+        prompt.spans,
+    )  # fmt: skip
 
 
 def compose(template: str, words: Mapping[str, str]) -> tuple[str, dict[str, tuple[int, int]]]:

@@ -35,9 +35,12 @@ def from_file(
     The file is CSV (separated by commas, semicolons or tabs), TSV, JSON (a list of objects), JSONL
     or Parquet, in UTF-8 or UTF-16; ``-`` is standard input. ``wrong`` may be empty, and ``corrupt``
     empty or missing: ``zero``, ``mean``, ``noise`` and ``resample`` need no corrupted text. Several
-    answers are separated by ``|`` in tables, and are a list in JSON. In JSON an object ``spans``
-    may name ranges of characters of the clean text, ``{"subject": [15, 22]}``, and an object
-    ``corruptions`` further corrupted texts, ``{"verb": "The cat eats"}``.
+    answers are separated by ``|`` in tables, and are a list in JSON.
+
+    A column ``span_subject`` names a span of the clean text: the words that stand there once, or
+    the range of their characters (``15:22``), with the space before the first word. In JSON an
+    object ``spans`` does the same, ``{"subject": [15, 22]}``, and an object ``corruptions`` holds
+    further corrupted texts, ``{"verb": "The cat eats"}``.
 
     Files of other tools are read as they are: EAP-IG's and MIB's (``corrupted``, and
     ``correct_idx`` and ``incorrect_idx``, which are token ids), agreement sets (``clean_prefix``,
