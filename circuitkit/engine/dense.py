@@ -11,8 +11,8 @@ writers × tokens × d_model numbers, instead of all that its stages compute.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.record import at_answers
 from circuitkit.graph.stages import Stage
 
-__all__ = ["final_residual"]
+__all__ = ["SMALL", "again", "final_residual"]
 
 SMALL = 2**26  # bytes that all readers read together, up to which no stage is computed again
 
@@ -51,7 +51,7 @@ def final_residual(
         before = changes.read(stage)
         live = None if keep.requires_grad else moved(_live(weights, stage), here)
         step = partial(_change, model, stage, context, carried, live)
-        changes.add(step(own, *before) if small else _again(step, own, *before))
+        changes.add((step if small else again(step))(own, *before))
     ends = torch.cat([moved(at_answers(batch, x, 1), context.embed.device) for x in changes.made])
     base = at_answers(batch, carried.final)[:, None]
     return _mixed(base, weights[..., -1:], ends[:, :, None])[0, :, 0]
@@ -92,13 +92,11 @@ def _legal(model: Model, keep: Tensor) -> Float[Tensor, "*examples w r"]:
     return torch.where(legal.to(model.device), numbers, numbers.new_zeros(()))
 
 
-def _again(step: Any, *given: Tensor) -> Tensor:
-    """What the step gives; in the backward it is taken again."""
+def again(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What gives the same; in the backward it is taken again."""
     if not torch.is_grad_enabled():
-        made: Tensor = step(*given)
-    else:
-        made = checkpoint(step, *given, use_reentrant=False, preserve_rng_state=False)
-    return made
+        return step
+    return partial(checkpoint, step, use_reentrant=False, preserve_rng_state=False)
 
 
 def _mixed(

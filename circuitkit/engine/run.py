@@ -7,7 +7,8 @@ For a reader r, with w running over the writers upstream of it,
 ``live`` is what a writer writes in this run, ``carried`` what a cut edge carries. A component
 without a kept in-edge writes what it wrote in the carried run and is not computed, so the cost
 follows the circuit. Keeping everything is the clean run, keeping nothing the carried run. A mask
-that carries a gradient, or is another one for each example, is run by ``circuitkit.engine.dense``.
+that carries a gradient, or is another one for each example, is run by ``circuitkit.engine.dense``,
+one over the edges between places by ``circuitkit.engine.placed``.
 """
 
 from __future__ import annotations
@@ -26,15 +27,20 @@ from circuitkit.data.batches import Batch
 from circuitkit.engine.dense import final_residual
 from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.model import Activations, Context, Kind, Model
+from circuitkit.engine.placed import placed_runs
 from circuitkit.engine.plan import Lanes, Plan, Reading, plan
 from circuitkit.engine.record import at_answers, beginning
+from circuitkit.graph.places import PlacedMask
 from circuitkit.graph.stages import Stage
 from circuitkit.graph.types import Mask
 
 __all__ = ["POOL_BYTES", "Keep", "run", "runs"]
 
 Keep: TypeAlias = (  # a mask, or fractions; for all examples, or as a tensor for each
-    Mask | Float[np.ndarray, "writers readers"] | Shaped[Tensor, "*examples writers readers"]
+    Mask
+    | Float[np.ndarray, "writers readers"]
+    | Shaped[Tensor, "*examples writers readers"]
+    | PlacedMask  # over the edges between places
 )
 Stack: TypeAlias = (  # of several circuits
     Bool[np.ndarray, "circuits writers readers"] | Float[np.ndarray, "circuits writers readers"]
@@ -58,10 +64,11 @@ def run(
     """The logits at the answer positions, under a mask.
 
     ``keep`` may hold fractions; a tensor may require a gradient, and be [examples, writers,
-    readers]. Edges that do not exist are ignored. ``context`` is of the clean tokens.
-    ``precomputed`` maps writers to a live − carried that is known beforehand (the sender of a
-    path): it is used where none of the writer's in-edges are kept. Without it, the embedding is
-    that of the context.
+    readers]. Edges that do not exist are ignored. A PlacedMask is over the edges between places, of
+    the spans of this batch. ``context`` is of the clean tokens. ``precomputed`` maps writers to a
+    live − carried that is known beforehand (the sender of a path): it is used where none of the
+    writer's in-edges are kept, and not by masks that are dense or placed. Without it, the embedding
+    is that of the context.
     """
     return next(runs(model, batch, context, carried, [keep], precomputed))
 
@@ -81,8 +88,13 @@ def runs(
     known = {0: context.embed - carried.embed} if precomputed is None else precomputed
     shared: _Shared | None = None  # what is asked for it, a gradient in a mask need not wait for
     flows = model.trainable and torch.is_grad_enabled()
-    for dense, some in groupby(keeps, key=lambda keep: flows or _is_dense(keep)):
-        if dense:
+    for kind, group in groupby(keeps, key=_kind):
+        if kind is PlacedMask:
+            placed = (keep for keep in group if isinstance(keep, PlacedMask))
+            yield from placed_runs(model, batch, context, carried, placed)
+            continue
+        some = (keep for keep in group if not isinstance(keep, PlacedMask))
+        if flows or kind is Tensor:
             for keep in map(torch.as_tensor, some):
                 yield model.unembed(final_residual(model, batch, context, carried, keep))
             continue
@@ -92,9 +104,13 @@ def runs(
                 yield from _logits(model, _Run(shared, part, planned).finals())
 
 
-def _is_dense(keep: Keep) -> bool:
-    """Whether the mask carries a gradient, or is another one for each example."""
-    return isinstance(keep, Tensor) and (keep.ndim == 3 or keep.requires_grad)
+def _kind(keep: Keep) -> type:
+    """By what a mask is run: ``PlacedMask`` over the edges between places, ``Tensor`` where it
+    carries a gradient or is another one for each example, and ``ndarray`` any other."""
+    if isinstance(keep, PlacedMask):
+        return PlacedMask
+    dense = isinstance(keep, Tensor) and (keep.ndim == 3 or keep.requires_grad)
+    return Tensor if dense else np.ndarray
 
 
 def _logits(
@@ -109,7 +125,7 @@ def _logits(
 
 
 def _alive(
-    model: Model, keep: Keep, known: Mapping[int, Tensor]
+    model: Model, keep: np.ndarray | Tensor, known: Mapping[int, Tensor]
 ) -> Mask | Float[np.ndarray, "writers readers"]:
     """A mask, or weights, without dead ends."""
     if isinstance(keep, Tensor):

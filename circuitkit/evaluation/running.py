@@ -25,6 +25,7 @@ from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import Keep, runs
 from circuitkit.errors import CircuitError, MetricError
 from circuitkit.evaluation.masks import CircuitLike, as_mask, dense, require_shape
+from circuitkit.graph.places import PlacedMask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of
 
@@ -35,7 +36,7 @@ Value = Callable[[Float[Tensor, "b vocab"], Float[Tensor, "b vocab"], Batch], Te
 
 def run(
     model: Model,
-    circuits: CircuitLike | Sequence[CircuitLike],
+    circuits: CircuitLike | PlacedMask | Sequence[CircuitLike | PlacedMask],
     data: Data,
     corruption: CorruptionLike | None = None,
 ) -> Float[Tensor, "circuits examples vocab"]:
@@ -45,8 +46,9 @@ def run(
     corruption's draws; one circuit gives the first axis the length 1. A circuit is a graph, a
     Discovery, a mask of bool, or a tensor of weights from 0 (the edge carries the corruption) to 1
     (it is live), over the model's writers and readers; or a tensor of masks or weights [examples,
-    writers, readers], one for each example of a Dataset. A tensor that requires a gradient carries
-    one. A task's name or a Task means prompts that the circuits' discovery did not see.
+    writers, readers], one for each example of a Dataset; or a PlacedMask over the edges between
+    places, of the spans of these prompts. A tensor that requires a gradient carries one. A task's
+    name or a Task means prompts that the circuits' discovery did not see.
 
     Raises ArgumentError for an argument in the wrong place, and CircuitError where a circuit does
     not fit the model.
@@ -62,7 +64,7 @@ def run(
 
 def measure(
     model: Model,
-    circuits: CircuitLike | Sequence[CircuitLike],
+    circuits: CircuitLike | PlacedMask | Sequence[CircuitLike | PlacedMask],
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
@@ -127,7 +129,7 @@ def _slope(metric: Metric, said: Tensor, keep: Tensor) -> Tensor:
 
 def _prepared(
     model: Model,
-    circuits: CircuitLike | Sequence[CircuitLike],
+    circuits: CircuitLike | PlacedMask | Sequence[CircuitLike | PlacedMask],
     data: Data,
     metric: MetricLike | None,
     corruption: CorruptionLike | None,
@@ -138,10 +140,10 @@ def _prepared(
     if not each:
         raise CircuitError("there are no circuits; give at least one")
     keeps = [_keep(one, model.wiring) for one in each]
-    graphs = [one for one in each if not isinstance(one, Tensor | np.ndarray)]
+    graphs = [one for one in each if not isinstance(one, Tensor | np.ndarray | PlacedMask)]
     inputs = prepare(model, data, metric, corruption, circuit=graphs)
     for keep in keeps:
-        if keep.ndim == 3 and len(keep) != len(inputs.data):
+        if isinstance(keep, Tensor) and keep.ndim == 3 and len(keep) != len(inputs.data):
             raise CircuitError(
                 f"there are masks for {len(keep)} examples, and {len(inputs.data)} examples; give "
                 "one mask for each, or one for all"
@@ -149,8 +151,16 @@ def _prepared(
     return inputs, keeps
 
 
-def _keep(circuit: CircuitLike, wiring: Wiring) -> Keep:
+def _grows(keep: Keep) -> bool:
+    """Whether a mask carries a gradient."""
+    tables = (keep.residual, keep.attention) if isinstance(keep, PlacedMask) else (keep,)
+    return any(isinstance(table, Tensor) and table.requires_grad for table in tables)
+
+
+def _keep(circuit: CircuitLike | PlacedMask, wiring: Wiring) -> Keep:
     """A circuit as a mask, or as weights, which are finite."""
+    if isinstance(circuit, PlacedMask):
+        return circuit
     if isinstance(circuit, np.ndarray) and (circuit.dtype.kind == "f" or circuit.ndim == 3):
         circuit = torch.from_numpy(circuit)
     if isinstance(circuit, Tensor) and circuit.ndim == 3:
@@ -168,22 +178,24 @@ def _keep(circuit: CircuitLike, wiring: Wiring) -> Keep:
 def _stacked(inputs: Inputs, keeps: Sequence[Keep], value: Value) -> Float[Tensor, "c n *rest"]:
     """What is said of every circuit on every example, in the mean over the draws."""
     model, data = inputs.model, inputs.data
-    wanted = any(isinstance(keep, Tensor) and keep.requires_grad for keep in keeps)
+    wanted = any(map(_grows, keeps))
     wanted |= model.trainable
     with torch.set_grad_enabled(wanted and torch.is_grad_enabled()):
         carry = inputs.corruption(model, data)
         said, start = [], 0
         for batch in data:
             here = slice(start, start + batch.examples)
-            own = [_of_rows(keep[here], batch) if keep.ndim == 3 else keep for keep in keeps]
+            own = [_of_rows(keep, here, batch) for keep in keeps]
             said.append(_batch(model, batch, carry(batch), own, value))
             start = here.stop
         return torch.cat(said, dim=1)
 
 
-def _of_rows(keep: Keep, batch: Batch) -> Keep:
-    """The masks of a batch's examples for each of its rows."""
-    return keep if batch.sequences is None else keep[batch.owner.cpu()]
+def _of_rows(keep: Keep, here: slice, batch: Batch) -> Keep:
+    """A mask as it is; of one for each example those of a batch, for each of its rows."""
+    if not isinstance(keep, Tensor) or keep.ndim != 3:
+        return keep
+    return keep[here] if batch.sequences is None else keep[here][batch.owner.cpu()]
 
 
 def _batch(
