@@ -54,6 +54,7 @@ from circuitkit.evaluation.masks import (
     nodes_beside,
 )
 from circuitkit.evaluation.results import TableResult
+from circuitkit.graph.places import AnyMask, bits_of, edges_of
 from circuitkit.graph.types import Mask
 from circuitkit.graph.walks import drawn_masks
 from circuitkit.graph.wiring import Wiring
@@ -296,12 +297,12 @@ def evaluations(
     values: Float[np.ndarray, "runs examples"],
     metric: Metric,
     corruption: Corruption,
-    masks: Sequence[Mask],
+    masks: Sequence[AnyMask],
 ) -> list[Evaluation]:
     """The Evaluation of each mask, of what ``measure_all`` gives for them and one metric."""
     names = name_of(metric), name_of(corruption)
     return [
-        Evaluation(values[0], values[1], row, *names, edges=int(mask.sum()))
+        Evaluation(values[0], values[1], row, *names, edges=edges_of(mask))
         for row, mask in zip(values[2:], masks, strict=True)
     ]
 
@@ -396,7 +397,7 @@ def _compared(
 @torch.no_grad()
 def measure_all(
     model: Model,
-    masks: Sequence[Mask],
+    masks: Sequence[AnyMask],
     data: Dataset,
     metrics: Sequence[Metric],
     corruption: Corruption,
@@ -412,7 +413,7 @@ def measure_all(
 
 def _about(
     model: Model,
-    masks: Sequence[Mask],
+    masks: Sequence[AnyMask],
     data: Dataset,
     metrics: Sequence[Metric],
     corruption: Corruption,
@@ -424,7 +425,7 @@ def _about(
         "version": VERSION,
         "metrics": [name_of(metric) for metric in metrics],
         "corruption": name_of(corruption),
-        "masks": [digest(np.packbits(mask).tobytes().hex()) for mask in masks],
+        "masks": [digest(bits_of(mask).hex()) for mask in masks],
     }
 
 
@@ -435,7 +436,7 @@ class _Measuring:
     def __init__(
         self,
         model: Model,
-        masks: Sequence[Mask],
+        masks: Sequence[AnyMask],
         data: Dataset,
         metrics: Sequence[Metric],
         corruption: Corruption,
@@ -462,7 +463,7 @@ class _Measuring:
         self.known = True
 
     def _values(
-        self, batch: Batch, masks: Sequence[Mask]
+        self, batch: Batch, masks: Sequence[AnyMask]
     ) -> Float[np.ndarray, "metrics runs examples"]:
         model, metrics = self.model, self.metrics
         context = model.start(batch.clean, batch.mask)

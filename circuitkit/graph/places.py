@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
@@ -26,7 +26,7 @@ from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json
 
-__all__ = ["PORTS", "PlacedMask", "Places", "Spans"]
+__all__ = ["PORTS", "AnyMask", "PlacedMask", "Places", "Spans", "bits_of", "edges_of"]
 
 PORTS = "kv"  # what attention reads at a source; the order of the attention table
 
@@ -221,3 +221,19 @@ class PlacedMask:
         """The plain circuit: an edge is kept if it is in any span."""
         found: Mask = (np.asarray(self.residual) != 0).any(2)
         return found
+
+
+AnyMask: TypeAlias = Mask | PlacedMask
+
+
+def edges_of(mask: AnyMask) -> int:
+    """How many edges a mask keeps: between places, those of the residual stream and of attention."""
+    return sum(mask.counts()) if isinstance(mask, PlacedMask) else int(mask.sum())
+
+
+def bits_of(mask: AnyMask) -> bytes:
+    """The mask as bytes, by which a run recognises it."""
+    if not isinstance(mask, PlacedMask):
+        return np.packbits(mask).tobytes()
+    said = repr(mask.places.to_dict()).encode()
+    return said + np.packbits(mask.residual).tobytes() + np.packbits(mask.attention).tobytes()
