@@ -16,6 +16,7 @@ from circuitkit.data.examples import Example, swapped
 from circuitkit.data.framing import framed, framing
 from circuitkit.data.prompts import Prompt, Task
 from circuitkit.data.sequences import Sequences, rows_of, sequences
+from circuitkit.data.spans import Ranges, span_names
 from circuitkit.data.tokens import Tokenizer, tokenise, view
 from circuitkit.errors import DataError
 from circuitkit.util.json_values import Json
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = ["Batch", "Dataset", "span_names"]
-
-
-def span_names(at: str | Sequence[str]) -> tuple[str, ...]:
-    """The names of tokens in ``at``, which may be a single one."""
-    return (at,) if isinstance(at, str) else tuple(at)
 
 
 @dataclass(frozen=True)
@@ -92,6 +88,11 @@ class Batch:
         if self.sequences is None:
             return self.mask
         return self.mask & (self.mask.long().cumsum(-1) <= self.sequences.prompt[:, None])
+
+    @property
+    def ranges(self) -> Ranges:
+        """The named spans, and what else says which span a token belongs to."""
+        return Ranges(self.mask, self.prompts, self.spans, self.name)
 
     def any_row(self, found: Bool[Tensor, " batch"]) -> Bool[Tensor, " examples"]:
         """Whether something is true of any row of each example."""
