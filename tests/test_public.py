@@ -173,6 +173,7 @@ def test_every_public_name_has_its_true_type(tmp_path: Path) -> None:
 # What takes or gives anything at all. JSON values are ``Json``, and what a program computes with
 # ``truth.rasp.language.Value``.
 ANYTHING = {
+    "graph.places.PlacedMask",  # arrays of NumPy, or tensors
     "engine.model.Context",  # what the model gives its own attention
     "registry.lookup", "registry.resolve", "registry.serve",  # functions of the kind that was named
     "models.stubs.Muted.forward",  # the arguments of the module in whose place it stands

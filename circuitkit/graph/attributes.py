@@ -67,6 +67,11 @@ def _is_digest(value: Json) -> bool:
     return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
+def _are_words(value: Json) -> bool:
+    pairs = isinstance(value, list) and all(map(_are_texts, value))
+    return pairs and all(len(pair) == 2 for pair in value)
+
+
 def _are_texts(value: Json) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
@@ -89,6 +94,7 @@ OF_GRAPHS: Mapping[str, _Kind] = {
     "examples": _Kind(_is_count, f"a whole number from 0 to {MOST_EXAMPLES:,}"),
     "known": _Kind(_is_known, f"an object with kept and of, from 0 to {MOST_EXAMPLES:,}"),
     "seen": _Kind(_is_seen, "eight hexadecimal digits for each prompt"),
+    "words": _Kind(_are_words, "a list of pairs: a span, and its words in an example"),
     "made_of": _Kind(is_made, "an operation and its parts, each with its edges"),
     "faithfulness": _Kind(lambda value: _is_number(value) or _is_object(value),
                           "a number or an object"),

@@ -6,10 +6,17 @@ close the paths, so that ``nx.ancestors`` and ``nx.all_simple_paths`` work uncha
 attributes say where it comes from: ``wiring`` (always), and ``model, task, metric, corruption,
 method, settings, versions, seed, ...`` as far as known.
 
+Where ``places`` says which spans the prompts have, the circuit is one between places: its nodes are
+``a9.h9@end``, an edge of the residual stream stays in its span, and a key or value has an edge with
+a weight of its own, one of attention, to each place of a head that reads it. What is written for
+circuits without places takes its ``wiring_of`` and so refuses these in one sentence; what takes
+both asks ``any_wiring``.
+
 The file is JSON, and loading it executes nothing::
 
     {"format": "circuitkit.circuit", "version": 1,
      "wiring": {"layers": 12, "heads": 12, "groups": 12, "mlp": true, "parallel": false},
+     "places": {"spans": ["S1", "S2", "end"], ...},            # only of a circuit between places
      "attributes": {"model": "gpt2", "task": "ioi", ...},
      "nodes": {"a9.h9": {"role": "name mover"}, ...},          # only nodes that have attributes
      "digest": "3b0c...",                                      # of all the rest
@@ -43,6 +50,7 @@ from circuitkit.graph.attributes import checked, written
 from circuitkit.graph.digests import digest, require_digest
 from circuitkit.graph.frames import CERTAINTY, edge_frame
 from circuitkit.graph.nodes import Node, edge_name, parse_edge
+from circuitkit.graph.places import PORTS, PlacedMask, Places
 from circuitkit.graph.records import Record
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
@@ -56,13 +64,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Circuit",
+    "any_wiring",
     "build",
+    "build_placed",
     "combined",
     "components",
     "edges",
     "from_json",
+    "is_placed",
     "mask",
     "lists_members",
+    "placed_mask",
+    "places_of",
     "shared_wiring",
     "strongest",
     "summary",
@@ -73,9 +86,12 @@ __all__ = [
 FORMAT = "circuitkit.circuit"
 VERSION = 1
 _STRUCTURED = frozenset(
-    ("wiring", "settings", "versions", "faithfulness", "asked", "drawn", "sizes", "made_of")
-)
-_KEYS = ("format", "version", "wiring", "attributes", "nodes", "digest", "edges")
+    ("wiring", "settings", "versions", "faithfulness", "asked", "drawn", "sizes", "made_of",
+     "places", "words")
+)  # fmt: skip
+_KEYS = ("format", "version", "wiring", "places", "attributes", "nodes", "digest", "edges")
+# What is true of a circuit between places, and not of the plain circuit that it gives.
+_OF_PLACES = ("places", "words", "faithfulness", "in_sample", "drawn", "sizes", "agreement")
 # What reads other tools' files, reached by name, for it stands below this room: whether a file is
 # one of theirs, and the circuit in it.
 _THEIRS = "circuitkit.formats.interchange"
@@ -110,6 +126,10 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
     magnitude, in the union, and the smaller in the intersection, so that the laws of sets hold of
     weights too; without weights where one of the two has none. ``made_of`` says what a circuit was
     made of; prompts that either has seen, it has seen. See ``consensus`` for k of n.
+
+    A circuit between places has nodes such as ``a9.h9@end``, a node and a
+    span of the prompt, and edges of attention from a key or value to the head that reads it;
+    ``collapse`` gives the circuit without places.
 
     Example:
         >>> import networkx
@@ -149,7 +169,7 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
             ['a0.h1', 'a0.h3', 'a0.h5']
         """
         found = components(self)
-        return [str(node) for node in wiring_of(self).writers if node.is_head and node in found]
+        return [str(node) for node in any_wiring(self).writers if node.is_head and node in found]
 
     @property
     def mlps(self) -> list[str]:
@@ -162,7 +182,7 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
             ['m0', 'm1', 'm2', 'm3', 'm8', 'm9', 'm10', 'm11']
         """
         found = components(self)
-        return [str(node) for node in wiring_of(self).writers if node.is_mlp and node in found]
+        return [str(node) for node in any_wiring(self).writers if node.is_mlp and node in found]
 
     def mask(self) -> Mask:
         """The circuit's edges as a mask of bool [writers, readers] over the model's wiring.
@@ -173,13 +193,25 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         """
         return mask(self)
 
+    def placed_mask(self) -> PlacedMask:
+        """The edges of a circuit between places as masks of bool, [writers, readers, spans] and
+        [heads, 2, source, destination]; raises CircuitError where the circuit has no places."""
+        return placed_mask(self)
+
+    def collapse(self) -> Circuit:
+        """The circuit without places: an edge of the residual stream has the sum of its weights
+        over the spans, and attention is free. A circuit without places stays as it is."""
+        return collapsed(self) if is_placed(self) else self
+
     def to_frame(self) -> pandas.DataFrame:
         """The circuit's edges as a pandas table, the strongest first.
 
         Columns: ``writer`` and ``reader`` (names), ``weight`` (metric units per example), ``exact``
         (whether the weight was measured rather than estimated; missing where unknown). If the
         circuit says how sure its edges are, also the columns of ``Certainty.to_frame``:
-        ``standard_error``, ``low``, ``high``, ``p``, ``q``, ``frequency`` and ``core``.
+        ``standard_error``, ``low``, ``high``, ``p``, ``q``, ``frequency`` and ``core``. Between
+        places also ``kind`` (``residual`` or ``attention``), ``source`` and ``destination`` (spans
+        of the writer and the reader).
 
         Example:
             >>> ck.references.docstring.acdc().circuit.to_frame().head(2)
@@ -193,7 +225,13 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         sure = any(name in own for own in said for name in CERTAINTY)
         columns = {name: [own.get(name) for own in said] for name in ("exact", *CERTAINTY)}
         flags, weights = columns.pop("exact"), [weight for _, _, weight in found]
-        return edge_frame(writers, readers, weights, flags, columns if sure else None)
+        frame = edge_frame(writers, readers, weights, flags, columns if sure else None)
+        if is_placed(self):
+            frame["kind"] = ["attention" if edge[0].port else "residual" for edge in found]
+            frame["source"], frame["destination"] = (
+                [edge[:2][end].span for edge in found] for end in (0, 1)
+            )
+        return frame
 
     # -- files ---------------------------------------------------------------------------------
     @classmethod
@@ -321,8 +359,9 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
 
 
 def _unspelt(value: Json) -> Json:
-    """A mapping that GraphML, or other files of NetworkX, hold as JSON text; else the value."""
-    if not isinstance(value, str) or not value.startswith("{"):
+    """A mapping or list that GraphML, or other files of NetworkX, hold as JSON text; else the
+    value."""
+    if not isinstance(value, str) or not value.startswith(("{", "[")):
         return value
     try:
         return parse_json(value)
@@ -355,9 +394,10 @@ def _by_role(circuit: Graph) -> Iterator[str]:
     for name, said in circuit.nodes(data="role"):
         if said:
             held.setdefault(str(said), []).append(str(name))
-    row = wiring_of(circuit).writer
+    row = any_wiring(circuit).writer
     for role, found in held.items():
-        yield f"{role}: {', '.join(sorted(found, key=lambda name: row.get(name, 0)))}"
+        ordered = sorted(found, key=lambda name: row.get(Node(name).plain, 0))
+        yield f"{role}: {', '.join(ordered)}"
 
 
 def build(
@@ -377,23 +417,79 @@ def build(
     for pair, weight in weights.items():
         writer, reader = map(Node, pair)
         wiring.index(writer, reader)
-        if not math.isfinite(weight):
-            raise CircuitError(
-                f"{edge_name(writer, reader)} has the weight {weight}; give a finite number"
-            )
-        extra = (edge_attributes or {}).get(pair, {})
-        circuit.add_edge(writer, reader)
-        circuit[writer][reader].update(extra, weight=float(weight))
+        _add(circuit, writer, reader, weight, (edge_attributes or {}).get(pair, {}))
         for fed in wiring.fed(reader):
             if fed != reader and (fed in writers or reader.head is not None):
                 circuit.add_edge(reader, fed)
     return circuit
 
 
+def build_placed(
+    places: Places,
+    weights: Mapping[tuple[str, str], SupportsFloat],
+    /,
+    *,
+    edge_attributes: Mapping[tuple[str, str], Mapping[str, object]] | None = None,
+    **attributes: object,
+) -> Circuit:
+    """The circuit of these edges between places, of the residual stream (``a0.h2@S2`` to
+    ``a2.h2.v@S2``) and of attention (``a2.h2.v@S2`` to ``a2.h2@end``), each with its weight; its
+    graph attributes are the given ones. Raises CircuitError for an edge that there is not, or a
+    weight that is not finite."""
+    circuit, wiring = Circuit(), places.wiring
+    circuit.graph.update(attributes, wiring=wiring.to_dict(), places=places.to_dict())
+    writers = {Node(writer) for writer, _ in weights}
+    for pair, weight in weights.items():
+        writer, reader = map(Node, pair)
+        index = places.index(writer, reader)
+        _add(circuit, writer, reader, weight, (edge_attributes or {}).get(pair, {}))
+        if len(index) == 4 or (reader.port is not None and reader.port in PORTS):
+            continue  # a key or value reaches a head by edges of attention alone
+        for fed in wiring.fed(reader.plain):
+            own = fed.at(reader.span)
+            if own != reader and (own in writers or reader.head is not None):
+                circuit.add_edge(reader, own)
+    return circuit
+
+
+def _add(
+    circuit: Graph, writer: Node, reader: Node, weight: SupportsFloat, extra: Mapping[str, Any]
+) -> None:
+    """Add an edge with its weight; raises CircuitError where that is not finite."""
+    if not math.isfinite(weight):
+        raise CircuitError(
+            f"{edge_name(writer, reader)} has the weight {weight}; give a finite number"
+        )
+    circuit.add_edge(writer, reader)
+    circuit[writer][reader].update(extra, weight=float(weight))
+
+
+def collapsed(circuit: Graph) -> Circuit:
+    """The plain circuit of one between places: of each residual edge the sum over its spans. The
+    role of a component at one place is its role, and its places are its ``positions``."""
+    sums: dict[tuple[str, str], float] = {}
+    exact: dict[tuple[str, str], set[object]] = {}
+    for writer, reader, weight in edges(circuit):
+        if writer.port is None:
+            pair = writer.plain, reader.plain
+            sums[pair] = sums.get(pair, 0.0) + weight
+            exact.setdefault(pair, set()).add(circuit[writer][reader].get("exact"))
+    extra = {pair: {"exact": True} for pair, flags in exact.items() if flags == {True}}
+    about = {key: own for key, own in dict(circuit.graph).items() if key not in _OF_PLACES}
+    whole = build(any_wiring(circuit), sums, edge_attributes=extra, **about)
+    for name, role in circuit.nodes(data="role"):
+        node = Node(name)
+        if role and node.plain in whole:
+            own = whole.nodes[node.plain]
+            own.setdefault("role", role)
+            own["positions"] = [*own.get("positions", ()), *filter(None, [node.span])]
+    return whole
+
+
 def combined(parts: Sequence[Graph], operation: str, k: int | None = None) -> Circuit:
     """The union, intersection or difference of circuits, or their consensus of k; raises
-    CircuitError where they are of different models, or one lists members and no edges."""
-    wiring, parts = shared_wiring(parts, "combine"), [*map(Circuit, parts)]
+    CircuitError where they are of different models or places, or one lists members and no edges."""
+    space, parts = _shared_space(parts), [*map(Circuit, parts)]
     for number, part in enumerate(parts, start=1):
         if lists_members(part):
             raise CircuitError(
@@ -413,15 +509,34 @@ def combined(parts: Sequence[Graph], operation: str, k: int | None = None) -> Ci
     abouts = [dict(part.graph) for part in parts]
     sizes = map(len, every)
     own = algebra.made(operation, [*zip(abouts, sizes, map(_digest, parts), strict=True)], k)
-    whole = build(
-        wiring, weights, edge_attributes=extra, **algebra.shared(abouts),
-        method=algebra.described(own), made_of=own, **({"unweighted": True} if unweighted else {}),
-    )  # fmt: skip
+    said = {**algebra.shared(abouts), "method": algebra.described(own), "made_of": own}
+    said |= {"unweighted": True} if unweighted else {}
+    make: Callable[..., Circuit] = build_placed if isinstance(space, Places) else build
+    whole = make(space, weights, edge_attributes=extra, **said)
     for part in reversed(parts):
         for name, said in part.nodes(data=True):
             if name in whole and said.get("role"):
                 whole.nodes[name].update({x: said[x] for x in ("role", "positions") if x in said})
     return whole
+
+
+def _shared_space(parts: Sequence[Graph]) -> Wiring | Places:
+    """The wiring of circuits, or their places; raises CircuitError where these differ."""
+    if not any(map(is_placed, parts)):
+        return shared_wiring(parts, "combine")
+    if not all(map(is_placed, parts)):
+        raise CircuitError(
+            "some of the circuits have edges between places in the prompt and some do not; combine "
+            "circuits of one kind: circuit.collapse() gives the plain one"
+        )
+    spaces = [places_of(circuit) for circuit in parts]
+    for other in spaces[1:]:
+        if other != spaces[0]:
+            raise CircuitError(
+                "the circuits belong to different models or spans of the prompt; combine circuits "
+                "of the same places"
+            )
+    return spaces[0]
 
 
 def _records(circuit: Graph) -> dict[tuple[str, str], dict[str, Json]]:
@@ -450,8 +565,47 @@ def shared_wiring(several: Sequence[Graph], verb: str) -> Wiring:
     return wirings[0]
 
 
+def is_placed(circuit: object) -> bool:
+    """Whether this is a circuit whose edges are between places in the prompt."""
+    return isinstance(circuit, nx.DiGraph) and bool(circuit.graph.get("places"))
+
+
 def wiring_of(circuit: Graph) -> Wiring:
-    """The wiring of the model that the circuit belongs to; raises CircuitError without one."""
+    """The wiring of the model that a circuit without places belongs to; raises CircuitError without
+    one, and for a circuit between places, which only what asks for those can read."""
+    if is_placed(circuit):
+        raise CircuitError(
+            "the circuit's edges are between places in the prompt, and this takes circuits without "
+            "places; give circuit.collapse()"
+        )
+    return any_wiring(circuit)
+
+
+def places_of(circuit: Graph) -> Places:
+    """The places of a circuit between some; raises CircuitError where it has none."""
+    if not is_placed(circuit):
+        raise CircuitError(
+            "the circuit has no places in the prompt: its edges count at all positions together; "
+            "take one from placed scores"
+        )
+    return Places.of(any_wiring(circuit), circuit.graph["places"])
+
+
+def placed_mask(circuit: Graph, places: Places | None = None) -> PlacedMask:
+    """Which edges a circuit between places keeps, in the order of its places, or of the given ones;
+    raises CircuitError where it has no places, or an edge that these lack."""
+    places = places_of(circuit) if places is None else places
+    legal = places.legal
+    keep = PlacedMask(places, np.zeros_like(legal.residual), np.zeros_like(legal.attention))
+    for writer, reader, _ in edges(circuit):
+        index = places.index(writer, reader)
+        (keep.residual if len(index) == 3 else keep.attention)[index] = True
+    return keep
+
+
+def any_wiring(circuit: Graph) -> Wiring:
+    """The wiring of the model that the circuit, with places or without, belongs to; raises
+    CircuitError without one."""
     try:
         return Wiring(**circuit.graph["wiring"])
     except (KeyError, TypeError) as error:
@@ -494,12 +648,11 @@ def strongest(circuit: Graph) -> list[tuple[Node, Node, float]]:
 
 def components(circuit: Graph) -> set[str]:
     """The heads and MLPs in the circuit: those that an edge leaves or enters at a port of their
-    own, and those that have a role."""
-    wiring = wiring_of(circuit)
-    found = {Node(name) for name, role in circuit.nodes(data="role") if role}
+    own, and those that have a role; wherever in the prompt."""
+    wiring = any_wiring(circuit)
+    found = {Node(name).plain for name, role in circuit.nodes(data="role") if role}
     for writer, reader, _ in edges(circuit):
-        found.add(writer)
-        found |= set(wiring.fed(reader)) if reader.head is not None else {reader}
+        found |= {writer.plain, reader.component.plain}
     return {name for name in found if wiring.writer.get(name, 0) > 0}
 
 
@@ -510,16 +663,32 @@ def lists_members(circuit: Graph) -> bool:
 
 
 def summary(circuit: Graph) -> str:
-    """One line: how many edges, heads and MLPs of how many."""
-    wiring, own = wiring_of(circuit), components(circuit)
-    kept = sum(1 for _ in edges(circuit))
+    """One line: how many edges, heads and MLPs of how many; between places also at how many of
+    these."""
+    wiring, own = any_wiring(circuit), components(circuit)
     heads = [writer for writer in wiring.writers if writer.is_head]
     mlps = [writer for writer in wiring.writers if writer.is_mlp]
     return (
-        f"{kept:,} of {wiring.n_edges:,} edges, "
+        f"{_extent(circuit, wiring)}, "
         f"{len(own.intersection(heads))} of {len(heads)} heads, "
         f"{len(own.intersection(mlps))} of {len(mlps)} "
         f"{'experts' if wiring.experts else 'MLPs'}"
+    )
+
+
+def _extent(circuit: Graph, wiring: Wiring) -> str:
+    """How many edges of how many; of a circuit between places of each kind, and at how many
+    places: components at spans."""
+    found = [edge[:2] for edge in edges(circuit)]
+    if not is_placed(circuit):
+        return f"{len(found):,} of {wiring.n_edges:,} edges"
+    of, attention = places_of(circuit).n_edges, sum(writer.port is not None for writer, _ in found)
+    at = {end.component for edge in found for end in edge if end.component.port is None}
+    spans = {place.span for place in at}
+    return (
+        f"{len(found) - attention:,} of {of[0]:,} residual edges and {attention:,} of {of[1]:,} "
+        f"attention edges, at {len(at):,} places in {len(spans):,} of "
+        f"{len(places_of(circuit).spans):,} spans"
     )
 
 
@@ -536,29 +705,33 @@ def to_json(circuit: Graph) -> str:
 
 def _document(circuit: Graph) -> dict[str, Json]:
     """What the file of a circuit holds."""
-    wiring = wiring_of(circuit)
+    space: Wiring | Places = places_of(circuit) if is_placed(circuit) else wiring_of(circuit)
+    wiring = any_wiring(circuit)
     nodes = {name: data for name, data in circuit.nodes(data=True) if data}
     for name in nodes:
-        _known(wiring, name)
-    own = {key: value for key, value in dict(circuit.graph).items() if key != "wiring"}
+        _known(space, name)
+    about = dict(circuit.graph).items()
+    own = {key: value for key, value in about if key not in ("wiring", "places")}
+    where = {"places": space.to_dict()} if isinstance(space, Places) else {}
     head: dict[str, Json] = {
         "format": FORMAT,
         "version": VERSION,
         "wiring": plain(wiring.to_dict(), "wiring"),
+        **where,
         "attributes": written(own, "the circuit"),
         "nodes": {name: written(nodes[name], name, "node") for name in sorted(nodes)},
     }
     listed = [
-        _entry(circuit, wiring, *edge) for edge in sorted(edges(circuit), key=lambda edge: edge[:2])
+        _entry(circuit, space, *edge) for edge in sorted(edges(circuit), key=lambda edge: edge[:2])
     ]
     return {**head, "digest": digest({**head, "edges": listed}), "edges": listed}
 
 
 def _entry(
-    circuit: Graph, wiring: Wiring, writer: Node, reader: Node, weight: float
+    circuit: Graph, space: Wiring | Places, writer: Node, reader: Node, weight: float
 ) -> dict[str, Json]:
     """An edge as the file lists it."""
-    wiring.index(writer, reader)
+    space.index(writer, reader)
     name = edge_name(writer, reader)
     if not math.isfinite(weight):
         raise CircuitError(f"{name} has the weight {weight}; give a finite number")
@@ -570,15 +743,20 @@ def _entry(
     return {"edge": name, "weight": weight, **(written(extra, name, "edge") if extra else {})}
 
 
-def _known(wiring: Wiring, name: str) -> None:
-    """Raise CircuitError for what has attributes and is not a node of this model."""
-    if name in wiring.writer or name in wiring.reader:
-        return
+def _known(space: Wiring | Places, name: str) -> None:
+    """Raise CircuitError for what has attributes and is not a node of this model, or not at one of
+    its places."""
+    wiring = space.wiring if isinstance(space, Places) else space
     try:
-        why = f"{str(Node(name))!r} is not a node of this model"
+        node = Node(name)
     except NodeNameError as error:
-        why = str(error)
-    raise CircuitError(f"attributes belong to nodes, and {why}")
+        raise CircuitError(f"attributes belong to nodes, and {error}") from error
+    plain = node.plain
+    there = (plain in wiring.writer or plain in wiring.reader) and name == node
+    known = (None,) if isinstance(space, Wiring) else space.spans
+    if not there or node.span not in known:
+        of = "this model" if not there or isinstance(space, Wiring) else "these places"
+        raise CircuitError(f"attributes belong to nodes, and {str(node)!r} is not a node of {of}")
 
 
 def from_json(text: str, source: str = "the text", *, force: bool = False) -> Circuit:
@@ -631,12 +809,17 @@ def _assemble(data: Mapping[str, Any]) -> Circuit:
         wiring = Wiring(**_typed(data.get("wiring"), dict, "'wiring'"))
     except TypeError as error:
         raise CircuitError(f"its 'wiring' does not describe one ({error})") from error
-    circuit = build(wiring, weights, edge_attributes=extra)
-    circuit.graph.update(
-        checked(data.get("attributes", {}), "'attributes'"), wiring=wiring.to_dict()
-    )
+    space: Wiring | Places = wiring
+    if "places" in data:
+        space = Places.of(wiring, _typed(data["places"], dict, "'places'"))
+    make: Callable[..., Circuit] = build_placed if isinstance(space, Places) else build
+    circuit = make(space, weights, edge_attributes=extra)
+    about = checked(data.get("attributes", {}), "'attributes'")
+    if "places" in about:
+        raise CircuitError("its 'attributes' have 'places', which stand beside the 'wiring'")
+    circuit.graph.update({**about, **dict(circuit.graph)})
     for name, own in _typed(data.get("nodes", {}), dict, "'nodes'").items():
-        _known(wiring, name)
+        _known(space, name)
         circuit.add_node(name)
         circuit.nodes[name].update(checked(own, f"{name!r} in 'nodes'", "node"))
     return circuit

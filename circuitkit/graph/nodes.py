@@ -12,8 +12,13 @@
 
 ``3.7`` and ``3.7.q`` may be typed for ``a3.h7`` and ``a3.h7.q``; they become the long form at once.
 
+A node may be bound to a span of the prompt, which makes it a place: ``a9.h9@end``, ``m0@S2``,
+``a7.g1.v@before S1``.
+
 Edges are written as EAP-IG writes them (Hanna et al. 2024), the tongue that the field shares:
-``a0.h1->a5.h5<q>``, ``m0->m3``, ``input->m2``, ``a9.h9->logits``.
+``a0.h1->a5.h5<q>``, ``m0->m3``, ``input->m2``, ``a9.h9->logits``. Between places an edge of the
+residual stream stays in its span, ``a0.h2@S2->a2.h2<v>@S2``, and one of attention leads from a key
+or a value to the head that reads it, ``a7.g1.v@S2->a7.h3@end``.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ import reprlib
 
 from circuitkit.errors import NodeNameError
 
-__all__ = ["INPUT", "LOGITS", "Node", "edge_name", "parse_edge"]
+__all__ = ["INPUT", "LOGITS", "Node", "edge_name", "is_span", "parse_edge"]
 
 _N = "(?:0|[1-9][0-9]{0,5})"  # one spelling for each number
 _PART = f"[a-z]{_N}|[a-z][a-z]+(?:{_N})?"  # e5, shared; never a port
@@ -32,19 +37,25 @@ _NODE = re.compile(
     rf"(?:h(?P<head>{_N})(?:\.(?P<port>[qkv]))?|g(?P<group>{_N})\.(?P<shared>[kv]))"
 )
 _SHORT = re.compile(rf"(?P<layer>{_N})\.(?P<head>{_N})(?P<port>\.[qkv])?")
-_READER = re.compile(r"(?P<name>[^<>]+?)(?:<(?P<port>[qkv])>)?")
+_READER = re.compile(r"(?P<name>[^<>@]+?)(?:<(?P<port>[qkv])>)?(?P<span>@[^<>]*)?")
+_SPAN = re.compile(r"[^\s@<>]+(?: [^\s@<>]+)*")  # "before S1": no sign of an edge's, single spaces
+_ARROW = "->"
 
 
 class Node(str):
     """A node's name, checked on construction; it is the string, so it serves as a graph's key.
 
-    A head may be typed as ``3.7``. Raises NodeNameError where the name does not follow the grammar.
+    A head may be typed as ``3.7``. ``span`` is where in the prompt the node is, None where it is
+    bound to no span. Raises NodeNameError where the name does not follow the grammar.
 
     Example:
         >>> Node("a3.h7.q").layer
         3
         >>> Node("3.7.q")
         'a3.h7.q'
+        >>> place = Node("a3.h7@S2")
+        >>> place.span, place.plain
+        ('S2', 'a3.h7')
     """
 
     layer: int | None
@@ -52,16 +63,21 @@ class Node(str):
     group: int | None
     port: str | None
     part: str | None
+    span: str | None
 
     def __new__(cls, name: str) -> Node:
         if type(name) is cls:
             return name
-        if isinstance(name, str) and (short := _SHORT.fullmatch(name)):
-            name = f"a{short['layer']}.h{short['head']}{short['port'] or ''}"
-        match = _NODE.fullmatch(name) if isinstance(name, str) else None
-        if match is None:
+        if not isinstance(name, str):
             raise NodeNameError(_refusal(name))
-        node = super().__new__(cls, name)
+        own, at, span = name.partition("@")
+        if short := _SHORT.fullmatch(own):
+            own = f"a{short['layer']}.h{short['head']}{short['port'] or ''}"
+        match = _NODE.fullmatch(own)
+        if match is None or (at and not is_span(span)):
+            raise NodeNameError(_refusal(name) if match is None else _no_span(name, span))
+        node = super().__new__(cls, f"{own}{at}{span}")
+        node.span = span or None
         number = {
             key: int(value) for key, value in match.groupdict().items() if value and value.isdigit()
         }
@@ -84,12 +100,38 @@ class Node(str):
 
     @property
     def component(self) -> Node:
-        """The node without its port: ``a3.h7`` of ``a3.h7.q``; a group's port has no component."""
-        return Node(self.rsplit(".", 1)[0]) if self.port and self.head is not None else self
+        """The node without its port: ``a3.h7`` of ``a3.h7.q``; a group's port has no component. It
+        is at the same span."""
+        if not self.port or self.head is None:
+            return self
+        return Node(self.plain.rsplit(".", 1)[0]).at(self.span)
+
+    @property
+    def plain(self) -> Node:
+        """The node without its span."""
+        return self if self.span is None else Node(self.partition("@")[0])
+
+    def at(self, span: str | None) -> Node:
+        """The node at a span; without one, wherever it is."""
+        return self.plain if span is None else Node(f"{self.plain}@{span}")
 
 
 INPUT = Node("input")
 LOGITS = Node("logits")
+
+
+def is_span(name: object) -> bool:
+    """Whether a span may be called this: words with single spaces between them, and without the
+    signs ``@``, ``<`` and ``>``, which names of nodes and edges are made of."""
+    return isinstance(name, str) and name.isprintable() and _SPAN.fullmatch(name) is not None
+
+
+def _no_span(name: str, span: str) -> str:
+    """The sentence for what is not a span."""
+    return (
+        f"{reprlib.repr(name)} is not a node: {reprlib.repr(span)} is not a span; write words, "
+        "without @, < and >, as in a9.h9@end"
+    )
 
 
 def _refusal(name: object) -> str:
@@ -100,20 +142,22 @@ def _refusal(name: object) -> str:
 
 
 def edge_name(writer: str, reader: str) -> str:
-    """The edge in EAP-IG's spelling: ``a0.h1->a5.h5<q>`` of ``a0.h1`` and ``a5.h5.q``; raises
-    NodeNameError where one of the two is not a node."""
+    """The edge in EAP-IG's spelling: ``a0.h1->a5.h5<q>`` of ``a0.h1`` and ``a5.h5.q``, with the
+    spans of both where they are places; raises NodeNameError where one of the two is not a node."""
     source, node = (n if isinstance(n, Node) else Node(n) for n in (writer, reader))
-    target = f"{node[: -len(node.port) - 1]}<{node.port}>" if node.port else node
-    return f"{source}->{target}"
+    if not node.port:
+        return f"{source}{_ARROW}{node}"
+    own, at, span = node.partition("@")
+    return f"{source}{_ARROW}{own[: -len(node.port) - 1]}<{node.port}>{at}{span}"
 
 
 def parse_edge(name: str) -> tuple[Node, Node]:
     """The writer and the reader of an edge name; raises NodeNameError where it is not one."""
-    writer, arrow, reader = name.partition("->") if isinstance(name, str) else ("", "", "")
+    writer, arrow, reader = name.partition(_ARROW) if isinstance(name, str) else ("", "", "")
     match = _READER.fullmatch(reader)
     if not arrow or match is None:
         raise NodeNameError(
             f"{reprlib.repr(name)} is not an edge; write it as a0.h1->a5.h5<q>, m0->m3 or input->m2"
         )
     target = f"{match['name']}.{match['port']}" if match["port"] else match["name"]
-    return Node(writer), Node(target)
+    return Node(writer), Node(target + (match["span"] or ""))

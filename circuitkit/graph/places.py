@@ -12,6 +12,7 @@ from one to the other.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,16 +22,20 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from circuitkit.errors import CircuitError
+from circuitkit.graph.nodes import Node, edge_name, is_span
 from circuitkit.graph.stages import ATTENTION, Stage
 from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json
 
-__all__ = ["PORTS", "AnyMask", "PlacedMask", "Places", "Spans", "bits_of", "edges_of"]
+__all__ = ["PORTS", "AnyMask", "Edge", "PlacedMask", "Places", "Spans", "bits_of", "edges_of"]
 
 PORTS = "kv"  # what attention reads at a source; the order of the attention table
 
 Spans = Bool[np.ndarray, "spans spans"]
+# writer, reader, span of an edge of the residual stream; head, port, source, destination of one of
+# attention: where it is in the tables
+Edge: TypeAlias = tuple[int, int, int] | tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +54,12 @@ class Places:
 
     def __post_init__(self) -> None:
         n = len(self.spans)
-        named = all(isinstance(s, str) and s for s in self.spans) and len(set(self.spans)) == n
+        for name in self.spans:
+            if not is_span(name):
+                raise CircuitError(
+                    f"{reprlib.repr(name)} is not a span's name; write words, without @, < and >"
+                )
+        named = len(set(self.spans)) == n
         if not n or not named or self.sees.shape != (n, n) or self.answers.shape != (n,):
             raise CircuitError(
                 f"the spans {', '.join(map(repr, self.spans)) or '(none)'} do not fit tables of "
@@ -73,14 +83,17 @@ class Places:
         }
 
     @classmethod
-    def of(cls, wiring: Wiring, said: Mapping[str, Any]) -> Places:
+    def of(cls, wiring: Wiring, said: Mapping[str, Json]) -> Places:
         """The places that a file says; raises CircuitError where it says something else."""
         try:
             spans = tuple(said["spans"])
-            sees, answers = (np.array(said[key], dtype=bool) for key in ("sees", "answers"))
+            sees, answers = (np.array(said[key]) for key in ("sees", "answers"))
         except (KeyError, TypeError, ValueError) as error:
             raise CircuitError("the spans of the file are not a table; write it again") from error
-        return cls(wiring, spans, sees, answers)
+        for table in (sees, answers):
+            if table.dtype.kind not in "iub" or not np.isin(table, (0, 1)).all():
+                raise CircuitError("the tables of the spans hold more than 0 and 1")
+        return cls(wiring, spans, sees.astype(bool), answers.astype(bool))
 
     # -- the edges -----------------------------------------------------------------------------
     @property
@@ -116,6 +129,13 @@ class Places:
         attention = np.broadcast_to(self.sees, (len(self.heads), 2, *self.sees.shape)).copy()
         return PlacedMask(self, residual, attention)
 
+    @cached_property
+    def n_edges(self) -> tuple[int, int]:
+        """How many edges there are: of the residual stream, and of attention."""
+        answering = int(self.answers.sum())
+        inner, last = self.wiring.n_edges - self.shape[0], self.shape[0]
+        return inner * self.shape[2] + last * answering, 2 * len(self.heads) * int(self.sees.sum())
+
     def span(self, name: str) -> int:
         """The number of a span; raises CircuitError where there is none of that name."""
         if name not in self.spans:
@@ -123,10 +143,123 @@ class Places:
             raise CircuitError(f"{name!r} is not a span of these prompts; they have {known}")
         return self.spans.index(name)
 
+    def index(self, writer: str, reader: str) -> Edge:
+        """Where an edge is in the tables: three numbers for one of the residual stream, and four
+        for one of attention. Raises CircuitError where there is no such edge, and NodeNameError
+        where a name is not a node's."""
+        one, other = Node(writer), Node(reader)
+        if one.span is None or other.span is None:
+            raise CircuitError(
+                f"{edge_name(one, other)} does not say where in the prompt it is; name the spans "
+                "of both ends, as in m0@S2->m1@S2"
+            )
+        source, destination = self.span(one.span), self.span(other.span)
+        if one.port is None and source == destination:
+            row, column = self.wiring.index(one.plain, other.plain)
+            if column + 1 < self.shape[1] or self.answers[source]:
+                return row, column, source
+        head = self._rows.get(other.plain)
+        if one.port is not None and head is not None and self.sees[source, destination]:
+            for port, column in enumerate(self.ports[head]):
+                if self.wiring.readers[column] == one.plain:
+                    return head, port, source, destination
+        raise CircuitError(
+            f"{edge_name(one, other)} is not an edge between these places: an edge stays in its "
+            "span, or leads from a key or value to a head that sees it; the logits read at the "
+            "answers alone"
+        )
+
+    def edge(self, index: Edge) -> tuple[Node, Node]:
+        """The two nodes of an edge, at their spans."""
+        if len(index) == 3:
+            row, column, span = index
+            ends = self.wiring.writers[row], self.wiring.readers[column]
+            return ends[0].at(self.spans[span]), ends[1].at(self.spans[span])
+        head, port, source, destination = index
+        read = self.wiring.readers[self.ports[head, port]]
+        writer = self.wiring.writers[self.heads[head]]
+        return read.at(self.spans[source]), writer.at(self.spans[destination])
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        """The row of each head in the attention table."""
+        return {self.wiring.writers[row]: number for number, row in enumerate(self.heads)}
+
     def spread(self, mask: Mask) -> PlacedMask:
         """A plain circuit in places: its edges in every span, and all edges of attention."""
         legal = self.legal
         return PlacedMask(self, legal.residual & mask[:, :, None], legal.attention.copy())
+
+    # -- the best edges ------------------------------------------------------------------------
+    def best(
+        self, ranking: Int[np.ndarray, " edges"], n: int, *, joint: bool = False
+    ) -> PlacedMask:
+        """The best n edges of the residual stream that hang together where attention is free: of
+        the longest head of the ranking (flat indices, the best first) of which no more than n edges
+        are alive, those, and all edges of attention that are alive beside them. ``joint`` is as in
+        ``alive``."""
+        return self.chosen(self.needed(ranking, joint=joint), len(ranking), n, joint=joint)
+
+    def chosen(
+        self,
+        needed: Int[np.ndarray, "writers readers spans"],
+        ranked: int,
+        n: int,
+        *,
+        joint: bool = False,
+    ) -> PlacedMask:
+        """The same, where it is known how many edges of the ranking each edge needs."""
+        found = needed <= ranked
+        if found.sum() > n:
+            found = needed < np.partition(needed, n, axis=None)[n]
+        whole = PlacedMask(self, found, self.legal.attention)
+        return PlacedMask(self, found, self.alive(whole, joint=joint).attention)
+
+    def needed(
+        self, ranking: Int[np.ndarray, " edges"], *, joint: bool = False
+    ) -> Int[np.ndarray, "writers readers spans"]:
+        """How many residual edges of a ranking (flat indices) must be kept, from the first, until
+        each is alive, with attention free; more than there are for those that never are."""
+        never = len(ranking) + 1
+        place = np.full(self.shape, never)
+        place.flat[ranking] = np.arange(1, never)
+        place[:, -1, ~self.answers] = never
+        place = np.maximum(place, self._reached(place, never)[:, None])
+        found: np.ndarray = np.maximum(place, self._hears(place, never, joint)[None])
+        return found
+
+    def _reached(self, place: Any, never: int) -> Int[np.ndarray, "writers spans"]:
+        """How many edges are needed until each writer is live at each span."""
+        live = np.full((self.shape[0], self.shape[2]), never)
+        live[0] = 0
+        heads = {stage.index for stage, _ in self.stages}
+        for stage in self.wiring.stages:
+            up, feeds = stage.upstream, np.array(stage.part.feeds)
+            read = np.maximum(place[:up, stage.columns], live[:up, None]).min(0)
+            if stage.index not in heads:
+                live[stage.rows] = read[feeds].min(1)
+                continue
+            source = read[feeds[:, 1:]].min(1)[:, :, None]
+            sent = np.where(self.sees, source, never).min(1)
+            live[stage.rows] = np.minimum(read[feeds[:, 0]], sent)
+        return live
+
+    def _hears(self, place: Any, never: int, joint: bool) -> Int[np.ndarray, "readers spans"]:
+        """How many edges are needed until the logits hear each reader at each span."""
+        heard = np.full((self.shape[1], self.shape[2]), never)
+        heard[-1, self.answers] = 0
+        heads = {stage.index for stage, _ in self.stages}
+        for stage in reversed(self.wiring.stages):
+            own = np.maximum(place[stage.rows], heard).min(1)
+            feeds = np.array(stage.feeds)
+            if stage.index in heads:
+                own = np.repeat(own.min(1, keepdims=True), own.shape[1], 1) if joint else own
+                np.minimum.at(heard, feeds[:, 0], own)
+                back = np.where(self.sees, own[:, None], never).min(2)
+                np.minimum.at(heard, feeds[:, 1:], back[:, None])
+            else:
+                np.minimum.at(heard, feeds, own[:, None])
+        return heard
 
     # -- what is alive -------------------------------------------------------------------------
     def alive(self, mask: PlacedMask, *, joint: bool = False) -> PlacedMask:

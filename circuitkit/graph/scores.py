@@ -549,12 +549,25 @@ def _require_names(kind: str, found: Iterable[str], needed: Sequence[str], *furt
 
 def _table(file: Any, name: str, wiring: Wiring) -> np.ndarray:
     """A table of the file, whose type and shape are looked at first."""
-    kinds = _BOOLEAN if name == "exact" else _FLOATING
+    shape = wiring.shape
+    if name == "groups":
+        shape = (*file.get_slice(name).get_shape()[:1], wiring.n_edges)
+    return _table_of(file, name, shape, _BOOLEAN if name == "exact" else _FLOATING)
+
+
+def _table_of(
+    file: Any,
+    name: str,
+    wanted: tuple[int, ...],
+    kinds: tuple[str, ...] = _FLOATING,
+    whose: str = "wiring",
+) -> np.ndarray:
+    """A table of an open safetensors file, whose type and shape are looked at before it is read.
+    Raises ScoresError where these are not those of the wiring, or of what else ``whose`` names."""
     there = file.get_slice(name)
     shape = tuple(there.get_shape())
-    wanted = (*shape[:1], wiring.n_edges) if name == "groups" else wiring.shape
     if shape != wanted:
-        raise ScoresError(f"{name!r} has the shape {shape}, and the wiring {wanted}")
+        raise ScoresError(f"{name!r} has the shape {shape}, and the {whose} {wanted}")
     if there.get_dtype() not in kinds:
         raise ScoresError(
             f"{name!r} is of type {there.get_dtype()}; it must be {' or '.join(kinds)}"

@@ -184,7 +184,13 @@ class Wiring:
         NodeNameError where a name is not a node's."""
         row, column = self.writer.get(writer), self.reader.get(reader)
         if row is None or column is None:  # a head in its short form, 3.7
-            row, column = self.writer.get(Node(writer)), self.reader.get(Node(reader))
+            ends = Node(writer), Node(reader)
+            if any(end.span is not None for end in ends):
+                raise CircuitError(
+                    f"{edge_name(*ends)} is an edge between places in the prompt, and this takes "
+                    "edges without spans; a circuit with places gives circuit.collapse()"
+                )
+            row, column = self.writer.get(ends[0]), self.reader.get(ends[1])
         if row is None or column is None or row >= self.upstream[column]:
             raise CircuitError(
                 f"{edge_name(writer, reader)} is not an edge of a model with {self.layers} layers, "
