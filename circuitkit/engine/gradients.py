@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -21,18 +21,30 @@ from torch import Tensor
 from circuitkit.data.batches import Batch
 from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.holding import Held, HoldsNorms, Scale
-from circuitkit.engine.model import Activations, Context, Model, Pull
+from circuitkit.engine.model import Activations, Context, Model, Ports, Pull
 from circuitkit.engine.numerics import wide
-from circuitkit.engine.record import answer, at_answers, record
+from circuitkit.engine.record import OUT, answer, at_answers, record
 from circuitkit.graph.stages import Stage
 
-__all__ = ["Gradients", "at_tokens", "gradients", "holding"]
+__all__ = ["Gradients", "Mixed", "at_tokens", "gradients", "holding"]
 
 LONG = 512  # tokens of a prompt from which the backward goes stage by stage
 
 Value: TypeAlias = Callable[[Float[Tensor, "b vocab"]], Float[Tensor, " examples"]]
 Run: TypeAlias = Callable[..., Activations]
-Found: TypeAlias = tuple[Activations, list[list[Tensor]], tuple[Tensor, Tensor, Tensor]]
+
+
+class Mixed(NamedTuple):
+    """Of components that look at other positions: what their ports gave in the run (of heads q, k
+    and v; nothing where that is soon computed again), and the gradient in what they computed."""
+
+    ports: Ports
+    slope: Float[Tensor, "b p _n _e"]
+
+
+Found: TypeAlias = tuple[
+    Activations, list[list[Tensor]], tuple[Tensor, Tensor, Tensor], Mapping[int, Mixed]
+]
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,8 @@ class Gradients:
     positions) is the gradient in what the logits read. ``output`` are the logits of that run, and
     ``steepest`` is the metric's largest gradient in one of them, as a tensor: on a GPU, looking at
     a number waits for it. ``held`` are the scales of its norms, where they are those of another
-    run.
+    run. ``mixed`` holds, where it was asked for, the stages whose components look at other
+    positions, by their numbers.
     """
 
     ports: list[list[Float[Tensor, "b p _ports _width"]]]
@@ -52,6 +65,7 @@ class Gradients:
     output: Float[Tensor, "b vocab"]
     steepest: Float[Tensor, ""]
     held: Held | None = None
+    mixed: Mapping[int, Mixed] = field(default_factory=dict)
 
     def pulled(self, pull: Pull, stage: Stage, block: Int[Tensor, " t"]) -> Float[Tensor, "r t d"]:
         """The gradient in the residual that each reader of a stage reads, at these tokens (whose
@@ -80,20 +94,21 @@ def gradients(
     *,
     fixed: Mapping[int, Float[Tensor, "b p d"]] = MappingProxyType({}),
     held: Held | None = None,
+    mixed: bool = False,
 ) -> Gradients:
     """The gradients of the metric's sum over the batch, in a plain run from this embedding; or,
     with ``carried``, in one whose readers read that share of the way to it, or with stages that
-    are ``fixed`` (see ``record``), or with the norms of another run ``held``."""
+    are ``fixed`` (see ``record``), or with the norms of another run ``held``; with ``mixed`` also
+    those in what components computed that look at other positions."""
     share = 1.0 if carried is None else share
     start = embed.detach().requires_grad_()
     plain = partial(record, model, context, start, carried=carried, share=share, fixed=fixed)
     with holding(model, held):
         if batch.clean.shape[1] >= LONG:
-            activations, ports, (output, final, slope) = _by_stage(
-                model, batch, context, plain, metric
-            )
+            found = _by_stage(model, batch, context, plain, metric, mixed)
         else:
-            activations, ports, (output, final, slope) = _at_once(model, batch, plain, metric)
+            found = _at_once(model, batch, plain, metric, mixed)
+    activations, ports, (output, final, slope), mixing = found
     return Gradients(
         ports=ports,
         logits=at_answers(batch, final),
@@ -101,6 +116,7 @@ def gradients(
         output=output.detach(),
         steepest=slope.abs().max(),
         held=held,
+        mixed=mixing,
     )
 
 
@@ -111,12 +127,19 @@ def holding(model: Model, held: Held | None) -> AbstractContextManager[None]:
     )
 
 
-def _at_once(model: Model, batch: Batch, plain: Run, metric: Value) -> Found:
+def _at_once(model: Model, batch: Batch, plain: Run, metric: Value, mixed: bool) -> Found:
     """The run and the gradients in what its ports gave; its logits, and the gradients in what they
-    read and in themselves. Through the graph of the whole run."""
+    read and in themselves; and, if asked for, what is ``mixed``. Through the graph of the whole
+    run."""
     taps: dict[tuple[int, int], Tensor] = {}
+    outs: dict[int, Tensor] = {}
+    stages = model.wiring.stages
 
     def tap(stage: int, port: int, x: Tensor) -> Tensor:
+        if port == OUT:
+            if mixed and model.kinds[stages[stage].kind].mixes:
+                outs[stage] = x
+            return x
         # a view has a gradient of its own: that of the paths through this reader alone
         taps[stage, port] = x.view_as(x)
         return taps[stage, port]
@@ -124,15 +147,24 @@ def _at_once(model: Model, batch: Batch, plain: Run, metric: Value) -> Found:
     with torch.enable_grad():
         activations = plain(tap=tap)
         output = answer(model, batch, activations.final)
-        *found, slope = _slopes(metric(output).sum(), [*taps.values(), output])
-    ports: list[list[Tensor]] = [[] for _ in range(len(model.wiring.stages) + 1)]
-    for (stage, _), grad in zip(taps, found, strict=True):
+        *found, slope = _slopes(metric(output).sum(), [*taps.values(), *outs.values(), output])
+    ports: list[list[Tensor]] = [[] for _ in range(len(stages) + 1)]
+    for (stage, _), grad in zip(taps, found, strict=False):
         ports[stage].append(grad)
-    return activations, ports[:-1], (output, ports[-1][0], slope)
+    mixing: dict[int, Mixed] = {}
+    for stage, grad in zip(outs, found[len(taps) :], strict=True):
+        gave = [taps[stage, port].detach() for port in range(len(ports[stage]))]
+        mixing[stage] = Mixed(gave, grad)
+    return activations, ports[:-1], (output, ports[-1][0], slope), mixing
 
 
 def _by_stage(
-    model: Model, batch: Batch, context: Context, plain: partial[Activations], metric: Value
+    model: Model,
+    batch: Batch,
+    context: Context,
+    plain: partial[Activations],
+    metric: Value,
+    mixed: bool,
 ) -> Found:
     """The same, stage by stage from the last."""
     share, fixed = plain.keywords["share"], plain.keywords["fixed"]
@@ -145,6 +177,7 @@ def _by_stage(
     steep = final * share  # in the residual, from the end on
     read: dict[int, Tensor] = {}  # by those who read it earlier, by how many writers have written
     ports: list[list[Tensor]] = []
+    mixing: dict[int, Mixed] = {}
     for stage in reversed(model.wiring.stages):
         here, some = device_of(model, stage), share
         steep = moved(steep, here)
@@ -153,27 +186,30 @@ def _by_stage(
         if isinstance(some, Tensor):
             some = moved(some, here)
         felt = torch.zeros_like(steep) if stage.index in fixed else steep
-        own, back = _through(model, stage, context, activations.reads[stage.index], felt)
+        own, out, back = _through(model, stage, context, activations.reads[stage.index], felt)
         ports.insert(0, own)
+        if mixed and model.kinds[stage.kind].mixes:
+            mixing[stage.index] = Mixed((), out)
         back = back * some
         if stage.upstream in read:
             back = moved(read[stage.upstream], here) + back
         read[stage.upstream] = back
-    return activations, ports, (output, final, slope)
+    return activations, ports, (output, final, slope), mixing
 
 
 def _through(
     model: Model, stage: Stage, context: Context, read: Tensor, steep: Tensor
-) -> tuple[list[Tensor], Tensor]:
-    """The gradients in what the stage's ports gave, and in what it read, from the gradient in what
-    it wrote."""
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The gradients in what the stage's ports gave, in what its components computed and in what it
+    read, from the gradient in what it wrote."""
     kind = model.kinds[stage.kind]
     with torch.enable_grad():
         start = read.detach().requires_grad_()
         ports = [x.view_as(x) for x in kind.project(model, stage, start)]
-        written, _ = kind.out(model, stage, kind.compute(model, stage, context, ports))
-        *own, back = _slopes(written, [*ports, start], steep)
-    return own, back
+        computed = kind.compute(model, stage, context, ports)
+        written, _ = kind.out(model, stage, computed)
+        *own, out, back = _slopes(written, [*ports, computed, start], steep)
+    return own, out, back
 
 
 def _slopes(value: Tensor, where: list[Tensor], steep: Tensor | None = None) -> tuple[Tensor, ...]:

@@ -83,8 +83,10 @@ class Activations:
     ``Kind.write`` of it is what each of them contributes to the residual stream: another tensor
     only in post-norm models, where a norm over all heads scales each of them. ``consistent`` says
     that they are one real run: where its embedding is the clean one's up to a position, so is
-    everything. ``held`` is that of its context. Of a model on several devices, ``embed`` and
-    ``final`` are on its own, and what belongs to a stage is where that computes.
+    everything. ``held`` is that of its context. ``sources`` is, where it was kept (by the stage's
+    number), what components read at other positions than their own: of heads k and v. Of a model
+    on several devices, ``embed`` and ``final`` are on its own, and what belongs to a stage is where
+    that computes.
     """
 
     embed: Float[Tensor, "b p d"]
@@ -94,6 +96,7 @@ class Activations:
     final: Float[Tensor, "b p d"]
     consistent: bool = False
     held: Mapping[int, tuple[Tensor, ...]] = field(default_factory=dict)
+    sources: Mapping[int, Ports] = field(default_factory=dict)
 
     def written(self) -> Activations:
         """What was written alone: all that attribution needs of a run, in half the memory."""

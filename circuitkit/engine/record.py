@@ -4,6 +4,7 @@ from that without a further run."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.engine.devices import device_of, moved
-from circuitkit.engine.model import Activations, Context, Model
+from circuitkit.engine.model import Activations, Context, Model, Ports
 from circuitkit.graph.stages import Stage
 
 __all__ = [
+    "OUT",
     "Tap",
     "answer",
     "as_it_is",
@@ -26,11 +28,13 @@ __all__ = [
     "difference",
     "output",
     "record",
+    "with_sources",
 ]
 
-# What a port gave, by the number of the stage and of the port; of the stage beyond the last one, it
-# is what the logits read.
+# What a port gave, by the number of the stage and of the port, and as the port OUT what the stage's
+# components computed; of the stage beyond the last one, it is what the logits read.
 Tap: TypeAlias = Callable[[int, int, Tensor], Tensor]
+OUT = -1
 
 
 def as_it_is(_: int, __: int, x: Tensor) -> Tensor:
@@ -49,8 +53,9 @@ def record(
 ) -> Activations:
     """The activations of a plain run, from the batch's embedding or another one.
 
-    ``tap(stage, port, x)`` sees what each port of each stage gave, and what the logits read, and
-    may replace it: the gradient is taken there.
+    ``tap(stage, port, x)`` sees what each port of each stage gave, what its components computed
+    (as the port ``OUT``), and what the logits read, and may replace it: the gradient is taken
+    there.
 
     With ``carried`` every reader reads that share of the way from the carried residual to the
     running one: this is ``circuitkit.engine.run`` with the share as the weight of every edge, at
@@ -75,7 +80,7 @@ def record(
         projected = enumerate(kind.project(model, stage, read))
         ports = [tap(stage.index, number, value) for number, value in projected]
         reads.append(read)
-        computed.append(kind.compute(model, stage, context, ports))
+        computed.append(tap(stage.index, OUT, kind.compute(model, stage, context, ports)))
         written, own = kind.out(model, stage, computed[-1])
         shares.append(own)
         x = stream[stage.rows.stop] = moved(x, here) + fixed.get(stage.index, written)
@@ -84,6 +89,17 @@ def record(
         start, tuple(reads), tuple(computed), tuple(shares), final,
         consistent=carried is None and not fixed, held=context.held,
     )  # fmt: skip
+
+
+@torch.no_grad()
+def with_sources(model: Model, run: Activations) -> Activations:
+    """The run with what its components read at other positions: of heads the keys and values."""
+    found: dict[int, Ports] = {}
+    for stage in model.wiring.stages:
+        kind = model.kinds[stage.kind]
+        if kind.mixes:
+            found[stage.index] = (*kind.project(model, stage, run.reads[stage.index]),)[1:]
+    return replace(run, sources=found)
 
 
 def assemble(

@@ -1,0 +1,284 @@
+"""Scores by span: of the residual stream in its spans, and of attention between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, as_batch, dataset, distance, exactly, model
+from torch import Tensor
+
+import circuitkit.engine.gradients as by_stage
+from circuitkit.corruptions.replacement import counterfactual
+from circuitkit.data.batches import Dataset
+from circuitkit.data.examples import Example
+from circuitkit.data.places import numbers, places
+from circuitkit.engine.attribute import score
+from circuitkit.engine.gradients import Gradients, gradients
+from circuitkit.engine.kinds import KINDS
+from circuitkit.engine.model import Activations, Context, Model
+from circuitkit.engine.placed_scores import Grouped, _Part, grouped, score_places
+from circuitkit.engine.record import OUT, answer, record, with_sources
+from circuitkit.graph.places import Places
+from circuitkit.metrics.answers import logit_diff
+from circuitkit.models.decoder import SPECIAL, Decoder
+
+LENGTHS = (8, 5, 7)
+COUPLED = ("olmo2", "olmoe")  # a norm over all keys at once
+CLOSE = 1e-5
+
+
+class Given:
+    """What ``score_places`` takes, of one batch."""
+
+    def __init__(self, m: Model, data: Dataset, spans: str = "named") -> None:
+        self.model, self.batch = m, as_batch(data)
+        self.places: Places = places(data, m.wiring, spans)
+        self.context: Context = m.start(self.batch.clean, self.batch.mask)
+        self.at: Gradients = gradients(
+            m, self.batch, self.context, self.context.embed, self.metric, mixed=True
+        )
+        (carried,) = counterfactual(m, data)(self.batch)
+        self.carried: Activations = with_sources(m, carried)
+        self.of = numbers(self.batch, self.places.spans)
+
+    def metric(self, logits: Tensor) -> Tensor:
+        return logit_diff(logits, logits, self.batch)
+
+    def groups(self, apart: bool = False) -> Grouped:
+        return grouped(self.batch, self.of, len(self.places.spans), apart)
+
+    def scored(self, apart: bool = False, live: Activations | None = None) -> tuple[Tensor, Tensor]:
+        return score_places(
+            self.model, self.batch, self.context, live or self.at.activations, self.carried,
+            self.at, self.places, self.groups(apart),
+        )  # fmt: skip
+
+    def parts(self) -> list[_Part]:
+        given = self.model, self.context, self.at, self.groups()
+        return [_Part(stage, *given) for stage, _ in self.places.stages]
+
+
+@cache
+def given(family: str) -> Given:
+    return Given(model(family), dataset(LENGTHS))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_scores_over_all_spans_are_the_plain_ones(family: str) -> None:
+    """In single precision; and nothing is scored that is not an edge."""
+    own = given(family)
+    residual, attention = own.scored()
+    plain = score(own.model, own.batch, own.at.activations, own.carried, own.at)
+    assert distance(residual[0].sum(-1), plain) < 1e-6
+    legal = own.places.legal
+    assert not residual[0].numpy()[~legal.residual].any()
+    assert not attention[0].numpy()[~legal.attention].any()
+    assert attention.any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_s_edges_out_of_a_port_sum_to_what_it_carries(family: str) -> None:
+    """Its gradient times its change, at the tokens of each span; which is not the sum of the plain
+    edges into it, for a norm lies between."""
+    own = given(family)
+    _, attention = own.scored()
+    held = torch.nn.functional.one_hot(own.of + 1, len(own.places.spans) + 1)[..., 1:].float()
+    for stage, rows in own.places.stages:
+        live = own.model.project(stage.layer, own.at.activations.reads[stage.index])[1:]
+        carried = own.model.project(stage.layer, own.carried.reads[stage.index])[1:]
+        for port, (mine, other) in enumerate(zip(live, carried, strict=True)):
+            flow = own.at.ports[stage.index][1 + port] * (mine - other)
+            expected = torch.einsum("bjge,bjs->gs", flow, held)
+            found = attention[0, rows, port].sum(-1)
+            groups = found.view(len(expected), -1, len(own.places.spans)).sum(1)
+            assert distance(groups, expected) < CLOSE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_closed_form_is_the_products_where_keys_are_apart(family: str) -> None:
+    """And is found wrong where they are not, so that the products take its place."""
+    own = given(family)
+    live, carried = own.at.activations, own.carried
+    _, attention = own.scored()
+    for (_, rows), part in zip(own.places.stages, own.parts(), strict=True):
+        found = part.closed(live, carried)
+        expected = part.products(live, carried)
+        assert found is not None
+        assert bool(found[1]) == (family not in COUPLED)
+        assert (distance(found[0], expected) < CLOSE) == (family not in COUPLED)
+        assert distance(attention[:, rows], expected) < CLOSE
+
+
+def test_attention_whose_scores_are_not_seen_is_scored_by_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Here it takes no softmax by its name."""
+    m = model("llama")
+    expected = given("llama").scored()
+
+    def softmax(x: Tensor, *_: Any, dtype: Any = None, **__: Any) -> Tensor:
+        x = (x if dtype is None else x.to(dtype)) - x.max(-1, keepdim=True).values
+        return x.exp() / x.exp().sum(-1, keepdim=True)
+
+    softmax.__name__ = "exponentials"
+    monkeypatch.setattr(torch.nn.functional, "softmax", softmax)
+    own = Given(m, dataset(LENGTHS))
+    assert [part.closed(own.at.activations, own.carried) for part in own.parts()] == [None] * 3
+    for found, other in zip(own.scored(), expected, strict=True):
+        assert distance(found, other) < CLOSE
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "olmo2"])
+def test_scores_by_example_are_those_of_each_example_alone(family: str) -> None:
+    """Of padded prompts of different lengths; and they sum to those of the batch."""
+    own = given(family)
+    apart = own.scored(apart=True)
+    for each, together in zip(apart, own.scored(), strict=True):
+        assert distance(each.sum(0), together[0]) < CLOSE
+    data = dataset(LENGTHS)
+    for number, example in enumerate(data.examples):
+        one = Given(own.model, replace(data, examples=(example,)))
+        one.places, one.of = own.places, numbers(one.batch, own.places.spans)
+        for each, found in zip(apart, one.scored(), strict=True):
+            assert distance(each[number], found[0]) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+def test_it_does_not_matter_where_the_padding_is(family: str) -> None:
+    left = Given(model(family), dataset(LENGTHS, padding="left"))
+    for found, expected in zip(left.scored(), given(family).scored(), strict=True):
+        assert distance(found, expected) < CLOSE
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "olmo2"])
+def test_of_long_prompts_it_is_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose backward goes stage by stage; and with the sources of another run as the live one's."""
+    expected = given(family).scored()
+    monkeypatch.setattr(by_stage, "LONG", 1)
+    own = Given(model(family), dataset(LENGTHS))
+    assert not any(one.ports for one in own.at.mixed.values())
+    again = with_sources(own.model, record(own.model, own.context)).written()
+    for live in (own.at.activations, again):
+        for found, other in zip(own.scored(live=live), expected, strict=True):
+            assert distance(found, other) < CLOSE
+
+
+def test_every_position_by_itself() -> None:
+    """Sums up to any division into spans."""
+    m, data = model("smollm3"), dataset((7, 7))
+    single, several = Given(m, data, "tokens"), Given(m, data)
+    found, expected = single.scored(), several.scored()
+    to = [int(several.of[0, position]) for position in range(7)]
+    onehot = torch.nn.functional.one_hot(torch.tensor(to)).float()
+    assert distance(found[0] @ onehot, expected[0]) < CLOSE
+    assert distance(onehot.T @ found[1] @ onehot, expected[1]) < CLOSE
+
+
+def test_opposite_effects_at_two_places_are_found_where_the_plain_scores_see_nothing() -> None:
+    """One head looks at all tokens alike: the corrupted prompt has the same words in another
+    order, so that its two words do opposite things."""
+    words, d = (*SPECIAL, "a", "b", "c"), 5
+    none, units = torch.zeros(1, 1, d, d), torch.eye(d)
+    m = Decoder(
+        "pair", words, units, torch.zeros(4, d), none, none, units[None, None],
+        units[None, None], torch.zeros(1, d, 1), torch.zeros(1, 1, d), units, {},
+    )  # fmt: skip
+    spans = {"one": (1, 2), "two": (2, 3)}
+    own = Given(m, Dataset((Example((0, 2, 3, 4), (0, 3, 2, 4), (2,), (3,), spans),)))
+    assert own.places.spans == ("start", "one", "two", "end")
+    assert not score(m, own.batch, own.at.activations, own.carried, own.at).any()
+    residual, attention = (table[0] for table in own.scored())
+    value = m.wiring.reader["a0.h0.v"]
+    # each word is a quarter of what is read, and of it the one is 1 and the other -1, less -1 and 1
+    assert residual[0, value].tolist() == [0, 0.5, -0.5, 0]
+    assert attention[0, 1, :, 3].tolist() == [0, 0.5, -0.5, 0]
+    assert residual.count_nonzero() == attention.count_nonzero() == 2
+
+
+# -- against runs by hand --------------------------------------------------------------------------
+class ByHand:
+    """The metric's sum in runs with one edge between places cut by a share, component by
+    component, in double precision."""
+
+    def __init__(self, family: str) -> None:
+        self.own = Given(exactly(family), dataset(LENGTHS))
+        self.places, self.model = self.own.places, self.own.model
+
+    def _value(self, tap: Callable[[int, int, Tensor], Tensor]) -> float:
+        with torch.no_grad():
+            final = record(self.model, self.own.context, tap=tap).final
+            return float(self.own.metric(answer(self.model, self.own.batch, final)).sum())
+
+    def slope(self, run: Callable[[float], float], step: float = 0.01) -> float:
+        """By five points."""
+        far, near = (run(1 + n * step) - run(1 - n * step) for n in (2, 1))
+        return (8 * near - far) / (12 * step)
+
+    def attention(self, head: int, port: int, source: int, end: int, keep: float) -> float:
+        """With so much kept of the key or value of the source, for one head at the destination."""
+        stage, rows = next(own for own in self.places.stages if own[1].start <= head < own[1].stop)
+        place, given = head - rows.start, dict[int, Tensor]()
+        carried = self.model.project(stage.layer, self.own.carried.reads[stage.index])[1 + port]
+
+        def tap(number: int, which: int, x: Tensor) -> Tensor:
+            if number != stage.index:
+                return x
+            if which != OUT:
+                given[which] = x
+                return x
+            mixed = [given[n] for n in range(3)]
+            here = (self.own.of == source)[..., None, None]
+            mixed[1 + port] = torch.where(
+                here, torch.lerp(carried, mixed[1 + port], keep), mixed[1 + port]
+            )
+            other = self.model.attend(self.own.context, stage.layer, *mixed)
+            mine = torch.arange(x.shape[2]) == place
+            return torch.where((self.own.of == end)[..., None, None] & mine[:, None], other, x)
+
+        return self._value(tap)
+
+    def residual(self, writer: int, reader: int, span: int, keep: float) -> float:
+        """With so much kept of what a writer writes, where a reader reads it in the span."""
+        stages = self.model.wiring.stages
+        stage = next(own for own in stages if own.columns.start <= reader < own.columns.stop)
+        source = self.model.wiring.stage_of[writer]
+        clean, other = self.own.at.activations, self.own.carried
+        change = clean.embed - other.embed
+        if source is not None:
+            place = writer - source.rows.start
+            shares = (clean.shares[source.index] - other.shares[source.index])[:, :, [place]]
+            change = KINDS[source.kind].write(self.model, source, [place], shares)[0]
+        change = change.detach() * (self.own.of == span)[..., None] * (1 - keep)
+        port = next(n for n in range(len(stage.part.ports)) if reader in
+                    range(stage.port_columns(n).start, stage.port_columns(n).stop))  # fmt: skip
+        read = clean.reads[stage.index].detach() - change  # of the clean run: nothing before it
+
+        def tap(number: int, which: int, x: Tensor) -> Tensor:
+            if (number, which) != (stage.index, port):
+                return x
+            gave = KINDS[stage.kind].project(self.model, stage, read)[port]
+            mine = torch.arange(x.shape[2]) == reader - stage.port_columns(port).start
+            return torch.where(mine[:, None], gave, x)
+
+        return self._value(tap)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_a_score_is_the_slope_of_the_metric_in_the_mask(family: str) -> None:
+    """Of the strongest edges of each kind, and of some others; to what the attention of Hugging
+    Face gives, whose patterns are in single precision."""
+    hand = ByHand(family)
+    residual, attention = (own[0].numpy() for own in hand.own.scored())
+    for run, table in ((hand.attention, attention), (hand.residual, residual[:, :-1])):
+        order = np.argsort(-np.abs(table), axis=None)
+        for flat in [*order[:5], *order[10:40:10]]:
+            index = [int(n) for n in np.unravel_index(flat, table.shape)]
+            found = hand.slope(lambda keep, run=run, at=index: run(*at, keep))  # type: ignore[misc]
+            assert abs(found - table[tuple(index)]) < 1e-3 * np.abs(table).max()
+            assert found != 0
