@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from families import FAMILIES, as_batch, dataset, distance, exactly, model
+from families import FAMILIES, as_batch, dataset, distance, model
 from torch import Tensor
 
 import circuitkit.engine.gradients as by_stage
@@ -20,11 +18,11 @@ from circuitkit.data.examples import Example
 from circuitkit.data.places import numbers, places
 from circuitkit.engine.attribute import score
 from circuitkit.engine.gradients import Gradients, gradients
-from circuitkit.engine.kinds import KINDS
 from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.placed_scores import Grouped, _Part, grouped, score_places
-from circuitkit.engine.record import OUT, answer, record, with_sources
-from circuitkit.graph.places import Places
+from circuitkit.engine.record import record, with_sources
+from circuitkit.engine.run import run
+from circuitkit.graph.places import PlacedMask, Places
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.decoder import SPECIAL, Decoder
 
@@ -80,6 +78,18 @@ def test_the_scores_over_all_spans_are_the_plain_ones(family: str) -> None:
     assert not residual[0].numpy()[~legal.residual].any()
     assert not attention[0].numpy()[~legal.attention].any()
     assert attention.any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_they_are_the_gradient_of_the_metric_in_the_mask_that_keeps_all(family: str) -> None:
+    own = given(family)
+    kept = [torch.ones(table.shape, requires_grad=True) for table in
+            (own.places.legal.residual, own.places.legal.attention)]  # fmt: skip
+    keep = PlacedMask(own.places, *kept)
+    logits = run(own.model, own.batch, own.context, own.carried, keep)
+    slopes = torch.autograd.grad(own.metric(logits).sum(), kept)
+    for found, slope in zip(own.scored(), slopes, strict=True):
+        assert distance(found[0], slope) < 1e-4
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -199,86 +209,3 @@ def test_opposite_effects_at_two_places_are_found_where_the_plain_scores_see_not
     assert residual[0, value].tolist() == [0, 0.5, -0.5, 0]
     assert attention[0, 1, :, 3].tolist() == [0, 0.5, -0.5, 0]
     assert residual.count_nonzero() == attention.count_nonzero() == 2
-
-
-# -- against runs by hand --------------------------------------------------------------------------
-class ByHand:
-    """The metric's sum in runs with one edge between places cut by a share, component by
-    component, in double precision."""
-
-    def __init__(self, family: str) -> None:
-        self.own = Given(exactly(family), dataset(LENGTHS))
-        self.places, self.model = self.own.places, self.own.model
-
-    def _value(self, tap: Callable[[int, int, Tensor], Tensor]) -> float:
-        with torch.no_grad():
-            final = record(self.model, self.own.context, tap=tap).final
-            return float(self.own.metric(answer(self.model, self.own.batch, final)).sum())
-
-    def slope(self, run: Callable[[float], float], step: float = 0.01) -> float:
-        """By five points."""
-        far, near = (run(1 + n * step) - run(1 - n * step) for n in (2, 1))
-        return (8 * near - far) / (12 * step)
-
-    def attention(self, head: int, port: int, source: int, end: int, keep: float) -> float:
-        """With so much kept of the key or value of the source, for one head at the destination."""
-        stage, rows = next(own for own in self.places.stages if own[1].start <= head < own[1].stop)
-        place, given = head - rows.start, dict[int, Tensor]()
-        carried = self.model.project(stage.layer, self.own.carried.reads[stage.index])[1 + port]
-
-        def tap(number: int, which: int, x: Tensor) -> Tensor:
-            if number != stage.index:
-                return x
-            if which != OUT:
-                given[which] = x
-                return x
-            mixed = [given[n] for n in range(3)]
-            here = (self.own.of == source)[..., None, None]
-            mixed[1 + port] = torch.where(
-                here, torch.lerp(carried, mixed[1 + port], keep), mixed[1 + port]
-            )
-            other = self.model.attend(self.own.context, stage.layer, *mixed)
-            mine = torch.arange(x.shape[2]) == place
-            return torch.where((self.own.of == end)[..., None, None] & mine[:, None], other, x)
-
-        return self._value(tap)
-
-    def residual(self, writer: int, reader: int, span: int, keep: float) -> float:
-        """With so much kept of what a writer writes, where a reader reads it in the span."""
-        stages = self.model.wiring.stages
-        stage = next(own for own in stages if own.columns.start <= reader < own.columns.stop)
-        source = self.model.wiring.stage_of[writer]
-        clean, other = self.own.at.activations, self.own.carried
-        change = clean.embed - other.embed
-        if source is not None:
-            place = writer - source.rows.start
-            shares = (clean.shares[source.index] - other.shares[source.index])[:, :, [place]]
-            change = KINDS[source.kind].write(self.model, source, [place], shares)[0]
-        change = change.detach() * (self.own.of == span)[..., None] * (1 - keep)
-        port = next(n for n in range(len(stage.part.ports)) if reader in
-                    range(stage.port_columns(n).start, stage.port_columns(n).stop))  # fmt: skip
-        read = clean.reads[stage.index].detach() - change  # of the clean run: nothing before it
-
-        def tap(number: int, which: int, x: Tensor) -> Tensor:
-            if (number, which) != (stage.index, port):
-                return x
-            gave = KINDS[stage.kind].project(self.model, stage, read)[port]
-            mine = torch.arange(x.shape[2]) == reader - stage.port_columns(port).start
-            return torch.where(mine[:, None], gave, x)
-
-        return self._value(tap)
-
-
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
-def test_a_score_is_the_slope_of_the_metric_in_the_mask(family: str) -> None:
-    """Of the strongest edges of each kind, and of some others; to what the attention of Hugging
-    Face gives, whose patterns are in single precision."""
-    hand = ByHand(family)
-    residual, attention = (own[0].numpy() for own in hand.own.scored())
-    for run, table in ((hand.attention, attention), (hand.residual, residual[:, :-1])):
-        order = np.argsort(-np.abs(table), axis=None)
-        for flat in [*order[:5], *order[10:40:10]]:
-            index = [int(n) for n in np.unravel_index(flat, table.shape)]
-            found = hand.slope(lambda keep, run=run, at=index: run(*at, keep))  # type: ignore[misc]
-            assert abs(found - table[tuple(index)]) < 1e-3 * np.abs(table).max()
-            assert found != 0
