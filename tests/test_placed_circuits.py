@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
 import re
@@ -14,6 +16,10 @@ import numpy as np
 import pytest
 
 from circuitkit.errors import CircuitError, CircuitkitError, NodeNameError, ScoresError
+from circuitkit.formats.interchange.acdc import write_acdc
+from circuitkit.formats.interchange.autocircuit import write_autocircuit
+from circuitkit.formats.interchange.eap_ig import write_eap
+from circuitkit.formats.interchange.mib import write_mib
 from circuitkit.graph.algebra import is_made
 from circuitkit.graph.circuit import (
     Circuit,
@@ -30,6 +36,7 @@ from circuitkit.graph.nodes import Node, edge_name, parse_edge
 from circuitkit.graph.placed_scores import PlacedScores
 from circuitkit.graph.places import PlacedMask, Places
 from circuitkit.graph.wiring import Wiring
+from circuitkit.registry import lookup
 
 SPANS = ("first", "before S1", "S1+1", "end")
 SEES = np.triu(np.ones((4, 4), bool))
@@ -291,6 +298,51 @@ def test_a_file_holds_everything(circuit: Circuit, tmp_path: Path) -> None:
     found = Circuit.load(circuit.save(tmp_path / "c.json"))
     assert same(found, circuit)
     assert to_json(found) == to_json(circuit)
+
+
+READ: dict[str, Callable[[str], Any]] = {
+    "graphml": nx.parse_graphml,
+    "node_link": lambda text: nx.node_link_graph(json.loads(text), edges="edges"),
+    "cyjs": lambda text: nx.cytoscape_graph(json.loads(text)),
+    "gexf": lambda text: nx.read_gexf(io.BytesIO(text.encode())),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_other_formats_hold_every_place_and_edge(circuit: Circuit, name: str) -> None:
+    found = Circuit(READ[name](lookup("formats", name)(circuit)))
+    if name in ("cyjs", "gexf"):  # which have no place for what is said of the whole, or another
+        found.graph.update(dict(circuit.graph))
+    assert dict(found.graph)["places"] == circuit.graph["places"]
+    assert found.placed_mask().counts() == circuit.placed_mask().counts()
+    assert sorted(edges(found)) == sorted(edges(circuit))
+    assert str(found) == str(circuit)
+
+
+def test_tables_and_dot_hold_every_edge(circuit: Circuit) -> None:
+    rows = list(csv.DictReader(io.StringIO(lookup("formats", "csv")(circuit))))
+    names = {edge_name(writer, reader) for writer, reader, _ in edges(circuit)}
+    assert {row["edge"] for row in rows} == names
+    dot = lookup("formats", "dot")(circuit)
+    assert all(f'"{writer}" -> "{reader}"' in dot for writer, reader, _ in edges(circuit))
+
+
+FOREIGN: dict[str, Callable[[Circuit, Path], object]] = {
+    "eap_ig": lambda circuit, path: write_eap(circuit, path / "x.json", d_model=8),
+    "acdc": lambda circuit, path: write_acdc(circuit, path / "x.pth"),
+    "autocircuit": lambda circuit, path: write_autocircuit(circuit, path / "x.pkl"),
+    "mib": lambda circuit, path: write_mib(
+        {("ioi", "gpt2"): [circuit] * 9}, path / "x", d_model={"gpt2": 8}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_formats_refuse_what_they_cannot_hold(
+    circuit: Circuit, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(CircuitError, match=r"circuit\.collapse\(\)"):
+        FOREIGN[name](circuit, tmp_path)
 
 
 def damaged(change: Callable[[dict[str, Any]], object], circuit: Circuit) -> str:

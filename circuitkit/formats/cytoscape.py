@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from circuitkit.formats._values import flat
-from circuitkit.graph.circuit import wiring_of
+from circuitkit.graph.circuit import any_wiring
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.types import Graph
 
@@ -24,7 +24,7 @@ def cyjs(circuit: Graph) -> str:
         >>> len(graph.edges) == len(circuit.edges)
         True
     """
-    wiring_of(circuit)
+    any_wiring(circuit)
     nodes = [
         {"data": {**flat(circuit.nodes[name]), "id": str(name), "value": str(name), "name": name}}
         for name in sorted(circuit)

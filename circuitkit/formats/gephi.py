@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 import networkx as nx
 
 from circuitkit.formats._values import flat
-from circuitkit.graph.circuit import wiring_of
+from circuitkit.graph.circuit import any_wiring
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.types import Graph
 
@@ -34,7 +34,7 @@ def gexf(circuit: Graph) -> str:
         >>> len(networkx.read_gexf(io.BytesIO(text.encode())).edges) == len(circuit.edges)
         True
     """
-    wiring_of(circuit)
+    any_wiring(circuit)
     whole: Graph = nx.DiGraph()
     for name in sorted(circuit):
         whole.add_node(str(name), **_own(flat(circuit.nodes[name])), label=str(name))

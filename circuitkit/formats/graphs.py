@@ -5,7 +5,7 @@ from __future__ import annotations
 import networkx as nx
 
 from circuitkit.formats._values import flat
-from circuitkit.graph.circuit import to_json, wiring_of
+from circuitkit.graph.circuit import any_wiring, to_json
 from circuitkit.graph.nodes import INPUT, LOGITS, Node, edge_name
 from circuitkit.graph.types import Graph
 
@@ -53,7 +53,7 @@ def dot(circuit: Graph) -> str:
         >>> ck.formats.dot(circuit).splitlines()[0]
         'digraph circuit {'
     """
-    wiring_of(circuit)
+    any_wiring(circuit)
     lines = ["digraph circuit {", f"graph [{_listed(flat(circuit.graph))}]", "rankdir=BT"]
     lines += ["node [shape=box]", "edge [arrowsize=0.6]"]
     layers: dict[tuple[int, str], list[str]] = {}
@@ -71,8 +71,8 @@ def dot(circuit: Graph) -> str:
 
 def _row(node: Node) -> tuple[int, str]:
     """Where a node is: its layer; in it the ports, the heads, the MLP."""
-    if node in (INPUT, LOGITS):
-        return (-1 if node == INPUT else 10**9), ""
+    if node.plain in (INPUT, LOGITS):
+        return (-1 if node.plain == INPUT else 10**9), ""
     return node.layer or 0, "m" if node.is_mlp else "p" if node.port is None else "a"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import networkx as nx
 
 from circuitkit.errors import CircuitError
-from circuitkit.graph.circuit import wiring_of
+from circuitkit.graph.circuit import any_wiring
 from circuitkit.graph.types import Graph
 from circuitkit.util.json_values import plain
 
@@ -28,7 +28,7 @@ def node_link(circuit: Graph) -> str:
         >>> str(ck.Circuit(networkx.node_link_graph(data, edges="edges"))) == str(circuit)
         True
     """
-    wiring_of(circuit)
+    any_wiring(circuit)
     whole: Graph = nx.DiGraph()
     whole.graph.update(_plain(dict(circuit.graph), "the circuit"))
     for name in sorted(circuit):
