@@ -97,7 +97,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.workflows.citing import cite as cite
     from circuitkit.workflows.clusters.results import Clusters as Clusters
     from circuitkit.workflows.clusters.running import clusters as clusters
-    from circuitkit.workflows.crossing import Cross as Cross
+    from circuitkit.workflows.cross_result import Cross as Cross
     from circuitkit.workflows.crossing import cross as cross
     from circuitkit.workflows.discover import discover as discover
     from circuitkit.workflows.plan import Plan as Plan
@@ -118,7 +118,7 @@ _PLACES = {
     "Circuit": "graph.circuit",
     "Citation": "workflows.citing",
     "Clusters": "workflows.clusters.results",
-    "Cross": "workflows.crossing",
+    "Cross": "workflows.cross_result",
     "Dataset": "data.batches",
     "Discovery": "workflows.results",
     "Plan": "workflows.plan",

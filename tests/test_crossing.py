@@ -18,7 +18,7 @@ from circuitkit.cli.main import main
 from circuitkit.engine.inputs import as_data
 from circuitkit.errors import ArgumentError, CircuitError, OutputError
 from circuitkit.graph.circuit import Circuit
-from circuitkit.workflows.crossing import Cross
+from circuitkit.workflows.cross_result import Cross
 
 FEW = ["--examples", "4", "--batch-size", "2", "--threads", "1", "--quiet"]
 

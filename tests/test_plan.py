@@ -18,9 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import circuitkit as ck
 from circuitkit.cli.main import main
+from circuitkit.engine.inputs import prepare_halves
 from circuitkit.engine.record import answer, record
 from circuitkit.errors import CircuitkitError, EvaluationError
 from circuitkit.models import transformer_lens
+from circuitkit.workflows.growing import Grown, grow
 
 MODEL = ck.load("mini")
 N = 6
@@ -88,6 +90,18 @@ def test_its_forwards_are_those_of_the_work(name: str) -> None:
     foreseen = ck.plan(MODEL, "ioi", **options)
     done = operations(lambda: ck.discover(MODEL, "ioi", **options)) / one_forward()
     assert 1 / foreseen.factor < done / foreseen.forwards < foreseen.factor, (done, foreseen)
+
+
+@pytest.mark.parametrize("start", [12, 60])
+def test_the_forwards_of_equivalence_are_those_of_the_growth(start: int) -> None:
+    inputs = prepare_halves(MODEL, "ioi", None, None, None, examples=96, batch_size=32)
+    scores = ck.discovery.eap(*inputs[0])
+    grown: list[Grown] = []
+    work = operations(lambda: grown.append(grow(*inputs, scores, scores.mask(start))))
+    assert (grown[0].mask.sum() > start) == (start < 60)
+    foreseen = ck.plan(MODEL, "ioi", method="eap", edges=start, test=True, batch_size=32)
+    assert 1 / foreseen.factor < work / one_forward() / foreseen.steps["equivalence"]
+    assert work / one_forward() / foreseen.steps["equivalence"] < foreseen.factor
 
 
 def test_more_work_is_foreseen_for_more() -> None:

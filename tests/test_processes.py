@@ -230,6 +230,26 @@ def test_shards_of_an_evaluation_need_a_folder_and_merge(
     assert capsys.readouterr().out == whole
 
 
+def test_shards_of_a_transfer_merge_to_what_one_run_gives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = ck.discovery.eap(ck.load("mini"), ck.make_task("ioi", ck.load("mini"), n=4))
+    a, b = (str(scores.top(n).save(tmp_path / f"{n}.json")) for n in (20, 25))
+    arguments = ["compare", a, b, "--transfer", "--json", *TINY, "--examples", "4"]
+    assert main(arguments) == 0
+    whole = capsys.readouterr().out
+    assert main([*arguments, "--shard", "0/2"]) == 2
+    assert "name it (--resume DIR)" in capsys.readouterr().err
+    for index in (0, 1):
+        shard = ["--resume", str(tmp_path / "kept"), "--shard", f"{index}/2"]
+        assert main([*arguments, *shard]) == 0
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert f"shard {index}/2 has made" in said.err
+    assert main(["merge", str(tmp_path / "kept")]) == 0
+    assert capsys.readouterr().out == whole
+
+
 @pytest.mark.parametrize("text", ["2/2", "-1/2", "1", "a/b", "0/0"])
 def test_what_is_no_shard_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*DISCOVER, f"--shard={text}"]) == 2

@@ -15,9 +15,10 @@ from families import dataset, model
 
 import circuitkit as ck
 from circuitkit.cli.main import main
+from circuitkit.engine.checkpoints import Shard
 from circuitkit.engine.inputs import as_data
-from circuitkit.errors import ArgumentError, CircuitError
-from circuitkit.evaluation.transferring import Change, Transfer
+from circuitkit.errors import ArgumentError, CircuitError, UnfinishedError
+from circuitkit.evaluation.transfer_result import Change, Transfer
 from circuitkit.graph.circuit import Circuit, mask
 from circuitkit.graph.digests import WeightsWarning
 from circuitkit.graph.nodes import parse_edge
@@ -162,6 +163,29 @@ def test_two_models_are_measured_on_both_without_a_warning(tmp_path: Path) -> No
     assert found.plot().table.shape == (4, 2)
     with pytest.warns(WeightsWarning):
         ck.transfer(mini, left, right, "ioi", edges=0, random=0, examples=2)
+
+
+def test_two_models_of_one_name_keep_batches_of_their_own(tmp_path: Path) -> None:
+    mini, other = ck.load("mini"), tuned(tmp_path)
+    other.name = mini.name
+    task = ck.make_task("ioi", mini, n=4)
+    left, right = (mask(ck.discovery.eap(one, task).top(25)) for one in (mini, other))
+    asked = {"other": other, "edges": 1, "random": 0, "batch_size": 2}
+    plain = ck.transfer(mini, left, right, task, **asked)
+    kept = ck.transfer(mini, left, right, task, **asked, resume=tmp_path / "kept")
+    assert kept.models == ("mini (left)", "mini (right)")
+    blocks = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
+    assert len(blocks) == 4
+    again = ck.transfer(mini, left, right, task, **asked, resume=tmp_path / "kept")
+    assert blocks == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.safetensors")}
+    for index in range(2):
+        with pytest.raises(UnfinishedError):
+            ck.transfer(
+                mini, left, right, task, **asked, resume=Shard(tmp_path / "parts", index, 2)
+            )
+    assert len([*(tmp_path / "parts").rglob("*.safetensors")]) == 4
+    merged = ck.transfer(mini, left, right, task, **asked, resume=Shard(tmp_path / "parts"))
+    assert plain.to_dict() == kept.to_dict() == again.to_dict() == merged.to_dict()
 
 
 def test_models_of_other_wirings_and_circuits_of_others_are_refused(

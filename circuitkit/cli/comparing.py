@@ -7,14 +7,31 @@ import argparse
 import contextlib
 from typing import Any
 
-from circuitkit.cli._opening import called, check_names, load_model, open_circuit, recorded
-from circuitkit.cli._options import Commands, add_force, add_output, machine, positive, saved
+from circuitkit.cli._opening import (
+    called,
+    check_names,
+    load_model,
+    open_circuit,
+    recorded,
+    resumed,
+)
+from circuitkit.cli._options import (
+    Commands,
+    add_force,
+    add_output,
+    add_shard,
+    machine,
+    place,
+    positive,
+    saved,
+)
 from circuitkit.cli._printing import print_json, print_text
+from circuitkit.cli._processes import leads, require_folder
 from circuitkit.errors import ArgumentError
 
 __all__ = ["add", "compare"]
 
-OF_TRANSFER = ("model", "task", "metric", "corruption", "examples")
+OF_TRANSFER = ("model", "task", "metric", "corruption", "examples", "resume", "shard")
 
 
 def add(commands: Commands) -> None:
@@ -31,7 +48,7 @@ def add(commands: Commands) -> None:
     p.add_argument(
         "--transfer", action="store_true",
         help="does the difference matter? put edges of one into the other, and measure both on "
-        "the models of both; the next five options are for that",
+        "the models of both; the next seven options are for that",
     )  # fmt: skip
     own = "default: the circuits' own"
     p.add_argument("--model", action="append", help=f"twice: A's and B's ({own})")
@@ -42,6 +59,11 @@ def add(commands: Commands) -> None:
         "--examples", type=positive, metavar="N",
         help="prompts that neither has seen (default: 64, or all of a file)",
     )  # fmt: skip
+    p.add_argument(
+        "--resume", type=place, metavar="DIR",
+        help="keep finished batches there, to resume after a kill (default: nowhere)",
+    )  # fmt: skip
+    add_shard(p)
     add_force(p)
     add_output(p, "FILE", "also a page or a picture of both: html, svg, pdf, png (default: none)")
     p.set_defaults(run=compare)
@@ -55,26 +77,30 @@ def compare(options: argparse.Namespace) -> None:
     for name in OF_TRANSFER:
         if getattr(options, name) and not options.transfer:
             raise ArgumentError(f"--{name} is for --transfer, which runs models; give both")
+    require_folder(options)
     left, right = (open_circuit(name, options.force) for name in (options.left, options.right))
     found = overlap.compare(left, right)
     said, text = found.to_dict(), repr(found)
-    with _picture(options) as place:
+    with _picture(options) as file:
         if options.transfer:
             moved = _transferred(options, left, right)
             said["transfer"] = moved.to_dict()
             text = f"{text}\n\n{moved!r}"
-        if place:
+        if not leads():
+            return
+        if file:
             left.graph["label"], right.graph["label"] = called(options.left, options.right)
-            said["file"] = str(left.draw(place, beside=right))
+            said["file"] = str(left.draw(file, beside=right))
             text = f"{text}\n\nwritten: {said['file']}"
     print_json(said) if options.json else print_text(text)
 
 
 def _picture(options: argparse.Namespace) -> Any:
-    """The place of the picture, tried before the work; None where none is asked for."""
+    """The place of the picture, tried before the work; None where none is asked for, and for all
+    processes but the first."""
     from circuitkit.workflows.folders import output_file
 
-    if options.output:
+    if options.output and leads():
         return output_file(options.output, options.overwrite)
     return contextlib.nullcontext()
 
@@ -94,7 +120,7 @@ def _transferred(options: argparse.Namespace, left: Any, right: Any) -> Any:
     return transfer(
         models[0], left, right, task, options.metric, options.corruption,
         other=models[1] if models[1:] else None, examples=options.examples,
-        batch_size=options.batch_size, memory=options.memory,
+        batch_size=options.batch_size, memory=options.memory, resume=resumed(options, "compare"),
     )  # fmt: skip
 
 

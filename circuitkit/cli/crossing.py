@@ -23,7 +23,7 @@ from circuitkit.cli._options import (
     positive,
     saved,
 )
-from circuitkit.cli._printing import print_json, print_text
+from circuitkit.cli._printing import print_run
 from circuitkit.cli._processes import folder_of, is_shard, leads, pieces_of
 from circuitkit.errors import ArgumentError, ScoresError
 
@@ -77,10 +77,7 @@ def cross(options: argparse.Namespace) -> None:
         if is_shard(options) or not leads():
             return
         written = found.save(folder)
-    if options.json:
-        print_json(found.to_dict() | {"files": [str(path) for path in written]})
-    else:
-        print_text(f"{found!r}\n\nwritten: {', '.join(map(str, written))}")
+    print_run(options, found, written)
 
 
 def _crossed(options: argparse.Namespace, name: str, circuits: dict[str, Any], resume: Any) -> Any:

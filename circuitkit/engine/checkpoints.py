@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json
 from circuitkit.util.reading import parse_json
 
-__all__ = ["Journal", "Shard", "digest", "identity"]
+__all__ = ["Journal", "Shard", "digest", "identity", "within"]
 
 ABOUT = "about.json"
 DEALT = "dealt"  # to how many processes, each of how many threads; or shards
@@ -73,6 +73,14 @@ class Shard(os.PathLike[str]):
 
     def __fspath__(self) -> str:
         return str(self.directory)
+
+
+def within(directory: str | os.PathLike[str] | None, name: str) -> str | os.PathLike[str] | None:
+    """A directory of that name in one for finished blocks, for work that is told from other work
+    there by the weights alone; a shard of it does the same part. None stays None."""
+    if isinstance(directory, Shard):
+        return replace(directory, directory=directory.directory / name)
+    return None if directory is None else Path(directory) / name
 
 
 class Journal:
