@@ -26,7 +26,9 @@ from circuitkit.engine.model import Model
 from circuitkit.engine.record import answer, record
 from circuitkit.errors import CircuitError, DataError, ModelError, UnknownNameError
 from circuitkit.graph import circuit as circuits
+from circuitkit.graph.compare import compare
 from circuitkit.graph.nodes import edge_name
+from circuitkit.graph.published import named as published
 from circuitkit.metrics.answers import accuracy, logit_diff
 from circuitkit.models.checking import check
 from circuitkit.truth.rasp import (
@@ -255,6 +257,10 @@ def test_the_published_circuits_of_proportion_and_reverse() -> None:
         "input->a0.h0<v>", "a0.h0->m0", "input->m0", "m0->m1", "input->m1", "m1->m2",
         "m2->a3.h0<q>", "input->a3.h0<k>",
     }  # fmt: skip
+    for corruption, name in ((zero, "acdc"), (counterfactual, "resample")):
+        scores, known = exact(m, data, logit_diff, corruption), published(f"tracr_reverse:{name}")
+        assert np.count_nonzero(scores.values) == len(known.edges)
+        assert compare(scores.top(len(known.edges)), known.circuit).edges.jaccard == 1
 
 
 Writers = list[Tensor]
