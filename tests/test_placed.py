@@ -17,12 +17,14 @@ import circuitkit as ck
 from circuitkit.data.batches import Dataset
 from circuitkit.data.places import numbers, places
 from circuitkit.engine.model import Model
+from circuitkit.engine.placed_dense import placed_residual
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import run, runs
 from circuitkit.errors import CircuitError
 from circuitkit.graph.places import PlacedMask, Places
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
+from circuitkit.models.transformer_lens import Transformer
 from circuitkit.registry import resolve
 
 SAME = 3e-6  # relative, in single precision
@@ -109,6 +111,54 @@ def test_a_mask_in_all_spans_is_the_plain_run(family: str, corruption: str) -> N
         with torch.no_grad():
             found, expected = runs(*parts, [where.spread(plain), plain])
         assert distance(found, expected) < SAME
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "olmo2", "qwen2-moe"])
+def test_a_stack_is_each_of_its_circuits(family: str) -> None:
+    """Also where few fit at once; beside the run that computes everything."""
+    parts, where = of_prompts(model(family), "left", "mean")
+    m, batch, context, carried = parts
+    masks = [mask(where, share, seed, fractions=seed % 2 > 0)
+             for seed, share in enumerate((0.1, 0.3, 0.9))]  # fmt: skip
+    masks += [masks[1], where.legal]
+    of = numbers(batch, where.spans)
+    with torch.no_grad():
+        expected = [placed_residual(m, batch, context, carried, keep, of) for keep in masks]
+        for pool_bytes in (1, 2**30):
+            found = [*runs(*parts, masks, pool_bytes=pool_bytes)]
+            for one, other in zip(found, expected, strict=True):
+                assert distance(one, m.unembed(other)) < SAME
+    assert found[1] is found[3]
+
+
+def test_what_circuits_share_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Circuits that each lack one edge of the last attention run all before it once, and an MLP
+    only behind it."""
+    parts, where = of_prompts(model("llama"))
+    _, heads = where.stages[-1]
+    edges = np.argwhere(where.legal.attention[heads])[:6]
+    masks = []
+    for head, port, source, destination in edges:
+        attention = where.legal.attention.copy()
+        attention[heads.start + head, port, source, destination] = False
+        masks.append(PlacedMask(where, where.legal.residual, attention))
+    calls: list[tuple[str, int]] = []
+    for kind in ("attend", "mlp"):
+        monkeypatch.setattr(Transformer, kind, counted(getattr(Transformer, kind), kind, calls))
+    with torch.no_grad():
+        assert len([*runs(*parts, masks)]) == len(edges)
+    before = [tokens for kind, tokens in calls[:-1] if kind == "mlp"]
+    assert max(before) <= parts[1].mask.sum()
+
+
+def counted(plain: Any, kind: str, calls: list[tuple[str, int]]) -> Any:
+    """The same, which says what is computed."""
+
+    def call(self: Any, *args: Any) -> Any:
+        calls.append((kind, args[-1].shape[:2].numel()))
+        return plain(self, *args)
+
+    return call
 
 
 # -- gradients -------------------------------------------------------------------------------------

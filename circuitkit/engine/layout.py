@@ -37,9 +37,9 @@ class Layout:
 
     def answers(self, batch: Batch) -> Layout:
         """The same, of the answers' tokens alone."""
-        last = torch.zeros_like(self.of, dtype=torch.bool)
-        last[torch.arange(len(batch)), moved(batch.last, last.device)] = True
-        return Layout.by_span(self.of, len(self.at), last)
+        length = self.of.shape[1]
+        last = moved(batch.last, self.of.device)
+        return Layout(self.of, tuple(own[own % length == last[own // length]] for own in self.at))
 
     @cached_property
     def tokens(self) -> Int[Tensor, " tokens"]:

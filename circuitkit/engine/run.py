@@ -91,7 +91,7 @@ def runs(
     for kind, group in groupby(keeps, key=_kind):
         if kind is PlacedMask:
             placed = (keep for keep in group if isinstance(keep, PlacedMask))
-            yield from placed_runs(model, batch, context, carried, placed)
+            yield from placed_runs(model, batch, context, carried, placed, pool_bytes)
             continue
         some = (keep for keep in group if not isinstance(keep, PlacedMask))
         if flows or kind is Tensor:
