@@ -23,7 +23,7 @@ from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.holding import Held, HoldsNorms, Scale
 from circuitkit.engine.model import Activations, Context, Model, Ports, Pull
 from circuitkit.engine.numerics import wide
-from circuitkit.engine.record import OUT, answer, at_answers, record
+from circuitkit.engine.record import answer, at_answers, record
 from circuitkit.graph.stages import Stage
 
 __all__ = ["Gradients", "Mixed", "at_tokens", "gradients", "holding"]
@@ -132,14 +132,8 @@ def _at_once(model: Model, batch: Batch, plain: Run, metric: Value, mixed: bool)
     read and in themselves; and, if asked for, what is ``mixed``. Through the graph of the whole
     run."""
     taps: dict[tuple[int, int], Tensor] = {}
-    outs: dict[int, Tensor] = {}
-    stages = model.wiring.stages
 
     def tap(stage: int, port: int, x: Tensor) -> Tensor:
-        if port == OUT:
-            if mixed and model.kinds[stages[stage].kind].mixes:
-                outs[stage] = x
-            return x
         # a view has a gradient of its own: that of the paths through this reader alone
         taps[stage, port] = x.view_as(x)
         return taps[stage, port]
@@ -147,14 +141,16 @@ def _at_once(model: Model, batch: Batch, plain: Run, metric: Value, mixed: bool)
     with torch.enable_grad():
         activations = plain(tap=tap)
         output = answer(model, batch, activations.final)
-        *found, slope = _slopes(metric(output).sum(), [*taps.values(), *outs.values(), output])
-    ports: list[list[Tensor]] = [[] for _ in range(len(stages) + 1)]
+        numbers = [s.index for s in model.wiring.stages if mixed and model.kinds[s.kind].mixes]
+        outs = [activations.computed[number] for number in numbers]
+        *found, slope = _slopes(metric(output).sum(), [*taps.values(), *outs, output])
+    ports: list[list[Tensor]] = [[] for _ in range(len(model.wiring.stages) + 1)]
     for (stage, _), grad in zip(taps, found, strict=False):
         ports[stage].append(grad)
     mixing: dict[int, Mixed] = {}
-    for stage, grad in zip(outs, found[len(taps) :], strict=True):
-        gave = [taps[stage, port].detach() for port in range(len(ports[stage]))]
-        mixing[stage] = Mixed(gave, grad)
+    for number, grad in zip(numbers, found[len(taps) :], strict=True):
+        gave = [taps[number, port].detach() for port in range(len(ports[number]))]
+        mixing[number] = Mixed(gave, grad)
     return activations, ports[:-1], (output, ports[-1][0], slope), mixing
 
 

@@ -18,7 +18,6 @@ from circuitkit.engine.model import Activations, Context, Model, Ports
 from circuitkit.graph.stages import Stage
 
 __all__ = [
-    "OUT",
     "Tap",
     "answer",
     "as_it_is",
@@ -31,10 +30,9 @@ __all__ = [
     "with_sources",
 ]
 
-# What a port gave, by the number of the stage and of the port, and as the port OUT what the stage's
-# components computed; of the stage beyond the last one, it is what the logits read.
+# What a port gave, by the number of the stage and of the port; of the stage beyond the last one, it
+# is what the logits read.
 Tap: TypeAlias = Callable[[int, int, Tensor], Tensor]
-OUT = -1
 
 
 def as_it_is(_: int, __: int, x: Tensor) -> Tensor:
@@ -53,9 +51,8 @@ def record(
 ) -> Activations:
     """The activations of a plain run, from the batch's embedding or another one.
 
-    ``tap(stage, port, x)`` sees what each port of each stage gave, what its components computed
-    (as the port ``OUT``), and what the logits read, and may replace it: the gradient is taken
-    there.
+    ``tap(stage, port, x)`` sees what each port of each stage gave, and what the logits read, and
+    may replace it: the gradient is taken there.
 
     With ``carried`` every reader reads that share of the way from the carried residual to the
     running one: this is ``circuitkit.engine.run`` with the share as the weight of every edge, at
@@ -80,7 +77,7 @@ def record(
         projected = enumerate(kind.project(model, stage, read))
         ports = [tap(stage.index, number, value) for number, value in projected]
         reads.append(read)
-        computed.append(tap(stage.index, OUT, kind.compute(model, stage, context, ports)))
+        computed.append(kind.compute(model, stage, context, ports))
         written, own = kind.out(model, stage, computed[-1])
         shares.append(own)
         x = stream[stage.rows.stop] = moved(x, here) + fixed.get(stage.index, written)
