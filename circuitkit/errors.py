@@ -11,6 +11,7 @@
     ├── ModelError              a model that cannot be found or loaded
     │   ├── UnsupportedModelError   a model whose graph would be wrong
     │   └── VersionError        a library in a version that models cannot use
+    ├── DictionaryError         features that cannot be read, or that do not fit the model
     ├── MetricError             a metric that cannot be used here
     ├── EvaluationError         a faithfulness that is not defined, or a task the model cannot do
     ├── BudgetError             work that does not fit the memory it may take
@@ -30,6 +31,7 @@ __all__ = [
     "CircuitError",
     "CircuitkitError",
     "DataError",
+    "DictionaryError",
     "EvaluationError",
     "MetricError",
     "ModelError",
@@ -87,6 +89,10 @@ class UnsupportedModelError(ModelError):
 
 class VersionError(ModelError):
     """A library in a version that no longer has, or does not yet have, what models need."""
+
+
+class DictionaryError(CircuitkitError):
+    """Features that cannot be read or trained, or that do not fit the model."""
 
 
 class MetricError(CircuitkitError):

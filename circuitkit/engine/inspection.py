@@ -1,4 +1,5 @@
-"""What reading a model's heads asks of it beside running it: the affine parts of what it computes.
+"""What reading a model's heads and MLPs asks of it beside running it: the affine parts of what it
+computes.
 
 A norm divides by a scale that depends on all that it reads. With the scale frozen at that of one
 run it is affine, and so are the queries, the keys and the logits in what the writers wrote.
@@ -48,11 +49,18 @@ def _centre(x: Tensor, centred: bool) -> Tensor:
 
 @runtime_checkable
 class Inspectable(Model, Protocol):
-    """A model whose heads can be read: see ``Model`` for the letters of the shapes."""
+    """A model whose heads and MLPs can be read: see ``Model`` for the letters of the shapes."""
 
     def norm(self, layer: int | None, x: Float[Tensor, "*t d"] | None) -> Frozen:
         """The norm of what a layer's attention (None: the logits) reads, frozen as it is where
         this is read; without anything read, its weight alone, at a scale of 1."""
+
+    def mlp_in(self, layer: int, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
+        """What the norm before a layer's MLP gives where the MLP reads this residual."""
+
+    def after_mlp(self, layer: int, out: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
+        """What arrives in the residual stream of what a layer's MLP gives: through a norm that
+        follows it, times a multiplier; the same, where there is neither."""
 
     def projection(
         self, layer: int, port: str

@@ -236,6 +236,14 @@ class Decoder:
         """What the MLP writes from these neurons."""
         return neurons @ self.w_out[layer]
 
+    def mlp_in(self, layer: int, x: Tensor) -> Tensor:
+        """The residual itself: there is no norm."""
+        return x
+
+    def after_mlp(self, layer: int, out: Tensor) -> Tensor:
+        """What the MLP gives, as it is."""
+        return out
+
     def unembed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:
         """The logits of these final residuals."""
         return x @ self.unembedding

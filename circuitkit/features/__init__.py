@@ -1,0 +1,12 @@
+"""Features of a model: dictionaries that take what a component reads or writes apart, and how they
+are read from files and trained."""
+
+from __future__ import annotations
+
+from circuitkit.features.dictionaries import Active, Dictionary
+
+__all__ = ["Active", "Dictionary"]
+
+
+def __dir__() -> list[str]:
+    return list(__all__)
