@@ -4,8 +4,9 @@ are read from files and trained."""
 from __future__ import annotations
 
 from circuitkit.features.dictionaries import Active, Dictionary
+from circuitkit.features.loading import load, save
 
-__all__ = ["Active", "Dictionary"]
+__all__ = ["Active", "Dictionary", "load", "save"]
 
 
 def __dir__() -> list[str]:

@@ -33,6 +33,7 @@ SITES = {
     "attn_z": "what the heads give to the output projection, head after head",
     "attn_out": "what the attention adds to the residual stream",
     "mlp_in": "what the norm before the MLP gives, with its weight and bias",
+    "mlp_normalized": "what the norm before the MLP gives; of an RMSNorm without its weight",
     "neurons": "the neurons of the MLP: what its down projection takes",
     "mlp_raw": "what the MLP gives, before a norm that may follow it",
     "mlp_out": "what the MLP adds to the residual stream, after a norm that may follow it",

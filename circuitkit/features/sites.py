@@ -3,6 +3,8 @@ model."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,7 +16,7 @@ from circuitkit.features.dictionaries import SITES, Dictionary
 from circuitkit.graph.stages import ATTENTION, MLP, Stage
 from circuitkit.util.naming import plain_name, unknown
 
-__all__ = ["require_fitting", "site_values", "width_of"]
+__all__ = ["fitted", "require_fitting", "site_values", "width_of"]
 
 SAME = {"gpt2_small": "gpt2"}  # names that TransformerLens had of its own
 
@@ -39,8 +41,10 @@ def site_values(model: Model, run: Activations, layer: int, site: str) -> Float[
     read = run.reads[mlp.index]
     if site == "neurons":
         return model.neurons(layer, read)
-    if site == "mlp_in":
-        return _inspectable(model).mlp_in(layer, read)
+    if site in ("mlp_in", "mlp_normalized"):
+        given = _inspectable(model).mlp_in(layer, read)
+        weight = None if site == "mlp_in" else _gain(_inspectable(model), layer)
+        return given if weight is None else given / weight
     return read if site == "resid_mid" else run.computed[mlp.index][:, :, 0]
 
 
@@ -79,6 +83,41 @@ def require_fitting(dictionary: Dictionary, model: Model) -> None:
             )
 
 
+def fitted(dictionary: Dictionary, model: Model) -> Dictionary:
+    """The dictionary as the same functions at the places that everything else knows: ``mlp_in`` for
+    ``mlp_normalized``, ``mlp_out`` for ``mlp_raw``.
+
+    Raises DictionaryError as ``require_fitting`` does.
+    """
+    require_fitting(dictionary, model)
+    own = dictionary
+    if "mlp_normalized" in (own.reads, own.writes):
+        weight = _gain(_inspectable(model), own.layer)
+        if own.reads == own.writes:
+            raise DictionaryError(
+                f"the autoencoder {own.prefix} is of {SITES['mlp_normalized']}; use one of 'mlp_in'"
+            )
+        scale = torch.ones(()) if weight is None else 1 / weight
+        own = replace(own, reads="mlp_in", encoder=own.encoder * scale.to(own.encoder))
+        if own.skip is not None:
+            own = replace(own, skip=own.skip * scale.to(own.skip))
+    read, written = ("mlp_out" if x == "mlp_raw" else x for x in (own.reads, own.writes))
+    return replace(own, reads=read, writes=written)
+
+
+def _gain(model: Inspectable, layer: int) -> Float[Tensor, " d"] | None:
+    """The weight of an RMSNorm before the MLP; None for a LayerNorm, whose output is read with its
+    weight and bias. Raises DictionaryError where there is no norm."""
+    signs = torch.ones(model.d_model, dtype=model.dtype, device=model.device)[None, None]
+    signs[..., 1::2] = -1
+    given, twice, shifted = (model.mlp_in(layer, x * 1e4) for x in (signs, 2 * signs, signs + 3))
+    if not torch.allclose(given, twice, rtol=1e-2):
+        raise DictionaryError(f"there is no norm before the MLP in layer {layer} of {model.name!r}")
+    if torch.allclose(given, shifted, rtol=1e-2):
+        return None
+    return (given * signs)[0, 0]
+
+
 def _require_place(model: Model, layer: int, site: str) -> None:
     """Raise DictionaryError where the model has no such place."""
     if site not in SITES:
@@ -88,7 +127,7 @@ def _require_place(model: Model, layer: int, site: str) -> None:
         raise DictionaryError(
             f"{model.name!r} has no layer {layer}; its layers are 0 to {wiring.layers - 1}"
         )
-    if site not in ("resid_mid", "mlp_in", "neurons", "mlp_raw", "mlp_out"):
+    if site not in ("resid_mid", "mlp_in", "mlp_normalized", "neurons", "mlp_raw", "mlp_out"):
         return
     if _stage(model, layer, MLP) is None:
         what = "a mixture of experts" if wiring.mlp else "no MLP"
