@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuitkit.engine.model import Context
 from circuitkit.errors import UnsupportedModelError
-from circuitkit.features.pulls import FrozenRun, require_traceable
+from circuitkit.features.pulls import EMBED, FrozenRun, Linear, require_traceable
 from circuitkit.graph.stages import ATTENTION
 from circuitkit.models.transformer_lens import Transformer, from_module
 
@@ -24,9 +24,9 @@ def started(m: Transformer) -> Context:
 
 
 @cache
-def skips(layers: int, width: int = 32) -> dict[int, Tensor]:
+def skips(layers: int, width: int = 32) -> dict[int, Linear]:
     generator = torch.Generator().manual_seed(3)
-    return {n: 0.1 * torch.randn(width, width, generator=generator) for n in range(layers)}
+    return {n: Linear(0.1 * torch.randn(width, width, generator=generator)) for n in range(layers)}
 
 
 def directions(n: int = 6) -> tuple[Tensor, Tensor]:
@@ -49,8 +49,7 @@ def test_what_is_read_is_the_sum_over_what_was_written(family: str) -> None:
             if number >= 0:
                 stage, written = m.wiring.stages[number], run.constants[number]
                 if stage.kind != ATTENTION:
-                    own = run.readings[stage.layer] @ linear[stage.layer].T
-                    written = written + run.outputs[stage.layer] - own
+                    written = written + run.outputs[stage.layer] - run.skipped(stage.layer)
             total = total + (gradient * written).sum((1, 2))
         assert distance(total, (read[places] * given).sum(1)) < 1e-5
 
@@ -68,41 +67,48 @@ def test_a_run_is_the_clean_one(family: str) -> None:
 
 
 # -- push and pull ---------------------------------------------------------------------------------
-def pushed(m: Transformer, context: Context, change: Tensor, last: int) -> Tensor:
-    """What the last layer's MLP reads of a change of the embedding: forward, with the model's own
-    attention and its clean queries and keys, and norms that divide as in the clean run."""
-    clean = FrozenRun(m, context)
-    assert not clean.skips
+@pytest.mark.parametrize("family", WITH_MLPS)
+def test_push_equals_pull(family: str) -> None:
+    m, (places, given) = model(family), directions()
+    run = FrozenRun(m, started(m), skips(m.wiring.layers))
+    generator, shape = torch.Generator().manual_seed(1), (3, TOKENS.shape[1], 32)
+    changes = [torch.randn(shape, generator=generator) for _ in range(m.wiring.layers + 1)]
+
+    def answer(layer: int, change: Tensor) -> Tensor:
+        return changes[layer + 1] + run.normed(layer, change) @ run.skips[layer].matrix.T
+
+    arrived = run.push(changes[0], answer)
+    numbers = [EMBED, *(stage.index for stage in run.mlps())]
+    pulled = run.pull(None, places, given)
+    pairs = zip(numbers, changes, strict=True)
+    found = sum(torch.einsum("tpd,npd->nt", pulled[n], own) for n, own in pairs)
+    assert distance(found, torch.einsum("ntd,td->nt", arrived[:, places], given)) < 1e-5
+
+
+def test_a_push_is_the_model_itself_where_nothing_bends() -> None:
+    """By hand: the model's own attention with its clean queries and keys, and constant norms."""
+    m = model("llama")
+    context = started(m)
+    change = torch.randn(1, TOKENS.shape[1], 32, generator=torch.Generator().manual_seed(1))
     x, delta = context.embed, change
     for layer in range(m.wiring.layers):
         q, k, v = m.project(layer, x)
         weights, _ = m.projection(layer, "v")
         own = torch.einsum("bpd,gde->bpge", m.norm(layer, x).of(delta), weights)
-        z = m.attend(context, layer, q, k, own)
-        heads = m.write(layer, None, z).sum(0)
-        total = m.attention_out(layer, m.attend(context, layer, q, k, v))[0]
-        read, moved = (x, delta) if m.wiring.parallel else (x + total, delta + heads)
-        if layer == last:
-            return m.layers[layer].ln2.frozen(read).of(moved)
-        x, delta = x + total + m.mlp(layer, read), delta + heads
-    raise AssertionError
-
-
-@pytest.mark.parametrize("family", ["gpt2", "llama", "neox-parallel", "falcon", "gpt-oss"])
-def test_push_equals_pull(family: str) -> None:
-    m, context, (places, given) = model(family), started(model(family)), directions()
-    generator = torch.Generator().manual_seed(1)
-    change = torch.randn(1, TOKENS.shape[1], 32, generator=generator)
-    last = m.wiring.layers - 1
-    arrived = pushed(m, context, change, last)[0]
-    pulled = FrozenRun(m, context).pull(last, places, given)[-1]
-    assert distance((pulled * change).sum((1, 2)), (arrived[places] * given).sum(1)) < 1e-5
+        before, after = (m.attend(context, layer, q, k, value) for value in (v, v + own))
+        heads = m.attention_out(layer, before)[0]
+        delta = delta + m.attention_out(layer, after)[0] - heads
+        x = x + heads
+        x = x + m.mlp(layer, x)
+    run = FrozenRun(m, context)
+    found = run.push(change, lambda _, own: torch.zeros_like(own))
+    assert distance(found, m.norm(None, x).of(delta)) < 1e-5
 
 
 def test_behind_the_norm_is_before_it_through_the_norm() -> None:
     m, (places, given) = model("llama"), directions()
     run = FrozenRun(m, started(m))
-    norm = m.layers[1].ln2.frozen(run.residuals[1][places])
+    norm = m.mlp_norm(1, run.residuals[1][places])
     behind = run.pull(1, places, given)
     before = run.pull(1, places, norm.pull(given), behind=False)
     assert behind.keys() == before.keys()
@@ -111,8 +117,8 @@ def test_behind_the_norm_is_before_it_through_the_norm() -> None:
 
 def test_live_norms_pull_the_slope_of_what_they_give() -> None:
     m, context, (places, given) = model("gpt2"), started(model("gpt2")), directions()
-    found = FrozenRun(m, context, norms="live").pull(0, places, given)[-1]
-    frozen = FrozenRun(m, context).pull(0, places, given)[-1]
+    found = FrozenRun(m, context, norms="live").pull(0, places, given)[EMBED]
+    frozen = FrozenRun(m, context).pull(0, places, given)[EMBED]
     assert distance(found, frozen) > 1e-2
     embed = context.embed.clone().requires_grad_()
     q, k, _ = (x.detach() for x in m.project(0, context.embed))

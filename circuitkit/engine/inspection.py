@@ -58,6 +58,9 @@ class Inspectable(Model, Protocol):
     def mlp_in(self, layer: int, x: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
         """What the norm before a layer's MLP gives where the MLP reads this residual."""
 
+    def mlp_norm(self, layer: int, x: Float[Tensor, "*t d"] | None) -> Frozen:
+        """The norm before a layer's MLP, frozen as it is where this is read; see ``norm``."""
+
     def after_mlp(self, layer: int, out: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
         """What arrives in the residual stream of what a layer's MLP gives: through a norm that
         follows it, times a multiplier; the same, where there is neither."""

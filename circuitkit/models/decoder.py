@@ -240,6 +240,10 @@ class Decoder:
         """The residual itself: there is no norm."""
         return x
 
+    def mlp_norm(self, layer: int, x: Tensor | None) -> Frozen:
+        """There is no norm."""
+        return self.norm(layer, x)
+
     def after_mlp(self, layer: int, out: Tensor) -> Tensor:
         """What the MLP gives, as it is."""
         return out

@@ -715,6 +715,10 @@ class Transformer:
         weight, bias = (moved(part, self.device) for part in (frozen.weight, frozen.bias))
         return replace(frozen, weight=weight, bias=bias)
 
+    def mlp_norm(self, layer: int, x: Tensor | None) -> Frozen:
+        """The norm before a layer's MLP, frozen where it reads this."""
+        return self.layers[layer].ln2.frozen(x)
+
     @cached_property
     def _final_norm(self) -> Norm:
         last = original(self.bridge.ln_final)
