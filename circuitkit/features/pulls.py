@@ -25,7 +25,16 @@ from circuitkit.engine.model import Context, Model, Ports
 from circuitkit.errors import UnsupportedModelError
 from circuitkit.graph.stages import ATTENTION, MLP, Stage
 
-__all__ = ["EMBED", "FrozenRun", "Linear", "Pulled", "Write", "linked", "require_traceable"]
+__all__ = [
+    "EMBED",
+    "FrozenRun",
+    "Linear",
+    "Pulled",
+    "Write",
+    "linked",
+    "require_traceable",
+    "written",
+]
 
 EMBED = -1
 # By where it was written (EMBED, or the number of a stage), the gradients in it.
@@ -62,10 +71,19 @@ def linked(
     sources, stream = {EMBED: x}, {1: x}
     for stage in model.wiring.stages:
         here = device_of(model, stage)
-        written = write(stage, moved(stream[stage.upstream], here))
-        sources[stage.index] = torch.zeros_like(written).requires_grad_()
-        x = stream[stage.rows.stop] = moved(x, here) + written + sources[stage.index]
+        given = write(stage, moved(stream[stage.upstream], here))
+        sources[stage.index] = torch.zeros_like(given).requires_grad_()
+        x = stream[stage.rows.stop] = moved(x, here) + given + sources[stage.index]
     return sources, moved(x, context.embed.device)
+
+
+def written(
+    model: Model, context: Context, stage: Stage, read: Float[Tensor, "b p d"]
+) -> Float[Tensor, "b p d"]:
+    """What a stage of the model itself writes where it reads this."""
+    kind = model.kinds[stage.kind]
+    computed = kind.compute(model, stage, context, kind.project(model, stage, read))
+    return kind.out(model, stage, computed)[0]
 
 
 @dataclass(frozen=True)
@@ -146,11 +164,10 @@ class FrozenRun:
             weights, biases = model.projection(stage.layer, "v")
             values = torch.einsum("d,gde->ge", norm.bias, weights)
             values = values if biases is None else values + biases
-            written = self._mixed(stage, values.expand_as(ports[2]).contiguous())
+            moved_ = self._mixed(stage, values.expand_as(ports[2]).contiguous())
             constant = model.constant(stage.layer)
-            self.constants[stage.index] = (written if constant is None else written + constant)[0]
-        written, _ = kind.out(model, stage, z)
-        return written
+            self.constants[stage.index] = (moved_ if constant is None else moved_ + constant)[0]
+        return kind.out(model, stage, z)[0]
 
     def _mixed(self, stage: Stage, values: Float[Tensor, "n p g e"]) -> Float[Tensor, "n p d"]:
         """What the heads write of these values, by the patterns of the run."""
@@ -162,23 +179,21 @@ class FrozenRun:
 
     def _mlp(self, stage: Stage, read: Tensor) -> Tensor:
         """What the MLP writes, as given; through its skip, what depends on what it reads."""
-        layer, kind = stage.layer, self.model.kinds[stage.kind]
+        layer = stage.layer
         reading = self.model.mlp_in(layer, read)
         self._live["reading", layer], self._live["residual", layer] = reading, read
         self.readings[layer], self.residuals[layer] = reading[0].detach(), read[0].detach()
         with torch.no_grad():
             self._norms[layer] = self.model.mlp_norm(layer, read)
-            ports = kind.project(self.model, stage, read)
-            computed = kind.compute(self.model, stage, self.context, ports)
-            written, _ = kind.out(self.model, stage, computed)
-        self.outputs[layer] = written[0]
-        self.constants[stage.index] = torch.zeros_like(written[0])
+            given = written(self.model, self.context, stage, read)
+        self.outputs[layer] = given[0]
+        self.constants[stage.index] = torch.zeros_like(given[0])
         skip = self.skips.get(layer)
         if skip is None:
-            return written
+            return given
         if skip.behind:
             self.constants[stage.index] += self.bias(layer) @ skip.matrix.T
-        return with_slope(written, (reading if skip.behind else read) @ skip.matrix.T)
+        return with_slope(given, (reading if skip.behind else read) @ skip.matrix.T)
 
     def skipped(self, layer: int) -> Float[Tensor, "p d"] | None:
         """What the skip of a layer's MLP writes in the run, if it has one."""
@@ -231,10 +246,10 @@ class FrozenRun:
             if stage.kind == ATTENTION:
                 weights, _ = self.model.projection(stage.layer, "v")
                 normed = self._heads[stage.index].norm.of(read)
-                written = self._mixed(stage, torch.einsum("npd,gde->npge", normed, weights))
+                given = self._mixed(stage, torch.einsum("npd,gde->npge", normed, weights))
             else:
-                written = answer(stage.layer, read)
-            x = stream[stage.rows.stop] = moved(x, here) + written
+                given = answer(stage.layer, read)
+            x = stream[stage.rows.stop] = moved(x, here) + given
         return self._last.of(moved(x, start.device))
 
     def normed(self, layer: int, change: Float[Tensor, "n p d"]) -> Float[Tensor, "n p d"]:

@@ -1,0 +1,345 @@
+"""The attribution graph of one prompt: features, errors, tokens, constants and logits, and how much
+each takes from which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import networkx as nx
+import numpy as np
+from jaxtyping import Bool, Float
+
+from circuitkit.errors import DataError
+from circuitkit.graph.types import Graph
+from circuitkit.util.json_values import Json
+from circuitkit.util.tables import to_frame
+
+if TYPE_CHECKING:
+    import pandas
+    from scipy.sparse import csr_array
+
+__all__ = ["AttributionGraph", "GraphNode", "cumulative", "influence_of", "normalised"]
+
+KINDS = ("token", "bias", "feature", "error", "rest", "logit")
+COUNTED = ("token", "feature", "error", "logit")
+Vector: TypeAlias = Float[np.ndarray, " n"]
+
+
+class GraphNode(NamedTuple):
+    """A node of an attribution graph.
+
+    ``kind`` is ``token`` (the embedding at a position), ``feature``, ``error`` (what an MLP writes
+    beyond its features), ``rest`` (features that are not nodes of their own), ``bias`` (what is
+    written whatever is read) or ``logit``. ``number`` is that of the feature or the token, and
+    ``value`` an activation, or a logit. ``weight`` is what a logit counts in the target.
+    """
+
+    kind: str
+    layer: int = -1
+    position: int = -1
+    number: int = -1
+    value: float = 0.0
+    weight: float = 0.0
+    label: str = ""
+    stage: str = ""  # of a bias, the letter of what writes it: a or m
+
+    @property
+    def name(self) -> str:
+        """The name: ``m3.f417@12``, ``m3.error@12``, ``input@5``, ``a2.bias``, ``logits.42``."""
+        if self.kind == "feature":
+            return f"m{self.layer}.f{self.number}@{self.position}"
+        if self.kind in ("error", "rest"):
+            return f"m{self.layer}.{self.kind}@{self.position}"
+        if self.kind == "token":
+            return f"input@{self.position}"
+        if self.kind == "bias":
+            return f"{self.stage}{self.layer}.bias" if self.stage else "bias"
+        return "logits" if self.number < 0 else f"logits.{self.number}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AttributionGraph:
+    """The attribution graph of one prompt, from ``trace``.
+
+    ``weights[t, s]`` is what the node t (a feature's pre-activation, or a logit) takes from the
+    node s, with attention patterns and what norms divide by held as they are in the prompt, through
+    no other feature; all that a node takes adds up to ``sums[t]``. ``target`` is what the logits'
+    nodes add up to with their ``weight``. Nothing of this says what happens to the model when a
+    node is changed: ``validate`` measures that.
+
+    Attributes:
+        model: The model's name.
+        prompt: The text.
+        tokens: The text of each token.
+        nodes: Tokens, constants, features, errors, then logits; a node feeds only later layers.
+        weights: A sparse matrix [to, from].
+        sums: A feature's pre-activation, or a logit; 0 for nodes that take nothing.
+        live: What each node adds to the target by the gradient in the model itself, with norms and
+            attention patterns live.
+        target: What is explained, in words.
+        about: What else is known: the norms (``frozen`` or ``live``), the dictionaries, the share
+            of the variance of each MLP that features do not explain, the largest error of a sum.
+    """
+
+    model: str
+    prompt: str
+    tokens: tuple[str, ...]
+    nodes: tuple[GraphNode, ...]
+    weights: csr_array
+    sums: Vector
+    live: Vector
+    target: str
+    about: Mapping[str, Json] = field(default_factory=lambda: MappingProxyType({}))
+
+    # -- who is who --------------------------------------------------------------------------------
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @cached_property
+    def number(self) -> Mapping[str, int]:
+        """The number of each node, by its name."""
+        return {node.name: i for i, node in enumerate(self.nodes)}
+
+    def of_kind(self, *kinds: str) -> Bool[np.ndarray, " n"]:
+        """Which nodes are of these kinds."""
+        return np.array([node.kind in kinds for node in self.nodes], dtype=bool)
+
+    @cached_property
+    def shares(self) -> Vector:
+        """What each logit counts in the target; 0 for other nodes."""
+        return np.array([node.weight for node in self.nodes])
+
+    @property
+    def value(self) -> float:
+        """The target: what the logits' nodes add up to."""
+        return float(self.shares @ self.sums)
+
+    # -- through all paths -------------------------------------------------------------------------
+    @cached_property
+    def totals(self) -> Vector:
+        """What each node adds to the target in all, directly and through features, with the gates
+        of features as they are: if its activation were c times as large, the target of the graph
+        would change by (c − 1) times this."""
+        values = np.array([node.value for node in self.nodes])
+        is_feature = self.of_kind("feature")
+        per_unit = np.divide(1.0, values, out=np.zeros_like(values), where=is_feature)
+        backward = self.weights.T.tocsr()
+        direct = backward @ self.shares
+        found: Vector = direct
+        for _ in range(len(self.nodes)):  # it ends after as many steps as a path has features
+            new = direct + backward @ (per_unit * found)
+            if np.array_equal(new, found):
+                break
+            found = new
+        return found
+
+    @cached_property
+    def influence(self) -> Vector:
+        """How much of the target's |weight| comes from each node, through all paths (Ameisen et al.
+        2025): each node's incoming |weights| are shares of 1, constants left out."""
+        found: Vector = influence_of(normalised(self._counted), self._starts)
+        return found
+
+    @cached_property
+    def _counted(self) -> csr_array:
+        """The |weights| without constants."""
+        counted = abs(self.weights)
+        kept = (~self.of_kind("bias")).astype(counted.dtype)
+        found: csr_array = counted.multiply(kept[None, :]).tocsr()
+        return found
+
+    @cached_property
+    def _starts(self) -> Vector:
+        sizes = np.abs(self.shares)
+        found: Vector = sizes / sizes.sum() if sizes.any() else sizes
+        return found
+
+    @property
+    def replacement(self) -> float:
+        """Of the influence of tokens and errors, the share of tokens: how much of the prompt's way
+        to the target goes through features alone (Ameisen et al. 2025)."""
+        tokens = self.influence[self.of_kind("token")].sum()
+        errors = self.influence[self.of_kind("error", "rest")].sum()
+        return float(tokens / (tokens + errors)) if tokens + errors else float("nan")
+
+    @property
+    def completeness(self) -> float:
+        """Of what nodes take, the share that is not error, by the influence of the node that takes
+        it (Ameisen et al. 2025)."""
+        errors = self.of_kind("error", "rest").astype(float)
+        explained = 1 - normalised(self._counted) @ errors
+        weight = self.influence + self._starts
+        return float(explained @ weight / weight.sum()) if weight.any() else float("nan")
+
+    # -- parts -------------------------------------------------------------------------------------
+    def prune(self, nodes: float = 0.8, edges: float = 0.98) -> AttributionGraph:
+        """The nodes that hold so large a share of the influence, and then the edges between them
+        that do (Ameisen et al. 2025); tokens and logits stay. Constants are left out.
+
+        The rows of what is left no longer add up. Raises DataError for a share that is not from 0
+        to 1.
+
+        Example:
+            >>> len(graph.prune(nodes=0.5)) < len(graph.prune(nodes=0.9)) < len(graph)
+            True
+        """
+        for name, share in (("nodes", nodes), ("edges", edges)):
+            if not 0 <= share <= 1:
+                raise DataError(f"{name}={share!r} is not a share; give one from 0 to 1")
+        always = self.of_kind("token", "logit")
+        kept = (_holding(self.influence, nodes) | always) & ~self.of_kind("bias")
+        counted = self._among(self._counted, kept)
+        shares = normalised(counted)
+        reached = influence_of(shares, self._starts) + self._starts
+        scores = shares.multiply(reached[:, None]).tocsr()
+        held = scores.copy()
+        held.data = _holding(scores.data, edges).astype(float)
+        held.eliminate_zeros()
+        while True:
+            held = self._among(held, kept)
+            feeds, fed = held.sum(0) > 0, held.sum(1) > 0
+            takes = self.of_kind("feature")
+            alive = kept & (always | (feeds & (fed | ~takes)))
+            if np.array_equal(alive, kept):
+                break
+            kept = alive
+        return self._part(kept, held)
+
+    def _among(self, matrix: csr_array, kept: Bool[np.ndarray, " n"]) -> csr_array:
+        """The matrix without what is not between nodes that are kept."""
+        inside = kept.astype(float)
+        found = matrix.multiply(inside[None, :]).multiply(inside[:, None]).tocsr()
+        found.eliminate_zeros()
+        return found
+
+    def _part(self, kept: Bool[np.ndarray, " n"], held: csr_array) -> AttributionGraph:
+        """These nodes, and the edges that are held."""
+        places = np.flatnonzero(kept)
+        weights = self.weights.multiply(held > 0).tocsr()[places][:, places]
+        whole = {"influence": self.influence[places], "total": self.totals[places]}
+        part = replace(
+            self, nodes=tuple(self.nodes[i] for i in places), weights=weights,
+            sums=self.sums[places], live=self.live[places],
+            about={**self.about, "of": len(self.nodes), "of_edges": int(self.weights.nnz)},
+        )  # fmt: skip
+        vars(part).update(influence=whole["influence"], totals=whole["total"])
+        return part
+
+    # -- out ---------------------------------------------------------------------------------------
+    def to_networkx(self) -> Graph:
+        """The graph with a node for each node, by its name, and an edge for each weight.
+
+        Nodes carry ``kind``, ``layer``, ``position``, ``feature`` (or ``token_id``), ``value``,
+        ``influence``, ``total``, ``live`` and ``label``; edges ``weight``.
+
+        Example:
+            >>> import networkx
+            >>> small = graph.prune(nodes=0.5).to_networkx()
+            >>> networkx.is_directed_acyclic_graph(small)
+            True
+        """
+        found: Graph = nx.DiGraph(
+            model=self.model, prompt=self.prompt, tokens=list(self.tokens), target=self.target,
+            **self.about,
+        )  # fmt: skip
+        for i, node in enumerate(self.nodes):
+            found.add_node(node.name, **self._said(i, node))
+        entries = self.weights.tocoo()
+        for to, start, weight in zip(*entries.coords, entries.data, strict=True):
+            found.add_edge(self.nodes[start].name, self.nodes[to].name, weight=float(weight))
+        return found
+
+    def _said(self, i: int, node: GraphNode) -> dict[str, Json]:
+        key = "token_id" if node.kind in ("token", "logit") else "feature"
+        own: dict[str, Json] = {"kind": node.kind, "label": node.label}
+        known = (("layer", node.layer), ("position", node.position), (key, node.number))
+        own |= {name: value for name, value in known if value >= 0}
+        if node.kind == "logit":
+            own["share"] = node.weight
+        numbers = (("value", node.value), ("influence", self.influence[i]),
+                   ("total", self.totals[i]), ("live", self.live[i]))  # fmt: skip
+        return own | {name: float(value) for name, value in numbers}
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for each node: its name, kind, place, activation, influence, and what it adds to
+        the target, by the graph (``total``) and by the model's own gradient (``live``)."""
+        rows = []
+        for i, node in enumerate(self.nodes):
+            own = self._said(i, node)
+            token = self.tokens[node.position] if node.position >= 0 else None
+            rows.append({"node": node.name, **own, "token": token})
+        order = ("node", "kind", "layer", "position", "token", "value", "influence", "total",
+                 "live", "label")  # fmt: skip
+        return to_frame(rows, order)
+
+    def top(self, n: int = 10, by: str = "total", *kinds: str) -> tuple[GraphNode, ...]:
+        """The n nodes with the largest |total|, |live| or influence: features, or of these
+        kinds. Raises DataError for another order."""
+        orders = {"total": self.totals, "live": self.live, "influence": self.influence}
+        if by not in orders:
+            raise DataError(f"{by!r} is not an order; give {', '.join(orders)}")
+        places = np.flatnonzero(self.of_kind(*(kinds or ("feature",))))
+        size = np.abs(orders[by][places])
+        return tuple(self.nodes[places[i]] for i in np.argsort(-size, kind="stable")[:n])
+
+    def __str__(self) -> str:
+        counts = {kind: int(self.of_kind(kind).sum()) for kind in COUNTED}
+        said = ", ".join(f"{n:,} {kind}s" for kind, n in counts.items() if n)
+        return f"attribution graph of {self.prompt!r}: {said}, {self.weights.nnz:,} edges"
+
+    def __repr__(self) -> str:
+        lines = [str(self), f"  {self.target} = {self.value:.3f} on {self.model}"]
+        lines.append(
+            f"  replacement {self.replacement:.3f}, completeness {self.completeness:.3f}, "
+            f"norms {self.about.get('norms', 'frozen')}"
+        )
+        unexplained = self.about.get("unexplained")
+        if isinstance(unexplained, Mapping):
+            said = ", ".join(f"m{layer} {share:.3f}" for layer, share in unexplained.items())
+            lines.append(f"  not explained of what MLPs write in this prompt: {said}")
+        return "\n".join(lines)
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+def normalised(counted: csr_array) -> csr_array:
+    """Each row over its sum; rows of zeros stay."""
+    total = counted.sum(1)
+    scale = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
+    return counted.multiply(scale[:, None]).tocsr()
+
+
+def influence_of(shares: csr_array, starts: Vector) -> Vector:
+    """What comes from each node along all paths that end at these: w N + w N² + ..., which ends, as
+    there are no circles."""
+    backward, found = shares.T.tocsr(), np.zeros_like(starts)
+    step = starts
+    for _ in range(len(starts)):
+        step = backward @ step
+        if not step.any():
+            break
+        found = found + step
+    return found
+
+
+def cumulative(values: Vector) -> Vector:
+    """For each value, the share of the sum that it and all larger ones hold."""
+    order = np.argsort(-values, kind="stable")
+    found = np.empty_like(values)
+    total = values.sum()
+    found[order] = np.cumsum(values[order]) / total if total else 1.0
+    return found
+
+
+def _holding(values: Vector, share: float) -> Bool[np.ndarray, " n"]:
+    """The fewest values that hold so large a share of the sum."""
+    order = np.argsort(-values, kind="stable")
+    held = np.cumsum(values[order])
+    kept = np.zeros(len(values), dtype=bool)
+    if share > 0 and len(values):
+        enough = int(np.searchsorted(held, share * held[-1] * (1 - 1e-12))) + 1
+        kept[order[:enough]] = values[order[:enough]] > 0
+    return kept
