@@ -3,9 +3,11 @@ each takes from which."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -15,6 +17,7 @@ from jaxtyping import Bool, Float
 
 from circuitkit.errors import DataError
 from circuitkit.graph.types import Graph
+from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json
 from circuitkit.util.tables import to_frame
 
@@ -158,7 +161,19 @@ class AttributionGraph:
         found: Vector = sizes / sizes.sum() if sizes.any() else sizes
         return found
 
-    @property
+    @cached_property
+    def cumulative(self) -> Vector:
+        """For each node, the share of all influence that it and all stronger nodes hold."""
+        return cumulative(self.influence)
+
+    @cached_property
+    def flows(self) -> csr_array:
+        """How much of the target's |weight| goes through each edge, a sparse matrix [to, from]."""
+        reached = self.influence + self._starts
+        found: csr_array = normalised(self._counted).multiply(reached[:, None]).tocsr()
+        return found
+
+    @cached_property
     def replacement(self) -> float:
         """Of the influence of tokens and errors, the share of tokens: how much of the prompt's way
         to the target goes through features alone (Ameisen et al. 2025)."""
@@ -166,7 +181,7 @@ class AttributionGraph:
         errors = self.influence[self.of_kind("error", "rest")].sum()
         return float(tokens / (tokens + errors)) if tokens + errors else float("nan")
 
-    @property
+    @cached_property
     def completeness(self) -> float:
         """Of what nodes take, the share that is not error, by the influence of the node that takes
         it (Ameisen et al. 2025)."""
@@ -207,7 +222,7 @@ class AttributionGraph:
             if np.array_equal(alive, kept):
                 break
             kept = alive
-        return self._part(kept, held)
+        return self._part(kept, held, scores)
 
     def _among(self, matrix: csr_array, kept: Bool[np.ndarray, " n"]) -> csr_array:
         """The matrix without what is not between nodes that are kept."""
@@ -216,25 +231,44 @@ class AttributionGraph:
         found.eliminate_zeros()
         return found
 
-    def _part(self, kept: Bool[np.ndarray, " n"], held: csr_array) -> AttributionGraph:
-        """These nodes, and the edges that are held."""
+    def _part(
+        self, kept: Bool[np.ndarray, " n"], held: csr_array, flows: csr_array
+    ) -> AttributionGraph:
+        """These nodes, and the edges that are held; what is said of them is that of the whole."""
         places = np.flatnonzero(kept)
-        weights = self.weights.multiply(held > 0).tocsr()[places][:, places]
-        whole = {"influence": self.influence[places], "total": self.totals[places]}
+        weights, flows = (
+            own.multiply(held > 0).tocsr()[places][:, places] for own in (self.weights, flows)
+        )
         part = replace(
             self, nodes=tuple(self.nodes[i] for i in places), weights=weights,
             sums=self.sums[places], live=self.live[places],
-            about={**self.about, "of": len(self.nodes), "of_edges": int(self.weights.nnz)},
+            about={
+                **self.about, "of": len(self.nodes), "of_edges": int(self.weights.nnz),
+                "replacement": self.replacement, "completeness": self.completeness,
+            },
         )  # fmt: skip
-        vars(part).update(influence=whole["influence"], totals=whole["total"])
+        vars(part).update(
+            influence=self.influence[places], totals=self.totals[places], flows=flows,
+            cumulative=self.cumulative[places], replacement=self.replacement,
+            completeness=self.completeness,
+        )  # fmt: skip
         return part
+
+    def edges(self) -> Iterator[tuple[int, int, float, float]]:
+        """Each edge: the numbers of the node that takes and of the one that it takes from, the
+        weight, and how much of the target's |weight| goes through."""
+        entries = self.weights.tocoo()
+        to, start = entries.coords
+        flows = np.asarray(self.flows[to, start]).ravel() if len(to) else np.zeros(0)
+        columns = (to, start, entries.data, flows)
+        yield from zip(*(own.tolist() for own in columns), strict=True)
 
     # -- out ---------------------------------------------------------------------------------------
     def to_networkx(self) -> Graph:
         """The graph with a node for each node, by its name, and an edge for each weight.
 
         Nodes carry ``kind``, ``layer``, ``position``, ``feature`` (or ``token_id``), ``value``,
-        ``influence``, ``total``, ``live`` and ``label``; edges ``weight``.
+        ``influence``, ``total``, ``live`` and ``label``; edges ``weight`` and ``influence``.
 
         Example:
             >>> import networkx
@@ -242,15 +276,18 @@ class AttributionGraph:
             >>> networkx.is_directed_acyclic_graph(small)
             True
         """
-        found: Graph = nx.DiGraph(
-            model=self.model, prompt=self.prompt, tokens=list(self.tokens), target=self.target,
-            **self.about,
-        )  # fmt: skip
+        found: Graph = nx.DiGraph()
+        found.graph |= {
+            **self.about, "model": self.model, "prompt": self.prompt, "tokens": list(self.tokens),
+            "target": self.target, "value": self.value, "replacement": self.replacement,
+            "completeness": self.completeness,
+        }  # fmt: skip
         for i, node in enumerate(self.nodes):
             found.add_node(node.name, **self._said(i, node))
-        entries = self.weights.tocoo()
-        for to, start, weight in zip(*entries.coords, entries.data, strict=True):
-            found.add_edge(self.nodes[start].name, self.nodes[to].name, weight=float(weight))
+        for to, start, weight, influence in self.edges():
+            found.add_edge(
+                self.nodes[start].name, self.nodes[to].name, weight=weight, influence=influence
+            )
         return found
 
     def _said(self, i: int, node: GraphNode) -> dict[str, Json]:
@@ -285,6 +322,42 @@ class AttributionGraph:
         places = np.flatnonzero(self.of_kind(*(kinds or ("feature",))))
         size = np.abs(orders[by][places])
         return tuple(self.nodes[places[i]] for i in np.argsort(-size, kind="stable")[:n])
+
+    def draw(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        edges: int | None = None,
+        title: str | None = None,
+        notes: Sequence[str] = (),
+    ) -> Path:
+        """Write a picture (``svg``, ``png``, ``pdf``) or an interactive page (``html``): tokens
+        from left to right, layers upwards, lines as thick as what of the target goes through.
+
+        Prune first. ``edges``: the strongest so many (default: all); ``notes``: lines below the
+        picture, such as what ``validate`` found. Raises OutputError for another suffix, or a graph
+        of more than 600 nodes.
+        """
+        from circuitkit.viz.traces.files import drawn
+
+        place = Path(path)
+        content = drawn(self.to_networkx(), place.suffix[1:].lower(), edges, title, notes)
+        return write_whole(place, content)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the graph as a file in the format of Neuronpedia and circuit-tracer, from which
+        ``AttributionGraph.load`` makes it again. Raises OutputError."""
+        from circuitkit.features.exchange import to_json
+
+        return write_whole(path, to_json(self, Path(path).stem))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AttributionGraph:
+        """The graph in a file of this format, ours or another program's. Nothing in it is executed;
+        raises CircuitError where it does not hold one."""
+        from circuitkit.features.exchange import read
+
+        return read(path)
 
     def __str__(self) -> str:
         counts = {kind: int(self.of_kind(kind).sum()) for kind in COUNTED}

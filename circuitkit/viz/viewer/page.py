@@ -37,6 +37,13 @@ FULL = 60
 LINES = MappingProxyType({
     "q": "into a query", "k": "into a key", "v": "into a value", "p": "into an MLP or the logits",
 })  # fmt: skip
+KEYS = (
+    "Layers are stacked upwards; a box is a head (rounded), an MLP (square), or a group of "
+    "heads with one key and value. A line's width grows with what edges are ranked by; it is "
+    "dashed where the weight is negative, which is against the behaviour. A weight is in "
+    "units of the metric per example. The share of a reader's input is the edge's part of Σ "
+    "|weight| of the circuit's edges into that reader."
+)
 FRAMED = 500  # edges of a page in a notebook
 
 
@@ -93,14 +100,19 @@ def _legend(found: Mapping[str, list[Json]]) -> list[tuple[str, str]]:
 
 
 def _filled(
-    data: Mapping[str, Json], drawn: str, about: Sequence[str], legend: Sequence[tuple[str, str]]
+    data: Mapping[str, Json],
+    drawn: str,
+    about: Sequence[str],
+    legend: Sequence[tuple[str, str]],
+    keys: str = KEYS,
 ) -> str:
     own = files("circuitkit.viz.viewer")
     script = own.joinpath("viewer.js").read_text(encoding="utf-8")
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
     return render(
-        "viz/viewer/page.html.jinja", data=data, picture=drawn, about=about, legend=legend,
-        script=script, digest=digest, sheet=own.joinpath("viewer.css").read_text(encoding="utf-8"),
+        "viz/viewer/page.html.jinja", data=data, keys=keys, picture=drawn, about=about,
+        legend=legend, script=script, digest=digest,
+        sheet=own.joinpath("viewer.css").read_text(encoding="utf-8"),
         version=versions()["circuitkit-graph"],
     )  # fmt: skip
 

@@ -65,10 +65,8 @@ boxes.forEach((box, i) => box.ariaLabel =
 const S = {n: D.start, by: "weight", node: -1, edge: -1, role: "", q: "", hide: [], table: false,
   theme: ""};
 const known = D.measures.filter((m) => m.known);
-const value = (i) => {
-  if (S.by === "frequency") return E.frequency[i];
-  return S.by === "exact" && E.exact[i] !== true ? null : E.weight ? E.weight[i] : 1;
-};
+const value = (i) => S.by === "frequency" ? E.frequency[i]
+  : S.by === "exact" && E.exact[i] !== true ? null : E.weight ? E.weight[i] : 1;
 const strength = (i) => abs(value(i) || 0);
 const orders = {};
 const order = () => orders[S.by] ||= (() => {
@@ -102,7 +100,8 @@ const has = (key) => E[key] !== undefined;
 const COLUMNS = [
   has("weight_a") && ["A", "weight in A", (i) => number(E.weight_a[i], true)],
   has("weight_b") && ["B", "weight in B", (i) => number(E.weight_b[i], true)],
-  !has("side") && has("weight") && ["weight", "", (i) => number(E.weight[i], true)],
+  !has("side") && has("weight") && [D.unit || "weight", "", (i) => number(E.weight[i], true)],
+  has("taken") && ["weight", "", (i) => number(E.taken[i], true)],
   has("low") && ["interval", "", span],
   has("share") && !has("side") && ["share", "of the reader's input", (i) => percent(E.share[i])],
   has("frequency") && ["in", "in circuits of other samples", (i) => percent(E.frequency[i]) + (E.core && E.core[i] ? " core" : "")],
@@ -174,7 +173,7 @@ const strengths = () => {
   for (let i = 0; i < N; i++) most = max(most, strength(i));
   for (let i = 0; i < N; i++) {
     const share = E.weight ? strength(i) / (most || 1) : .1;
-    lines[i].setAttribute("stroke-width", (.8 + 3.4 * Math.sqrt(share)).toFixed(2));
+    put(lines[i], {"stroke-width": (.8 + 3.4 * Math.sqrt(share)).toFixed(2)});
   }
 };
 
@@ -183,20 +182,18 @@ const say = () => {
   const all = order(), rule = known.find((m) => m.key === S.by);
   const least = rule && S.n < all.length
     ? ` · ${rule.name} ≥ ${number(all.slice(0, S.n).reduce((x, i) => min(x, strength(i)), Infinity))}` : "";
-  const text = `${count(visible.length, "edge")} of ${(rule && rule.known < N ? rule.known : D.of).toLocaleString("en")}${least}`;
-  $("count").textContent = text;
-  $("size").ariaValueText = text;
+  $("count").textContent = $("size").ariaValueText =
+    `${count(visible.length, "edge")} of ${(rule && rule.known < N ? rule.known : D.of).toLocaleString("en")}${least}`;
   const own = sizes(), here = own.find((s) => s.n === S.n);
   const near = [own.findLast((s) => s.n < S.n), own.find((s) => s.n > S.n)].filter(Boolean).map((s) => `${number(s.value)} with ${s.n}`);
-  $("faithful").textContent = here
+  $("faithful").textContent = D.said ?? (here
     ? `Faithfulness ${number(here.value)}${here.low === undefined ? "" : ` [${number(here.low)}, ${number(here.high)}]`}, measured with these ${count(here.n, "edge")}`
-    : `Faithfulness with ${count(visible.length, "edge")}: not measured${near.length ? `; it is ${near.join(", ")}` : ""}`;
+    : `Faithfulness with ${count(visible.length, "edge")}: not measured${near.length ? `; it is ${near.join(", ")}` : ""}`);
   drawCurve();
 };
 const drawCurve = () => {
   const place = $("curve"), own = sizes(), others = D.sizes.filter((s) => s.other && S.by === "weight");
-  place.hidden = own.length + others.length < 2;
-  if (place.hidden) return place.replaceChildren();
+  if (place.hidden = own.length + others.length < 2) return place.replaceChildren();
   const wide = 300, tall = 40, all = [...own, ...others].map((s) => s.value);
   const low = min(0, ...all), high = max(1, ...all);
   const x = (n) => 8 + (wide - 16) * (steps.length > 1 ? step(n) / (steps.length - 1) : 1);
@@ -306,8 +303,7 @@ const found = () => {
   const edges = search();
   if (edges.length) return choose({edge: edges[(edges.indexOf(S.edge) + 1) % edges.length]});
   const next = hits[(hits.indexOf(S.node) + 1) % hits.length];
-  if (next === undefined) return;
-  choose({node: next});
+  if (next !== undefined) choose({node: next});
 };
 
 // -- changing

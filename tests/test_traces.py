@@ -1,0 +1,266 @@
+"""Attribution graphs as files: JSON that other programs read, pictures and pages."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from families import model
+from jsonschema import Draft7Validator
+from scipy.sparse import csr_array
+from test_tracing import PROMPT, coders
+
+from circuitkit.errors import CircuitError, OutputError
+from circuitkit.features.exchange import listing, node_id, to_json
+from circuitkit.features.graphs import AttributionGraph, GraphNode
+from circuitkit.features.tracing import trace
+
+# What Neuronpedia's schema asks for (graph-schema.json at b8efe84), without its words.
+TEXT, NUMBER = {"type": "string"}, {"type": "number"}
+
+
+def shaped(required: str, **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": required.split(), "properties": properties}
+
+
+TEXTS = {"type": "array", "items": TEXT}
+SCHEMA = shaped(
+    "metadata qParams nodes links",
+    metadata=shaped(
+        "slug scan prompt_tokens prompt", slug=TEXT, scan=TEXT, prompt_tokens=TEXTS, prompt=TEXT,
+        node_threshold=NUMBER,
+        info=shaped("", generator=shaped("", name=TEXT, version=TEXT, url=TEXT, email=TEXT)),
+    ),
+    qParams=shaped(
+        "", pinnedIds=TEXTS, supernodes={"type": "array"}, linkType=TEXT, clickedId=TEXT,
+        sg_pos=TEXT,
+    ),
+    nodes={
+        "type": "array",
+        "items": shaped(
+            "node_id feature layer ctx_idx feature_type jsNodeId clerp", node_id=TEXT,
+            feature={"type": ["integer", "null"]}, layer={"type": ["string", "integer"]},
+            ctx_idx={"type": "integer"}, feature_type=TEXT, jsNodeId=TEXT, clerp=TEXT,
+            influence={"type": ["number", "null"]}, activation={"type": ["number", "null"]},
+        ),
+    },
+    links={
+        "type": "array",
+        "items": shaped("source target weight", source=TEXT, target=TEXT, weight=NUMBER),
+    },
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole() -> AttributionGraph:
+    m = model("gpt2")
+    return trace(m, PROMPT, coders(m))
+
+
+@pytest.fixture(scope="module")
+def part(whole: AttributionGraph) -> AttributionGraph:
+    return whole.prune()
+
+
+def by_hand() -> AttributionGraph:
+    """The smallest graph whose ids collide in circuit-tracer's files: feature 3 of layer 0 and the
+    error of layer 3, both at token 1."""
+    nodes = (
+        GraphNode("token", position=0, number=5, label="<a>"),
+        GraphNode("token", position=1, number=6, label='"b"'),
+        GraphNode("feature", 0, 1, 3, 2.0), GraphNode("error", 3, 1),
+        GraphNode("logit", 4, 1, 7, weight=0.75, label=" x\n"),
+    )  # fmt: skip
+    weights = np.zeros((5, 5))
+    weights[2, 1], weights[4, 2], weights[4, 3] = 1.5, 2.5, -0.5
+    return AttributionGraph(
+        "toy", '<a> "b"', ("<a>", '"b"'), nodes, csr_array(weights), weights.sum(1), np.zeros(5),
+        "logit of </script><script>alert(1)</script>",
+    )  # fmt: skip
+
+
+# -- JSON ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["part", "by_hand"])
+def test_what_is_written_is_what_neuronpedia_takes(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    graph = by_hand() if name == "by_hand" else request.getfixturevalue(name)
+    document = json.loads(to_json(graph, "mine"))
+    assert not list(Draft7Validator(SCHEMA).iter_errors(document))
+    ids = [node["node_id"] for node in document["nodes"]]
+    assert len(set(ids)) == len(ids) == len(graph)
+    assert {link[end] for link in document["links"] for end in ("source", "target")} <= {*ids}
+    for node in document["nodes"]:
+        if node["feature_type"] == "logit":  # both frontends split there
+            assert re.search(r"\(p=[01]\.\d+\)$", node["clerp"])
+        if node["influence"] is not None:
+            assert 0 <= node["influence"] <= 1 + 1e-9
+    assert json.loads(listing(graph, "mine")) == {"graphs": [document["metadata"]]}
+
+
+def test_ids_and_numbers_by_hand(whole: AttributionGraph) -> None:
+    assert len({node_id(node) for node in whole.nodes}) == len(whole)
+    document = json.loads(to_json(by_hand()))
+    nodes = {node["node_id"]: node for node in document["nodes"]}
+    assert [*nodes] == ["E_5_0", "E_6_1", "0_3_1", "3_error_1", "5_7_1"]
+    assert nodes["0_3_1"]["feature"] == 9  # (0 + 3)(0 + 3 + 1)/2 + 3
+    assert nodes["0_3_1"]["jsNodeId"] == "0_3-0"
+    assert nodes["5_7_1"]["jsNodeId"] == "L_7-1"
+    assert nodes["5_7_1"]["layer"] == "5"
+    assert (nodes["E_6_1"]["layer"], nodes["E_6_1"]["ctx_idx"]) == ("E", 1)
+    assert document["links"][0] == {
+        "source": "E_6_1", "target": "0_3_1", "weight": 1.5,
+        "influence": pytest.approx(2.5 / 3, rel=1e-6),
+    }  # fmt: skip
+    assert node_id(GraphNode("logit", 4, 1, weight=1.0)) == "5_contrast_1"
+
+
+def test_a_graph_comes_back_as_it_was(
+    whole: AttributionGraph, part: AttributionGraph, tmp_path: Path
+) -> None:
+    for graph in (whole, part):
+        path = graph.save(tmp_path / "graph.json")
+        found = AttributionGraph.load(path)
+        order = [found.number[node.name] for node in graph.nodes]
+        assert [found.nodes[i] for i in order] == [*graph.nodes]
+        assert np.array_equal(
+            found.weights.toarray()[np.ix_(order, order)], graph.weights.toarray()
+        )
+        for key in ("sums", "totals", "live", "influence"):
+            assert np.array_equal(getattr(found, key)[order], getattr(graph, key)), key
+        assert (found.replacement, found.completeness) == (graph.replacement, graph.completeness)
+        assert (found.model, found.prompt, found.tokens, found.target) == (
+            graph.model, graph.prompt, graph.tokens, graph.target
+        )  # fmt: skip
+        assert found.about == json.loads(json.dumps(dict(graph.about)))
+
+
+def foreign(**changed: Any) -> dict[str, Any]:
+    """A graph as circuit-tracer writes it."""
+
+    def node(name: str, kind: str, layer: str, at: int, clerp: str, **more: Any) -> dict[str, Any]:
+        return {"node_id": name, "feature": 1, "layer": layer, "ctx_idx": at, "clerp": clerp,
+                "feature_type": kind, "jsNodeId": name, **more}  # fmt: skip
+
+    whole = {
+        "metadata": {"slug": "s", "scan": "gemma-2-2b", "prompt_tokens": ["a", " b"],
+                     "prompt": "a b"},
+        "qParams": {},
+        "nodes": [
+            node("E_11_0", "embedding", "E", 0, 'Emb: "a"'),
+            node("E_12_1", "embedding", "E", 1, 'Emb: " b"'),
+            node("3_41_1", "cross layer transcoder", "3", 1, "a name", activation=2.0),
+            node("0_5_1", "mlp reconstruction error", "5", 1, "Err: mlp"),
+            node("27_99_1", "logit", "27", 1, 'Output " "c"" (p=0.500)', token_prob=0.5),
+        ],
+        "links": [
+            {"source": "E_11_0", "target": "3_41_1", "weight": 3.0},
+            {"source": "3_41_1", "target": "27_99_1", "weight": 4.0},
+            {"source": "0_5_1", "target": "27_99_1", "weight": -1.0},
+        ],
+    }  # fmt: skip
+    return {**whole, **changed}
+
+
+def test_a_graph_of_another_program_is_read(tmp_path: Path) -> None:
+    (tmp_path / "theirs.json").write_text(json.dumps(foreign()))
+    found = AttributionGraph.load(tmp_path / "theirs.json")
+    assert [node.name for node in found.nodes] == [
+        "input@0", "input@1", "m3.f41@1", "m5.error@1", "logits.99"
+    ]  # fmt: skip
+    assert found.nodes[2].label == "a name"
+    assert found.nodes[4].label == ' "c"'
+    assert found.totals.tolist() == [0.5 * 4 / 2 * 3, 0, 2.0, -0.5, 0]
+    assert found.replacement == pytest.approx(0.8)
+    assert np.isnan(found.live).all()
+    again = found.save(tmp_path / "again.json")
+    assert AttributionGraph.load(again).nodes == found.nodes
+
+
+BROKEN = [
+    ({"nodes": [{}]}, "KeyError"),
+    ({"nodes": foreign()["nodes"] * 2}, "two nodes have the same id"),
+    ({"links": [{"source": "E_11_0", "target": "nobody", "weight": 1.0}]}, "nobody"),
+    ({"links": [{"source": "27_99_1", "target": "3_41_1", "weight": 1.0}]}, "leads back"),
+    ({"links": [{"source": "E_11_0", "target": "3_41_1", "weight": "1"}]}, "is not a number"),
+    ({"metadata": []}, "TypeError"),
+]
+
+
+@pytest.mark.parametrize(("changed", "said"), BROKEN)
+def test_a_broken_graph_is_refused(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
+    (tmp_path / "g.json").write_text(json.dumps(foreign(**changed)))
+    with pytest.raises(CircuitError, match=said):
+        AttributionGraph.load(tmp_path / "g.json")
+
+
+def test_pickles_are_never_opened(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    for name in ("graph.pt", "graph.json"):
+        (tmp_path / name).write_bytes(pickle.dumps(Trap()))
+        with pytest.raises(CircuitError, match="pickle" if name == "graph.pt" else "not an attr"):
+            AttributionGraph.load(tmp_path / name)
+    assert not (tmp_path / "sprung").exists()
+    with pytest.raises(CircuitError, match="there is no file"):
+        AttributionGraph.load(tmp_path / "nothing.json")
+
+
+# -- pictures --------------------------------------------------------------------------------------
+def test_every_node_and_edge_is_drawn(part: AttributionGraph, tmp_path: Path) -> None:
+    picture = part.draw(tmp_path / "g.svg", notes=["seen in the model"]).read_text()
+    for node in part.nodes:
+        assert f"<title>{node.name}" in picture
+    assert picture.count(" → ") == part.weights.nnz
+    assert "seen in the model" in picture
+    few = part.draw(tmp_path / "few.svg", edges=7).read_text()
+    assert few.count(" → ") == 7
+    assert "7 drawn" in few
+    assert part.draw(tmp_path / "g.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_boxes_stand_beside_each_other(part: AttributionGraph) -> None:
+    from circuitkit.viz.traces.layout import lay_out
+
+    sheet = lay_out(part.to_networkx())
+    boxes = [*sheet.boxes.values()]
+    for i, one in enumerate(boxes):
+        assert 0 < one.x - one.width / 2 < one.x + one.width / 2 < sheet.width
+        assert 0 < one.y < sheet.height
+        for two in boxes[:i]:
+            apart = abs(one.y - two.y) > 21 or abs(one.x - two.x) >= (one.width + two.width) / 2
+            assert apart, (one.name, two.name)
+    at = {box.name: box for box in boxes}
+    assert at["input@0"].x < at["input@1"].x
+    assert all(at[line.start].y > at[line.to].y for line in sheet.lines)
+
+
+def test_a_page_holds_no_markup_from_a_file(tmp_path: Path) -> None:
+    graph = by_hand()
+    page = graph.draw(tmp_path / "g.html").read_text()
+    assert page.count("<script") == 2
+    assert "<script>alert" not in page
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    edges = data["edges"]
+    assert edges["name"] == ["input@1->m0.f3@1", "m0.f3@1->logits.7", "m3.error@1->logits.7"]
+    assert edges["taken"] == [1.5, 2.5, -0.5]
+    assert edges["weight"] == pytest.approx([5 / 6, 5 / 6, -1 / 6], abs=1e-3)
+    assert {box["label"] for box in data["boxes"]} == {"<a>", '"b"', "f3", "error", "x⏎"}
+    assert "token 1" in json.dumps(data["boxes"])
+
+
+def test_what_cannot_be_drawn_is_refused(
+    whole: AttributionGraph, part: AttributionGraph, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(OutputError, match="is not drawn as 'jpg'"):
+        part.draw(tmp_path / "g.jpg")
+    monkeypatch.setattr("circuitkit.viz.traces.layout.MOST", 30)
+    with pytest.raises(OutputError, match="prune it first"):
+        whole.draw(tmp_path / "g.svg")
