@@ -114,6 +114,14 @@ class _Functions(TorchFunctionMode):
         return x if device is None else _copied(x, torch.device(device))
 
 
+def _goes_with_all(x: Tensor) -> bool:
+    """Whether it is a single number of the processor (or the same one many times, as torch makes
+    zeros for derivatives forwards), or has no values."""
+    with torch._C.DisableTorchFunction():
+        single = x.ndim == 0 or (not any(x.stride()) and x.numel() > 1)
+        return DEVICE(x).type == "meta" or (single and at(x) == HOST)
+
+
 class _Operations(TorchDispatchMode):
     """What meets in an operation, and where its results are."""
 
@@ -122,7 +130,7 @@ class _Operations(TorchDispatchMode):
         self.waits = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [x for x in tensors((args, kwargs or {})) if not (x.ndim == 0 and at(x) == HOST)]
+        given = [x for x in tensors((args, kwargs or {})) if not _goes_with_all(x)]
         places = {at(x) for x in given}
         if len(places) > 1 and "_foreach" not in str(func):  # which take lists of any devices
             raise WrongDevice(f"{func} of tensors on {sorted(map(str, places))}")

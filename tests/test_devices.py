@@ -20,6 +20,7 @@ from torch import nn
 
 import circuitkit as ck
 from circuitkit.data.batches import Dataset
+from circuitkit.data.places import places
 from circuitkit.engine import memory
 from circuitkit.engine.devices import devices, moved
 from circuitkit.engine.record import record
@@ -65,6 +66,12 @@ def method(name: str, *how: str, **settings: Any) -> Act:
         return found.values if found.groups is None else found.groups
 
     return act
+
+
+def by_span(model: Transformer, data: Dataset) -> Any:
+    where = places(data, model.wiring)
+    found = ck.discovery.eap_ig(model, data, *COUNTERFACTUAL, steps=2, places=where)
+    return np.concatenate([found.residual.ravel(), found.attention.ravel()])
 
 
 def patched(name: str, *what: Any, **settings: Any) -> Act:
@@ -118,6 +125,7 @@ ACTS: dict[str, Act] = {
     "the proof": proof,
     "attribution": method("eap", *COUNTERFACTUAL),
     "of each example": method("eap", *MEAN, groups="examples"),
+    "by span": by_span,
     "along a path": method("eap_ig", *COUNTERFACTUAL, steps=2),
     "stage by stage": method("eap_ig_activations", *COUNTERFACTUAL, steps=1),
     "by a rule": method("eap", "logit_diff", "zero", rule="relp"),
@@ -181,9 +189,9 @@ def test_what_belongs_to_a_layer_is_where_it_computes() -> None:
 def test_a_move_that_is_missing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """In each place of the engine that moves something, without the move."""
     model = models("llama")[1]
-    for name, places in (("attribution", ("record", "attribute")), ("exact effects", ("sweep",)),
-                         ("masks", ("run", "dense"))):  # fmt: skip
-        for place in places:
+    for name, rooms in (("attribution", ("record", "attribute")), ("exact effects", ("sweep",)),
+                        ("masks", ("run", "dense")), ("by span", ("placed_scores",))):  # fmt: skip
+        for place in rooms:
             with monkeypatch.context() as without:
                 without.setattr(f"circuitkit.engine.{place}.moved", lambda x, device: x)
                 with pytest.raises(WrongDevice), Devices():

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from families import FAMILIES, as_batch, dataset, distance, model
 from torch import Tensor
 
+import circuitkit as ck
+import circuitkit.discovery._gradients as shared
 import circuitkit.engine.gradients as by_stage
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
@@ -22,6 +26,7 @@ from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.placed_scores import Grouped, _Part, grouped, score_places
 from circuitkit.engine.record import record, with_sources
 from circuitkit.engine.run import run
+from circuitkit.errors import ArgumentError, CircuitError
 from circuitkit.graph.places import PlacedMask, Places
 from circuitkit.metrics.answers import logit_diff
 from circuitkit.models.decoder import SPECIAL, Decoder
@@ -209,3 +214,80 @@ def test_opposite_effects_at_two_places_are_found_where_the_plain_scores_see_not
     assert residual[0, value].tolist() == [0, 0.5, -0.5, 0]
     assert attention[0, 1, :, 3].tolist() == [0, 0.5, -0.5, 0]
     assert residual.count_nonzero() == attention.count_nonzero() == 2
+
+
+# -- methods ---------------------------------------------------------------------------------------
+METHODS = {
+    "eap": {}, "eap_ig": {"steps": 2}, "expected_gradients": {}, "clean_corrupted": {}, "relp": {},
+    "mask_gradient": {"steps": 4, "norms": "clean"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_sum_of_gradients_is_one_by_span(name: str) -> None:
+    """Of the examples together and of each alone, in batches of any size."""
+    m, data, method = model("gemma2"), dataset(LENGTHS), getattr(ck.discovery, name)
+    where = places(data, m.wiring)
+    plain = method(m, data, **METHODS[name])
+    found = method(m, data, places=where, groups="examples", **METHODS[name])
+    again = method(m, replace(data, batch_size=2), places=where, **METHODS[name])
+    assert distance(found.collapse().values, plain.values) < CLOSE
+    for one, two in ((found.residual, again.residual), (found.attention, again.attention)):
+        assert distance(one, two) < 1e-4
+    tables = [(found.residual, where.legal.residual), (found.attention, where.legal.attention)]
+    mean = np.concatenate([table[legal] for table, legal in tables])
+    assert distance(found.groups.mean(0), mean) < CLOSE
+    error = found.groups.std(0, ddof=1) / len(data) ** 0.5
+    kept = zip((found.error.residual, found.error.attention), tables, strict=True)
+    assert distance(np.concatenate([own[legal] for own, (_, legal) in kept]), error) < 1e-4
+    assert found.about["method"] == name
+    assert found.about["settings"] == plain.about["settings"]
+
+
+def test_the_sources_change_from_the_carried_run_to_the_clean_one() -> None:
+    """Also where the gradients are taken at points between: edges of attention sum to the mean
+    gradient in the key or value times that change."""
+    m, data = model("qwen2"), dataset(LENGTHS, batch_size=3)
+    own, flow = given("qwen2"), 0.0
+    where = own.places
+    (stage, rows) = where.stages[1]
+    live, carried = (
+        m.project(stage.layer, run.reads[stage.index])[2]
+        for run in (own.at.activations, own.carried)
+    )
+    for share in (0.0, 0.5):
+        x = torch.lerp(own.carried.embed, own.context.embed, share)
+        at = gradients(m, own.batch, own.context, x, own.metric)
+        flow = flow + (at.ports[stage.index][2] * (live - carried)).sum((0, 1, 3)) / 2 / len(data)
+    found = ck.discovery.eap_ig(m, data, places=where, steps=2)
+    groups = found.attention[rows, 1].sum((1, 2)).reshape(len(flow), -1).sum(1)
+    assert distance(groups, flow) < CLOSE
+
+
+def test_finished_batches_are_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same spans alone."""
+    m, data = model("gpt2"), dataset((7, 7, 7), batch_size=2)
+    few = places(data, m.wiring)
+    run_now = partial(ck.discovery.eap, m, data, resume=tmp_path)
+    first = run_now(places=few)
+    calls = []
+    monkeypatch.setattr(
+        shared, "score_places", lambda *own: calls.append(own) or score_places(*own)
+    )
+    again = run_now(places=few)
+    assert not calls
+    assert np.array_equal(first.residual, again.residual)
+    assert np.array_equal(first.attention, again.attention)
+    run_now(places=places(data, m.wiring, "tokens"))
+    assert len(calls) == 2
+
+
+def test_places_of_another_model_and_methods_that_know_none_are_refused() -> None:
+    m, data = model("gpt2"), dataset(LENGTHS)
+    with pytest.raises(CircuitError, match="places are of a model of"):
+        ck.discovery.eap(m, data, places=places(data, model("llama").wiring))
+    for name in ("acdc", "exact", "nested"):
+        with pytest.raises(ArgumentError, match=f"no argument of {name} is called 'places'"):
+            getattr(ck.discovery, name)(m, data, places=places(data, m.wiring))
+    with pytest.raises(ArgumentError, match="places='tokens'"):
+        ck.resolve("discovery", "eap(places='tokens')")

@@ -69,6 +69,7 @@ WRONG: dict[str, Sequence[Any]] = {
     "drop": [*NO_TEXT[:1], "x", None, [True]],
     "direction": [*NO_CHOICE, "denoising"],
     "resume": [*NO_TEXT, ["x"]],
+    "places": ["named", 3, True, NAN, {}, HUGE, object(), ["S2"]],
     "groups": ["x", 3, True, NAN, {}, HUGE, object()],
     "corrupt": NO_CHOICE,
     "misfits": NO_CHOICE,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
+from circuitkit.data.places import numbers
 from circuitkit.engine.attribute import Pulls, by_example, score_groups, whole
 from circuitkit.engine.backward import RuleLike, rule_settings, under
 from circuitkit.engine.checkpoints import Journal, identity
@@ -29,9 +30,12 @@ from circuitkit.engine.inputs import Inputs
 from circuitkit.engine.metric import Metric, Unseen, check_metric
 from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.numerics import exact
-from circuitkit.engine.record import answer, record
-from circuitkit.engine.tally import Groups, Tally
-from circuitkit.errors import MetricError, ScoresError
+from circuitkit.engine.placed_scores import Grouped, grouped, score_places
+from circuitkit.engine.record import answer, record, with_sources
+from circuitkit.engine.tally import Groups, PlacedTally, Tally
+from circuitkit.errors import CircuitError, MetricError, ScoresError
+from circuitkit.graph.placed_scores import PlacedScores
+from circuitkit.graph.places import Places
 from circuitkit.graph.scores import Scores
 from circuitkit.registry import name_of
 from circuitkit.util.json_values import Json
@@ -63,7 +67,7 @@ class Here:
     """A batch whose edges are scored: what methods take their gradients around.
 
     ``first`` is the number of its first example in the data. With ``reads``, what was read in the
-    clean run is kept too.
+    clean run is kept too; with ``places``, what edges between them need.
     """
 
     model: Model
@@ -72,6 +76,7 @@ class Here:
     metric: Metric
     first: int
     reads: bool = False
+    places: Places | None = None
     notes: dict[str, list[float]] = field(default_factory=dict)
     unseen: Unseen = field(default_factory=Unseen)
     runs: list[tuple[Bool[Tensor, ""], str]] = field(default_factory=list)
@@ -86,7 +91,10 @@ class Here:
         """The gradients at the clean run. Where a method takes them first, that run is the live
         one too, and is not run again."""
         own = partial(_value, self.metric, None, self.batch, unseen=self.unseen)
-        return gradients(self.model, self.batch, self.context, self.context.embed, own)
+        return gradients(
+            self.model, self.batch, self.context, self.context.embed, own,
+            mixed=self.places is not None,
+        )  # fmt: skip
 
     @cached_property
     def live(self) -> Activations:
@@ -108,11 +116,23 @@ class Here:
         """The group of all tokens, and those that are examples."""
         return whole(self.batch), by_example(self.batch)
 
+    @cached_property
+    def grouped(self) -> tuple[Grouped, Grouped]:
+        """The tokens by span, of all examples together and of each apart."""
+        names = () if self.places is None else self.places.spans
+        of = numbers(self.batch, names)
+        return grouped(self.batch, of, len(names)), grouped(self.batch, of, len(names), apart=True)
+
     # -- other runs --------------------------------------------------------------------------------
     def plain(self, embed: Float[Tensor, "b p d"]) -> Activations:
         """A run from this embedding, without gradients."""
         with torch.no_grad():
             run = record(self.model, self.context, embed)
+        return self.kept(run)
+
+    def kept(self, run: Activations) -> Activations:
+        """What is needed of a run."""
+        run = run if self.places is None else with_sources(self.model, run)
         return run if self.reads else run.written()
 
     def at(
@@ -131,7 +151,7 @@ class Here:
         start = self.context.embed if embed is None else embed
         return gradients(
             self.model, self.batch, self.context, start, partial(self.value, risk=risk), carried,
-            share, fixed=fixed, held=held,
+            share, fixed=fixed, held=held, mixed=self.places is not None,
         )  # fmt: skip
 
     def value(self, logits: Float[Tensor, "b vocab"], risk: str = "") -> Float[Tensor, " examples"]:
@@ -175,6 +195,24 @@ class Here:
 Where: TypeAlias = Callable[[Here, Activations], Iterator[Term]]
 
 
+@overload
+def attribute(
+    inputs: Inputs, method: str, where: Where, groups: Groups,
+    settings: dict[str, Json] | None = None, rule: RuleLike = None, *, reads: bool = False,
+    resume: str | os.PathLike[str] | None = None,
+    tell: Callable[[Mapping[str, np.ndarray]], None] | None = None,
+) -> Scores: ...  # fmt: skip
+
+
+@overload
+def attribute(
+    inputs: Inputs, method: str, where: Where, groups: Groups,
+    settings: dict[str, Json] | None = None, rule: RuleLike = None, *, places: Places | None,
+    reads: bool = False, resume: str | os.PathLike[str] | None = None,
+    tell: Callable[[Mapping[str, np.ndarray]], None] | None = None,
+) -> Scores | PlacedScores: ...  # fmt: skip
+
+
 @torch.no_grad()
 def attribute(
     inputs: Inputs,
@@ -184,22 +222,25 @@ def attribute(
     settings: dict[str, Json] | None = None,
     rule: RuleLike = None,
     *,
+    places: Places | None = None,
     reads: bool = False,
     resume: str | os.PathLike[str] | None = None,
     tell: Callable[[Mapping[str, np.ndarray]], None] | None = None,
-) -> Scores:
+) -> Scores | PlacedScores:
     """The scores of a method that takes its gradients ``where`` it says, for each draw of the
-    corruption, in a backward that follows the rule; with ``reads`` it is given the runs with all
-    that was read there. The batches are dealt to the processes, and with ``resume`` kept; ``tell``
-    hears, batch by batch, what the method has noted of it (``Here.note``), and may add settings.
+    corruption, in a backward that follows the rule; with ``places``, of the edges between them.
+    With ``reads`` it is given the runs with all that was read there. The batches are dealt to the
+    processes, and with ``resume`` kept; ``tell`` hears, batch by batch, what the method has noted
+    of it (``Here.note``), and may add settings.
 
-    Raises MetricError and ScoresError where no scores come of the gradients, and OutputError where
-    the directory cannot be used.
+    Raises MetricError and ScoresError where no scores come of the gradients, OutputError where the
+    directory cannot be used, and CircuitError for places of another model.
     """
-    tally = Tally(inputs.model.wiring, len(inputs.data), groups, inputs.data.memory)
+    tally = _tally(inputs, groups, places)
     said: dict[str, Json] = {**(settings or {}), **rule_settings(rule)}
-    journal = Journal(resume, {} if resume is None else _about(inputs, method, said, tally.apart))
-    scoring = _Scoring(inputs, method, where, rule, reads, tally.apart, journal)
+    about = {} if resume is None else _about(inputs, method, said, tally.apart, places)
+    journal = Journal(resume, about)
+    scoring = _Scoring(inputs, method, where, rule, reads, tally, journal)
     flat = True
     for block in by_batch(inputs.data, method, scoring.block, journal, scoring.recognise):
         flat &= bool(block["flat"])
@@ -215,10 +256,26 @@ def attribute(
             "score would be zero; use eap_ig, or a different metric (logit_diff)"
         )
     said = {**(settings or {}), **rule_settings(rule)}  # and what was told
-    return tally.scores({**inputs.metadata(), "method": method, "settings": said})
+    result = {**inputs.metadata(), "method": method, "settings": said}
+    return tally.placed(result) if isinstance(tally, PlacedTally) else tally.scores(result)
 
 
-def _about(inputs: Inputs, method: str, said: dict[str, Json], apart: bool) -> dict[str, Json]:
+def _tally(inputs: Inputs, groups: Groups, places: Places | None) -> Tally:
+    """What the examples' scores are summed in."""
+    of, wiring = (len(inputs.data), groups, inputs.data.memory), inputs.model.wiring
+    if places is None:
+        return Tally(wiring, *of)
+    if places.wiring != wiring:
+        raise CircuitError(
+            f"the places are of a model of {places.wiring}, and the model has {wiring}; find them "
+            "for this model"
+        )
+    return PlacedTally(places, *of)
+
+
+def _about(
+    inputs: Inputs, method: str, said: dict[str, Json], apart: bool, places: Places | None
+) -> dict[str, Json]:
     """All that tells the blocks of one attribution from those of another, except the weights."""
     return {
         **identity(inputs.model, inputs.data),
@@ -229,6 +286,7 @@ def _about(inputs: Inputs, method: str, said: dict[str, Json], apart: bool) -> d
         "metric": name_of(inputs.metric),
         "corruption": name_of(inputs.corruption),
         "apart": apart,
+        **({} if places is None else {"places": places.to_dict()}),
     }
 
 
@@ -236,28 +294,30 @@ class _Scoring:
     """How the edges are scored on each batch: summed, or each example ``apart``."""
 
     def __init__(
-        self, inputs: Inputs, method: str, where: Where, rule: RuleLike, reads: bool, apart: bool,
+        self, inputs: Inputs, method: str, where: Where, rule: RuleLike, reads: bool, tally: Tally,
         journal: Journal,
     ) -> None:  # fmt: skip
         model, data, self.metric, corruption = inputs
         self.model, self.method, self.where = under(model, rule), method, where
-        self.reads, self.apart, self.journal = reads, apart, journal
+        self.reads, self.apart, self.journal = reads, tally.apart, journal
+        self.places = tally.places if isinstance(tally, PlacedTally) else None
         self.carry = corruption(self.model, data)
-        self.row, self.column = (
-            torch.from_numpy(own).to(model.device) for own in np.nonzero(model.wiring.legal)
-        )
+        self.edges: list[tuple[Tensor, ...]] = [
+            tuple(torch.from_numpy(own).to(model.device) for own in np.nonzero(legal))
+            for legal in tally.tables
+        ]
         self.pulls, self.examples, self.known = Pulls(self.model), len(data), False
 
     def block(self, batch: Batch, first: int) -> Block:
         """The scores on a batch, whether the metric was flat wherever it was looked at, and what
         the method has noted."""
-        draws = [one if self.reads else one.written() for one in self.carry(batch)]
         here = self._here(batch, first)
+        draws = [here.kept(one) for one in self.carry(batch)]
         seen = list[_Seen]()
         table: Any = 0.0
         for carried in draws:
             for term in self.where(here, carried):
-                part = _product(here, term, self.apart, self.pulls)[..., self.row, self.column]
+                part = self._product(here, term)
                 seen.append(_Seen.of(term, part, SINGLE / self.examples))
                 table += part * (term.weight / len(draws))
                 del term  # its activations, before the next run makes its own
@@ -280,7 +340,25 @@ class _Scoring:
 
     def _here(self, batch: Batch, first: int) -> Here:
         context = self.model.start(batch.clean, batch.mask)
-        return Here(self.model, batch, context, self.metric, first, self.reads)
+        return Here(self.model, batch, context, self.metric, first, self.reads, self.places)
+
+    def _product(self, here: Here, term: Term) -> Float[Tensor, "*examples edges"]:
+        """The scores of one term, summed over the batch, or of each example apart."""
+        batch, tables = here.batch, list[Tensor]()
+        if here.places is None:
+            count = batch.examples if self.apart else 1
+            given = here.model, batch, term.live, term.other, term.at
+            tables += [score_groups(*given, here.groups[self.apart], count, self.pulls)]
+        else:
+            tables += score_places(
+                here.model, batch, here.context, term.live, term.other, term.at, here.places,
+                here.grouped[self.apart], self.pulls,
+            )  # fmt: skip
+        each = [
+            table.movedim(0, -1)[index] for table, index in zip(tables, self.edges, strict=True)
+        ]
+        found = torch.cat(each).mT
+        return found if self.apart else found[0]
 
     def _plain(
         self, here: Here, draws: Sequence[Activations]
@@ -336,17 +414,6 @@ def _looked_at(method: str, here: Here, seen: Sequence[_Seen]) -> bool:
                 f"examples: {one.risk}"
             )
     return bool((torch.stack([one.steepest for one in seen]) < FLAT).all())
-
-
-def _product(
-    here: Here, term: Term, apart: bool, pulls: Pulls
-) -> Float[Tensor, "*examples writers readers"]:
-    """The scores of one term, summed over the batch, or of each example apart."""
-    batch = here.batch
-    groups, count = here.groups[apart], batch.examples if apart else 1
-    given = here.model, batch, term.live, term.other, term.at, groups, count
-    found = score_groups(*given, pulls)
-    return found if apart else found[0]
 
 
 def _value(

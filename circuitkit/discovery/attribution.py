@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, overload
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from circuitkit.discovery._points import left, midpoints, stratified
 from circuitkit.engine.backward import BackwardRule
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Activations, Model
-from circuitkit.engine.tally import ByGroup
+from circuitkit.engine.tally import ByGroup, ByPlace
+from circuitkit.graph.placed_scores import PlacedScores
+from circuitkit.graph.places import Places
 from circuitkit.graph.scores import Scores
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Bounds, Seed, checked
@@ -31,6 +33,22 @@ RISK = f"{ZERO}; use points='midpoints', or another corruption"
 ENDS = f"{ZERO}; use eap_ig, or another corruption"
 
 
+@overload
+def eap(
+    model: Model, data: Data, metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None, *, groups: ByGroup = None,
+    rule: BackwardRule = None, resume: str | os.PathLike[str] | None = None,
+) -> Scores: ...  # fmt: skip
+
+
+@overload
+def eap(
+    model: Model, data: Data, metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None, *, places: Places, groups: ByGroup = None,
+    rule: BackwardRule = None, resume: str | os.PathLike[str] | None = None,
+) -> PlacedScores: ...  # fmt: skip
+
+
 @checked
 def eap(
     model: Model,
@@ -38,10 +56,11 @@ def eap(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
+    places: ByPlace = None,
     groups: ByGroup = None,
     rule: BackwardRule = None,
     resume: str | os.PathLike[str] | None = None,
-) -> Scores:
+) -> Scores | PlacedScores:
     """Edge attribution patching (EAP): the gradient at the clean run, one forward and backward.
 
     The score of an edge is Σ_tokens (clean − carried output of the writer) · (gradient of the
@@ -51,10 +70,13 @@ def eap(
     the clean behaviour. With ``groups="examples"`` they also hold each example's scores (``groups``
     [examples, edges]) and the standard error of the mean, and with counts [groups, examples] the
     means over resamples in which each example counts that often: at the same cost, in
-    groups × edges × 4 bytes. Raises ArgumentError for an argument in the wrong place, MetricError
-    where the metric has no gradient there (kl and js are at their best), OutputError where the
-    directory cannot be used, and UnsupportedModelError where the rule speaks of a part of the model
-    that cannot be reached.
+    groups × edges × 4 bytes. With ``places`` (None by default) they are PlacedScores instead: of
+    the edges of the residual stream in each span of the prompts, which sum to the plain ones, and
+    of those of attention from span to span; ``circuitkit.data.places.places`` finds the spans.
+    Raises ArgumentError for an argument in the wrong place, MetricError where the metric has no
+    gradient there (kl and js are at their best), OutputError where the directory cannot be used,
+    CircuitError for places of another model, and UnsupportedModelError where the rule speaks of a
+    part of the model that cannot be reached.
 
     With a ``rule`` (None by default: the plain gradient) the backward treats the denominators of
     norms as constants (``frozen_norms``), or attention patterns (``frozen_patterns``: nothing flows
@@ -77,9 +99,32 @@ def eap(
         >>> each = ck.discovery.eap(model, data, groups="examples")
         >>> each.groups.shape == (len(data), 479), bool((each.error >= 0).all())
         (True, True)
+        >>> from circuitkit.data.places import places
+        >>> spans = places(data, model.wiring)
+        >>> placed = ck.discovery.eap(model, data, places=spans)
+        >>> placed.residual.shape == (21, 53, len(spans.spans))
+        True
     """
     inputs = prepare(model, data, metric, corruption)
-    return attribute(inputs, "eap", clean_run, groups, rule=rule, resume=resume)
+    return attribute(inputs, "eap", clean_run, groups, rule=rule, places=places, resume=resume)
+
+
+@overload
+def eap_ig(
+    model: Model, data: Data, metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None, *, steps: int = 5,
+    points: Literal["left", "midpoints"] | None = None, groups: ByGroup = None,
+    rule: BackwardRule = None, resume: str | os.PathLike[str] | None = None,
+) -> Scores: ...  # fmt: skip
+
+
+@overload
+def eap_ig(
+    model: Model, data: Data, metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None, *, places: Places, steps: int = 5,
+    points: Literal["left", "midpoints"] | None = None, groups: ByGroup = None,
+    rule: BackwardRule = None, resume: str | os.PathLike[str] | None = None,
+) -> PlacedScores: ...  # fmt: skip
 
 
 @checked
@@ -91,10 +136,11 @@ def eap_ig(
     *,
     steps: Annotated[int, Bounds(1, 10_000)] = 5,
     points: Literal["left", "midpoints"] | None = None,
+    places: ByPlace = None,
     groups: ByGroup = None,
     rule: BackwardRule = None,
     resume: str | os.PathLike[str] | None = None,
-) -> Scores:
+) -> Scores | PlacedScores:
     """EAP with integrated gradients over the inputs (EAP-IG).
 
     The gradient is averaged over embeddings between the carried and the clean one; all else runs
@@ -105,9 +151,9 @@ def eap_ig(
         backwards in addition to the clean and the carried run.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap``. Raises as ``eap`` does,
-    ArgumentError for steps that are not from 1 to 10,000, and ScoresError where the gradients at an
-    embedding of zero are not finite.
+    the clean behaviour; ``places``, ``groups``, ``rule`` and ``resume`` as in ``eap``. Raises as
+    ``eap`` does, ArgumentError for steps that are not from 1 to 10,000, and ScoresError where the
+    gradients at an embedding of zero are not finite.
 
     Differs from other tools: the fractions are those of the authors' code, which ends one step
     short of the clean input, and not the paper's 1/steps, ..., 1. ``zero`` carries a zero
@@ -141,7 +187,27 @@ def eap_ig(
             settings["points"] = "midpoints"
 
     inputs = prepare(model, data, metric, corruption)
-    return attribute(inputs, "eap_ig", where, groups, settings, rule, resume=resume, tell=tell)
+    return attribute(
+        inputs, "eap_ig", where, groups, settings, rule, places=places, resume=resume, tell=tell
+    )
+
+
+@overload
+def expected_gradients(
+    model: Model, data: Data, metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None, *, draws: int = 1, seed: Seed = 0,
+    groups: ByGroup = None,
+    rule: BackwardRule = None, resume: str | os.PathLike[str] | None = None,
+) -> Scores: ...  # fmt: skip
+
+
+@overload
+def expected_gradients(
+    model: Model, data: Data, metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None, *, places: Places, draws: int = 1, seed: Seed = 0,
+    groups: ByGroup = None,
+    rule: BackwardRule = None, resume: str | os.PathLike[str] | None = None,
+) -> PlacedScores: ...  # fmt: skip
 
 
 @checked
@@ -153,10 +219,11 @@ def expected_gradients(
     *,
     draws: Annotated[int, Bounds(1, 10_000)] = 1,
     seed: Seed = 0,
+    places: ByPlace = None,
     groups: ByGroup = None,
     rule: BackwardRule = None,
     resume: str | os.PathLike[str] | None = None,
-) -> Scores:
+) -> Scores | PlacedScores:
     """EAP-IG at random points of the way, one for each prompt: a fifth of the cost.
 
     The fraction of the way from the carried to the clean embedding is drawn for each prompt, in
@@ -166,8 +233,8 @@ def expected_gradients(
     forwards and backwards in addition to the clean and the carried run.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap`` (each prompt's scores are
-    those at its own fraction). Raises as ``eap_ig`` does.
+    the clean behaviour; ``places``, ``groups``, ``rule`` and ``resume`` as in ``eap`` (each
+    prompt's scores are those at its own fraction). Raises as ``eap_ig`` does.
 
     Source: Erion et al. (2021), with the prompt's own corruption as its baseline.
 
@@ -186,7 +253,23 @@ def expected_gradients(
 
     settings: dict[str, Json] = {"draws": draws, "seed": seed}
     return attribute(inputs, "expected_gradients", where, groups, settings, rule,
-                     resume=resume)  # fmt: skip
+                     places=places, resume=resume)  # fmt: skip
+
+
+@overload
+def clean_corrupted(
+    model: Model, data: Data, metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None, *, groups: ByGroup = None,
+    rule: BackwardRule = None, resume: str | os.PathLike[str] | None = None,
+) -> Scores: ...  # fmt: skip
+
+
+@overload
+def clean_corrupted(
+    model: Model, data: Data, metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None, *, places: Places, groups: ByGroup = None,
+    rule: BackwardRule = None, resume: str | os.PathLike[str] | None = None,
+) -> PlacedScores: ...  # fmt: skip
 
 
 @checked
@@ -196,16 +279,17 @@ def clean_corrupted(
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
     *,
+    places: ByPlace = None,
     groups: ByGroup = None,
     rule: BackwardRule = None,
     resume: str | os.PathLike[str] | None = None,
-) -> Scores:
+) -> Scores | PlacedScores:
     """EAP with the mean of the gradients at the clean and at the corrupted embedding.
 
     Costs two forwards and backwards, and the carried run.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap``. Raises as
+    the clean behaviour; ``places``, ``groups``, ``rule`` and ``resume`` as in ``eap``. Raises as
     ``eap_ig`` does.
 
     Source: Hanna et al. (2024), whose program calls it ``clean-corrupted``.
@@ -221,7 +305,9 @@ def clean_corrupted(
         yield Term(here.at(here.between(carried, 0.0)), here.live, carried, 0.5, risk)
 
     inputs = prepare(model, data, metric, corruption)
-    return attribute(inputs, "clean_corrupted", where, groups, rule=rule, resume=resume)
+    return attribute(
+        inputs, "clean_corrupted", where, groups, rule=rule, places=places, resume=resume
+    )
 
 
 def clean_run(here: Here, carried: Activations) -> Iterator[Term]:

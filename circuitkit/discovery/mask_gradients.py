@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, overload
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer
-from circuitkit.engine.tally import ByGroup
+from circuitkit.engine.tally import ByGroup, ByPlace
+from circuitkit.graph.placed_scores import PlacedScores
+from circuitkit.graph.places import Places
 from circuitkit.graph.scores import Scores, ScoresWarning
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Bounds, Seed, checked
@@ -38,6 +40,26 @@ RISK = (
 )
 
 
+@overload
+def mask_gradient(
+    model: Model, data: Data, metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None, *, steps: int = 5,
+    points: Literal["midpoints", "random"] = "midpoints",
+    norms: Literal["live", "clean", "larger"] = "live", seed: Seed = 0, groups: ByGroup = None,
+    rule: BackwardRule = None, resume: str | os.PathLike[str] | None = None,
+) -> Scores: ...  # fmt: skip
+
+
+@overload
+def mask_gradient(
+    model: Model, data: Data, metric: MetricLike | None = None,
+    corruption: CorruptionLike | None = None, *, places: Places, steps: int = 5,
+    points: Literal["midpoints", "random"] = "midpoints",
+    norms: Literal["live", "clean", "larger"] = "live", seed: Seed = 0, groups: ByGroup = None,
+    rule: BackwardRule = None, resume: str | os.PathLike[str] | None = None,
+) -> PlacedScores: ...  # fmt: skip
+
+
 @checked
 def mask_gradient(
     model: Model,
@@ -49,10 +71,11 @@ def mask_gradient(
     points: Literal["midpoints", "random"] = "midpoints",
     norms: Literal["live", "clean", "larger"] = "live",
     seed: Seed = 0,
+    places: ByPlace = None,
     groups: ByGroup = None,
     rule: BackwardRule = None,
     resume: str | os.PathLike[str] | None = None,
-) -> Scores:
+) -> Scores | PlacedScores:
     """The gradient of the metric in the mask, averaged from nothing kept to everything kept.
 
     At a uniform mask t every edge carries (1 − t) of the corruption, all writers are live, and the
@@ -68,12 +91,12 @@ def mask_gradient(
     that and their own; ``"live"`` leaves them as they are.
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
-    the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap``. With enough steps and
-    the plain gradient they sum to the gap that they explain, what the metric loses on the way;
-    ``about["path"]`` holds the ``sum``, the ``gap``, the relative ``error``, and whether the path
-    is ``resolved``. Warns (ScoresWarning) where the error is above 0.2: the points have not
-    resolved the path. A small error does not prove a good ranking. Raises as ``eap_ig`` does, and
-    ScoresError where ``"clean"`` norms let a run overflow.
+    the clean behaviour; ``places`` (attention is whole on the path), ``groups``, ``rule`` and
+    ``resume`` as in ``eap``. With enough steps and the plain gradient they sum to the gap that they
+    explain, what the metric loses on the way; ``about["path"]`` holds the ``sum``, the ``gap``, the
+    relative ``error``, and whether the path is ``resolved``. Warns (ScoresWarning) where the error
+    is above 0.2: the points have not resolved the path. A small error does not prove a good
+    ranking. Raises as ``eap_ig`` does, and ScoresError where ``"clean"`` norms let a run overflow.
 
     Source: AutoCircuit (Miller et al. 2024) integrates such gradients for all edges together; at
     the full mask this is ``eap``.
@@ -100,7 +123,7 @@ def mask_gradient(
             del at
 
     found = attribute(inputs, "mask_gradient", where, groups, settings, rule, reads=True,
-                      resume=resume, tell=path.tell)  # fmt: skip
+                      places=places, resume=resume, tell=path.tell)  # fmt: skip
     return path.told(found)
 
 
@@ -126,9 +149,10 @@ class _Path:
         here.note("gap", gap)
         here.note("examples", here.batch.examples)
 
-    def told(self, scores: Scores) -> Scores:
+    def told(self, scores: Scores | PlacedScores) -> Scores | PlacedScores:
         """The scores, which say how far their sum is from the gap; warns where it is far."""
-        total, gap = float(scores.values.sum(dtype=float)), self.gap / self.count
+        values = scores.values if isinstance(scores, Scores) else scores.residual
+        total, gap = float(values.sum(dtype=float)), self.gap / self.count
         error = abs(total - gap) / abs(gap) if gap else None
         resolved = error is None or error <= RESOLVED
         if not resolved:

@@ -11,16 +11,18 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from circuitkit.engine.memory import room
 from circuitkit.errors import ArgumentError
+from circuitkit.graph.placed_scores import PlacedScores
+from circuitkit.graph.places import PlacedMask, Places
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Form
 
-__all__ = ["ByGroup", "Groups", "Tally", "replaced"]
+__all__ = ["ByGroup", "ByPlace", "Groups", "PlacedTally", "Tally", "replaced"]
 
 # What is kept of the examples: nothing; the scores of each; or, of counts that say how often each
 # example counts in each of K resamples, the scores of the resamples.
@@ -39,6 +41,15 @@ ByGroup: TypeAlias = Annotated[
 ]
 
 
+def _is_places(places: object) -> bool:
+    return places is None or isinstance(places, Places)
+
+
+ByPlace: TypeAlias = Annotated[
+    Places | None, Form("what circuitkit.data.places.places gives, or None", _is_places)
+]
+
+
 class Tally:
     """Sums of the examples' scores, as they come; ``scores`` gives their mean at the end.
 
@@ -51,14 +62,16 @@ class Tally:
         self, wiring: Wiring, examples: int, groups: Groups = None, memory: int | None = None
     ) -> None:
         self.wiring, self.examples = wiring, examples
+        self.tables = self._legal()
+        self.edges = sum(int(table.sum()) for table in self.tables)
         counts = _counts(groups, examples)
         self.weights = counts / counts.sum(1, keepdims=True)
         self.alone = isinstance(groups, str)
-        self.total = np.zeros(wiring.n_edges)
-        self.squares = np.zeros(wiring.n_edges)
+        self.total = np.zeros(self.edges)
+        self.squares = np.zeros(self.edges)
         self.seen = 0
         kept = 0 if groups is None else examples if self.alone else len(counts)
-        self.kept = _table((kept, wiring.n_edges), memory)
+        self.kept = _table((kept, self.edges), memory)
 
     @property
     def apart(self) -> bool:
@@ -81,12 +94,21 @@ class Tally:
         self.total += scores
         self.seen += examples
 
+    def _legal(self) -> list[Bool[np.ndarray, "..."]]:
+        """What is an edge, in the tables of scores."""
+        return [self.wiring.legal]
+
     def scores(self, about: dict[str, Json]) -> Scores:
         """The mean over the examples; with groups, also their scores and the standard error."""
-        values = self._spread((self.total / self.examples).astype(np.float32))
+        (values,) = self._mean()
         if not self.apart:
             return Scores(self.wiring, values, about)
-        return Scores(self.wiring, values, about, None, self.kept, self._spread(self._error()))
+        (error,) = self._spread(self._error())
+        return Scores(self.wiring, values, about, None, self.kept, error)
+
+    def _mean(self) -> list[np.ndarray]:
+        """The mean over the examples, as tables."""
+        return self._spread((self.total / self.examples).astype(np.float32))
 
     def _error(self) -> Float[np.ndarray, " edges"]:
         """The standard error of the mean; nan where there is one example."""
@@ -97,11 +119,37 @@ class Tally:
         error: np.ndarray = np.sqrt(spread / n).astype(np.float32)
         return error
 
-    def _spread(self, values: Float[np.ndarray, " edges"]) -> Float[np.ndarray, "w r"]:
-        """A value of each edge as a table."""
-        table = np.zeros(self.wiring.shape, values.dtype)
-        table[self.wiring.legal] = values
-        return table
+    def _spread(self, values: Float[np.ndarray, " edges"]) -> list[np.ndarray]:
+        """A value of each edge as tables."""
+        found, start = [], 0
+        for legal in self.tables:
+            table, count = np.zeros(legal.shape, values.dtype), int(legal.sum())
+            table[legal] = values[start : start + count]
+            found.append(table)
+            start += count
+        return found
+
+
+class PlacedTally(Tally):
+    """The same of the edges between places: those of the residual stream, and then those of
+    attention."""
+
+    def __init__(
+        self, places: Places, examples: int, groups: Groups = None, memory: int | None = None
+    ) -> None:
+        self.places = places
+        super().__init__(places.wiring, examples, groups, memory)
+
+    def _legal(self) -> list[Bool[np.ndarray, "..."]]:
+        return [self.places.legal.residual, self.places.legal.attention]
+
+    def placed(self, about: dict[str, Json]) -> PlacedScores:
+        """The mean over the examples; with groups, also their scores and the standard error."""
+        residual, attention = self._mean()
+        if not self.apart:
+            return PlacedScores(self.places, residual, attention, about)
+        error = PlacedMask(self.places, *self._spread(self._error()))
+        return PlacedScores(self.places, residual, attention, about, self.kept, error)
 
 
 def replaced(

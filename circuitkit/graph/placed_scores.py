@@ -47,7 +47,10 @@ class PlacedScores:
 
     The scores of an edge of the residual stream sum over its spans to its plain score. Those of
     attention's edges out of a key or value port sum to what that port carries, which is not the sum
-    of the plain edges into it (a norm lies between). Raises ScoresError for tables of another
+    of the plain edges into it (a norm lies between). ``groups`` are the scores of groups of
+    examples, where the method was asked for them: of each group those of the residual stream in the
+    order of the table, then those of attention, and of what is an edge alone (``Places.legal``);
+    ``error`` is then the standard error of the mean. Raises ScoresError for tables of another
     shape, and for scores that are not finite.
 
     ``scores["a0.h2@S2->m3@S2"]`` and ``scores["a7.g1.v@S2->a7.h3@end"]`` look one up.
@@ -57,6 +60,8 @@ class PlacedScores:
     residual: Float[np.ndarray, "writers readers spans"]
     attention: Float[np.ndarray, "heads 2 source destination"]
     about: Mapping[str, Json] = field(default_factory=dict)
+    groups: Float[np.ndarray, "groups edges"] | None = None
+    error: PlacedMask | None = None
 
     def __post_init__(self) -> None:
         legal = self.places.legal
@@ -205,9 +210,9 @@ class PlacedScores:
 
     # -- files -----------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a safetensors file, in single precision, atomically; ``load`` reads it. Raises
-        OutputError where the place cannot be written, and ScoresError where the file could not be
-        read again."""
+        """Write a safetensors file, in single precision, atomically, without what is known of groups
+        of examples; ``load`` reads it. Raises OutputError where the place cannot be written, and
+        ScoresError where the file could not be read again."""
         from safetensors.numpy import save
 
         legal = self.places.legal
