@@ -288,7 +288,9 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
         components with roles; for a page, 5,000), ``title``, ``width`` in inches for a column of a
         paper, with letters of at least 7 points, ``engine`` ("builtin", or "dot" for Graphviz's
         layout; not for a page), ``beside``, a second circuit to overlay, and for a page
-        ``attention``. A circuit that names components and no edges is drawn by their roles.
+        ``attention``. A circuit that names components and no edges is drawn by their roles, and one
+        between places along the words of a ``prompt``, ``{"S1": "Mary", "end": "to"}``: the words
+        below, layers upwards, attention sideways.
         ``format`` overrides the suffix: a name, or ``path/to/mine.py:name``.
 
         Raises OutputError for a suffix or style that is not known, a suffix that is not a
@@ -683,7 +685,7 @@ def _extent(circuit: Graph, wiring: Wiring) -> str:
     if not is_placed(circuit):
         return f"{len(found):,} of {wiring.n_edges:,} edges"
     of, attention = places_of(circuit).n_edges, sum(writer.port is not None for writer, _ in found)
-    at = {end.component for edge in found for end in edge if end.component.port is None}
+    at = {end.component for edge in found for end in edge if end.port not in (*PORTS,)}
     spans = {place.span for place in at}
     return (
         f"{len(found) - attention:,} of {of[0]:,} residual edges and {attention:,} of {of[1]:,} "

@@ -6,6 +6,7 @@ Places are in points from the top left corner.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import hypot
 from typing import Literal, TypeAlias
 
 from circuitkit.viz import style
@@ -53,7 +54,7 @@ class Curve:
     dashed: bool = False
     opacity: float = 0.9
     title: str = ""
-    arrow: float = 0.0  # the length of its head, beyond the last point: edges arrive straight up
+    arrow: float = 0.0  # the length of its head, beyond the last point, in its last direction
 
     @property
     def head(self) -> tuple[Point, ...]:
@@ -61,7 +62,13 @@ class Curve:
         if not self.arrow:
             return ()
         (x, y), side = self.points[-1], TIP + self.width / 2
-        return (x, y - self.arrow), (x - side, y), (x + side, y)
+        across, up = x - self.points[-2][0], self.points[-2][1] - y
+        if across == 0:  # straight up, as most edges arrive
+            return (x, y - self.arrow), (x - side, y), (x + side, y)
+        length = hypot(across, up)
+        across, up = across / length, up / length
+        tip = (x + self.arrow * across, y - self.arrow * up)
+        return tip, (x - side * up, y - side * across), (x + side * up, y + side * across)
 
 
 @dataclass(frozen=True)

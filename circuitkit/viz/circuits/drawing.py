@@ -58,11 +58,16 @@ class Edge:
         return f"{edge_name(self.writer, self.reader)}  {self.weight:+.3g}{often}"
 
     @property
+    def port(self) -> str | None:
+        """The port where it ends; of attention's edges that where they begin."""
+        return self.writer.port or self.reader.port
+
+    @property
     def colour(self) -> str:
-        """By the port where it ends; of two circuits, by those that have it."""
+        """By its port; of two circuits, by those that have it."""
         if self.side is not None:
             return style.SIDES[self.side][0]
-        return style.PORTS[self.reader.port] if self.reader.port else style.PLAIN
+        return style.PORTS[self.port] if self.port else style.PLAIN
 
     @property
     def opacity(self) -> float:

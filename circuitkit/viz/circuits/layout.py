@@ -118,10 +118,14 @@ def _lane(edges: Sequence[Edge], row_of: dict[str, int], rows: int) -> float:
     return max(narrow, min(wide, style.LANES / max(1, *passing)))
 
 
-def _chain(start: _Item, end: _Item, edge: Edge, lane: float) -> list[_Item]:
-    """The items that the edge joins, one a row; without a lane only those where it ends."""
+def _chain(
+    start: _Item, end: _Item, edge: Edge, lane: float, shared: dict[int, _Item] | None = None
+) -> list[_Item]:
+    """The items that the edge joins, one a row; without a lane only those where it ends. Edges that
+    share their lanes, by the row, run as one."""
     passed = range(start.row + 1, end.row) if lane else ()
-    lanes = [_Item(row, lane, False) for row in passed]
+    known = {} if shared is None else shared
+    lanes = [known.setdefault(row, _Item(row, lane, False)) for row in passed]
     chain = [start, *lanes, end]
     for low, high in pairwise(chain):
         at_end = high is end and edge.reader.port
@@ -208,14 +212,14 @@ def _crossings(rows: list[list[_Item]]) -> int:
 
 
 # -- the places within the rows --------------------------------------------------------------------
-def _pull_together(rows: list[list[_Item]]) -> None:
+def _pull_together(rows: list[list[_Item]], apart: tuple[float, float, float] = APART) -> None:
     """Move every item towards the mean of what it is joined to, as far as its row's order lets."""
     for row in rows:
-        _settle(row, [0.0] * len(row), [1.0] * len(row))
+        _settle(row, [0.0] * len(row), [1.0] * len(row), apart)
     for step in range(PULLS):
         for row in rows if step % 2 == 0 else reversed(rows):
             wishes = [_wish(item) for item in row]
-            _settle(row, [x for x, _ in wishes], [force for _, force in wishes])
+            _settle(row, [x for x, _ in wishes], [force for _, force in wishes], apart)
 
 
 def _wish(item: _Item) -> tuple[float, float]:
@@ -228,12 +232,17 @@ def _wish(item: _Item) -> tuple[float, float]:
     return sum(x * pull for x, pull in joints) / force, force
 
 
-def _settle(row: list[_Item], wishes: list[float], forces: list[float]) -> None:
+def _settle(
+    row: list[_Item],
+    wishes: list[float],
+    forces: list[float],
+    apart: tuple[float, float, float],
+) -> None:
     """Put the items as near to their wishes as can be (least squares) without touching: once the
     distances are taken off, that is an isotonic regression, by pooling adjacent violators."""
-    starts = [0.0]
+    starts = [0.0] * min(1, len(row))
     for left, right in pairwise(row):
-        starts.append(starts[-1] + (left.width + right.width) / 2 + APART[left.box + right.box])
+        starts.append(starts[-1] + (left.width + right.width) / 2 + apart[left.box + right.box])
     pools: list[tuple[float, float, int]] = []  # place, force, how many items
     for start, wish, force in zip(starts, wishes, forces, strict=True):
         place, count = wish - start, 1
@@ -248,18 +257,24 @@ def _settle(row: list[_Item], wishes: list[float], forces: list[float]) -> None:
 
 
 # -- the geometry ----------------------------------------------------------------------------------
-def _measure(rows: list[list[_Item]], items: dict[str, _Item], chains: list[_Chain]) -> Layout:
-    heights = _heights(rows)
+def _measure(
+    rows: list[list[_Item]],
+    items: dict[str, _Item],
+    chains: list[_Chain],
+    heights: list[float] | None = None,
+    half: float = HALF,
+) -> Layout:
+    heights = _heights(rows) if heights is None else heights
     starts = _spread([(chain[0], chain[1]) for _, _, chain in chains])
     ends = _spread([(chain[-1], chain[-2]) for _, _, chain in chains])
     routes = []
     for (edge, end, chain), start_shift, end_shift in zip(chains, starts, ends, strict=True):
         port = edge.reader.port
         last = chain[-1].width * PORT_SHARE[port] if port else end_shift
-        points = [(chain[0].x + start_shift, heights[chain[0].row] + HALF)]
+        points = [(chain[0].x + start_shift, heights[chain[0].row] + half)]
         for before, item, after in zip(chain, chain[1:], chain[2:], strict=False):
-            points += _pass(item, (before, after), rows, heights)
-        points.append((chain[-1].x + last, heights[chain[-1].row] - HALF))
+            points += _pass(item, (before, after), rows, heights, half)
+        points.append((chain[-1].x + last, heights[chain[-1].row] - half))
         routes.append(Route(edge, end, _smooth(points)))
     places = {name: (item.x, heights[item.row]) for name, item in items.items()}
     return Layout(places, {n: i.width for n, i in items.items()}, tuple(routes))
@@ -277,29 +292,36 @@ def _heights(rows: list[list[_Item]]) -> list[float]:
 
 
 def _pass(
-    item: _Item, joined: tuple[_Item, _Item], rows: list[list[_Item]], heights: list[float]
+    item: _Item,
+    joined: tuple[_Item, _Item],
+    rows: list[list[_Item]],
+    heights: list[float],
+    half: float,
 ) -> list[Point]:
     """The points by which an edge passes a row: upright where a slanting line would touch a box."""
     y = heights[item.row]
     boxes = [other for other in rows[item.row] if other.box]
     room = min((abs(item.x - box.x) - box.width / 2 for box in boxes), default=float("inf"))
     slant = max(abs(other.x - item.x) / abs(heights[other.row] - y) for other in joined)
-    if 2 * slant * HALF > room:
-        return [(item.x, y - HALF), (item.x, y + HALF)]
+    if 2 * slant * half > room:
+        return [(item.x, y - half), (item.x, y + half)]
     return [(item.x, y)]
 
 
 def _spread(pairs: list[tuple[_Item, _Item]]) -> list[float]:
-    """Where along its box's side each edge leaves or enters: in the order of where it leads."""
-    mine: dict[int, list[int]] = {}
-    for number, (box, _) in enumerate(pairs):
-        mine.setdefault(id(box), []).append(number)
+    """Where along its box's side each edge leaves or enters: in the order of where it leads. Edges
+    that share a lane do so at one place."""
+    mine: dict[int, dict[int, list[int]]] = {}
+    for number, (box, other) in enumerate(pairs):
+        one = number if other.box else -id(other)
+        mine.setdefault(id(box), {}).setdefault(one, []).append(number)
     shifts = [0.0] * len(pairs)
-    for numbers in mine.values():
-        numbers.sort(key=lambda number: pairs[number][1].x)
-        step = min(0.76 * pairs[numbers[0]][0].width / len(numbers), 9.0)
-        for place, number in enumerate(numbers):
-            shifts[number] = (place - (len(numbers) - 1) / 2) * step
+    for several in mine.values():
+        each = sorted(several.values(), key=lambda numbers: pairs[numbers[0]][1].x)
+        step = min(0.76 * pairs[each[0][0]][0].width / len(each), 9.0)
+        for place, numbers in enumerate(each):
+            for number in numbers:
+                shifts[number] = (place - (len(each) - 1) / 2) * step
     return shifts
 
 

@@ -28,7 +28,7 @@ def lines(drawn: Drawing) -> Iterator[Key]:
     if drawn.sides:
         for side in sorted(sides):
             yield Key(drawn.sides.texts[side], style.SIDES[side][0])
-    ports = set() if sides else {edge.reader.port for edge in drawn.edges}
+    ports = set() if sides else {edge.port for edge in drawn.edges}
     for port, colour in style.PORTS.items():
         if port in ports:
             yield Key(f"into {port.upper()}", colour)

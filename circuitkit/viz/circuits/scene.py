@@ -20,7 +20,7 @@ from circuitkit.viz.circuits.members import members_scene
 from circuitkit.viz.circuits.overlaying import overlay_of
 from circuitkit.viz.shapes import Curve, Rect, Scene, Shape, Text, moved, scaled
 
-__all__ = ["LAYER_NAMES", "LEAST_WIDTH", "scene"]
+__all__ = ["LAYER_NAMES", "LEAST_WIDTH", "check_inches", "scene"]
 
 SAMPLE, SPACE, ROW = 26.0, 6.0, 17.0  # the legend: width of a sample; space after it; row height
 LAYER_NAMES = 46.0  # room at the left
@@ -42,9 +42,7 @@ def scene(
     one ``beside`` it, the two are drawn one over the other. Raises OutputError where they do not
     fit, and OutputError and CircuitError as ``drawing`` does."""
     check_asked(edges)
-    known = inches is None or (isinstance(inches, int | float) and 1 <= inches <= 100)
-    if isinstance(inches, bool) or not known:
-        raise OutputError(f"width={inches!r} is not one of a picture; give 1 to 100 inches")
+    check_inches(inches)
     if beside is None and lists_members(circuit):
         return members_scene(circuit, title, inches)
     if inches is None:
@@ -61,6 +59,13 @@ def scene(
         f"in letters of {LEAST_LETTERS:g} points the picture is {needed:.1f} inches wide, and not "
         f"{inches:g}; give it fewer edges (edges=20), or more inches"
     )
+
+
+def check_inches(inches: float | None) -> None:
+    """Raise OutputError where this is not the width of a picture."""
+    known = inches is None or (isinstance(inches, int | float) and 1 <= inches <= 100)
+    if isinstance(inches, bool) or not known:
+        raise OutputError(f"width={inches!r} is not one of a picture; give 1 to 100 inches")
 
 
 def _drawn(circuit: Graph, edges: Asked, title: str | None, beside: Graph | None) -> Drawing:

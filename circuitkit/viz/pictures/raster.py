@@ -8,7 +8,8 @@ from circuitkit.graph.types import Graph, is_graph
 from circuitkit.util.options import Form
 from circuitkit.viz.circuits.choice import Asked
 from circuitkit.viz.circuits.graphviz import as_dot
-from circuitkit.viz.circuits.scene import scene
+from circuitkit.viz.circuits.pictured import pictured
+from circuitkit.viz.circuits.placed_drawing import Words, is_words
 from circuitkit.viz.painting import painted
 from circuitkit.viz.render import check_engine, laid_out
 
@@ -23,6 +24,7 @@ def png(
     width: float | None = None,
     engine: str = "builtin",
     beside: Annotated[Graph | None, Form("a circuit, or None", is_graph)] = None,
+    prompt: Annotated[Words | None, Form("words by span, or None", is_words)] = None,
 ) -> bytes:
     """The circuit as a PNG picture, 200 dots an inch; its style is that of ``svg``.
 
@@ -33,7 +35,7 @@ def png(
         >>> ck.formats.png(circuit)[1:4]
         b'PNG'
     """
-    return _drawn(circuit, "png", edges, title, width, engine, beside)
+    return _drawn(circuit, "png", edges, title, width, engine, beside, prompt)
 
 
 def pdf(
@@ -44,6 +46,7 @@ def pdf(
     width: float | None = None,
     engine: str = "builtin",
     beside: Annotated[Graph | None, Form("a circuit, or None", is_graph)] = None,
+    prompt: Annotated[Words | None, Form("words by span, or None", is_words)] = None,
 ) -> bytes:
     """The circuit as a PDF page of its size, of lines and letters; its style is that of ``svg``.
 
@@ -54,13 +57,13 @@ def pdf(
         >>> ck.formats.pdf(circuit)[:4]
         b'%PDF'
     """
-    return _drawn(circuit, "pdf", edges, title, width, engine, beside)
+    return _drawn(circuit, "pdf", edges, title, width, engine, beside, prompt)
 
 
 def _drawn(
     circuit: Graph, suffix: str, edges: Asked, title: str | None, width: float | None, engine: str,
-    beside: Graph | None,
+    beside: Graph | None, prompt: Words | None,
 ) -> bytes:  # fmt: skip
     if check_engine(engine, width, beside is not None) == "dot":
         return laid_out(as_dot(circuit, edges, title), suffix)
-    return painted(scene(circuit, edges, title, width, beside), suffix)
+    return painted(pictured(circuit, edges, title, width, beside, prompt), suffix)
