@@ -27,7 +27,18 @@ from circuitkit.engine.record import beginning, difference
 from circuitkit.graph.stages import Stage
 from circuitkit.graph.types import Mask
 
-__all__ = ["Place", "Rest", "Value", "measure", "residual", "sweep", "untouched"]
+__all__ = [
+    "Place",
+    "Rest",
+    "Value",
+    "Values",
+    "edge_blocks",
+    "measure",
+    "residual",
+    "sweep",
+    "tokens_of",
+    "untouched",
+]
 
 TOKENS = 1536  # that run at once: what an MLP computes then stays in the processor's cache
 VALUES = 2**20  # of the residual stream that run at once: wide models run fewer tokens
@@ -38,6 +49,7 @@ Edge: TypeAlias = tuple[int, int]
 Key: TypeAlias = tuple[int, int, int | None]
 Computed: TypeAlias = tuple[dict[Key, int], Float[Tensor, "keys b s n e"]]  # by its number
 T = TypeVar("T")
+Part: TypeAlias = Callable[[int, Tensor], Tensor]
 # Where a change enters the residual stream: after how many writers. See ``Wiring.places``.
 Place: TypeAlias = int
 # At each place, the changes with which so many runs begin there, at the tokens that ``late`` gives.
@@ -59,9 +71,9 @@ def sweep(
 ) -> Iterator[tuple[list[Edge], Float[Tensor, "edges examples"]]]:
     """Blocks of edges (row, column), each with the metric of every example in the base run when
     that edge alone carries what its writer writes in the other run; ``of_runs`` as ``measure``."""
-    edges = _Edges(Rest.of(model, batch, context, base, other), other)
-    for block, ends in edges.blocks(wanted & model.wiring.legal):
-        yield list(block), measure(model, ends, metric, of_runs)
+    rest = Rest.of(model, batch, context, base, other)
+    for block, ends in edge_blocks(rest, other, wanted & model.wiring.legal):
+        yield block, measure(model, ends, metric, of_runs)
 
 
 def measure(
@@ -88,7 +100,7 @@ def residual(model: Model, run: Activations, place: Place) -> Float[Tensor, "b p
     return next((run.reads[s.index] for s in stages if s.upstream == place), run.final)
 
 
-def _tokens(model: Model) -> int:
+def tokens_of(model: Model) -> int:
     """How many tokens run at once."""
     return min(TOKENS, VALUES // model.d_model)
 
@@ -139,7 +151,7 @@ class Rest:
 
     def _size(self, ended: bool) -> int:
         width = 1 if ended else self.batch.clean.shape[1] - self.start
-        return max(1, _tokens(self.model) // (len(self.batch) * width))
+        return max(1, tokens_of(self.model) // (len(self.batch) * width))
 
     def _ended(self, place: Place) -> bool:
         return place > self.last_mixing.upstream
@@ -263,11 +275,24 @@ class Rest:
 
 
 # -- single edges ----------------------------------------------------------------------------------
+def edge_blocks(
+    rest: Rest, other: Activations, wanted: Mask, parts: int = 1, part: Part | None = None
+) -> Iterator[tuple[list[Edge], Float[Tensor, "edges b d"]]]:
+    """Blocks of edges (row, column), each with its runs' final residuals. Where writers have
+    several ``parts``, each of them is a row, and ``part(row, change)`` what it changes."""
+    for block, ends in _Edges(rest, other, parts, part).blocks(wanted):
+        yield list(block), ends
+
+
 class _Edges:
     """What each edge changes of a base run when it carries what is written in another one."""
 
-    def __init__(self, rest: Rest, other: Activations) -> None:
+    def __init__(
+        self, rest: Rest, other: Activations, parts: int = 1, part: Part | None = None
+    ) -> None:
         self.rest, self.model, self.base, self.other = rest, rest.model, rest.base, other
+        self.parts, self.part = parts, part
+        self.known: tuple[int, Tensor] | None = None  # the last writer, and what it changes
 
     def blocks(self, wanted: Mask) -> Iterator[tuple[Sequence[Edge], Float[Tensor, "edges b d"]]]:
         """Blocks of edges, stage by stage, each with its runs' final residuals."""
@@ -283,8 +308,14 @@ class _Edges:
             yield edges, rest.finals({end: torch.stack(deltas)})
 
     def _delta(self, row: int) -> Float[Tensor, "b p d"]:
-        """What a writer writes in the other run, less what it writes in the base run."""
-        return difference(self.model, self.other, self.base, row)
+        """What a writer, or a part of it, writes in the other run, less what it writes in the base
+        run."""
+        if self.part is None:
+            return difference(self.model, self.other, self.base, row)
+        writer = row // self.parts
+        if self.known is None or self.known[0] != writer:
+            self.known = writer, difference(self.model, self.other, self.base, writer)
+        return self.part(row, self.known[1])
 
     def _into(
         self, stage: Stage, edges: Sequence[Edge]
@@ -292,7 +323,7 @@ class _Edges:
         """What a stage writes beyond what it wrote in the base run, for blocks of edges into it."""
         rest, rows = self.rest, sorted({row for row, _ in edges})
         size = rest.size(self.model.wiring.entry(stage.rows.start))
-        every = _tokens(self.model) // (len(stage.part.ports) * rest.batch.clean.numel())
+        every = tokens_of(self.model) // (len(stage.part.ports) * rest.batch.clean.numel())
         most = max(1, every) if self.model.kinds[stage.kind].mixes else size
         for some in _parts(rows, most):
             own = [edge for edge in edges if some[0] <= edge[0] <= some[-1]]

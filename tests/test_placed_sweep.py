@@ -1,0 +1,74 @@
+"""The exact effect of single edges between places: each is its own masked run."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from families import as_batch, in_turn, model
+from test_placed import prompts
+
+import circuitkit.engine.sweep as module
+from circuitkit.data.places import places
+from circuitkit.engine.placed_sweep import placed_sweep
+from circuitkit.engine.record import answer, record
+from circuitkit.engine.run import runs
+from circuitkit.graph.places import Edge, PlacedMask, Places
+from circuitkit.metrics.answers import logit_diff
+
+
+def one_of_each(where: Places, seed: int) -> list[Edge]:
+    """A few edges of the residual stream into each kind of reader, and of attention by layer, key
+    and value."""
+    rng, kinds = Random(seed), dict[object, list[Edge]]()
+    for w, r, s in np.argwhere(where.legal.residual).tolist():
+        reader = where.wiring.readers[r]
+        kinds.setdefault((reader.layer, reader.port), []).append((w, r, s))
+    layer = [number for number, (_, rows) in enumerate(where.stages)
+             for _ in range(rows.start, rows.stop)]  # fmt: skip
+    for h, c, s, e in np.argwhere(where.legal.attention).tolist():
+        kinds.setdefault((layer[h], c, s == e), []).append((h, c, s, e))
+    return [edge for edges in kinds.values() for edge in rng.sample(edges, min(2, len(edges)))]
+
+
+def without(where: Places, edge: Edge) -> PlacedMask:
+    """All edges but one."""
+    legal = where.legal
+    residual, attention = legal.residual.copy(), legal.attention.copy()
+    (residual if len(edge) == 3 else attention)[edge] = False
+    return PlacedMask(where, residual, attention)
+
+
+@pytest.mark.parametrize(("family", "way"), in_turn((True, "left"), (False, "right")))
+@torch.no_grad()
+def test_every_edge_of_the_sweep_is_its_own_masked_run(
+    family: str, way: tuple[bool, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m, (noise, padding) = model(family), way
+    monkeypatch.setattr(module, "TOKENS", 400)  # several edges a block, several blocks a layer
+    data = prompts(padding)
+    batch, where = as_batch(data), places(data, m.wiring)
+    clean, corrupt = (m.start(x, batch.mask) for x in (batch.clean, batch.corrupt))
+    context = clean if noise else corrupt  # one edge alone is cut in the run on this prompt
+    base, other = record(m, context), record(m, corrupt if noise else clean)
+    asked = one_of_each(where, noise)
+    wanted = PlacedMask(where, where.legal.residual & False, where.legal.attention & False)
+    for edge in asked:
+        (wanted.residual if len(edge) == 3 else wanted.attention)[edge] = True
+
+    def metric(logits: torch.Tensor) -> torch.Tensor:
+        return logit_diff(logits, logits, batch)
+
+    found = dict[Edge, torch.Tensor]()
+    for edges, values in placed_sweep(m, batch, context, base, other, metric, wanted):
+        found |= zip(edges, values, strict=True)
+    assert sorted(found) == sorted(asked)
+    expected = runs(m, batch, context, other, [without(where, edge) for edge in asked])
+    plain, moved = metric(answer(m, batch, base.final)), [0.0, 0.0]
+    for edge, logits in zip(asked, expected, strict=True):
+        torch.testing.assert_close(found[edge], metric(logits), rtol=1e-4, atol=2e-4)
+        kind = len(edge) - 3
+        moved[kind] = max(moved[kind], float((found[edge] - plain).abs().max()))
+    assert min(moved) > 0.02  # what is compared is no sea of zeros
