@@ -118,7 +118,7 @@ def test_a_token_that_belongs_nowhere_is_refused() -> None:
         names_of(named)
     with pytest.raises(DataError, match="has a token behind the last span, which none of"):
         as_names(Dataset((example(5, S=(1, 3)),)), ("start", "S"))
-    with pytest.raises(DataError, match="the prompts have no span 'T'; their spans are S"):
+    with pytest.raises(DataError, match=r"prompt 1 of 1 .* has no span 'T'; the spans are S"):
         as_names(Dataset((example(5, S=(1, 3)),)), ("start", "T", "end"))
 
 

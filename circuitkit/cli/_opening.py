@@ -184,7 +184,7 @@ def task_of(options: argparse.Namespace, task: str) -> str:
     and it is not a file."""
     from circuitkit.data.prompts import is_file
 
-    keys = ("columns", "misfits", "answers")
+    keys = ("columns", "misfits", "answers", "align")
     given = {key: getattr(options, key, None) for key in keys}
     chosen = {key: value for key, value in given.items() if value is not None}
     if not chosen:

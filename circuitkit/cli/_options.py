@@ -62,6 +62,11 @@ def add_file(p: argparse.ArgumentParser, misfits: bool = True) -> None:
         "--answers", choices=("single", "first", "sequence"),
         help="answers of several tokens: they do not fit (default), their first token, or all",
     )  # fmt: skip
+    p.add_argument(
+        "--align", type=lambda text: text if "," not in text else text.split(","),
+        metavar="spans|NAME,...",
+        help="align texts of other lengths by their spans (default: they do not fit)",
+    )  # fmt: skip
     if misfits:
         p.add_argument(
             "--misfits", choices=("refuse", "drop"),

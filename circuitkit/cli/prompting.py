@@ -50,7 +50,9 @@ def task_check(options: argparse.Namespace) -> None:
 
     if is_file(options.task):
         answers = options.answers or "single"
-        found = check_prompts(options.task, model, columns=options.columns, answers=answers)
+        found = check_prompts(
+            options.task, model, columns=options.columns, answers=answers, align=options.align
+        )
     else:
         found = check_prompts(make_task(task_of(options, options.task), model), model)
     print_json(found.to_dict()) if options.json else print_text(repr(found))

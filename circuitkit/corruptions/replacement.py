@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from circuitkit.data.alignment import Aligned
 from circuitkit.data.batches import Batch, Dataset, span_names
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import record
@@ -31,8 +32,13 @@ def counterfactual(
     ``text`` names another corrupted text of the prompt (``S1+IO`` of ``ioi``). ``at`` names the
     tokens that are replaced (a span, as ``S2``, or several); without it, all.
 
-    Raises DataError, when used, for an example without a corrupted text, with its number, and for a
-    text or a span that an example lacks. Source: Zhang & Nanda 2024, §2; ``patching`` of EAP-IG.
+    Where corrupted texts have other numbers of tokens and are aligned by spans (``align=``), each
+    clean token gets the values at its partner, or the mean of its span: this is not a run of the
+    model, except at the answer.
+
+    Raises DataError, when used, for an example without a corrupted text, with its number, for a
+    text or a span that an example lacks, and for ``at`` with aligned texts. Source: Zhang & Nanda
+    2024, §2; ``patching`` of EAP-IG.
 
     Example:
         >>> import circuitkit as ck
@@ -47,6 +53,8 @@ def counterfactual(
     def carried(batch: Batch) -> list[Activations]:
         if text is None and batch.paired is not None and not bool(batch.paired.all()):
             raise DataError(f"{batch.name(int((~batch.paired).nonzero()[0]))} {_UNPAIRED}")
+        if text is None and batch.aligned is not None:
+            return [_gathered(model, batch, batch.aligned, at)]
         return [_plain(model, batch.replaced(text, at), batch.mask)]
 
     return carried
@@ -97,6 +105,25 @@ def resample(
 def _plain(model: Model, tokens: Tensor, mask: Tensor) -> Activations:
     with torch.set_grad_enabled(model.trainable and torch.is_grad_enabled()):
         return record(model, model.start(tokens, mask))
+
+
+def _gathered(model: Model, batch: Batch, aligned: Aligned, at: str | Sequence[str]) -> Activations:
+    """What clean tokens get of the run on corrupted texts that are aligned with them."""
+    if at:
+        raise DataError(
+            f"{batch.name(0)} is in a batch of texts that are aligned by spans, of which all "
+            "tokens are replaced; leave out at=, or give texts with equally many tokens"
+        )
+    run, take = _plain(model, aligned.tokens, aligned.mask), aligned.gather
+    if run.held:
+        raise DataError(
+            "a router that is held chooses experts for the tokens of each text, which texts that "
+            "are aligned by spans do not share; load the model with experts='live'"
+        )
+    reads, computed, shares = (
+        tuple(take(x) for x in own) for own in (run.reads, run.computed, run.shares)
+    )
+    return Activations(take(run.embed), reads, computed, shares, take(run.final))
 
 
 def _partners(prompts: list[tuple[int, ...]], seed: int) -> dict[tuple[int, ...], tuple[int, ...]]:

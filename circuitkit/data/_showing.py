@@ -41,7 +41,9 @@ class Shown:
     wrong: Sequence[str]
     spans: Mapping[str, str]
     corruptions: Mapping[str, str]
-    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of the spans, if known
+    # of the spans, if known; and of those of the corrupted text, where it has its own
+    ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    others: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def cited(text: str) -> str:
@@ -53,19 +55,27 @@ def row(shown: Shown, exact: bool = True) -> dict[str, str]:
     """The prompt as a row of a table: the columns of a CSV file of prompts, then the spans and the
     further corrupted texts. An ``exact`` one has the range of a span whose text stands there more
     than once."""
+    corrupt = shown.corrupt or ""
     return {
         "clean": shown.clean,
-        "corrupt": shown.corrupt or "",
+        "corrupt": corrupt,
         "correct": "|".join(shown.correct),
         "wrong": "|".join(shown.wrong),
-        **{f"span_{name}": _cell(shown, name, exact) for name in shown.spans},
+        **{
+            f"span_{name}": _cell(text, shown.clean, exact, shown.ranges.get(name))
+            for name, text in shown.spans.items()
+        },
+        **{
+            f"corrupt_span_{name}": _cell(corrupt[a:b], corrupt, exact, (a, b))
+            for name, (a, b) in shown.others.items()
+        },
         **{f"corrupt_{name}": text for name, text in shown.corruptions.items()},
     }
 
 
-def _cell(shown: Shown, name: str, exact: bool) -> str:
-    text, where = shown.spans[name], shown.ranges.get(name)
-    if not exact or where is None or standing(text, shown.clean) == [where]:
+def _cell(text: str, whole: str, exact: bool, where: tuple[int, int] | None) -> str:
+    """The text of a span, or its range."""
+    if not exact or where is None or standing(text, whole) == [where]:
         return text
     return f"{where[0]}:{where[1]}"
 

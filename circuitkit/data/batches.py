@@ -12,7 +12,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from circuitkit.data._showing import IN_HTML, Shown, as_html, as_lines, row
-from circuitkit.data.examples import Example, swapped
+from circuitkit.data.alignment import Aligned, aligning, as_align, pair
+from circuitkit.data.examples import Example, alone, as_clean, swapped
 from circuitkit.data.framing import framed, framing
 from circuitkit.data.prompts import Prompt, Task
 from circuitkit.data.sequences import Sequences, rows_of, sequences
@@ -37,7 +38,8 @@ class Batch:
 
     Attributes:
         clean: Token ids of the clean texts, [batch, pos]; padding is 0.
-        corrupt: Token ids of the corrupted texts, [batch, pos].
+        corrupt: Token ids of the corrupted texts, [batch, pos]; of aligned ones the token with
+            which each clean one is paired, or the clean one itself where it has no partner.
         mask: True at tokens, False at padding, [batch, pos].
         last: The position of each text's last token, at which the model answers, [batch].
         correct: Token ids of the correct answers, [batch, answers]; fewer are padded with -1.
@@ -49,6 +51,8 @@ class Batch:
             ``corrupt`` is ``clean``.
         named: What messages call an example, by its row; None: by its place in the batch.
         sequences: How the rows make up answers, where these have several tokens; else None.
+        aligned: The corrupted texts, where they are aligned with the clean ones by spans and do not
+            have their tokens at the same positions; else None.
     """
 
     clean: Int[Tensor, "batch pos"]
@@ -62,6 +66,7 @@ class Batch:
     paired: Bool[Tensor, " batch"] | None = None
     named: Callable[[int], str] | None = field(default=None, compare=False, repr=False)
     sequences: Sequences | None = None
+    aligned: Aligned | None = None
 
     def __len__(self) -> int:
         return len(self.last)
@@ -131,12 +136,15 @@ class Batch:
         self, text: str | None = None, at: str | Sequence[str] = ()
     ) -> Bool[Tensor, "batch pos"]:
         """Which tokens a corruption is to change: those of the spans ``at``, or without any those
-        at which the clean text and the corrupted one (of that name) differ, and all tokens of an
-        example without a corrupted text. Raises as ``replaced`` does."""
+        at which the clean text and the corrupted one (of that name) differ (of aligned ones also
+        those without a partner), and all tokens of an example without a corrupted text. Raises as
+        ``replaced`` does."""
         tokens = self._corrupted(text)
         if at:
             return self.within(*span_names(at))
         found = (tokens != self.clean) & self.mask
+        if text is None and self.aligned is not None:
+            found = found | (self.mask & ~self.aligned.partner)
         if text is not None or self.paired is None:
             return found
         return found | (self.prompts & ~self.paired[:, None])
@@ -158,7 +166,7 @@ class Batch:
         def again(x: Any) -> Any:
             if x is None:
                 return None
-            if isinstance(x, Sequences):
+            if isinstance(x, (Sequences, Aligned)):
                 return x.repeat(times)
             if isinstance(x, Tensor):
                 return x.repeat(times, *[1] * (x.ndim - 1))
@@ -199,6 +207,8 @@ class Dataset:
         about: Where the examples come from: the ``task``, its ``metric``, ``source`` and ``seed``,
             as far as known; and ``bos`` and ``chat``, where they were chosen.
         tokenizer: What turns the tokens back into text for displays, if it is known.
+        align: By what clean texts and corrupted ones of other lengths are aligned: ``spans`` for
+            all that they name, or the names of some; None where they have equally many tokens.
 
     Raises DataError for no examples, a batch size below 1 and an unknown side.
 
@@ -218,6 +228,7 @@ class Dataset:
     memory: int | None = None
     about: Mapping[str, Json] = field(default_factory=dict, compare=False)
     tokenizer: Tokenizer | None = field(default=None, compare=False)
+    align: str | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.examples:
@@ -226,6 +237,11 @@ class Dataset:
             raise DataError(f"the batch size is {self.batch_size}; give at least 1")
         if self.padding not in ("left", "right"):
             raise DataError(f"the padding is {self.padding!r}; give 'left' or 'right'")
+        if self.align is None and any(len(e.corrupt) != len(e.clean) for e in self.examples):
+            raise DataError(
+                "some corrupted texts do not have as many tokens as the clean ones; align them by "
+                "spans (align='spans')"
+            )
 
     @classmethod
     def of(
@@ -239,6 +255,7 @@ class Dataset:
         bos: bool | None = None,
         chat: bool | None = None,
         answers: str | None = None,
+        align: str | Sequence[str] | None = None,
     ) -> Dataset:
         """The prompts of a task in the tokens of a model.
 
@@ -255,11 +272,15 @@ class Dataset:
                 ``ck.load``); None for what the model was loaded with.
             answers: ``sequence`` for answers of several tokens that count as a whole; without it
                 as the task says, else each answer is one token (``single``).
+            align: How clean and corrupted texts that do not have equally many tokens are aligned:
+                by all ``spans`` that they name, or by those of some names; see
+                ``circuitkit.data.alignment``. Without it as the task says, else they are refused.
 
         Raises:
             DataError: if the model has no tokenizer, or none with a BOS token or a chat template
                 where that is asked for, if the clean and the corrupted text of a
-                prompt do not have equally many tokens, if an answer is not a single token (unless
+                prompt do not have equally many tokens (unless they are aligned), if an answer is
+                not a single token (unless
                 they are sequences), or if a span starts or ends inside a token.
 
         Example:
@@ -276,16 +297,20 @@ class Dataset:
         if kind not in ("single", "first", "sequence"):
             raise DataError(f"answers is {kind!r}; give 'single' or 'sequence'")
         about = {**about, "answers": kind} if kind == "sequence" else about
+        by = as_align(about.get("align") if align is None else align)
+        about = {**about, "align": by if isinstance(by, str) else [*by]} if by else about
         framed_words = replace(words, tokenizer=own)
-        examples = tuple(tokenise(prompts, framed_words, whole=kind == "sequence"))
-        return cls(examples, batch_size, str(model.device), padding, memory, about, own)
+        examples = tuple(tokenise(prompts, framed_words, kind == "sequence", by is not None))
+        return cls(examples, batch_size, str(model.device), padding, memory, about, own, by)
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __iter__(self) -> Iterator[Batch]:
+        spans = None if self.align is None else aligning(self.examples, self.align)
         for start in range(0, len(self), self.batch_size):
-            yield self._collate(start, self.examples[start : start + self.batch_size])
+            some = self.examples[start : start + self.batch_size]
+            yield self._collate(start, some) if spans is None else self._aligned(start, some, spans)
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -384,6 +409,14 @@ class Dataset:
         """
         return replace(self, examples=tuple(one for e in self.examples for one in swapped(e)))
 
+    def _aligned(self, first: int, whole: Sequence[Example], spans: tuple[str, ...]) -> Batch:
+        """A batch of texts that are aligned by these spans."""
+        other = self._collate(first, list(map(as_clean, whole)))
+        batch = self._collate(first, list(map(alone, whole)))
+        own = replace(other.ranges, name=lambda row: f"the corrupted text of {batch.name(row)}")
+        corrupt, how = pair(batch.ranges, own, (batch.clean, other.clean), other.last, spans)
+        return replace(batch, corrupt=corrupt, aligned=how)
+
     def _collate(self, first: int, whole: Sequence[Example]) -> Batch:
         own = [rows_of(example) for example in whole]
         numbers = [first + i for i, rows in enumerate(own) for _ in rows]
@@ -448,10 +481,12 @@ def _shown(example: Example, tokenizer: Tokenizer | None) -> Shown:
 
     single = tuple(tuple((token,) for token in own) for own in (example.correct, example.wrong))
     right, wrong = single if example.sequences is None else example.sequences
-    ranges = {
-        name: (len(text(example.clean[:a])), len(text(example.clean[:b])))
-        for name, (a, b) in example.spans.items()
-    }
+
+    def ranges(ids: Sequence[int], spans: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+        if tokenizer is None:
+            return {}
+        return {name: (len(text(ids[:a])), len(text(ids[:b]))) for name, (a, b) in spans.items()}
+
     return Shown(
         clean=text(example.clean),
         corrupt=text(example.corrupt) if example.paired else None,
@@ -459,5 +494,6 @@ def _shown(example: Example, tokenizer: Tokenizer | None) -> Shown:
         wrong=list(map(text, wrong)),
         spans={name: text(example.clean[a:b]) for name, (a, b) in example.spans.items()},
         corruptions={name: text(own) for name, own in example.corruptions.items()},
-        ranges=ranges if tokenizer is not None else {},
+        ranges=ranges(example.clean, example.spans),
+        others=ranges(example.corrupt, example.corrupt_spans or {}),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from circuitkit.data._showing import cited, standing
@@ -28,6 +29,7 @@ NAMES = {
 }
 COLUMNS = tuple(NAMES)
 SPAN = "span_"  # with which the column of a span begins
+OBJECTS = ("spans", "corruptions", "others", "corrupt_spans")  # in JSON
 _RANGE = re.compile(r"\s*([0-9]{1,9})\s*:\s*([0-9]{1,9})\s*")
 _NEEDED = {"clean": ("clean",), "correct": ("correct", "correct_idx"),
            "wrong": ("wrong", "incorrect_idx")}  # fmt: skip
@@ -88,6 +90,7 @@ def as_prompt(row: Row, words: TokenizerView, columns: Mapping[str, str]) -> Pro
         wrong,
         _spans(fields, clean),
         _corruptions(fields),
+        _spans(fields, corrupt or "", "corrupt_"),
     )
 
 
@@ -101,7 +104,7 @@ def _named(fields: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, A
     for name, value in own.items():
         key = chosen.get(name) or usual.get(name) or usual.get(name.casefold())
         if key is None:
-            more = name in ("spans", "corruptions", "others") or name.startswith(SPAN)
+            more = name in OBJECTS or name.startswith((SPAN, f"corrupt_{SPAN}"))
             key = name if more else None
         if key is None or value is None:
             if key in ("wrong", "incorrect_idx"):
@@ -206,49 +209,54 @@ def _shortened(prompt: Prompt, words: TokenizerView) -> Prompt:
     ]
     right = len(prompt.correct)
     correct, wrong = (tuple(dict.fromkeys(own)) for own in (firsts[:right], firsts[right:]))
-    return Prompt(prompt.clean, prompt.corrupt, correct, wrong, prompt.spans, prompt.corruptions)
+    return replace(prompt, correct=correct, wrong=wrong)
 
 
 # -- spans and further texts -----------------------------------------------------------------------
-def _spans(fields: Mapping[str, Any], clean: str) -> dict[str, tuple[int, int]]:
-    """The spans of an object, and those of columns of their own."""
-    spans = fields.get("spans")
+def _spans(fields: Mapping[str, Any], text: str, kind: str = "") -> dict[str, tuple[int, int]]:
+    """The spans of an object, and those of columns of their own; of the clean text or another
+    ``kind``."""
+    whole, prefix = f"{kind}spans", f"{kind}{SPAN}"
+    spans = fields.get(whole)
     if spans is None or spans == "":
         spans = {}
     if not isinstance(spans, dict):
         raise DataError(_unlike_spans(spans))
     own = {
-        key.removeprefix(SPAN): value
+        key.removeprefix(prefix): value
         for key, value in fields.items()
-        if key.startswith(SPAN) and value != ""
+        if key.startswith(prefix) and value != ""
     }
     double = next((name for name in own if name in spans), None)
     if double is not None:
-        raise DataError(f"has the span {double!r} twice, in 'spans' and in {SPAN + double!r}")
-    return {str(name): _range(str(name), where, clean) for name, where in (spans | own).items()}
+        raise DataError(f"has the span {double!r} twice, in {whole!r} and in {prefix + double!r}")
+    return {
+        str(name): _range(str(name), where, text, kind) for name, where in (spans | own).items()
+    }
 
 
-def _range(name: str, where: Any, clean: str) -> tuple[int, int]:
+def _range(name: str, where: Any, text: str, kind: str) -> tuple[int, int]:
     """The characters of a span, given as their range or as a text that stands there once."""
     if isinstance(where, str):
-        found, range_ = standing(where, clean), _RANGE.fullmatch(where)
+        found, range_ = standing(where, text), _RANGE.fullmatch(where)
         if len(found) == 1:
             return found[0]
         if found or range_ is None:
             times = f"{len(found)} times" if found else "nowhere"
             raise DataError(
                 f"has the span {name!r} {_short(where)}, which stands {times} in "
-                f"{cited(clean)}; give the range of its characters, such as 15:22"
+                f"{cited(text)}; give the range of its characters, such as 15:22"
             )
         where = range_.groups()
     try:
         start, stop = map(int, where)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(_unlike_spans({name: where})) from error
-    if not 0 <= start < stop <= len(clean):
+    if not 0 <= start < stop <= len(text):
         raise DataError(
-            f"has the span {name!r} of {start} to {stop}, but the clean text has "
-            f"{len(clean)} characters; choose a range inside it"
+            f"has the span {name!r} of {start} to {stop}, but the "
+            f"{'corrupted' if kind else 'clean'} text has {len(text)} characters; choose a range "
+            "inside it"
         )
     return start, stop
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from circuitkit.errors import DataError
 
-__all__ = ["Example", "swapped"]
+__all__ = ["Example", "alone", "as_clean", "swapped"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Example:
 
     Attributes:
         clean: The token ids of the clean text, with the BOS token if the tokenizer adds one.
-        corrupt: Those of the corrupted text, as many.
+        corrupt: Those of the corrupted text, as many (but see ``corrupt_spans``).
         correct: The token of each correct answer.
         wrong: The token of each wrong answer.
         spans: Ranges of tokens [start, stop) by name; ``end`` is the last token.
@@ -26,9 +26,11 @@ class Example:
             ``counterfactual`` refuses such an example, and other corruptions need no text.
         sequences: The tokens of each correct and of each wrong answer, where whole answers of
             several tokens count; ``correct`` and ``wrong`` are then their first tokens.
+        corrupt_spans: The spans of the corrupted text, where it is aligned with the clean one by
+            them: it may then have another number of tokens.
 
-    Raises DataError if the clean and the corrupted texts do not have equally many tokens, or if a
-    span is outside of them.
+    Raises DataError if the clean and the corrupted texts do not have equally many tokens (unless
+    they are aligned), or if a span is outside of them.
     """
 
     clean: tuple[int, ...]
@@ -39,6 +41,7 @@ class Example:
     corruptions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     paired: bool = True
     sequences: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] | None = None
+    corrupt_spans: Mapping[str, tuple[int, int]] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -48,18 +51,37 @@ class Example:
 
     def __post_init__(self) -> None:
         length = len(self.clean)
-        for corrupt in (self.corrupt, *self.corruptions.values()):
+        own = (self.corrupt,) if self.corrupt_spans is None else ()
+        for corrupt in (*own, *self.corruptions.values()):
             if not length or len(corrupt) != length:
                 raise DataError(
                     f"an example has {length} clean and {len(corrupt)} corrupted tokens; "
                     "give equally many of both, and at least one"
                 )
-        for name, (start, stop) in self.spans.items():
-            if not 0 <= start < stop <= length:
-                raise DataError(
-                    f"the span {name!r} goes from token {start} to {stop} of {length}; "
-                    "give a range of at least one token of the text"
-                )
+        _require_inside(self.spans, length)
+        if self.corrupt_spans is not None:
+            _require_inside(self.corrupt_spans, len(self.corrupt))
+
+
+def _require_inside(spans: Mapping[str, tuple[int, int]], length: int) -> None:
+    """Raise DataError for a span that is not within so many tokens."""
+    for name, (start, stop) in spans.items():
+        if not 0 <= start < stop <= length:
+            raise DataError(
+                f"the span {name!r} goes from token {start} to {stop} of {length}; "
+                "give a range of at least one token of the text"
+            )
+
+
+def alone(example: Example) -> Example:
+    """The clean text in the place of the corrupted one too."""
+    return replace(example, corrupt=example.clean, corrupt_spans=None)
+
+
+def as_clean(example: Example) -> Example:
+    """The corrupted text in the place of the clean one, with its own spans."""
+    spans = example.spans if example.corrupt_spans is None else example.corrupt_spans
+    return replace(example, clean=example.corrupt, spans=spans, corruptions={}, corrupt_spans=None)
 
 
 def swapped(example: Example) -> tuple[Example, Example]:
@@ -75,9 +97,11 @@ def swapped(example: Example) -> tuple[Example, Example]:
             f"an example has {right} correct and {wrong} wrong answers, so that its corrupted text "
             "has no answer of its own; give equally many of both, or do not swap"
         )
-    both = example.sequences
+    both, spans = example.sequences, example.corrupt_spans
     swap = Example(
-        example.corrupt, example.clean, example.wrong, example.correct, example.spans,
+        example.corrupt, example.clean, example.wrong, example.correct,
+        example.spans if spans is None else spans,
         sequences=None if both is None else (both[1], both[0]),
+        corrupt_spans=None if spans is None else example.spans,
     )  # fmt: skip
     return replace(example, corruptions={}), swap

@@ -147,27 +147,38 @@ class Framed:
         """The prompt in the template: its texts as the user's messages, its spans at the same
         words, and its answers behind the assistant's header, where they have no leading space
         unless the template puts one there."""
-        for name, (start, stop) in prompt.spans.items():
-            if not 0 <= start < stop <= len(prompt.clean):
-                raise DataError(
-                    f"the span {name!r} from {start} to {stop} contains no token of "
-                    f"{prompt.clean!r}; give the characters from the space before a word to its end"
-                )
-        clean, first, end = self._placed(prompt.clean)
-        begin = len(self.ends[0]) - self.ends[0].endswith(" ")  # a space belongs to its word
-        spans = {
-            name: (start + first if start + first > len(self.ends[0]) else begin,
-                   min(stop + first, end))
-            for name, (start, stop) in prompt.spans.items()
-        }  # fmt: skip
+        clean, spans = self._with_spans(prompt.clean, prompt.spans)
+        corrupt, own = prompt.corrupt, dict(prompt.corrupt_spans)
+        if corrupt is not None:
+            corrupt, own = self._with_spans(corrupt, prompt.corrupt_spans)
         return Prompt(
             clean,
-            None if prompt.corrupt is None else self.around(prompt.corrupt),
+            corrupt,
             tuple(map(self.answer, prompt.correct)),
             tuple(map(self.answer, prompt.wrong)),
             spans,
             {name: self.around(text) for name, text in prompt.corruptions.items()},
+            own,
         )
+
+    def _with_spans(
+        self, text: str, spans: Mapping[str, tuple[int, int]]
+    ) -> tuple[str, dict[str, tuple[int, int]]]:
+        """The text in the template, and its spans there."""
+        for name, (start, stop) in spans.items():
+            if not 0 <= start < stop <= len(text):
+                raise DataError(
+                    f"the span {name!r} from {start} to {stop} contains no token of "
+                    f"{text!r}; give the characters from the space before a word to its end"
+                )
+        whole, first, end = self._placed(text)
+        begin = len(self.ends[0]) - self.ends[0].endswith(" ")  # a space belongs to its word
+        found = {
+            name: (start + first if start + first > len(self.ends[0]) else begin,
+                   min(stop + first, end))
+            for name, (start, stop) in spans.items()
+        }  # fmt: skip
+        return whole, found
 
     def said(self) -> list[str]:
         """What a check says of it, a line each."""

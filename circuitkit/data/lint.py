@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from circuitkit.data._showing import cited, quoted
+from circuitkit.data.alignment import as_align
 from circuitkit.data.columns import as_prompt, first_tokens, require_columns
 from circuitkit.data.examples import Example
 from circuitkit.data.framing import framing
@@ -209,6 +210,7 @@ def check_prompts(
     *,
     columns: Mapping[str, str] | None = None,
     answers: str = "single",
+    align: str | Sequence[str] | None = None,
 ) -> PromptCheck:
     """All rows of a file that do not fit a model's tokenizer, and what looks like a mistake.
 
@@ -225,6 +227,8 @@ def check_prompts(
         columns: The columns of a file by our names, where it calls them otherwise.
         answers: What answers of several tokens are: misfits (``single``), their ``first`` token, or
             the whole ``sequence``.
+        align: By what clean and corrupted texts of different lengths are aligned (``spans``, or the
+            names of some); without it they are misfits.
 
     Raises:
         DataError: if the file cannot be read as a whole, or the model has no tokenizer.
@@ -247,7 +251,8 @@ def check_prompts(
         read = [CheckedRow(f"prompt {n}", prompt) for n, prompt in enumerate(data, start=1)]
     if answers not in ANSWERS:
         raise DataError(f"answers is {answers!r}; give one of {', '.join(map(repr, ANSWERS))}")
-    return PromptCheck(source, tuple(_checked(read, words, answers)), words)
+    checked = _checked(read, words, answers, as_align(align) is not None)
+    return PromptCheck(source, tuple(checked), words)
 
 
 def _read(row: Row, words: TokenizerView, columns: Mapping[str, str]) -> CheckedRow:
@@ -258,13 +263,13 @@ def _read(row: Row, words: TokenizerView, columns: Mapping[str, str]) -> Checked
 
 
 def _checked(
-    rows: Sequence[CheckedRow], words: TokenizerView, answers: str
+    rows: Sequence[CheckedRow], words: TokenizerView, answers: str, aligned: bool
 ) -> Iterator[CheckedRow]:
     """The rows with what is found about them in tokens."""
     prompts = [row.prompt for row in rows if row.prompt is not None]
     prompts = first_tokens(prompts, words) if answers == "first" else prompts
     given = [_as_given(prompt, words) for prompt in prompts]
-    examples = fitted(prompts, words, answers == "sequence")
+    examples = fitted(prompts, words, answers == "sequence", aligned)
     pairs = iter(zip(prompts, given, examples, strict=True))
     spaced = _single_with_space(given, words)
     seen: dict[object, str] = {}

@@ -2,7 +2,7 @@
 
 A prompt is a pair: the clean text, and a corrupted one that is a clean text of another answer
 (symmetric token replacement, Zhang & Nanda 2024, §2). Both have the same number of tokens, so that
-each position of one corresponds to a position of the other.
+each position of one corresponds to a position of the other, or are aligned by their spans.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ class Prompt:
 
     Attributes:
         clean: The text that the model continues.
-        corrupt: The corrupted text; it has as many tokens as the clean one. None if there is none:
-            ``zero``, ``mean``, ``noise`` and ``resample`` need no corrupted text.
+        corrupt: The corrupted text; it has as many tokens as the clean one, unless the two are
+            aligned by spans (``align=``). None if there is none: ``zero``, ``mean``, ``noise`` and
+            ``resample`` need no corrupted text.
         correct: The correct continuations, each a single token with its leading space.
         wrong: The wrong continuations; may be empty.
         spans: Parts of the clean text by name, as ranges of characters [start, stop). In the
             corrupted text the tokens at the same positions have that name.
         corruptions: Further corrupted texts of the clean one by name, each as long as it;
             ``counterfactual(text=name)`` and ``noise(text=name)`` use them.
+        corrupt_spans: The same parts of the corrupted text, as ranges of its characters, by which
+            it is aligned with the clean one.
 
     Example:
         >>> prompt = ck.Prompt("The cat is", "The dog is", (" small",), (" big",), {"who": (3, 7)})
@@ -56,6 +59,7 @@ class Prompt:
     wrong: tuple[str, ...] = ()
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     corruptions: Mapping[str, str] = field(default_factory=dict)
+    corrupt_spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         wrong = f", not {quoted(self.wrong)}" if self.wrong else ""
@@ -101,9 +105,11 @@ class Task:
 
     @property
     def about(self) -> dict[str, Json]:
-        """What data sets and results say of it: the task, its metric, source and seed, and what its
-        ``answers`` are where they are not single tokens."""
-        own = {key: self.settings[key] for key in ("seed", "answers") if key in self.settings}
+        """What data sets and results say of it: the task, its metric, source and seed, what its
+        ``answers`` are where they are not single tokens, and by what texts are aligned (``align``)
+        where they do not have equally many."""
+        keys = ("seed", "answers", "align")
+        own = {key: self.settings[key] for key in keys if key in self.settings}
         return {"task": self.name, "metric": self.metric, "source": self.source, **own}
 
     def __len__(self) -> int:
@@ -146,8 +152,9 @@ class Task:
 
         The columns ``clean``, ``corrupt``, ``correct`` and ``wrong`` are those of a CSV file of
         prompts, in which ``|`` separates several answers; ``span_NAME`` is the text of a span, or
-        the range of its characters (``15:22``) where that text stands there more than once, and
-        ``corrupt_NAME`` a further corrupted text.
+        the range of its characters (``15:22``) where that text stands there more than once,
+        ``corrupt_span_NAME`` the same of a corrupted text that has its own, and ``corrupt_NAME`` a
+        further corrupted text.
 
         Example:
             >>> frame = task.to_frame()
@@ -206,7 +213,7 @@ def _shown(prompt: Prompt) -> Shown:
     spans = {name: prompt.text(name) for name in prompt.spans}
     return Shown(
         prompt.clean, prompt.corrupt, prompt.correct, prompt.wrong, spans, prompt.corruptions,
-        prompt.spans,
+        prompt.spans, prompt.corrupt_spans,
     )  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def _named(
     absent = [s for s in spans if not (s in OWN or s in batch.spans or s.startswith(BEFORE))]
     if absent:
         known = ", ".join(batch.spans) or "none"
-        raise DataError(f"the prompts have no span {absent[0]!r}; their spans are {known}")
+        raise DataError(f"{batch.name(0)} has no span {absent[0]!r}; the spans are {known}")
     prompts = batch.prompts
     last = prompts & (place == prompts.sum(-1, keepdim=True) - 1)
     own = {START: batch.mask & (place == 0), END: last, ANSWER: batch.mask & ~prompts}

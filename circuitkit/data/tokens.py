@@ -170,19 +170,19 @@ def view(words: Tokenizing) -> TokenizerView:
 
 
 def tokenise(
-    prompts: Sequence[Prompt], words: TokenizerView, whole: bool = False
+    prompts: Sequence[Prompt], words: TokenizerView, whole: bool = False, aligned: bool = False
 ) -> Iterator[Example]:
     """Each prompt in tokens; raises DataError, with the prompt, if the clean and a corrupted text
-    differ in length, a span cuts a token, or an answer is not exactly one token (of ``whole``
-    answers: at least one)."""
-    for found in fitted(prompts, words, whole):
+    differ in length (unless they are ``aligned``), a span cuts a token, or an answer is not exactly
+    one token (of ``whole`` answers: at least one)."""
+    for found in fitted(prompts, words, whole, aligned):
         if isinstance(found, DataError):
             raise found
         yield found
 
 
 def fitted(
-    prompts: Sequence[Prompt], words: TokenizerView, whole: bool = False
+    prompts: Sequence[Prompt], words: TokenizerView, whole: bool = False, aligned: bool = False
 ) -> Iterator[Example | DataError]:
     """Each prompt in tokens, or the error that says why it does not fit."""
     found: list[Prompt | DataError] = [_given(prompt, words) for prompt in prompts]
@@ -194,7 +194,7 @@ def fitted(
             yield prompt
             continue
         try:
-            example = _example(prompt, ids, words, whole)
+            example = _example(prompt, ids, words, whole, aligned)
             _require_room(example, words)
             yield example
         except DataError as error:
@@ -216,14 +216,20 @@ def _texts(prompt: Prompt) -> Iterator[str]:
         yield prompt.corrupt
     yield from (prompt.clean + answer for answer in (*prompt.correct, *prompt.wrong))
     yield from (prompt.clean[:cut] for span in prompt.spans.values() for cut in span)
+    own = prompt.corrupt or ""
+    yield from (own[:cut] for span in prompt.corrupt_spans.values() for cut in span)
 
 
-def _example(prompt: Prompt, ids: Ids, words: TokenizerView, whole: bool) -> Example:
+def _example(prompt: Prompt, ids: Ids, words: TokenizerView, whole: bool, aligned: bool) -> Example:
     clean = tuple(ids[prompt.clean])
     if not clean:
         raise DataError(f"the clean text {cited(prompt.clean)} has no tokens; give a text")
     paired = prompt.corrupt is not None
-    corrupt = _as_long(prompt, prompt.corrupt, ids) if prompt.corrupt is not None else clean
+    corrupt, corrupt_spans = clean, None
+    if prompt.corrupt is not None and aligned:
+        corrupt, corrupt_spans = tuple(ids[prompt.corrupt]), _corrupt_spans(prompt, ids)
+    elif prompt.corrupt is not None:
+        corrupt = _as_long(prompt, prompt.corrupt, ids)
     others = {name: _as_long(prompt, text, ids) for name, text in prompt.corruptions.items()}
     both = prompt.correct, prompt.wrong
     sequences = _sequences(prompt, ids, words) if whole else None
@@ -231,7 +237,7 @@ def _example(prompt: Prompt, ids: Ids, words: TokenizerView, whole: bool) -> Exa
         correct, wrong = (_answers(prompt, own, ids, words) for own in both)
     else:
         correct, wrong = (tuple(dict.fromkeys(a[0] for a in own)) for own in sequences)
-    spans = _spans(prompt, ids)
+    spans = _spans(prompt.spans, prompt.clean, ids)
     if not correct:
         raise DataError(f"{cited(prompt.clean)} has no correct answer; give at least one")
     if sequences is None and not set(correct).isdisjoint(wrong):
@@ -240,20 +246,21 @@ def _example(prompt: Prompt, ids: Ids, words: TokenizerView, whole: bool) -> Exa
         )
     end = (len(clean) - 1, len(clean))
     spans = {**spans, "end": end}
-    return Example(clean, corrupt, correct, wrong, spans, others, paired, sequences)
+    return Example(clean, corrupt, correct, wrong, spans, others, paired, sequences, corrupt_spans)
 
 
 def _require_room(example: Example, words: TokenizerView) -> None:
     """Raise DataError for more tokens than the model has positions for, or ids of none of its."""
-    length, context, size = len(example.clean), words.context, words.vocabulary
+    context, size = words.context, words.vocabulary
     answers = [answer for own in example.sequences or () for answer in own]
-    length += max((len(answer) - 1 for answer in answers), default=0)
-    if context is not None and length > context:
-        start = words.tokenizer.decode(list(example.clean[:8]))
-        raise DataError(
-            f"the clean text, which begins {start!r}, has {length:,} tokens, and the model has "
-            f"positions for {context:,}; shorten it"
-        )
+    longest = max((len(answer) - 1 for answer in answers), default=0)
+    for name, text in (("clean", example.clean), ("corrupted", example.corrupt)):
+        if context is not None and (length := len(text) + longest) > context:
+            start = words.tokenizer.decode(list(text[:8]))
+            raise DataError(
+                f"the {name} text, which begins {start!r}, has {length:,} tokens, and the model "
+                f"has positions for {context:,}; shorten it"
+            )
     texts = {
         "clean text": example.clean, "corrupted text": example.corrupt,
         "correct answer": example.correct, "wrong answer": example.wrong, **example.corruptions,
@@ -273,9 +280,29 @@ def _as_long(prompt: Prompt, text: str, ids: Ids) -> tuple[int, ...]:
     if one != two:
         raise DataError(
             f"the clean text {cited(prompt.clean)} has {one} tokens and the corrupted text "
-            f"{cited(text)} has {two}; make them equally long"
+            f"{cited(text)} has {two}; make them equally long, or align them by spans (align=, "
+            "--align)"
         )
     return tuple(ids[text])
+
+
+def _corrupt_spans(prompt: Prompt, ids: Ids) -> dict[str, tuple[int, int]]:
+    """The token ranges of the spans of a corrupted text that is aligned; those of the clean one
+    where it names none and has equally many tokens."""
+    text = prompt.corrupt or ""
+    one, two = len(ids[prompt.clean]), len(ids[text])
+    if not two:
+        raise DataError(f"the corrupted text {cited(text)} has no tokens; give a text")
+    if prompt.corrupt_spans:
+        found = _spans(prompt.corrupt_spans, text, ids)
+    elif one == two:
+        found = _spans(prompt.spans, prompt.clean, ids)
+    else:
+        raise DataError(
+            f"the corrupted text {cited(text)} has {two} tokens, the clean one {one}, and no spans "
+            "by which to align them; name those of the corrupted text (corrupt_span_NAME)"
+        )
+    return {**found, "end": (two - 1, two)}
 
 
 def _answers(
@@ -326,22 +353,22 @@ def _sequences(
     return right, wrong
 
 
-def _spans(prompt: Prompt, ids: Ids) -> dict[str, tuple[int, int]]:
-    """The token range of each named character range."""
+def _spans(spans: Mapping[str, tuple[int, int]], text: str, ids: Ids) -> dict[str, tuple[int, int]]:
+    """The token range of each named range of characters of a text."""
     at = {0: len(ids[""])}
-    for cut in sorted({cut for span in prompt.spans.values() for cut in span} - {0}):
-        head = ids[prompt.clean[:cut]]
-        if ids[prompt.clean][: len(head)] != head:
+    for cut in sorted({cut for span in spans.values() for cut in span} - {0}):
+        head = ids[text[:cut]]
+        if ids[text][: len(head)] != head:
             raise DataError(
-                f"{cited(prompt.clean[:cut])} ends inside a token of {cited(prompt.clean)}; "
+                f"{cited(text[:cut])} ends inside a token of {cited(text)}; "
                 "start spans at the space before a word and end them with the word"
             )
         at[cut] = len(head)
-    for name, (a, b) in prompt.spans.items():
-        if not 0 <= a < b <= len(prompt.clean) or at[a] == at[b]:
+    for name, (a, b) in spans.items():
+        if not 0 <= a < b <= len(text) or at[a] == at[b]:
             raise DataError(
                 f"the span {cited(name)} from {a} to {b} contains no token of "
-                f"{cited(prompt.clean)}; give the characters from the space before a word to the "
+                f"{cited(text)}; give the characters from the space before a word to the "
                 "word's end"
             )
-    return {name: (at[a], at[b]) for name, (a, b) in prompt.spans.items()}
+    return {name: (at[a], at[b]) for name, (a, b) in spans.items()}

@@ -83,7 +83,7 @@ class Inputs(NamedTuple):
         """What results say of them."""
         about, weights = self.data.about, digest(self.model)
         constants = learned(self.corruption, self.data)
-        of_data = ("task", "seed", "answers", "known", *FRAMING)
+        of_data = ("task", "seed", "answers", "align", "known", *FRAMING)
         known = {key: about[key] for key in of_data if key in about}
         return {
             "model": self.model.name,
@@ -301,9 +301,8 @@ def _fresh(
         words = view(model).tokenizer
         words = framed(words.tokenizer if isinstance(words, Framed) else words, **choices)
         several = whole.about.get("answers") == "sequence"
-        asked = zip(
-            whole.examples, fitted(task.prompts, TokenizerView(words), several), strict=True
-        )
+        examples = fitted(task.prompts, TokenizerView(words), several, whole.align is not None)
+        asked = zip(whole.examples, examples, strict=True)
         then = tuple(now if isinstance(one, DataError) else one for now, one in asked)
     kept = tuple(
         now for now, one in zip(whole.examples, then, strict=True) if one.fingerprint not in seen

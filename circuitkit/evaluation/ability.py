@@ -108,7 +108,7 @@ def ability(model: Model, data: Data, metric: MetricLike | None = None) -> Abili
         values = [check_metric(accuracy, clean, clean, batch)]
         values.append(check_metric(measure, clean, clean, batch))
         if paired:
-            corrupt = _logits(model, batch, batch.corrupt)
+            corrupt = _corrupt_logits(model, batch)
             values.append(check_metric(measure, corrupt, clean, batch))
         return {"values": torch.stack([exact(x) for x in values]).cpu().numpy()}
 
@@ -150,6 +150,15 @@ def known(model: Model, data: Data, metric: MetricLike = "accuracy") -> Dataset:
     first = data.about.get("known") or {"of": len(data)}  # what is kept again is of all of them
     counted = {"kept": len(kept), "of": first["of"]}
     return replace(data, examples=kept, about={**data.about, "known": counted})
+
+
+def _corrupt_logits(model: Model, batch: Batch) -> Float[Tensor, "batch vocab"]:
+    """The logits at the answer positions of the corrupted texts, each in its own tokens."""
+    own = batch.aligned
+    if own is None:
+        return _logits(model, batch, batch.corrupt)
+    run = record(model, model.start(own.tokens, own.mask))
+    return answer(model, replace(batch, last=own.last), run.final)
 
 
 def _logits(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,7 @@ def from_file(
     columns: Mapping[str, str] | None = None,
     misfits: Literal["refuse", "drop"] = "refuse",
     answers: Literal["single", "first", "sequence"] = "single",
+    align: str | Sequence[str] | None = None,
 ) -> Task:
     """Your own prompts, from a file with the columns clean, corrupt, correct and wrong.
 
@@ -40,7 +41,9 @@ def from_file(
     A column ``span_subject`` names a span of the clean text: the words that stand there once, or
     the range of their characters (``15:22``), with the space before the first word. In JSON an
     object ``spans`` does the same, ``{"subject": [15, 22]}``, and an object ``corruptions`` holds
-    further corrupted texts, ``{"verb": "The cat eats"}``.
+    further corrupted texts, ``{"verb": "The cat eats"}``. The spans of the corrupted text are
+    ``corrupt_span_subject`` and ``corrupt_spans``; they are needed where it is aligned with the
+    clean one by spans and has another number of tokens.
 
     Files of other tools are read as they are: EAP-IG's and MIB's (``corrupted``, and
     ``correct_idx`` and ``incorrect_idx``, which are token ids), agreement sets (``clean_prefix``,
@@ -59,6 +62,8 @@ def from_file(
             (``refuse``), or left out (``drop``), which the task's source says.
         answers: What an answer of several tokens is: a misfit (``single``), its ``first`` token, or
             the whole ``sequence``: metrics are then of the log probability of all its tokens.
+        align: By what clean and corrupted texts of different lengths are aligned: all ``spans``
+            that they name, or some (a name, or several); without it they are misfits.
 
     Returns:
         A ``Task`` named after the file.
@@ -75,7 +80,7 @@ def from_file(
         >>> print(ck.make_task("mine.csv", model))
         from_file(path='mine.csv'): 1 prompt, metric logit_diff (mine.csv)
     """
-    found = check_prompts(path, words, columns=columns, answers=answers)
+    found = check_prompts(path, words, columns=columns, answers=answers, align=align)
     prompts, source = _kept(found, misfits == "drop")
     name = spelt(path)
     if n is not None and not 1 <= n <= len(prompts):
@@ -88,6 +93,7 @@ def from_file(
         "misfits": misfits,
         "answers": answers,
         **({"columns": dict(columns)} if columns else {}),
+        **({"align": align if isinstance(align, str) else [*align]} if align else {}),
     }
     usual = {"misfits": "refuse", "answers": "single"}
     own = {key: value for key, value in chosen.items() if value != usual.get(key)}

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Literal
 
 from circuitkit.data.prompts import Prompt, Task, compose
 from circuitkit.data.tokens import TokenizerView, Tokenizing, view
@@ -64,17 +65,25 @@ Fact = tuple[str, str]
 
 
 @checked
-def facts(words: Tokenizing, n: Count = 100, seed: Seed = 0) -> Task:
+def facts(
+    words: Tokenizing,
+    n: Count = 100,
+    seed: Seed = 0,
+    *,
+    lengths: Literal["equal", "any"] = "equal",
+) -> Task:
     """Facts: "The capital of France is" -> " Paris".
 
     The corrupted text asks the same about another subject, which has as many tokens and another
-    answer; that answer is the wrong one. Each of the two subjects may be the clean one. Spans:
+    answer (or any number of tokens, and is then aligned with the other by the span ``subject``);
+    that answer is the wrong one. Each of the two subjects may be the clean one. Spans:
     ``subject``, and ``subject_last`` for its last token.
 
     Args:
         words: The model, or a view of its tokenizer, which decides which words fit.
         n: The number of prompts, all different.
         seed: The seed with which they are drawn.
+        lengths: Whether the two subjects have equally many tokens (``equal``), or ``any`` number.
 
     Returns:
         A ``Task`` with the metric ``logit_diff``.
@@ -91,7 +100,8 @@ def facts(words: Tokenizing, n: Count = 100, seed: Seed = 0) -> Task:
         (True, False)
     """
     tokenizer = view(words)
-    pools = _pools(tokenizer)
+    equal = lengths == "equal"
+    pools = _pools(tokenizer, equal)
     known = [(relation, own, fact) for relation, own in pools for fact in own]
 
     def draw(rng: random.Random) -> Prompt:
@@ -100,16 +110,18 @@ def facts(words: Tokenizing, n: Count = 100, seed: Seed = 0) -> Task:
         other, wrong = rng.choice([fact for fact in own if fact[1] != answer])
         clean, spans = compose(template, {"subject": subject})
         spans["subject_last"] = _last_token(tokenizer, clean, spans["subject"])
-        corrupt, _ = compose(template, {"subject": other})
-        return Prompt(clean, corrupt, (f" {answer}",), (f" {wrong}",), spans)
+        corrupt, there = compose(template, {"subject": other})
+        answers = (f" {answer}",), (f" {wrong}",)
+        return Prompt(clean, corrupt, *answers, spans, corrupt_spans={} if equal else there)
 
     prompts = distinct("facts", n, seed, draw)
     source = "Zhang & Nanda 2024, arXiv:2309.16042"
-    return Task("facts", prompts, "logit_diff", source, {"n": n, "seed": seed})
+    settings = {"n": n, "seed": seed} | ({} if equal else {"lengths": lengths, "align": "subject"})
+    return Task("facts", prompts, "logit_diff", source, settings)
 
 
-def _pools(words: TokenizerView) -> list[tuple[str, list[Fact]]]:
-    """The facts of each relation whose subjects have equally many tokens, if answers differ."""
+def _pools(words: TokenizerView, equal: bool) -> list[tuple[str, list[Fact]]]:
+    """The facts of each relation (whose subjects have equally many tokens), if answers differ."""
     every = sorted({answer for own in RELATIONS.values() for answer in own.answers.values()})
     fit = set(single(words, "facts", "answers", every, 10))
     groups: dict[tuple[str, int], list[Fact]] = defaultdict(list)
@@ -117,7 +129,7 @@ def _pools(words: TokenizerView) -> list[tuple[str, list[Fact]]]:
         pairs = [pair for pair in relation.answers.items() if pair[1] in fit]
         lengths = [len(ids) for ids in words.ids([f"a {subject}" for subject, _ in pairs])]
         for pair, length in zip(pairs, lengths, strict=True):
-            groups[name, length].append(pair)
+            groups[name, length if equal else 0].append(pair)
     found = [(name, own) for (name, _), own in groups.items() if len({a for _, a in own}) > 1]
     if not found:
         raise TaskFitError(

@@ -263,8 +263,11 @@ class _Costs:
 
     def _late(self, data: Dataset) -> float:
         """The share of positions at or after the first that a corruption changes in a batch: only
-        these are run again. Where no text is replaced it is all of them."""
-        if not self.corruption.startswith(("counterfactual", "resample", "noise")):
+        these are run again. Where no text is replaced, and of texts that are aligned by spans, it
+        is all of them."""
+        if data.align is not None or not self.corruption.startswith(
+            ("counterfactual", "resample", "noise")
+        ):
             return 1.0
         shares = []
         for start in range(0, len(data), data.batch_size):

@@ -46,10 +46,19 @@ def _span(example: Example, name: str) -> Sequence[int]:
 
 def _differs(example: Example) -> str:
     """The spans in which the corrupted text differs, or how many tokens do."""
+    if len(example.clean) != len(example.corrupt):  # aligned by its spans
+        return " ".join(_changed(example)) or "the lengths"
     pairs = zip(example.clean, example.corrupt, strict=True)
     own = [i for i, (clean, corrupt) in enumerate(pairs) if clean != corrupt]
     held = [name for start, stop, name in named(example) if any(start <= i < stop for i in own)]
     return " ".join(held) or f"{len(own)} token{'s' * (len(own) != 1)}"
+
+
+def _changed(example: Example) -> list[str]:
+    """The spans whose words are others in a corrupted text of another length."""
+    spans = example.corrupt_spans or {}
+    pairs = ((n, example.clean[a:b], spans.get(n, (0, 0))) for a, b, n in named(example))
+    return [name for name, words, there in pairs if words != example.corrupt[slice(*there)]]
 
 
 def _first(data: Dataset) -> list[str]:
