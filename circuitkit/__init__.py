@@ -100,8 +100,10 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.workflows.cross_result import Cross as Cross
     from circuitkit.workflows.crossing import cross as cross
     from circuitkit.workflows.discover import discover as discover
+    from circuitkit.workflows.placed_results import PlacedDiscovery as PlacedDiscovery
     from circuitkit.workflows.plan import Plan as Plan
     from circuitkit.workflows.plan import plan as plan
+    from circuitkit.workflows.positions import discover_positions as discover_positions
     from circuitkit.workflows.replay import Replay as Replay
     from circuitkit.workflows.replay import replay as replay
     from circuitkit.workflows.results import Discovery as Discovery
@@ -149,6 +151,8 @@ _PLACES = {
     "discover": "workflows.discover",
     "describe_heads": "evaluation.heads.describe",
     "discover_each": "evaluation.robustness",
+    "discover_positions": "workflows.positions",
+    "PlacedDiscovery": "workflows.placed_results",
     "evaluate": "evaluation.faithfulness",
     "fetch": "models.fetching",
     "generate": "evaluation.generation",

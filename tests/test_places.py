@@ -115,3 +115,13 @@ def test_random_circuits_are_alive_and_of_one_size(places: Places, sizes: tuple[
 def test_a_random_circuit_needs_an_edge(places: Places) -> None:
     with pytest.raises(CircuitError, match="at least one edge"):
         drawn_places(places, 0, 0, n=1, seed=0)
+
+
+def test_walks_begin_where_something_differs(places: Places) -> None:
+    sources = np.array([False, True, False])
+    for mask in drawn_places(places, 12, 3, n=3, seed=0, sources=sources):
+        assert mask.residual[0, :, 1].any()
+        alone = mask.residual.copy()
+        alone[0, :, [0, 2]] = False
+        found = places.alive(PlacedMask(places, alone, mask.attention))
+        assert found.residual.any()

@@ -25,6 +25,7 @@ from circuitkit.cli._options import (
 )
 from circuitkit.cli._printing import print_json, print_run, print_text
 from circuitkit.cli._processes import folder_of, is_shard, leads, pieces_of
+from circuitkit.errors import ArgumentError
 
 __all__ = ["add", "discover"]
 
@@ -62,6 +63,7 @@ def add(commands: Commands) -> None:
     add_file(p)
     add_known(p)
     _add_further(p)
+    _add_places(p)
     p.add_argument(
         "--seed", type=int, default=0, help="seed of prompts and random circuits (default: 0)"
     )
@@ -122,10 +124,36 @@ def _add_further(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_places(p: argparse.ArgumentParser) -> None:
+    """Add the options for a circuit between places of the prompt."""
+    p.add_argument(
+        "--positions", action="store_true",
+        help="find where in the prompt: edges in spans of words, and attention between them",
+    )  # fmt: skip
+    p.add_argument(
+        "--spans", type=_spans, metavar="NAME,...",
+        help="the same between these spans (default: named, all that the prompts name), or tokens: "
+             "each position by itself",
+    )  # fmt: skip
+
+
+def _spans(text: str) -> str | tuple[str, ...]:
+    """``named``, ``tokens``, or the names of spans."""
+    if text in ("named", "tokens"):
+        return text
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} names no spans; write IO,S2 or tokens")
+    return names
+
+
 def discover(options: argparse.Namespace) -> None:
     """Find a circuit, write its files, and print its summary; or print what that would cost."""
     check_asked(options)
     _forget_what_is_usual(options)
+    if options.positions or options.spans:
+        _between_places(options)
+        return
     place = options.output or default_place(options, "circuits")
     asked = {
         "method": options.method, "budget": options.budget,
@@ -146,6 +174,40 @@ def discover(options: argparse.Namespace) -> None:
 
         pieces = pieces_of(options, folder.pieces)
         found = workflow.discover(model, *inputs, **asked, resume=pieces, force=options.force)
+        if is_shard(options) or not leads():
+            return
+        written = found.save(folder)
+    print_run(options, found, written)
+
+
+# What asks for more than a circuit between places gives.
+_NOT_OF_PLACES = ("budget", "nodes", "rule", "verify", "refine", "orders", "agreement", "test",
+                  "plan")  # fmt: skip
+
+
+def _between_places(options: argparse.Namespace) -> None:
+    """Find a circuit between places of the prompt, write its files, and print its summary."""
+    for name in _NOT_OF_PLACES:
+        if getattr(options, name):
+            raise ArgumentError(
+                f"--positions and --{name} do not go together yet; leave one of them out"
+            )
+    if options.level != "edge":
+        raise ArgumentError("circuits between places are made of edges; leave out --level node")
+    options.positions, options.spans = True, options.spans or "named"
+    place = options.output or default_place(options, "circuits")
+    asked = {
+        "spans": options.spans, "method": options.method, "edges": options.edges,
+        "faithfulness": options.faithfulness, "examples": options.examples, "seed": options.seed,
+        "batch_size": options.batch_size, "memory": options.memory, "known": options.known,
+    }  # fmt: skip
+    inputs = task_of(options, options.task), options.metric, options.corruption
+    with folder_of(options, place, "discovery", settings_of(options)) as folder:
+        model = load_model(options.model, options)
+        from circuitkit.workflows.positions import discover_positions
+
+        pieces = pieces_of(options, folder.pieces)
+        found = discover_positions(model, *inputs, **asked, resume=pieces, force=options.force)
         if is_shard(options) or not leads():
             return
         written = found.save(folder)

@@ -210,7 +210,7 @@ class PlacedScores:
 
     # -- files -----------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a safetensors file, in single precision, atomically, without what is known of groups
+        """Write a safetensors file, in single precision, atomically, without the scores of groups
         of examples; ``load`` reads it. Raises OutputError where the place cannot be written, and
         ScoresError where the file could not be read again."""
         from safetensors.numpy import save

@@ -13,29 +13,42 @@ from circuitkit.graph.places import PlacedMask, Places
 __all__ = ["drawn_places"]
 
 PATIENCE = 100  # walks that are too long, or cross too often
+LOOKS = 100  # walks from another span that count as one that is too long
 TRIES = 8  # for the sizes that are asked for
 
 
 def drawn_places(
-    places: Places, residual: int, attention: int, n: int, seed: int
+    places: Places,
+    residual: int,
+    attention: int,
+    n: int,
+    seed: int,
+    sources: Bool[np.ndarray, " spans"] | None = None,
 ) -> list[PlacedMask]:
     """n random circuits with so many edges of the residual stream and of attention, all of them
     alive: random walks from the logits down to the embedding, filled up with single edges that fit.
-    Where there are too few of these, a circuit has fewer.
+    Where there are too few of these, a circuit has fewer. ``sources`` are the spans in which walks
+    begin (None: all): where the clean and the carried embedding are the same, nothing is carried.
 
     Raises CircuitError for a circuit of no edges of the residual stream.
     """
     if residual < 1:
         raise CircuitError("a random circuit needs at least one edge; ask for more")
     rng = np.random.default_rng(seed)
-    return [_one(places, (residual, attention), rng) for _ in range(n)]
+    begin = np.ones(len(places.spans), bool) if sources is None else sources
+    return [_one(places, (residual, attention), begin, rng) for _ in range(n)]
 
 
-def _one(places: Places, budget: tuple[int, int], rng: np.random.Generator) -> PlacedMask:
+def _one(
+    places: Places,
+    budget: tuple[int, int],
+    sources: Bool[np.ndarray, " spans"],
+    rng: np.random.Generator,
+) -> PlacedMask:
     """The first that has the sizes; of some that have not, the largest."""
     tries = []
     for _ in range(TRIES):
-        tries.append(_Growing(places, *budget, rng).grown())
+        tries.append(_Growing(places, budget, sources, rng).grown())
         if tries[-1].counts() == budget:
             break
     return max(tries, key=lambda mask: sum(mask.counts()))
@@ -45,19 +58,25 @@ class _Growing:
     """A circuit that grows by random walks, within both budgets."""
 
     def __init__(
-        self, places: Places, residual: int, attention: int, rng: np.random.Generator
+        self,
+        places: Places,
+        budget: tuple[int, int],
+        sources: Bool[np.ndarray, " spans"],
+        rng: np.random.Generator,
     ) -> None:
-        self.places, self.rng = places, rng
-        self.budget = residual, attention
+        self.places, self.budget, self.sources, self.rng = places, budget, sources, rng
         self.residual = np.zeros(places.legal.residual.shape, bool)
         self.attention = np.zeros(places.legal.attention.shape, bool)
         self.head = {int(row): number for number, row in enumerate(places.heads)}
 
     def grown(self) -> PlacedMask:
         """The circuit."""
-        patience = PATIENCE
-        while patience and self.residual.sum() < self.budget[0]:
+        patience = float(PATIENCE)
+        while patience > 0 and self.residual.sum() < self.budget[0]:
             path = [*self._walk()]
+            if not self.sources[path[-1][-1]]:
+                patience -= 1 / LOOKS
+                continue
             residual = {at for at in path if len(at) == 3 and not self.residual[at]}
             crossed = {at for at in path if len(at) == 4 and not self.attention[at]}
             fits = self.residual.sum() + len(residual) <= self.budget[0]

@@ -360,7 +360,7 @@ AnyMask: TypeAlias = Mask | PlacedMask
 
 
 def edges_of(mask: AnyMask) -> int:
-    """How many edges a mask keeps: between places, those of the residual stream and of attention."""
+    """How many edges a mask keeps: between places, of the residual stream and of attention."""
     return sum(mask.counts()) if isinstance(mask, PlacedMask) else int(mask.sum())
 
 
