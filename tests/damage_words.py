@@ -112,6 +112,7 @@ LEGAL: Mapping[str, Callable[[Any], bool]] = {
     "text": lambda value: value is None or isinstance(value, str),
     "resume": lambda value: value is None or isinstance(value, str),
     "corrupt": lambda value: isinstance(value, str),
+    "lengths": lambda value: value in ("equal", "any"),
     "operators": _is_texts,
     "rule": lambda value: value is None or isinstance(value, str),
     "fix": lambda value: isinstance(value, bool),

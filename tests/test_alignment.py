@@ -24,6 +24,7 @@ from circuitkit.data.examples import Example
 from circuitkit.engine.inputs import prepare
 from circuitkit.engine.run import run
 from circuitkit.errors import DataError
+from circuitkit.evaluation.pairing import paired_alone
 from circuitkit.workflows.clusters.sharing import features
 
 SAME = 2e-5
@@ -199,10 +200,36 @@ def test_the_ends_and_what_lies_between_are_those_done_by_hand(family: str, padd
             assert distance(found, by_hand.run(batch, there, keep, real=False)) < SAME
 
 
-def test_the_ability_is_measured_on_the_corrupted_texts_themselves() -> None:
+def test_ability_measures_the_corrupted_texts_themselves_and_says_what_the_pairing_does() -> None:
     m, own = model("gpt2"), data()
-    swapped = own.both_ways()[1::2]
-    assert ck.ability(m, own).corrupt == pytest.approx(-ck.ability(m, swapped).clean, abs=1e-5)
+    found, swapped = ck.ability(m, own), ck.ability(m, own.both_ways()[1::2])
+    assert found.corrupt == pytest.approx(-swapped.clean, abs=1e-5)
+    tokens = [partner for one in own.examples for partner in weights(one)[1]]
+    assert found.unpaired == pytest.approx(tokens.count(False) / len(tokens))
+    assert 0.01 < found.pairing < 1
+    assert "; aligned: 18.6% of tokens without a partner, the pairing alone moves" in repr(found)
+    alike = ck.ability(m, replace(dataset(), align="spans"))  # where it does nothing
+    assert alike.unpaired == 0
+    assert alike.pairing < 1e-5
+    assert "unpaired" not in ck.ability(m, dataset()).to_dict()
+    assert list(found.to_frame())[-2:] == ["unpaired", "pairing"]
+
+
+def test_what_the_pairing_alone_does_is_a_jump_of_heads_that_come_alive() -> None:
+    """By hand: each head looks at the gathered keys and values from the clean tokens' places."""
+    m, own = model("llama"), data("left")
+    batch = as_batch(own)
+    (carried,) = counterfactual(m, own)(batch)
+    context, rows = m.start(batch.clean, batch.mask), torch.arange(len(batch))
+    final = carried.final[rows, batch.last].clone()
+    for layer in range(m.wiring.layers):
+        stage = m.wiring.attention(layer)
+        z = m.attend(context, layer, *m.project(layer, carried.reads[stage.index]))
+        change = m.write(layer, None, z - carried.shares[stage.index]).sum(0)
+        final += change[rows, batch.last]
+    found = paired_alone(m, own, batch)
+    corrupt = m.unembed(carried.final[rows, batch.last])
+    assert distance(found - corrupt, m.unembed(final) - corrupt) < 1e-4
 
 
 # -- what is refused -------------------------------------------------------------------------------
@@ -233,7 +260,7 @@ def test_facts_about_subjects_of_any_length_align() -> None:
     m = ck.load("mini")
     task = ck.make_task("facts", m, n=24, lengths="any")
     own = ck.Dataset.of(task, m)
-    assert own.align == own.about["align"] == "subject"
+    assert (own.align, own.about["align"]) == (("subject",), "subject")
     for prompt, one in zip(task, own.examples, strict=True):
         start, stop = prompt.corrupt_spans["subject"]
         assert prompt.corrupt is not None

@@ -74,6 +74,8 @@ WRONG: dict[str, Sequence[Any]] = {
     "corrupt": NO_CHOICE,
     "misfits": NO_CHOICE,
     "answers": NO_CHOICE,
+    "align": [*NO_TEXT, ["subject"]],
+    "lengths": NO_CHOICE,
     "operators": [*NO_CHOICE[:-1], [3], ["plus", "x"], ()],
     "path": [*NO_TEXT, None, "no such file.csv"],
     "metric": [*NO_TEXT, None, ["kl"]],

@@ -754,8 +754,8 @@ def test_the_order_of_make_task_is_shown_where_it_is_wrong(model: Any) -> None:
         make_task("ioi", "gpt2")
     with pytest.raises(UnknownNameError, match="did you mean 'corrupt'"):
         make_task("ioi", model, corupt="names")
-    with pytest.raises(UnknownNameError, match="facts has no settings"):
-        make_task("facts", model, corrupt="names")
+    with pytest.raises(UnknownNameError, match="gendered_pronoun has no settings"):
+        make_task("gendered_pronoun", model, corrupt="names")
 
 
 def test_a_model_without_a_tokenizer_makes_no_task() -> None:

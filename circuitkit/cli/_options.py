@@ -63,8 +63,7 @@ def add_file(p: argparse.ArgumentParser, misfits: bool = True) -> None:
         help="answers of several tokens: they do not fit (default), their first token, or all",
     )  # fmt: skip
     p.add_argument(
-        "--align", type=lambda text: text if "," not in text else text.split(","),
-        metavar="spans|NAME,...",
+        "--align", metavar="spans|NAME,...",
         help="align texts of other lengths by their spans (default: they do not fit)",
     )  # fmt: skip
     if misfits:

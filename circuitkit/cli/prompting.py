@@ -81,7 +81,7 @@ def task_show(options: argparse.Namespace) -> None:
     able = ability(*inputs[:3])
     if options.json:
         print_json({"task": task.name, "model": model.name, **framing(model.tokenizer),
-                    **vars(able),
+                    **able.to_dict(),
                     "prompts": [vars(p) for p in task.prompts]})  # fmt: skip
         return
     print_text(f"{task.name} on {model.name}: {able!r}\n")

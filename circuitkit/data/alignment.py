@@ -56,10 +56,12 @@ class Aligned:
 
 
 def as_align(align: object) -> str | tuple[str, ...] | None:
-    """By what texts are aligned, as a Dataset takes it; raises DataError for something else."""
-    if align is None or (isinstance(align, str) and align):
-        return align
-    names = tuple(align) if isinstance(align, Sequence) else ()
+    """By what texts are aligned, as a Dataset takes it: all spans, or these (in a text with commas
+    between them); raises DataError for something else."""
+    if align is None or align == SPANS:
+        return None if align is None else SPANS
+    given = align.split(",") if isinstance(align, str) else align
+    names = tuple(given) if isinstance(given, Sequence) else ()
     if not names or not all(isinstance(name, str) and name for name in names):
         raise DataError(f"align is {align!r}; give 'spans', or the names of some spans")
     return names

@@ -298,7 +298,7 @@ class Dataset:
             raise DataError(f"answers is {kind!r}; give 'single' or 'sequence'")
         about = {**about, "answers": kind} if kind == "sequence" else about
         by = as_align(about.get("align") if align is None else align)
-        about = {**about, "align": by if isinstance(by, str) else [*by]} if by else about
+        about = {**about, "align": by if isinstance(by, str) else ",".join(by)} if by else about
         framed_words = replace(words, tokenizer=own)
         examples = tuple(tokenise(prompts, framed_words, kind == "sequence", by is not None))
         return cls(examples, batch_size, str(model.device), padding, memory, about, own, by)

@@ -210,7 +210,7 @@ def check_prompts(
     *,
     columns: Mapping[str, str] | None = None,
     answers: str = "single",
-    align: str | Sequence[str] | None = None,
+    align: str | None = None,
 ) -> PromptCheck:
     """All rows of a file that do not fit a model's tokenizer, and what looks like a mistake.
 
@@ -228,7 +228,7 @@ def check_prompts(
         answers: What answers of several tokens are: misfits (``single``), their ``first`` token, or
             the whole ``sequence``.
         align: By what clean and corrupted texts of different lengths are aligned (``spans``, or the
-            names of some); without it they are misfits.
+            names of some, with commas between them); without it they are misfits.
 
     Raises:
         DataError: if the file cannot be read as a whole, or the model has no tokenizer.

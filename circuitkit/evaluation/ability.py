@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from math import isnan, nan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,7 @@ from circuitkit.engine.model import Model
 from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer, record
 from circuitkit.errors import EvaluationError
+from circuitkit.evaluation.pairing import paired_alone, unpaired
 from circuitkit.evaluation.results import TableResult
 from circuitkit.metrics.answers import accuracy
 from circuitkit.registry import name_of
@@ -37,7 +38,10 @@ class Ability(TableResult):
     """How well the model does a task: accuracy, and the metric on clean and corrupted prompts.
 
     ``accuracy`` is a share of the examples; ``clean`` and ``corrupt`` are means in metric units.
-    ``corrupt`` is nan, not known, where an example has no corrupted text.
+    ``corrupt`` is nan, not known, where an example has no corrupted text. Of texts that are aligned
+    by spans ``unpaired`` is the share of tokens without a partner, and ``pairing`` what the pairing
+    alone moves the metric by, as a share of ``clean`` less ``corrupt``: heads are computed at clean
+    positions from what is carried, which is not what they carry. Both are nan for other texts.
     """
 
     accuracy: float
@@ -45,6 +49,8 @@ class Ability(TableResult):
     corrupt: float
     metric: str
     examples: int
+    unpaired: float = nan
+    pairing: float = nan
 
     def require(self, task: str) -> None:
         """Raise EvaluationError where the model does it too seldom (accuracy under 0.75, as in
@@ -60,13 +66,18 @@ class Ability(TableResult):
 
     def to_dict(self) -> dict[str, Json]:
         """All numbers, for machines; what is not known is None."""
-        found: dict[str, Json] = nan_to_none(asdict(self))
+        found: dict[str, Json] = nan_to_none(self._fields())
         return found
+
+    def _fields(self) -> dict[str, Any]:
+        """All fields; those of aligned texts just where texts are aligned."""
+        aligned = ("unpaired", "pairing")
+        return {k: v for k, v in asdict(self).items() if k not in aligned or not isnan(v)}
 
     def to_frame(self) -> pandas.DataFrame:
         """One row: ``accuracy`` (a share), ``clean`` and ``corrupt`` (the metric's means),
         ``metric``, ``examples`` (how many); nan is not known."""
-        return to_frame([asdict(self)])
+        return to_frame([self._fields()])
 
     def __str__(self) -> str:
         return f"accuracy {self.accuracy:.1%} of {self.examples} examples"
@@ -75,6 +86,16 @@ class Ability(TableResult):
         return (
             f"accuracy {self.accuracy:.1%}, {self.metric} {self.clean:.3f} on clean and "
             f"{_spelt(self.corrupt, '.3f')} on corrupted prompts ({self.examples} examples)"
+            + self._aligned()
+        )
+
+    def _aligned(self) -> str:
+        """What is said of aligned texts."""
+        if isnan(self.unpaired):
+            return ""
+        return (
+            f"; aligned: {self.unpaired:.1%} of tokens without a partner, the pairing alone moves "
+            f"the metric by {_spelt(self.pairing, '.1%')} of the gap"
         )
 
 
@@ -110,12 +131,19 @@ def ability(model: Model, data: Data, metric: MetricLike | None = None) -> Abili
         if paired:
             corrupt = _corrupt_logits(model, batch)
             values.append(check_metric(measure, corrupt, clean, batch))
+        if paired and data.align is not None:
+            moved = check_metric(measure, paired_alone(model, data, batch), clean, batch)
+            values.append((moved - values[-1]).abs())
         return {"values": torch.stack([exact(x) for x in values]).cpu().numpy()}
 
     rows = [torch.from_numpy(own["values"]) for own in by_batch(data, "accuracy", block)]
     correct, on_clean, *rest = torch.cat(rows, dim=1).mean(1).tolist()
     on_corrupt = rest[0] if paired else nan
-    return Ability(correct, on_clean, on_corrupt, name_of(measure), len(data))
+    alone: tuple[float, ...] = ()
+    if data.align is not None:
+        gap = abs(on_clean - on_corrupt) if paired else 0.0
+        alone = unpaired(data), rest[1] / gap if gap else nan
+    return Ability(correct, on_clean, on_corrupt, name_of(measure), len(data), *alone)
 
 
 @torch.no_grad()

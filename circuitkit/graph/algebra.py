@@ -24,8 +24,8 @@ CONSENSUS = "consensus"
 SIGNS = {UNION: "|", INTERSECTION: "&", DIFFERENCE: "-", CONSENSUS: ""}
 Edges: TypeAlias = Mapping[tuple[str, str], Mapping[str, Json]]  # what is said of each edge
 
-_SHARED = ("model", "weights", "task", "answers", "metric", "corruption", "seed", "experts", "bos",
-           "chat")  # fmt: skip
+_SHARED = ("model", "weights", "task", "answers", "align", "metric", "corruption", "seed",
+           "experts", "bos", "chat")  # fmt: skip
 _OF_PARTS = ("reference", "model", "weights", "task", "metric", "corruption", "method", "seed")
 _LISTED = {"model": "on", "metric": "metric", "corruption": "corruption", "seed": "seed",
            "weights": "weights", "digest": "digest"}  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +29,7 @@ def from_file(
     columns: Mapping[str, str] | None = None,
     misfits: Literal["refuse", "drop"] = "refuse",
     answers: Literal["single", "first", "sequence"] = "single",
-    align: str | Sequence[str] | None = None,
+    align: str | None = None,
 ) -> Task:
     """Your own prompts, from a file with the columns clean, corrupt, correct and wrong.
 
@@ -63,7 +63,7 @@ def from_file(
         answers: What an answer of several tokens is: a misfit (``single``), its ``first`` token, or
             the whole ``sequence``: metrics are then of the log probability of all its tokens.
         align: By what clean and corrupted texts of different lengths are aligned: all ``spans``
-            that they name, or some (a name, or several); without it they are misfits.
+            that they name, or some (names with commas between); without it they are misfits.
 
     Returns:
         A ``Task`` named after the file.
@@ -93,7 +93,7 @@ def from_file(
         "misfits": misfits,
         "answers": answers,
         **({"columns": dict(columns)} if columns else {}),
-        **({"align": align if isinstance(align, str) else [*align]} if align else {}),
+        **({"align": align} if align else {}),
     }
     usual = {"misfits": "refuse", "answers": "single"}
     own = {key: value for key, value in chosen.items() if value != usual.get(key)}

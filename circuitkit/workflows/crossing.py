@@ -34,7 +34,7 @@ from circuitkit.workflows.results import Discovery
 __all__ = ["cross"]
 
 SEED = 0  # of random circuits
-_FRAME = ("task", "metric", "corruption", "answers", "bos", "chat")  # what makes a column
+_FRAME = ("task", "metric", "corruption", "answers", "align", "bos", "chat")  # what makes a column
 
 
 class _Column(NamedTuple):
