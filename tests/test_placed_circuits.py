@@ -14,7 +14,9 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 
+import circuitkit
 from circuitkit.errors import CircuitError, CircuitkitError, NodeNameError, ScoresError
 from circuitkit.formats.interchange.acdc import write_acdc
 from circuitkit.formats.interchange.autocircuit import write_autocircuit
@@ -23,6 +25,7 @@ from circuitkit.formats.interchange.mib import write_mib
 from circuitkit.graph.algebra import is_made
 from circuitkit.graph.circuit import (
     Circuit,
+    build,
     build_placed,
     edges,
     from_json,
@@ -30,11 +33,12 @@ from circuitkit.graph.circuit import (
     to_json,
     wiring_of,
 )
-from circuitkit.graph.compare import agreement, compare
+from circuitkit.graph.compare import PlacedComparison, agreement, compare
 from circuitkit.graph.consensus import consensus
 from circuitkit.graph.nodes import Node, edge_name, parse_edge
 from circuitkit.graph.placed_scores import PlacedScores
 from circuitkit.graph.places import PlacedMask, Places
+from circuitkit.graph.published import named
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import lookup
 
@@ -281,6 +285,68 @@ def test_what_takes_no_places_says_so_in_one_sentence(circuit: Circuit, name: st
 def test_a_circuit_without_places_has_no_mask_of_places(circuit: Circuit) -> None:
     with pytest.raises(CircuitError, match="has no places"):
         circuit.collapse().placed_mask()
+
+
+# -- comparison -----------------------------------------------------------------------------------
+def test_two_circuits_between_places_are_compared_by_places_and_kinds() -> None:
+    scores = scores_on(WIRINGS["grouped"])
+    small, large = scores.top(20), scores.top(40)
+    found = compare(small, large)
+    assert isinstance(found, PlacedComparison)
+    for table, kind in (("residual", found.residual), ("attention", found.attention)):
+        one, other = (getattr(c.placed_mask(), table) for c in (small, large))
+        assert kind is not None
+        assert (kind.left, kind.right, kind.both) == (one.sum(), other.sum(), (one & other).sum())
+    of = scores.places.n_edges
+    assert found.residual is not None
+    assert found.attention is not None
+    assert (found.residual.universe, found.attention.universe) == of
+    assert found.edges.both == found.residual.both + found.attention.both
+    assert found.places.both == found.places.left
+    assert 0 < found.random < 1
+    assert (found.spearman, found.flipped) == (pytest.approx(1), 0)
+    assert [*found.to_frame()["what"]] == ["nodes", "places", "residual edges", "attention edges"]
+    assert "attention edges" in repr(found)
+    assert found.to_dict()["random_jaccard"] == found.random
+    assert found.to_dict()["places"] == found.places.to_dict()
+    schema = Path(circuitkit.__path__[0]) / "assets" / "schemas" / "compare.json"
+    valid = Draft202012Validator(json.loads(schema.read_text(encoding="utf-8")))
+    assert not [*valid.iter_errors(found.to_dict())]
+    assert compare(large, large).edges.jaccard == 1
+
+
+def test_a_published_circuit_is_met_at_its_places() -> None:
+    scores = scores_on(WIRINGS["bare"])
+    ours = scores.top(12)
+    heads = [name for name in ours if Node(name).is_head]
+    first = Node(heads[0])
+    theirs = build(WIRINGS["bare"], {}, unweighted=True)
+    theirs.add_node(str(first.plain), role="mover", positions=[first.span, "elsewhere"])
+    other = next(w for w in WIRINGS["bare"].writers[1:] if not any(h.startswith(w) for h in heads))
+    theirs.add_node(str(other), role="inhibition", positions=["end"])
+    found = compare(ours, theirs)
+    assert isinstance(found, PlacedComparison)
+    assert found.roles == {
+        f"mover at {first.span}": (1, 1), "mover at elsewhere": (0, 1), "inhibition at end": (0, 1)
+    }  # fmt: skip
+    assert (found.places.left, found.places.right, found.places.both) == (len(heads), 3, 1)
+    assert found.of_edges is None
+    assert compare(theirs, ours).places.both == 1  # type: ignore[attr-defined]
+    with pytest.raises(CircuitError, match="different models"):
+        compare(ours, "ioi:wang2022")
+
+
+def test_spans_lie_beside_those_of_a_paper(circuit: Circuit) -> None:
+    frame = circuit.by_span()
+    assert [*frame["span"]] == [*SPANS]
+    residual, attention = circuit.placed_mask().counts()
+    assert frame.filter(like="into ").sum().sum() == residual
+    assert (frame["attention within"] + frame["attention from"]).sum() == attention
+    assert frame["attention from"].sum() == frame["attention to"].sum()
+    published = named("ioi:wang2022").circuit.by_span()
+    assert published[["span", "heads"]].to_numpy().tolist() == [["S1+1", 2], ["S2", 7], ["end", 17]]
+    with pytest.raises(CircuitError, match=r"circuit\.collapse\(\)"):
+        circuit.collapse().by_span()
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ from circuitkit.registry import folder_of, lookup, names, unknown
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json, plain
 from circuitkit.util.reading import parse_json, read_json
+from circuitkit.util.tables import to_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -100,6 +101,7 @@ _FOREIGN = (
     (f"{_THEIRS}.acdc:is_acdc", f"{_THEIRS}.acdc:read_acdc"),
 )
 _FRAMED = "circuitkit.viz.viewer.page:framed"
+_BY_SPAN = "circuitkit.graph.by_place:by_span"
 _SAVES, _DRAWS = "formats", "viz/pictures"  # the folders of what saves and of what draws
 _OTHER = {
     _SAVES: "would be a picture, which may leave edges out; draw it with circuit.draw",
@@ -232,6 +234,24 @@ class Circuit(Graph):  # type: ignore[misc, unused-ignore]
                 [edge[:2][end].span for edge in found] for end in (0, 1)
             )
         return frame
+
+    def by_span(self) -> pandas.DataFrame:
+        """Which spans of the prompt the circuit uses, and how: a pandas table, one row a span.
+
+        Columns: ``span``, ``heads`` and ``mlps`` (how many write there), ``roles`` (each with how
+        many have it). A circuit between places also has how many edges lead ``into q``, ``k``,
+        ``v``, ``MLPs`` and ``logits`` there, and how many of attention's stay within the span, come
+        ``from`` others and go ``to`` others. A published circuit says where its components write,
+        so that the two tables stand side by side, whatever models they are of. Raises CircuitError
+        for a circuit that says of no component where it writes.
+
+        Example:
+            >>> frame = ck.references.ioi.wang2022().circuit.by_span()
+            >>> frame[["span", "heads"]].values.tolist()
+            [['S1+1', 2], ['S2', 7], ['end', 17]]
+        """
+        rows: list[dict[str, Json]] = lookup("formats", _BY_SPAN)(self)
+        return to_frame(rows)
 
     # -- files ---------------------------------------------------------------------------------
     @classmethod

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from math import isnan, nan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph import circuit as circuits
+from circuitkit.graph.by_place import expected_places, held_places, roles_at
 from circuitkit.graph.chance import Chance, chance
 from circuitkit.graph.digests import WeightsWarning
 from circuitkit.graph.nodes import Node
+from circuitkit.graph.places import Places
 from circuitkit.graph.published import CircuitLike, opened
 from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
@@ -32,10 +34,13 @@ __all__ = [
     "Agreement",
     "Comparison",
     "Overlap",
+    "PlacedComparison",
     "agreement",
     "compare",
 ]
 
+
+_Edges: TypeAlias = tuple[Int[np.ndarray, " edges"], Float[np.ndarray, " edges"]]
 
 _MOST = 20  # pairs that are printed
 _ONE_SIZE = 0.1  # the share by which circuits of one size may differ in it
@@ -211,6 +216,55 @@ def _as_text(**overlaps: Overlap) -> str:
     return as_text(rows, formats=counts | shares)
 
 
+@dataclass(frozen=True)
+class PlacedComparison(Comparison):
+    """The overlap of two circuits of which one at least is between places in the prompt.
+
+    ``places`` is the overlap of where components write (``a9.h9@end``), and ``random`` the mean
+    Jaccard index of the places of random circuits that hang together, with as many edges of both
+    kinds as the left circuit (or as the right one, if only that is between places). ``roles`` count
+    places, by role and span. ``residual`` and ``attention`` are the overlaps of the two kinds of
+    edge, and ``edges`` that of both; they are None where only one of the circuits has places.
+    """
+
+    places: Overlap = Overlap(0, 0, 0, 0)
+    residual: Overlap | None = None
+    attention: Overlap | None = None
+    random: float = nan
+
+    def _overlaps(self) -> dict[str, Overlap]:
+        found = {"nodes": self.nodes, "places": self.places, "residual edges": self.residual,
+                 "attention edges": self.attention}  # fmt: skip
+        return {name: own for name, own in found.items() if own is not None}
+
+    def to_dict(self) -> dict[str, Json]:
+        """All numbers, for machines; what is undefined is None."""
+        kinds = {"residual": self.residual, "attention": self.attention}
+        own: dict[str, Json] = {
+            kind: overlap.to_dict() for kind, overlap in kinds.items() if overlap is not None
+        }
+        own |= {"places": self.places.to_dict(), "random_jaccard": nan_to_none(self.random)}
+        return {**super().to_dict(), **own}
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A row for nodes, one for places, and one for each kind of edge: ``what``, then the
+        columns of ``Overlap.to_frame``."""
+        rows = self._overlaps().items()
+        return to_frame([{"what": name, **own.to_dict()} for name, own in rows])
+
+    def __str__(self) -> str:
+        kinds = [f"{name}: {own}" for name, own in self._overlaps().items() if "edges" in name]
+        return "; ".join([*kinds, f"places: {self.places}", f"nodes: {self.nodes}"])
+
+    def __repr__(self) -> str:
+        lines = [
+            _as_text(**self._overlaps()),
+            f"places of random circuits of this size: Jaccard {self.random:.3f}",
+        ]
+        lines += [f"only places are compared: {self.note}"] * bool(self.note)
+        return "\n".join(filter(None, (*lines, self.table())))
+
+
 def compare(left: CircuitLike, right: CircuitLike) -> Comparison:
     """Compare two circuits of one model: which components and edges they share, beside chance.
 
@@ -220,6 +274,10 @@ def compare(left: CircuitLike, right: CircuitLike) -> Comparison:
     those that it lists, it does not speak of MLPs, and heads alone are compared. Warns where both
     say with which weights they were found, and these are others. Where a circuit says how far those
     of other samples of its prompts overlap, the two are said to differ only if they overlap less.
+
+    Of circuits between places in the prompt, also where components write is compared, and the two
+    kinds of edge apart; beside a published circuit that says where its components write
+    (``ioi:wang2022``) these places are, by role (``PlacedComparison``).
 
     Raises CircuitError where the wirings differ or a file is broken, UnknownNameError for a name
     that no circuit has.
@@ -232,27 +290,115 @@ def compare(left: CircuitLike, right: CircuitLike) -> Comparison:
         (3, 3)
     """
     one, other = opened(left), opened(right)
+    if circuits.is_placed(one) or circuits.is_placed(other):
+        return _compare_placed(one, other)
     wiring = circuits.shared_wiring([one, other], "compare")
     _notice_weights(one, other)
     nodes, roles, note = _members(wiring, one, other)
     if note:
         return Comparison(nodes, None, nan, nan, 0, roles, note)
-    (a, wa), (b, wb) = _placed(one, wiring), _placed(other, wiring)
-    shared, at_a, at_b = np.intersect1d(a, b, assume_unique=True, return_indices=True)
+    left_edges, right_edges = _placed(one, wiring), _placed(other, wiring)
+    return Comparison(
+        nodes=nodes,
+        of_edges=_overlap_of(left_edges[0], right_edges[0], wiring.n_edges),
+        roles=roles,
+        floors=(_floor(one), _floor(other)),
+        **_weights(one, other, left_edges, right_edges),
+    )
+
+
+def _overlap_of(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " n"], universe: int) -> Overlap:
+    return Overlap(len(a), len(b), len(np.intersect1d(a, b, assume_unique=True)), universe)
+
+
+def _weights(one: Graph, other: Graph, left: _Edges, right: _Edges) -> dict[str, Any]:
+    """How the weights of two circuits agree."""
+    (a, wa), (b, wb) = left, right
+    _, at_a, at_b = np.intersect1d(a, b, assume_unique=True, return_indices=True)
     either = np.union1d(a, b)
     both = [np.zeros(len(either)), np.zeros(len(either))]
     for table, places, weights in zip(both, (a, b), (wa, wb), strict=True):
         table[np.searchsorted(either, places)] = np.abs(weights)
-    unweighted = any(circuit.graph.get("unweighted") for circuit in (one, other))
-    return Comparison(
-        nodes=nodes,
-        of_edges=Overlap(len(a), len(b), len(shared), wiring.n_edges),
-        weighted=nan if unweighted else _ruzicka(*both),
-        spearman=nan if unweighted else spearman(wa[at_a], wb[at_b]),
-        flipped=0 if unweighted else int((wa[at_a] * wb[at_b] < 0).sum()),
-        roles=roles,
-        floors=(_floor(one), _floor(other)),
-    )
+    if any(circuit.graph.get("unweighted") for circuit in (one, other)):
+        return {"weighted": nan, "spearman": nan, "flipped": 0}
+    return {
+        "weighted": _ruzicka(*both),
+        "spearman": spearman(wa[at_a], wb[at_b]),
+        "flipped": int((wa[at_a] * wb[at_b] < 0).sum()),
+    }
+
+
+def _compare_placed(one: Graph, other: Graph) -> PlacedComparison:
+    """The same of circuits of which one at least is between places."""
+    pair = one, other
+    wirings = [circuits.any_wiring(circuit) for circuit in pair]
+    if wirings[0] != wirings[1]:
+        raise CircuitError(
+            f"the circuits belong to different models ({wirings[0]}; {wirings[1]}); compare "
+            "circuits of one model, or see where each has its components: circuit.by_span()"
+        )
+    _notice_weights(one, other)
+    wiring, parts = wirings[0], [circuits.components(circuit) for circuit in pair]
+    listing = [c for c, found in zip(pair, parts, strict=True)
+               if not circuits.is_placed(c) and not any(Node(n).is_mlp for n in found)]  # fmt: skip
+    spoken = {str(w) for w in wiring.writers[1:] if w.is_head or not listing}
+    left, right = ({p for p in held_places(circuit) if p[0] in spoken} for circuit in pair)
+    spans = {span for circuit in pair for span in _spans(circuit)} | {s for _, s in left | right}
+    placed, fixed = (one, right) if circuits.is_placed(one) else (other, left)
+    held: dict[str, list[bool]] = {}
+    for place, role in roles_at(other).items():
+        held.setdefault(f"{role} at {place[1]}", []).append(place in left)
+    names = [found & spoken for found in parts]
+    nodes = Overlap(len(names[0]), len(names[1]), len(names[0] & names[1]), len(spoken))
+    common: dict[str, Any] = {
+        "nodes": nodes,
+        "places": Overlap(len(left), len(right), len(left & right), len(spoken) * len(spans)),
+        "random": expected_places(placed, fixed, spoken),
+        "roles": {role: (sum(found), len(found)) for role, found in held.items()},
+        "floors": (_floor(one), _floor(other)),
+    }
+    if not all(map(circuits.is_placed, pair)):
+        note = "one of the circuits has edges without places" + ", and no MLPs" * bool(listing)
+        return PlacedComparison(
+            of_edges=None, weighted=nan, spearman=nan, flipped=0, note=note, **common
+        )
+    return PlacedComparison(**common, **_edges_between(one, other))
+
+
+def _spans(circuit: Graph) -> tuple[str, ...]:
+    return circuits.places_of(circuit).spans if circuits.is_placed(circuit) else ()
+
+
+def _edges_between(one: Graph, other: Graph) -> dict[str, Any]:
+    """The overlaps of both kinds of edge between places, and how the weights agree."""
+    places = circuits.places_of(one)
+    if places != circuits.places_of(other):
+        raise CircuitError(
+            "the circuits are between places of different spans; compare circuits of the same "
+            "prompts, or circuit.collapse() of both"
+        )
+    a, b = _between(one, places), _between(other, places)
+    first = int(np.prod(places.shape))  # below are those of the residual stream
+    kinds = {}
+    for kind, n, upper in (("residual", places.n_edges[0], False),
+                           ("attention", places.n_edges[1], True)):  # fmt: skip
+        left, right = (found[(found >= first) == upper] for found in (a[0], b[0]))
+        kinds[kind] = _overlap_of(left, right, n)
+    whole = _overlap_of(a[0], b[0], sum(places.n_edges))
+    return {**kinds, "of_edges": whole, **_weights(one, other, a, b)}
+
+
+def _between(circuit: Graph, places: Places) -> _Edges:
+    """Where the edges are in the two tables, one after the other, and their weights."""
+    n = len(places.spans)
+    shapes = {3: places.shape, 4: (len(places.heads), 2, n, n)}
+    found = {}
+    for writer, reader, weight in circuits.edges(circuit):
+        index = places.index(writer, reader)
+        flat = int(np.ravel_multi_index(index, shapes[len(index)]))
+        found[flat + (len(index) == 4) * int(np.prod(places.shape))] = weight
+    at = np.array(sorted(found), dtype=np.int64)
+    return at, np.array([found[int(place)] for place in at], dtype=float)
 
 
 def _floor(circuit: Graph) -> float:
@@ -455,9 +601,7 @@ def _beyond(shared: float, by_chance: float, size: float) -> float:
     return (shared - by_chance) / (size - by_chance) if size - by_chance > 1e-9 * size else nan
 
 
-def _placed(
-    circuit: Graph, wiring: Wiring
-) -> tuple[Int[np.ndarray, " edges"], Float[np.ndarray, " edges"]]:
+def _placed(circuit: Graph, wiring: Wiring) -> _Edges:
     """Where the circuit's edges are in the table of writers and readers, in order, and their
     weights: such a table itself would be large for a file that only claims a large model."""
     width = wiring.shape[1]
