@@ -21,6 +21,7 @@ from circuitkit.engine.placed_dense import placed_residual
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import run, runs
 from circuitkit.errors import CircuitError
+from circuitkit.graph.placed_scores import PlacedScores
 from circuitkit.graph.places import PlacedMask, Places
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
@@ -242,3 +243,34 @@ def test_a_mask_of_another_model_is_refused() -> None:
     other = replace(where, wiring=Wiring(2, 4, 4))
     with pytest.raises(CircuitError, match="places of a model of 2 layers"):
         run(*parts, other.legal)
+
+
+def test_a_circuit_between_places_runs_as_its_mask() -> None:
+    m, data = model("gpt2"), prompts()
+    where = places(data, m.wiring)
+    legal, rng = where.legal, np.random.default_rng(0)
+    scores = PlacedScores(where, *(rng.standard_normal(t.shape) for t in (
+        legal.residual, legal.attention
+    )))  # fmt: skip
+    circuit = scores.top(40)
+    found = ck.run(m, circuit, data, "counterfactual")
+    assert torch.equal(found, ck.run(m, scores.best(40), data, "counterfactual"))
+    with pytest.raises(CircuitError, match="the model has"):
+        ck.run(model("llama"), circuit, data, "counterfactual")
+
+
+@pytest.mark.parametrize("name", ["evaluate", "random_masks", "node_level", "patch_edges"])
+def test_what_takes_no_places_refuses_circuits_between_them(name: str) -> None:
+    m, data = model("gpt2"), prompts()
+    where = places(data, m.wiring)
+    legal = where.legal
+    tables = [np.ones(t.shape) for t in (legal.residual, legal.attention)]
+    circuit = PlacedScores(where, *tables).top(40)
+    refused: dict[str, Any] = {
+        "evaluate": lambda: ck.evaluate(m, circuit, data),
+        "random_masks": lambda: ck.random_masks(circuit),
+        "node_level": lambda: ck.node_level(circuit),
+        "patch_edges": lambda: ck.patch_edges(m, circuit, data, "logit_diff", "counterfactual"),
+    }
+    with pytest.raises(CircuitError, match=r"circuit\.collapse\(\)"):
+        refused[name]()

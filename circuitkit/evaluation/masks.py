@@ -15,6 +15,7 @@ from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError, ScoresError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
+from circuitkit.graph.places import PlacedMask
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.walks import drawn_masks
@@ -29,6 +30,7 @@ __all__ = [
     "as_graph",
     "as_mask",
     "as_masks",
+    "as_places",
     "as_scores",
     "dense",
     "drawn_beside",
@@ -141,6 +143,22 @@ def as_mask(circuit: CircuitLike, wiring: Wiring) -> Mask:
         )
     found: Mask = circuits.mask(graph)
     return found
+
+
+def as_places(circuit: object, wiring: Wiring) -> PlacedMask | None:
+    """The mask of a circuit between places; None for every other circuit. Raises CircuitError where
+    it is one of another model."""
+    graph = circuit if isinstance(circuit, nx.DiGraph) else getattr(circuit, "circuit", None)
+    if graph is None or not circuits.is_placed(graph):
+        return None
+    found: Graph = graph
+    mask = circuits.placed_mask(found)
+    if mask.places.wiring != wiring:
+        raise CircuitError(
+            f"the circuit belongs to {_described(mask.places.wiring)}, and the model has "
+            f"{_described(wiring, '')}; give a circuit of this model"
+        )
+    return mask
 
 
 def require_shape(mask: np.ndarray | Tensor, wiring: Wiring) -> None:

@@ -24,7 +24,7 @@ from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import Keep, runs
 from circuitkit.errors import CircuitError, MetricError
-from circuitkit.evaluation.masks import CircuitLike, as_mask, dense, require_shape
+from circuitkit.evaluation.masks import CircuitLike, as_mask, as_places, dense, require_shape
 from circuitkit.graph.places import PlacedMask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of
@@ -46,9 +46,9 @@ def run(
     corruption's draws; one circuit gives the first axis the length 1. A circuit is a graph, a
     Discovery, a mask of bool, or a tensor of weights from 0 (the edge carries the corruption) to 1
     (it is live), over the model's writers and readers; or a tensor of masks or weights [examples,
-    writers, readers], one for each example of a Dataset; or a PlacedMask over the edges between
-    places, of the spans of these prompts. A tensor that requires a gradient carries one. A task's
-    name or a Task means prompts that the circuits' discovery did not see.
+    writers, readers], one for each example of a Dataset; or a circuit between places of these
+    prompts, or a PlacedMask over the edges between them. A tensor that requires a gradient carries
+    one. A task's name or a Task means prompts that the circuits' discovery did not see.
 
     Raises ArgumentError for an argument in the wrong place, and CircuitError where a circuit does
     not fit the model.
@@ -161,6 +161,8 @@ def _keep(circuit: CircuitLike | PlacedMask, wiring: Wiring) -> Keep:
     """A circuit as a mask, or as weights, which are finite."""
     if isinstance(circuit, PlacedMask):
         return circuit
+    if (placed := as_places(circuit, wiring)) is not None:
+        return placed
     if isinstance(circuit, np.ndarray) and (circuit.dtype.kind == "f" or circuit.ndim == 3):
         circuit = torch.from_numpy(circuit)
     if isinstance(circuit, Tensor) and circuit.ndim == 3:
