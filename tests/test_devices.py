@@ -23,6 +23,7 @@ from circuitkit.data.batches import Dataset
 from circuitkit.data.places import places
 from circuitkit.engine import memory
 from circuitkit.engine.devices import devices, moved
+from circuitkit.engine.inputs import as_data
 from circuitkit.engine.record import record
 from circuitkit.engine.resolution import path_resolved
 from circuitkit.engine.run import runs
@@ -168,6 +169,18 @@ def test_layers_on_several_devices_give_what_they_give_on_one(family: str, name:
     found = np.asarray(found, float)
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-5 * np.nanmax(np.abs(expected)),
                                   nan_ok=True)  # fmt: skip
+
+
+def test_a_dataset_is_put_where_the_model_is() -> None:
+    """That of a compiled program, or of a model on another device, names its own."""
+    one, apart = models("llama")
+    with Devices():
+        own = prompts(apart)
+        expected = ck.discovery.eap(apart, own, *COUNTERFACTUAL)
+        found = ck.discovery.eap(apart, prompts(one), *COUNTERFACTUAL)
+    assert own.device != prompts(one).device
+    assert np.array_equal(found.values, expected.values)
+    assert as_data(one, prompts(one)) == prompts(one)
 
 
 def test_what_belongs_to_a_layer_is_where_it_computes() -> None:
@@ -330,6 +343,20 @@ def test_the_device_with_the_least_room_bounds_the_work(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[str(device)], 2**40))
     with Devices():
         assert memory.room_of(models("llama")[1]) == memory.SPARE * 2**30
+
+
+@pytest.mark.parametrize("size", [1e6, 1e9])
+def test_what_a_gpu_multiplies_with_is_part_of_the_memory_that_is_given(
+    size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its libraries take theirs beside the tensors, at the first product and in each."""
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 50)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
+    gpu = torch.device(GPUS[0])
+    given = 50 + memory.takes(gpu, size)
+    assert given >= 50 + size / memory.SPARE + 3 * 32 * 2**20
+    assert memory.room(gpu, int(given)) == pytest.approx(size, rel=1e-6)
+    assert memory.room(gpu, 60 * 2**20) < 0
 
 
 def test_tensors_are_counted_device_by_device() -> None:

@@ -223,19 +223,18 @@ def wide() -> Transformer:
     return from_module(GPT2LMHeadModel(config).to(GPU), name="wide")
 
 
-@pytest.mark.parametrize("more", [30, 100, 400])
+@pytest.mark.parametrize("more", [60, 150, 400])
 @pytest.mark.parametrize("job", ["eap_ig", "exact", "curve"])
 def test_the_memory_that_is_given_is_kept(job: str, more: int) -> None:
     m, device = wide(), torch.device(GPU)
     data = Dataset(examples((24,) * 96), 96, GPU)
     scores = ck.discovery.random(m, data)
-    ck.discovery.eap(m, there(dataset()), "logit_diff", "counterfactual")  # cuBLAS takes its own
     given = held(device) + more * 2**20
     torch.cuda.reset_peak_memory_stats(device)
     try:
         cut = prepare(m, data, memory=given).data
     except BudgetError:
-        assert more == 30
+        assert more == 60  # less than cuBLAS may take
         return
     if job == "eap_ig":
         ck.discovery.eap_ig(m, cut)
@@ -294,12 +293,15 @@ def takes_device(arguments: list[str]) -> bool:
 COMMANDS = {f"{i}-{name}": arguments for i, (name, arguments) in enumerate(CASES)
             if takes_device(arguments) and "--plan" not in arguments}  # fmt: skip
 COMMANDS |= {f"discover-{key}": ["discover", "ioi", *more] for key, more in MORE.items()}
-TIMES = ("seconds", "took", "device", "output", "folder", "files", "memory")
+TIMES = ("seconds", "took", "device", "output", "folder", "files", "memory", "mebibytes")
 
 
 def numbers(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """What a command says, leaf by leaf, without times and places."""
+    """What a command says, leaf by leaf, without times and places, nor that ``replay`` names the
+    device as what differs."""
     if isinstance(value, dict):
+        if value.get("quantity") == "device":
+            return
         for key, one in value.items():
             if not any(word in key for word in TIMES):
                 yield from numbers(one, f"{place}.{key}")

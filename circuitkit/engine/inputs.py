@@ -239,18 +239,19 @@ def as_data(
 ) -> Dataset:
     """The data as a Dataset.
 
-    A Dataset is used as it is. A Task, a task's name (``"ioi"``) or a file gives prompts that the
-    discovery of the ``circuit`` (or of any of several) did not see: of a Task all of them, else up
-    to ``examples``, drawn with the circuit's seed; without a number all that a file has, and 64 of
-    a task that is called by its name. They begin with BOS, and are put into the chat template, as
-    the model was loaded, else as the circuit was found. Raises ArgumentError for what is none of
-    these, and DataError where the circuit has seen every prompt. Warns where the circuit was found
-    with other weights than the model's.
+    A Dataset is used as it is, on the model's device. A Task, a task's name (``"ioi"``) or a file
+    gives prompts that the discovery of the ``circuit`` (or of any of several) did not see: of a
+    Task all of them, else up to ``examples``, drawn with the circuit's seed; without a number all
+    that a file has, and 64 of a task that is called by its name. They begin with BOS, and are put
+    into the chat template, as the model was loaded, else as the circuit was found. Raises
+    ArgumentError for what is none of these, and DataError where the circuit has seen every prompt.
+    Warns where the circuit was found with other weights than the model's.
     """
     for about in _abouts(circuit):
         notice_others(model, about)
     if isinstance(data, Dataset):
-        return data
+        here = str(model.device)
+        return data if data.device == here else replace(data, device=here)
     model = as_found(model, circuit)
     if isinstance(data, str | os.PathLike):
         name, known = os.fspath(data), _seen(model, circuit)

@@ -33,6 +33,9 @@ SPARE = 0.7  # of the room: the allocator keeps some of what is freed, and other
 KEPT = 0.3
 LARGE, PIECES = 0.85, 200 * 2**20
 ASIDE = 24 * 2**20  # for what is imported on the way and what libraries hold
+# Of a GPU: cuBLAS takes up to 32 MiB for the thread of the forward, for that of the backward, and
+# once more while it multiplies, which no tensor shows.
+WORKSPACES = 96 * 2**20
 SMALL = (2, 4)  # the pieces from which the whole is foreseen
 
 
@@ -99,7 +102,9 @@ def room(device: torch.device, memory: int | None = None) -> float:
     if memory is None:
         return SPARE * free
     left = memory - held(device)
-    return min(SPARE * free, SPARE * left if device.type == "cuda" else _of_tensors(left - ASIDE))
+    if device.type == "cuda":
+        return SPARE * min(free, left - WORKSPACES)
+    return min(SPARE * free, _of_tensors(left - ASIDE))
 
 
 def _of_tensors(size: float) -> float:
@@ -117,7 +122,7 @@ def held(device: torch.device) -> int:
 def takes(device: torch.device, size: float) -> float:
     """What the process takes where tensors take so many bytes."""
     if device.type == "cuda":
-        return size / SPARE
+        return size / SPARE + WORKSPACES
     return min(size / KEPT, size / LARGE + PIECES) + ASIDE
 
 
