@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with the tables below
     from circuitkit import corruptions as corruptions
     from circuitkit import discovery as discovery
+    from circuitkit import features as features
     from circuitkit import formats as formats
     from circuitkit import metrics as metrics
     from circuitkit import references as references
@@ -99,6 +100,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.workflows.clusters.running import clusters as clusters
     from circuitkit.workflows.cross_result import Cross as Cross
     from circuitkit.workflows.crossing import cross as cross
+    from circuitkit.workflows.dictionaries import TrainedDictionaries as TrainedDictionaries
+    from circuitkit.workflows.dictionaries import train_dictionaries as train_dictionaries
     from circuitkit.workflows.discover import discover as discover
     from circuitkit.workflows.placed_results import PlacedDiscovery as PlacedDiscovery
     from circuitkit.workflows.plan import Plan as Plan
@@ -130,6 +133,7 @@ _PLACES = {
     "Study": "workflows.study.results",
     "Task": "data.prompts",
     "Track": "workflows.track.results",
+    "TrainedDictionaries": "workflows.dictionaries",
     "ability": "evaluation.ability",
     "agreement": "graph.compare",
     "alternative": "evaluation.alternatives",
@@ -202,6 +206,7 @@ _PLACES = {
     "stability": "evaluation.recovery",
     "study": "workflows.study.running",
     "track": "workflows.track.running",
+    "train_dictionaries": "workflows.dictionaries",
     "transfer": "evaluation.transferring",
     "vary": "evaluation.robustness",
     "verify": "evaluation.verification",
@@ -213,6 +218,7 @@ _PLACES = {
 _FOLDERS = {
     "corruptions": "corruptions",
     "discovery": "discovery",
+    "features": "features",
     "figures": "viz.figures",
     "formats": "formats",
     "metrics": "metrics",

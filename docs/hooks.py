@@ -50,6 +50,7 @@ PAGES: Mapping[str, tuple[str, Sequence[str]]] = {
     "knockouts": ("Knock-outs", (
         "knockout", "marginal_effects", "interactions", "incompleteness", "minimality",
     )),
+    "dictionaries": ("Dictionaries", ("train_dictionaries", "TrainedDictionaries")),
     "study": ("Study and benchmark", ("study", "Study", "track", "Track", "bench", "Benchmark")),
     "exchange": ("Exchange with other tools", (
         "read_eap_circuit", "read_eap_scores", "write_eap", "read_mib", "write_mib",
@@ -67,6 +68,7 @@ REGISTRIES = {
 MODULES = {
     "figures": ("Figures", "circuitkit.viz.figures"),
     "rasp": ("Compiled programs", "circuitkit.truth.rasp"),
+    "features": ("Features", "circuitkit.features"),
     "errors": ("Errors", "circuitkit.errors"),
 }
 

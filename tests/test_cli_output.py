@@ -36,6 +36,8 @@ TRACK = ["track", "ioi", "--models", "a=mini", "b=mini", "--method", "eap", "--e
          "--corruption", "counterfactual", *TINY]  # fmt: skip
 CROSS = ["cross", "run/circuit.json", "other.json", *TINY]
 CLUSTERS = ["clusters", "ioi", "--method", "eap", "--edges", "20", "--number", "2", *TINY]
+TRAIN = ["train-dictionary", "ioi", "--layers", "0", "--features", "32", "--k", "4", "--steps", "3",
+         "--batch", "32", *TINY]  # fmt: skip
 CURVE = ["evaluate", "run/circuit.json", "--curve", *TINY]
 DRAW = ["draw", "run/circuit.json"]
 VIEW = ["view", "docstring:acdc"]
@@ -51,10 +53,20 @@ READING = {
     "prompting": ["task", "show", "ioi", "--examples", "4"],
     "checking": ["check", "mini"],
     "citing": ["cite", "run"],
+    "featuring": [
+        "features",
+        "show",
+        "m0.f3",
+        "--dictionaries",
+        "trained",
+        "--examples",
+        "8",
+        "--quiet",
+    ],
     "fetching": ["fetch", "smollm2-135m"],
 }
 FOLDERS = {"discovering": DISCOVER, "studying": STUDY, "benching": BENCH, "tracking": TRACK,
-           "crossing": CROSS, "clustering": CLUSTERS}  # fmt: skip
+           "crossing": CROSS, "clustering": CLUSTERS, "dictionaries": TRAIN}  # fmt: skip
 FILES = {"drawing": DRAW, "viewing": VIEW, "evaluating": CURVE}
 WRITING = {**FOLDERS, **FILES}
 UNWRITABLE = ["taken/out", "/dev/null/x", "/proc/x", "n" * 300, "taken/a/b/c"]
@@ -64,7 +76,12 @@ UNWRITABLE = ["taken/out", "/dev/null/x", "/proc/x", "n" * 300, "taken/a/b/c"]
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one finished run of each kind, and a model that has been fetched."""
     place = tmp_path_factory.mktemp("finished")
-    for name, arguments in (("run", DISCOVER), ("study", STUDY), ("bench", BENCH)):
+    for name, arguments in (
+        ("run", DISCOVER),
+        ("study", STUDY),
+        ("bench", BENCH),
+        ("trained", TRAIN),
+    ):
         assert main([*arguments, "-o", str(place / name)]) == 0
     blocks = ["--resume", str(place / "blocks"), "--shard", "0/1"]
     assert main(["evaluate", str(place / "run/circuit.json"), *TINY, *blocks]) == 0

@@ -65,6 +65,11 @@ CASES = [  # a schema, and arguments
     ("task-check", ["task", "check", "induction", "--no-bos"]),
     ("check", ["check", "mini"]),
     ("cite", ["cite", "run"]),
+    ("train-dictionary", ["train-dictionary", "ioi", "--layers", "0", "--features", "32", "--k",
+                          "4", "--steps", "20", "--batch", "32", "--kind", "skip_transcoder", "-o",
+                          "trained", *FEW]),
+    ("features", ["features", "show", "m0.f3", "m0.f4", "--dictionaries", "trained",
+                  "--examples", "8"]),
     ("fetch", ["fetch", "smollm2-135m"]),
 ]  # fmt: skip
 

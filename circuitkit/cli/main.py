@@ -25,9 +25,11 @@ from circuitkit.cli import (
     comparing,
     crossing,
     cutting,
+    dictionaries,
     discovering,
     drawing,
     evaluating,
+    featuring,
     fetching,
     listing,
     merging,
@@ -48,7 +50,8 @@ __all__ = ["build_parser", "main"]
 
 COMMANDS = (  # in the order of --help
     discovering, evaluating, testing, replaying, cutting, clustering, studying, tracking, crossing,
-    benching, merging, comparing, drawing, viewing, listing, prompting, checking, citing, fetching,
+    dictionaries, featuring, benching, merging, comparing, drawing, viewing, listing, prompting,
+    checking, citing, fetching,
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from circuitkit.util.naming import unknown
 
 __all__ = ["load", "save"]
 
+MINI = Path(__file__).parent.parent / "assets" / "mini-transcoders"
 DEEPEST = 4  # levels of folders in which files are looked for
 _NAMES = {  # of places, as SAELens says them
     "resid_pre": "hook_resid_pre", "resid_mid": "hook_resid_mid", "resid_post": "hook_resid_post",
@@ -61,7 +62,7 @@ def load(
     for site in (reads, writes):
         if site is not None and site not in SITES:
             raise DictionaryError(unknown("place", site, tuple(SITES)))
-    place = Path(path)
+    place = MINI if os.fspath(path) == "mini" else Path(path)
     if not place.exists():
         raise DictionaryError(f"there is no file or folder {str(path)!r}")
     wanted = None if layers is None else set(layers)

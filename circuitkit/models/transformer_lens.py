@@ -649,13 +649,17 @@ class Transformer:
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """What the MLP writes when it reads this residual."""
         parts = self.layers[layer]
-        return self.after_mlp(layer, parts.mlp(parts.ln2(x))).view(x.shape)
+        return self._after_mlp(layer, parts.mlp(parts.ln2(x))).view(x.shape)
 
     def mlp_in(self, layer: int, x: Tensor) -> Tensor:
         """What the norm before the MLP gives when the MLP reads this residual."""
         return self.layers[layer].ln2(x)
 
-    def after_mlp(self, layer: int, out: Any) -> Tensor:
+    def after_mlp(self, layer: int, out: Tensor) -> Tensor:
+        """What arrives in the residual stream of what the MLP gives."""
+        return self._after_mlp(layer, out)
+
+    def _after_mlp(self, layer: int, out: Any) -> Tensor:
         """What arrives in the residual stream of an MLP's output."""
         written: Tensor = out[0] if isinstance(out, tuple) else out
         post = self.layers[layer].ln2_post
@@ -674,7 +678,7 @@ class Transformer:
 
     def mlp_out(self, layer: int, neurons: Tensor) -> Tensor:
         """What the MLP writes from what its down projection takes."""
-        return self.after_mlp(layer, self.layers[layer].down(neurons))
+        return self._after_mlp(layer, self.layers[layer].down(neurons))
 
     # -- its norms with the scales of another run --------------------------------------------------
     def _norms(self) -> list[Norm]:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -163,7 +164,13 @@ def assembled(
     bias: Tensor,
     subtracted: Tensor | None = None,
     scaled: bool = False,
-    **rest: Any,
+    activation: str = "relu",
+    threshold: Tensor | None = None,
+    skip: Tensor | None = None,
+    k: int | None = None,
+    targets: tuple[int, ...] = (),
+    model: Json = "",
+    about: Mapping[str, Json] = MappingProxyType({}),
 ) -> Dictionary:
     """The dictionary of these parts, [features, values] each, at (layer, reads, writes).
 
@@ -177,13 +184,11 @@ def assembled(
         norm = decoder.flatten(1).norm(dim=1)
         encoder, encoder_bias = encoder * norm[:, None], encoder_bias * norm
         decoder = decoder / norm.view(-1, *[1] * (decoder.ndim - 1)).clamp(min=1e-12)
-        if rest.get("threshold") is not None:
-            rest["threshold"] = rest["threshold"] * norm
-    model = rest.pop("model", "")
-    about: Mapping[str, Json] = rest.pop("about", {})
+        threshold = None if threshold is None else threshold * norm
     return Dictionary(
         layer if stated.layer is None else stated.layer,
         encoder.contiguous(), encoder_bias.contiguous(), decoder.contiguous(), bias.contiguous(),
         reads=stated.reads or reads, writes=stated.writes or writes,
-        model=str(model or "") if stated.model is None else stated.model, about=about, **rest,
+        activation=activation, threshold=threshold, skip=skip, k=k, targets=targets, about=about,
+        model=str(model or "") if stated.model is None else stated.model,
     )  # fmt: skip

@@ -1,0 +1,193 @@
+"""How good a dictionary is: what it leaves unexplained, and what the model still does when the
+dictionary stands for a component."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitkit.data.batches import Batch, Dataset
+from circuitkit.engine.metric import Metric
+from circuitkit.engine.model import Activations, Model
+from circuitkit.engine.record import at_answers, record
+from circuitkit.errors import DictionaryError, EvaluationError
+from circuitkit.features.dictionaries import Dictionary
+from circuitkit.features.rows import Rows
+from circuitkit.features.sites import site_values
+from circuitkit.features.texts import Tokens, padded
+from circuitkit.graph.stages import ATTENTION, MLP, Stage
+from circuitkit.util.json_values import Json
+
+__all__ = ["Carried", "Quality", "carried_by_features", "loss_recovered", "measure"]
+
+AT_ONCE = 4096  # rows
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a dictionary explains of rows.
+
+    Attributes:
+        rows: How many rows there are.
+        unexplained: The share of the variance of what is written that it leaves unexplained.
+        active: How many features are active at a row, on average.
+        dead: How many features are active at none of the rows.
+    """
+
+    rows: int
+    unexplained: float
+    active: float
+    dead: int
+
+    def to_dict(self) -> dict[str, Json]:
+        """The numbers by name."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def measure(dictionary: Dictionary, rows: Rows) -> Quality:
+    """How good a dictionary is on rows; raises DictionaryError without any."""
+    if not len(rows):
+        raise DictionaryError("there are no rows to measure a dictionary on; give more texts")
+    used = torch.zeros(dictionary.n_features, dtype=torch.bool)
+    left = active = 0.0
+    for start in range(0, len(rows), AT_ONCE):
+        x, y = (part[start : start + AT_ONCE] for part in (rows.x, rows.y))
+        found = dictionary.encode(x)
+        written = dictionary.decode(found) + dictionary.skipped(x)
+        left += float((y - written).square().sum())
+        active += float((found > 0).sum())
+        used |= (found > 0).any(0)
+    total = float((rows.y - rows.y.mean(0)).square().sum())
+    return Quality(
+        len(rows), left / total if total else 0.0, active / len(rows), int((~used).sum())
+    )
+
+
+# -- what the model still does ---------------------------------------------------------------------
+def _stage(model: Model, dictionary: Dictionary) -> Stage | None:
+    """The stage that writes what a dictionary stands for; None where that is not what one writes,
+    or where it writes in several layers."""
+    kind = {"mlp_out": MLP, "mlp_raw": MLP, "attn_out": ATTENTION, "attn_z": ATTENTION}
+    wanted = kind.get(dictionary.writes)
+    if dictionary.decoder.ndim == 3:
+        return None
+    own = (s for s in model.wiring.stages if (s.layer, s.kind) == (dictionary.layer, wanted))
+    return next(own, None)
+
+
+def _written(model: Model, dictionary: Dictionary, run: Activations) -> Float[Tensor, "b p d"]:
+    """What the dictionary writes into the residual stream where it reads what this run does."""
+    made = dictionary(site_values(model, run, dictionary.layer, dictionary.reads)).to(run.embed)
+    if dictionary.writes != "attn_z":
+        return made
+    z = made.view(*made.shape[:-1], model.wiring.heads, model.d_head)
+    return model.attention_out(dictionary.layer, z)[0]
+
+
+@torch.no_grad()
+def loss_recovered(
+    model: Model, dictionary: Dictionary, texts: Sequence[Tokens], batch_size: int = 32
+) -> float | None:
+    """Of what the next-token loss rises when a component writes nothing, the share that is not lost
+    when the dictionary writes in its place: 1 is the model itself. None where what the dictionary
+    stands for is not what a component writes, or where the component makes the loss no lower."""
+    stage = _stage(model, dictionary)
+    if stage is None:
+        return None
+    sums = torch.zeros(3)
+    for _, tokens, mask in padded(texts, batch_size, model.device):
+        context = model.start(tokens, mask)
+        run = record(model, context)
+        nothing = torch.zeros_like(run.embed)
+        instead = _written(model, dictionary, run)
+        runs = (run, *(record(model, context, fixed={stage.index: x}) for x in (instead, nothing)))
+        sums += torch.tensor([_loss(model, one.final, tokens, mask) for one in runs])
+    clean, replaced, without = sums.tolist()
+    return (without - replaced) / (without - clean) if without > clean else None
+
+
+def _loss(model: Model, final: Tensor, tokens: Tensor, mask: Bool[Tensor, "b p"]) -> float:
+    """The summed loss of each next token that is not padding."""
+    known = mask[:, :-1] & mask[:, 1:]
+    logits = model.unembed(final[:, :-1][known]).float()
+    return float(torch.nn.functional.cross_entropy(logits, tokens[:, 1:][known], reduction="sum"))
+
+
+@dataclass(frozen=True)
+class Carried:
+    """How much of a behaviour features carry: 1 is the model, 0 the corrupted run.
+
+    Attributes:
+        features: All features of all dictionaries answer to the prompt, and what they leave over
+            (error, skip and bias) is that of the corrupted run.
+        nothing: What all components that have a dictionary write is that of the corrupted run.
+    """
+
+    features: float
+    nothing: float
+
+
+@torch.no_grad()
+def carried_by_features(
+    model: Model, dictionaries: Sequence[Dictionary], data: Dataset, metric: Metric
+) -> Carried:
+    """What all features alone carry of a behaviour, with everything else of their components held
+    at the corrupted run.
+
+    Raises EvaluationError where the metric does not tell the clean from the corrupted run, and
+    DictionaryError for a dictionary that does not stand for what one component writes.
+    """
+    by_stage: dict[int, Dictionary] = {}
+    for own in dictionaries:
+        stage = _stage(model, own)
+        if stage is None:
+            raise DictionaryError(f"{own.prefix} does not stand for what one component writes")
+        by_stage[stage.index] = own
+    sums = torch.zeros(4)
+    for batch in data:
+        sums += torch.tensor(_of_batch(model, by_stage, batch, metric))
+    clean, corrupt, features, nothing = sums.tolist()
+    if abs(clean - corrupt) < 1e-9:
+        raise EvaluationError("the metric is the same on the clean and the corrupted prompts")
+    return Carried(
+        (features - corrupt) / (clean - corrupt), (nothing - corrupt) / (clean - corrupt)
+    )
+
+
+def _of_batch(
+    model: Model, by_stage: Mapping[int, Dictionary], batch: Batch, metric: Metric
+) -> list[float]:
+    """The metric, summed over a batch, of the clean run, the corrupted one, and those in which the
+    features, or nothing, of the components are live."""
+    carried = record(model, model.start(batch.corrupt, batch.mask))
+    context = model.start(batch.clean, batch.mask)
+    clean = record(model, context)
+    held = {number: _output(model, carried, number) for number in by_stage}
+    live: dict[int, Tensor] = {}
+    for number, own in sorted(by_stage.items()):
+        # What is read depends on what was written before: one run for each component.
+        run = record(model, context, fixed=live)
+        bare = own.to(run.embed.dtype)
+        change = _written(model, bare, run) - _written(model, bare, carried)
+        if own.skip is not None:
+            now, then = (site_values(model, x, own.layer, own.reads) for x in (run, carried))
+            change = change - own.skipped(now - then).to(change)
+        live[number] = held[number] + change
+    runs = (clean, carried, record(model, context, fixed=live), record(model, context, fixed=held))
+    reference = model.unembed(at_answers(batch, clean.final))
+    return [
+        float(metric(model.unembed(at_answers(batch, run.final)), reference, batch).sum())
+        for run in runs
+    ]
+
+
+def _output(model: Model, run: Activations, number: int) -> Float[Tensor, "b p d"]:
+    """What a stage writes in a run, biases included."""
+    stage = model.wiring.stages[number]
+    kind = model.kinds[stage.kind]
+    return kind.out(model, stage, run.computed[number])[0]

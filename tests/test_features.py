@@ -1,0 +1,145 @@
+"""What a feature is said to be: where it is active, and which logits it moves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import circuitkit as ck
+from circuitkit.cli.main import main
+from circuitkit.engine.record import record
+from circuitkit.errors import DictionaryError
+from circuitkit.features import Dictionary, save
+from circuitkit.features.describing import describe, parse_feature, read_labels
+from circuitkit.features.sites import site_values
+from circuitkit.features.texts import read_texts
+
+pytestmark = pytest.mark.usefixtures("one_mini")
+
+
+@pytest.fixture(scope="module")
+def subject(one_mini: None) -> tuple[Any, Dictionary, Any]:
+    """mini, a random dictionary of its last MLP, and texts."""
+    model = ck.load("mini")
+    rng = torch.Generator().manual_seed(2)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=rng) / shape[-1] ** 0.5
+
+    own = Dictionary(3, draw(6, 128), draw(6) - 0.5, draw(6, 128), draw(128), model="mini")
+    return model, own, read_texts(model, "ioi", examples=12).seen
+
+
+def test_a_feature_is_shown_where_it_is_most_active(subject: tuple[Any, Dictionary, Any]) -> None:
+    model, own, texts = subject
+    (found,) = describe(model, own, [4], texts, top=3, batch_size=5)
+    every = []
+    for text in texts:
+        tokens = torch.tensor([text])
+        run = record(model, model.start(tokens, torch.ones_like(tokens).bool()))
+        every.append(own.encode(site_values(model, run, 3, "mlp_in"))[0, :, 4])
+    active = torch.cat(every)
+    assert found.tokens == len(active)
+    assert found.share == pytest.approx(float((active > 0).float().mean()))
+    assert 0 < found.share < 1
+    assert found.largest == pytest.approx(float(active.max()), rel=1e-4)
+    best = sorted((float(own.max()) for own in every), reverse=True)[:3]
+    peaks = [one.values[one.peak] for one in found.shown]
+    assert peaks == pytest.approx(best, rel=1e-4)
+    for one in found.shown:
+        assert len(one.tokens) == len(one.values)
+        assert "[" in str(one)
+        assert f"{one.values[one.peak]:.2f}" in str(one)
+
+
+def test_the_logits_of_a_feature_are_their_slopes(subject: tuple[Any, Dictionary, Any]) -> None:
+    model, own, texts = subject
+    (found,) = describe(model, own, [4], texts, top=1)
+    shown = found.shown[0]
+    text = next(t for t in texts if tuple(map(str, model_pieces(model, t))) == shown.tokens)
+    tokens = torch.tensor([text])
+    run = record(model, model.start(tokens, torch.ones_like(tokens).bool()))
+    final = run.final[0, shown.peak].double()
+
+    def logits(amount: float) -> torch.Tensor:
+        x = (final + amount * own.decoder[4].double()).float()
+        return model.unembed(x[None])[0].double()
+
+    slope = (logits(0.5) - logits(-0.5)) / 1.0
+    slope = slope - slope.mean()
+    ((token, value),) = found.raised
+    assert value == pytest.approx(float(slope.max()), rel=0.05)
+    assert token == model_pieces(model, [int(slope.argmax())])[0]
+    ((_, least),) = found.lowered
+    assert least == pytest.approx(float(slope.min()), rel=0.05)
+
+
+def model_pieces(model: Any, ids: Any) -> list[str]:
+    from circuitkit.data.tokens import view
+
+    return view(model).pieces(ids)
+
+
+def test_features_of_heads_write_through_their_projection(
+    subject: tuple[Any, Dictionary, Any],
+) -> None:
+    from circuitkit.features.describing import _direction
+
+    model, own, texts = subject
+    heads = replace(own, reads="attn_z", writes="attn_z", layer=1, targets=())
+    z = own.decoder[2].view(1, 1, 4, 32)
+    zero = torch.zeros_like(z)
+    want = (model.attention_out(1, z)[0] - model.attention_out(1, zero)[0])[0, 0]
+    torch.testing.assert_close(_direction(model, heads, 2), want, atol=1e-5, rtol=1e-4)
+    inside = replace(own, reads="mlp_in", writes="mlp_in")
+    assert _direction(model, inside, 2) is None
+    (silent,) = describe(model, replace(own, encoder_bias=own.encoder_bias - 99), [1], texts[:2])
+    assert (silent.share, silent.shown, silent.raised) == (0, (), ())
+    assert "nowhere active" in repr(silent)
+
+
+@pytest.mark.parametrize("name", ["m3", "m3.417", "x3.f4", "m.f4", "m3.fx", "m3.h4"])
+def test_what_is_not_a_features_name_is_refused(name: str) -> None:
+    with pytest.raises(DictionaryError, match=r"write m3\.f417"):
+        parse_feature(name)
+
+
+def test_labels_come_from_a_table(tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("feature,label,supernode\nm3.f4,a second name,names\nm0.f1,start,\n")
+    assert read_labels(table) == {
+        "m3.f4": {"label": "a second name", "supernode": "names"},
+        "m0.f1": {"label": "start", "supernode": ""},
+    }
+    table.write_text("name,label\nm3.f4,x\n")
+    with pytest.raises(DictionaryError, match="columns 'feature' and 'label'"):
+        read_labels(table)
+    with pytest.raises(DictionaryError, match="cannot be read"):
+        read_labels(tmp_path / "none.csv")
+
+
+def test_the_command_shows_features(
+    subject: tuple[Any, Dictionary, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, own, _ = subject
+    save([own], tmp_path)
+    table = tmp_path / "labels.csv"
+    table.write_text("feature,label\nm3.f4,a second name\n")
+    command = ["features", "show", "m3.f4", "m3.f0", "--dictionaries", str(tmp_path), "--examples",
+               "12", "--top", "2", "--labels", str(table)]  # fmt: skip
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("m3.f4 (a second name): active at ")
+    assert "directly raises" in said
+    assert main([*command, "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)["features"][0]
+    assert (first["feature"], first["label"], len(first["shown"])) == ("m3.f4", "a second name", 2)
+    for wrong, sentence in (("m3.f9", "there is no m3.f9"), ("m2.f1", "no dictionary of layer 2"),
+                            ("a3.f1", "no dictionary of a3"), ("f1", "not the name")):  # fmt: skip
+        assert main(["features", "show", wrong, "--dictionaries", str(tmp_path)]) == 2
+        assert sentence in capsys.readouterr().err
