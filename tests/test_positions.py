@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 import circuitkit as ck
 from circuitkit.cli.main import main
 from circuitkit.engine.inputs import prepare
+from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitkitError
+from circuitkit.evaluation.faithfulness import evaluate_beside
 from circuitkit.evaluation.places.choosing import SLACK, choose_places, measure_places
 from circuitkit.graph.placed_scores import PlacedScores
+from circuitkit.truth.rasp import compile_program, named
 from circuitkit.workflows.placed_results import PlacedDiscovery
 
 FEW = {"method": "eap", "edges": 30, "examples": 8}
@@ -108,3 +112,53 @@ def test_what_cannot_be_is_refused(
 def test_a_method_without_spans_is_refused() -> None:
     with pytest.raises(CircuitkitError, match="acdc"):
         ck.discover_positions(ck.load("mini"), "ioi", method="acdc", edges=10, examples=4)
+
+
+def test_the_faithfulness_of_a_file_is_measured_like_any_other(found: PlacedDiscovery) -> None:
+    model = ck.load("mini")
+    circuit = found.circuit
+    beside = evaluate_beside(model, circuit, "ioi", random=2, halves=1)
+    assert beside.circuit.edges == sum(found.chosen.mask.counts())
+    assert beside.complement.edges == sum(circuit.placed_mask().places.n_edges) - len(
+        circuit.to_frame()
+    )
+    assert beside.circuit.edges < beside.halves[0].edges
+    assert [each.edges for each in beside.random] == [beside.circuit.edges] * 2
+    alone, plain = ck.evaluate(model, [circuit, circuit.collapse()], "ioi")
+    assert alone.faithfulness == pytest.approx(beside.circuit.faithfulness, abs=1e-6)
+    assert plain.edges == len(circuit.collapse().to_frame())
+
+
+def of_length(name: str, length: int) -> tuple[Model, ck.Dataset]:
+    """A compiled program, and its prompts of so many words behind the first token."""
+    program = named(name)
+    data = program.data(None)
+    kept = tuple(one for one in data.examples if len(one.clean) == length + 1)
+    return compile_program(program), replace(data, examples=kept)
+
+
+def test_a_compiled_program_is_found_with_its_places() -> None:
+    """The answer is the word before the last, which one head moves."""
+    model, data = of_length("shift", 5)
+    found = ck.discover_positions(
+        model, data[:40], method="eap_ig(steps=2)", faithfulness=0.9, spans="tokens"
+    )
+    assert {name for name, _ in found.edges()} == {
+        "input@4->a0.h0<v>@4", "a0.h0.v@4->a0.h0@5", "a0.h0@5->logits@5"
+    }  # fmt: skip
+    assert found.evaluation.faithfulness == pytest.approx(1, abs=1e-3)
+
+
+def test_two_layers_of_a_program_are_found_with_their_places() -> None:
+    """A head looks for where the last word, at 6, stood before (at 2), by what a head of the layer
+    below has moved one token on, and gives the word that stands there."""
+    model, data = of_length("induction", 6)
+    once = [e for e in data.examples if [*e.clean[1:]].count(e.clean[6]) == 2]
+    kept = replace(data, examples=tuple([e for e in once if e.clean[2] == e.clean[6]][:24]))
+    found = ck.discover_positions(
+        model, kept, method="eap_ig(steps=2)", faithfulness=0.9, spans="tokens"
+    )
+    assert {
+        "input@2->a0.h0<v>@2", "a0.h0.v@2->a0.h0@3", "a0.h0@3->a1.h0<k>@3", "a1.h0.k@3->a1.h0@6",
+        "input@3->a1.h0<v>@3", "a1.h0.v@3->a1.h0@6", "input@6->a1.h0<q>@6", "a1.h0@6->logits@6",
+    } <= {*dict(found.edges(99))}  # fmt: skip

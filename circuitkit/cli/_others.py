@@ -59,10 +59,12 @@ def measured(
     """The results that were asked for, by name."""
     from circuitkit.evaluation.alternatives import alternative
     from circuitkit.evaluation.complements import complements
-    from circuitkit.graph.circuit import mask
+    from circuitkit.evaluation.masks import as_mask
 
-    keep = mask(circuit, model.wiring)
     kinds = dict.fromkeys(options.complement or ())
+    if not kinds and scores is None:
+        return {}
+    keep = as_mask(circuit, model.wiring)
     found = {kind: complements(model, keep, *inputs, kind=kind) for kind in kinds}
     if scores is not None:
         found["alternative"] = alternative(model, keep, scores, *inputs)

@@ -116,9 +116,9 @@ def _rows(
 def _beside(model: Any, circuit: Any, *inputs: Any, resume: Any) -> Any:
     """The circuit's faithfulness, with that of all other edges and of random circuits."""
     from circuitkit.evaluation.faithfulness import evaluate_beside
-    from circuitkit.graph.circuit import mask
+    from circuitkit.evaluation.masks import as_any_mask
 
-    keep = mask(circuit, model.wiring)
+    keep = as_any_mask(circuit, model.wiring)
     found, complement, null, *_ = evaluate_beside(model, keep, *inputs, random=3, resume=resume)
     low, high = found.interval()
     return {

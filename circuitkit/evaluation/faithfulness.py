@@ -46,6 +46,7 @@ from circuitkit.engine.run import POOL_BYTES, runs
 from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.masks import (
     CircuitLike,
+    as_any_mask,
     as_mask,
     as_masks,
     drawn_beside,
@@ -54,7 +55,8 @@ from circuitkit.evaluation.masks import (
     nodes_beside,
 )
 from circuitkit.evaluation.results import TableResult
-from circuitkit.graph.places import AnyMask, bits_of, edges_of
+from circuitkit.graph.placed_walks import drawn_places
+from circuitkit.graph.places import AnyMask, PlacedMask, bits_of, edges_of
 from circuitkit.graph.types import Mask
 from circuitkit.graph.walks import drawn_masks
 from circuitkit.graph.wiring import Wiring
@@ -362,9 +364,15 @@ def evaluate_beside(
     outside it, circuits of as many random nodes, and halves of the other nodes. ``resume`` is as in
     ``evaluate``."""
     require_model(model)
-    mask = as_mask(circuit, model.wiring)
+    mask = as_any_mask(circuit, model.wiring)
     inputs = prepare(model, data, metric, corruption, circuit=circuit)
-    others, chance, beside = _compared(model.wiring, mask, random, halves, seed, level)
+    others: AnyMask
+    chance: Sequence[AnyMask]
+    beside: Sequence[AnyMask]
+    if isinstance(mask, PlacedMask):
+        others, chance, beside = _compared_places(mask, random, halves, seed)
+    else:
+        others, chance, beside = _compared(model.wiring, mask, random, halves, seed, level)
     named = also or {}
     masks = [mask, others, *chance, *beside, *named.values()]
     found, complement, *rest = evaluate(model, masks, *inputs[1:], resume=resume)
@@ -392,6 +400,26 @@ def _compared(
         others, drawn_masks(wiring, int(mask.sum()), random, seed),
         drawn_beside(wiring, mask, half, halves, seed),
     )  # fmt: skip
+
+
+def _compared_places(
+    mask: PlacedMask, random: int, halves: int, seed: int
+) -> tuple[PlacedMask, list[PlacedMask], list[PlacedMask]]:
+    """The same of a circuit between places."""
+    rng, legal = np.random.default_rng(seed), mask.places.legal
+    others = PlacedMask(
+        mask.places, legal.residual & ~mask.residual, legal.attention & ~mask.attention
+    )
+    chance = drawn_places(mask.places, *mask.counts(), random, seed)
+    kept = [
+        PlacedMask(
+            mask.places,
+            mask.residual | (others.residual & (rng.random(legal.residual.shape) < 0.5)),
+            mask.attention | (others.attention & (rng.random(legal.attention.shape) < 0.5)),
+        )
+        for _ in range(halves)
+    ]
+    return others, chance, kept
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError, ScoresError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
-from circuitkit.graph.places import PlacedMask
+from circuitkit.graph.places import AnyMask, PlacedMask
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.walks import drawn_masks
@@ -25,6 +25,7 @@ from circuitkit.util.options import Count, Seed, Size, check, checked
 __all__ = [
     "CircuitLike",
     "ScoresLike",
+    "as_any_mask",
     "as_array",
     "as_bool",
     "as_graph",
@@ -61,7 +62,7 @@ class _Scored(Protocol):
         """The scores."""
 
 
-CircuitLike: TypeAlias = Graph | np.ndarray | Tensor | _Found
+CircuitLike: TypeAlias = Graph | np.ndarray | Tensor | PlacedMask | _Found
 ScoresLike: TypeAlias = Scores | _Scored
 
 
@@ -88,13 +89,21 @@ def is_one(circuit: CircuitLike | Sequence[CircuitLike]) -> bool:
     return not isinstance(circuit, list | tuple)
 
 
-def as_masks(circuit: CircuitLike | Sequence[CircuitLike], wiring: Wiring) -> list[Mask]:
-    """The mask of a circuit, or of each of several; raises as ``as_mask`` does, and CircuitError
-    where there is none."""
+def as_masks(circuit: CircuitLike | Sequence[CircuitLike], wiring: Wiring) -> list[AnyMask]:
+    """The mask of a circuit, or of each of several, plain or between places; raises as ``as_mask``
+    does, and CircuitError where there is none."""
     each: list[Any] = [*circuit] if isinstance(circuit, list | tuple) else [circuit]
     if not each:
         raise CircuitError("there are no circuits; give at least one")
-    return [as_mask(one, wiring) for one in each]
+    return [as_any_mask(one, wiring) for one in each]
+
+
+def as_any_mask(circuit: CircuitLike, wiring: Wiring) -> AnyMask:
+    """The mask of a circuit, plain or between places; raises as ``as_mask`` does."""
+    if isinstance(circuit, PlacedMask):
+        return circuit
+    placed = as_places(circuit, wiring)
+    return as_mask(circuit, wiring) if placed is None else placed
 
 
 def as_graph(circuit: CircuitLike) -> Graph | np.ndarray:
@@ -102,6 +111,11 @@ def as_graph(circuit: CircuitLike) -> Graph | np.ndarray:
     ``as_mask`` does."""
     if isinstance(circuit, Scores):
         raise CircuitError("scores are not a circuit; choose one: scores.top(100)")
+    if isinstance(circuit, PlacedMask):
+        raise CircuitError(
+            "the mask is over edges between places in the prompt, and this takes circuits without "
+            "places; give mask.collapse()"
+        )
     graph = circuit if isinstance(circuit, nx.DiGraph) else getattr(circuit, "circuit", circuit)
     if isinstance(graph, Tensor):
         return as_array(graph)

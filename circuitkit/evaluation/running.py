@@ -36,7 +36,7 @@ Value = Callable[[Float[Tensor, "b vocab"], Float[Tensor, "b vocab"], Batch], Te
 
 def run(
     model: Model,
-    circuits: CircuitLike | PlacedMask | Sequence[CircuitLike | PlacedMask],
+    circuits: CircuitLike | Sequence[CircuitLike],
     data: Data,
     corruption: CorruptionLike | None = None,
 ) -> Float[Tensor, "circuits examples vocab"]:
@@ -64,7 +64,7 @@ def run(
 
 def measure(
     model: Model,
-    circuits: CircuitLike | PlacedMask | Sequence[CircuitLike | PlacedMask],
+    circuits: CircuitLike | Sequence[CircuitLike],
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
@@ -129,7 +129,7 @@ def _slope(metric: Metric, said: Tensor, keep: Tensor) -> Tensor:
 
 def _prepared(
     model: Model,
-    circuits: CircuitLike | PlacedMask | Sequence[CircuitLike | PlacedMask],
+    circuits: CircuitLike | Sequence[CircuitLike],
     data: Data,
     metric: MetricLike | None,
     corruption: CorruptionLike | None,
@@ -157,7 +157,7 @@ def _grows(keep: Keep) -> bool:
     return any(isinstance(table, Tensor) and table.requires_grad for table in tables)
 
 
-def _keep(circuit: CircuitLike | PlacedMask, wiring: Wiring) -> Keep:
+def _keep(circuit: CircuitLike, wiring: Wiring) -> Keep:
     """A circuit as a mask, or as weights, which are finite."""
     if isinstance(circuit, PlacedMask):
         return circuit

@@ -20,7 +20,7 @@ from circuitkit.engine.metric import Method
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError, UnknownNameError
 from circuitkit.graph import circuit as circuits
-from circuitkit.graph.circuit import Circuit
+from circuitkit.graph.circuit import Circuit, wiring_of
 from circuitkit.graph.nodes import edge_name
 from circuitkit.models.loading import load
 from circuitkit.models.placing import DeviceMap
@@ -253,6 +253,7 @@ def replay(
     """
     recorded = _opened(circuit)
     about = recorded.graph
+    wiring_of(recorded)  # circuits between places are not found again yet, and are refused here
     _require(about, data is not None)
     named: dict[str, Any] = {"metric": metric, "corruption": corruption, "method": method}
     chosen = {key: _named(about, key) if own is None else own for key, own in named.items()}
