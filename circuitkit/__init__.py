@@ -54,6 +54,10 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.evaluation.size_curves import size_curves as size_curves
     from circuitkit.evaluation.transferring import transfer as transfer
     from circuitkit.evaluation.verification import verify as verify
+    from circuitkit.features.graphs import AttributionGraph as AttributionGraph
+    from circuitkit.features.tracing import trace as trace
+    from circuitkit.features.validation import Validation as Validation
+    from circuitkit.features.validation import validate as validate
     from circuitkit.formats.interchange.acdc import read_acdc as read_acdc
     from circuitkit.formats.interchange.acdc import write_acdc as write_acdc
     from circuitkit.formats.interchange.autocircuit import read_autocircuit as read_autocircuit
@@ -118,6 +122,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
 __version__ = "0.2.0"
 
 _PLACES = {
+    "AttributionGraph": "features.graphs",
     "Benchmark": "workflows.benchmark.results",
     "Certainty": "evaluation.certainty_result",
     "Circuit": "graph.circuit",
@@ -134,6 +139,7 @@ _PLACES = {
     "Task": "data.prompts",
     "Track": "workflows.track.results",
     "TrainedDictionaries": "workflows.dictionaries",
+    "Validation": "features.validation",
     "ability": "evaluation.ability",
     "agreement": "graph.compare",
     "alternative": "evaluation.alternatives",
@@ -205,9 +211,11 @@ _PLACES = {
     "smallest": "evaluation.searching",
     "stability": "evaluation.recovery",
     "study": "workflows.study.running",
+    "trace": "features.tracing",
     "track": "workflows.track.running",
     "train_dictionaries": "workflows.dictionaries",
     "transfer": "evaluation.transferring",
+    "validate": "features.validation",
     "vary": "evaluation.robustness",
     "verify": "evaluation.verification",
     "write_acdc": "formats.interchange.acdc",

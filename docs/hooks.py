@@ -46,6 +46,7 @@ PAGES: Mapping[str, tuple[str, Sequence[str]]] = {
         "patch_nodes", "patch_heads", "patch_residual", "patch_windows", "patch_edges",
         "patch_path", "patch_paths", "patch_senders", "patch_together",
     )),
+    "traces": ("Attribution graphs", ("trace", "AttributionGraph", "validate", "Validation")),
     "heads": ("Heads", ("describe_heads", "attention_scores", "attention_to")),
     "knockouts": ("Knock-outs", (
         "knockout", "marginal_effects", "interactions", "incompleteness", "minimality",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coders import random_coders
 
 import circuitkit as ck
 from circuitkit.cli._streams import Stream
@@ -38,6 +39,7 @@ CROSS = ["cross", "run/circuit.json", "other.json", *TINY]
 CLUSTERS = ["clusters", "ioi", "--method", "eap", "--edges", "20", "--number", "2", *TINY]
 TRAIN = ["train-dictionary", "ioi", "--layers", "0", "--features", "32", "--k", "4", "--steps", "3",
          "--batch", "32", *TINY]  # fmt: skip
+TRACE = ["trace", "Anna and Paul met", "--dictionaries", "coders", "--changed", "2", "--quiet"]
 CURVE = ["evaluate", "run/circuit.json", "--curve", *TINY]
 DRAW = ["draw", "run/circuit.json"]
 VIEW = ["view", "docstring:acdc"]
@@ -66,7 +68,8 @@ READING = {
     "fetching": ["fetch", "smollm2-135m"],
 }
 FOLDERS = {"discovering": DISCOVER, "studying": STUDY, "benching": BENCH, "tracking": TRACK,
-           "crossing": CROSS, "clustering": CLUSTERS, "dictionaries": TRAIN}  # fmt: skip
+           "crossing": CROSS, "clustering": CLUSTERS, "dictionaries": TRAIN,
+           "tracing": TRACE}  # fmt: skip
 FILES = {"drawing": DRAW, "viewing": VIEW, "evaluating": CURVE}
 WRITING = {**FOLDERS, **FILES}
 UNWRITABLE = ["taken/out", "/dev/null/x", "/proc/x", "n" * 300, "taken/a/b/c"]
@@ -87,6 +90,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main(["evaluate", str(place / "run/circuit.json"), *TINY, *blocks]) == 0
     shutil.copy(place / "run/circuit.json", place / "other.json")
     (place / "taken").write_text("a file")
+    random_coders(place / "coders")
     model = place / "cache" / "smollm2-135m"
     model.mkdir(parents=True)
     (model / "config.json").touch()

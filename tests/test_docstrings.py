@@ -1,8 +1,8 @@
 """The docstrings of public names: a line that says what it is, and an example that runs.
 
 Examples are doctests with ``ck``, ``model`` (mini), ``task`` (16 prompts of ioi), ``data`` (the
-task in tokens), ``scores`` (EAP on prompts of another seed) and ``circuit`` (their 50 strongest
-edges) at hand.
+task in tokens), ``scores`` (EAP on prompts of another seed), ``circuit`` (their 50 strongest
+edges), ``coders`` (small random transcoders) and ``graph`` (what they trace of a prompt) at hand.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coders import coders_of_mini
 
 import circuitkit as ck
 from circuitkit.registry import KINDS, lookup, names
@@ -81,8 +82,10 @@ def shared() -> dict[str, object]:
     task = ck.make_task("ioi", model, n=16)
     data = ck.Dataset.of(task, model)
     scores = ck.discovery.eap(model, ck.make_task("ioi", model, n=16, seed=1))
+    coders = coders_of_mini()
+    graph = ck.trace(model, "When Anna and Paul met at the store, Paul gave a book to", coders)
     return {"ck": ck, "np": np, "model": model, "task": task, "data": data, "scores": scores,
-            "circuit": scores.top(50)}  # fmt: skip
+            "circuit": scores.top(50), "coders": coders, "graph": graph}  # fmt: skip
 
 
 def run(name: str, value: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coders import random_coders
 from jsonschema import Draft202012Validator
 
 import circuitkit
@@ -58,6 +59,9 @@ CASES = [  # a schema, and arguments
     ("compare", ["compare", RUN, "smaller.json", "--transfer", *FEW]),
     ("compare", ["compare", "ioi:wang2022", "ioi:acdc"]),
     ("cross", ["cross", RUN, "other.json", "-o", "cross", *FEW]),
+    ("trace", ["trace", "Anna and Paul met", "--dictionaries", "coders", "--changed", "4"]),
+    ("trace", ["trace", "--task", "ioi", "--dictionaries", "coders", "--norms", "live", "--changed",
+               "3", "--features", "20", "--examples", "2"]),
     ("draw", ["draw", RUN, "-o", "x.svg"]),
     ("view", ["view", RUN, "-o", "x.html"]),
     ("list", ["list"]),
@@ -87,6 +91,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found.save(own / "other.json")
     found.remove_edge(*found.to_frame().iloc[-1][["writer", "reader"]])
     found.save(own / "smaller.json")
+    random_coders(own / "coders")
     return own
 
 

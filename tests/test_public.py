@@ -127,6 +127,8 @@ class no_grad:
 def __getattr__(name: str) -> object: ...
 """,
     "torch.nn": CLASS.format("Module"),
+    "scipy": "",
+    "scipy.sparse": "class csr_array: ...",
 }
 SETTINGS = """
 [mypy]

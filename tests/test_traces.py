@@ -16,8 +16,9 @@ from scipy.sparse import csr_array
 from test_tracing import PROMPT, coders
 
 from circuitkit.errors import CircuitError, OutputError
-from circuitkit.features.exchange import listing, node_id, to_json
-from circuitkit.features.graphs import AttributionGraph, GraphNode
+from circuitkit.features.exchange import listing, node_id
+from circuitkit.features.graphs import AttributionGraph
+from circuitkit.features.nodes import GraphNode
 from circuitkit.features.tracing import trace
 
 # What Neuronpedia's schema asks for (graph-schema.json at b8efe84), without its words.
@@ -90,7 +91,7 @@ def test_what_is_written_is_what_neuronpedia_takes(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     graph = by_hand() if name == "by_hand" else request.getfixturevalue(name)
-    document = json.loads(to_json(graph, "mine"))
+    document = json.loads(graph.to_json("mine"))
     assert not list(Draft7Validator(SCHEMA).iter_errors(document))
     ids = [node["node_id"] for node in document["nodes"]]
     assert len(set(ids)) == len(ids) == len(graph)
@@ -100,12 +101,12 @@ def test_what_is_written_is_what_neuronpedia_takes(
             assert re.search(r"\(p=[01]\.\d+\)$", node["clerp"])
         if node["influence"] is not None:
             assert 0 <= node["influence"] <= 1 + 1e-9
-    assert json.loads(listing(graph, "mine")) == {"graphs": [document["metadata"]]}
+    assert json.loads(listing(graph.parts(), "mine")) == {"graphs": [document["metadata"]]}
 
 
 def test_ids_and_numbers_by_hand(whole: AttributionGraph) -> None:
     assert len({node_id(node) for node in whole.nodes}) == len(whole)
-    document = json.loads(to_json(by_hand()))
+    document = json.loads(by_hand().to_json())
     nodes = {node["node_id"]: node for node in document["nodes"]}
     assert [*nodes] == ["E_5_0", "E_6_1", "0_3_1", "3_error_1", "5_7_1"]
     assert nodes["0_3_1"]["feature"] == 9  # (0 + 3)(0 + 3 + 1)/2 + 3
@@ -224,6 +225,7 @@ def test_every_node_and_edge_is_drawn(part: AttributionGraph, tmp_path: Path) ->
     assert few.count(" → ") == 7
     assert "7 drawn" in few
     assert part.draw(tmp_path / "g.png").read_bytes()[1:4] == b"PNG"
+    assert part._repr_html_().startswith('<iframe sandbox="allow-scripts')
 
 
 def test_boxes_stand_beside_each_other(part: AttributionGraph) -> None:

@@ -15,7 +15,8 @@ from circuitkit.data.examples import Example
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.errors import BudgetError, DataError, DictionaryError, EvaluationError, ModelError
 from circuitkit.features import Dictionary, tracing
-from circuitkit.features.graphs import AttributionGraph, GraphNode, cumulative
+from circuitkit.features.graphs import AttributionGraph, cumulative
+from circuitkit.features.nodes import GraphNode
 from circuitkit.features.questions import ask
 from circuitkit.features.replacing import Replaced
 from circuitkit.features.tracing import trace

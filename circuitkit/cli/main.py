@@ -37,6 +37,7 @@ from circuitkit.cli import (
     replaying,
     studying,
     testing,
+    tracing,
     tracking,
     viewing,
 )
@@ -50,8 +51,8 @@ __all__ = ["build_parser", "main"]
 
 COMMANDS = (  # in the order of --help
     discovering, evaluating, testing, replaying, cutting, clustering, studying, tracking, crossing,
-    dictionaries, featuring, benching, merging, comparing, drawing, viewing, listing, prompting,
-    checking, citing, fetching,
+    dictionaries, featuring, tracing, benching, merging, comparing, drawing, viewing, listing,
+    prompting, checking, citing, fetching,
 )  # fmt: skip
 
 

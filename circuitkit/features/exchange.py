@@ -11,18 +11,23 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 
 from circuitkit.errors import CircuitError, CircuitkitError
-from circuitkit.features.graphs import AttributionGraph, GraphNode
+from circuitkit.features.nodes import GraphNode
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.reading import read_json
 from circuitkit.util.versions import versions
 
-__all__ = ["listing", "node_id", "read", "to_json"]
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+__all__ = ["Edge", "Parts", "listing", "node_id", "read", "to_json"]
 
 FORMAT = "circuitkit.attribution_graph"
 TYPES = {
@@ -34,26 +39,46 @@ PICKLES = (".pt", ".pth", ".pkl", ".pickle")
 SCHEMA_VERSION = 1  # a feature's number is that of the pair (layer, feature)
 
 
+class Parts(NamedTuple):
+    """What an attribution graph is made of; ``recalled`` is what follows from the whole graph, of
+    which it may be a part: ``totals``, ``influence``, ``cumulative``, ``replacement`` and
+    ``completeness``."""
+
+    model: str
+    prompt: str
+    tokens: tuple[str, ...]
+    nodes: tuple[GraphNode, ...]
+    weights: csr_array
+    sums: Float[np.ndarray, " n"]
+    live: Float[np.ndarray, " n"]
+    target: str
+    about: dict[str, Json]
+    recalled: dict[str, Json]
+
+
+Edge: TypeAlias = tuple[int, int, float, float]  # to, from, weight, influence
+
+
 # -- written ---------------------------------------------------------------------------------------
-def to_json(graph: AttributionGraph, slug: str = "graph") -> str:
+def to_json(graph: Parts, edges: Iterable[Edge], slug: str = "graph") -> str:
     """The graph as a JSON document, under the name by which programs call it."""
     ids = [node_id(node) for node in graph.nodes]
     links = [
         {"source": ids[start], "target": ids[to], "weight": weight, "influence": influence}
-        for to, start, weight, influence in graph.edges()
+        for to, start, weight, influence in edges
     ]
-    nodes = [_node(graph, i, ids[i]) for i in range(len(graph))]
+    nodes = [_node(graph, i, ids[i]) for i in range(len(graph.nodes))]
     query = {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""}
     whole = {"metadata": _metadata(graph, slug), "qParams": query, "nodes": nodes, "links": links}
     return json.dumps(nan_to_none(whole), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def listing(graph: AttributionGraph, slug: str = "graph") -> str:
+def listing(graph: Parts, slug: str = "graph") -> str:
     """What circuit-tracer's local server reads beside the graphs: ``graph-metadata.json``."""
     return json.dumps({"graphs": [nan_to_none(_metadata(graph, slug))]}, indent=1) + "\n"
 
 
-def _metadata(graph: AttributionGraph, slug: str) -> dict[str, Json]:
+def _metadata(graph: Parts, slug: str) -> dict[str, Json]:
     about = dict(graph.about)
     return {
         "slug": slug,
@@ -63,8 +88,8 @@ def _metadata(graph: AttributionGraph, slug: str) -> dict[str, Json]:
         "schema_version": SCHEMA_VERSION,
         "transcoder_list": list(about.get("dictionaries") or []),
         "info": {"generator": {"name": "circuitkit", "version": versions()["circuitkit-graph"]}},
-        "replacement_score": graph.replacement,
-        "completeness_score": graph.completeness,
+        "replacement_score": graph.recalled["replacement"],
+        "completeness_score": graph.recalled["completeness"],
         "circuitkit": {"format": FORMAT, "target": graph.target, "about": about},
     }
 
@@ -88,7 +113,7 @@ def _pair(layer: int, feature: int) -> int:
     return (layer + feature) * (layer + feature + 1) // 2 + feature
 
 
-def _node(graph: AttributionGraph, i: int, own_id: str) -> dict[str, Json]:
+def _node(graph: Parts, i: int, own_id: str) -> dict[str, Json]:
     node, last = graph.nodes[i], len(graph.tokens) - 1
     number, layer, script = node.number, str(node.layer), f"{node.layer}_{node.number}-0"
     if node.kind == "feature":
@@ -105,13 +130,14 @@ def _node(graph: AttributionGraph, i: int, own_id: str) -> dict[str, Json]:
         "feature_type": TYPES[node.kind], "jsNodeId": script, "clerp": _clerp(node),
         "token_prob": node.weight if node.kind == "logit" else 0.0,
         "is_target_logit": node.kind == "logit", "run_idx": 0, "reverse_ctx_idx": last - at,
-        "influence": float(graph.cumulative[i]) if node.kind != "logit" else None,
+        "influence": float(graph.recalled["cumulative"][i]) if node.kind != "logit" else None,
         "activation": node.value if node.kind == "feature" else None,
         "circuitkit": {
             "kind": node.kind, "layer": node.layer, "position": node.position,
             "number": node.number, "label": node.label, "stage": node.stage,
-            "weight": node.weight, "sum": float(graph.sums[i]), "total": float(graph.totals[i]),
-            "live": float(graph.live[i]), "influence": float(graph.influence[i]),
+            "weight": node.weight, "sum": float(graph.sums[i]), "live": float(graph.live[i]),
+            "total": float(graph.recalled["totals"][i]),
+            "influence": float(graph.recalled["influence"][i]),
         },
     }  # fmt: skip
 
@@ -128,7 +154,7 @@ def _clerp(node: GraphNode) -> str:
 
 
 # -- read ------------------------------------------------------------------------------------------
-def read(path: str | os.PathLike[str]) -> AttributionGraph:
+def read(path: str | os.PathLike[str]) -> Parts:
     """The graph in a JSON file of this format, whoever wrote it.
 
     Of one that another program has written, errors and labels come from ``feature_type`` and
@@ -156,7 +182,7 @@ def read(path: str | os.PathLike[str]) -> AttributionGraph:
         ) from error
 
 
-def _graph(found: Mapping[str, Json]) -> AttributionGraph:
+def _graph(found: Mapping[str, Json]) -> Parts:
     from scipy.sparse import csr_array
 
     about, given = found["metadata"], list(found["nodes"])
@@ -179,26 +205,30 @@ def _graph(found: Mapping[str, Json]) -> AttributionGraph:
     own_about = about.get("circuitkit") or {}
     sums = np.array([_known(own, "sum", float("nan")) for _, own in known])
     sums = np.where(np.isnan(sums), matrix.sum(1), sums)
-    graph = AttributionGraph(
+    return Parts(
         str(about["scan"]), str(about["prompt"]), tokens, nodes, matrix, sums,
         np.array([_known(own, "live", float("nan")) for _, own in known]),
         str(own_about.get("target", "the logits")), dict(own_about.get("about") or {}),
+        _recalled(known, about),
     )  # fmt: skip
-    _recall(graph, known, about)
-    return graph
 
 
-def _recall(
-    graph: AttributionGraph, known: Sequence[tuple[GraphNode, Json]], about: Mapping[str, Json]
-) -> None:
+def _recalled(
+    known: Sequence[tuple[GraphNode, Json]], about: Mapping[str, Json]
+) -> dict[str, Json]:
     """What a file says of the whole graph, of which it may be a part."""
-    for key in ("total", "influence"):
+    found: dict[str, Json] = {}
+    for key, name in (("total", "totals"), ("influence", "influence")):
         values = np.array([_known(own, key, float("nan")) for _, own in known])
         if not np.isnan(values).any():
-            vars(graph)["totals" if key == "total" else key] = values
+            found[name] = values
+    shares = [own.get("influence") for _, own in known]
+    if "influence" in found:
+        found["cumulative"] = np.array([1.0 if x is None else _finite(x) for x in shares])
     for key in ("replacement", "completeness"):
         if isinstance(about.get(f"{key}_score"), float):
-            vars(graph)[key] = about[f"{key}_score"]
+            found[key] = about[f"{key}_score"]
+    return found
 
 
 def _known(own: Mapping[str, Json], key: str, default: float) -> float:

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import networkx as nx
 import numpy as np
 from jaxtyping import Bool, Float
 
 from circuitkit.errors import DataError
+from circuitkit.features.exchange import Parts, read, to_json
+from circuitkit.features.nodes import GraphNode
 from circuitkit.graph.types import Graph
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json
@@ -25,43 +27,10 @@ if TYPE_CHECKING:
     import pandas
     from scipy.sparse import csr_array
 
-__all__ = ["AttributionGraph", "GraphNode", "cumulative", "influence_of", "normalised"]
+__all__ = ["AttributionGraph", "cumulative", "influence_of", "normalised"]
 
-KINDS = ("token", "bias", "feature", "error", "rest", "logit")
 COUNTED = ("token", "feature", "error", "logit")
 Vector: TypeAlias = Float[np.ndarray, " n"]
-
-
-class GraphNode(NamedTuple):
-    """A node of an attribution graph.
-
-    ``kind`` is ``token`` (the embedding at a position), ``feature``, ``error`` (what an MLP writes
-    beyond its features), ``rest`` (features that are not nodes of their own), ``bias`` (what is
-    written whatever is read) or ``logit``. ``number`` is that of the feature or the token, and
-    ``value`` an activation, or a logit. ``weight`` is what a logit counts in the target.
-    """
-
-    kind: str
-    layer: int = -1
-    position: int = -1
-    number: int = -1
-    value: float = 0.0
-    weight: float = 0.0
-    label: str = ""
-    stage: str = ""  # of a bias, the letter of what writes it: a or m
-
-    @property
-    def name(self) -> str:
-        """The name: ``m3.f417@12``, ``m3.error@12``, ``input@5``, ``a2.bias``, ``logits.42``."""
-        if self.kind == "feature":
-            return f"m{self.layer}.f{self.number}@{self.position}"
-        if self.kind in ("error", "rest"):
-            return f"m{self.layer}.{self.kind}@{self.position}"
-        if self.kind == "token":
-            return f"input@{self.position}"
-        if self.kind == "bias":
-            return f"{self.stage}{self.layer}.bias" if self.stage else "bias"
-        return "logits" if self.number < 0 else f"logits.{self.number}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -73,6 +42,12 @@ class AttributionGraph:
     no other feature; all that a node takes adds up to ``sums[t]``. ``target`` is what the logits'
     nodes add up to with their ``weight``. Nothing of this says what happens to the model when a
     node is changed: ``validate`` measures that.
+
+    Example:
+        >>> {kind: int(graph.of_kind(kind).sum()) for kind in ("token", "error", "logit")}
+        {'token': 14, 'error': 56, 'logit': 1}
+        >>> 0 < graph.replacement < 1
+        True
 
     Attributes:
         model: The model's name.
@@ -347,22 +322,43 @@ class AttributionGraph:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the graph as a file in the format of Neuronpedia and circuit-tracer, from which
         ``AttributionGraph.load`` makes it again. Raises OutputError."""
-        from circuitkit.features.exchange import to_json
+        return write_whole(path, self.to_json(Path(path).stem))
 
-        return write_whole(path, to_json(self, Path(path).stem))
+    def to_json(self, slug: str = "graph") -> str:
+        """The same as a text; ``slug`` is the name by which other programs call the graph."""
+        return to_json(self.parts(), self.edges(), slug)
+
+    def parts(self) -> Parts:
+        """What the graph is made of, as files hold it."""
+        keys = ("totals", "influence", "cumulative", "replacement", "completeness")
+        return Parts(
+            self.model, self.prompt, self.tokens, self.nodes, self.weights, self.sums, self.live,
+            self.target, dict(self.about), {key: getattr(self, key) for key in keys},
+        )  # fmt: skip
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AttributionGraph:
         """The graph in a file of this format, ours or another program's. Nothing in it is executed;
         raises CircuitError where it does not hold one."""
-        from circuitkit.features.exchange import read
+        parts = read(path)
+        found = cls(*parts[:9])
+        vars(found).update(parts.recalled)
+        return found
 
-        return read(path)
+    def to_text(self) -> str:
+        """How much there is of what."""
+        counts = {kind: int(self.of_kind(kind).sum()) for kind in COUNTED}
+        said = ", ".join(f"{n:,} {kind}{'s' * (n > 1)}" for kind, n in counts.items() if n)
+        return f"{said}, {self.weights.nnz:,} edges"
+
+    def _repr_html_(self) -> str:
+        """The strongest part as a page, in a frame of its own."""
+        from circuitkit.viz.viewer.traced import framed
+
+        return framed(self.prune().to_networkx())
 
     def __str__(self) -> str:
-        counts = {kind: int(self.of_kind(kind).sum()) for kind in COUNTED}
-        said = ", ".join(f"{n:,} {kind}s" for kind, n in counts.items() if n)
-        return f"attribution graph of {self.prompt!r}: {said}, {self.weights.nnz:,} edges"
+        return f"attribution graph of {self.prompt!r}: {self.to_text()}"
 
     def __repr__(self) -> str:
         lines = [str(self), f"  {self.target} = {self.value:.3f} on {self.model}"]

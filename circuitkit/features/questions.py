@@ -17,7 +17,7 @@ from circuitkit.engine.inspection import Inspectable
 from circuitkit.engine.model import Context
 from circuitkit.engine.numerics import wide
 from circuitkit.errors import DataError
-from circuitkit.features.graphs import GraphNode
+from circuitkit.features.nodes import GraphNode
 from circuitkit.features.pulls import Pulled, linked, written
 
 __all__ = ["Asked", "MOST_LOGITS", "Question", "ask", "live_gradients"]

@@ -15,11 +15,11 @@ from circuitkit.engine.numerics import wide
 from circuitkit.errors import DictionaryError
 from circuitkit.features.dictionaries import Active, Dictionary
 from circuitkit.features.pulls import FrozenRun, Linear, Pulled
-from circuitkit.features.sites import require_fitting
+from circuitkit.features.sites import fitted
 
 __all__ = ["Group", "Replaced"]
 
-READS, WRITES = ("mlp_in", "resid_mid"), ("mlp_out", "mlp_raw")
+READS = ("mlp_in", "resid_mid")
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,14 @@ def _fitting(model: Inspectable, dictionaries: Iterable[Dictionary]) -> dict[int
     """The dictionaries by layer, where the model is; raises DictionaryError where one is not of an
     MLP, or two are of one."""
     found: dict[int, Dictionary] = {}
-    for one in dictionaries:
-        if one.reads not in READS or one.writes not in WRITES:
+    for given in dictionaries:
+        one = fitted(given, model)
+        if one.reads not in READS or one.writes != "mlp_out":
             raise DictionaryError(
                 f"the dictionary {one.prefix} reads {one.reads!r} and writes {one.writes!r}; a "
                 "prompt is traced through transcoders, which read 'mlp_in' or 'resid_mid' and "
                 "write 'mlp_out'"
             )
-        require_fitting(one, model)
         if one.layer in found:
             raise DictionaryError(f"two dictionaries read in layer {one.layer}; give one a layer")
         found[one.layer] = one.to(model.device, model.dtype)

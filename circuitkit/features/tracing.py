@@ -17,7 +17,8 @@ from circuitkit.engine.memory import foresee, room_of
 from circuitkit.engine.numerics import exact, wide
 from circuitkit.errors import BudgetError, DataError, ModelError
 from circuitkit.features.dictionaries import Dictionary
-from circuitkit.features.graphs import AttributionGraph, GraphNode
+from circuitkit.features.graphs import AttributionGraph
+from circuitkit.features.nodes import GraphNode
 from circuitkit.features.pulls import EMBED, Pulled, require_traceable
 from circuitkit.features.questions import MOST_LOGITS, Asked, Question, ask, live_gradients
 from circuitkit.features.replacing import Replaced
@@ -267,8 +268,11 @@ def trace(
     not add up. Source: Ameisen et al. 2025; Dunefsky et al. 2024.
 
     Example:
-        >>> found = ck.trace(model, "When Mary and John went to the store, John gave", coders)
-        >>> found.replacement > 0.5
+        >>> prompt = ck.Prompt("When Anna and Paul met, Paul gave a book to", None, (" Anna",))
+        >>> found = ck.trace(model, prompt, coders)
+        >>> found.target
+        "logit of ' Anna' less the mean of all tokens"
+        >>> found.about["largest_error"] < 1e-5
         True
     """
     require_traceable(model)

@@ -19,7 +19,8 @@ from circuitkit.engine.model import Context
 from circuitkit.engine.numerics import exact, wide
 from circuitkit.errors import DataError, EvaluationError
 from circuitkit.features.dictionaries import Dictionary
-from circuitkit.features.graphs import AttributionGraph, GraphNode
+from circuitkit.features.graphs import AttributionGraph
+from circuitkit.features.nodes import GraphNode
 from circuitkit.features.pulls import linked, written
 from circuitkit.features.questions import Question, ask
 from circuitkit.features.replacing import Replaced
@@ -48,6 +49,11 @@ class Validation:
     (factor − 1) · ``live``. It was measured in two models: the ``real`` one, and the ``frozen``
     one that the graph describes, with the patterns and norms of the prompt held, features in the
     place of MLPs, which may switch on and off, and errors as they are.
+
+    Example:
+        >>> found = ck.validate(model, graph, coders, nodes=5)
+        >>> list(found.to_frame())[:4]
+        ['prompt', 'node', 'graph', 'live gradient']
 
     Attributes:
         nodes: The features, prompt by prompt.

@@ -62,11 +62,16 @@ RUNS = {  # the files that a run may write; the first is in the folder of each
     "track": ("track.csv", "track.svg", "track.json"),
     "cross": ("cross.csv", "overlap.csv", "cross.svg"),
     "dictionaries": ("dictionaries.csv", "training.csv"),  # beside folders of SAELens's format
+    "trace": (
+        "graph.json", "graph-metadata.json", "nodes.csv", "prompts.csv", "validation.csv",
+        "graph.svg", "graph.html",
+    ),
 }  # fmt: skip
 _PIECES = {
     "discovery": ".unfinished", "study": ".unfinished", "benchmark": "cells",
     "track": "cells", "cross": ".unfinished", "clusters": ".unfinished",
     "dictionaries": ".unfinished",
+    "trace": ".unfinished",
 }  # fmt: skip
 _KEPT = ("benchmark", "track")  # whose pieces stay, so that a larger run takes them up
 _RECORD, _LOCK = "run.json", ".lock"

@@ -7,6 +7,7 @@ from html import escape
 
 from circuitkit.graph.types import Graph
 from circuitkit.util.json_values import Json
+from circuitkit.util.templates import framed as frame
 from circuitkit.viz import style
 from circuitkit.viz.traces.layout import Box, Line, Sheet, lay_out
 from circuitkit.viz.traces.scene import about, fill_of
@@ -14,7 +15,7 @@ from circuitkit.viz.viewer.contents import rounded
 from circuitkit.viz.viewer.page import _filled
 from circuitkit.viz.viewer.picture import GROUP, width_of
 
-__all__ = ["page"]
+__all__ = ["framed", "page"]
 
 START = 150  # edges that the page shows first
 KIND = {"token": "input", "logit": "logits", "feature": "feature"}  # else an error: as an MLP
@@ -63,6 +64,12 @@ def page(
     }  # fmt: skip
     said = [*about(graph, len(lines)), *notes]
     return _filled(data, _svg(sheet, start), said, LEGEND, KEYS)
+
+
+def framed(graph: Graph) -> str:
+    """The page within a notebook, in a frame that reaches nothing else."""
+    whole = page(graph).replace("<html", '<html class="framed"', 1)
+    return frame(whole, "An attribution graph", "allow-scripts", "allow-downloads")
 
 
 def _signed(line: Line) -> float | None:
