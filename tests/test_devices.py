@@ -1,7 +1,8 @@
 """A model whose layers are on several devices gives what it gives on one.
 
-No test has a GPU: tensors say where they are (``fake_devices``), and an operation on tensors of
-several devices raises, as there. So a move that is missing anywhere turns a test red.
+No test here has a GPU: tensors say where they are (``fake_devices``), and an operation on tensors
+of several devices raises, as there. So a move that is missing anywhere turns a test red. What one
+GPU computes, also beside a layer on the CPU, is for ``test_gpu.py``; two have run neither.
 """
 
 from __future__ import annotations
