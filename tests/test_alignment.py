@@ -15,16 +15,19 @@ import pytest
 import torch
 from families import as_batch, dataset, distance, model, pristine
 from oracles import Oracle, Written
+from placed_oracle import PlacedOracle
 from torch import Tensor
 
 import circuitkit as ck
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Batch, Dataset
 from circuitkit.data.examples import Example
+from circuitkit.data.places import numbers, places
 from circuitkit.engine.inputs import prepare
 from circuitkit.engine.run import run
 from circuitkit.errors import DataError
 from circuitkit.evaluation.pairing import paired_alone
+from circuitkit.graph.places import PlacedMask
 from circuitkit.workflows.clusters.sharing import features
 
 SAME = 2e-5
@@ -68,10 +71,11 @@ def labels(spans: dict[str, tuple[int, int]], length: int) -> list[str]:
     return found
 
 
-def weights(one: Example) -> tuple[np.ndarray, list[bool]]:
-    """How much each clean token gets of each corrupted one, and whether it has a partner."""
-    mine = labels(dict(one.spans), len(one.clean))
-    theirs = labels(dict(one.corrupt_spans or {}), len(one.corrupt))
+def weights(one: Example, answer: int = 0) -> tuple[np.ndarray, list[bool]]:
+    """How much each clean token gets of each corrupted one, and whether it has a partner; with so
+    many tokens of an answer behind both."""
+    mine = labels(dict(one.spans), len(one.clean)) + ["answer"] * answer
+    theirs = labels(dict(one.corrupt_spans or {}), len(one.corrupt)) + ["answer"] * answer
     table, partner = np.zeros((len(mine), len(theirs))), []
     for t, name in enumerate(mine):
         there = [u for u, other in enumerate(theirs) if other == name]
@@ -88,9 +92,10 @@ def gathered(x: Tensor, batch: Batch, examples: tuple[Example, ...]) -> Tensor:
     """Values at corrupted tokens as clean tokens get them, by a loop."""
     assert batch.aligned is not None
     out = x.new_zeros(len(batch), batch.mask.shape[1], *x.shape[2:])
-    for row, one in enumerate(examples):
+    for row, owner in enumerate(batch.owner.tolist()):
         mine, theirs = batch.mask[row].nonzero()[:, 0], batch.aligned.mask[row].nonzero()[:, 0]
-        for t, given in enumerate(weights(one)[0]):
+        one = examples[owner]
+        for t, given in enumerate(weights(one, len(mine) - len(one.clean))[0]):
             out[row, mine[t]] = sum(w * x[row, u] for w, u in zip(given, theirs, strict=True))
     return out
 
@@ -143,13 +148,8 @@ def test_tokens_of_answers_are_paired_one_by_one(padding: str) -> None:
     assert batch.aligned is not None
     assert len(batch) == 18
     for row in range(len(batch)):
-        extra, one = row % 3, own.examples[row // 3]
         table = batch.aligned.pairing[row][batch.mask[row]][:, batch.aligned.mask[row]]
-        expected = np.zeros((len(one.clean) + extra, len(one.corrupt) + extra))
-        expected[: len(one.clean), : len(one.corrupt)] = weights(one)[0]
-        for i in range(extra):
-            expected[len(one.clean) + i, len(one.corrupt) + i] = 1
-        assert np.allclose(table, expected)
+        assert np.allclose(table, weights(own.examples[row // 3], row % 3)[0])
 
 
 def test_texts_whose_tokens_stand_alike_are_one_real_run() -> None:
@@ -230,6 +230,70 @@ def test_what_the_pairing_alone_does_is_a_jump_of_heads_that_come_alive() -> Non
     found = paired_alone(m, own, batch)
     corrupt = m.unembed(carried.final[rows, batch.last])
     assert distance(found - corrupt, m.unembed(final) - corrupt) < 1e-4
+
+
+# -- between places, and answers of several tokens -------------------------------------------------
+def by_places(family: str, padding: str) -> tuple[Any, ...]:
+    """Aligned prompts with an answer of three tokens, and the places of the model's edges."""
+    m, own = model(family), data(padding, (((7, 8, 9),), ((6,),)))[:3]
+    batch = as_batch(own)
+    (carried,) = counterfactual(m, own)(batch)
+    return m, own, batch, m.start(batch.clean, batch.mask), carried, places(own, m.wiring)
+
+
+@pytest.mark.parametrize(("family", "padding"), [*zip(FAMILIES[:3], SIDES, strict=False)])
+def test_masks_between_places_are_those_done_by_hand(family: str, padding: str) -> None:
+    """Hooks on the plain module, which carry values gathered by the loop; the logits read where the
+    prompt ends, and at the tokens of the answer."""
+    m, own, batch, context, carried, where = by_places(family, padding)
+    by_hand = PlacedOracle(pristine(family), m.wiring)
+    plain = by_hand.plain(batch.aligned.tokens, batch.aligned.mask)
+    there = Written(
+        *({n: gathered(x, batch, own.examples) for n, x in table.items()}
+          for table in (plain.writers, plain.raw))
+    )  # fmt: skip
+    assert [s for s, own in zip(where.spans, where.answers, strict=True) if own] == [
+        "end", "answer",
+    ]  # fmt: skip
+    of, legal, rng = numbers(batch, where.spans), where.legal, np.random.default_rng(1)
+    keep = PlacedMask(
+        where, legal.residual & (rng.random(where.shape) < 0.5),
+        legal.attention & (rng.random(legal.attention.shape) < 0.7),
+    )  # fmt: skip
+    with torch.no_grad():
+        found = run(m, batch, context, carried, keep)
+        assert distance(found, by_hand.placed(batch, there, keep, of)) < SAME
+        nothing = replace(keep, residual=legal.residual & False, attention=legal.attention & False)
+        ends = [run(m, batch, context, carried, one) for one in (nothing, legal)]
+    rows = torch.arange(len(batch))
+    for logits, tokens, mask, last in (
+        (ends[0], batch.aligned.tokens, batch.aligned.mask, batch.aligned.last),
+        (ends[1], batch.clean, batch.mask, batch.last),
+    ):
+        assert distance(logits, by_hand.logits(tokens, mask)[rows, last]) < SAME
+
+
+def test_the_logits_of_each_token_of_an_answer_are_read_in_their_span() -> None:
+    m, _, batch, context, carried, where = by_places("llama", "right")
+    legal, begun = where.legal, batch.mask.sum(-1) > batch.prompts.sum(-1)
+    with torch.no_grad():
+        whole = run(m, batch, context, carried, legal)
+        for span, rows in (("end", ~begun), ("answer", begun)):
+            residual = legal.residual.copy()
+            residual[1:, -1, where.span(span)] = False
+            cut = run(m, batch, context, carried, replace(legal, residual=residual))
+            moved = (cut - whole).abs().amax(-1) > 1e-4
+            assert moved.tolist() == rows.tolist()
+
+
+@pytest.mark.parametrize("metric", ["log_probability", "logit_diff"])
+def test_scores_of_whole_answers_sum_over_spans_to_the_plain_ones(metric: str) -> None:
+    m, own, *_, where = by_places("gpt2", "left")
+    plain = ck.discovery.eap(m, own, metric)
+    placed = ck.discovery.eap(m, own, metric, places=where)
+    assert distance(placed.collapse().values, plain.values) < SAME
+    at = placed.residual[:, -1].any(0)
+    assert [s for s, there in zip(where.spans, at, strict=True) if there] == ["end", "answer"]
 
 
 # -- what is refused -------------------------------------------------------------------------------
