@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import combinations, pairwise
 
@@ -24,6 +25,7 @@ WORDS = [
     ["first", "<bos>"], ["before S1", "When"], ["S1", "Mary"], ["IO", "John"],
     ["between", "went to the store,"], ["S2", "Mary"], ["end", "to"],
 ]  # fmt: skip
+HOSTILE = "</script><script>alert(1)</script>"
 SPANS = tuple(span for span, _ in WORDS)
 WIRINGS = {
     "mini": Wiring(4, 4, 4),
@@ -151,6 +153,23 @@ def test_a_prompt_may_be_given_and_needs_places(circuit: Circuit) -> None:
 def test_what_is_drawn_without_places_says_so(style: dict[str, object]) -> None:
     with pytest.raises(CircuitError, match=r"circuit\.collapse\(\)"):
         lookup("formats", "svg")(drawn_at_random("mini"), **style)
+
+
+def test_a_page_stands_along_the_prompt_and_holds_every_edge(circuit: Circuit) -> None:
+    circuit.graph["words"] = [[span, HOSTILE if span == "S1" else text] for span, text in WORDS]
+    text = lookup("formats", "html")(circuit)
+    data = json.loads(re.search(r'<script[^>]*id="data"[^>]*>(.*?)</script>', text, re.S)[1])  # type: ignore[index]
+    inner = [w for w, r, _ in edges(circuit) if w.port and w.span == r.span]
+    names = {edge_name(w, r) for w, r, _ in edges(circuit)}
+    assert set(data["edges"]["name"]) <= names
+    assert len(names) - len(inner) <= len(data["edges"]["name"]) == data["of"]
+    assert text.count('class="n ') == len(data["boxes"])
+    assert HOSTILE not in text
+    assert "<iframe" in circuit._repr_html_()
+    with pytest.raises(OutputError, match=r"circuit\.collapse\(\)"):
+        lookup("formats", "html")(circuit, attention={"tokens": [], "heads": {}})
+    with pytest.raises(OutputError, match="a prompt belongs to"):
+        lookup("formats", "html")(circuit.collapse(), prompt={"S1": "Anna"})
 
 
 def test_without_words_the_spans_stand_alone(circuit: Circuit) -> None:

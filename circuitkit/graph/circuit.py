@@ -100,7 +100,7 @@ _FOREIGN = (
     (f"{_THEIRS}.eap_ig:is_eap", f"{_THEIRS}.eap_ig:read_eap_circuit"),
     (f"{_THEIRS}.acdc:is_acdc", f"{_THEIRS}.acdc:read_acdc"),
 )
-_FRAMED = "circuitkit.viz.viewer.page:framed"
+_FRAMED = "circuitkit.viz.viewer.paged:framed"
 _BY_SPAN = "circuitkit.graph.by_place:by_span"
 _SAVES, _DRAWS = "formats", "viz/pictures"  # the folders of what saves and of what draws
 _OTHER = {

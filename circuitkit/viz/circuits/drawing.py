@@ -15,7 +15,7 @@ from circuitkit.util.json_values import Json
 from circuitkit.viz import style
 from circuitkit.viz.circuits.choice import Asked, Choice, chosen
 
-__all__ = ["Box", "Drawing", "Edge", "SOURCE", "Sides", "boxes_of", "drawing", "ends_of"]
+__all__ = ["Box", "Drawing", "Edge", "SOURCE", "Sides", "boxes_of", "drawing", "ends_of", "read_at"]
 
 SOURCE = ("model", "task", "metric", "corruption", "method")
 
@@ -58,6 +58,11 @@ class Edge:
         return f"{edge_name(self.writer, self.reader)}  {self.weight:+.3g}{often}"
 
     @property
+    def start(self) -> str:
+        """The box where it begins; of attention's edges that in which a key or value is read."""
+        return read_at(self.writer) if self.writer.port else str(self.writer)
+
+    @property
     def port(self) -> str | None:
         """The port where it ends; of attention's edges that where they begin."""
         return self.writer.port or self.reader.port
@@ -73,6 +78,12 @@ class Edge:
     def opacity(self) -> float:
         """How solid its lines are: the rarer, the paler."""
         return style.opacity(len(self.ends), None if self.core else self.frequency)
+
+
+def read_at(port: Node) -> str:
+    """The box in which a key or value is read at a place: that of a head, or of a group, holds
+    both."""
+    return f"{port.plain.rpartition('.')[0]}.kv@{port.span}"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
 from circuitkit.viz import style
 from circuitkit.viz.circuits.choice import USUAL, Asked, Choice, Weighted, check_asked
-from circuitkit.viz.circuits.drawing import Box, Drawing, Edge, _certainty, _exact
+from circuitkit.viz.circuits.drawing import Box, Drawing, Edge, _certainty, _exact, read_at
 
 __all__ = ["PlacedDrawing", "Words", "is_words", "placed_drawing", "words_of"]
 
@@ -102,10 +102,10 @@ def placed_drawing(
     check_asked(asked)
     places, wiring = places_of(circuit), any_wiring(circuit)
     choice = _chosen(circuit, places, asked)
-    apart = {_source(w) for w, r, _ in choice.shown if w.port and w.span != r.span}
+    apart = {read_at(w) for w, r, _ in choice.shown if w.port and w.span != r.span}
     inner: dict[Node, tuple[str, ...]] = {}  # the heads that read a port at their own place
     for w, r, _ in choice.shown:
-        if w.port and _source(w) not in apart:
+        if w.port and read_at(w) not in apart:
             inner[w] = (*inner.get(w, ()), str(r))
     writers = {w for w, _, _ in choice.shown}
     drawn = tuple(
@@ -172,16 +172,11 @@ def _together(found: list[Weighted], places: Places, most: int) -> list[Weighted
 
 
 # -- boxes -----------------------------------------------------------------------------------------
-def _source(port: Node) -> str:
-    """The box of a key or value at a place: that of a head's, or of a group's, both."""
-    return f"{port.plain.rpartition('.')[0]}.kv@{port.span}"
-
-
 def _ends(reader: Node, wiring: Wiring, writers: set[Node]) -> tuple[str, ...]:
     """The boxes that an edge enters: of a key or value that in which it is read, of experts those
     that write."""
     if reader.port in ("k", "v"):
-        return (_source(reader),)
+        return (read_at(reader),)
     if reader.is_head:
         return (str(reader),)
     fed = [node.at(reader.span) for node in wiring.fed(reader.plain)]
@@ -193,8 +188,7 @@ def _boxes(drawn: Sequence[Edge], places: Places) -> dict[str, Box]:
     """The boxes of the edges, in the model's order."""
     found: dict[str, Box] = {}
     for edge in drawn:
-        start = _source(edge.writer) if edge.writer.port else str(edge.writer)
-        for name in (start, *edge.ends):
+        for name in (edge.start, *edge.ends):
             found[name] = _box(name)
     order = {span: number for number, span in enumerate(places.spans)}
 

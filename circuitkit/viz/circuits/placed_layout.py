@@ -139,14 +139,8 @@ def _grid(drawing: PlacedDrawing, abreast: int) -> _Grid:
 
 def _wished(drawing: PlacedDrawing, source: str, line: dict[str, int], base: int) -> float:
     """The mean line of the heads that read here, counted from the rank's first."""
-    found = [line[edge.ends[0]] - base for edge in drawing.edges if _start(edge) == source]
+    found = [line[edge.ends[0]] - base for edge in drawing.edges if edge.start == source]
     return sum(found) / len(found) if found else 0.0
-
-
-def _start(edge: Edge) -> str:
-    """The box in which an edge begins."""
-    writer = edge.writer
-    return f"{writer.plain.rpartition('.')[0]}.kv@{writer.span}" if writer.port else str(writer)
 
 
 # -- a column --------------------------------------------------------------------------------------
@@ -259,12 +253,12 @@ def _passing(drawing: PlacedDrawing, grid: _Grid) -> dict[int, tuple[int, int]]:
     found: dict[int, tuple[int, int]] = {}
     sideways = [(n, edge) for n, edge in enumerate(drawing.edges) if edge.writer.port]
     spans = {
-        n: tuple(sorted(drawing.column_of(name) for name in (_start(edge), edge.ends[0])))
+        n: tuple(sorted(drawing.column_of(name) for name in (edge.start, edge.ends[0])))
         for n, edge in sideways
     }
     for n, edge in sorted(sideways, key=lambda own: spans[own[0]][1] - spans[own[0]][0]):
         low, high = spans[n]
-        line = max(grid.line[_start(edge)], grid.line[edge.ends[0]])
+        line = max(grid.line[edge.start], grid.line[edge.ends[0]])
         tracks = taken[line]
         for place, held in enumerate(tracks):
             if all(high <= a or b <= low for a, b in held):
@@ -312,12 +306,12 @@ def _sideways(
 ) -> list[Route]:
     """The ways of attention's edges: out of the side of a box and into that of the head's, level
     where nothing stands between, else over it."""
-    leaving, arriving = _beside(drawing, places, _start), _beside(drawing, places, _goal)
+    leaving, arriving = _beside(drawing, places, 0), _beside(drawing, places, 1)
     routes = []
     for number, edge in enumerate(drawing.edges):
         if number not in passing:
             continue
-        start, end = _start(edge), edge.ends[0]
+        start, end = edge.start, edge.ends[0]
         (x0, y0), (x1, y1) = places[start], places[end]
         y0, y1 = y0 + leaving[number], y1 + arriving[number]
         side = 1.0 if x1 >= x0 else -1.0
@@ -334,22 +328,23 @@ def _sideways(
     return routes
 
 
-def _goal(edge: Edge) -> str:
-    return edge.ends[0]
-
-
-def _beside(drawing: PlacedDrawing, places: dict[str, Point], of: object) -> dict[int, float]:
-    """How far above or below the middle of its box each of attention's edges leaves or arrives."""
+def _beside(drawing: PlacedDrawing, places: dict[str, Point], end: int) -> dict[int, float]:
+    """How far above or below the middle of its box each of attention's edges leaves (end 0) or
+    arrives (1)."""
+    ends = {n: (edge.start, edge.ends[0]) for n, edge in enumerate(drawing.edges)
+            if edge.writer.port}  # fmt: skip
     mine: dict[str, list[int]] = defaultdict(list)
-    for number, edge in enumerate(drawing.edges):
-        if edge.writer.port:
-            mine[_start(edge) if of is _start else _goal(edge)].append(number)
+    for number, own in ends.items():
+        mine[own[end]].append(number)
     found = {}
     for numbers in mine.values():
         step = min(4.0, 0.6 * style.HEIGHT / len(numbers))
-        others = {n: places[_goal(drawing.edges[n]) if of is _start else _start(drawing.edges[n])]
-                  for n in numbers}  # fmt: skip
-        numbers.sort(key=lambda n: (others[n][1], others[n][0], drawing.edges[n].port or ""))
+
+        def key(n: int) -> tuple[float, float, str]:
+            x, y = places[ends[n][1 - end]]
+            return y, x, drawing.edges[n].port or ""
+
+        numbers.sort(key=key)
         for place, n in enumerate(numbers):
             found[n] = (place - (len(numbers) - 1) / 2) * step
     return found

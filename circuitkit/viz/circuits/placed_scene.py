@@ -43,7 +43,6 @@ __all__ = ["placed_scene"]
 WIDE = 3  # boxes side by side in a cell, where no width is asked for
 TRIED = ((3, ROOMY), (2, ROOMY), (1, TIGHT))  # boxes side by side in a cell
 LINES = 3  # of words below a column
-SIGNS = 6.0  # the least signs of a word's line: of a column with boxes
 RULE = "#dddddd"  # between columns
 
 
@@ -55,8 +54,15 @@ class _Sheet:
     along: Along
     spacing: Spacing
     left: float
+    top: float
     floor: float
     small: float
+    width: float
+
+    @property
+    def layer(self) -> str:
+        """What stands before the number of a layer."""
+        return "" if self.spacing.joined else "layer "
 
     def at(self, point: Point) -> Point:
         """Where a point of the layout is."""
@@ -94,22 +100,30 @@ def _picture(
     drawn: PlacedDrawing, along: Along, spacing: Spacing, small: float, least: float
 ) -> Scene:
     """The picture, with words, legend and caption in letters of that size, at least so wide."""
-    margin, layer = spacing.margin, "" if spacing.joined else "layer "
-    names = style.text_width(f"{layer}{max(r for r, _ in _layers(along))}", small) + 4.0
-    inner = along.columns[-1][1]
-    width = max(inner + names + 2 * margin, least, _widest_entry(drawn, small) + 2 * style.MARGIN)
-    heading = list(heading_of(drawn.title, width))
-    top = style.MARGIN + (style.HEADING + ROW / 2) * len(heading) + spacing.half
-    floor = top + max(y for lines in along.lines.values() for y in lines)
-    left = margin + names + (width - 2 * margin - names - inner) / 2
-    sheet = _Sheet(drawn, along, spacing, left, floor, small)
-    words, bottom = _words(sheet, floor + spacing.half + 4.0)
-    bands = [*_bands(sheet, width, layer), *_rules(sheet, top - spacing.half, bottom)]
-    bands += [Text(margin, top, "layer", small, style.FAINT)] * spacing.joined
-    legend, bottom = _legend_rows(drawn, width, bottom + style.MARGIN / 2, small)
-    caption, bottom = caption_of(drawn.caption, width, bottom, small)
+    least = max(least, _widest_entry(drawn, small) + 2 * style.MARGIN)
+    sheet = _sheet(drawn, along, spacing, small, least, drawn.title)
+    heading = list(heading_of(drawn.title, sheet.width))
+    words, bottom = _words(sheet)
+    bands: list[Shape] = [*_bands(sheet), *_rules(sheet, bottom)]
+    bands += [Text(spacing.margin, sheet.top, "layer", small, style.FAINT)] * spacing.joined
+    legend, bottom = _legend_rows(drawn, sheet.width, bottom + style.MARGIN / 2, small)
+    caption, bottom = caption_of(drawn.caption, sheet.width, bottom, small)
     shapes = (*bands, *_lines(sheet), *_boxes(sheet), *words, *heading, *legend, *caption)
-    return Scene(width, bottom, shapes)
+    return Scene(sheet.width, bottom, shapes)
+
+
+def _sheet(
+    drawn: PlacedDrawing, along: Along, spacing: Spacing, small: float, least: float, title: str
+) -> _Sheet:
+    """Where the layout stands in a picture that is at least so wide, below its title."""
+    last = max(layer for layer, _ in _layers(along))
+    names = style.text_width(f"{'' if spacing.joined else 'layer '}{last}", small) + 4.0
+    inner = along.columns[-1][1]
+    width = max(inner + names + 2 * spacing.margin, least)
+    top = style.MARGIN + (style.HEADING + ROW / 2) * bool(title) + spacing.half
+    floor = top + max(y for lines in along.lines.values() for y in lines)
+    left = spacing.margin + names + (width - 2 * spacing.margin - names - inner) / 2
+    return _Sheet(drawn, along, spacing, left, top, floor, small, width)
 
 
 def _layers(along: Along) -> list[tuple[int, tuple[float, ...]]]:
@@ -121,7 +135,7 @@ def _layers(along: Along) -> list[tuple[int, tuple[float, ...]]]:
     return [*found.items()] or [(0, (0.0,))]
 
 
-def _bands(sheet: _Sheet, width: float, layer: str) -> Iterator[Shape]:
+def _bands(sheet: _Sheet) -> Iterator[Rect | Text]:
     """Each layer's name at the left, and a tint behind every second one."""
     pitch = sheet.spacing.pitch[0]
     every = sorted(y for lines in sheet.along.lines.values() for y in lines)
@@ -131,13 +145,14 @@ def _bands(sheet: _Sheet, width: float, layer: str) -> Iterator[Shape]:
         low, high = (below + min(lines)) / 2, (above + max(lines)) / 2
         _, y = sheet.at((0.0, (low + high) / 2))
         if number % 2 == 0:
-            yield Rect(width / 2, y, width - sheet.spacing.margin, high - low, style.BAND)
-        yield Text(sheet.spacing.margin, y, f"{layer}{name}", sheet.small, style.FAINT)
+            wide = sheet.width - sheet.spacing.margin
+            yield Rect(sheet.width / 2, y, wide, high - low, style.BAND)
+        yield Text(sheet.spacing.margin, y, f"{sheet.layer}{name}", sheet.small, style.FAINT)
 
 
-def _rules(sheet: _Sheet, top: float, bottom: float) -> Iterator[Shape]:
+def _rules(sheet: _Sheet, bottom: float) -> Iterator[Rect]:
     """A thin line between columns."""
-    columns = sheet.along.columns
+    columns, top = sheet.along.columns, sheet.top - sheet.spacing.half
     for (_, right), (left, _) in pairwise(columns):
         x, _ = sheet.at(((right + left) / 2, 0.0))
         yield Rect(x, (top + bottom) / 2, 0.7, bottom - top, RULE)
@@ -177,9 +192,10 @@ def _boxes(sheet: _Sheet) -> Iterator[Shape]:
         yield Text(x, y, box.label, style.LABEL, ink, anchor="middle", bold=ends and not tight)
 
 
-def _words(sheet: _Sheet, top: float) -> tuple[list[Shape], float]:
-    """Below each column the words of the example, and the name of the span."""
-    shapes: list[Shape] = []
+def _words(sheet: _Sheet) -> tuple[list[Text], float]:
+    """Below each column the words of the example, and the name of the span; and where they end."""
+    shapes: list[Text] = []
+    top = sheet.floor + sheet.spacing.half + 4.0
     step, ends = 1.25 * sheet.small, [top]
     named, said = [], []
     for column, (left, right) in zip(sheet.drawn.columns, sheet.along.columns, strict=True):

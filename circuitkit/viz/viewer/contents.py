@@ -48,9 +48,9 @@ def edge_columns(
     incoming = shares(circuit)
     found: dict[str, list[Json]] = {
         "name": [edge_name(edge.writer, edge.reader) for edge in order],
-        "from": [number[str(edge.writer)] for edge in order],
+        "from": [number[edge.start] for edge in order],
         "to": [[number[end] for end in edge.ends] for edge in order],
-        "port": [edge.reader.port or "" for edge in order],
+        "port": [edge.port or "" for edge in order],
     }
     if overlay:
         pairs = [(str(edge.writer), str(edge.reader)) for edge in order]

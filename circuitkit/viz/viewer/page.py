@@ -19,7 +19,6 @@ from circuitkit.graph.circuit import edges as weighted_edges
 from circuitkit.graph.circuit import wiring_of
 from circuitkit.graph.types import Graph
 from circuitkit.util.json_values import Json
-from circuitkit.util.templates import framed as frame
 from circuitkit.util.templates import render
 from circuitkit.util.versions import versions
 from circuitkit.viz import style
@@ -29,7 +28,7 @@ from circuitkit.viz.viewer import contents
 from circuitkit.viz.viewer.overlay import Overlay, overlaid
 from circuitkit.viz.viewer.picture import picture
 
-__all__ = ["FRAMED", "MOST", "START", "framed", "page"]
+__all__ = ["FRAMED", "MOST", "START", "page"]
 
 MOST = 5_000  # edges of a page
 START = 50  # edges that it shows first, where there are more than FULL
@@ -79,13 +78,6 @@ def page(
     }  # fmt: skip
     lines = _about(circuit, drawn, overlay)
     return _filled(data, shown.svg, [" · ".join(lines[:2]), *lines[2:]], _legend(found))
-
-
-def framed(circuit: Graph, searched: Mapping[int, float] | None = None) -> str:
-    """The page within a notebook: in a frame of its own, which may run its script and offer its
-    files, and reaches nothing else. It holds the 500 strongest edges."""
-    whole = page(circuit, FRAMED, searched=searched).replace("<html", '<html class="framed"', 1)
-    return frame(whole, "A circuit", "allow-scripts", "allow-downloads")
 
 
 def _legend(found: Mapping[str, list[Json]]) -> list[tuple[str, str]]:
