@@ -13,6 +13,7 @@ from torch import Tensor
 
 from circuitkit.data.examples import Example
 from circuitkit.engine.inspection import Inspectable
+from circuitkit.engine.memory import peak
 from circuitkit.errors import BudgetError, DataError, DictionaryError, EvaluationError, ModelError
 from circuitkit.features import Dictionary, tracing
 from circuitkit.features.graphs import AttributionGraph, cumulative
@@ -143,6 +144,17 @@ def test_what_does_not_fit_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tracing, "room_of", lambda *_: 1e3)
     with pytest.raises(BudgetError, match="one row at a time takes"):
         trace(m, PROMPT, coders(m), share=0.5)
+
+
+def test_rows_are_made_in_the_memory_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    m = model("gpt2")
+    large = coders(m, f=200)
+    taken = []
+    for space in (2e6, 8e6):
+        monkeypatch.setattr(tracing, "room_of", lambda *_, space=space: space)
+        taken.append(peak(lambda: trace(m, PROMPT, large, share=0.9)))
+        assert taken[-1] < 1.5 * space
+    assert taken[0] < taken[1] / 2
 
 
 def test_fewer_features_leave_the_others_together() -> None:
