@@ -48,7 +48,11 @@ def test_a_feature_is_shown_where_it_is_most_active(subject: tuple[Any, Dictiona
     assert found.share == pytest.approx(float((active > 0).float().mean()))
     assert 0 < found.share < 1
     assert found.largest == pytest.approx(float(active.max()), rel=1e-4)
-    best = sorted((float(own.max()) for own in every), reverse=True)[:3]
+    # Texts that are alike up to where the feature is largest are shown once.
+    each = {
+        text[: int(v.argmax()) + 1]: float(v.max()) for text, v in zip(texts, every, strict=True)
+    }
+    best = sorted(each.values(), reverse=True)[:3]
     peaks = [one.values[one.peak] for one in found.shown]
     assert peaks == pytest.approx(best, rel=1e-4)
     for one in found.shown:
@@ -143,3 +147,33 @@ def test_the_command_shows_features(
                             ("a3.f1", "no dictionary of a3"), ("f1", "not the name")):  # fmt: skip
         assert main(["features", "show", wrong, "--dictionaries", str(tmp_path)]) == 2
         assert sentence in capsys.readouterr().err
+
+
+# -- what comes with the package -------------------------------------------------------------------
+def test_the_transcoders_of_mini_explain_prompts_that_they_have_not_seen() -> None:
+    from circuitkit.engine.inputs import prepare
+    from circuitkit.features import load
+    from circuitkit.features.loading import MINI
+    from circuitkit.features.quality import carried_by_features, measure
+    from circuitkit.features.rows import collect, fresh
+    from circuitkit.features.sites import require_fitting
+
+    model, own = ck.load("mini"), load("mini")
+    assert [(one.prefix, one.kind, one.k) for one in own] == [
+        (f"m{layer}", "transcoder", 16) for layer in range(4)
+    ]
+    assert sum(file.stat().st_size for file in MINI.rglob("*") if file.is_file()) <= 2.5e6
+    texts: list[tuple[int, ...]] = []
+    for task in ("ioi", "docstring", "gendered_pronoun", "induction", "greater_than"):
+        texts += read_texts(model, task, examples=24, seed=1000).seen
+    marks, _ = fresh(texts, set())
+    places = [(layer, "mlp_in", "mlp_out") for layer in range(4)]
+    rows = collect(model, texts, marks, places)
+    for one, place in zip(own, places, strict=True):
+        require_fitting(one, model)
+        found = measure(one, rows[place])
+        assert found.unexplained <= 0.12
+        assert found.active == pytest.approx(16, abs=0.5)
+    _, data, metric, _ = prepare(model, "ioi", examples=16, seed=1000)
+    carried = carried_by_features(model, own, data, metric)
+    assert carried.features > 0.9 > carried.nothing

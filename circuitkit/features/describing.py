@@ -200,8 +200,7 @@ def describe(
         own = [values[:, place] for values in found]
         active_at = sum(int((values > 0).sum()) for values in own)
         peaks = [float(values.max()) for values in own]
-        order = sorted(range(len(own)), key=lambda i: (-peaks[i], i))
-        best = [i for i in order[:top] if peaks[i] > 0]
+        best = _best(texts, own, peaks, top)
         shown = tuple(
             Shown(tuple(pieces(texts[i])), tuple(own[i].tolist()), int(own[i].argmax()))
             for i in best
@@ -214,6 +213,19 @@ def describe(
             shown, raised, lowered, name, said.get("label", ""),
         ))  # fmt: skip
     return described
+
+
+def _best(
+    texts: Sequence[Tokens], values: Sequence[Tensor], peaks: Sequence[float], top: int
+) -> list[int]:
+    """The texts in which the feature is most active, each up to its peak another one: prompts that
+    begin alike are one."""
+    found: dict[Tokens, int] = {}
+    for i in sorted(range(len(texts)), key=lambda i: (-peaks[i], i)):
+        if peaks[i] <= 0 or len(found) == top:
+            break
+        found.setdefault(texts[i][: int(values[i].argmax()) + 1], i)
+    return [*found.values()]
 
 
 Pairs = tuple[tuple[str, float], ...]
