@@ -15,6 +15,7 @@ from jsonschema import Draft7Validator
 from scipy.sparse import csr_array
 from test_tracing import PROMPT, coders
 
+from circuitkit.cli.main import main
 from circuitkit.errors import CircuitError, OutputError
 from circuitkit.features.exchange import listing, node_id
 from circuitkit.features.graphs import AttributionGraph
@@ -139,6 +140,20 @@ def test_a_graph_comes_back_as_it_was(
             graph.model, graph.prompt, graph.tokens, graph.target
         )  # fmt: skip
         assert found.about == json.loads(json.dumps(dict(graph.about)))
+
+
+def test_labels_and_supernodes_are_taken_along(whole: AttributionGraph, tmp_path: Path) -> None:
+    known = [node.name.partition("@")[0] for node in whole.top(3)]
+    labels = {name: {"label": f"is {name}", "supernode": "three"} for name in known}
+    part = whole.labelled(labels).prune()
+    document = json.loads(part.to_json())
+    said = {node["node_id"]: node["clerp"] for node in document["nodes"]}
+    ((label, *ids),) = document["qParams"]["supernodes"]
+    assert label == "three"
+    assert {said[own].removeprefix("is ") for own in ids} <= {*known}
+    assert sum(clerp.startswith("is m") for clerp in said.values()) == len(ids) > 0
+    assert AttributionGraph.load(part.save(tmp_path / "g.json")).nodes == part.nodes
+    assert np.array_equal(part.totals, whole.prune().totals)
 
 
 def foreign(**changed: Any) -> dict[str, Any]:
@@ -266,3 +281,22 @@ def test_what_cannot_be_drawn_is_refused(
     monkeypatch.setattr("circuitkit.viz.traces.layout.MOST", 30)
     with pytest.raises(OutputError, match="prune it first"):
         whole.draw(tmp_path / "g.svg")
+
+
+# -- the command -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give a prompt to trace, or a task"),
+        (["text", "--task", "ioi"], "give a prompt to trace, or a task"),
+        (["--task", "ioi", "--correct", " x"], "a task has its own answers"),
+        (["text", "--wrong", " x"], "says nothing without --correct"),
+        (["text", "--model", "other"], "no transcoders of 'other' come with the package"),
+        (["text", "--nodes", "2"], "is not a share"),
+    ],
+)
+def test_what_the_command_cannot_do_is_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["trace", *arguments]) == 2
+    assert said in capsys.readouterr().err

@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
                    help="less that of this one (default: the mean of all tokens)")  # fmt: skip
     p.add_argument("--model", default="mini", help="mini, a directory, a hub name (default: mini)")
     p.add_argument("--dictionaries", metavar="DIR",
-                   help="transcoders of the model (default: those of its name)")  # fmt: skip
+                   help="transcoders of the model (default: mini's own)")  # fmt: skip
     p.add_argument("--norms", choices=("frozen", "live"), default="frozen",
                    help="norms held, or answering to first order (default: frozen)")  # fmt: skip
     p.add_argument("--features", type=positive, metavar="N",
@@ -48,6 +48,8 @@ def add(commands: Commands) -> None:
                    help="of the influence, kept by pruning edges (default: 0.98)")  # fmt: skip
     p.add_argument("--changed", type=count, default=30, metavar="N",
                    help="features of a prompt that are changed (default: 30; 0: none)")  # fmt: skip
+    p.add_argument("--labels", metavar="CSV",
+                   help="what features are: feature, label, supernode (default: none)")  # fmt: skip
     add_file(p)
     add_output(p, "DIR", "default: trace/PROMPT-MODEL, and the settings that you change")
     p.set_defaults(run=trace, parser=p)
@@ -72,14 +74,16 @@ def trace(options: argparse.Namespace) -> None:
     place = options.output or Path("trace", _name(options))
     with folder_of(options, place, "trace", settings_of(options)) as folder:
         model = load_model(options.model, options)
+        from circuitkit.features.describing import read_labels
         from circuitkit.features.loading import load
         from circuitkit.workflows.traces import trace_prompts
 
+        labels = read_labels(options.labels) if options.labels else {}
         coders = load(options.dictionaries or options.model)
         found = trace_prompts(
             model, _prompts(options, model), coders, nodes=options.nodes, edges=options.edges,
             changed=options.changed, norms=options.norms, features=options.features,
-            memory=options.memory,
+            labels=labels, memory=options.memory,
         )  # fmt: skip
         written = found.save(folder)
     print_run(options, found, written)
@@ -93,6 +97,11 @@ def _require_one(options: argparse.Namespace) -> None:
         raise ArgumentError("a task has its own answers; leave --correct and --wrong out")
     if options.wrong and not options.correct:
         raise ArgumentError("--wrong says nothing without --correct; give the correct answer too")
+    if not options.dictionaries and options.model != "mini":
+        raise ArgumentError(
+            f"no transcoders of {options.model!r} come with the package; give theirs "
+            "(--dictionaries DIR)"
+        )
 
 
 def _name(options: argparse.Namespace) -> str:

@@ -68,7 +68,8 @@ def to_json(graph: Parts, edges: Iterable[Edge], slug: str = "graph") -> str:
         for to, start, weight, influence in edges
     ]
     nodes = [_node(graph, i, ids[i]) for i in range(len(graph.nodes))]
-    query = {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": ""}
+    query = {"pinnedIds": [], "supernodes": _supernodes(graph, ids), "linkType": "both",
+             "clickedId": "", "sg_pos": ""}  # fmt: skip
     whole = {"metadata": _metadata(graph, slug), "qParams": query, "nodes": nodes, "links": links}
     return json.dumps(nan_to_none(whole), ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -92,6 +93,16 @@ def _metadata(graph: Parts, slug: str) -> dict[str, Json]:
         "completeness_score": graph.recalled["completeness"],
         "circuitkit": {"format": FORMAT, "target": graph.target, "about": about},
     }
+
+
+def _supernodes(graph: Parts, ids: Sequence[str]) -> list[list[str]]:
+    """The groups of nodes that a program shows as one: a label, then ids."""
+    by_name = {node.name: own for node, own in zip(graph.nodes, ids, strict=True)}
+    groups = graph.about.get("supernodes") or {}
+    found = [
+        [label, *(by_name[n] for n in names if n in by_name)] for label, names in groups.items()
+    ]
+    return [group for group in found if len(group) > 1]
 
 
 def node_id(node: GraphNode) -> str:

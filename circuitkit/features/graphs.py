@@ -238,6 +238,25 @@ class AttributionGraph:
         columns = (to, start, entries.data, flows)
         yield from zip(*(own.tolist() for own in columns), strict=True)
 
+    def labelled(self, labels: Mapping[str, Mapping[str, str]]) -> AttributionGraph:
+        """The graph with what is known of features by name (``m3.f417``), at whatever token: their
+        ``label``, and the ``supernode`` that groups them in Neuronpedia's view.
+
+        Example:
+            >>> named = graph.labelled({"m0.f3": {"label": "a name", "supernode": "names"}})
+            >>> {node.label for node in named.nodes if node.name.startswith("m0.f3@")} <= {"a name"}
+            True
+        """
+        nodes, groups = [], dict[str, list[str]]()
+        for node in self.nodes:
+            own = labels.get(node.name.partition("@")[0]) if node.kind == "feature" else None
+            nodes.append(node._replace(label=own.get("label", "")) if own else node)
+            if own and own.get("supernode"):
+                groups.setdefault(own["supernode"], []).append(node.name)
+        found = replace(self, nodes=tuple(nodes), about={**self.about, "supernodes": groups})
+        vars(found).update(self.parts().recalled)
+        return found
+
     # -- out ---------------------------------------------------------------------------------------
     def to_networkx(self) -> Graph:
         """The graph with a node for each node, by its name, and an edge for each weight.

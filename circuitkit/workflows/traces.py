@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.errors import DataError
@@ -139,12 +140,14 @@ def trace_prompts(
     probability: float = 0.95,
     features: int | None = None,
     share: float = 1.0,
+    labels: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     memory: int | None = None,
 ) -> Traces:
     """Trace prompts, and change the strongest features of each.
 
     ``nodes`` and ``edges`` are the shares that pruning keeps, ``changed`` how many features of each
-    prompt are changed (0: none); the others are those of ``trace``. Raises DataError where there
+    prompt are changed (0: none), ``labels`` what is known of features by name; the others are those
+    of ``trace``. Raises DataError where there
     are no prompts, and what ``trace`` does.
     """
     if not prompts:
@@ -157,7 +160,7 @@ def trace_prompts(
             share=share, memory=memory,
         )  # fmt: skip
         if not whole:
-            whole.append(graph)
+            whole.append(graph.labelled(labels) if labels else graph)
         rows.append({
             "prompt": graph.prompt, "target": graph.target, "value": graph.value,
             "features": int(graph.of_kind("feature").sum()), "edges": int(graph.weights.nnz),
