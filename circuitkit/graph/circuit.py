@@ -647,7 +647,8 @@ def edges(circuit: Graph) -> Iterator[tuple[Node, Node, float]]:
 def mask(circuit: Graph, wiring: Wiring | None = None) -> Mask:
     """Which edges the circuit keeps, in the wiring's order (its own, or a model's); raises
     CircuitError where the circuit has an edge that the wiring lacks."""
-    wiring = wiring or wiring_of(circuit)
+    if wiring is None or is_placed(circuit):  # which refuses these
+        wiring = wiring_of(circuit)
     keep = np.zeros(wiring.shape, dtype=bool)
     for writer, reader, _ in edges(circuit):
         keep[wiring.index(writer, reader)] = True

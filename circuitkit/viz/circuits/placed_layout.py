@@ -96,7 +96,7 @@ def lay_out_along(drawing: PlacedDrawing, abreast: int, spacing: Spacing) -> Alo
     for number, (rows, items, chains) in enumerate(parts):
         own = _measure(rows, items, chains, heights, spacing.half)
         left, right = _sides(own)
-        wide = right - left if items else _empty(drawing, number, spacing)
+        wide = max(right - left, _least(drawing, number, spacing))
         shift = x + spacing.edge + wide / 2 - (left + right) / 2
         places |= {name: (px + shift, py) for name, (px, py) in own.places.items()}
         widths |= own.widths
@@ -226,12 +226,12 @@ def _width(drawing: PlacedDrawing, name: str, spacing: Spacing) -> float:
     return max(spacing.box, text + spacing.letters)
 
 
-def _empty(drawing: PlacedDrawing, number: int, spacing: Spacing) -> float:
-    """The width of a column without boxes: that of its longest word, if it is not a long one."""
+def _least(drawing: PlacedDrawing, number: int, spacing: Spacing) -> float:
+    """The least width of a column: that of its longest word, if it is not a long one."""
     column = drawing.columns[number]
     words = [] if len(column) > 1 else [*drawing.words.get(column[0], "").split(), column[0]]
     longest = max((style.text_width(word, style.LABEL) for word in words), default=0.0)
-    return max(spacing.empty, min(longest, style.WIDTH))
+    return max(spacing.empty, min(longest, spacing.box))
 
 
 def _sides(layout: Layout) -> tuple[float, float]:

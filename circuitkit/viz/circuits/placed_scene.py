@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from math import hypot
+from math import ceil, hypot
 
 from circuitkit.errors import OutputError
 from circuitkit.graph.types import Graph
@@ -44,6 +44,7 @@ WIDE = 3  # boxes side by side in a cell, where no width is asked for
 TRIED = ((3, ROOMY), (2, ROOMY), (1, TIGHT))  # boxes side by side in a cell
 LINES = 3  # of words below a column
 RULE = "#dddddd"  # between columns
+SIGN = 0.5  # the width of a word's letter, of its size, where a little more does not matter
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def placed_scene(
                 return scaled(whole, scale)
             needed = natural * LEAST_LETTERS / style.LABEL / INCH
     raise OutputError(
-        f"in letters of {LEAST_LETTERS:g} points the picture is {needed:.1f} inches wide, and not "
+        f"in letters of {LEAST_LETTERS:g} points the picture is {ceil(10 * needed) / 10:g} inches "
+        "wide, and not "
         f"{inches:g}; give it fewer edges (edges=20), or more inches"
     )
 
@@ -202,7 +204,7 @@ def _words(sheet: _Sheet) -> tuple[list[Text], float]:
         room = right - left + 0.8 * sheet.spacing.between
         words = " ".join(sheet.drawn.words.get(span, "") for span in column)
         gap = len(column) > 1
-        said.append(_wrapped(words, room, sheet.small, gap))
+        said.append(_wrapped(words.strip() or "…" * gap, room, sheet.small, gap))
         named.append([] if gap else _wrapped(column[0], room, sheet.small, False))
     start = top + step * max(map(len, said)) + 0.2 * step
     for number, (left, right) in enumerate(sheet.along.columns):
@@ -220,7 +222,7 @@ def _words(sheet: _Sheet) -> tuple[list[Text], float]:
 def _wrapped(text: str, width: float, size: float, gap: bool) -> list[str]:
     """The text in at most three lines of that width; what does not fit is left out: of a gap
     between columns, everything."""
-    signs = max(1, int(width / style.text_width("m", size)))
+    signs = max(1, int(width / (SIGN * size)))
     whole = style.plain(text, 200)
     lines = textwrap.wrap(whole, signs)
     if gap and (len(lines) > LINES or any(len(word) > signs for word in whole.split())):
