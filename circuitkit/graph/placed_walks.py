@@ -71,18 +71,19 @@ class _Growing:
 
     def grown(self) -> PlacedMask:
         """The circuit."""
-        patience = float(PATIENCE)
-        while patience > 0 and self.residual.sum() < self.budget[0]:
+        patience, kept = float(PATIENCE), (0, 0)  # counted here, for the tables are large
+        while patience > 0 and kept[0] < self.budget[0]:
             path = [*self._walk()]
             if not self.sources[path[-1][-1]]:
                 patience -= 1 / LOOKS
                 continue
             residual = {at for at in path if len(at) == 3 and not self.residual[at]}
             crossed = {at for at in path if len(at) == 4 and not self.attention[at]}
-            fits = self.residual.sum() + len(residual) <= self.budget[0]
-            if not fits or self.attention.sum() + len(crossed) > self.budget[1]:
+            more = kept[0] + len(residual), kept[1] + len(crossed)
+            if more[0] > self.budget[0] or more[1] > self.budget[1]:
                 patience -= 1
                 continue
+            kept = more
             for edge in residual:
                 self.residual[edge] = True
             for cross in crossed:
