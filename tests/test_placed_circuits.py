@@ -331,6 +331,7 @@ def test_a_published_circuit_is_met_at_its_places() -> None:
     }  # fmt: skip
     assert (found.places.left, found.places.right, found.places.both) == (len(heads), 3, 1)
     assert found.of_edges is None
+    assert "heads alone" in found.note
     assert compare(theirs, ours).places.both == 1  # type: ignore[attr-defined]
     with pytest.raises(CircuitError, match="different models"):
         compare(ours, "ioi:wang2022")

@@ -339,10 +339,11 @@ def _compare_placed(one: Graph, other: Graph) -> PlacedComparison:
         )
     _notice_weights(one, other)
     wiring, parts = wirings[0], [circuits.components(circuit) for circuit in pair]
-    listing = [c for c, found in zip(pair, parts, strict=True)
-               if not circuits.is_placed(c) and not any(Node(n).is_mlp for n in found)]  # fmt: skip
-    spoken = {str(w) for w in wiring.writers[1:] if w.is_head or not listing}
-    left, right = ({p for p in held_places(circuit) if p[0] in spoken} for circuit in pair)
+    held_by = [held_places(circuit) for circuit in pair]
+    silent = any(not circuits.is_placed(circuit) and not any(Node(name).is_mlp for name, _ in own)
+                 for circuit, own in zip(pair, held_by, strict=True))  # fmt: skip
+    spoken = {str(w) for w in wiring.writers[1:] if w.is_head or not silent}
+    left, right = ({place for place in own if place[0] in spoken} for own in held_by)
     spans = {span for circuit in pair for span in _spans(circuit)} | {s for _, s in left | right}
     placed, fixed = (one, right) if circuits.is_placed(one) else (other, left)
     held: dict[str, list[bool]] = {}
@@ -358,7 +359,8 @@ def _compare_placed(one: Graph, other: Graph) -> PlacedComparison:
         "floors": (_floor(one), _floor(other)),
     }
     if not all(map(circuits.is_placed, pair)):
-        note = "one of the circuits has edges without places" + ", and no MLPs" * bool(listing)
+        note = "one of the circuits has edges without places"
+        note += ", and says of no MLP where it writes, so that heads alone are compared" * silent
         return PlacedComparison(
             of_edges=None, weighted=nan, spearman=nan, flipped=0, note=note, **common
         )
