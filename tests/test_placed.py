@@ -259,18 +259,15 @@ def test_a_circuit_between_places_runs_as_its_mask() -> None:
         ck.run(model("llama"), circuit, data, "counterfactual")
 
 
-@pytest.mark.parametrize("name", ["evaluate", "random_masks", "node_level", "patch_edges"])
+@pytest.mark.parametrize("name", ["random_masks", "node_level"])
 def test_what_takes_no_places_refuses_circuits_between_them(name: str) -> None:
-    m, data = model("gpt2"), prompts()
-    where = places(data, m.wiring)
+    where = places(prompts(), model("gpt2").wiring)
     legal = where.legal
     tables = [np.ones(t.shape) for t in (legal.residual, legal.attention)]
     circuit = PlacedScores(where, *tables).top(40)
     refused: dict[str, Any] = {
-        "evaluate": lambda: ck.evaluate(m, circuit, data),
         "random_masks": lambda: ck.random_masks(circuit),
         "node_level": lambda: ck.node_level(circuit),
-        "patch_edges": lambda: ck.patch_edges(m, circuit, data, "logit_diff", "counterfactual"),
     }
     with pytest.raises(CircuitError, match=r"circuit\.collapse\(\)"):
         refused[name]()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,20 +20,29 @@ from circuitkit.engine.checkpoints import Journal, digest, identity
 from circuitkit.engine.dealing import Block, Task, dealt
 from circuitkit.engine.metric import Corruption, Metric, check_metric, of_runs
 from circuitkit.engine.model import Activations, Model
+from circuitkit.engine.placed_sweep import placed_sweep
 from circuitkit.engine.processes import team
 from circuitkit.engine.record import answer, record
 from circuitkit.engine.sweep import sweep
 from circuitkit.graph.edges import Edges, indices
+from circuitkit.graph.places import Edge, PlacedMask, Places
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of
 from circuitkit.util.options import DIRECTIONS, require
 from circuitkit.util.progress import Count, counting
 
-__all__ = ["edge_effects"]
+__all__ = ["Placed", "edge_effects"]
 
 VERSION = 1  # of the blocks on disk
 TOKENS = 2**15  # of a block's runs together: for GPT-2 small 256 edges of 8 × 16 tokens, 20 s
 SMALL = 1e-2  # metrics whose values are all below this are compared as if they were this large
+
+
+class Placed(NamedTuple):
+    """Edges between places, in the order asked."""
+
+    places: Places
+    edges: Sequence[Edge]
 
 
 @torch.no_grad()
@@ -41,7 +50,7 @@ def edge_effects(
     model: Model,
     data: Dataset,
     metric: Metric,
-    edges: Edges,
+    edges: Edges | Placed,
     corruption: Corruption,
     *,
     direction: str = "noise",
@@ -50,8 +59,15 @@ def edge_effects(
     """The exact effect of each edge alone on every example, and the metric's gap between the clean
     and the corrupted run; ``patch_edges`` says it in full."""
     require("direction", direction, DIRECTIONS)
-    wanted, place = _in_order(model.wiring, *indices(model.wiring, edges))
-    journal = Journal(resume, _about(model, data, metric, corruption, direction, wanted))
+    places = edges.places if isinstance(edges, Placed) else None
+    if isinstance(edges, Placed):
+        wanted, place = _places_in_order(edges)
+    else:
+        wanted, place = _in_order(model.wiring, *indices(model.wiring, edges))
+    about = _about(model, data, metric, corruption, direction, wanted)
+    if places is not None:
+        about["places"] = digest(places.to_dict())
+    journal = Journal(resume, about)
     carry = corruption(model, data)
     batches = -(-len(data) // data.batch_size)
     gaps: list[Float[np.ndarray, " examples"]] = []
@@ -61,7 +77,7 @@ def edge_effects(
 
     def tasks() -> Iterator[Task]:
         for number, batch in enumerate(data):
-            patching = _Patching(model, batch, metric, carry(batch), noise)
+            patching = _Patching(model, batch, metric, carry(batch), noise, places)
             first = number * data.batch_size
             gaps.append(patching.gap)
             slices = patching.slices(len(wanted))
@@ -88,6 +104,30 @@ def _in_order(
     keys = np.stack([np.array(steps)[columns], rows, columns], axis=1)
     found, place = np.unique(keys, axis=0, return_inverse=True)
     return found[:, 1:], place.reshape(-1)
+
+
+def _places_in_order(
+    edges: Placed,
+) -> tuple[Int[np.ndarray, "edges 4"], Int[np.ndarray, " asked"]]:
+    """The same of edges between places: of a layer first those of the residual stream, whose fourth
+    number is -1, and then those of attention, source by source."""
+    wiring, steps = edges.places.wiring, dict[int, int]()
+    for stage in wiring.stages:
+        steps |= dict.fromkeys(range(stage.columns.start, stage.columns.stop), stage.index)
+    heads = [stage.index for stage, rows in edges.places.stages
+             for _ in range(rows.start, rows.stop)]  # fmt: skip
+
+    def order(edge: Edge) -> tuple[int, ...]:
+        if len(edge) == 3:
+            row, column, span = edge
+            return steps.get(column, len(wiring.stages)), 0, row, span, column, 0
+        head, port, source, destination = edge
+        return heads[head], 1, port, source, head, destination
+
+    listed = sorted(set(edges.edges), key=order)
+    number = {edge: i for i, edge in enumerate(listed)}
+    place = np.array([number[edge] for edge in edges.edges], dtype=int)
+    return np.array([(*edge, -1)[:4] for edge in listed], dtype=int).reshape(-1, 4), place
 
 
 def _about(
@@ -123,9 +163,10 @@ class _Patching:
         metric: Metric,
         draws: Sequence[Activations],
         noise: bool,
+        places: Places | None = None,
     ) -> None:
         self.model, self.batch, self.noise = model, batch, noise
-        self.metric = metric
+        self.metric, self.places = metric, places
         self.context = model.start(batch.clean, batch.mask)
         live = record(model, self.context)
         self.reference = answer(model, batch, live.final)
@@ -148,7 +189,7 @@ class _Patching:
     def task(
         self,
         name: str,
-        edges: Int[np.ndarray, "edges 2"],
+        edges: Int[np.ndarray, "edges numbers"],
         journal: Journal,
         count: Count,
         processes: int,
@@ -173,23 +214,39 @@ class _Patching:
         return of_runs([self.metric], logits, self.reference, self.batch)[:, 0]
 
     def effects(
-        self, edges: Int[np.ndarray, "edges 2"], count: Count, processes: int
+        self, edges: Int[np.ndarray, "edges numbers"], count: Count, processes: int
     ) -> Float[np.ndarray, "edges examples"]:
         """The mean effects of these edges over the draws, in one sweep a draw."""
-        place = {(row, column): i for i, (row, column) in enumerate(edges.tolist())}
-        mask = np.zeros(self.model.wiring.shape, dtype=bool)
-        mask[tuple(edges.T)] = True
+        place = {tuple(n for n in edge if n >= 0): i for i, edge in enumerate(edges.tolist())}
         total = np.zeros((len(edges), self.batch.examples))
         for draw, (base, other) in enumerate(self.runs):
-            blocks = sweep(
-                self.model, self.batch, self.context, base, other, self.value, mask, self.values
-            )
-            for swept, values in blocks:
+            for swept, values in self.swept(base, other, edges):
                 change = _numbers(values) - self.plain[draw, 0]
                 total[[place[edge] for edge in swept]] += -change if self.noise else change
                 if draw + 1 == len(self.runs):
                     count(len(swept) * processes)
         return (total / len(self.runs)).astype(np.float32)
+
+    def swept(
+        self, base: Activations, other: Activations, edges: Int[np.ndarray, "edges numbers"]
+    ) -> Iterator[tuple[list[tuple[int, int]] | list[Edge], Float[Tensor, "edges examples"]]]:
+        """Blocks of edges with the metric of their runs."""
+        given = (self.model, self.batch, self.context, base, other, self.value)
+        if self.places is not None:
+            yield from placed_sweep(*given, _masked(self.places, edges), self.values)
+            return
+        mask = np.zeros(self.model.wiring.shape, dtype=bool)
+        mask[tuple(edges.T)] = True
+        yield from sweep(*given, mask, self.values)
+
+
+def _masked(places: Places, edges: Int[np.ndarray, "edges 4"]) -> PlacedMask:
+    """The mask of these edges between places."""
+    legal, stream = places.legal, edges[:, 3] < 0
+    residual, attention = np.zeros_like(legal.residual), np.zeros_like(legal.attention)
+    residual[tuple(edges[stream, :3].T)] = True
+    attention[tuple(edges[~stream].T)] = True
+    return PlacedMask(places, residual, attention)
 
 
 def _numbers(values: Float[Tensor, "*shape"]) -> Float[np.ndarray, "*shape"]:

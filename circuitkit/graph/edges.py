@@ -15,7 +15,7 @@ from circuitkit.graph.nodes import Node, parse_edge
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.wiring import Wiring
 
-__all__ = ["Edges", "indices", "is_edges"]
+__all__ = ["Edges", "indices", "is_edges", "pairs"]
 
 Edges: TypeAlias = Graph | Sequence[str | tuple[str, str]] | Mask | None
 
@@ -30,7 +30,7 @@ def indices(
     elif isinstance(edges, np.ndarray):
         places = _of_mask(wiring, edges)
     else:
-        places = np.array([wiring.index(*pair) for pair in _pairs(edges)], dtype=np.int64)
+        places = np.array([wiring.index(*pair) for pair in pairs(edges)], dtype=np.int64)
     rows, columns = places.reshape(-1, 2).T
     return rows, columns
 
@@ -59,7 +59,8 @@ def _of_mask(wiring: Wiring, mask: Mask) -> Int[np.ndarray, "edges 2"]:
     return np.argwhere(mask)
 
 
-def _pairs(edges: Graph | Sequence[str | tuple[str, str]]) -> list[tuple[Node, Node]]:
+def pairs(edges: Graph | Sequence[str | tuple[str, str]]) -> list[tuple[Node, Node]]:
+    """Writer and reader of each edge of a circuit, or of these names."""
     if isinstance(edges, nx.DiGraph):
         return [(writer, reader) for writer, reader, _ in circuits.edges(edges)]
     listed = [edges] if isinstance(edges, str) else edges

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import TypeAlias, TypeGuard
 
-from circuitkit.engine.edges import edge_effects
+import networkx as nx
+import numpy as np
+
+from circuitkit.data.batches import Dataset
+from circuitkit.data.places import places
+from circuitkit.engine.edges import Placed, edge_effects
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -15,17 +22,24 @@ from circuitkit.engine.inputs import (
 )
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError
-from circuitkit.graph.edges import Edges, indices, is_edges
-from circuitkit.graph.nodes import edge_name
+from circuitkit.graph.circuit import is_placed, places_of
+from circuitkit.graph.edges import Edges, indices, is_edges, pairs
+from circuitkit.graph.nodes import Node, edge_name
+from circuitkit.graph.places import Edge, PlacedMask
+from circuitkit.graph.types import Graph
+from circuitkit.graph.wiring import Wiring
 from circuitkit.patching.effects import Effects
 from circuitkit.registry import name_of
 
 __all__ = ["patch_edges"]
 
+NONE = "there are no edges to patch; give at least one, or None for all"
+Named: TypeAlias = Graph | Sequence[str | tuple[str, str]]
+
 
 def patch_edges(
     model: Model,
-    edges: Edges,
+    edges: Edges | PlacedMask,
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
@@ -40,7 +54,10 @@ def patch_edges(
     Args:
         model: The model.
         edges: A circuit; names of edges (``"a0.h1->a5.h5<q>"``, ``"0.1->5.5<q>"``) or one; pairs of
-            writer and reader; a mask [writers, readers], row by row; or None for all edges.
+            writer and reader; a mask [writers, readers], row by row; or None for all edges. Edges
+            between places may be a circuit, names (``"a0.h2@S2->m3@S2"``,
+            ``"a7.g1.v@S2->a7.h3@end"``), whose spans are those that the prompts name, or a
+            PlacedMask.
         data: A Dataset, a Task, a task's name or a file.
         metric: A function or a name; None for that of the circuit, else the task's own.
         corruption: A function or a name; None for that of the circuit, else ``counterfactual``.
@@ -69,17 +86,67 @@ def patch_edges(
         ['name', 'writer', 'reader', 'effect', 'error', 'share']
     """
     require_model(model)
-    if not is_edges(edges):
+    if not isinstance(edges, PlacedMask) and not is_edges(edges):
         refuse("edges", edges, "a circuit, names such as ['a0.h1->m2'], a mask, or None for all")
-    rows, columns = indices(model.wiring, edges)
-    if not len(rows):
-        raise CircuitError("there are no edges to patch; give at least one, or None for all")
-    inputs = prepare(model, data, metric, corruption, circuit=edges)
-    values, gap = edge_effects(*inputs[:3], edges, inputs.corruption, direction=direction,
+    asked: Edges | Placed
+    if isinstance(edges, PlacedMask) or _are_placed(edges):
+        inputs = prepare(model, data, metric, corruption, circuit=edges)
+        asked = _placed(edges, inputs.data, model.wiring)
+        ends = [asked.places.edge(edge) for edge in asked.edges]
+    else:
+        asked, ends = edges, _ends(model.wiring, edges)
+        inputs = prepare(model, data, metric, corruption, circuit=edges)
+    values, gap = edge_effects(*inputs[:3], asked, inputs.corruption, direction=direction,
                                resume=resume)  # fmt: skip
-    writers, readers = model.wiring.writers, model.wiring.readers
-    names = tuple(edge_name(writers[i], readers[j]) for i, j in zip(rows, columns, strict=True))
+    names = tuple(edge_name(*pair) for pair in ends)
     return Effects(
         values, {"edge": names}, gap, "edges", name_of(inputs.metric),
         name_of(inputs.corruption), direction,
     )  # fmt: skip
+
+
+def _ends(wiring: Wiring, edges: Edges) -> list[tuple[Node, Node]]:
+    """Writer and reader of each edge; raises CircuitError where there is none."""
+    rows, columns = indices(wiring, edges)
+    if not len(rows):
+        raise CircuitError(NONE)
+    return [(wiring.writers[i], wiring.readers[j]) for i, j in zip(rows, columns, strict=True)]
+
+
+def _are_placed(edges: Edges) -> TypeGuard[Named]:
+    """Whether the edges are between places."""
+    if is_placed(edges):
+        return True
+    listed = [edges] if isinstance(edges, str) else edges
+    if not isinstance(listed, list | tuple | set | frozenset):
+        return False
+    return any(
+        "@" in name for edge in listed for name in ([edge] if isinstance(edge, str) else edge)
+    )
+
+
+def _placed(edges: Named | PlacedMask, data: Dataset, wiring: Wiring) -> Placed:
+    """Edges between places; where they are names alone, between those that the prompts name.
+    Raises CircuitError for places of another model, and where there are no edges."""
+    if isinstance(edges, PlacedMask):
+        where, found = edges.places, _of_mask(edges)
+    else:
+        where = places_of(edges) if isinstance(edges, nx.DiGraph) else places(data, wiring)
+        found = [where.index(*pair) for pair in pairs(edges)]
+    if where.wiring != wiring:
+        raise CircuitError(
+            f"the edges are between places of a model of {where.wiring}, and the model has "
+            f"{wiring}; give edges of this model"
+        )
+    if not found:
+        raise CircuitError(NONE)
+    return Placed(where, found)
+
+
+def _of_mask(mask: PlacedMask) -> list[Edge]:
+    """The edges that a mask keeps: those of the residual stream, then those of attention."""
+    legal = mask.places.legal
+    return [
+        *((w, r, s) for w, r, s in np.argwhere(mask.residual & legal.residual).tolist()),
+        *((h, c, s, e) for h, c, s, e in np.argwhere(mask.attention & legal.attention).tolist()),
+    ]
