@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from families import as_batch, dataset, distance, examples, model
+from torch import Tensor
 
 import circuitkit as ck
 from circuitkit.corruptions import counterfactual, mean_by_position, noise, resample
-from circuitkit.data.batches import Dataset
+from circuitkit.data.batches import Batch, Dataset
 from circuitkit.data.examples import Example
 from circuitkit.data.lint import check_prompts
 from circuitkit.data.prompts import Prompt
@@ -24,6 +25,7 @@ from circuitkit.engine.metric import Corruption
 from circuitkit.errors import DataError, MetricError
 from circuitkit.metrics import (
     accuracy,
+    js,
     kl,
     log_probability,
     logit_diff,
@@ -32,6 +34,7 @@ from circuitkit.metrics import (
     top1,
 )
 
+SINGLE = as_batch(dataset((5,)))
 Answers = tuple[tuple[int, ...], ...]
 # Of each kind, how many tokens each answer has: one against one, several, and none that are wrong.
 SHAPES = (((3,), (2,)), ((1,), (1,)), ((2, 3), (1, 4)), ((2,), (3, 1)), ((1, 2), (2,)))
@@ -88,6 +91,23 @@ def test_metrics_are_those_of_whole_answers_in_a_plain_forward(family: str) -> N
     for metric, values in expected.items():
         found = ck.measure(m, m.wiring.legal, data, metric)[0].numpy()
         np.testing.assert_allclose(found, np.asarray(values, float), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", [kl, js])
+def test_divergences_are_summed_over_the_tokens_of_correct_answers(metric: Any) -> None:
+    """Of the run on the corrupted prompts, position by position: in one plain forward of each text
+    with each correct answer, at whose end the model is not asked."""
+    data, m = whole(), model("gpt2")
+    found = ck.measure(m, np.zeros(m.wiring.shape, bool), data, metric)[0]
+    for example, value in zip(data.examples, found.tolist(), strict=True):
+        seen: dict[tuple[int, ...], Tensor] = {}
+        for answer in (example.sequences or ((), ()))[0]:
+            both = [torch.tensor([[*text, *answer[:-1]]])
+                    for text in (example.corrupt, example.clean)]  # fmt: skip
+            rows = [m.native(ids, torch.ones_like(ids).bool()).logits[0] for ids in both]
+            values = metric(*(own[len(example.clean) - 1 :] for own in rows), SINGLE)
+            seen |= {answer[:i]: one for i, one in enumerate(values)}
+        assert value == pytest.approx(float(sum(seen.values())), rel=1e-4)
 
 
 def test_top1_is_an_answer_of_which_every_token_is_the_most_probable() -> None:
@@ -189,8 +209,12 @@ def test_a_corruption_is_one_of_the_prompt_whatever_follows(corruption: Corrupti
 
 def test_what_measures_one_token_is_refused() -> None:
     data, m = whole(), model("gpt2")
-    with pytest.raises(MetricError, match=r"kl measures one token.*sequence.*log_probability"):
-        ck.evaluate(m, m.wiring.legal, data, kl, counterfactual)
+
+    def first_logit(logits: Tensor, reference: Tensor, batch: Batch) -> Tensor:
+        return logits[:, 0]
+
+    with pytest.raises(MetricError, match=r"first_logit measures one token.*sequence.*kl or js"):
+        ck.evaluate(m, m.wiring.legal, data, first_logit, counterfactual)
     with pytest.raises(DataError, match=r"answers of one token.*answers='first'"):
         ck.describe_heads(m, ["a0.h1"], data)
 

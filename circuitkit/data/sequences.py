@@ -52,6 +52,15 @@ class Sequences:
         taken = logs[self.row, self.token]
         return taken.new_zeros(self.answers).index_add(0, self.answer, taken)
 
+    def along(self, values: Float[Tensor, " rows"]) -> Float[Tensor, " examples"]:
+        """What is said of each row, summed over those on which a token of an example's correct
+        answers is asked for, each once."""
+        right = torch.isin(self.answer, self.correct)
+        asked = torch.zeros_like(self.owner, dtype=torch.bool)
+        asked = asked.index_put((self.row[right],), asked.new_ones(()))
+        found = values.new_zeros(len(self.correct))
+        return found.index_add(0, self.owner, torch.where(asked, values, 0))
+
     def best(self, logits: Float[Tensor, "rows vocab"]) -> Bool[Tensor, " answers"]:
         """Whether every token of an answer is the most probable one, or ties with it."""
         missed = (logits[self.row, self.token] < logits.amax(-1)[self.row]).to(logits.dtype)

@@ -112,8 +112,8 @@ def check_metric(
     if values.shape == (len(batch),) != (batch.examples,):
         raise MetricError(
             f"{name} measures one token, and the answers here have several (answers='sequence'); "
-            "use logit_diff, log_probability, probability, prob_diff, accuracy or top1, or the "
-            "answers' first tokens"
+            "use logit_diff, log_probability, probability, prob_diff, accuracy, top1, kl or js, or "
+            "the answers' first tokens"
         )
     if values.shape != (batch.examples,):
         raise MetricError(
