@@ -53,8 +53,8 @@ def one_mini() -> Iterator[None]:
         return load(source, **options) if asked or source != "mini" else held
 
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(circuitkit, "load", lent)  # first, for it takes what it serves from there
         patched.setattr(loading, "load", lent)
-        patched.setattr(circuitkit, "load", lent)
         yield
     after = held.tensors()
     assert held.tokenizer is words

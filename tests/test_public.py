@@ -260,4 +260,5 @@ def test_results_draw_themselves_in_a_notebook() -> None:
 def test_the_embedded_model_is_small() -> None:
     files = [p for p in (ROOT / "circuitkit" / "assets").rglob("*") if p.is_file()]
     assert files
-    assert sum(p.stat().st_size for p in files) <= 4 * 2**20
+    size = sum(p.stat().st_size for p in files)
+    assert size <= 4 * 2**20 + 2.5e6  # mini, and its transcoders

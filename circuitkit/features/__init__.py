@@ -3,10 +3,25 @@ are read from files and trained."""
 
 from __future__ import annotations
 
+from circuitkit.features.describing import Feature, describe, read_labels
 from circuitkit.features.dictionaries import Active, Dictionary
 from circuitkit.features.loading import load, save
+from circuitkit.features.quality import Carried, carried_by_features
+from circuitkit.features.texts import Texts, read_texts
 
-__all__ = ["Active", "Dictionary", "load", "save"]
+__all__ = [
+    "Active",
+    "Carried",
+    "Dictionary",
+    "Feature",
+    "Texts",
+    "carried_by_features",
+    "describe",
+    "load",
+    "read_labels",
+    "read_texts",
+    "save",
+]
 
 
 def __dir__() -> list[str]:

@@ -293,7 +293,10 @@ def _watched(
 
         def say(progress: Progress, current: Callable[[], Dictionary]) -> None:
             nonlocal at
-            told = f"{progress.unexplained:.3f} unexplained, {progress.silent} silent"
+            told = (
+                f"{progress.unexplained:.3f} unexplained, {progress.active:.0f} active, "
+                f"{progress.silent} silent"
+            )
             if progress.step == recipe.steps or progress.step // every > at // every:
                 recovered = loss_recovered(model, current(), texts, corpus.batch_size)
                 went.append({"layer": place[0], **asdict(progress), "loss_recovered": recovered})
