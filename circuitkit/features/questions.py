@@ -23,6 +23,7 @@ from circuitkit.features.pulls import Pulled, linked, written
 __all__ = ["Asked", "MOST_LOGITS", "Question", "ask", "live_gradients"]
 
 MOST_LOGITS = 10
+SHOWN = 3  # answers that are cited
 Asked: TypeAlias = str | Prompt | Example
 Row: TypeAlias = tuple[list[GraphNode], Float[Tensor, "n vocab"], str]
 
@@ -107,10 +108,16 @@ def _contrast(model: Inspectable, correct: Sequence[int], wrong: Sequence[int]) 
         row[0, list(wrong)] -= 1 / len(wrong)
     else:
         row -= 1 / model.d_vocab
-    right, other = (" / ".join(_named(model, one) for one in own[:3]) for own in (correct, wrong))
+    right, other = (_several(model, own) for own in (correct, wrong))
     target = f"logit of {right} less {f'that of {other}' if other else 'the mean of all tokens'}"
     node = GraphNode("logit", weight=1.0, label=f"{right} − {other or 'mean'}")
     return [node], row, target
+
+
+def _several(model: Inspectable, ids: Sequence[int]) -> str:
+    """Some tokens, as messages cite them; empty for none."""
+    more = ["…"] if len(ids) > SHOWN else []
+    return " / ".join([*(_named(model, one) for one in ids[:SHOWN]), *more])
 
 
 def _named(model: Inspectable, token: int) -> str:

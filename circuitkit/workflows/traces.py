@@ -52,8 +52,9 @@ class Traces:
             key: f"correlation {row['correlation']:.2f}, slope {row['slope']:.2f}"
             for key, row in rows.items()
         }
+        several = f" of {len(self.prompts)} prompts" if len(self.prompts) > 1 else ""
         return [
-            f"{len(self.validation.nodes)} features taken away: in the real model, "
+            f"{len(self.validation.nodes)} features{several} taken away: in the real model, "
             f"{said['graph', 'real model']} (by the live gradient: "
             f"{said['live gradient', 'real model']});",
             f"in the graph's own frozen model, {said['graph', 'frozen model']}.",
