@@ -30,6 +30,7 @@ from _inputs import GPT2_SMALL, gpt2
 from _measure import Table, Timer
 from _nodes import nodes
 from _peers import PEERS, default_cache
+from _places import by_place
 from _shapes import shapes
 
 # what each section measures: a model of GPT-2 small's shape, or models of its own
@@ -40,7 +41,7 @@ GPT2 = {
     "edges": edges,
     "nodes": nodes,
 }
-OTHERS = {"shapes": shapes, "small": one_by_one, "growth": growth}
+OTHERS = {"shapes": shapes, "places": by_place, "small": one_by_one, "growth": growth}
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ group.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -39,7 +40,6 @@ from circuitkit.engine.model import Activations, Context, Model, Ports
 from circuitkit.engine.numerics import wide
 from circuitkit.graph.places import PORTS, Places
 from circuitkit.graph.stages import Stage
-from circuitkit.util.quiet import quiet
 
 __all__ = ["Grouped", "grouped", "score_places"]
 
@@ -57,6 +57,7 @@ class Grouped:
     n_spans: int
     n_sets: int
     tokens: Int[Tensor, "b p"]  # of sets × spans
+    alike: bool  # whether all rows have the same spans, and are scored together
 
     def on(self, device: torch.device) -> tuple[Int[Tensor, "b p"], Int[Tensor, " b"]]:
         """The spans and the sets on a device."""
@@ -68,7 +69,8 @@ def grouped(batch: Batch, spans: Int[Tensor, "b p"], count: int, apart: bool = F
     ``apart``."""
     sets = batch.owner if apart else torch.zeros_like(batch.owner)
     tokens = torch.where(spans < 0, -1, sets[:, None] * count + spans)
-    return Grouped(spans, sets, count, batch.examples if apart else 1, tokens)
+    alike = not apart and bool((spans == spans[:1]).all())
+    return Grouped(spans, sets, count, batch.examples if apart else 1, tokens, alike)
 
 
 @torch.no_grad()
@@ -116,7 +118,7 @@ class _Part:
         self.ports = self.mixed.ports or self._project(at.activations)
         self.members = stage.writes // self.ports[1].shape[2]  # heads that share a key
         self.spans, self.sets = groups.on(device_of(model, stage))
-        self.n_spans, self.n_sets = groups.n_spans, groups.n_sets
+        self.n_spans, self.n_sets, self.alike = groups.n_spans, groups.n_sets, groups.alike
 
     def _project(self, run: Activations) -> Ports:
         """What the ports give, reading what they read in a run, with the norms as they are held."""
@@ -149,6 +151,8 @@ class _Part:
             self._sums_up(port, *own) for port, own in enumerate(zip(parts, changes, strict=True))
         ]
         held = self._onehot(parts[0].dtype)[:, None]
+        if self.alike:
+            parts, held = [part.sum(0, keepdim=True) for part in parts], held[:1]
         by_span = [held.mT @ (part @ held) for part in parts]  # [b, h, e, s]
         return self._summed(torch.stack(by_span, 2).mT), torch.stack(fits).all()
 
@@ -226,7 +230,8 @@ class _Part:
 def _dual(x: Tensor, slope: Tensor) -> Tensor:
     """The tensor with its derivative in the direction of the moment."""
     make = cast(Any, forward_ad.make_dual)  # which torch leaves untyped
-    with quiet():  # the first time, torch warns of its own functions
+    with warnings.catch_warnings():  # the first time, torch warns of its own functions
+        warnings.simplefilter("ignore", DeprecationWarning)
         return cast(Tensor, make(x, slope))
 
 
