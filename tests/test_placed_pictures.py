@@ -20,6 +20,7 @@ from circuitkit.registry import lookup
 from circuitkit.viz.canvas import INCH
 from circuitkit.viz.circuits.pictured import pictured
 from circuitkit.viz.shapes import Curve, Rect, Scene, Text
+from circuitkit.viz.style import SIDES
 
 WORDS = [
     ["first", "<bos>"], ["before S1", "When"], ["S1", "Mary"], ["IO", "John"],
@@ -153,6 +154,23 @@ def test_a_prompt_may_be_given_and_needs_places(circuit: Circuit) -> None:
 def test_what_is_drawn_without_places_says_so(style: dict[str, object]) -> None:
     with pytest.raises(CircuitError, match=r"circuit\.collapse\(\)"):
         lookup("formats", "svg")(drawn_at_random("mini"), **style)
+
+
+def test_two_circuits_are_drawn_one_over_the_other(circuit: Circuit) -> None:
+    found = edges(circuit)
+    part = Circuit(circuit)
+    less = sorted(found, key=lambda edge: edge[2])[:3]
+    part.remove_edges_from([edge[:2] for edge in less])
+    scene = pictured(circuit, "all", None, None, part, None)
+    colours = {s.title.partition("  ")[0]: s.colour for s in scene.shapes if isinstance(s, Curve)}
+    only = {edge_name(*edge[:2]) for edge in less} & set(colours)
+    assert only
+    for name, colour in colours.items():
+        if name:
+            assert colour == (SIDES[0][0] if name in only else SIDES[1][0])
+    other = drawn_at_random("mini" if "experts" in str(circuit) else "experts")
+    with pytest.raises(CircuitError, match="other spans or models"):
+        pictured(circuit, None, None, None, other, None)
 
 
 def test_a_page_stands_along_the_prompt_and_holds_every_edge(circuit: Circuit) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from circuitkit.errors import CircuitError
 from circuitkit.graph.circuit import components, edges, lists_members, wiring_of
 from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
 from circuitkit.viz import style
 from circuitkit.viz.circuits.choice import Asked, Choice, Weighted, chosen
-from circuitkit.viz.circuits.drawing import Drawing, Edge, Sides, boxes_of, ends_of
+from circuitkit.viz.circuits.drawing import Drawing, Edge, Sides, boxes_of, ends_of, read_at
+from circuitkit.viz.circuits.placed_drawing import PlacedDrawing, Words, placed_drawing
 from circuitkit.viz.viewer.overlay import Overlay, overlaid
 
-__all__ = ["overlay_of"]
+__all__ = ["overlay_of", "placed_overlay"]
 
 _ALIKE = ("model", "task")  # what the caption says of both
 
@@ -53,6 +56,32 @@ def overlay_of(circuit: Graph, beside: Graph, asked: Asked, title: str | None) -
         wiring, drawn, boxes, {}, Choice(shown, left_out, which), hidden, None, metadata,
         heading, sides,
     )  # fmt: skip
+
+
+def placed_overlay(
+    circuit: Graph, beside: Graph, asked: Asked, title: str | None, prompt: Words | None
+) -> PlacedDrawing:
+    """Two circuits between the same places as one drawing along a prompt: of the edges of either
+    the strongest, at most so many, coloured as in ``overlay_of``. Raises CircuitError where the
+    places differ, and otherwise as ``placed_drawing``."""
+    both = overlaid(circuit, beside)
+    names = (style.plain(both.names[0], 40), style.plain(both.names[1], 40))
+    words = circuit.graph.get("words") if prompt is None else prompt
+    heading = " and ".join(names) if title is None else title
+    drawn = placed_drawing(both.union, asked, heading, words)
+    has = tuple(
+        {read_at(end) if end.port in ("k", "v") else str(end.component)
+         for edge in edges(one) for end in edge[:2]}
+        for one in (circuit, beside)
+    )  # fmt: skip
+    of_boxes = {
+        name: 1 if name in has[0] and name in has[1] else 0 if name in has[0] else 2
+        for name, box in drawn.boxes.items() if box.kind not in ("input", "logits")
+    }  # fmt: skip
+    sides = Sides(names, of_boxes, _counts(both, has, [*names], True))
+    own = tuple(replace(e, side=both.side((str(e.writer), str(e.reader)))) for e in drawn.edges)
+    metadata = {key: circuit.graph[key] for key in _ALIKE if _same(key, circuit, beside)}
+    return replace(drawn, edges=own, sides=sides, metadata=metadata, roles={})
 
 
 def _same(key: str, circuit: Graph, beside: Graph) -> bool:

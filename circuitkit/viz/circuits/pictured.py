@@ -25,11 +25,11 @@ def pictured(
     """The circuit as a picture; ``prompt`` gives the words of an example along which one between
     places is drawn. Raises OutputError for a prompt where there are no places, and as ``scene`` and
     ``placed_scene`` do."""
-    if is_placed(circuit) and beside is None:
+    if is_placed(circuit) and (beside is None or is_placed(beside)):
         check_inches(inches)
-        return placed_scene(circuit, edges, title, inches, prompt)
+        return placed_scene(circuit, edges, title, inches, prompt, beside)
     if prompt is not None:
         raise OutputError(
-            "a prompt belongs to one circuit between places, along which it is drawn; leave it out"
+            "a prompt belongs to circuits between places, along which they are drawn; leave it out"
         )
     return scene(circuit, edges, title, inches, beside)

@@ -15,6 +15,7 @@ from circuitkit.viz.canvas import INCH
 from circuitkit.viz.circuits.choice import Asked
 from circuitkit.viz.circuits.layout import Point
 from circuitkit.viz.circuits.lettering import caption_of, heading_of
+from circuitkit.viz.circuits.overlaying import placed_overlay
 from circuitkit.viz.circuits.placed_drawing import (
     SOURCE,
     PlacedDrawing,
@@ -71,18 +72,24 @@ class _Sheet:
 
 
 def placed_scene(
-    circuit: Graph, edges: Asked, title: str | None, inches: float | None, prompt: Words | None
+    circuit: Graph,
+    edges: Asked,
+    title: str | None,
+    inches: float | None,
+    prompt: Words | None,
+    beside: Graph | None = None,
 ) -> Scene:
     """The circuit along a prompt, of its strongest edges, at most so many; in a column of so many
     inches with letters of 7 points at least, where it is as many edges as fit, if no number is
-    asked for. Raises OutputError where they do not fit, and as ``placed_drawing`` does."""
+    asked for; with another one ``beside`` it, the two one over the other. Raises OutputError where
+    they do not fit, and as ``placed_drawing`` does."""
     if inches is None:
-        drawn = placed_drawing(circuit, edges, title, prompt)
+        drawn = _drawn(circuit, edges, title, prompt, beside)
         along = lay_out_along(drawn, WIDE, ROOMY)
         return _picture(drawn, along, ROOMY, style.SMALL, LEAST_WIDTH)
     needed = 0.0
     for most in (edges,) if edges is not None else FEWER:
-        drawn = placed_drawing(circuit, most, title, prompt)
+        drawn = _drawn(circuit, most, title, prompt, beside)
         for abreast, spacing in TRIED:
             along = lay_out_along(drawn, abreast, spacing)
             natural = _picture(drawn, along, spacing, style.LABEL, 0.0).width
@@ -96,6 +103,14 @@ def placed_scene(
         "wide, and not "
         f"{inches:g}; give it fewer edges (edges=20), or more inches"
     )
+
+
+def _drawn(
+    circuit: Graph, edges: Asked, title: str | None, prompt: Words | None, beside: Graph | None
+) -> PlacedDrawing:
+    if beside is None:
+        return placed_drawing(circuit, edges, title, prompt)
+    return placed_overlay(circuit, beside, edges, title, prompt)
 
 
 def _picture(
@@ -185,7 +200,7 @@ def _boxes(sheet: _Sheet) -> Iterator[Shape]:
         title = f"{name}: {role}" if role else name
         source = box.kind == SOURCE
         ends = box.kind in ("input", "logits")
-        fill = style.PAPER if source else drawn.fill(box)
+        fill = drawn.fill(box)
         tall = 2 * sheet.spacing.half - (4 if source and not sheet.spacing.joined else 0)
         edge = style.FAINT if source else style.INK
         radius = tall / 2 if source or ends else 6.0 if box.kind == "head" else 0.0

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from circuitkit.errors import CircuitError
-from circuitkit.graph.circuit import Circuit, build, edges, wiring_of
+from circuitkit.graph.circuit import (
+    Circuit,
+    build,
+    build_placed,
+    edges,
+    is_placed,
+    places_of,
+    wiring_of,
+)
 from circuitkit.graph.types import Graph
 from circuitkit.viz import style
 from circuitkit.viz.circuits.drawing import SOURCE
@@ -34,19 +44,14 @@ class Overlay:
 
 
 def overlaid(left: Graph, right: Graph) -> Overlay:
-    """The two as one; raises CircuitError where they are not of one model."""
-    wiring = wiring_of(left)
-    if wiring_of(right) != wiring:
-        raise CircuitError(
-            f"the circuits belong to different models ({wiring}; {wiring_of(right)}); overlay "
-            "circuits of one model"
-        )
+    """The two as one; raises CircuitError where they are not of one model, or of one's places."""
+    make = _maker(left, right)
     a, b = ({(str(w), str(r)): x for w, r, x in edges(one)} for one in (left, right))
     scaled = [_scaled(own) for own in (a, b)]
     weights = {
         pair: max((own.get(pair, 0.0) for own in scaled), key=abs) for pair in sorted({*a, *b})
     }
-    union = build(wiring, weights)
+    union = make(weights)
     if all(circuit.graph.get("unweighted") for circuit in (left, right)):
         union.graph["unweighted"] = True
     for circuit in (right, left):
@@ -54,6 +59,25 @@ def overlaid(left: Graph, right: Graph) -> Overlay:
             if own.get("role"):
                 union.add_node(name, role=own["role"])
     return Overlay(union, _names(left, right), (a, b))
+
+
+def _maker(left: Graph, right: Graph) -> Callable[[dict[Pair, float]], Circuit]:
+    """What builds a circuit of the model of both, or between the places of both."""
+    if is_placed(left) and is_placed(right):
+        places = places_of(left)
+        if places_of(right) != places:
+            raise CircuitError(
+                "the circuits are between places of other spans or models; overlay circuits of "
+                "the same places"
+            )
+        return partial(build_placed, places)
+    wiring = wiring_of(left)
+    if wiring_of(right) != wiring:
+        raise CircuitError(
+            f"the circuits belong to different models ({wiring}; {wiring_of(right)}); overlay "
+            "circuits of one model"
+        )
+    return partial(build, wiring)
 
 
 def _scaled(weights: dict[Pair, float]) -> dict[Pair, float]:
