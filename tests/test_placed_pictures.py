@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -38,6 +39,11 @@ SIZES = {"mini": (40, 20), "grouped": (30, 15), "experts": (20, 6), "bare": (12,
 
 
 def drawn_at_random(name: str, seed: int = 0) -> Circuit:
+    return Circuit(made_at_random(name, seed))
+
+
+@cache
+def made_at_random(name: str, seed: int) -> Circuit:
     n = len(SPANS)
     places = Places(WIRINGS[name], SPANS, np.triu(np.ones((n, n), bool)), np.arange(n) == n - 1)
     rng, legal = np.random.default_rng(seed), places.legal
@@ -127,7 +133,12 @@ def test_sixty_edges_are_legible_in_a_paper_column() -> None:
 def test_equal_circuits_give_equal_files(circuit: Circuit) -> None:
     svg = lookup("formats", "svg")
     assert svg(circuit) == svg(Circuit(circuit))
+
+
+def test_other_files_show_the_same() -> None:
+    circuit = drawn_at_random("bare")
     assert lookup("formats", "pdf")(circuit)[:4] == b"%PDF"
+    assert lookup("formats", "png")(circuit)[1:4] == b"PNG"
 
 
 def test_a_part_hangs_together_and_the_caption_says_what_is_left_out(circuit: Circuit) -> None:
