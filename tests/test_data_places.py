@@ -11,7 +11,7 @@ import pytest
 
 from circuitkit.data.batches import Dataset
 from circuitkit.data.examples import Example
-from circuitkit.data.places import TOKENS, names_of, numbers, places
+from circuitkit.data.places import TOKENS, located, names_of, numbers, places
 from circuitkit.errors import DataError
 from circuitkit.graph.wiring import Wiring
 
@@ -106,6 +106,17 @@ def test_the_names_of_one_set_place_the_tokens_of_another() -> None:
     unseen = Dataset((example(9, O=(3, 4), S=(6, 7)),))
     wanted = "start|before O|before O|O|before S|before S|S|before end|end"
     assert as_names(unseen, names) == [wanted.split("|")]
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_an_order_that_no_prompt_of_the_places_has_is_refused(padding: str) -> None:
+    seen = (example(9, S=(2, 4), O=(5, 7)), example(8, S=(1, 2), O=(3, 6)))
+    found = places(Dataset(seen), WIRING)
+    (batch,) = Dataset(seen, padding=padding)
+    assert located(batch, found).equal(numbers(batch, found.spans))
+    (other,) = Dataset((*seen, example(9, O=(2, 3), S=(5, 6))), padding=padding)
+    with pytest.raises(DataError, match=r"prompt 3 of 3 .* has 'before O' before 'before S', as"):
+        located(other, found)
 
 
 def test_a_token_that_belongs_nowhere_is_refused() -> None:

@@ -14,7 +14,7 @@ from circuitkit.errors import DataError
 from circuitkit.graph.places import Places
 from circuitkit.graph.wiring import Wiring
 
-__all__ = ["ANSWER", "END", "NAMED", "START", "TOKENS", "names_of", "numbers", "places"]
+__all__ = ["ANSWER", "END", "NAMED", "START", "TOKENS", "located", "names_of", "numbers", "places"]
 
 
 def places(data: Dataset, wiring: Wiring, spans: str | Sequence[str] = NAMED) -> Places:
@@ -73,12 +73,30 @@ def numbers(batch: Batch, spans: Sequence[str]) -> Int[Tensor, "batch pos"]:
     return numbered(batch.ranges, spans)
 
 
+def located(batch: Batch, places: Places) -> Int[Tensor, "batch pos"]:
+    """The number of the span of each token, among the places'; raises as ``numbers``, and DataError
+    where a prompt has a token of one span before one of another as no prompt of the places has: no
+    edge of theirs leads from there."""
+    found = numbers(batch, places.spans)
+    first, last = _ends(found, len(places.spans))
+    seen = torch.from_numpy(places.sees).to(found.device)
+    new = (first[:, :, None] <= last[:, None]) & ~seen
+    if bool(new.any()):
+        row, source, destination = new.nonzero()[0].tolist()
+        raise DataError(
+            f"{batch.name(row)} has {places.spans[source]!r} before {places.spans[destination]!r}, "
+            "as no prompt has of which these are the places; find places on prompts of all kinds "
+            "that are to be measured"
+        )
+    return found
+
+
 def _ends(
     found: Int[Tensor, "batch pos"], n: int
 ) -> tuple[Int[Tensor, "batch spans"], Int[Tensor, "batch spans"]]:
     """The first and the last position of each span; behind all positions, and -1, without any."""
-    at = torch.arange(found.shape[1])[None, :, None]
-    held = found[..., None] == torch.arange(n)
+    at = torch.arange(found.shape[1], device=found.device)[None, :, None]
+    held = found[..., None] == torch.arange(n, device=found.device)
     return torch.where(held, at, found.shape[1]).amin(1), torch.where(held, at, -1).amax(1)
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.data.places import numbers
+from circuitkit.data.places import located, numbers
 from circuitkit.engine.attribute import Pulls, by_example, score_groups, whole
 from circuitkit.engine.backward import RuleLike, rule_settings, under
 from circuitkit.engine.checkpoints import Journal, identity
@@ -120,7 +120,8 @@ class Here:
     def grouped(self) -> tuple[Grouped, Grouped]:
         """The tokens by span, of all examples together and of each apart."""
         names = () if self.places is None else self.places.spans
-        of = numbers(self.batch, names)
+        own = self.places
+        of = numbers(self.batch, names) if own is None else located(self.batch, own)
         return grouped(self.batch, of, len(names)), grouped(self.batch, of, len(names), apart=True)
 
     # -- other runs --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.data.places import numbers
+from circuitkit.data.places import located
 from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.layout import Layout
 from circuitkit.engine.model import Activations, Context, Kind, Model, Ports
@@ -88,7 +88,7 @@ class _Shared:
     ) -> None:
         self.model, self.batch, self.context, self.carried = model, batch, context, carried
         self.places = places
-        self.of = numbers(batch, places.spans).to(context.embed.device)
+        self.of = located(batch, places).to(context.embed.device)
         self.embed = context.embed - carried.embed
         run = (self.of >= 0) & ~carried.untouched([self.embed])
         self.layout = Layout.by_span(self.of, len(places.spans), run)
