@@ -29,6 +29,7 @@ from circuitkit.engine.record import record
 from circuitkit.engine.resolution import path_resolved
 from circuitkit.engine.run import runs
 from circuitkit.errors import ModelError, UnsupportedModelError
+from circuitkit.graph.places import PlacedMask
 from circuitkit.models.loading import MAPS
 from circuitkit.models.transformer_lens import Transformer, from_module
 
@@ -99,6 +100,23 @@ def masks(model: Transformer, data: Dataset) -> Any:
     return torch.cat(found)
 
 
+def placed_masks(model: Transformer, data: Dataset) -> Any:
+    """Circuits between places; and weights of one, with a gradient."""
+    where, rng, found = places(data, model.wiring), np.random.default_rng(0), []
+    legal = where.legal.residual, where.legal.attention
+    for share in (0.3, 0.9, 1):
+        tables = [table * (rng.random(table.shape) < share) for table in legal]
+        found.append(PlacedMask(where, *tables))
+    tables = [torch.tensor(table * rng.random(table.shape)).requires_grad_() for table in legal]
+    found.append(PlacedMask(where, *tables))
+    return ck.run(model, found, data, "counterfactual").detach().cpu()
+
+
+def placed_effects(model: Transformer, data: Dataset) -> Any:
+    names = ["a0.h1@subject->m1@subject", "a1.g0.v@subject->a1.h1@end"]
+    return ck.patch_edges(model, names, data, *COUNTERFACTUAL).values
+
+
 def circuit(model: Transformer, data: Dataset) -> Any:
     found = ck.discovery.eap(model, data, *COUNTERFACTUAL).top(20)
     return [ck.evaluate(model, found, data, "logit_diff", how).faithfulness
@@ -141,6 +159,8 @@ ACTS: dict[str, Act] = {
     "noise": method("eap", "logit_diff", "noise"),
     "learned constants": method("eap", "logit_diff", "optimal(steps=1)"),
     "masks": masks,
+    "masks between places": placed_masks,
+    "effects between places": placed_effects,
     "a circuit": circuit,
     "the residual stream": patched("patch_nodes", "resid_pre"),
     "queries": patched("patch_nodes", "q"),
@@ -154,7 +174,7 @@ ACTS: dict[str, Act] = {
     "hooks": hooked,
     "the way between two runs": lambda m, d: path_resolved(m, d, *COUNTERFACTUAL).values,
 }
-ALL = {"the proof", "attribution", "masks", "exact effects"}
+ALL = {"the proof", "attribution", "masks", "masks between places", "exact effects"}
 
 
 @pytest.mark.filterwarnings("ignore::circuitkit.graph.scores.ScoresWarning")  # few steps

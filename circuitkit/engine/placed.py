@@ -235,7 +235,7 @@ class _Run:
         """Keep the next values of a span."""
         start = self.filled[span]
         self.filled[span] += len(values)
-        self.pools[span][start : self.filled[span]] = values
+        self.pools[span][start : self.filled[span]] = moved(values, self.pools[span].device)
 
     # -- where each position is by itself ----------------------------------------------------------
     def _compute(self, stage: Stage, kind: Kind, own: StagePlan) -> None:
@@ -326,7 +326,10 @@ class _Run:
         if stage.index == max(self.shared.mixing):
             kept = [torch.searchsorted(a, b) for a, b in
                     zip(self.layout.at, self.shared.late.at, strict=True)]  # fmt: skip
-            computed = [z[kept[span]] for z, (_, _, span) in zip(computed, own.found, strict=True)]
+            computed = [
+                z[moved(kept[span], z.device)]
+                for z, (_, _, span) in zip(computed, own.found, strict=True)
+            ]
             self._end()
         less = self.layout.taken(self.carried.shares[stage.index])
         shares = self._shares(stage, kind, own, computed)

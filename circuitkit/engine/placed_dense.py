@@ -24,6 +24,7 @@ from circuitkit.engine.dense import SMALL, again
 from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.layout import Layout
 from circuitkit.engine.model import Activations, Context, Model
+from circuitkit.engine.placed_plan import members_of
 from circuitkit.engine.record import at_answers
 from circuitkit.graph.places import PlacedMask, Places
 from circuitkit.graph.stages import Stage
@@ -66,16 +67,6 @@ def placed_residual(
 def _is_joint(model: Model) -> bool:
     """Whether a norm lies over all heads of a layer."""
     return any(model.kinds[stage.kind].joint(model) for stage in model.wiring.stages)
-
-
-def _members(stage: Stage) -> list[int]:
-    """The place of each head among those that share its key and value."""
-    seen: dict[int, int] = {}
-    members = []
-    for _, key, _ in stage.feeds:
-        members.append(seen.setdefault(key, 0))
-        seen[key] += 1
-    return members
 
 
 def alive_parts(model: Model, keep: PlacedMask) -> tuple[PlacedMask, Live]:
@@ -178,18 +169,18 @@ def _attended(
     weights = torch.cat(
         [attention, attention.new_zeros(*attention.shape[:2], 1, attention.shape[3])], 2
     )
-    of, members = moved(layout.of, weights.device), np.array(_members(stage))
+    of, members = moved(layout.of, weights.device), np.array(members_of(stage))
     found = []
     for span, own in enumerate(layout.at):
         z = torch.empty(0)
         for member in range(members.max() + 1) if len(own) else ():
-            heads = np.flatnonzero(members == member)
+            heads = moved(torch.from_numpy(np.flatnonzero(members == member)), of.device)
             at_k, at_v = weights[heads, :, :, span][:, :, of].permute(1, 2, 3, 0)[..., None]
             mixed = [torch.lerp(plain[1], k, at_k), torch.lerp(plain[2], v, at_v)]
             whole = kind.compute(model, stage, context, [q, *mixed]).flatten(0, 1)
             part = whole[moved(own, whole.device)]
             z = z if z.numel() else torch.zeros_like(part)
-            z = z.index_copy(1, torch.from_numpy(heads).to(z.device), part[:, heads])
+            z = z.index_copy(1, heads, part[:, heads])
         if len(own):
             found.append(z)
     return torch.cat(found)[None]

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from circuitkit.graph.places import PlacedMask, Places
 from circuitkit.graph.stages import Stage
 
-__all__ = ["Circuit", "PlacedPlan", "Reading", "StagePlan", "members", "placed_plan"]
+__all__ = ["Circuit", "PlacedPlan", "Reading", "StagePlan", "members_of", "placed_plan"]
 
 UNSEEN = -2  # a source that no destination of a lane sees
 Live: TypeAlias = Bool[np.ndarray, "writers spans"]
@@ -74,7 +74,7 @@ class PlacedPlan:
     ends: list[tuple[int, ...]] = field(default_factory=list)
 
 
-def members(stage: Stage) -> list[int]:
+def members_of(stage: Stage) -> list[int]:
     """The place of each head among those that share its key and value."""
     seen: dict[int, int] = defaultdict(int)
     found = []
@@ -277,7 +277,7 @@ class _Planner:
                 own = {groups[head]: mixed[head, span]}
                 yield [head], _Item(span, {head: int(numbers[head, span])}, own)
             return
-        place = np.array(members(stage))
+        place = np.array(members_of(stage))
         for span in np.flatnonzero(live.any(0)).tolist():
             queries = {
                 head: int(numbers[head, span]) if live[head, span] else -1

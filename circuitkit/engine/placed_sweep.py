@@ -21,7 +21,7 @@ from circuitkit.data.batches import Batch
 from circuitkit.data.places import located
 from circuitkit.engine.devices import moved
 from circuitkit.engine.model import Activations, Context, Model, Ports
-from circuitkit.engine.placed_plan import members
+from circuitkit.engine.placed_plan import members_of
 from circuitkit.engine.sweep import Rest, Value, Values, edge_blocks, measure, tokens_of, untouched
 from circuitkit.graph.places import Edge, PlacedMask
 from circuitkit.graph.stages import Stage
@@ -150,7 +150,7 @@ class _Placed:
         """The heads that an edge into a head moves: it alone, or all that attend with it."""
         if not self.model.kinds[stage.kind].couples(self.model):
             return [head]
-        place = members(stage)
+        place = members_of(stage)
         return [other for other in range(stage.writes) if place[other] == place[head]]
 
     def _computed(
