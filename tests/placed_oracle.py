@@ -123,7 +123,7 @@ class _Placed(_State):
     def _attend(self, layer: int) -> Any:
         def hook(module: Any, args: Any, kwargs: Any, out: Any) -> Any:
             whole = None
-            for destination in range(len(self.places.spans)):
+            for destination in self.of[self.of >= 0].unique().tolist():
                 for member in range(self.size):
                     self.lane, self.z = (destination, member), None
                     module.forward(*args, **kwargs)

@@ -87,18 +87,21 @@ def test_everything_is_the_clean_run_and_nothing_the_carried_one(family: str) ->
         assert distance(without, none) > 1e-2
 
 
-@pytest.mark.parametrize(("family", "padding"), in_turn("left", "right"))
-def test_a_run_is_attention_run_by_hand_for_each_destination(family: str, padding: str) -> None:
+@pytest.mark.parametrize(("family", "way"), in_turn(("left", 0.3), ("right", 0.6)))
+def test_a_run_is_attention_run_by_hand_for_each_destination(
+    family: str, way: tuple[str, float]
+) -> None:
+    """Of few edges, and of fractions of more."""
+    padding, share = way
     parts, where = of_prompts(model(family), padding)
-    _, batch, *_ = parts
+    m, batch, _, carried = parts
     by_hand, of = oracle(family), numbers(batch, where.spans)
-    written = by_hand.plain(batch.corrupt, batch.mask)
-    masks = [mask(where, 0.3, 2), mask(where, 0.6, 1, fractions=True)]
+    keep = mask(where, share, 2, fractions=share > 0.5)
     with torch.no_grad():
-        for found, keep in zip(runs(*parts, masks), masks, strict=True):
-            expected = by_hand.placed(batch, written, keep, of)
-            assert distance(found, expected) < SAME
-            assert distance(expected, answer(parts[0], batch, parts[3].final)) > 1e-2
+        written = by_hand.plain(batch.corrupt, batch.mask)
+        expected = by_hand.placed(batch, written, keep, of)
+        assert distance(run(*parts, keep), expected) < SAME
+        assert distance(expected, answer(m, batch, carried.final)) > 1e-2
 
 
 @pytest.mark.parametrize(("family", "corruption"), in_turn("counterfactual", "zero", "mean"))
