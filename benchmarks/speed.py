@@ -31,6 +31,7 @@ from _measure import Table, Timer
 from _nodes import nodes
 from _peers import PEERS, default_cache
 from _places import by_place
+from _placed import placed
 from _shapes import shapes
 
 # what each section measures: a model of GPT-2 small's shape, or models of its own
@@ -40,6 +41,7 @@ GPT2 = {
     "bulk": bulk,
     "edges": edges,
     "nodes": nodes,
+    "placed": placed,
 }
 OTHERS = {"shapes": shapes, "places": by_place, "small": one_by_one, "growth": growth}
 
