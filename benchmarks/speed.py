@@ -30,8 +30,8 @@ from _inputs import GPT2_SMALL, gpt2
 from _measure import Table, Timer
 from _nodes import nodes
 from _peers import PEERS, default_cache
-from _places import by_place
 from _placed import placed
+from _places import by_place
 from _shapes import shapes
 
 # what each section measures: a model of GPT-2 small's shape, or models of its own
