@@ -76,6 +76,10 @@ def test_every_edge_is_drawn_or_lies_within_its_head(circuit: Circuit, scene: Sc
         if writer.port and writer.span == reader.span:
             continue
         assert edge_name(writer, reader) in titles
+    apart = {str(w)[: str(w).rindex(".")] + "@" + str(w.span) for w, r, _ in edges(circuit)
+             if w.port and w.span != r.span}  # fmt: skip
+    read = {name.replace(".kv@", "@") for name in boxes(scene) if ".kv@" in name}
+    assert read == apart  # what a head reads at its own place alone leads into the head
     ends = [end for edge in edges(circuit) for end in edge[:2] if end.port not in ("k", "v")]
     fed = {"m0", "m1"} if circuit.graph["wiring"].get("experts") else set()  # those are boxes
     assert set(boxes(scene)) >= {str(end.component) for end in ends if end.plain not in fed}
