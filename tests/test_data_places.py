@@ -11,7 +11,7 @@ import pytest
 
 from circuitkit.data.batches import Dataset
 from circuitkit.data.examples import Example
-from circuitkit.data.places import TOKENS, located, names_of, numbers, places
+from circuitkit.data.places import TOKENS, located, names_of, numbers, places, widened
 from circuitkit.errors import DataError
 from circuitkit.graph.wiring import Wiring
 
@@ -109,14 +109,22 @@ def test_the_names_of_one_set_place_the_tokens_of_another() -> None:
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
-def test_an_order_that_no_prompt_of_the_places_has_is_refused(padding: str) -> None:
+def test_an_order_that_no_prompt_of_the_places_has_is_refused_or_added(padding: str) -> None:
     seen = (example(9, S=(2, 4), O=(5, 7)), example(8, S=(1, 2), O=(3, 6)))
     found = places(Dataset(seen), WIRING)
     (batch,) = Dataset(seen, padding=padding)
     assert located(batch, found).equal(numbers(batch, found.spans))
-    (other,) = Dataset((*seen, example(9, O=(2, 3), S=(5, 6))), padding=padding)
+    turned = example(9, O=(2, 3), S=(5, 6))
+    (other,) = Dataset((*seen, turned), padding=padding)
     with pytest.raises(DataError, match=r"prompt 3 of 3 .* has 'before O' before 'before S', as"):
         located(other, found)
+    of, wide = widened(other, found)
+    assert of.equal(numbers(other, found.spans))
+    both = {(s, d) for row in as_names(Dataset((*seen, turned)), found.spans)
+            for i, d in enumerate(row) for s in row[: i + 1]}  # fmt: skip
+    named = {(found.spans[s], found.spans[d]) for s, d in np.argwhere(wide.sees)}
+    assert named == both
+    assert widened(batch, found)[1] is found
 
 
 def test_a_token_that_belongs_nowhere_is_refused() -> None:

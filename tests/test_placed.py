@@ -14,6 +14,7 @@ from placed_oracle import PlacedOracle
 from torch import Tensor
 
 import circuitkit as ck
+from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
 from circuitkit.data.places import numbers, places
 from circuitkit.engine.model import Model
@@ -274,3 +275,29 @@ def test_what_takes_no_places_refuses_circuits_between_them(name: str) -> None:
     }
     with pytest.raises(CircuitError, match=r"circuit\.collapse\(\)"):
         refused[name]()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_attention_in_an_order_that_the_places_do_not_have_is_cut(family: str) -> None:
+    """As where the same places have it, and keep none of it; also where a gradient flows."""
+    m, rng = model(family), np.random.default_rng(2)
+    seen, other = (
+        replace(dataset((8, 8)), examples=tuple(
+            replace(one, spans={a: (2, 4), b: (5, 6)}) for one in dataset((8, 8)).examples
+        ))
+        for a, b in (("S", "O"), ("O", "S"))
+    )  # fmt: skip
+    where, batch = places(seen, m.wiring), as_batch(other)
+    both = places(replace(seen, examples=(*seen.examples, *other.examples)), m.wiring, where.spans)
+    order = [both.spans.index(name) for name in where.spans]
+    wide = Places(m.wiring, where.spans, both.sees[np.ix_(order, order)], where.answers)
+    (carried,) = counterfactual(m, other)(batch)
+    context = m.start(batch.clean, batch.mask)
+    for _ in range(3):
+        tables = [t & (rng.random(t.shape) < 0.6) for t in (where.legal.residual,
+                                                           where.legal.attention)]  # fmt: skip
+        slopes = [torch.tensor(t, dtype=torch.float32, requires_grad=True) for t in tables]
+        masks = [PlacedMask(own, *t) for own, t in
+                 ((wide, tables), (where, tables), (where, slopes))]  # fmt: skip
+        expected, *found = (run(m, batch, context, carried, mask).detach() for mask in masks)
+        assert all(distance(one, expected) < 1e-5 for one in found)

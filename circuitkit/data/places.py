@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from circuitkit.data.batches import Batch, Dataset
@@ -14,7 +15,18 @@ from circuitkit.errors import DataError
 from circuitkit.graph.places import Places
 from circuitkit.graph.wiring import Wiring
 
-__all__ = ["ANSWER", "END", "NAMED", "START", "TOKENS", "located", "names_of", "numbers", "places"]
+__all__ = [
+    "ANSWER",
+    "END",
+    "NAMED",
+    "START",
+    "TOKENS",
+    "located",
+    "names_of",
+    "numbers",
+    "places",
+    "widened",
+]
 
 
 def places(data: Dataset, wiring: Wiring, spans: str | Sequence[str] = NAMED) -> Places:
@@ -37,8 +49,7 @@ def places(data: Dataset, wiring: Wiring, spans: str | Sequence[str] = NAMED) ->
     sees, answers = torch.zeros(n, n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
     for batch in data:
         found = numbers(batch, names).cpu()
-        first, last = _ends(found, n)
-        sees |= (first[:, :, None] <= last[:, None]).any(0)
+        sees |= _pairs(found, n).any(0)
         answers[found.gather(1, batch.last.cpu()[:, None])] = True
     return Places(wiring, names, sees.numpy(), answers.numpy())
 
@@ -78,9 +89,7 @@ def located(batch: Batch, places: Places) -> Int[Tensor, "batch pos"]:
     where a prompt has a token of one span before one of another as no prompt of the places has: no
     edge of theirs leads from there."""
     found = numbers(batch, places.spans)
-    first, last = _ends(found, len(places.spans))
-    seen = torch.from_numpy(places.sees).to(found.device)
-    new = (first[:, :, None] <= last[:, None]) & ~seen
+    new = _pairs(found, len(places.spans)) & ~torch.from_numpy(places.sees).to(found.device)
     if bool(new.any()):
         row, source, destination = new.nonzero()[0].tolist()
         raise DataError(
@@ -89,6 +98,21 @@ def located(batch: Batch, places: Places) -> Int[Tensor, "batch pos"]:
             "that are to be measured"
         )
     return found
+
+
+def widened(batch: Batch, places: Places) -> tuple[Int[Tensor, "batch pos"], Places]:
+    """The number of the span of each token, and the same places with attention's edges between
+    spans in an order that only prompts of this batch have: a mask of the places keeps none of
+    them. Raises as ``numbers``."""
+    found = numbers(batch, places.spans)
+    sees = places.sees | _pairs(found, len(places.spans)).any(0).cpu().numpy()
+    return found, places if (sees == places.sees).all() else replace(places, sees=sees)
+
+
+def _pairs(found: Int[Tensor, "batch pos"], n: int) -> Bool[Tensor, "batch spans spans"]:
+    """Whether a token of a span is not after one of another, in each prompt."""
+    first, last = _ends(found, n)
+    return first[:, :, None] <= last[:, None]
 
 
 def _ends(

@@ -11,6 +11,7 @@ model answers alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from itertools import groupby
 
@@ -20,7 +21,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.data.places import located
+from circuitkit.data.places import widened
 from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.layout import Layout
 from circuitkit.engine.model import Activations, Context, Kind, Model, Ports
@@ -60,12 +61,13 @@ def placed_runs(
             )
         shared = known.get(places) or _Shared(model, batch, context, carried, places)
         known[places] = shared
+        wide = (replace(keep, places=shared.places) for keep in some)
         if flows or graded:
-            for keep in some:
+            for keep in wide:
                 final = placed_residual(model, batch, context, carried, keep, shared.of)
                 yield model.unembed(final)
             continue
-        for plan in shared.plans(some, pool_bytes):
+        for plan in shared.plans(wide, pool_bytes):
             yield from _Run(shared, plan).logits()
 
 
@@ -87,8 +89,8 @@ class _Shared:
         places: Places,
     ) -> None:
         self.model, self.batch, self.context, self.carried = model, batch, context, carried
-        self.places = places
-        self.of = located(batch, places).to(context.embed.device)
+        of, self.places = widened(batch, places)
+        self.of = of.to(context.embed.device)
         self.embed = context.embed - carried.embed
         run = (self.of >= 0) & ~carried.untouched([self.embed])
         self.layout = Layout.by_span(self.of, len(places.spans), run)

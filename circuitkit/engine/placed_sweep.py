@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.data.places import located
+from circuitkit.data.places import numbers
 from circuitkit.engine.devices import moved
 from circuitkit.engine.model import Activations, Context, Model, Ports
 from circuitkit.engine.placed_plan import members_of
@@ -70,7 +70,7 @@ class _Placed:
         self.rest = Rest.of(model, batch, context, base, other)
         self.places, legal = wanted.places, wanted.places.legal
         self.asked = wanted.residual & legal.residual, wanted.attention & legal.attention
-        self.of = located(batch, self.places).to(base.embed.device)
+        self.of = numbers(batch, self.places.spans).to(base.embed.device)
         moves = torch.where(untouched(base, other), -1, self.of)
         spans = range(len(self.places.spans))
         self.moves: Bool[np.ndarray, " spans"] = np.array([bool((moves == s).any()) for s in spans])
