@@ -22,6 +22,7 @@ from circuitkit.util.tables import as_text
 
 HEADS, EXAMPLES = 12, 32
 MOST = 0.5  # of tokens, from which a head copies or suppresses
+LEAST = 0.3  # of the attention, that a head pays to the span of its role
 SPANS = ("IO", "S1", "S1+1", "S2")
 
 
@@ -37,6 +38,8 @@ def strongest(circuit: ck.Circuit) -> list[Node]:
 
 def role(node: Node, seen: str, row: Any, into: float) -> str:
     """The role of the paper that a head shows at its place."""
+    if row[f"to {seen}"] < LEAST:
+        return ""
     if node.span == "end" and seen == "IO":
         named = {"name mover": row["copying"], "negative name mover": row["suppressing"]}
         best = max(named, key=lambda name: named[name])
@@ -70,7 +73,7 @@ def main() -> None:
         rows.append({
             "head": str(node), "attends to": f"{seen} {row[f'to {seen}']:.2f}",
             "direct": row["direct"], "copying": row["copying"], "suppressing": row["suppressing"],
-            "to queries": share, "role in the paper": role(node, seen, row, share) or "-",
+            "to queries": share, "role": role(node, seen, row, share) or "-",
         })  # fmt: skip
     print(as_text(rows, formats=dict.fromkeys(
         ("direct", "copying", "suppressing", "to queries"), ".2f")))  # fmt: skip

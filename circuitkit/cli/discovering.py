@@ -194,10 +194,12 @@ def _between_places(options: argparse.Namespace) -> None:
             )
     if options.level != "edge":
         raise ArgumentError("circuits between places are made of edges; leave out --level node")
-    options.positions, options.spans = True, options.spans or "named"
+    options.positions = True
+    if options.spans == "named":
+        options.spans = None  # which is taken anyway: it is not in the name of the folder
     place = options.output or default_place(options, "circuits")
     asked = {
-        "spans": options.spans, "method": options.method, "edges": options.edges,
+        "spans": options.spans or "named", "method": options.method, "edges": options.edges,
         "faithfulness": options.faithfulness, "examples": options.examples, "seed": options.seed,
         "batch_size": options.batch_size, "memory": options.memory, "known": options.known,
     }  # fmt: skip
