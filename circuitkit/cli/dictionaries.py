@@ -38,12 +38,14 @@ def add(commands: Commands) -> None:
     )
     p.add_argument(
         "--kind", default="transcoder", choices=("transcoder", "skip_transcoder", "autoencoder"),
-        help="what is trained; a skip is a linear map beside the features (default: transcoder)",
+        metavar="KIND", help="transcoder, skip_transcoder (with a linear map beside the features) "
+        "or autoencoder (default: transcoder)",
     )  # fmt: skip
     p.add_argument(
         "--site", default="resid_post",
         choices=("resid_pre", "resid_mid", "resid_post", "attn_z", "attn_out", "mlp_out"),
-        help="what autoencoders take apart (default: resid_post)",
+        metavar="SITE", help="what autoencoders take apart: resid_pre, resid_mid, resid_post, "
+        "attn_z, attn_out or mlp_out (default: resid_post)",
     )  # fmt: skip
     _add_numbers(p)
     add_framing(p)
