@@ -77,6 +77,17 @@ def main() -> None:
         })  # fmt: skip
     print(as_text(rows, formats=dict.fromkeys(
         ("direct", "copying", "suppressing", "to queries"), ".2f")))  # fmt: skip
+    heads = [writer for writer in model.wiring.writers if writer.is_head]
+    for query in ("end", "S2"):
+        spans = [span for span in SPANS if query == "end" or span != "S2"]
+        table = ck.describe_heads(model, heads, task, at=spans, query=query).to_frame()
+        shown = 0
+        for _, row in table.iterrows():
+            seen = max(spans, key=lambda span: row[f"to {span}"])
+            shown += bool(role(Node(row["head"]).at(query), seen, row, 1.0))
+        print(
+            f"of all {len(heads)} heads, {shown} would show a role at {query} if queries read them"
+        )
 
 
 if __name__ == "__main__":
