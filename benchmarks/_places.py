@@ -34,13 +34,11 @@ def by_place(timer: Timer) -> Table:
     rows = [row for shape in SHAPES for row in _rows(timer, shape)]
     note = (
         "`eap` of the edges between places, as CPU time in times of plain `eap` of the same batch; "
-        "the three are timed in turn. Memory is above the loaded model, at its peak, and without "
-        "the scores themselves (writers × readers × spans, in single precision) in times of that "
-        "of plain `eap`. The target is 1.2 with 8 spans and 1.5 with every position by itself, "
-        "and 1.2 of the memory."
+        "the three are timed in turn. The target is 1.2 with 8 spans and 1.5 with every position "
+        "by itself."
     )
-    head = ("shape", "tokens", "`eap`", f"{SPANS} spans / `eap`", "positions / `eap`",
-            "`eap`, MiB", f"{SPANS} spans, MiB", "scores, MiB", "memory / `eap`")  # fmt: skip
+    head = ("shape", "tokens", f"`eap` ({timer.unit})", f"{SPANS} spans / `eap`",
+            "positions / `eap`")  # fmt: skip
     return Table("Attribution by place", note, head, rows)
 
 
@@ -51,15 +49,11 @@ def _rows(timer: Timer, shape: tuple[Any, ...]) -> Iterator[tuple[Cell, ...]]:
     spans = [places(data, model.wiring), places(data, model.wiring, TOKENS)]
     once = partial(eap, model, data, logit_diff, counterfactual)
     work: list[Any] = [once, *(partial(once, places=own) for own in spans)]
-    held = timer.held()
-    memory = [timer.memory(one, held) for one in work[:2]]
+    for one in work:
+        one()
     taken = [min(own) for own in zip(*(_in_turn(timer, work) for _ in range(timer.repeat)),
                                      strict=True)]  # fmt: skip
-    table = spans[0].legal.residual.size * 4 / 2**20
-    yield (
-        name, f"{n} × {length}", taken[0], taken[1] / taken[0], taken[2] / taken[0], memory[0],
-        memory[1], table, (memory[1] - table) / memory[0],
-    )  # fmt: skip
+    yield name, f"{n} × {length}", taken[0], taken[1] / taken[0], taken[2] / taken[0]
     del model, data, once, work
     gc.collect()
 
