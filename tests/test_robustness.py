@@ -355,13 +355,14 @@ def test_the_identity_of_data_counts_all_that_its_examples_hold() -> None:
         "corruptions": {"other": one.clean},
         "paired": False,
         "sequences": (((1, 2),), ((3,),)),
+        "corrupt_spans": {"end": one.spans["end"]},
     }
     assert changed.keys() == vars(one).keys()
     every = [one, *(replace(one, **{name: value}) for name, value in changed.items())]
     found = [identity(m, replace(UNSEEN, examples=(example,))) for example in every]
     found += [identity(m, replace(UNSEEN, examples=(one,), **{name: value}))
               for name, value in (("batch_size", 1), ("padding", "left"))]  # fmt: skip
-    assert len({each["data"] for each in found}) == len(found) == 11
+    assert len({each["data"] for each in found}) == len(found) == 12
     assert found[0] == identity(m, replace(UNSEEN, examples=(replace(one),)))
 
 

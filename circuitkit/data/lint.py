@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from circuitkit.data._showing import cited, quoted
-from circuitkit.data.alignment import as_align
 from circuitkit.data.columns import as_prompt, first_tokens, require_columns
 from circuitkit.data.examples import Example
 from circuitkit.data.framing import framing
@@ -251,6 +250,8 @@ def check_prompts(
         read = [CheckedRow(f"prompt {n}", prompt) for n, prompt in enumerate(data, start=1)]
     if answers not in ANSWERS:
         raise DataError(f"answers is {answers!r}; give one of {', '.join(map(repr, ANSWERS))}")
+    from circuitkit.data.alignment import as_align  # imports torch
+
     checked = _checked(read, words, answers, as_align(align) is not None)
     return PromptCheck(source, tuple(checked), words)
 

@@ -44,8 +44,9 @@ def kl(
 def js(
     logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
 ) -> Float[Tensor, " examples"]:
-    """Minus the Jensen-Shannon divergence of the full model and this run, in nats: −ln 2 (for each
-    token of the answer) to 0.
+    """Minus the Jensen-Shannon divergence of the full model and this run, in nats: −ln 2 to 0.
+
+    Of an answer of several tokens it is summed over them, from −ln 2 for each.
 
     ``logits`` and ``reference`` are [batch, vocab]; returns [examples]. It does not need answers.
     Its gradient at the clean run is zero, so ``eap`` refuses it; use ``eap_ig``.

@@ -52,7 +52,7 @@ class PlacedDiscovery:
         mebibytes: The most memory that the process held.
 
     Example:
-        >>> found = ck.discover_positions(model, "ioi", method="eap", edges=40, examples=8)
+        >>> found = ck.discover_positions(model, "ioi", method="eap", edges=30, examples=8)
         >>> print(found)
         ioi on mini: ... residual and ... attention edges, faithfulness ... 8 unseen prompts)
     """

@@ -107,7 +107,7 @@ def discover_positions(
         EvaluationError: where the model answers too few prompts, or no circuit is faithful enough.
 
     Example:
-        >>> found = ck.discover_positions(model, "ioi", method="eap", edges=40, examples=8)
+        >>> found = ck.discover_positions(model, "ioi", method="eap", edges=30, examples=8)
         >>> "a0.h2.v@S2" in found.circuit
         True
     """

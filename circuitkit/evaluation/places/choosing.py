@@ -131,9 +131,12 @@ def _pruned(inputs: Inputs, free: PlacedMask, sizes: dict[int, float], joint: bo
         lambda masks: _faithful(inputs, masks),
     )  # fmt: skip
     found.values = {0: _faithful(inputs, kept([0]))[0], len(ranked): whole}
+    best = 0
     if found.values[0] < found.target:
         found.search()
-    best = found.high or 0
+        best = found.high or len(ranked)
+    elif whole <= SLACK:  # it keeps so little that nothing can be said of its parts
+        best = len(ranked)
     mask = free.places.alive(kept([best])[0], joint=joint)
     values = {n: found.values[n] for n in sorted(found.values)}
     return ChosenPlaces(mask, free, effects, sizes, values, found.values[best])
