@@ -91,6 +91,23 @@ def test_the_files_are_what_was_found(found: PlacedDiscovery, tmp_path: Path) ->
     assert again.faithfulness == pytest.approx(whole.faithfulness, abs=1e-6)
 
 
+def test_a_citation_says_the_spans_and_both_kinds_of_edge(
+    found: PlacedDiscovery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    residual, attention = found.chosen.mask.counts()
+    of = found.scores.places.n_edges
+    said = ck.cite(found)
+    for part in ("13 spans", "S2, ", f"{residual} of {of[0]:,} edges of the residual stream",
+                 f"{attention} of {of[1]:,} edges of attention", "exact effects", "span by span",
+                 f"faithfulness is {found.evaluation.faithfulness:.3f}"):  # fmt: skip
+        assert part in said.text
+    assert "[@haklay2025]" in said.text
+    assert "@inproceedings{haklay2025," in said.bibtex
+    found.save(tmp_path / "run")
+    assert main(["cite", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out.split() == str(said).split()  # lines are wrapped
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -14,8 +14,10 @@ from typing import Any
 from circuitkit import __version__, registry
 from circuitkit.engine.inputs import refuse
 from circuitkit.errors import CircuitError, UnknownNameError
-from circuitkit.graph.circuit import Circuit, edges, wiring_of
+from circuitkit.evaluation.places.choosing import SLACK
+from circuitkit.graph.circuit import Circuit, edges, is_placed, placed_mask, wiring_of
 from circuitkit.util.json_values import Json
+from circuitkit.workflows.placed_results import PlacedDiscovery
 from circuitkit.workflows.results import Discovery
 
 __all__ = ["Citation", "cite", "sources_of"]
@@ -58,11 +60,12 @@ class Citation:
         return {"text": self.text, "bibtex": self.bibtex}
 
 
-def cite(circuit: Circuit | Discovery) -> Citation:
+def cite(circuit: Circuit | Discovery | PlacedDiscovery) -> Citation:
     """A paragraph of methods for a paper, and BibTeX, from what a circuit says of itself.
 
     Returns a ``Citation``. Sources are those that the docstrings of the method, the metric, the
-    corruption and the task name.
+    corruption and the task name. Of a circuit between places it says the spans, and how the edges
+    of each kind were chosen.
 
     Raises CircuitError for a circuit that does not say how it was found, and ArgumentError for what
     is not a circuit.
@@ -71,7 +74,7 @@ def cite(circuit: Circuit | Discovery) -> Citation:
         >>> print(ck.cite(ck.discover(model, "ioi", edges=20, examples=4)).text)
         The circuit of mini for the task ioi [@wang2023; @zhang2024] was found ...
     """
-    own: Any = circuit.circuit if isinstance(circuit, Discovery) else circuit
+    own: Any = circuit.circuit if isinstance(circuit, Discovery | PlacedDiscovery) else circuit
     if not isinstance(own, Circuit):
         raise refuse("circuit", circuit, "a circuit, or the result of discover")
     lacks = [name for name in NEEDED if name not in own.graph]
@@ -114,27 +117,49 @@ def _sentences(circuit: Circuit) -> Iterator[str]:
         f"The circuit of {graph['model']} for the task {_cited('tasks', graph['task'])} was found "
         f"with circuitkit {version} [@circuitkit]."
     )
-    of_nodes = graph.get("level") == "node"
+    scored = "Nodes" if graph.get("level") == "node" else "Edges"
     yield (
-        f"{'Nodes' if of_nodes else 'Edges'} were scored by {_scoring(graph)} "
+        f"{scored} were scored {'span by span ' if is_placed(circuit) else ''}by {_scoring(graph)} "
         f"prompts, by {_cited('metrics', graph['metric'])}; edges that are cut "
         f"carry {_cited('corruptions', graph['corruption'])}."
     )
     where = f"On {asked['measured']} other prompts" if "measured" in asked else "On other prompts"
     if str(asked.get("measured_on", "")).startswith("the same"):
         where = "On the same prompts"
-    size, whole = sum(1 for _ in edges(circuit)), wiring_of(circuit).n_edges
-    nodes = sum("score" in data for _, data in circuit.nodes(data=True))
-    made = f"{nodes:,} nodes and all edges between them, " if of_nodes else ""
-    yield (
-        f"It has {made}{size:,} of the model's {whole:,} edges. "
-        f"{where} its faithfulness is {_with_interval(faith)}{_beside(faith)}."
-    )
+    yield from _between_places(circuit) if is_placed(circuit) else _size(circuit)
+    yield f"{where} its faithfulness is {_with_interval(faith)}{_beside(faith)}."
     if "agreement" in graph:
         yield (
             f"Circuits of two samples of prompts are expected to share {graph['agreement']:.2f} of "
             "their edges (Jaccard index)."
         )
+
+
+def _size(circuit: Circuit) -> Iterator[str]:
+    """How many of the model's edges the circuit has, and how many nodes if it is made of them."""
+    size, whole = sum(1 for _ in edges(circuit)), wiring_of(circuit).n_edges
+    nodes = sum("score" in data for _, data in circuit.nodes(data=True))
+    of_nodes = circuit.graph.get("level") == "node"
+    made = f"{nodes:,} nodes and all edges between them, " if of_nodes else ""
+    yield f"It has {made}{size:,} of the model's {whole:,} edges."
+
+
+def _between_places(circuit: Circuit) -> Iterator[str]:
+    """The spans, and the edges of both kinds: how many, and how they were chosen."""
+    mask = placed_mask(circuit)
+    (residual, attention), of = mask.counts(), mask.places.n_edges
+    yield (
+        f"Its edges are between places in the prompt [@haklay2025], which has "
+        f"{len(mask.places.spans):,} spans of tokens ({', '.join(mask.places.spans)}): "
+        f"{residual:,} of {of[0]:,} edges of the residual stream, each in one span, and "
+        f"{attention:,} of {of[1]:,} edges of attention, each from a key or a value at one span to "
+        "a head at another or the same."
+    )
+    yield (
+        "Those of the residual stream were chosen by their scores, with all edges of attention in "
+        "place; then those of attention were pruned by their exact effects in this circuit, which "
+        f"may cost {SLACK:g} of its faithfulness on the prompts of the discovery."
+    )
 
 
 def _scoring(graph: Mapping[str, Any]) -> str:
