@@ -15,6 +15,7 @@ from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitkitError
 from circuitkit.evaluation.faithfulness import evaluate_beside
 from circuitkit.evaluation.places.choosing import SLACK, choose_places, measure_places
+from circuitkit.graph.circuit import edges
 from circuitkit.graph.placed_scores import PlacedScores
 from circuitkit.truth.rasp import compile_program, named
 from circuitkit.workflows.placed_results import PlacedDiscovery
@@ -108,6 +109,28 @@ def test_a_citation_says_the_spans_and_both_kinds_of_edge(
     assert capsys.readouterr().out.split() == str(said).split()  # lines are wrapped
 
 
+def test_it_is_found_again(found: PlacedDiscovery, tmp_path: Path) -> None:
+    """From what its file says: the spans, the sizes, the prompts."""
+    path = found.circuit.save(tmp_path / "circuit.json")
+    again = ck.replay(path)
+    assert again.same, repr(again)
+    assert str(again).startswith("ioi on mini: the same ")
+    spans = again.to_frame().set_index("quantity").loc["spans"]
+    assert spans["now"] == ", ".join(found.scores.places.spans)
+    assert not spans["differs"]
+
+
+def test_what_differs_from_a_circuit_of_fewer_spans_is_said(tmp_path: Path) -> None:
+    asked = {"method": "eap", "edges": 12, "examples": 4}
+    small = ck.discover_positions(ck.load("mini"), "ioi", spans=["S2"], **asked).circuit
+    writer, reader, _ = max(edges(small), key=lambda edge: abs(edge[2]))
+    small[writer][reader]["weight"] *= 2
+    small.save(tmp_path / "circuit.json")
+    again = ck.replay(tmp_path / "circuit.json", model=ck.load("mini"))
+    assert [row.quantity for row in again.rows if row.differs] == ["weights"]
+    assert not again.same
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -164,6 +187,7 @@ def test_a_compiled_program_is_found_with_its_places() -> None:
         "input@4->a0.h0<v>@4", "a0.h0.v@4->a0.h0@5", "a0.h0@5->logits@5"
     }  # fmt: skip
     assert found.evaluation.faithfulness == pytest.approx(1, abs=1e-3)
+    assert ck.replay(found, model=model, data=data[:40]).same
 
 
 def test_two_layers_of_a_program_are_found_with_their_places() -> None:

@@ -14,13 +14,14 @@ import torch
 
 from circuitkit.data.batches import Dataset
 from circuitkit.data.framing import FRAMING
+from circuitkit.data.places import TOKENS
 from circuitkit.data.tasks import draw
 from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, as_found, refuse
 from circuitkit.engine.metric import Method
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError, UnknownNameError
 from circuitkit.graph import circuit as circuits
-from circuitkit.graph.circuit import Circuit, wiring_of
+from circuitkit.graph.circuit import Circuit, is_placed, places_of
 from circuitkit.graph.nodes import edge_name
 from circuitkit.models.loading import load
 from circuitkit.models.placing import DeviceMap
@@ -30,6 +31,8 @@ from circuitkit.util.options import Count, Size, checked
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.workflows.asking import HALVES, OTHERS
 from circuitkit.workflows.discover import discover
+from circuitkit.workflows.placed_results import PlacedDiscovery
+from circuitkit.workflows.positions import discover_positions
 from circuitkit.workflows.results import Discovery
 
 if TYPE_CHECKING:
@@ -82,7 +85,7 @@ class Replay:
     """
 
     recorded: Circuit
-    found: Discovery
+    found: Discovery | PlacedDiscovery
 
     @property
     def tolerance(self) -> float:
@@ -184,6 +187,9 @@ class Replay:
             yield _row(key, then[key], now[key], of_result=False)
         for key in (key for key in FRAMING if then.get(key) != now.get(key)):
             yield _row(key, then.get(key), now.get(key), of_result=False)
+        spans = [list(_spans(one)) for one in (self.recorded, self.found.circuit)]
+        if any(spans):
+            yield _row("spans", *(", ".join(own) for own in spans), of_result=False)
         for key in ("dtype", "device"):
             yield _row(key, then["asked"][key], now["asked"][key], of_result=False)
         yield _row("prompts", then["asked"]["prompts"], now["asked"]["prompts"])
@@ -202,10 +208,10 @@ def _row(quantity: str, recorded: Json, now: Json, *, of_result: bool = True) ->
     return Row(quantity, recorded, now, recorded != now, of_result)
 
 
-def _close(then: Json, now: float, tolerance: float) -> bool:
+def _close(then: Json, now: float | None, tolerance: float) -> bool:
     """Whether two numbers agree, or neither is defined."""
-    if then is None or then != then:
-        return now != now
+    if now is None or now != now or then is None or then != then:
+        return (now is None or now != now) and (then is None or then != then)
     return isinstance(then, int | float) and abs(then - now) <= tolerance
 
 
@@ -216,7 +222,7 @@ def _short(value: Json) -> Json:
 
 @checked
 def replay(
-    circuit: Circuit | Discovery | str | os.PathLike[str],
+    circuit: Circuit | Discovery | PlacedDiscovery | str | os.PathLike[str],
     *,
     model: Model | str | os.PathLike[str] | None = None,
     data: Data | None = None,
@@ -235,10 +241,11 @@ def replay(
 ) -> Replay:
     """Find a circuit once more, as it says that it was found, and report what differs.
 
-    ``circuit`` is what ``discover`` has found, or its ``circuit.json``. The model, task, seed,
-    number of prompts, method, metric, corruption, size and all further settings are the recorded
-    ones, unless you give others. Code from elsewhere (``mine.py:rank``, a function of your own) is
-    never run because a file names it: give it yourself, and likewise prompts of your own.
+    ``circuit`` is what ``discover`` or ``discover_positions`` has found, or its ``circuit.json``.
+    The model, task, seed, number of prompts, method, metric, corruption, spans, size and all
+    further settings are the recorded ones, unless you give others. Code from elsewhere
+    (``mine.py:rank``, a function of your own) is never run because a file names it: give it
+    yourself, and likewise prompts of your own.
     ``Replay`` describes what is compared; with the same versions, weights and device the same
     numbers are expected.
 
@@ -253,7 +260,7 @@ def replay(
     """
     recorded = _opened(circuit)
     about = recorded.graph
-    wiring_of(recorded)  # circuits between places are not found again yet, and are refused here
+    _spans(recorded)  # raises where they are not such as files hold
     _require(about, data is not None)
     named: dict[str, Any] = {"metric": metric, "corruption": corruption, "method": method}
     chosen = {key: _named(about, key) if own is None else own for key, own in named.items()}
@@ -270,23 +277,45 @@ def replay(
             dtype=dtype or asked["dtype"], experts=experts or about.get("experts"),
         )  # fmt: skip
     model = as_found(model, recorded, bos=bos, chat=chat)
-    found = discover(
-        model, _prompts(model, about, task), chosen["metric"], chosen["corruption"],
-        method=_without_place(chosen["method"]), unseen=unseen, rule=about["rule"],
-        **{key: asked.get(key) for key in SIZES}, level=about.get("level", "edge"),
-        test=bool(asked.get("test")),
-        examples=about["examples"], seed=asked["seed"],
-        batch_size=batch_size or asked["batch_size"], memory=memory, force=True,
-        known="known" in about,
-    )  # fmt: skip
-    return Replay(recorded, found)
+    inputs = model, _prompts(model, about, task), chosen["metric"], chosen["corruption"]
+    settings: dict[str, Any] = {
+        "method": _without_place(chosen["method"]), "unseen": unseen, "examples": about["examples"],
+        "seed": asked["seed"], "batch_size": batch_size or asked["batch_size"], "memory": memory,
+        "force": True, "known": "known" in about,
+    }  # fmt: skip
+    again = _again_between_places if is_placed(recorded) else _again
+    return Replay(recorded, again(recorded, inputs, settings))
+
+
+def _again(circuit: Circuit, inputs: tuple[Any, ...], settings: Mapping[str, Any]) -> Discovery:
+    """The discovery of a plain circuit, with the size and rule that it says."""
+    about, asked = circuit.graph, circuit.graph["asked"]
+    sizes = {key: asked.get(key) for key in SIZES}
+    return discover(*inputs, **{**settings, **sizes}, rule=about["rule"],
+                    level=about.get("level", "edge"), test=bool(asked.get("test")))  # fmt: skip
+
+
+def _again_between_places(
+    circuit: Circuit, inputs: tuple[Any, ...], settings: Mapping[str, Any]
+) -> PlacedDiscovery:
+    """The discovery of a circuit between places, with the size and spans that it says."""
+    asked, spans = circuit.graph["asked"], _spans(circuit)
+    tokens = spans == tuple(map(str, range(len(spans))))
+    return discover_positions(*inputs, **settings, edges=asked.get("edges"),
+                              faithfulness=asked.get("faithfulness"),
+                              spans=TOKENS if tokens else spans)  # fmt: skip
+
+
+def _spans(circuit: Circuit) -> tuple[str, ...]:
+    """The spans of a circuit between places; none of another."""
+    return places_of(circuit).spans if is_placed(circuit) else ()
 
 
 # -- what the circuit says -------------------------------------------------------------------------
 def _opened(circuit: object) -> Circuit:
     if isinstance(circuit, str | os.PathLike):
         return Circuit.load(circuit)
-    if isinstance(circuit, Discovery):
+    if isinstance(circuit, Discovery | PlacedDiscovery):
         return circuit.circuit
     if isinstance(circuit, Circuit):
         return circuit
