@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import pickle
 import re
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import pytest
 from families import model
@@ -227,6 +229,62 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
     with pytest.raises(CircuitError, match="there is no file"):
         AttributionGraph.load(tmp_path / "nothing.json")
+
+
+# -- other programs --------------------------------------------------------------------------------
+def read_back(path: Path) -> nx.DiGraph:
+    if path.suffix == ".cyjs":
+        return nx.cytoscape_graph(json.loads(path.read_text()))
+    reader = nx.read_graphml if path.suffix == ".graphml" else nx.read_gexf
+    return reader(path)
+
+
+@pytest.mark.parametrize("suffix", ["graphml", "gexf", "cyjs"])
+@pytest.mark.parametrize("name", ["part", "whole", "by_hand"])
+def test_networkx_reads_what_is_saved(
+    name: str, suffix: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    graph = by_hand() if name == "by_hand" else request.getfixturevalue(name)
+    asked = graph.to_networkx()
+    found = read_back(graph.save(tmp_path / f"g.{suffix}"))
+    assert {*found} == {*asked}
+    assert {*found.edges} == {*asked.edges}
+    for node, said in asked.nodes(data=True):
+        own = found.nodes[node]
+        for key, value in said.items():
+            kept = {"value": "activation"}.get(key, key)
+            shown = key == "label" and suffix == "gexf"  # what Gephi shows is never empty
+            assert own[kept] == ((value or node) if shown else value), (node, key)
+    for start, to, said in asked.edges(data=True):
+        assert {key: found.edges[start, to][key] for key in said} == said
+    if suffix == "graphml":
+        assert found.graph["prompt"] == graph.prompt
+
+
+def test_tables_and_dot_hold_every_edge(part: AttributionGraph, tmp_path: Path) -> None:
+    rows = [*csv.DictReader(part.save(tmp_path / "g.csv").read_text().splitlines())]
+    asked = part.to_networkx()
+    assert len(rows) == part.weights.nnz
+    assert [float(row["influence"]) for row in rows] == sorted(part.flows.data, reverse=True)
+    for row in rows:
+        assert float(row["weight"]) == asked.edges[row["writer"], row["reader"]]["weight"]
+        assert row["writer_kind"] == asked.nodes[row["writer"]]["kind"]
+        assert row["reader_token"] == asked.nodes[row["reader"]]["token"]
+    text = by_hand().save(tmp_path / "g.dot").read_text()
+    assert text.count(" -> ") == 3
+    assert '"input@1" -> "m0.f3@1" ["influence"=' in text
+    assert r'"label"="\"b\""' in text
+    assert '{rank=same "input@0" "input@1"}' in text
+
+
+def test_numbers_that_are_not_known_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "theirs.json").write_text(json.dumps(foreign()))
+    theirs = AttributionGraph.load(tmp_path / "theirs.json")
+    text = theirs.save(tmp_path / "g.cyjs").read_text()
+    json.loads(text, parse_constant=pytest.fail)
+    assert all("live" not in own for _, own in read_back(tmp_path / "g.cyjs").nodes(data=True))
+    with pytest.raises(OutputError, match="is not saved as 'svg'; choose json, graphml"):
+        theirs.save(tmp_path / "g.svg")
 
 
 # -- pictures --------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Bool, Float
 
-from circuitkit.errors import DataError
+from circuitkit.errors import DataError, OutputError
 from circuitkit.features.exchange import Parts, read, to_json
 from circuitkit.features.nodes import GraphNode
 from circuitkit.graph.types import Graph
@@ -261,8 +261,9 @@ class AttributionGraph:
     def to_networkx(self) -> Graph:
         """The graph with a node for each node, by its name, and an edge for each weight.
 
-        Nodes carry ``kind``, ``layer``, ``position``, ``feature`` (or ``token_id``), ``value``,
-        ``influence``, ``total``, ``live`` and ``label``; edges ``weight`` and ``influence``.
+        Nodes carry ``kind``, ``layer``, ``position``, ``token``, ``feature`` (or ``token_id``),
+        ``value``, ``influence``, ``total``, ``live`` and ``label``; edges ``weight`` and
+        ``influence``.
 
         Example:
             >>> import networkx
@@ -289,6 +290,8 @@ class AttributionGraph:
         own: dict[str, Json] = {"kind": node.kind, "label": node.label}
         known = (("layer", node.layer), ("position", node.position), (key, node.number))
         own |= {name: value for name, value in known if value >= 0}
+        if node.position >= 0:
+            own["token"] = self.tokens[node.position]
         if node.kind == "logit":
             own["share"] = node.weight
         numbers = (("value", node.value), ("influence", self.influence[i]),
@@ -300,9 +303,7 @@ class AttributionGraph:
         the target, by the graph (``total``) and by the model's own gradient (``live``)."""
         rows = []
         for i, node in enumerate(self.nodes):
-            own = self._said(i, node)
-            token = self.tokens[node.position] if node.position >= 0 else None
-            rows.append({"node": node.name, **own, "token": token})
+            rows.append({"node": node.name, **self._said(i, node)})
         order = ("node", "kind", "layer", "position", "token", "value", "influence", "total",
                  "live", "label")  # fmt: skip
         return to_frame(rows, order)
@@ -339,9 +340,26 @@ class AttributionGraph:
         return write_whole(place, content)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the graph as a file in the format of Neuronpedia and circuit-tracer, from which
-        ``AttributionGraph.load`` makes it again. Raises OutputError."""
-        return write_whole(path, self.to_json(Path(path).stem))
+        """Write the graph as a file, in the format that its suffix names.
+
+        ``.json`` is the format of Neuronpedia and circuit-tracer, from which
+        ``AttributionGraph.load`` makes the graph again. ``.graphml``, ``.gexf``, ``.cyjs`` and
+        ``.dot`` hold every node and edge with all that ``to_networkx`` says of them (a node's
+        ``value`` is called ``activation`` there); ``.csv`` has a line for each edge. Raises
+        OutputError for another suffix, or where the file cannot be written.
+        """
+        from circuitkit.formats.traces.files import WRITERS
+
+        place = Path(path)
+        suffix = place.suffix[1:].lower()
+        if suffix == "json":
+            return write_whole(place, self.to_json(place.stem))
+        if suffix not in WRITERS:
+            raise OutputError(
+                f"an attribution graph is not saved as {suffix!r}; choose "
+                f"{', '.join(('json', *WRITERS))}, or draw it"
+            )
+        return write_whole(place, WRITERS[suffix](self.to_networkx()))
 
     def to_json(self, slug: str = "graph") -> str:
         """The same as a text; ``slug`` is the name by which other programs call the graph."""

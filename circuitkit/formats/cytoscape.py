@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 
 from circuitkit.formats._values import flat
 from circuitkit.graph.circuit import any_wiring
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.types import Graph
+from circuitkit.util.json_values import Json
 
 __all__ = ["cyjs"]
 
@@ -25,22 +27,35 @@ def cyjs(circuit: Graph) -> str:
         True
     """
     any_wiring(circuit)
+
+    def interaction(data: Mapping[str, Json]) -> str:
+        return "plumbing" if data.get("weight") is None else "writes"
+
+    return _elements(circuit, edge_name, interaction)
+
+
+def _elements(
+    graph: Graph,
+    called: Callable[[str, str], str],
+    interaction: Callable[[Mapping[str, Json]], str],
+) -> str:
+    """Any graph, its edges ``called`` by their ends, and of a sort by their attributes."""
     nodes = [
-        {"data": {**flat(circuit.nodes[name]), "id": str(name), "value": str(name), "name": name}}
-        for name in sorted(circuit)
+        {"data": {**flat(graph.nodes[name]), "id": str(name), "value": str(name), "name": name}}
+        for name in sorted(graph)
     ]
     joined = [
         {
             "data": {
                 **flat(data), "id": f"{writer}->{reader}", "source": str(writer),
-                "target": str(reader), "name": edge_name(writer, reader),
-                "interaction": "plumbing" if data.get("weight") is None else "writes",
+                "target": str(reader), "name": called(writer, reader),
+                "interaction": interaction(data),
             }
         }
-        for writer, reader, data in sorted(circuit.edges(data=True), key=lambda edge: edge[:2])
+        for writer, reader, data in sorted(graph.edges(data=True), key=lambda edge: edge[:2])
     ]  # fmt: skip
     whole = {
-        "data": flat(circuit.graph),
+        "data": flat(graph.graph),
         "directed": True,
         "multigraph": False,
         "elements": {"nodes": nodes, "edges": joined},

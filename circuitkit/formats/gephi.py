@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from xml.sax.saxutils import escape
 
 import networkx as nx
 
-from circuitkit.formats._values import flat
+from circuitkit.formats._values import flat, text
 from circuitkit.graph.circuit import any_wiring
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.types import Graph
@@ -35,15 +36,20 @@ def gexf(circuit: Graph) -> str:
         True
     """
     any_wiring(circuit)
+    return _document(circuit, str, edge_name)
+
+
+def _document(graph: Graph, shown: Callable[[str], str], called: Callable[[str, str], str]) -> str:
+    """Any graph, its nodes ``shown`` by their labels and its edges ``called`` by their ends."""
     whole: Graph = nx.DiGraph()
-    for name in sorted(circuit):
-        whole.add_node(str(name), **_own(flat(circuit.nodes[name])), label=str(name))
-    for writer, reader, data in sorted(circuit.edges(data=True), key=lambda edge: edge[:2]):
-        label = edge_name(writer, reader)
+    for name in sorted(graph):
+        whole.add_node(str(name), **_own(flat(graph.nodes[name])), label=text(shown(name)))
+    for writer, reader, data in sorted(graph.edges(data=True), key=lambda edge: edge[:2]):
+        label = called(writer, reader)
         whole.add_edge(str(writer), str(reader), **_own(flat(data)), label=label)
-    text = _DATE.sub("", "\n".join(nx.generate_gexf(whole, version="1.2draft")))
-    about = escape(json.dumps(flat(circuit.graph), ensure_ascii=False))
-    return text.replace(_PLACE, f"{_PLACE}<description>{about}</description>", 1) + "\n"
+    written = _DATE.sub("", "\n".join(nx.generate_gexf(whole, version="1.2draft")))
+    about = escape(json.dumps(flat(graph.graph), ensure_ascii=False))
+    return written.replace(_PLACE, f"{_PLACE}<description>{about}</description>", 1) + "\n"
 
 
 def _own(

@@ -1,0 +1,3 @@
+"""Attribution graphs as files of other programs."""
+
+from __future__ import annotations
