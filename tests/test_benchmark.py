@@ -228,6 +228,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.weekly
 def test_processes_of_a_benchmark_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     script = tmp_path / "orphan.py"
     script.write_text(ORPHAN)
@@ -429,6 +430,7 @@ def test_distractors_leak_by_the_share_that_is_stated_and_are_not_mapped() -> No
     assert names == {(small.writers[i], small.readers[j]) for i, j in np.argwhere(own.true)}
 
 
+@pytest.mark.weekly
 def test_varied_programs_are_harder_for_eap_ig_than_plain_ones() -> None:
     found = bench(["eap_ig"], ["is_frequent", "dyck", "is_frequent+rotate+distract",
                   "dyck+rotate+distract"], ["counterfactual"], seeds=1, examples=16)  # fmt: skip
@@ -511,6 +513,7 @@ def test_a_seed_draws_the_prompts_and_the_random_variant() -> None:
     assert same("reverse+rotate(seed=3)+soften") == (False, True)
 
 
+@pytest.mark.weekly
 @pytest.mark.parametrize("kind", sorted({n.partition("+")[2] for n in budgets.VARIED} | {"soften"}))
 def test_varied_models_still_answer_and_have_a_truth_that_is_not_all(kind: str) -> None:
     found = bench(("exact",), (f"reverse+{kind}",), ("counterfactual",), seeds=1, examples=8)

@@ -185,6 +185,7 @@ def files(circuits: dict[str, Circuit], tmp_path: Path) -> list[str]:
     return [str(circuit.save(tmp_path / f"{name}.json")) for name, circuit in circuits.items()]
 
 
+@pytest.mark.weekly
 def test_shards_of_a_cross_merge_to_what_one_run_gives(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,10 @@ NOTEBOOKS = {
     page.relative_to(DOCS / "pages").as_posix(): json.loads(page.read_text(encoding="utf-8"))
     for page in sorted((DOCS / "pages").rglob("*.ipynb"))
 }
+# whose blocks take seconds: the weekly test runs these pages from an empty folder
+HEAVY = ("gallery.md", *(f"howto/{name}.md" for name in (
+    "cross", "dictionaries", "mechanisms", "positions", "test", "track",
+)))  # fmt: skip
 # lines that need a network, a large model or a file of the reader's
 ELSEWHERE = re.compile(
     r"git clone|venv|pip install|smollm2|Llama|MODEL|pairs/"
@@ -57,7 +61,9 @@ def hooks() -> Iterator[ModuleType]:
         yield module
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python") and page not in HEAVY]
+)
 @pytest.mark.usefixtures("one_mini", "quick_figures")
 def test_the_python_of_a_page_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

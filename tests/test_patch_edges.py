@@ -238,6 +238,7 @@ def killed(act: Callable[[], Any], until: Callable[[], bool], pause: float) -> b
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.weekly
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
 @pytest.mark.usefixtures("small")
 def test_twenty_killed_runs_go_on_to_the_very_numbers_of_an_uninterrupted_one(

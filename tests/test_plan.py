@@ -84,7 +84,10 @@ def one_forward() -> float:
     return operations(plain) / len(data)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=[pytest.mark.weekly] * (one == "acdc, few")) for one in CASES],
+)
 def test_its_forwards_are_those_of_the_work(name: str) -> None:
     options = {"examples": N, **CASES[name]}
     foreseen = ck.plan(MODEL, "ioi", **options)
@@ -92,6 +95,7 @@ def test_its_forwards_are_those_of_the_work(name: str) -> None:
     assert 1 / foreseen.factor < done / foreseen.forwards < foreseen.factor, (done, foreseen)
 
 
+@pytest.mark.weekly
 @pytest.mark.parametrize("start", [12, 60])
 def test_the_forwards_of_equivalence_are_those_of_the_growth(start: int) -> None:
     inputs = prepare_halves(MODEL, "ioi", None, None, None, examples=96, batch_size=32)

@@ -182,6 +182,7 @@ def test_shards_merge_to_what_one_run_gives(
     assert "no unfinished run" in capsys.readouterr().err
 
 
+@pytest.mark.weekly
 def test_shards_of_tests_merge_to_what_one_run_gives(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,6 +203,7 @@ def test_shards_of_tests_merge_to_what_one_run_gives(
     assert capsys.readouterr().out == whole
 
 
+@pytest.mark.weekly
 def test_shards_of_clusters_merge_to_what_one_run_gives(tmp_path: Path) -> None:
     arguments = ["clusters", "ioi", "--method", "eap", "--edges", "20", "--number", "2", *TINY]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -230,6 +232,7 @@ def test_shards_of_an_evaluation_need_a_folder_and_merge(
     assert capsys.readouterr().out == whole
 
 
+@pytest.mark.weekly
 def test_shards_of_a_transfer_merge_to_what_one_run_gives(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -174,6 +174,7 @@ def agrees(found: Scores, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found.values, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.weekly
 def test_the_mean_is_over_all_batches_and_draws() -> None:
     model, data = wide("grouped"), replace(pairs(2), batch_size=1)
     threshold = 0.1 * abs(gap(model, data, logit_diff, DRAWS))

@@ -438,6 +438,7 @@ def test_what_does_not_fit_raises_its_own_error(tmp_path: Path) -> None:
 
 
 # -- a real task -----------------------------------------------------------------------------------
+@pytest.mark.weekly
 def test_a_circuit_of_mini_is_more_faithful_where_it_was_found() -> None:
     m = circuitkit.load("mini")
     seen, unseen = (Dataset.of(t, m) for t in circuitkit.make_task("ioi", m, n=48).split(24))
