@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,13 @@ from circuitkit.engine.inputs import prepare
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitkitError
 from circuitkit.evaluation.faithfulness import evaluate_beside
+from circuitkit.evaluation.hypotheses.spaces import Placed
 from circuitkit.evaluation.places.choosing import SLACK, choose_places, measure_places
 from circuitkit.graph.circuit import edges
+from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.placed_scores import PlacedScores
+from circuitkit.graph.placed_walks import drawn_places, inflated_places
+from circuitkit.graph.places import PlacedMask
 from circuitkit.truth.rasp import compile_program, named
 from circuitkit.workflows.placed_results import PlacedDiscovery
 
@@ -129,6 +134,63 @@ def test_what_differs_from_a_circuit_of_fewer_spans_is_said(tmp_path: Path) -> N
     again = ck.replay(tmp_path / "circuit.json", model=ck.load("mini"))
     assert [row.quantity for row in again.rows if row.differs] == ["weights"]
     assert not again.same
+
+
+def test_claims_about_it_are_tested_beside_circuits_between_places(
+    found: PlacedDiscovery,
+) -> None:
+    few: dict[str, Any] = {"random": 2, "inflations": 2, "edges": 2, "by": None}
+    own = ck.load("mini")
+    data = ck.Dataset.of(ck.make_task("ioi", own, n=3, seed=5), own)
+    keep, legal = found.chosen.mask, found.scores.places.legal
+    tested = ck.hypothesis_tests(own, keep, data, **few)
+    assert tested.evaluation.edges == sum(keep.counts())
+    assert tested.total == sum(found.scores.places.n_edges)
+    assert [one.test for one in tested.tests if one.reason] == ["independence"]
+
+    values = ck.measure(own, [found.circuit], data).double().numpy()
+    everything = tested.evaluation.everything
+    drawn = drawn_places(keep.places, *keep.counts(), 2, 0, keep.residual[0].any(0))
+    for one, other in zip(Placed(keep).drawn(2, 0), drawn, strict=True):
+        assert (one.residual == other.residual).all()
+    random = ck.measure(own, drawn, data).double().numpy()
+    rest = [
+        PlacedMask(keep.places, legal.residual & ~one.residual, legal.attention & ~one.attention)
+        for one in (keep, *drawn)
+    ]
+    without, *lacking = np.square(ck.measure(own, rest, data).double().numpy() - everything).mean(1)
+    loss = np.square(values - everything).mean()
+    assert tested["sufficiency"].effect == np.mean(loss < np.square(random - everything).mean(1))
+    assert tested["partial_necessity"].effect == np.mean(without > np.array(lacking))
+    assert list(tested.sizes) == [sum(keep.counts())]
+
+    name = tested.edges[-1].edge
+    cut = found.circuit.copy()
+    cut.remove_edge(*next(e for e in cut.edges if edge_name(*e) == name))
+    less = ck.measure(own, [cut], data).double().numpy()
+    effect = np.sqrt(np.square(values - less).mean())
+    assert tested.edges[-1].effect == pytest.approx(effect, rel=1e-3)
+
+
+def test_an_inflated_circuit_has_one_path_more_and_then_one_edge_less(
+    found: PlacedDiscovery,
+) -> None:
+    keep = found.chosen.mask
+    begins = keep.residual[0].any(0)
+    for larger, smaller in inflated_places(keep, 5, 0, begins):
+        added = np.subtract(larger.counts(), keep.counts())
+        assert added.sum() > 0
+        assert np.subtract(larger.counts(), smaller.counts()).sum() == 1
+        assert (larger.residual >= keep.residual).all()
+        assert (smaller.attention >= keep.attention).all()
+        assert keep.places.alive(larger).counts() == larger.counts()
+        assert (larger.residual[0].any(0) <= begins).all()
+    assert inflated_places(keep.places.legal, 2, 0) == []
+
+
+def test_larger_random_circuits_are_refused(found: PlacedDiscovery) -> None:
+    with pytest.raises(CircuitkitError, match="leave sizes out"):
+        ck.hypothesis_tests(ck.load("mini"), found, "ioi", sizes=[100])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from circuitkit.errors import CircuitError
 from circuitkit.graph.places import PlacedMask, Places
 
-__all__ = ["drawn_places"]
+__all__ = ["drawn_places", "inflated_places"]
 
 PATIENCE = 100  # walks that are too long, or cross too often
 LOOKS = 100  # walks from another span that count as one that is too long
@@ -37,6 +37,45 @@ def drawn_places(
     rng = np.random.default_rng(seed)
     begin = np.ones(len(places.spans), bool) if sources is None else sources
     return [_one(places, (residual, attention), begin, rng) for _ in range(n)]
+
+
+def inflated_places(
+    keep: PlacedMask, n: int, seed: int, sources: Bool[np.ndarray, " spans"] | None = None
+) -> list[tuple[PlacedMask, PlacedMask]]:
+    """n times the circuit with a random path from the embedding (in one of the ``sources``) to the
+    logits, and the same without one of the path's new edges, of whichever kind, drawn evenly; none
+    where the circuit has the edges of every such path.
+
+    Source: the inflated circuits of Shi et al. (2024).
+    """
+    rng, places = np.random.default_rng(seed), keep.places
+    begin = np.ones(len(places.spans), bool) if sources is None else sources
+    walks = _Growing(places, (0, 0), begin, rng)
+    found: list[tuple[PlacedMask, PlacedMask]] = []
+    for _ in range(n):
+        new: list[tuple[int, ...]] = []
+        for _ in range(PATIENCE * LOOKS):
+            path = [*walks.walk()]
+            if begin[path[-1][-1]]:
+                new = [edge for edge in path if not _table(keep, edge)[edge]]
+            if new:
+                break
+        else:
+            return []
+        larger = PlacedMask(places, keep.residual.copy(), keep.attention.copy())
+        for edge in new:
+            _table(larger, edge)[edge] = True
+        smaller = PlacedMask(places, larger.residual.copy(), larger.attention.copy())
+        cut = new[int(rng.integers(len(new)))]
+        _table(smaller, cut)[cut] = False
+        found.append((larger, smaller))
+    return found
+
+
+def _table(mask: PlacedMask, edge: tuple[int, ...]) -> np.ndarray:
+    """The table that an edge is in."""
+    found: np.ndarray = mask.residual if len(edge) == 3 else mask.attention
+    return found
 
 
 def _one(
@@ -73,7 +112,7 @@ class _Growing:
         """The circuit."""
         patience, kept = float(PATIENCE), (0, 0)  # counted here, for the tables are large
         while patience > 0 and kept[0] < self.budget[0]:
-            path = [*self._walk()]
+            path = [*self.walk()]
             if not self.sources[path[-1][-1]]:
                 patience -= 1 / LOOKS
                 continue
@@ -91,7 +130,7 @@ class _Growing:
         self._fill()
         return PlacedMask(self.places, self.residual, self.attention)
 
-    def _walk(self) -> Iterator[tuple[int, ...]]:
+    def walk(self) -> Iterator[tuple[int, ...]]:
         """The edges of a path, each writer drawn evenly from those upstream, and at a head its
         query, or its key or value at a span that it sees."""
         wiring, rng = self.places.wiring, self.rng

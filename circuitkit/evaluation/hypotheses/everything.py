@@ -23,6 +23,7 @@ from circuitkit.engine.inputs import (
 )
 from circuitkit.engine.model import Model
 from circuitkit.engine.numerics import exact
+from circuitkit.errors import ArgumentError
 from circuitkit.evaluation.faithfulness import evaluations
 from circuitkit.evaluation.hypotheses import equivalence as equivalent
 from circuitkit.evaluation.hypotheses import independence as independent
@@ -30,17 +31,16 @@ from circuitkit.evaluation.hypotheses import minimality as minimal
 from circuitkit.evaluation.hypotheses import necessity as necessary
 from circuitkit.evaluation.hypotheses import sufficiency as sufficient
 from circuitkit.evaluation.hypotheses.equivalence import EPSILON, PROMPTS
-from circuitkit.evaluation.hypotheses.measuring import Measured, Runs, some_edges, without_each
+from circuitkit.evaluation.hypotheses.measuring import Measured, Runs
 from circuitkit.evaluation.hypotheses.minimality import EdgeTest
 from circuitkit.evaluation.hypotheses.results import HypothesisTests
+from circuitkit.evaluation.hypotheses.spaces import Placed, Plain, Space, others, space_of
 from circuitkit.evaluation.hypotheses.tested import Tested
-from circuitkit.evaluation.masks import CircuitLike, as_graph, as_mask
+from circuitkit.evaluation.masks import CircuitLike, as_any_mask, as_graph
 from circuitkit.evaluation.running import run
 from circuitkit.evaluation.searching import FAITHFULNESS
-from circuitkit.graph.nodes import edge_name
-from circuitkit.graph.types import Mask
-from circuitkit.graph.walks import drawn_masks, inflated
-from circuitkit.graph.wiring import Wiring
+from circuitkit.graph.places import PlacedMask, edges_of
+from circuitkit.graph.walks import drawn_masks
 from circuitkit.util.options import Bounds, Count, Seed, checked
 from circuitkit.util.statistics import holm
 
@@ -92,7 +92,9 @@ def hypothesis_tests(
 
     Args:
         model: The model.
-        circuit: The circuit, a Discovery or a mask; one of nodes is tested by its edges.
+        circuit: The circuit, a Discovery or a mask; one of nodes is tested by its edges. Beside
+            one between places, random circuits have as many edges of both kinds, and begin in the
+            spans in which it begins.
         data: The prompts.
         metric: Without one, that of the circuit.
         corruption: What a cut edge carries; without one, that of the circuit.
@@ -110,7 +112,7 @@ def hypothesis_tests(
         permutations: How many permutations the test of independence takes.
         edges: For how many edges minimality is tested, drawn evenly; all by default.
         sizes: The numbers of edges of larger random circuits, tried until sufficiency stops;
-            by default 10, 25, 50, 75 and 90 % of the model.
+            by default 10, 25, 50, 75 and 90 % of the model. Between places none are drawn.
         by: Groups of prompts that are tested too, by ``order`` (in which the answers occur),
             ``template``, ``length``, or what a function says of an Example; None for no groups.
             Groups of fewer than 8 prompts are left out.
@@ -121,7 +123,8 @@ def hypothesis_tests(
         A ``HypothesisTests``.
 
     Raises:
-        ArgumentError: for an argument in the wrong place, and for an unknown test.
+        ArgumentError: for an argument in the wrong place, for an unknown test, and for sizes of a
+            circuit between places.
         CircuitError: where the circuit does not fit the model.
 
     Source: Shi et al. (2024), "Hypothesis testing the circuit hypothesis in LLMs".
@@ -134,7 +137,11 @@ def hypothesis_tests(
         ['edge', 'effect', 'share', 'p', 'adjusted', 'minimal']
     """
     require_model(model)
-    keep = as_mask(circuit, model.wiring)
+    space = space_of(as_any_mask(circuit, model.wiring), model.wiring)
+    if isinstance(space, Placed) and sizes:
+        raise ArgumentError(
+            "larger random circuits are not drawn between places; leave sizes out (--sizes)"
+        )
     named = isinstance(data, str | os.PathLike) and not file_of(os.fspath(data))
     inputs = prepare(
         model, data, metric, corruption, circuit=circuit, examples=PROMPTS if named else None
@@ -144,16 +151,16 @@ def hypothesis_tests(
         tuple(one for one in TESTS if one in tests), epsilon, quantile, alpha, random, inflations,
         permutations, edges, None if sizes is None else tuple(sizes), seed,
     )  # fmt: skip
-    work = _Work(inputs, keep, asked, Runs(inputs, resume))
+    work = _Work(inputs, space, asked, Runs(inputs, resume))
     own, larger = work.measure()
     (evaluation,) = evaluations(
         np.stack([own.everything, own.nothing, own.circuit]), inputs.metric, inputs.corruption,
-        [keep],
+        [space.keep],
     )  # fmt: skip
     each = work.edges(own)
     return HypothesisTests(
         evaluation, work.family(own, each), work.grouped(own, groups), each, larger,
-        model.wiring.n_edges,
+        space.total,
         {"epsilon": epsilon, "quantile": quantile, "alpha": alpha, "seed": seed,
          "by": by if isinstance(by, str) else getattr(by, "__name__", None)},
         {name: len(rows) for name, rows in groups.items()}, _target(circuit),
@@ -163,7 +170,8 @@ def hypothesis_tests(
 def _target(circuit: CircuitLike) -> float | None:
     """The faithfulness at which a circuit was cut, where its file says so: it has no size that was
     asked for, and is not a method's own choice."""
-    about: Mapping[str, object] = getattr(as_graph(circuit), "graph", {})
+    graph = None if isinstance(circuit, PlacedMask) else as_graph(circuit)
+    about: Mapping[str, object] = getattr(graph, "graph", {})
     asked = about.get("asked")
     if not isinstance(asked, Mapping) or "refined" in about or about.get("tested"):
         return None
@@ -194,33 +202,28 @@ class _Work:
     """The tests of one circuit."""
 
     inputs: Inputs
-    keep: Mask
+    space: Space
     asked: _Asked
     runs: Runs
 
     @property
-    def wiring(self) -> Wiring:
-        """The model's."""
-        return self.inputs.model.wiring
-
-    @property
     def is_whole(self) -> bool:
         """Whether the circuit is the whole model."""
-        return int(self.keep.sum()) == self.wiring.n_edges
+        return edges_of(self.space.keep) == self.space.total
 
     def measure(self) -> tuple[Measured, dict[int, Tested]]:
         """All runs, and sufficiency by the size of random circuits."""
-        tests, wiring, runs = self.asked.tests, self.wiring, self.runs
-        own, without = runs.table([self.keep, wiring.legal & ~self.keep])
-        drawn = drawn_masks(wiring, int(self.keep.sum()), self.asked.random, self.asked.seed)
-        compared = [] if self.is_whole else drawn
-        random = runs.table(compared if "sufficiency" in tests else [])
-        missing = (wiring.legal & ~mask for mask in compared)
-        lacking = runs.table(missing if "partial_necessity" in tests else [])
-        chosen = some_edges(self.keep, self.asked.edges, self.asked.seed)
-        small = "minimality" in tests and len(chosen) and not self.is_whole
-        cut = runs.table(without_each(self.keep, chosen) if small else [])
-        pairs = inflated(wiring, self.keep, self.asked.inflations, self.asked.seed) if small else []
+        asked, runs, space = self.asked, self.runs, self.space
+        wiring = self.inputs.model.wiring
+        own, without = runs.table([space.keep, others(space.keep, wiring)])
+        compared = [] if self.is_whole else space.drawn(asked.random, asked.seed)
+        random = runs.table(compared if "sufficiency" in asked.tests else [])
+        missing = (others(mask, wiring) for mask in compared)
+        lacking = runs.table(missing if "partial_necessity" in asked.tests else [])
+        chosen = space.some(asked.edges, asked.seed)
+        small = "minimality" in asked.tests and len(chosen) > 0 and not self.is_whole
+        pairs = space.inflated(asked.inflations, asked.seed) if small else []
+        cut = runs.table(space.without_each(chosen) if pairs else [])
         grown, deflated = (runs.table(pair[side] for pair in pairs) for side in (0, 1))
         everything, nothing = runs.ends
         measured = Measured(
@@ -233,16 +236,18 @@ class _Work:
     def _by_size(self, own: Measured) -> dict[int, Tested]:
         """Sufficiency against random circuits of the circuit's size, and of growing ones until it
         is not shown."""
-        size, asked = int(self.keep.sum()), self.asked
-        sizes = asked.sizes
-        if sizes is None:
-            sizes = tuple(round(share * self.wiring.n_edges) for share in SHARES)
+        size, asked, space = edges_of(self.space.keep), self.asked, self.space
         test = partial(sufficient.sufficiency, quantile=asked.quantile, level=asked.alpha)
         found = {size: replace(test(own.circuit, own.random, own.everything), alpha=asked.alpha)}
-        for larger in sorted(n for n in sizes if size < n < self.wiring.n_edges):
+        if not isinstance(space, Plain):
+            return found
+        sizes = asked.sizes
+        if sizes is None:
+            sizes = tuple(round(share * space.total) for share in SHARES)
+        for larger in sorted(n for n in sizes if size < n < space.total):
             if [*found.values()][-1].p > asked.alpha and self.runs.unfinished is None:
                 break
-            masks = drawn_masks(self.wiring, larger, asked.random, asked.seed)
+            masks = drawn_masks(space.wiring, larger, asked.random, asked.seed)
             table = self.runs.table(masks)
             found[larger] = replace(test(own.circuit, table, own.everything), alpha=asked.alpha)
         return found
@@ -251,9 +256,8 @@ class _Work:
         """What is found of each edge."""
         if not len(own.cut):
             return ()
-        wiring, asked = self.wiring, self.asked
-        chosen = some_edges(self.keep, asked.edges, asked.seed)
-        names = [edge_name(wiring.writers[row], wiring.readers[column]) for row, column in chosen]
+        asked = self.asked
+        names = self.space.names(self.space.some(asked.edges, asked.seed))
         return minimal.edge_tests(
             names, own.circuit, own.cut, own.inflated, own.deflated, asked.quantile, asked.alpha
         )
@@ -329,7 +333,7 @@ class _Work:
         if name in ("minimality", "sufficiency", "partial_necessity") and self.is_whole:
             return WHOLE
         if name == "minimality" and not each:
-            return "the circuit has no edge"
+            return "the circuit has no edge, or has those of every path"
         if name == "independence" and _differs(self.inputs):
             return PER_PROMPT
         return ""

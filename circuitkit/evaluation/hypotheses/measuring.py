@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from circuitkit.engine.inputs import Inputs
 from circuitkit.errors import UnfinishedError
 from circuitkit.evaluation.faithfulness import measure_all
-from circuitkit.graph.types import Mask
+from circuitkit.graph.places import AnyMask
 
-__all__ = ["Measured", "Runs", "some_edges", "without_each"]
+__all__ = ["Measured", "Runs"]
 
 AT_ONCE = 256  # masks in memory
 
@@ -56,7 +56,7 @@ class Runs:
     ends: Table = field(default_factory=lambda: np.zeros((2, 0)))  # of everything and nothing
     unfinished: UnfinishedError | None = None
 
-    def table(self, masks: Iterable[Mask]) -> Table:
+    def table(self, masks: Iterable[AnyMask]) -> Table:
         """The metric of every prompt under each mask; zeros where a shard has not all of them."""
         model, data, metric, corruption = self.inputs
         found = [np.zeros((0, len(data)))]
@@ -75,19 +75,3 @@ class Runs:
         """Raise UnfinishedError where a shard has not all blocks."""
         if self.unfinished is not None:
             raise self.unfinished
-
-
-def some_edges(keep: Mask, most: int | None, seed: int) -> Int[np.ndarray, "edges two"]:
-    """The places of a mask's edges, or of so many of them that are drawn evenly."""
-    edges = np.argwhere(keep)
-    if most is None or most >= len(edges):
-        return edges
-    return edges[np.sort(np.random.default_rng(seed).permutation(len(edges))[:most])]
-
-
-def without_each(keep: Mask, edges: Sequence[Sequence[int]] | np.ndarray) -> Iterator[Mask]:
-    """The mask without each of these edges."""
-    for row, column in edges:
-        cut = keep.copy()
-        cut[row, column] = False
-        yield cut
