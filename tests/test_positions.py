@@ -226,7 +226,12 @@ def test_the_faithfulness_of_a_file_is_measured_like_any_other(found: PlacedDisc
     )
     assert beside.circuit.edges < beside.halves[0].edges
     assert [each.edges for each in beside.random] == [beside.circuit.edges] * 2
-    alone, plain = ck.evaluate(model, [circuit, circuit.collapse()], "ioi")
+    keep = circuit.placed_mask()
+    drawn = drawn_places(keep.places, *keep.counts(), 2, 0, keep.begins())
+    alone, plain, *random = ck.evaluate(model, [circuit, circuit.collapse(), *drawn], "ioi")
+    assert [each.faithfulness for each in random] == pytest.approx(
+        [each.faithfulness for each in beside.random], abs=1e-6
+    )
     assert alone.faithfulness == pytest.approx(beside.circuit.faithfulness, abs=1e-6)
     assert plain.edges == len(circuit.collapse().to_frame())
 

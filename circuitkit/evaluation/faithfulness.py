@@ -405,12 +405,9 @@ def _compared(
 def _compared_places(
     mask: PlacedMask, random: int, halves: int, seed: int
 ) -> tuple[PlacedMask, list[PlacedMask], list[PlacedMask]]:
-    """The same of a circuit between places."""
-    rng, legal = np.random.default_rng(seed), mask.places.legal
-    others = PlacedMask(
-        mask.places, legal.residual & ~mask.residual, legal.attention & ~mask.attention
-    )
-    chance = drawn_places(mask.places, *mask.counts(), random, seed)
+    """The same of a circuit between places; random ones begin in the spans in which it begins."""
+    rng, legal, others = np.random.default_rng(seed), mask.places.legal, mask.others()
+    chance = drawn_places(mask.places, *mask.counts(), random, seed, mask.begins())
     kept = [
         PlacedMask(
             mask.places,

@@ -350,6 +350,20 @@ class PlacedMask:
         """How many edges are kept: of the residual stream, and of attention."""
         return int((self.residual != 0).sum()), int((self.attention != 0).sum())
 
+    def others(self) -> PlacedMask:
+        """All edges that are not kept."""
+        legal = self.places.legal
+        return PlacedMask(
+            self.places,
+            legal.residual & (self.residual == 0),
+            legal.attention & (self.attention == 0),
+        )
+
+    def begins(self) -> Bool[np.ndarray, " spans"] | None:
+        """The spans in which the embedding is read; None where it is not."""
+        found: np.ndarray = np.any(np.asarray(self.residual)[0], axis=0)
+        return found if found.any() else None
+
     def collapse(self) -> Mask:
         """The plain circuit: an edge is kept if it is in any span."""
         found: Mask = (np.asarray(self.residual) != 0).any(2)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.placed_walks import drawn_places, inflated_places
@@ -77,19 +77,13 @@ class Placed:
         """How many edges there are between the places."""
         return sum(self.places.n_edges)
 
-    @property
-    def begins(self) -> Bool[np.ndarray, " spans"] | None:
-        """The spans in which it reads the embedding; None where it reads none."""
-        found: np.ndarray = np.any(self.keep.residual[0], axis=0)
-        return found if found.any() else None
-
     def drawn(self, n: int, seed: int) -> list[PlacedMask]:
         """n random circuits of its size."""
-        return drawn_places(self.places, *self.keep.counts(), n, seed, self.begins)
+        return drawn_places(self.places, *self.keep.counts(), n, seed, self.keep.begins())
 
     def inflated(self, n: int, seed: int) -> list[tuple[PlacedMask, PlacedMask]]:
         """n times it with a random path, and the same without one of the path's new edges."""
-        return inflated_places(self.keep, n, seed, self.begins)
+        return inflated_places(self.keep, n, seed, self.keep.begins())
 
     def some(self, most: int | None, seed: int) -> Indices:
         """Where its edges are in the tables, or so many of them that are drawn evenly."""
@@ -120,12 +114,7 @@ def space_of(keep: AnyMask, wiring: Wiring) -> Space:
 
 def others(mask: AnyMask, wiring: Wiring) -> AnyMask:
     """All edges outside a circuit."""
-    if not isinstance(mask, PlacedMask):
-        return np.asarray(wiring.legal & ~mask)
-    legal = mask.places.legal
-    return PlacedMask(
-        mask.places, legal.residual & ~mask.residual, legal.attention & ~mask.attention
-    )
+    return mask.others() if isinstance(mask, PlacedMask) else np.asarray(wiring.legal & ~mask)
 
 
 def _some(
