@@ -224,6 +224,8 @@ def test_the_faithfulness_of_a_file_is_measured_like_any_other(found: PlacedDisc
     assert beside.complement.edges == sum(circuit.placed_mask().places.n_edges) - len(
         circuit.to_frame()
     )
+    whole = ck.completeness(model, circuit, "ioi")
+    assert whole.faithfulness == pytest.approx(beside.complement.faithfulness, abs=1e-6)
     assert beside.circuit.edges < beside.halves[0].edges
     assert [each.edges for each in beside.random] == [beside.circuit.edges] * 2
     keep = circuit.placed_mask()

@@ -47,7 +47,6 @@ from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.masks import (
     CircuitLike,
     as_any_mask,
-    as_mask,
     as_masks,
     drawn_beside,
     drawn_nodes,
@@ -329,7 +328,8 @@ def completeness(
         True
     """
     require_model(model)
-    others: Mask = model.wiring.legal & ~as_mask(circuit, model.wiring)
+    mask = as_any_mask(circuit, model.wiring)
+    others = mask.others() if isinstance(mask, PlacedMask) else model.wiring.legal & ~mask
     inputs = prepare(model, data, metric, corruption, circuit=circuit)
     return evaluate(model, others, *inputs[1:])
 

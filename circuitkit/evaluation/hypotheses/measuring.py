@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,11 +13,12 @@ from jaxtyping import Float, Int
 from circuitkit.engine.inputs import Inputs
 from circuitkit.errors import UnfinishedError
 from circuitkit.evaluation.faithfulness import measure_all
-from circuitkit.graph.places import AnyMask
+from circuitkit.graph.places import AnyMask, PlacedMask
 
 __all__ = ["Measured", "Runs"]
 
 AT_ONCE = 256  # masks in memory
+BYTES = 2**30  # that they may take together
 
 Table = Float[np.ndarray, "runs examples"]
 Row = Float[np.ndarray, " examples"]
@@ -61,7 +62,10 @@ class Runs:
         model, data, metric, corruption = self.inputs
         found = [np.zeros((0, len(data)))]
         left = iter(masks)
-        while some := [*islice(left, AT_ONCE)]:
+        first = [*islice(left, 1)]
+        size = min([AT_ONCE, *(max(1, BYTES // _bytes(mask)) for mask in first)])
+        left = chain(first, left)
+        while some := [*islice(left, size)]:
             try:
                 values = measure_all(model, some, data, [metric], corruption, self.resume)[0]
             except UnfinishedError as error:
@@ -75,3 +79,9 @@ class Runs:
         """Raise UnfinishedError where a shard has not all blocks."""
         if self.unfinished is not None:
             raise self.unfinished
+
+
+def _bytes(mask: AnyMask) -> int:
+    """What a mask takes in memory."""
+    tables = [mask.residual, mask.attention] if isinstance(mask, PlacedMask) else [mask]
+    return sum(int(table.nbytes) for table in tables)
