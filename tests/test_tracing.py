@@ -18,10 +18,11 @@ from circuitkit.errors import BudgetError, DataError, DictionaryError, Evaluatio
 from circuitkit.features import Dictionary, tracing
 from circuitkit.features.graphs import AttributionGraph, cumulative
 from circuitkit.features.nodes import GraphNode
-from circuitkit.features.questions import ask
+from circuitkit.features.questions import ask, live_gradients
 from circuitkit.features.replacing import Replaced
 from circuitkit.features.tracing import trace
 from circuitkit.features.validation import Validation, agreement, validate
+from circuitkit.graph.stages import MLP
 from circuitkit.models.decoder import SPECIAL, Decoder
 
 TOKENS = (7, 12, 3, 40, 12, 9)
@@ -198,6 +199,36 @@ def test_totals_are_the_slope_of_the_frozen_model(kind: str) -> None:
     assert distance(changed, found.predicted["graph"]) < 1e-5
     changed = found.measured["real"][0] / 1e-6
     assert distance(changed, found.predicted["live gradient"]) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["skip", "before the norm"])
+def test_features_skip_error_and_constants_are_what_an_mlp_adds(kind: str) -> None:
+    m = exactly("gpt2")
+    own = KINDS[kind](m)
+    graph = trace(m, PROMPT, own)
+    layers = np.array([node.layer if node.name[0] == "m" else -1 for node in graph.nodes])
+    tokens = torch.tensor([TOKENS])
+    context = m.start(tokens, torch.ones_like(tokens).bool())
+    question, _ = ask(m, PROMPT, 0.95)
+    steep = live_gradients(m, context, question)
+    outputs = m.native(tokens, torch.ones_like(tokens).bool()).mlps
+    stages = [stage for stage in m.wiring.stages if stage.kind == MLP]
+    assert len(stages) == len(own)
+    for stage in stages:
+        here, skip_ = stage.layer, graph.about["skips"][str(stage.layer)]
+        added = float((steep[stage.index][0] * outputs[here][0]).sum())
+        assert graph.live[layers == here].sum() + skip_["live"] == pytest.approx(added)
+        # a skip that is not taken out is error: nothing else of what comes later changes
+        without = trace(m, PROMPT, [replace(c, skip=None) if c.layer == here else c for c in own])
+        assert str(here) not in without.about["skips"]
+        parts = graph.totals[layers == here].sum() + skip_["total"]
+        assert without.totals[layers == here].sum() == pytest.approx(parts)
+        assert abs(skip_["total"]) > 1e-3
+        features = graph.of_kind("feature") & (layers == here)
+        assert skip_["features"] == pytest.approx(graph.live[features].sum())
+    assert "may do the work of features" in repr(graph)
+    assert repr(graph.prune()).splitlines()[-3:] == repr(graph).splitlines()[-3:]
+    assert "skip" not in repr(trace(m, PROMPT, coders(m)))
 
 
 def linear() -> Decoder:

@@ -60,7 +60,9 @@ class AttributionGraph:
             attention patterns live.
         target: What is explained, in words.
         about: What else is known: the norms (``frozen`` or ``live``), the dictionaries, the share
-            of the variance of each MLP that features do not explain, the largest error of a sum.
+            of the variance of each MLP that features do not explain, the largest error of a sum,
+            and of each ``skips`` what it adds (``total`` and ``live``, as of nodes) beside the
+            ``features`` of its MLP (``live``).
     """
 
     model: str
@@ -102,9 +104,7 @@ class AttributionGraph:
         """What each node adds to the target in all, directly and through features, with the gates
         of features as they are: if its activation were c times as large, the target of the graph
         would change by (c − 1) times this."""
-        values = np.array([node.value for node in self.nodes])
-        is_feature = self.of_kind("feature")
-        per_unit = np.divide(1.0, values, out=np.zeros_like(values), where=is_feature)
+        per_unit = self._per_unit
         backward = self.weights.T.tocsr()
         direct = backward @ self.shares
         found: Vector = direct
@@ -113,6 +113,21 @@ class AttributionGraph:
             if np.array_equal(new, found):
                 break
             found = new
+        return found
+
+    @cached_property
+    def _per_unit(self) -> Vector:
+        """One over each feature's activation; 0 for other nodes."""
+        values = np.array([node.value for node in self.nodes])
+        is_feature = self.of_kind("feature")
+        found: Vector = np.divide(1.0, values, out=np.zeros_like(values), where=is_feature)
+        return found
+
+    @property
+    def reached(self) -> Vector:
+        """By how much the target grows with what each node takes, with the gates of features as
+        they are."""
+        found: Vector = self.shares + self._per_unit * self.totals
         return found
 
     @cached_property
@@ -407,7 +422,22 @@ class AttributionGraph:
         if isinstance(unexplained, Mapping):
             said = ", ".join(f"m{layer} {share:.3f}" for layer, share in unexplained.items())
             lines.append(f"  not explained of what MLPs write in this prompt: {said}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._through_skips()])
+
+    def _through_skips(self) -> list[str]:
+        """Of transcoders with a skip, what goes past all features."""
+        skips = self.about.get("skips")
+        if not isinstance(skips, Mapping):
+            return []
+        lines = []
+        for name, key in (("features", "features"), ("skips", "live")):
+            values = {layer: said[key] for layer, said in skips.items()}
+            by_layer = ", ".join(f"m{layer} {value:.3f}" for layer, value in values.items())
+            lines.append(f"    {name:8} {sum(values.values()):.3f}: {by_layer}")
+        return [
+            "  what adds to the target by the model's own gradient, where a skip, a path",
+            "  inside the edges that no node shows, may do the work of features:", *lines,
+        ]  # fmt: skip
 
 
 # -- numbers ---------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -108,6 +108,18 @@ class _Columns:
                 at += length
         return found
 
+    def through(self, pulled: Pulled) -> Float[Tensor, "n layers"]:
+        """What of each row goes through the skip of each MLP: a path inside the edges, and so no
+        part of the sum. What a skip writes of nothing is among the constants."""
+        rows = len(next(iter(pulled.values())))
+        found = torch.zeros(rows, len(self.stages), dtype=wide(self.run.embed).dtype)
+        for i, (layer, index) in enumerate(self.stages.items()):
+            skipped = self.run.skipped(layer)
+            if skipped is not None and index in pulled:
+                given = skipped - self.run.constants[index]
+                found[:, i] = _along(pulled[index], given).sum(1)
+        return found
+
 
 def _along(steep: Float[Tensor, "n p d"], written: Float[Tensor, "p d"]) -> Float[Tensor, "n p"]:
     """What each row takes from what was written at each position."""
@@ -183,28 +195,31 @@ class _Rows:
         self.start: list[np.ndarray] = []
         self.weight: list[np.ndarray] = []
         self.sums = np.zeros(len(columns.nodes))
+        self.skips = np.zeros((len(columns.nodes), len(columns.stages)))
         self.error = 0.0
 
-    def block(self, targets: _Targets) -> Float[Tensor, "n nodes"]:
-        """What these rows take from each node."""
+    def block(self, targets: _Targets) -> tuple[Float[Tensor, "n nodes"], Tensor]:
+        """What these rows take from each node, and what of it through each skip."""
         run = self.columns.run
         pulled = run.pull(
             targets.layer, targets.positions, targets.directions, behind=targets.behind
         )
         found = self.columns.take(pulled)
         found[:, self.columns.fixed - 1] += wide(targets.constants).cpu()
-        return found
+        return found, self.columns.through(pulled)
 
-    def made(self, targets: _Targets) -> Float[Tensor, "n nodes"]:
+    def made(self, targets: _Targets) -> tuple[Float[Tensor, "n nodes"], Tensor]:
         """The same as it is kept; raises ModelError where a row does not add up."""
-        whole = self.block(targets)
+        whole, skips = self.block(targets)
         if self.columns.run.frozen:
             self._require_sums(whole, exact(targets.sums).cpu())
-        return whole if self.share == 1 else _strongest(whole, self.share)
+        return (whole if self.share == 1 else _strongest(whole, self.share)), skips
 
     def add(self, targets: _Targets) -> None:
         """Add these rows."""
-        whole = self.made(targets).numpy()
+        made, skips = self.made(targets)
+        whole = made.numpy()
+        self.skips[targets.nodes] = skips.numpy()
         self.sums[targets.nodes] = exact(targets.sums).cpu().numpy()
         rows, columns = whole.nonzero()
         self.to.append(np.asarray(targets.nodes, dtype=np.int32)[rows])
@@ -297,10 +312,30 @@ def trace(
         "norms": norms, "probability": probability, "most_logits": most_logits, "share": share,
         "features": features,
     }  # fmt: skip
-    return AttributionGraph(
+    graph = AttributionGraph(
         model.name, question.text, question.pieces, tuple(columns.nodes), rows.matrix(), rows.sums,
         live, question.target, about,
     )  # fmt: skip
+    if not replaced.run.skips:
+        return graph
+    return replace(graph, about={**about, "skips": _skips(graph, rows, gradients)})
+
+
+def _skips(graph: AttributionGraph, rows: _Rows, gradients: Pulled) -> dict[str, Json]:
+    """What the skip of each MLP adds to the target (``total`` and ``live``, as of nodes), and what
+    its features do (``live``)."""
+    columns, kinds = rows.columns, graph.of_kind("feature")
+    layers = np.array([node.layer for node in graph.nodes])
+    totals = graph.reached @ rows.skips
+    lives = columns.through(gradients)[0].tolist()
+    return {
+        str(layer): {
+            "total": float(totals[i]), "live": lives[i],
+            "features": float(graph.live[kinds & (layers == layer)].sum()),
+        }
+        for i, layer in enumerate(columns.stages)
+        if layer in columns.run.skips
+    }  # fmt: skip
 
 
 def _about(question: Question, replaced: Replaced, rows: _Rows) -> dict[str, Json]:
