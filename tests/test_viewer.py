@@ -247,8 +247,11 @@ def test_the_picture_fits_the_room_that_it_has(page: Page, files: Path) -> None:
     page.open(files / "one.html")
     for width in (200, 400):
         page.js("document.getElementById('stage').style.width = arguments[0] + 'px'", width)
-        time.sleep(0.1)
-        assert width / 2 < page.js("return document.getElementById('picture').clientWidth") <= width
+        until = time.monotonic() + 10
+        wide = "return document.getElementById('picture').clientWidth"
+        while not width / 2 < page.js(wide) <= width:
+            assert time.monotonic() < until, (width, page.js(wide))
+            time.sleep(0.02)
 
 
 @in_browser

@@ -95,7 +95,7 @@ const number = (x, sign) => {
 };
 const percent = (x) => x == null ? "" : `${round(100 * x)}%`;
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
-const span = (i) => E.low && E.low[i] !== null ? `[${number(E.low[i])}, ${number(E.high[i])}]` : "";
+const span = (i) => E.low?.[i] != null ? `[${number(E.low[i])}, ${number(E.high[i])}]` : "";
 const has = (key) => E[key] !== undefined;
 const COLUMNS = [
   has("weight_a") && ["A", "weight in A", (i) => number(E.weight_a[i], true)],
@@ -104,7 +104,7 @@ const COLUMNS = [
   has("taken") && ["weight", "", (i) => number(E.taken[i], true)],
   has("low") && ["interval", "", span],
   has("share") && !has("side") && ["share", "of the reader's input", (i) => percent(E.share[i])],
-  has("frequency") && ["in", "in circuits of other samples", (i) => percent(E.frequency[i]) + (E.core && E.core[i] ? " core" : "")],
+  has("frequency") && ["in", "in circuits of other samples", (i) => percent(E.frequency[i]) + (E.core?.[i] ? " core" : "")],
   has("q") && ["q", "q, false discovery rate", (i) => number(E.q[i])],
   has("exact") && ["exact", "measured exactly", (i) => ({true: "yes", false: "no"}[E.exact[i]] || "")],
   has("side") && ["where", "", (i) => D.sides[E.side[i]].name],
@@ -162,9 +162,9 @@ const isolate = () => {
     walk(down, into, (i) => [E.from[i]], lit, litBoxes);
     walk(up, out, (i) => E.to[i], lit, litBoxes);
   }
-  lines.forEach((line, i) => flip(line, "dim", faded, i, +(lit !== null && on[i] && !lit[i])));
+  lines.forEach((line, i) => flip(line, "dim", faded, i, +(lit && on[i] && !lit[i])));
   boxes.forEach((box, i) => {
-    flip(box, "dim", pale, i, +(litBoxes !== null && !litBoxes[i]));
+    flip(box, "dim", pale, i, +(litBoxes && !litBoxes[i]));
     if (i === S.node || box.ariaPressed === "true") box.ariaPressed = i === S.node;
   });
 };
@@ -236,7 +236,7 @@ const grid = (caption, heads, rows, most = 40) => {
 };
 const table = (caption, list, first, most) => grid(caption, [...first.map((end) => [END[end][0]]), ...COLUMNS],
   list.map((i) => ({i, cells: [...first.map((end) => make("span", {}, END[end][1](i))), ...COLUMNS.map(([, , say]) => say(i))]})), most);
-const END = {from: ["from", (i) => link(E.from[i])], to: ["to", (i) => reader(i)], port: ["into", (i) => E.port[i]]};
+const END = {from: ["from", (i) => link(E.from[i])], to: ["to", reader], port: ["into", (i) => E.port[i]]};
 const details = () => {
   const side = $("details");
   if (S.node >= 0) return side.replaceChildren(...ofBox(S.node));
@@ -420,15 +420,14 @@ const glow = (i) => {
   glowing = i;
 };
 const under = (event, reach) => {
-  const box = event.target.closest && event.target.closest(".n");
+  const box = event.target.closest?.(".n");
   if (box) return {node: boxes.indexOf(box)};
   const rect = pic.getBoundingClientRect();
   return {edge: nearest(view.x + (event.clientX - rect.left) / scale, view.y + (event.clientY - rect.top) / scale, reach / scale)};
 };
 const tip = (x, y, title, rows) => {
   const place = $("tip");
-  place.hidden = !title;
-  if (!title) return;
+  if (place.hidden = !title) return;
   place.replaceChildren(make("b", {dir: "auto"}, title), ...rows.filter(([name, text]) => name || text).map(([name, text]) => make("div", {dir: "auto"}, text ? `${name} ` : name, make("span", {}, text))));
   const {width, height} = place.getBoundingClientRect();
   place.style.left = `${max(4, min(x + 14, innerWidth - width - 4))}px`;
@@ -538,10 +537,10 @@ const STYLE = ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", 
 const taken = () => {
   const copy = pic.cloneNode(true), from = [pic, ...pic.querySelectorAll("*")], to = [copy, ...copy.querySelectorAll("*")];
   from.forEach((own, i) => {
-    if (own.closest(".off")) return;
+    if (own === pic || own.closest(".off")) return;
     const said = getComputedStyle(own);
-    for (const key of STYLE) if (own !== pic) to[i].setAttribute(key, said.getPropertyValue(key));
-    for (const key of ["style", "tabindex", "role", "aria-pressed", "data-i", "data-n"]) if (own !== pic) to[i].removeAttribute(key);
+    for (const key of STYLE) to[i].setAttribute(key, said.getPropertyValue(key));
+    for (const key of ["style", "tabindex", "role", "aria-pressed", "data-i", "data-n"]) to[i].removeAttribute(key);
   });
   for (const own of copy.querySelectorAll(alone ? ".off, .many" : ".off, .few")) own.remove();
   const foot = [D.title, $("count").textContent, $("faithful").textContent];
