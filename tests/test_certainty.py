@@ -122,7 +122,7 @@ def test_means_and_errors_are_those_of_the_examples() -> None:
 
 def test_blocks_of_edges_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = certainty(drawn(), 10)
-    monkeypatch.setattr("circuitkit.evaluation.certainty.BLOCK", 100)
+    monkeypatch.setattr("circuitkit.evaluation.replicates.BLOCK", 100)
     monkeypatch.setattr("circuitkit.evaluation.replicates.BLOCK_BYTES", 1)
     pieces = certainty(drawn(), 10)
     assert pieces.low == pytest.approx(whole.low, rel=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,12 +169,20 @@ def discover(options: argparse.Namespace) -> None:
     if options.plan:
         _plan(load_model(options.model, options, proved=False), inputs, asked, options, place)
         return
-    with folder_of(options, place, "discovery", settings_of(options)) as folder:
-        model = load_model(options.model, options)
+
+    def find(model: Any, **how: Any) -> Any:
         from circuitkit.workflows import discover as workflow
 
-        pieces = pieces_of(options, folder.pieces)
-        found = workflow.discover(model, *inputs, **asked, resume=pieces, force=options.force)
+        return workflow.discover(model, *inputs, **(asked | how))
+
+    _finish(options, place, find)
+
+
+def _finish(options: argparse.Namespace, place: Path, find: Callable[..., Any]) -> None:
+    """Find a circuit, write its files into the place, and print its summary."""
+    with folder_of(options, place, "discovery", settings_of(options)) as folder:
+        model = load_model(options.model, options)
+        found = find(model, resume=pieces_of(options, folder.pieces), force=options.force)
         if is_shard(options) or not leads():
             return
         written = found.save(folder)
@@ -204,16 +213,13 @@ def _between_places(options: argparse.Namespace) -> None:
         "batch_size": options.batch_size, "memory": options.memory, "known": options.known,
     }  # fmt: skip
     inputs = task_of(options, options.task), options.metric, options.corruption
-    with folder_of(options, place, "discovery", settings_of(options)) as folder:
-        model = load_model(options.model, options)
+
+    def find(model: Any, **how: Any) -> Any:
         from circuitkit.workflows.positions import discover_positions
 
-        pieces = pieces_of(options, folder.pieces)
-        found = discover_positions(model, *inputs, **asked, resume=pieces, force=options.force)
-        if is_shard(options) or not leads():
-            return
-        written = found.save(folder)
-    print_run(options, found, written)
+        return discover_positions(model, *inputs, **(asked | how))
+
+    _finish(options, place, find)
 
 
 def _plan(

@@ -22,7 +22,7 @@ group.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -30,7 +30,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.overrides import TorchFunctionMode
 
 from circuitkit.data.batches import Batch
 from circuitkit.engine.attribute import Pulls, score_groups
@@ -38,6 +37,7 @@ from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.gradients import Gradients, holding
 from circuitkit.engine.model import Activations, Context, Model, Ports
 from circuitkit.engine.numerics import wide
+from circuitkit.engine.softmax import EachSoftmax
 from circuitkit.graph.places import PORTS, Places
 from circuitkit.graph.stages import Stage
 
@@ -161,9 +161,9 @@ class _Part:
         the pattern of this attention are not seen."""
         q, k, v = self.ports
         keys, values = (change.to(x.dtype) for change, x in zip(changes, (k, v), strict=True))
-        seen = _Softmax()
+        seen = _Seen()
         try:
-            with torch.enable_grad(), forward_ad.dual_level(), seen:
+            with torch.enable_grad(), forward_ad.dual_level(), EachSoftmax(seen):
                 ports = q.detach(), _dual(k.detach(), keys), v.detach()
                 z = self.kind.compute(self.model, self.stage, self.context, ports)
         except NotImplementedError:  # of an operation that has no derivative forwards
@@ -243,27 +243,16 @@ def _of_keys(slope: Tensor | None, length: int) -> Tensor | float:
     return wide(slope[..., :length] - slope[..., length:] if slope.shape[-1] > length else slope)
 
 
-class _Softmax(TorchFunctionMode):
-    """Inside, what every softmax is given (whose gradient may be asked for), its derivative in the
+class _Seen:
+    """What every softmax is given (whose gradient may be asked for), its derivative in the
     direction of the moment, and what it gives."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.found: list[tuple[Tensor, Tensor | None, Tensor]] = []
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = dict(kwargs or {})
-        if func.__name__ != "softmax":
-            return func(*args, **given)
-        unpack = cast(Any, forward_ad.unpack_dual)
-        plain, slope = unpack(args[0] if args else given.pop("input"))
+    def __call__(self, given: Tensor, softmax: Callable[[Tensor], Tensor]) -> Tensor:
+        plain, slope = cast(Any, forward_ad.unpack_dual)(given)
         scores = plain.detach().requires_grad_()
-        pattern = func(scores, *args[1:], **given)
+        pattern = softmax(scores)
         self.found.append((scores, slope, pattern))
         return pattern

@@ -19,6 +19,7 @@ from circuitkit.evaluation.replicates import (
     complementary,
     cuts,
     frequencies,
+    means_of,
     pairwise,
     resamples,
 )
@@ -26,13 +27,12 @@ from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Bounds, Count, Seed, checked
-from circuitkit.util.statistics import LEVEL, Means, means
+from circuitkit.util.statistics import LEVEL
 
 __all__ = ["certainty"]
 
 PAIRED = 30  # circuits whose pairs say how much two agree
 HALVES = 15  # pairs of complementary halves
-BLOCK = 2**22  # values whose moments are taken at once
 
 
 @checked
@@ -88,7 +88,7 @@ def certainty(
         )
     mask, size = _chosen(scores, circuit, rule)
     n = len(groups)
-    found = _means(groups, level)
+    found = means_of(groups, level)
     frequency = halves = np.full(groups.shape[1], nan)
     jaccards: dict[int, float] = {}
     if n > 1:
@@ -118,13 +118,6 @@ def _chosen(scores: Scores, circuit: CircuitLike | int, rule: str) -> tuple[Mask
     if not mask.any():
         raise ScoresError("the circuit has no edges; give scores.mask(n), or their number")
     return mask, int(mask.sum())
-
-
-def _means(groups: Float[np.ndarray, "examples edges"], level: float) -> Means:
-    """The means over the examples, some edges at a time."""
-    step = max(1, BLOCK // len(groups))
-    parts = [means(groups[:, i : i + step], level) for i in range(0, groups.shape[1], step)]
-    return Means(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def _adjusted(p: Float[np.ndarray, " edges"]) -> Float[np.ndarray, " edges"]:

@@ -52,6 +52,7 @@ from circuitkit.evaluation.masks import (
     drawn_nodes,
     is_one,
     nodes_beside,
+    others,
 )
 from circuitkit.evaluation.results import TableResult
 from circuitkit.graph.placed_walks import drawn_places
@@ -328,10 +329,9 @@ def completeness(
         True
     """
     require_model(model)
-    mask = as_any_mask(circuit, model.wiring)
-    others = mask.others() if isinstance(mask, PlacedMask) else model.wiring.legal & ~mask
+    rest = others(as_any_mask(circuit, model.wiring), model.wiring)
     inputs = prepare(model, data, metric, corruption, circuit=circuit)
-    return evaluate(model, others, *inputs[1:])
+    return evaluate(model, rest, *inputs[1:])
 
 
 class Beside(NamedTuple):
@@ -366,19 +366,19 @@ def evaluate_beside(
     require_model(model)
     mask = as_any_mask(circuit, model.wiring)
     inputs = prepare(model, data, metric, corruption, circuit=circuit)
-    others: AnyMask
+    rest: AnyMask
     chance: Sequence[AnyMask]
     beside: Sequence[AnyMask]
     if isinstance(mask, PlacedMask):
-        others, chance, beside = _compared_places(mask, random, halves, seed)
+        rest, chance, beside = _compared_places(mask, random, halves, seed)
     else:
-        others, chance, beside = _compared(model.wiring, mask, random, halves, seed, level)
+        rest, chance, beside = _compared(model.wiring, mask, random, halves, seed, level)
     named = also or {}
-    masks = [mask, others, *chance, *beside, *named.values()]
-    found, complement, *rest = evaluate(model, masks, *inputs[1:], resume=resume)
+    masks = [mask, rest, *chance, *beside, *named.values()]
+    found, complement, *more = evaluate(model, masks, *inputs[1:], resume=resume)
     end = random + halves
-    return Beside(found, complement, tuple(rest[:random]), tuple(rest[random:end]),
-                  dict(zip(named, rest[end:], strict=True)))  # fmt: skip
+    return Beside(found, complement, tuple(more[:random]), tuple(more[random:end]),
+                  dict(zip(named, more[end:], strict=True)))  # fmt: skip
 
 
 def _compared(
@@ -394,10 +394,10 @@ def _compared(
             wiring.between(rest), drawn_nodes(wiring, len(held), random, seed),
             nodes_beside(wiring, held, half, halves, seed),
         )  # fmt: skip
-    others = wiring.legal & ~mask
-    half = round(int(others.sum()) / 2)
+    outside = wiring.legal & ~mask
+    half = round(int(outside.sum()) / 2)
     return (
-        others, drawn_masks(wiring, int(mask.sum()), random, seed),
+        outside, drawn_masks(wiring, int(mask.sum()), random, seed),
         drawn_beside(wiring, mask, half, halves, seed),
     )  # fmt: skip
 
@@ -406,17 +406,17 @@ def _compared_places(
     mask: PlacedMask, random: int, halves: int, seed: int
 ) -> tuple[PlacedMask, list[PlacedMask], list[PlacedMask]]:
     """The same of a circuit between places; random ones begin in the spans in which it begins."""
-    rng, legal, others = np.random.default_rng(seed), mask.places.legal, mask.others()
+    rng, legal, rest = np.random.default_rng(seed), mask.places.legal, mask.others()
     chance = drawn_places(mask.places, *mask.counts(), random, seed, mask.begins())
     kept = [
         PlacedMask(
             mask.places,
-            mask.residual | (others.residual & (rng.random(legal.residual.shape) < 0.5)),
-            mask.attention | (others.attention & (rng.random(legal.attention.shape) < 0.5)),
+            mask.residual | (rest.residual & (rng.random(legal.residual.shape) < 0.5)),
+            mask.attention | (rest.attention & (rng.random(legal.attention.shape) < 0.5)),
         )
         for _ in range(halves)
     ]
-    return others, chance, kept
+    return rest, chance, kept
 
 
 @torch.no_grad()

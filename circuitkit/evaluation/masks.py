@@ -39,6 +39,7 @@ __all__ = [
     "is_one",
     "node_level",
     "nodes_beside",
+    "others",
     "random_masks",
     "require_shape",
 ]
@@ -104,6 +105,11 @@ def as_any_mask(circuit: CircuitLike, wiring: Wiring) -> AnyMask:
         return circuit
     placed = as_places(circuit, wiring)
     return as_mask(circuit, wiring) if placed is None else placed
+
+
+def others(mask: AnyMask, wiring: Wiring) -> AnyMask:
+    """All edges outside a circuit."""
+    return mask.others() if isinstance(mask, PlacedMask) else np.asarray(wiring.legal & ~mask)
 
 
 def as_graph(circuit: CircuitLike) -> Graph | np.ndarray:

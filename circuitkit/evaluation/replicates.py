@@ -11,9 +11,11 @@ from circuitkit.errors import ScoresError
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
+from circuitkit.util.statistics import Means, means
 
-__all__ = ["complementary", "cuts", "frequencies", "pairwise", "resamples"]
+__all__ = ["complementary", "cuts", "frequencies", "means_of", "pairwise", "resamples"]
 
+BLOCK = 2**22  # values whose moments are taken at once
 BLOCK_BYTES = 2**26  # of the scores of the replicates that are in memory at once
 
 Cut = Int[np.ndarray, " edges"]  # the places of a circuit's edges, among all edges
@@ -80,3 +82,10 @@ def pairwise(found: Sequence[Cut]) -> float:
     union = sizes[first] + sizes[second] - both
     with np.errstate(invalid="ignore"):
         return float(np.where(union > 0, both / union, 1).mean())
+
+
+def means_of(groups: Float[np.ndarray, "examples edges"], level: float) -> Means:
+    """The means over the examples, some edges at a time."""
+    step = max(1, BLOCK // len(groups))
+    parts = [means(groups[:, i : i + step], level) for i in range(0, groups.shape[1], step)]
+    return Means(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

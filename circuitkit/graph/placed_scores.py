@@ -16,19 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from circuitkit.errors import CircuitError, CircuitkitError, ScoresError
+from circuitkit.errors import CircuitError, ScoresError
 from circuitkit.graph.attributes import checked, written
 from circuitkit.graph.circuit import Circuit, build_placed
 from circuitkit.graph.digests import digest, require_digest
 from circuitkit.graph.frames import edge_frame
 from circuitkit.graph.nodes import edge_name, parse_edge
 from circuitkit.graph.places import Edge, PlacedMask, Places
-from circuitkit.graph.scores import OF_NODES, Scores, _opened, _require_names, _table_of
+from circuitkit.graph.scores import OF_NODES, Scores, _loaded, _require_names, _table_of
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.atomic import write_whole
 from circuitkit.util.json_values import Json, plain
 from circuitkit.util.notes import in_one_note, notes_of
-from circuitkit.util.reading import require_file
 
 if TYPE_CHECKING:
     import pandas
@@ -235,15 +234,7 @@ class PlacedScores:
     def load(cls, path: str | os.PathLike[str], *, force: bool = False) -> PlacedScores:
         """The scores in a file that ``save`` wrote; raises ScoresError where there are none, and,
         unless it is read by ``force``, where they are not those that were written."""
-        name = repr(os.fspath(path))
-        try:
-            require_file(path)
-            with _opened(path) as file:
-                return cls._read(file, force)
-        except FileNotFoundError as error:
-            raise ScoresError(f"there is no file {name}") from error
-        except (CircuitkitError, OSError, TypeError, ValueError) as error:
-            raise ScoresError(f"{name} holds no scores between places: {error}") from error
+        return _loaded(path, lambda file: cls._read(file, force), "scores between places")
 
     @classmethod
     def _read(cls, file: Any, force: bool) -> PlacedScores:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -46,6 +46,7 @@ FORMAT = "circuitkit.scores"
 VERSION = "1"
 RULES = ("abs", "signed", "greedy", "mib")
 OF_NODES = RULES[:2]  # the rules that nodes can be ranked by
+_Read = TypeVar("_Read")
 _FLOATING, _BOOLEAN = ("F64", "F32", "F16"), ("BOOL",)  # as safetensors calls them
 
 
@@ -483,15 +484,7 @@ class Scores:
             >>> ck.Scores.load(path)["m3->logits"] == scores["m3->logits"]
             True
         """
-        name = repr(os.fspath(path))
-        try:
-            require_file(path)
-            with _opened(path) as file:
-                return cls._read(file, force)
-        except FileNotFoundError as error:
-            raise ScoresError(f"there is no file {name}") from error
-        except (CircuitkitError, OSError, TypeError, ValueError) as error:
-            raise ScoresError(f"{name} holds no scores: {error}") from error
+        return _loaded(path, lambda file: cls._read(file, force), "scores")
 
     @classmethod
     def _read(cls, file: Any, force: bool) -> Scores:
@@ -512,6 +505,19 @@ class Scores:
         return cls(
             wiring, tables["scores"], about, exact, tables.get("groups"), tables.get("error")
         )
+
+
+def _loaded(path: str | os.PathLike[str], read: Callable[[Any], _Read], what: str) -> _Read:
+    """What is read from a safetensors file; raises ScoresError where it is not there."""
+    name = repr(os.fspath(path))
+    try:
+        require_file(path)
+        with _opened(path) as file:
+            return read(file)
+    except FileNotFoundError as error:
+        raise ScoresError(f"there is no file {name}") from error
+    except (CircuitkitError, OSError, TypeError, ValueError) as error:
+        raise ScoresError(f"{name} holds no {what}: {error}") from error
 
 
 @contextmanager

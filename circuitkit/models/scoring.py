@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from circuitkit.engine.inspection import Frozen
+from circuitkit.engine.softmax import EachSoftmax
 from circuitkit.errors import UnsupportedModelError
 from circuitkit.models.compat import original, parts_of
 from circuitkit.models.norms import Norm
 
 __all__ = ["PortNorm", "seen_scores"]
-
-
-class _Softmax(TorchFunctionMode):
-    """Inside, what every softmax is given is kept."""
-
-    def __init__(self, kept: list[Tensor]) -> None:
-        super().__init__()
-        self.kept = kept
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func.__name__ == "softmax":
-            self.kept.append(args[0] if args else (kwargs or {})["input"])
-        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -46,10 +26,14 @@ def seen_scores(attention: nn.Module) -> Iterator[list[Tensor]]:
     def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         kept.append(args[0])
 
+    def given(scores: Tensor, softmax: Callable[[Tensor], Tensor]) -> Tensor:
+        kept.append(scores)
+        return softmax(scores)
+
     hook = getattr(attention, "hook_attn_scores", None)
     handle = None if hook is None else hook.register_forward_pre_hook(keep)
     try:
-        with _Softmax(kept):
+        with EachSoftmax(given):
             yield kept
     finally:
         if handle is not None:

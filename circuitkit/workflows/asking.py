@@ -30,6 +30,7 @@ __all__ = [
     "RULE",
     "Share",
     "fingerprint",
+    "found_by",
     "is_in_sample",
     "prompts_for",
 ]
@@ -138,6 +139,18 @@ class Asked:
             "prompts": fingerprint(data, measured.data), "batch_size": data.batch_size,
             "dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type,
         }  # fmt: skip
+
+
+def found_by(
+    seen: Inputs, measured: Inputs, method: str, asked: Asked, given: bool
+) -> dict[str, Json]:
+    """What a circuit says of how it was found; ``given``: the prompts of its measurement were."""
+    return {
+        "task": "own data", **seen.metadata(), "method": method, "rule": asked.rule,
+        **({"level": "node"} if asked.level == "node" else {}),
+        "asked": asked.record(seen, measured, given),
+        **({"in_sample": True} if is_in_sample(seen, measured) else {}),
+    }  # fmt: skip
 
 
 def prompts_for(test: bool, examples: int | None, data: Data) -> int | None:

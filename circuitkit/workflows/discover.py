@@ -49,6 +49,7 @@ from circuitkit.workflows.asking import (
     Level,
     Orders,
     Share,
+    found_by,
     is_in_sample,
     prompts_for,
 )
@@ -261,15 +262,9 @@ def _settled(
 
 
 def _metadata(sample: Sample, method: str, asked: Asked, given: bool) -> dict[str, Json]:
-    """What a circuit says of how it was found; ``given``: the prompts of its measurement were."""
-    seen, measured, grown = sample.seen, sample.measured, sample.grown
-    return {
-        "task": "own data", **seen.metadata(), "method": method, "rule": asked.rule,
-        **({"level": "node"} if asked.level == "node" else {}),
-        "asked": asked.record(seen, measured, given),
-        **({"in_sample": True} if is_in_sample(seen, measured) else {}),
-        **({} if grown is None else {"tested": grown.to_dict()}),
-    }  # fmt: skip
+    """What a circuit says of how it was found, and how it was grown, if it was."""
+    tested = {} if sample.grown is None else {"tested": sample.grown.to_dict()}
+    return found_by(sample.seen, sample.measured, method, asked, given) | tested
 
 
 def _parts(sample: Sample) -> dict[str, Mask]:

@@ -23,6 +23,7 @@ from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.statistics import interval_text
 from circuitkit.util.versions import versions
 from circuitkit.workflows.folders import filled
+from circuitkit.workflows.measured import Measured
 
 if TYPE_CHECKING:
     import pandas
@@ -33,7 +34,7 @@ FILES = ("circuit.json", "scores.safetensors", "circuit.svg")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PlacedDiscovery:
+class PlacedDiscovery(Measured):
     """What a discovery between places found: a circuit, with everything that was measured of it.
 
     Attributes:
@@ -95,16 +96,6 @@ class PlacedDiscovery:
         return cls(circuit, scores, ability, chosen, found, free, whole, plain, tuple(null),
                    certainty, seconds, mebibytes)  # fmt: skip
 
-    @property
-    def in_sample(self) -> bool:
-        """Whether the faithfulness was measured on the prompts of the discovery themselves."""
-        return bool(self.circuit.graph.get("in_sample"))
-
-    @property
-    def random(self) -> float:
-        """The mean faithfulness of the random circuits."""
-        return float(np.mean([each.faithfulness for each in self.null]))
-
     def edges(self, n: int = 15) -> list[tuple[str, float]]:
         """The n strongest edges, each with its weight."""
         return [(edge_name(w, r), x) for w, r, x in circuits.strongest(self.circuit)[:n]]
@@ -122,13 +113,6 @@ class PlacedDiscovery:
             self.scores.save(new / FILES[1])
             self.draw(new / FILES[2])
         return [Path(folder) / name for name in FILES]
-
-    def draw(
-        self, path: str | os.PathLike[str], *, format: str | None = None, **style: object
-    ) -> Path:
-        """Draw the circuit over the words of a prompt, under a title that says how faithful it is;
-        returns the path. ``style`` and the errors are those of ``Circuit.draw``."""
-        return self.circuit.draw(path, format=format, **{"title": self._title(), **style})
 
     def to_dict(self) -> dict[str, Json]:
         """The summary as a dictionary for JSON."""
@@ -159,16 +143,6 @@ class PlacedDiscovery:
         }  # fmt: skip
 
     # -- displays ------------------------------------------------------------------------------
-    def _title(self) -> str:
-        about, value = self.circuit.graph, self.evaluation.faithfulness
-        sample = ", in sample" if self.in_sample else ""
-        return f"{about['task']} on {about['model']}: faithfulness {value:.2f}{sample}"
-
-    def _prompts(self) -> str:
-        n = len(self.evaluation.circuit)
-        noun = "prompt" if n == 1 else "prompts"
-        return f"{n} {noun}, in sample" if self.in_sample else f"{n} unseen {noun}"
-
     def _counted(self) -> str:
         residual, attention = self.chosen.mask.counts()
         return f"{residual:,} residual and {_attention_edges(attention)}"

@@ -39,10 +39,9 @@ from circuitkit.graph.placed_scores import PlacedScores
 from circuitkit.graph.placed_walks import drawn_places
 from circuitkit.graph.places import Places
 from circuitkit.registry import name_of
-from circuitkit.util.json_values import Json
 from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.process import peak_mebibytes
-from circuitkit.workflows.asking import METHOD, RULE, Asked, Share, is_in_sample
+from circuitkit.workflows.asking import METHOD, RULE, Asked, Share, found_by
 from circuitkit.workflows.discover import method_of
 from circuitkit.workflows.folders import tried
 from circuitkit.workflows.placed_results import PlacedDiscovery
@@ -136,7 +135,7 @@ def discover_positions(
     sure = None
     if scores.groups is not None:
         sure = placed_certainty(scores, found.mask, found.free.counts()[0], seed=seed)
-    metadata = _metadata(seen, measured, name_of(how), asked, unseen is not None)
+    metadata = found_by(seen, measured, name_of(how), asked, unseen is not None)
     return PlacedDiscovery.of(
         scores, found, evaluated, metadata, ability=able, plain=spread, certainty=sure,
         words=_words(seen, places), seconds=time.perf_counter() - start,
@@ -159,17 +158,6 @@ def _scored(
     if not isinstance(found, PlacedScores):
         refuse("method", how, "a method whose places= gives PlacedScores")
     return found
-
-
-def _metadata(
-    seen: Inputs, measured: Inputs, method: str, asked: Asked, given: bool
-) -> dict[str, Json]:
-    """What a circuit says of how it was found."""
-    return {
-        "task": "own data", **seen.metadata(), "method": method, "rule": asked.rule,
-        "asked": asked.record(seen, measured, given),
-        **({"in_sample": True} if is_in_sample(seen, measured) else {}),
-    }  # fmt: skip
 
 
 def _words(seen: Inputs, places: Places) -> list[list[str]]:

@@ -31,6 +31,7 @@ from circuitkit.util.tables import to_frame
 from circuitkit.util.versions import versions
 from circuitkit.workflows.folders import RUNS, filled
 from circuitkit.workflows.growing import Grown
+from circuitkit.workflows.measured import Measured
 
 if TYPE_CHECKING:
     import pandas
@@ -45,7 +46,7 @@ def files(verified: bool, certain: bool) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Discovery:
+class Discovery(Measured):
     """What a discovery found: a circuit, with everything that was measured of it.
 
     ``print(found)`` gives one line, ``found`` (or ``repr``) the full summary, and a notebook draws
@@ -148,11 +149,6 @@ class Discovery:
         )  # fmt: skip
 
     @property
-    def in_sample(self) -> bool:
-        """Whether the faithfulness was measured on the prompts of the discovery themselves."""
-        return bool(self.circuit.graph.get("in_sample"))
-
-    @property
     def core(self) -> Circuit | None:
         """The core of the circuit: the edges that nearly every other sample of as many prompts
         would give too (``Certainty.core``); None where that is not known.
@@ -166,11 +162,6 @@ class Discovery:
             return None
         core = self.scores.circuit(self.certainty.core)
         return self.certainty.annotated(core)
-
-    @property
-    def random(self) -> float:
-        """The mean faithfulness of the random circuits."""
-        return float(np.mean([e.faithfulness for e in self.null]))
 
     def heads(self, n: int = 10) -> list[tuple[str, float]]:
         """The n heads and MLPs that carry most, each with Σ |weight| of the edges out of it, in
@@ -258,14 +249,6 @@ class Discovery:
                 write_whole(own[-1], self.verification.to_csv())
         return [Path(folder) / name for name in names]
 
-    def draw(
-        self, path: str | os.PathLike[str], *, format: str | None = None, **style: object
-    ) -> Path:
-        """Draw the circuit as ``.svg``, ``.pdf`` or ``.png``, or as an interactive page
-        (``.html``), under a title that says how faithful it is; returns the path. ``style`` and the
-        errors are those of ``Circuit.draw``."""
-        return self.circuit.draw(path, format=format, **{"title": self._title(), **style})
-
     @property
     def _searched(self) -> dict[int, float]:
         """The faithfulness of the sizes that were tried, on the prompts of the discovery."""
@@ -345,12 +328,6 @@ class Discovery:
         """How many nodes a circuit of nodes has; of one of edges nothing."""
         return f"{len(self.nodes)} nodes, " if self.level == "node" else ""
 
-    def _prompts(self) -> str:
-        """On which prompts the faithfulness was measured."""
-        n = len(self.evaluation.circuit)
-        noun = "prompt" if n == 1 else "prompts"
-        return f"{n} {noun}, in sample" if self.in_sample else f"{n} unseen {noun}"
-
     def _method(self) -> Iterator[str]:
         """By which method and rule, and for which budget: what was chosen for it, and why."""
         about = self.circuit.graph
@@ -385,12 +362,6 @@ class Discovery:
                 f"  scores' sum      {path['sum']:.3f} of a gap of {path['gap']:.3f} "
                 f"(relative error {path['error']:.2f}{said})"
             )
-
-    def _title(self) -> str:
-        """What a picture of the circuit is called."""
-        about, value = self.circuit.graph, self.evaluation.faithfulness
-        sample = ", in sample" if self.in_sample else ""
-        return f"{about['task']} on {about['model']}: faithfulness {value:.2f}{sample}"
 
     def __repr__(self) -> str:
         about, found = self.circuit.graph, self.evaluation

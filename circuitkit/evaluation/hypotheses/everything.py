@@ -34,9 +34,9 @@ from circuitkit.evaluation.hypotheses.equivalence import EPSILON, PROMPTS
 from circuitkit.evaluation.hypotheses.measuring import Measured, Runs
 from circuitkit.evaluation.hypotheses.minimality import EdgeTest
 from circuitkit.evaluation.hypotheses.results import HypothesisTests
-from circuitkit.evaluation.hypotheses.spaces import Placed, Plain, Space, others, space_of
+from circuitkit.evaluation.hypotheses.spaces import Placed, Plain, Space, space_of
 from circuitkit.evaluation.hypotheses.tested import Tested
-from circuitkit.evaluation.masks import CircuitLike, as_any_mask, as_graph
+from circuitkit.evaluation.masks import CircuitLike, as_any_mask, as_graph, others
 from circuitkit.evaluation.running import run
 from circuitkit.evaluation.searching import FAITHFULNESS
 from circuitkit.graph.places import PlacedMask, edges_of

@@ -21,7 +21,7 @@ from circuitkit.graph.types import Mask
 from circuitkit.graph.walks import drawn_masks, inflated
 from circuitkit.graph.wiring import Wiring
 
-__all__ = ["Plain", "Placed", "Space", "others", "space_of"]
+__all__ = ["Plain", "Placed", "Space", "space_of"]
 
 Indices: TypeAlias = Sequence[tuple[int, ...]]
 
@@ -110,11 +110,6 @@ Space: TypeAlias = Plain | Placed
 def space_of(keep: AnyMask, wiring: Wiring) -> Space:
     """What a circuit of the model is tested beside."""
     return Placed(keep) if isinstance(keep, PlacedMask) else Plain(wiring, keep)
-
-
-def others(mask: AnyMask, wiring: Wiring) -> AnyMask:
-    """All edges outside a circuit."""
-    return mask.others() if isinstance(mask, PlacedMask) else np.asarray(wiring.legal & ~mask)
 
 
 def _some(

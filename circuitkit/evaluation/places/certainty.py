@@ -10,18 +10,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from circuitkit.errors import ScoresError
-from circuitkit.evaluation.replicates import frequencies, pairwise, resamples
+from circuitkit.evaluation.replicates import frequencies, means_of, pairwise, resamples
 from circuitkit.graph.placed_scores import PlacedScores
 from circuitkit.graph.places import PlacedMask, Places
 from circuitkit.util.json_values import Json, nan_to_none
-from circuitkit.util.statistics import LEVEL, Means, means
+from circuitkit.util.statistics import LEVEL
 
 __all__ = ["PlacedCertainty", "placed_certainty"]
 
 REPLICATES = 100  # samples of half as many prompts
 PAIRED = 30  # circuits whose pairs say how much two agree
 CORE = 0.9  # the frequency from which an edge belongs to the core
-BLOCK = 2**22  # values whose moments are taken at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +99,7 @@ def placed_certainty(
     groups = scores.groups[:, : int(places.legal.residual.sum())]  # the others are of attention
     own = np.flatnonzero(np.asarray(mask.residual)[places.legal.residual])
     n, draw = len(groups), np.random.default_rng(seed)
-    found = _means(groups[:, own])
+    found = means_of(groups[:, own], LEVEL)
     frequency, agreement = np.full(len(own), nan), nan
     if n > 1:
         drawn = [*_cuts(places, groups, resamples(n, n // 2, REPLICATES, draw), size)]
@@ -125,10 +124,3 @@ def _cuts(
         values[legal] = weights @ groups
         cut = PlacedScores(places, values, attention).best(size)
         yield np.flatnonzero(np.asarray(cut.residual)[legal])
-
-
-def _means(groups: Float[np.ndarray, "examples edges"]) -> Means:
-    """The means over the examples, some edges at a time."""
-    step = max(1, BLOCK // max(1, len(groups)))
-    parts = [means(groups[:, i : i + step], LEVEL) for i in range(0, groups.shape[1], step)]
-    return Means(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

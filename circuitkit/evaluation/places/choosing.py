@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,6 +19,7 @@ from circuitkit.engine.inputs import Inputs
 from circuitkit.engine.model import Model
 from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluations, measure_all
+from circuitkit.evaluation.hypotheses.measuring import Runs
 from circuitkit.evaluation.searching import FAITHFULNESS
 from circuitkit.evaluation.sizes import Sizes
 from circuitkit.graph.placed_scores import PlacedScores
@@ -34,9 +36,9 @@ class ChosenPlaces:
 
     ``free`` is the circuit with all edges of attention, and ``effects`` says what cutting each of
     them alone costs in it (in metric units per example, [heads, 2, source, destination]; nan where
-    there is none).
-    ``sizes`` and ``kept`` are the faithfulness by the number of edges of the residual stream, with
-    all of attention, and then by the number of edges of attention.
+    there is none). ``sizes`` and ``kept`` are the faithfulness by the number of edges of the
+    residual stream, with all of attention, and then by the number of edges of attention; ``value``
+    is that of the circuit.
     """
 
     mask: PlacedMask
@@ -117,10 +119,10 @@ def _pruned(inputs: Inputs, free: PlacedMask, sizes: dict[int, float], joint: bo
     """The circuit with as few edges of attention as keep its faithfulness within the slack."""
     alive = np.argwhere(free.attention)
     whole = sizes[free.counts()[0]]
-    cut = [_without(free, alive[[number]]) for number in range(len(alive))]
-    base, *each = measure_places(inputs, [free, *cut])
+    cut = (_without(free, alive[[number]]) for number in range(len(alive)))
+    base, *each = Runs(inputs, None).table(chain([free], cut))
     effects = np.full(free.attention.shape, np.nan)
-    effects[tuple(alive.T)] = [float((base.circuit - one.circuit).mean()) for one in each]
+    effects[tuple(alive.T)] = [float((base - one).mean()) for one in each]
     ranked = alive[np.argsort(-np.abs(effects[tuple(alive.T)]), kind="stable")]
 
     def kept(numbers: Sequence[int]) -> list[PlacedMask]:
