@@ -22,11 +22,11 @@ from torch.utils.checkpoint import checkpoint
 
 from circuitkit.data.batches import Batch
 from circuitkit.engine.devices import device_of, moved
-from circuitkit.engine.model import Activations, Context, Model
+from circuitkit.engine.model import Activations, Context, Model, Ports
 from circuitkit.engine.record import at_answers
 from circuitkit.graph.stages import Stage
 
-__all__ = ["SMALL", "again", "final_residual"]
+__all__ = ["SMALL", "again", "final_residual", "received"]
 
 SMALL = 2**26  # bytes that all readers read together, up to which no stage is computed again
 
@@ -99,6 +99,17 @@ def again(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return partial(checkpoint, step, use_reentrant=False, preserve_rng_state=False)
 
 
+def received(model: Model, stage: Stage, read: Float[Tensor, "r b p d"]) -> Ports:
+    """What each port of a stage gives, where each of its readers reads a residual of its own."""
+    kind, start, ports = model.kinds[stage.kind], 0, list[Tensor]()
+    for count in stage.part.ports:
+        own = range(start, start + count)
+        given = kind.read(model, stage, own, read[start : start + count])
+        ports.append(given.movedim(0, 2))
+        start += count
+    return ports
+
+
 def _mixed(
     base: Float[Tensor, "b p d"],
     weights: Float[Tensor, "*examples w r"],
@@ -124,9 +135,7 @@ def _change(
     those that are not ``live`` nothing."""
     kind = model.kinds[stage.kind]
     read = _mixed(carried.reads[stage.index], keep, torch.cat(before))
-    received = kind.read(model, stage, range(stage.reads), read)
-    ports = [port.movedim(0, 2) for port in torch.split(received, [*stage.part.ports])]
-    computed = kind.compute(model, stage, context, ports)
+    computed = kind.compute(model, stage, context, received(model, stage, read))
     if live is not None:  # a norm over all components counts the others as they are carried
         computed = torch.where(live.T[:, None, :, None], computed, carried.computed[stage.index])
     change = kind.shares(model, stage, computed) - carried.shares[stage.index]

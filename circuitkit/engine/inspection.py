@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitkit.engine.model import Context, Model
+from circuitkit.engine.model import Context, Model, Pull
 
 __all__ = ["Frozen", "Inspectable"]
 
@@ -60,6 +60,10 @@ class Inspectable(Model, Protocol):
 
     def mlp_norm(self, layer: int, x: Float[Tensor, "*t d"] | None) -> Frozen:
         """The norm before a layer's MLP, frozen as it is where this is read; see ``norm``."""
+
+    def mlp_pull(self, layer: int, matrix: Float[Tensor, "n d e"]) -> Pull:
+        """What takes the residual that a layer's MLP reads at some tokens [t, d], and gradients in
+        ``norm(residual) @ matrix`` [n, t, e], to the gradients in that residual [n, t, d]."""
 
     def after_mlp(self, layer: int, out: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
         """What arrives in the residual stream of what a layer's MLP gives: through a norm that

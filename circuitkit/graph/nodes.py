@@ -7,6 +7,9 @@
 ``a3.g1.k``     the key input of group 1 of layer 3, where heads share keys and values
 ``m3``          the MLP of layer 3: a writer and a reader
 ``m3.e5``       expert 5 of that MLP, where it is taken apart: a writer; ``m3.shared`` likewise
+``m3.f417``     feature 417 of that MLP, where it is taken apart: a writer and a reader; ``m3.n5``,
+                neuron 5, likewise
+``m3.rest``     what its other features write; ``m3.skip`` and ``m3.error`` likewise: writers
 ``logits``      the output: a reader
 ==============  ====================================================================
 

@@ -7,21 +7,27 @@ Who computes a stage is looked up by its ``kind``.
 
 from __future__ import annotations
 
+import reprlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from circuitkit.errors import CircuitError
 from circuitkit.graph.nodes import Node
+from circuitkit.util.json_values import Json
 
 __all__ = [
     "ATTENTION",
     "EXPERTS",
+    "FEATURES",
     "MLP",
     "Part",
+    "Split",
     "Stage",
     "attention",
     "experts",
+    "features",
     "laid_out",
     "mlp",
 ]
@@ -29,6 +35,8 @@ __all__ = [
 ATTENTION = "attention"
 MLP = "mlp"
 EXPERTS = "experts"
+FEATURES = "features"
+REMAINDERS = ("rest", "skip", "error")
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,43 @@ class Part:
     feeds: tuple[tuple[int, ...], ...]
     ports: tuple[int, ...] = (1,)
     beside: bool = False
+
+
+@dataclass(frozen=True)
+class Split:
+    """How an MLP is taken apart into features: the numbers of those that are ``chosen``, each with
+    a reader of its own; and who writes what they leave over, all reading at the MLP's port: the
+    ``rest`` (the other features and the bias), a ``skip`` and an ``error``.
+
+    ``letter`` begins the names: ``f`` of features, ``n`` of neurons. ``tied``: whether a feature is
+    active depends on the others too (top k), which read at the port.
+    """
+
+    chosen: tuple[int, ...]
+    others: tuple[str, ...] = ("rest", "error")
+    letter: str = "f"
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        listed = isinstance(self.chosen, (list, tuple))
+        numbers = listed and all(type(n) is int and n >= 0 for n in self.chosen)
+        named = isinstance(self.others, (list, tuple)) and self.letter in ("f", "n")
+        if not numbers or not named or not isinstance(self.tied, bool):
+            raise CircuitError(f"{reprlib.repr(vars(self))} does not say how an MLP is split")
+        if len(set(self.chosen)) != len(self.chosen) or not set(self.others) <= {*REMAINDERS}:
+            raise CircuitError(
+                f"an MLP is split into features, each once, and {', '.join(REMAINDERS)}; not into "
+                f"{reprlib.repr((*self.chosen, *self.others))}"
+            )
+        if not self.chosen and not self.others:
+            raise CircuitError("an MLP that is split into nothing; choose a feature")
+        object.__setattr__(self, "chosen", tuple(self.chosen))
+        object.__setattr__(self, "others", tuple(self.others))
+
+    def to_dict(self) -> dict[str, Json]:
+        """The fields, as files hold them."""
+        return {"chosen": [*self.chosen], "others": [*self.others], "letter": self.letter,
+                "tied": self.tied}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,7 +156,7 @@ class Stage:
     @cached_property
     def shared(self) -> frozenset[int]:
         """The columns that feed more than one writer."""
-        counts = Counter(column for feed in self.feeds for column in feed)
+        counts = Counter(column for feed in self.feeds for column in set(feed))
         return frozenset(column for column, times in counts.items() if times > 1)
 
 
@@ -144,6 +189,22 @@ def experts(layer: int, count: int, shared: bool, *, beside: bool) -> Part:
     writers = tuple(map(Node, names))
     feeds = ((0,),) * len(writers)
     return Part(layer, EXPERTS, writers, (Node(f"m{layer}"),), feeds, beside=beside)
+
+
+def features(layer: int, split: Split, *, beside: bool) -> Part:
+    """The MLP of a layer taken apart: each chosen feature reads by itself, all else at the port."""
+    own = [Node(f"m{layer}.{split.letter}{number}") for number in split.chosen]
+    port = len(own)
+    fed = [(place, port if split.tied else place) for place in range(port)]
+    return Part(
+        layer,
+        FEATURES,
+        (*own, *(Node(f"m{layer}.{name}") for name in split.others)),
+        (*own, Node(f"m{layer}")),
+        (*fed, *[(port, port)] * len(split.others)),
+        (port, 1) if port else (1,),
+        beside=beside,
+    )
 
 
 def laid_out(parts: Iterator[Part]) -> Iterator[Stage]:

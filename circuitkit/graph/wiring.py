@@ -8,6 +8,7 @@ computes. (EAP-IG ungroups keys and values first, and has one such edge for each
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -17,7 +18,17 @@ from jaxtyping import Int
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph.nodes import INPUT, LOGITS, Node, edge_name
-from circuitkit.graph.stages import ATTENTION, Part, Stage, attention, experts, laid_out, mlp
+from circuitkit.graph.stages import (
+    ATTENTION,
+    Part,
+    Split,
+    Stage,
+    attention,
+    experts,
+    features,
+    laid_out,
+    mlp,
+)
 from circuitkit.graph.types import Mask
 from circuitkit.util.json_values import Json
 
@@ -34,7 +45,8 @@ class Wiring:
 
     ``experts`` is how many experts each layer's MLP is taken apart into (0: it stays whole, and
     without any number all do), ``shared`` whether there is one more that every token goes through.
-    Raises CircuitError for numbers that no model has.
+    ``splits`` say how each layer's MLP is taken apart into features (None: it stays whole, and
+    without any all do). Raises CircuitError for numbers that no model has.
     """
 
     layers: int
@@ -44,9 +56,11 @@ class Wiring:
     parallel: bool = False
     experts: Sequence[int] = ()
     shared: bool = False
+    splits: Sequence[Split | None] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "experts", _listed(self.experts))
+        object.__setattr__(self, "splits", _splits(self.splits))
         counts = (self.layers, self.heads, self.groups)
         whole = all(type(n) is int and 0 < n <= MOST_HEADS for n in counts)
         kinds = all(isinstance(own, bool) for own in (self.mlp, self.parallel, self.shared))
@@ -67,8 +81,15 @@ class Wiring:
             )
         if self.experts and len(self.experts) != self.layers:
             raise CircuitError(f"{self} is not a wiring: give the number of experts of each layer")
-        writers = self.layers * (self.heads + 2) + sum(self.experts)  # or a few less
-        readers = self.layers * (self.heads + 2 * self.groups + 1)
+        if self.splits and (len(self.splits) != self.layers or self.experts or not self.mlp):
+            raise CircuitError(
+                f"{_short(self)} is not a wiring: say of each layer how its MLP is split, of "
+                "models with MLPs that are not taken apart into experts"
+            )
+        own = [split for split in self.splits if split is not None]
+        chosen = sum(len(split.chosen) for split in own)
+        writers = self.layers * (self.heads + 2) + sum(self.experts) + chosen + 2 * len(own)
+        readers = self.layers * (self.heads + 2 * self.groups + 1) + chosen
         if writers * readers > MOST_PAIRS:
             raise CircuitError(
                 f"{_short(self)} is not a wiring: {writers:,} writers × {readers:,} readers are "
@@ -76,10 +97,14 @@ class Wiring:
             )
 
     def to_dict(self) -> dict[str, Json]:
-        """The fields, as files hold them: experts are named where there are any."""
+        """The fields, as files hold them: experts and splits are named where there are any."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         if not self.experts:
             del found["experts"], found["shared"]
+        if self.splits:
+            found["splits"] = [split and split.to_dict() for split in self.splits]
+        else:
+            del found["splits"]
         return found
 
     def parts(self) -> Iterator[Part]:
@@ -87,7 +112,10 @@ class Wiring:
         for layer in range(self.layers):
             yield attention(layer, self.heads, self.groups)
             count = self.experts[layer] if self.experts else 0
-            if count:
+            split = self.splits[layer] if self.splits else None
+            if split is not None:
+                yield features(layer, split, beside=self.parallel)
+            elif count:
                 yield experts(layer, count, self.shared, beside=self.parallel)
             elif self.mlp:
                 yield mlp(layer, beside=self.parallel)
@@ -166,8 +194,8 @@ class Wiring:
         return next(place for place in self.places if place > row)
 
     def fed(self, reader: Node) -> tuple[Node, ...]:
-        """The writers that a reader feeds: a head, those of a group, an MLP, its experts; none by
-        the logits."""
+        """The writers that a reader feeds: a head, those of a group, an MLP, its experts or
+        features; none by the logits."""
         return self._fed[self.reader[reader]]
 
     @cached_property
@@ -256,7 +284,7 @@ class Wiring:
     @cached_property
     def _feeds(self) -> list[list[int]]:
         """The columns that feed each writer; none feeds the embedding."""
-        return [[], *(list(feed) for stage in self.stages for feed in stage.feeds)]
+        return [[], *([*dict.fromkeys(feed)] for stage in self.stages for feed in stage.feeds)]
 
     def feeds(self, row: int) -> list[int]:
         """The columns (q, k and v ports, or an MLP's input) that feed a writer's row."""
@@ -267,6 +295,19 @@ def _listed(experts: object) -> object:
     """A list, as JSON has it, as a tuple; where no layer has experts, the empty one."""
     listed = tuple(experts) if isinstance(experts, list) else experts
     return () if isinstance(listed, tuple) and not any(listed) else listed
+
+
+def _splits(given: object) -> tuple[Split | None, ...]:
+    """How MLPs are split, of which a list may hold what JSON does; where all are whole, ()."""
+    if not isinstance(given, (list, tuple)):
+        raise CircuitError(f"{reprlib.repr(given)} does not say how each layer's MLP is split")
+    try:
+        found = tuple(Split(**own) if isinstance(own, dict) else own for own in given)
+    except TypeError as error:
+        raise CircuitError(f"what says how an MLP is split does not ({error})") from error
+    if not all(own is None or isinstance(own, Split) for own in found):
+        raise CircuitError(f"{reprlib.repr(given)} does not say how each layer's MLP is split")
+    return found if any(own is not None for own in found) else ()
 
 
 def _short(wiring: Wiring) -> str:

@@ -244,6 +244,10 @@ class Decoder:
         """There is no norm."""
         return self.norm(layer, x)
 
+    def mlp_pull(self, layer: int, matrix: Float[Tensor, "n d e"]) -> Pull:
+        """The gradient in the residual, from that in what is read through matrices."""
+        return lambda _, grads: grads @ matrix.mT
+
     def after_mlp(self, layer: int, out: Tensor) -> Tensor:
         """What the MLP gives, as it is."""
         return out

@@ -655,6 +655,10 @@ class Transformer:
         """What the norm before the MLP gives when the MLP reads this residual."""
         return self.layers[layer].ln2(x)
 
+    def mlp_pull(self, layer: int, matrix: Float[Tensor, "n d e"]) -> Pull:
+        """The gradient in the residual, from that in what is read through norm and matrices."""
+        return self.layers[layer].ln2.pull(wide(matrix))
+
     def after_mlp(self, layer: int, out: Tensor) -> Tensor:
         """What arrives in the residual stream of what the MLP gives."""
         return self._after_mlp(layer, out)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuitkit.engine.dense import received
 from circuitkit.engine.model import Activations, Context, Model
 
 __all__ = ["logits", "mixed"]
@@ -29,8 +30,7 @@ def mixed(
         kind, own = model.kinds[stage.kind], keep[:, : stage.upstream, stage.columns]
         heard = torch.einsum("bwr,wbpd->rbpd", own, changes[: stage.upstream])
         read = carried.reads[stage.index] + heard
-        received = kind.read(model, stage, range(stage.reads), read)
-        ports = [port.movedim(0, 2) for port in torch.split(received, [*stage.part.ports])]
+        ports = received(model, stage, read)
         shares = kind.shares(model, stage, kind.compute(model, stage, context, ports))
         change = kind.write(model, stage, None, shares - carried.shares[stage.index])
         changes = torch.cat([changes, change])
