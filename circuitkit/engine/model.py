@@ -139,8 +139,8 @@ class Kind(Protocol):
     def read(
         self, model: Model, stage: Stage, readers: Sequence[int], x: Float[Tensor, "_n b p d"]
     ) -> Float[Tensor, "n b p e"]:
-        """What some readers (counted from the stage's first) give, each reading a residual of its
-        own."""
+        """What some readers of one port, or of ports of one width, give (counted from the stage's
+        first), each reading a residual of its own."""
 
     def compute(
         self, model: Model, stage: Stage, context: Context, ports: Ports

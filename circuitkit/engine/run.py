@@ -394,12 +394,13 @@ class _Run:
         """What each port gives for each of its readings."""
         base, first = self._late(self.carried.reads[stage.index]), stage.columns.start
         found: dict[int, list[Tensor]] = {column: [] for column in lanes.ports}
-        for chunk in self._chunks(base, [r for c in lanes.ports for r in self.plan.readings[c]]):
-            columns = [reading.column for reading in chunk]
-            readers = [column - first for column in columns]
-            received = kind.read(self.model, stage, readers, self._read(base, chunk))
-            for column, x in zip(columns, received, strict=True):
-                found[column].append(x)
+        for _, port in groupby(lanes.ports, key=lambda column: stage.port(column)[0]):
+            for chunk in self._chunks(base, [r for c in port for r in self.plan.readings[c]]):
+                columns = [reading.column for reading in chunk]
+                readers = [column - first for column in columns]
+                received = kind.read(self.model, stage, readers, self._read(base, chunk))
+                for column, x in zip(columns, received, strict=True):
+                    found[column].append(x)
         return {column: torch.stack(x) for column, x in found.items()}
 
     def _add_shares(

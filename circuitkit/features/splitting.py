@@ -82,19 +82,14 @@ class Parts(Writing):
             return (residual,)
         return self.blocks[stage.layer].own(x)[..., None], residual
 
-    def read(
-        self, model: Model, stage: Stage, readers: Sequence[int], x: Tensor
-    ) -> Tensor | list[Tensor]:
-        """The number, or at the port the residual; as a list where both are asked for."""
+    def read(self, model: Model, stage: Stage, readers: Sequence[int], x: Tensor) -> Tensor:
+        """The numbers, or at the port the residual."""
         block, port = self.blocks[stage.layer], stage.reads - 1
+        if port in readers:
+            return x
         residuals = x.expand(len(readers), *x.shape[1:])
-        given = [
-            own if place == port else block.one(place, own)
-            for place, own in zip(readers, residuals, strict=True)
-        ]
-        if not given:
-            return x.new_zeros(0, *x.shape[1:-1], 1)
-        return torch.stack(given) if len({own.shape for own in given}) == 1 else given
+        given = [block.one(place, own) for place, own in zip(readers, residuals, strict=True)]
+        return torch.stack(given) if given else x.new_zeros(0, *x.shape[1:-1], 1)
 
     def compute(self, model: Model, stage: Stage, context: Context, ports: Ports) -> Tensor:
         """What each part writes."""
