@@ -28,20 +28,21 @@ from circuitkit.engine.inspection import Inspectable
 from circuitkit.engine.kinds import Writing
 from circuitkit.engine.model import Context, Model, Ports, Pull
 from circuitkit.engine.numerics import wide
+from circuitkit.engine.weights import Weights
 from circuitkit.errors import DictionaryError, UnsupportedModelError
 from circuitkit.features.dictionaries import Dictionary
+from circuitkit.features.loading import load
 from circuitkit.features.pulls import require_traceable
 from circuitkit.features.sites import fitted
 from circuitkit.graph.stages import FEATURES, Split, Stage
+from circuitkit.graph.wiring import Wiring
+from circuitkit.util.json_values import Json
 
 __all__ = [
-    "Block",
-    "FeatureBlock",
-    "NeuronBlock",
-    "Parts",
-    "split_into_features",
-    "split_into_neurons",
-]
+    "Block", "FeatureBlock", "NeuronBlock", "Parts", "split_as", "split_into_features",
+    "split_into_neurons", "transcoder", "written_per_unit",
+]  # fmt: skip
+
 
 READS = ("mlp_in", "resid_mid")
 
@@ -170,15 +171,9 @@ class NeuronBlock:
     """An MLP taken apart into its own neurons, which leave no error."""
 
     def __init__(self, model: Inspectable, layer: int, chosen: Sequence[int]) -> None:
-        probe = torch.linspace(-1, 2, model.d_model, dtype=model.dtype, device=model.device)
-        once, twice = (model.after_mlp(layer, x * probe[None, None]) for x in (1, 2))
-        if not torch.allclose(twice, 2 * once):
-            raise UnsupportedModelError(
-                f"in layer {layer} of {model.name!r} a norm follows the MLP, so that what neurons "
-                "write does not add up; use a dictionary that writes after it"
-            )
         self.model, self.layer, self.split = model, layer, Split((*chosen,), ("rest",), "n")
         self.index = torch.tensor([*chosen], dtype=torch.long, device=model.device)
+        self.rows = written_per_unit(model, layer)[self.index]
 
     def own(self, x: Tensor) -> Tensor:
         """The values of the chosen neurons."""
@@ -193,15 +188,7 @@ class NeuronBlock:
         """Neurons, and the rest."""
         there = self.model.neurons(self.layer, x)
         rest = self.model.mlp_out(self.layer, there.index_fill(-1, self.index, 0))
-        return torch.cat([own[..., None] * self._rows(there), rest[..., None, :]], -2)
-
-    def _rows(self, like: Float[Tensor, "*t f"]) -> Float[Tensor, "k d"]:
-        """What each chosen neuron writes per unit."""
-        each = torch.zeros(1, len(self.index) + 1, like.shape[-1], dtype=like.dtype,
-                           device=like.device)  # fmt: skip
-        each[0, torch.arange(len(self.index)), self.index] = 1
-        out = self.model.mlp_out(self.layer, each)[0]
-        return out[:-1] - out[-1]
+        return torch.cat([own[..., None] * self.rows, rest[..., None, :]], -2)
 
     def pull(self, x: Tensor, grads: Tensor, *held: object) -> Tensor:
         """By the model's own backward, neuron by neuron."""
@@ -234,7 +221,7 @@ def split_into_features(
     own = require_traceable(model)
     blocks: dict[int, Block] = {}
     for given in dictionaries:
-        one = _fitting(given, own)
+        one = transcoder(given, own)
         if one.layer in blocks:
             raise DictionaryError(f"two dictionaries read in layer {one.layer}; give one a layer")
         blocks[one.layer] = FeatureBlock(own, one, _known(one, chosen.get(one.layer, ())))
@@ -252,16 +239,69 @@ def split_into_neurons(model: Model, chosen: Mapping[int, Sequence[int]]) -> Ins
     return _taken_apart(own, {i: NeuronBlock(own, i, numbers) for i, numbers in chosen.items()})
 
 
+@torch.no_grad()
+def written_per_unit(model: Inspectable, layer: int) -> Float[Tensor, "f d"]:
+    """What each neuron of an MLP writes per unit; raises UnsupportedModelError where a norm follows
+    the MLP, so that what they write does not add up."""
+    probe = torch.linspace(-1, 2, model.d_model, dtype=model.dtype, device=model.device)
+    once, twice = (model.after_mlp(layer, x * probe[None, None]) for x in (1, 2))
+    if not torch.allclose(twice, 2 * once):
+        raise UnsupportedModelError(
+            f"in layer {layer} of {model.name!r} a norm follows the MLP, so that what neurons "
+            "write does not add up; use a dictionary that writes after it"
+        )
+    nothing = model.neurons(layer, torch.zeros_like(probe)[None, None])
+    each = torch.eye(nothing.shape[-1] + 1, nothing.shape[-1]).to(nothing)  # the last is none
+    out = model.mlp_out(layer, each[None])[0]
+    return out[:-1] - out[-1]
+
+
+def split_as(model: Model, about: Mapping[str, Json], path: str | None = None) -> Model:
+    """The model taken apart as it was where a circuit was found, of which ``about`` are the
+    attributes: with the dictionaries that it names, or those at ``path``. A model whose MLPs were
+    whole, or that is taken apart already, stays as it is.
+
+    Raises DictionaryError where the dictionaries are not there, or are others than those of the
+    circuit.
+    """
+    wiring = Wiring(**about["wiring"]) if isinstance(about.get("wiring"), dict) else None
+    if wiring is None or not wiring.splits or model.wiring.splits:
+        return model
+    chosen = {i: own.chosen for i, own in enumerate(wiring.splits) if own is not None}
+    if any(own is not None and own.letter == "n" for own in wiring.splits):
+        return split_into_neurons(model, chosen)
+    source = path or about.get("dictionaries")
+    if not isinstance(source, str):
+        raise DictionaryError("the circuit does not say of which dictionaries its features are")
+    split = split_into_features(model, load(source, layers=chosen), chosen)
+    if split.wiring.splits != wiring.splits:
+        raise DictionaryError(
+            f"the dictionaries {source!r} are not those of the circuit: they split MLPs otherwise"
+        )
+    return split
+
+
 def _taken_apart(model: Inspectable, blocks: Mapping[int, Block]) -> Inspectable:
     split = copy.copy(model)
     wiring = model.wiring
     each = (blocks[i].split if i in blocks else None for i in range(wiring.layers))
     split.wiring = replace(wiring, splits=(*each,))
     split.kinds = {**model.kinds, FEATURES: Parts(blocks)}
+    kept = getattr(model, "weights", None)
+    if isinstance(kept, Weights):  # so that work with other dictionaries is told from this
+        split.weights = Weights({**kept.tensors, **_tensors(blocks)})  # type: ignore[attr-defined]
     return split
 
 
-def _fitting(given: Dictionary, model: Inspectable) -> Dictionary:
+def _tensors(blocks: Mapping[int, Block]) -> dict[str, Tensor]:
+    """The weights of the dictionaries, by name."""
+    own = [block.dictionary for block in blocks.values() if isinstance(block, FeatureBlock)]
+    return {f"{one.prefix}.{key}": value for one in own for key, value in one.tensors().items()}
+
+
+def transcoder(given: Dictionary, model: Inspectable) -> Dictionary:
+    """The dictionary where the model is, as one by which an MLP is taken apart; raises
+    DictionaryError for any other."""
     one = fitted(given, model)
     if one.reads not in READS or one.writes != "mlp_out" or one.decoder.ndim != 2:
         raise DictionaryError(

@@ -83,7 +83,7 @@ _NUMBER = _Kind(_is_number, "a number")
 
 OF_GRAPHS: Mapping[str, _Kind] = {
     **dict.fromkeys(("model", "task", "metric", "corruption", "method", "rule"), TEXT),
-    **dict.fromkeys(("reference", "convention", "note", "source", "label"), TEXT),
+    **dict.fromkeys(("reference", "convention", "note", "source", "label", "dictionaries"), TEXT),
     **dict.fromkeys(("chosen", "unweighted", "in_sample", "bos", "chat"), FLAG),
     **dict.fromkeys(("settings", "versions", "asked", "sizes"), _OBJECT),
     **dict.fromkeys(("threshold", "tolerance"), _NUMBER),

@@ -22,6 +22,7 @@ __all__ = [
     "EXPERTS",
     "FEATURES",
     "MLP",
+    "REMAINDERS",
     "Part",
     "Split",
     "Stage",

@@ -30,7 +30,7 @@ __all__ = [
 RUNS = {  # the files that a run may write; the first is in the folder of each
     "discovery": (
         "circuit.json", "scores.safetensors", "circuit.svg", "circuit.html",
-        "certainty.safetensors", "verification.csv",
+        "certainty.safetensors", "verification.csv", "features.csv",
     ),
     "study": (
         "report.html",

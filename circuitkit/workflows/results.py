@@ -29,6 +29,7 @@ from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.statistics import interval_text
 from circuitkit.util.tables import to_frame
 from circuitkit.util.versions import versions
+from circuitkit.workflows.feature_report import FeatureReport
 from circuitkit.workflows.folders import RUNS, filled
 from circuitkit.workflows.growing import Grown
 from circuitkit.workflows.measured import Measured
@@ -38,11 +39,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Discovery", "files"]
 
+VERIFIED, FEATURES = "verification.csv", "features.csv"
+
 
 def files(verified: bool, certain: bool) -> tuple[str, ...]:
     """The names of the files that ``Discovery.save`` writes."""
     names = RUNS["discovery"]
-    return names[:4] + names[4:5] * certain + names[5:] * verified
+    return names[:4] + names[4:5] * certain + (VERIFIED,) * verified
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Discovery(Measured):
         refined: The swaps that made the circuit more faithful, where that was asked for.
         grown: The sizes at which equivalence was tested, where that was asked for.
         agreement: How circuits of other orders agree, where that was asked for.
+        features: What features and what they leave over carry, of a circuit of features.
 
     Example:
         >>> found = ck.discover(model, "ioi", edges=20, examples=8)
@@ -101,6 +105,7 @@ class Discovery(Measured):
     refined: Refined | None = None
     grown: Grown | None = None
     agreement: Agreement | None = None
+    features: FeatureReport | None = None
 
     @classmethod
     def of(
@@ -237,6 +242,7 @@ class Discovery(Measured):
             True
         """
         names = files(self.verification is not None, self.certainty is not None)
+        names += (FEATURES,) * (self.features is not None)
         with filled(folder, "discovery", overwrite) as new:
             own = [new / name for name in names]
             self.circuit.save(own[0])
@@ -246,7 +252,9 @@ class Discovery(Measured):
             if self.certainty:
                 self.certainty.save(own[4])
             if self.verification:
-                write_whole(own[-1], self.verification.to_csv())
+                write_whole(new / VERIFIED, self.verification.to_csv())
+            if self.features:
+                write_whole(new / FEATURES, self.features.to_csv())
         return [Path(folder) / name for name in names]
 
     @property
@@ -283,6 +291,7 @@ class Discovery(Measured):
             **({"refined": self.refined.to_dict()} if self.refined else {}),
             **self._certainty_dict(),
             **({"orders": self.agreement.to_dict()} if self.agreement else {}),
+            **({"features": self.features.to_dict()} if self.features else {}),
         }
 
     def _certainty_dict(self) -> dict[str, Json]:
@@ -398,6 +407,8 @@ class Discovery(Measured):
             lines += ["", repr(self.refined)]
         if self.agreement:
             lines += ["", f"In random orders, {self.agreement}"]
+        if self.features:
+            lines += ["", repr(self.features)]
         return "\n".join(lines)
 
     def _strongest(self) -> Iterator[str]:
