@@ -107,6 +107,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.workflows.dictionaries import TrainedDictionaries as TrainedDictionaries
     from circuitkit.workflows.dictionaries import train_dictionaries as train_dictionaries
     from circuitkit.workflows.discover import discover as discover
+    from circuitkit.workflows.features import discover_features as discover_features
     from circuitkit.workflows.placed_results import PlacedDiscovery as PlacedDiscovery
     from circuitkit.workflows.plan import Plan as Plan
     from circuitkit.workflows.plan import plan as plan
@@ -161,6 +162,7 @@ _PLACES = {
     "discover": "workflows.discover",
     "describe_heads": "evaluation.heads.describe",
     "discover_each": "evaluation.robustness",
+    "discover_features": "workflows.features",
     "discover_positions": "workflows.positions",
     "PlacedDiscovery": "workflows.placed_results",
     "evaluate": "evaluation.faithfulness",

@@ -28,8 +28,8 @@ PAGES: Mapping[str, tuple[str, Sequence[str]]] = {
         "make_task", "Task", "Prompt", "Dataset", "check_prompts", "ability", "known",
     )),
     "discover": ("Finding circuits", (
-        "discover", "Discovery", "discover_positions", "PlacedDiscovery", "plan", "Plan", "replay",
-        "Replay", "Circuit", "Scores",
+        "discover", "Discovery", "discover_positions", "PlacedDiscovery", "discover_features",
+        "plan", "Plan", "replay", "Replay", "Circuit", "Scores",
         "smallest", "refine", "verify", "cite", "Citation",
     )),
     "run": ("Running circuits", ("run", "measure", "hooks", "generate", "random_masks",

@@ -33,6 +33,7 @@ MORE = {  # settings of a discovery that add keys, by the first key that they ad
     "nodes": ["--level", "node", "--nodes", "5", *FEW],
     "path": ["--method", "mask_gradient(steps=2)", "--edges", "12", "--known", *FEW],
     "learned": ["--method", "eap", "--corruption", "optimal(steps=2)", "--edges", "12", *FEW],
+    "features": ["--features", "12", "--method", "eap", "--edges", "30", *FEW],
     "losses": ["--method", "ugs(runs=4)", "--edges", "12", "--no-bos", *FEW],
 }
 CASES = [  # a schema, and arguments

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from circuitkit import registry
@@ -123,21 +124,28 @@ def _legal(text: str) -> str:
 
 
 def load_model(
-    name: str, options: argparse.Namespace, experts: str | None = None, *, proved: bool = True
+    name: str,
+    options: argparse.Namespace,
+    about: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    proved: bool = True,
 ) -> Any:
     """The model on the device, in the dtype and with the threads of the options; with experts as
-    in the options, or else as they were recorded. It is run to prove that it is its graph, unless
-    it need not be ``proved``."""
+    in the options, or else as a circuit says of itself (``about``), and with its MLPs taken apart
+    as there. It is run to prove that it is its graph, unless it need not be ``proved``."""
     from circuitkit.models.decoder import SUFFIX
     from circuitkit.models.loading import load, open_model
 
     set_threads(options.threads)
     opened = load if proved or name.endswith(SUFFIX) else open_model
     framing: dict[str, Any] = {key: getattr(options, key, None) for key in ("bos", "chat")}
-    return opened(
+    model = opened(
         name, device=options.device, device_map=options.device_map, dtype=options.dtype,
-        experts=options.experts or experts, **framing,
+        experts=options.experts or about.get("experts"), **framing,
     )  # fmt: skip
+    from circuitkit.features.splitting import split_as
+
+    return split_as(model, about)
 
 
 def open_circuit(name: str, force: bool = False) -> Any:
@@ -209,7 +217,7 @@ def unseen(
     check_names("corruptions", *corruptions)
     check_names("tasks", task)
     name = options.model or recorded(circuit, "model")
-    model = load_model(name, options, about.get("experts"))
+    model = load_model(name, options, about)
     from circuitkit.engine.batching import batched
     from circuitkit.engine.inputs import Inputs, as_data
     from circuitkit.evaluation.ability import known

@@ -114,7 +114,7 @@ def _transferred(options: argparse.Namespace, left: Any, right: Any) -> Any:
     names = options.model or [recorded(circuit, "model") for circuit in (left, right)]
     if len(names) > 2:
         raise ArgumentError(f"there are {len(names)} models; name one, or A's and then B's")
-    models = [load_model(name, options, left.graph.get("experts")) for name in dict.fromkeys(names)]
+    models = [load_model(name, options, left.graph) for name in dict.fromkeys(names)]
     from circuitkit.evaluation.transferring import transfer
 
     return transfer(

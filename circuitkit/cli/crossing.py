@@ -82,8 +82,7 @@ def cross(options: argparse.Namespace) -> None:
 
 def _crossed(options: argparse.Namespace, name: str, circuits: dict[str, Any], resume: Any) -> Any:
     """What is found of the circuits, which keeps finished batches among the pieces."""
-    experts = next(iter(circuits.values())).graph.get("experts")
-    model = load_model(name, options, experts)
+    model = load_model(name, options, next(iter(circuits.values())).graph)
     from circuitkit.workflows.crossing import cross as crossed
 
     return crossed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ def add(commands: Commands) -> None:
     add_known(p)
     _add_further(p)
     _add_places(p)
+    _add_features(p)
     p.add_argument(
         "--seed", type=int, default=0, help="seed of prompts and random circuits (default: 0)"
     )
@@ -138,6 +139,18 @@ def _add_places(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_features(p: argparse.ArgumentParser) -> None:
+    """Add the options for a circuit of features."""
+    p.add_argument(
+        "--features", type=positive, metavar="N",
+        help="take MLPs apart: the N features that matter most are nodes (default: whole MLPs)",
+    )  # fmt: skip
+    p.add_argument(
+        "--dictionaries", metavar="DIR",
+        help="the transcoders whose features these are (default: mini's own)",
+    )  # fmt: skip
+
+
 def _spans(text: str) -> str | tuple[str, ...]:
     """``named``, ``tokens``, or the names of spans."""
     if text in ("named", "tokens"):
@@ -154,6 +167,9 @@ def discover(options: argparse.Namespace) -> None:
     _forget_what_is_usual(options)
     if options.positions or options.spans:
         _between_places(options)
+        return
+    if options.features or options.dictionaries:
+        _of_features(options)
         return
     place = options.output or default_place(options, "circuits")
     asked = {
@@ -189,20 +205,46 @@ def _finish(options: argparse.Namespace, place: Path, find: Callable[..., Any]) 
     print_run(options, found, written)
 
 
-# What asks for more than a circuit between places gives.
+# What asks for more than a circuit between places, or of features, gives.
 _NOT_OF_PLACES = ("budget", "nodes", "rule", "verify", "refine", "orders", "agreement", "test",
-                  "plan")  # fmt: skip
+                  "plan", "features", "dictionaries")  # fmt: skip
+_NOT_OF_FEATURES = ("budget", "nodes", "refine", "orders", "agreement", "test", "plan")
+
+
+def _require_without(options: argparse.Namespace, what: str, names: Iterable[str]) -> None:
+    """Raise ArgumentError where an option is given that does not go together with another."""
+    for name in names:
+        if getattr(options, name):
+            raise ArgumentError(f"{what} and --{name} do not go together; leave one of them out")
+    if options.level != "edge":
+        raise ArgumentError(f"circuits with {what} are made of edges; leave out --level node")
+
+
+def _of_features(options: argparse.Namespace) -> None:
+    """Find a circuit of features, write its files, and print its summary."""
+    _require_without(options, "--features", _NOT_OF_FEATURES)
+    if options.features is None:
+        raise ArgumentError("say how many features are nodes (--features N)")
+    place = options.output or default_place(options, "circuits")
+    asked = {
+        name: getattr(options, name) for name in (
+            "dictionaries", "features", "method", "edges", "faithfulness", "rule", "examples",
+            "seed", "batch_size", "memory", "verify", "known",
+        )
+    }  # fmt: skip
+    inputs = task_of(options, options.task), options.metric, options.corruption
+
+    def find(model: Any, **how: Any) -> Any:
+        from circuitkit.workflows.features import discover_features
+
+        return discover_features(model, *inputs, **(asked | how))
+
+    _finish(options, place, find)
 
 
 def _between_places(options: argparse.Namespace) -> None:
     """Find a circuit between places of the prompt, write its files, and print its summary."""
-    for name in _NOT_OF_PLACES:
-        if getattr(options, name):
-            raise ArgumentError(
-                f"--positions and --{name} do not go together yet; leave one of them out"
-            )
-    if options.level != "edge":
-        raise ArgumentError("circuits between places are made of edges; leave out --level node")
+    _require_without(options, "--positions", _NOT_OF_PLACES)
     options.positions = True
     if options.spans == "named":
         options.spans = None  # which is taken anyway: it is not in the name of the folder

@@ -7,6 +7,7 @@ from circuitkit.features.describing import Feature, describe, read_labels
 from circuitkit.features.dictionaries import Active, Dictionary
 from circuitkit.features.loading import load, save
 from circuitkit.features.quality import Carried, carried_by_features
+from circuitkit.features.splitting import split_as, split_into_features, split_into_neurons
 from circuitkit.features.texts import Texts, read_texts
 
 __all__ = [
@@ -21,6 +22,9 @@ __all__ = [
     "read_labels",
     "read_texts",
     "save",
+    "split_as",
+    "split_into_features",
+    "split_into_neurons",
 ]
 
 

@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
-from circuitkit.engine.devices import moved
 from circuitkit.engine.inputs import Inputs
 from circuitkit.engine.inspection import Inspectable
+from circuitkit.engine.metric import Metric
 from circuitkit.engine.numerics import wide
 from circuitkit.engine.record import answer, record
 from circuitkit.features.dictionaries import Dictionary
@@ -75,7 +75,7 @@ def scored(inputs: Inputs, bases: Mapping[int, Basis]) -> Scored:
             clean = record(model, model.start(batch.clean, batch.mask))
             draws = carry(batch)
         reference = answer(model, batch, clean.final).detach()
-        steep = _gradients(own, batch, lambda x, r=reference, b=batch: metric(x, r, b), bases)
+        steep = _gradients(own, batch, _value(metric, reference, batch), bases)
         numbers = {stage.layer: stage.index for stage in model.wiring.stages if stage.kind == MLP}
         with torch.no_grad():
             for layer, basis in bases.items():
@@ -84,8 +84,12 @@ def scored(inputs: Inputs, bases: Mapping[int, Basis]) -> Scored:
                 per_unit = wide(steep[layer]) @ wide(basis.rows).T * batch.mask[..., None]
                 for carried in draws:
                     change = wide(live - basis.activations(carried.reads[at]))
-                    sums[layer] += moved((change * per_unit).sum((0, 1)), "cpu") / len(draws)
+                    sums[layer] += (change * per_unit).sum((0, 1)).cpu() / len(draws)
     return {layer: total / len(data) for layer, total in sums.items()}
+
+
+def _value(metric: Metric, reference: Tensor, batch: Batch) -> Callable[[Tensor], Tensor]:
+    return lambda logits: metric(logits, reference, batch)
 
 
 def _gradients(

@@ -214,7 +214,7 @@ def split_into_features(
 
     Example:
         >>> transcoders = ck.features.load("mini")
-        >>> split = ck.features.split(model, transcoders, {3: [417]})
+        >>> split = ck.features.split_into_features(model, transcoders, {3: [417]})
         >>> [writer for writer in split.wiring.writers if writer.startswith("m3")]
         ['m3.f417', 'm3.rest', 'm3.error']
     """

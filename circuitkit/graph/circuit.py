@@ -695,7 +695,7 @@ def summary(circuit: Graph) -> str:
         f"{_extent(circuit, wiring)}, "
         f"{len(own.intersection(heads))} of {len(heads)} heads, "
         f"{len(own.intersection(mlps))} of {len(mlps)} "
-        f"{'experts' if wiring.experts else 'MLPs'}"
+        f"{wiring.of_mlps}"
     )
 
 

@@ -174,6 +174,11 @@ class Wiring:
         """Which pairs are edges."""
         return np.arange(len(self.writers))[:, None] < self.upstream[None, :]
 
+    @property
+    def of_mlps(self) -> str:
+        """What the writers of MLPs are called: whole ones, experts, or parts."""
+        return "experts" if self.experts else "parts of MLPs" if self.splits else "MLPs"
+
     def __str__(self) -> str:
         grouped = f", {self.groups} key/value groups" if self.groups != self.heads else ""
         without = "" if self.mlp else ", without MLPs"

@@ -134,7 +134,8 @@ def discover_features(
     chosen = strongest(scored(seen, feature_bases(own, coders)), features)
     split = split_into_features(own, coders, chosen)
     found = find(split, edges=edges, faithfulness=faithfulness, verify=verify)
-    found.circuit.graph["dictionaries"] = found.scores.about["dictionaries"] = source
+    found.circuit.graph["dictionaries"] = source
+    scores = replace(found.scores, about={**found.scores.about, "dictionaries": source})
     kept = [
         *_cuts(split, found.circuit, measured),
         *_neurons(own, seen, measured, chosen, features, partial(find, edges=_size(found))),
@@ -143,7 +144,8 @@ def discover_features(
     described, weights = _described(own, coders, found.circuit, seen.data)
     counts = {layer: len(numbers) for layer, numbers in chosen.items()}
     total = sum(one.n_features for one in coders)
-    return replace(found, features=FeatureReport(source, counts, total, kept, described, weights))
+    report = FeatureReport(source, counts, total, kept, described, weights)
+    return replace(found, scores=scores, features=report)
 
 
 def _transcoders(model: Model, path: str | os.PathLike[str] | None) -> tuple[Dictionary, ...]:

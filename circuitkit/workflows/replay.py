@@ -21,7 +21,7 @@ from circuitkit.engine.metric import Method
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError, UnknownNameError
 from circuitkit.graph import circuit as circuits
-from circuitkit.graph.circuit import Circuit, is_placed, places_of
+from circuitkit.graph.circuit import Circuit, is_placed, places_of, wiring_of
 from circuitkit.graph.nodes import edge_name
 from circuitkit.models.loading import load
 from circuitkit.models.placing import DeviceMap
@@ -31,6 +31,7 @@ from circuitkit.util.options import Count, Size, checked
 from circuitkit.util.tables import as_text, to_frame
 from circuitkit.workflows.asking import HALVES, OTHERS
 from circuitkit.workflows.discover import discover
+from circuitkit.workflows.features import discover_features
 from circuitkit.workflows.placed_results import PlacedDiscovery
 from circuitkit.workflows.positions import discover_positions
 from circuitkit.workflows.results import Discovery
@@ -283,8 +284,14 @@ def replay(
         "seed": asked["seed"], "batch_size": batch_size or asked["batch_size"], "memory": memory,
         "force": True, "known": "known" in about,
     }  # fmt: skip
-    again = _again_between_places if is_placed(recorded) else _again
-    return Replay(recorded, again(recorded, inputs, settings))
+    return Replay(recorded, _way(recorded)(recorded, inputs, settings))
+
+
+def _way(circuit: Circuit) -> Callable[..., Discovery | PlacedDiscovery]:
+    """How a circuit of its kind is found again."""
+    if is_placed(circuit):
+        return _again_between_places
+    return _again_of_features if "dictionaries" in circuit.graph else _again
 
 
 def _again(circuit: Circuit, inputs: tuple[Any, ...], settings: Mapping[str, Any]) -> Discovery:
@@ -293,6 +300,17 @@ def _again(circuit: Circuit, inputs: tuple[Any, ...], settings: Mapping[str, Any
     sizes = {key: asked.get(key) for key in SIZES}
     return discover(*inputs, **{**settings, **sizes}, rule=about["rule"],
                     level=about.get("level", "edge"), test=bool(asked.get("test")))  # fmt: skip
+
+
+def _again_of_features(
+    circuit: Circuit, inputs: tuple[Any, ...], settings: Mapping[str, Any]
+) -> Discovery:
+    """The discovery of a circuit of features, with the size and the dictionaries that it says."""
+    about, asked = circuit.graph, circuit.graph["asked"]
+    sizes = {key: asked.get(key) for key in ("edges", "faithfulness", "verify")}
+    chosen = sum(len(own.chosen) for own in wiring_of(circuit).splits if own is not None)
+    return discover_features(*inputs, **{**settings, **sizes}, rule=about["rule"],
+                             features=chosen, dictionaries=about["dictionaries"])  # fmt: skip
 
 
 def _again_between_places(

@@ -134,7 +134,7 @@ def _words(circuit: Graph) -> Iterator[str]:
         yield " · ".join(source)
     wiring, own = wiring_of(circuit), components(circuit)
     parts = []
-    for what, kind in (("heads", "is_head"), ("experts" if wiring.experts else "MLPs", "is_mlp")):
+    for what, kind in (("heads", "is_head"), (wiring.of_mlps, "is_mlp")):
         every = [node for node in wiring.writers if getattr(node, kind)]
         held = sum(str(node) in own for node in every)
         if held:

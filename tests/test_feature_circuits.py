@@ -1,0 +1,172 @@
+"""Circuits of features over a dataset: how features are chosen, and what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from coders import coders_of_mini, random_coders
+from families import dataset, distance, model
+from test_tracing import coders, skip
+
+from circuitkit.cli.main import main
+from circuitkit.corruptions.replacement import counterfactual
+from circuitkit.discovery.attribution import eap
+from circuitkit.engine.inputs import Inputs, as_data
+from circuitkit.errors import DictionaryError
+from circuitkit.evaluation.faithfulness import evaluate
+from circuitkit.features.choosing import feature_bases, neuron_bases, scored, strongest
+from circuitkit.features.dictionaries import Dictionary
+from circuitkit.features.loading import load
+from circuitkit.features.splitting import split_as, split_into_features, split_into_neurons
+from circuitkit.graph.circuit import Circuit
+from circuitkit.graph.scores import Scores
+from circuitkit.metrics.answers import logit_diff
+from circuitkit.models.loading import load as load_model
+from circuitkit.truth.rasp import compile_program, programs
+from circuitkit.workflows.features import discover_features
+from circuitkit.workflows.replay import replay
+from circuitkit.workflows.results import Discovery
+
+
+def inputs_of(family: str) -> Inputs:
+    return Inputs(model(family), dataset(), logit_diff, counterfactual)
+
+
+def out_of(m: Any, scores: Scores) -> dict[str, float]:
+    """The sum of the scores of each writer's out-edges."""
+    return {w: float(scores.values[row].sum()) for w, row in m.wiring.writer.items()}
+
+
+# -- choosing --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_a_features_score_is_that_of_its_edges(family: str) -> None:
+    inputs = inputs_of(family)
+    m, made = inputs.model, coders(inputs.model, skip=skip(inputs.model))
+    found = scored(inputs, feature_bases(m, made))
+    every = dict.fromkeys(range(m.wiring.layers), tuple(range(20)))
+    split = split_into_features(m, made, every)
+    each = out_of(split, eap(*inputs._replace(model=split)))
+    for layer, values in found.items():
+        expected = [each[f"m{layer}.f{i}"] for i in range(20)]
+        assert distance(values, expected) < 1e-4
+
+
+def test_a_neurons_score_is_that_of_its_edges() -> None:
+    inputs = inputs_of("gpt2")
+    m, layers = inputs.model, range(inputs.model.wiring.layers)
+    found = scored(inputs, neuron_bases(m, layers))
+    split = split_into_neurons(m, dict.fromkeys(layers, (4, 0, 9)))
+    each = out_of(split, eap(*inputs._replace(model=split)))
+    for layer in layers:
+        expected = [each[f"m{layer}.n{i}"] for i in (4, 0, 9)]
+        assert distance(found[layer][[4, 0, 9]], expected) < 1e-4
+
+
+def test_the_strongest_are_taken_over_all_layers() -> None:
+    found = strongest({0: torch.tensor([0.1, -3.0]), 2: torch.tensor([2.0, 0.5, -0.2])}, 3)
+    assert found == {0: (1,), 2: (0, 1)}
+
+
+@torch.no_grad()
+def test_the_features_of_a_compiled_program_are_found() -> None:
+    """With the program's own neurons for features, scattered among others that do nothing, nothing
+    is left over, and the features that carry the task are among the neurons."""
+    p = programs()["modular_sum"]()
+    m = compile_program(p)
+    data = p.data(24)
+    made, planted = [], {}
+    for layer in range(m.wiring.layers):
+        w_in, w_out = m.w_in[layer].T, m.w_out[layer]
+        if not w_in.numel():
+            continue
+        rng = torch.Generator().manual_seed(layer)
+        idle = torch.randn(5, w_in.shape[1], generator=rng).to(w_in)
+        encoder = torch.cat([idle, w_in])
+        bias = torch.cat([torch.full((5,), -1e3), torch.zeros(len(w_in))]).to(w_in)
+        decoder = torch.cat([torch.randn(5, w_out.shape[1], generator=rng).to(w_out), w_out])
+        made.append(Dictionary(layer, encoder, bias, decoder, w_out.new_zeros(w_out.shape[1])))
+        planted[layer] = {*range(5, len(encoder))}
+    inputs = Inputs(m, data, logit_diff, counterfactual)
+    found = scored(inputs, feature_bases(m, made))
+    assert any(bool((values != 0).any()) for values in found.values())
+    for layer, values in found.items():
+        assert {*values.nonzero().flatten().tolist()} <= planted[layer]
+    n = sum(int((values != 0).sum()) for values in found.values())
+    split = split_into_features(m, made, strongest(found, n))
+    rows = [row for row, w in enumerate(split.wiring.writers) if w.part in ("rest", "error")]
+    keep = split.wiring.legal.copy()
+    keep[rows] = False
+    assert evaluate(split, keep, *inputs[1:]).faithfulness == pytest.approx(1, abs=1e-4)
+
+
+# -- the workflow ----------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def found() -> Discovery:
+    return discover_features(
+        load_model("mini"), "ioi", method="eap", features=20, edges=80, examples=6
+    )
+
+
+def test_the_headline_is_the_circuit_without_what_features_leave_over(found: Discovery) -> None:
+    report, mini = found.features, load_model("mini")
+    assert report is not None
+    split = split_as(mini, found.circuit.graph)
+    keep = found.circuit.mask()
+    left = [row for row, w in enumerate(split.wiring.writers) if w.part in ("rest", "error")]
+    keep[left] = False
+    circuit = found.scores.circuit(found.circuit.mask())
+    circuit.graph.update(found.circuit.graph)
+    data = as_data(split, "ioi", circuit, examples=6)
+    assert evaluate(split, keep, data).faithfulness == pytest.approx(report.alone.faithfulness)
+    kept = report.kept[3].evaluation.faithfulness
+    assert kept == pytest.approx(found.evaluation.faithfulness, abs=1e-6)
+    assert report.alone.edges == int(split.wiring.alive(keep).sum()) < 80
+    named = {own.name for own in report.described}
+    assert named == {name for name in found.circuit.nodes if ".f" in name}
+    assert sum(report.chosen.values()) == 20
+    assert report.of == 4096
+
+
+def test_a_circuit_of_features_is_saved_evaluated_and_replayed(
+    found: Discovery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = found.save(tmp_path / "run")
+    assert "features.csv" in [path.name for path in written]
+    circuit = Circuit.load(written[0])
+    assert circuit.graph["dictionaries"] == "mini"
+    assert main(["evaluate", str(written[0]), "--examples", "4", "--json", "--quiet"]) == 0
+    assert "faithfulness" in capsys.readouterr().out
+    assert replay(circuit).same
+
+
+def test_other_dictionaries_are_refused(found: Discovery, tmp_path: Path) -> None:
+    random_coders(tmp_path)
+    with pytest.raises(DictionaryError, match="has no feature"):
+        split_as(load_model("mini"), found.circuit.graph, str(tmp_path))
+    nameless = {**found.circuit.graph}
+    del nameless["dictionaries"]
+    with pytest.raises(DictionaryError, match="of which dictionaries"):
+        split_as(load_model("mini"), nameless)
+    with pytest.raises(DictionaryError, match="no transcoders"):
+        discover_features(model("gpt2"), dataset())
+
+
+def test_work_with_other_dictionaries_is_told_apart() -> None:
+    from circuitkit.engine.weights import digest
+
+    mini = load_model("mini")
+    chosen = {0: (1, 2)}
+    digests = [
+        digest(split_into_features(mini, made, chosen)) for made in (coders_of_mini(), load("mini"))
+    ]
+    assert len({*digests, digest(mini)}) == 3
+
+
+def test_what_does_not_go_together_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for others in (["--test"], ["--positions"], ["--level", "node"]):
+        assert main(["discover", "ioi", "--features", "4", *others]) == 2
+    assert main(["discover", "ioi", "--dictionaries", "mini"]) == 2
+    assert "how many features" in capsys.readouterr().err
