@@ -44,6 +44,7 @@ __all__ = ["discover_features"]
 
 CHOSEN = 128  # features that are nodes
 TEXTS = 3  # that say what a feature is
+LEAST, MOST = 0.05, 0.99  # the faithfulness that a circuit of whole MLPs is to reach
 
 
 @checked
@@ -103,8 +104,8 @@ def discover_features(
 
     Returns:
         A ``Discovery``, whose ``features`` say what the features carry, beside what the circuit
-        keeps with all that they leave over, a circuit of as many neurons and edges, and the circuit
-        of whole MLPs.
+        keeps with all that they leave over, a circuit of as many edges with as many neurons for
+        nodes, and one of whole MLPs.
 
     Raises:
         DictionaryError: where the dictionaries are not transcoders of the model.
@@ -139,7 +140,7 @@ def discover_features(
     kept = [
         *_cuts(split, found.circuit, measured),
         *_neurons(own, seen, measured, chosen, features, partial(find, edges=_size(found))),
-        _whole(find(model, edges=edges, faithfulness=faithfulness)),
+        _whole(found, partial(find, model)),
     ]
     described, weights = _described(own, coders, found.circuit, seen.data)
     counts = {layer: len(numbers) for layer, numbers in chosen.items()}
@@ -217,15 +218,17 @@ def _neurons(
     split = split_into_neurons(model, strongest(scored(seen, bases), n))
     mask = find(split).circuit.mask()
     masks = {
-        "as many neurons and edges, rest cut": _without(split.wiring, mask, "rest"),
-        "as many neurons and edges": mask,
+        "as many neurons, rest cut": _without(split.wiring, mask, "rest"),
+        "as many neurons": mask,
     }
     return [*_measured(split, masks, measured)]
 
 
-def _whole(found: Discovery) -> Kept:
-    """The circuit of whole MLPs."""
-    return Kept("the circuit of whole MLPs", 0, found.evaluation)
+def _whole(found: Discovery, find: Callable[..., Discovery]) -> Kept:
+    """The smallest circuit of whole MLPs that is as faithful on the prompts of the discovery."""
+    reached = round(min(max(found.evaluation.faithfulness, LEAST), MOST), 2)
+    whole = find(faithfulness=reached)
+    return Kept(f"whole MLPs, for {reached:g} on the seen prompts", 0, whole.evaluation)
 
 
 def _described(

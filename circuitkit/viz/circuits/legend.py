@@ -36,8 +36,11 @@ def lines(drawn: Drawing) -> Iterator[Key]:
         yield Key("into an MLP or the logits", style.PLAIN)
     if any(edge.weight < 0 for edge in drawn.edges):
         yield Key("negative weight", width=1.6, dashed=True)
-    if any(len(edge.ends) > 1 for edge in drawn.edges):
+    shared = {edge.port for edge in drawn.edges if len(edge.ends) > 1}
+    if shared - {None}:
         yield Key("to every head of a K/V group", opacity=style.opacity(2))
+    if None in shared:
+        yield Key("to every part of an MLP", opacity=style.opacity(2))
     if any(edge.core for edge in drawn.edges):
         yield Key("core")
     if drawn.rare:
