@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from families import as_batch, dataset, distance, exactly, model
 from test_tracing import coder, coders, crossing, skip
 from torch import Tensor
 
+from circuitkit import write_acdc, write_autocircuit, write_eap
 from circuitkit.data.batches import Batch
 from circuitkit.engine.attribute import score
 from circuitkit.engine.gradients import gradients
@@ -29,6 +31,7 @@ from circuitkit.features.splitting import split_into_features, split_into_neuron
 from circuitkit.graph.circuit import build, from_json, mask, to_json
 from circuitkit.graph.stages import FEATURES, Split
 from circuitkit.graph.wiring import Wiring
+from circuitkit.models.hooks import require_bridge
 
 CHOSEN = (3, 17, 5, 11)
 SAME = 2e-5
@@ -316,6 +319,16 @@ def test_a_bad_dictionary_changes_no_run() -> None:
 
 
 # -- what is refused -------------------------------------------------------------------------------
+def test_files_and_hooks_of_others_know_no_features(tmp_path: Path) -> None:
+    m = taken_apart("gpt2", "relu")
+    circuit = build(m.wiring, {("input", "m0"): 1.0, ("m0.rest", "logits"): 1.0})
+    for write in (partial(write_eap, d_model=32), write_autocircuit, write_acdc):
+        with pytest.raises(CircuitError, match="features"):
+            write(circuit, tmp_path / "x.json")
+    with pytest.raises(UnsupportedModelError, match="MLPs whole"):
+        require_bridge(m)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     m = model("gpt2")
     with pytest.raises(DictionaryError, match="has no feature 20"):

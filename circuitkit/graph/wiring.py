@@ -176,8 +176,14 @@ class Wiring:
 
     @property
     def of_mlps(self) -> str:
-        """What the writers of MLPs are called: whole ones, experts, or parts."""
+        """What the writers of MLPs are called: ``MLPs`` where these are whole, ``experts``, or
+        ``parts of MLPs``."""
         return "experts" if self.experts else "parts of MLPs" if self.splits else "MLPs"
+
+    @property
+    def apart(self) -> str:
+        """What MLPs are taken apart into; empty where they are whole."""
+        return "experts" if self.experts else "features" if self.splits else ""
 
     def __str__(self) -> str:
         grouped = f", {self.groups} key/value groups" if self.groups != self.heads else ""

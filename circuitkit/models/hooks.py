@@ -58,7 +58,7 @@ class Hooks(list[Named]):
 
 def require_bridge(model: Model) -> Transformer:
     """The model as one of TransformerLens; raises UnsupportedModelError where it is none, or takes
-    experts apart, on which there are no hook points."""
+    MLPs apart, in which there are no hook points."""
     if not isinstance(model, Transformer):
         raise UnsupportedModelError(
             f"{model.name!r} does not run on TransformerLens, so that there is nothing to hook; "
@@ -68,7 +68,7 @@ def require_bridge(model: Model) -> Transformer:
     if other:
         raise UnsupportedModelError(
             f"TransformerLens has no hook points for what each of the {', '.join(sorted(other))} "
-            f"of {model.name!r} writes; load it without experts, so that each MLP is one node"
+            f"of {model.name!r} writes; use the model with its MLPs whole, each as one node"
         )
     return model
 

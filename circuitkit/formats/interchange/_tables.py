@@ -91,10 +91,10 @@ def _size(wiring: Wiring) -> str:
 # -- which models ----------------------------------------------------------------------------------
 def require_described(wiring: Wiring) -> None:
     """Raise CircuitError for a model that EAP-IG's graphs cannot describe."""
-    if wiring.experts:
+    if wiring.apart:
         raise CircuitError(
-            "the experts are writers of their own, which EAP-IG's graphs do not have; use "
-            "circuitkit's own files, or load the model without experts"
+            f"the {wiring.apart} are writers of their own, which EAP-IG's graphs do not have; use "
+            "circuitkit's own files, or a model whose MLPs are whole"
         )
     if not wiring.mlp:
         raise CircuitError(

@@ -257,10 +257,10 @@ def write_acdc(circuit: Graph, path: str | os.PathLike[str]) -> Path:
         'subgraph.pth'
     """
     wiring = wiring_of(circuit)
-    if wiring.groups != wiring.heads or wiring.experts or wiring.parallel:
+    if wiring.groups != wiring.heads or wiring.apart or wiring.parallel:
         raise CircuitError(
             f"ACDC has no graph of a model with {wiring}{', parallel' * wiring.parallel}"
-            f"{', experts' * bool(wiring.experts)}; use circuitkit's own files"
+            f"{f', {wiring.apart}' * bool(wiring.apart)}; use circuitkit's own files"
         )
     kept = mask(circuit)
     listed: OrderedDict[tuple[Any, ...], bool] = OrderedDict()

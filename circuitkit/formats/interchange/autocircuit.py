@@ -190,10 +190,10 @@ def write_autocircuit(item: Scores | Graph, path: str | os.PathLike[str]) -> Pat
     """
     of_scores = isinstance(item, Scores)
     wiring = item.wiring if isinstance(item, Scores) else wiring_of(item)
-    if wiring.groups != wiring.heads or wiring.experts:
+    if wiring.groups != wiring.heads or wiring.apart:
         raise CircuitError(
             f"AutoCircuit has no graph of a model with {wiring}"
-            f"{' and experts' * bool(wiring.experts)}; use circuitkit's own files"
+            f"{f' and {wiring.apart}' * bool(wiring.apart)}; use circuitkit's own files"
         )
     values = item.values if of_scores else weight_matrix(item)  # type: ignore[union-attr, arg-type]
 
