@@ -14,9 +14,10 @@ from torch import Tensor
 import circuitkit as ck
 from circuitkit.engine.checkpoints import Journal
 from circuitkit.engine.inputs import prepare
+from circuitkit.engine.record import record
 from circuitkit.errors import BudgetError, DataError, DictionaryError, OutputError
-from circuitkit.features import Dictionary, load, training
-from circuitkit.features.quality import carried_by_features, loss_recovered, measure
+from circuitkit.features import Dictionary, load, rows, training
+from circuitkit.features.quality import Losses, carried_by_features, measure
 from circuitkit.features.rows import Rows, collect, fresh
 from circuitkit.features.texts import padded, read_texts
 from circuitkit.features.training import Progress, Recipe, train
@@ -68,6 +69,31 @@ def test_a_mask_that_is_longer_than_its_text_does_not_reach_into_padding() -> No
     assert not bool(tokens[~mask].any())
 
 
+def test_rows_that_took_long_are_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, runs = family("gpt2"), 0
+    marks = [torch.ones(len(text), dtype=torch.bool) for text in TEXTS]
+    places = [PLACE, (2, "resid_post", "resid_post")]
+
+    def counted(*given: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        return record(*given)
+
+    monkeypatch.setattr(rows, "record", counted)
+    journal = Journal(tmp_path, {"format": "circuitkit.rows"})
+    for worth, expected in ((1e9, 2), (0.0, 4), (0.0, 4)):  # runs so far, of two batches each
+        monkeypatch.setattr(rows, "WORTH", worth)
+        found = collect(model, TEXTS, marks, places, batch_size=2, journal=journal)
+        assert runs == expected
+        for place, want in collect(model, TEXTS, marks, places, batch_size=2).items():
+            assert torch.equal(found[place].x, want.x)
+            assert torch.equal(found[place].y, want.y)
+        runs = expected
+        assert found[places[1]].x is found[places[1]].y
+
+
 # -- training --------------------------------------------------------------------------------------
 def planted(n: int = 4000, d: int = 12, f: int = 16, skip: bool = False) -> tuple[Rows, Tensor]:
     """Rows of which y is a sum of a few known directions, each where x has another known one; and
@@ -116,7 +142,7 @@ def test_what_is_said_while_training_is_what_is_measured() -> None:
 def test_a_killed_training_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "SAVED", 6)
+    monkeypatch.setattr(training, "SAVED", 0)
     monkeypatch.setattr(training, "SAID", 5)
     rows, _ = planted(1000)
     recipe = Recipe(24, 3, True, steps=30, batch=128)
@@ -131,7 +157,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
         train(rows, PLACE, recipe, journal=journal, say=kill)
     steps: list[int] = []
     again = train(rows, PLACE, recipe, journal=journal, say=lambda p, _: steps.append(p.step))
-    assert steps == [20, 25, 30]
+    assert steps == [19, 20, 25, 30]
     for name, value in whole.tensors().items():
         assert torch.equal(value, again.tensors()[name]), name
     assert train(rows, PLACE, recipe, journal=journal).encoder.equal(whole.encoder)
@@ -150,8 +176,8 @@ def test_silent_features_learn_from_what_is_left() -> None:
         pre = torch.nn.functional.linear(x, run.state.weights["encoder"])
         used = torch.zeros(200, dtype=torch.bool)
         used[pre.argmax(1)] = True
-        progress = run.take_step()
-        assert progress.silent == (200 if silent else 0)
+        run.take_step()
+        assert run.state.progress().silent == (200 if silent else 0)
         moved = (run.state.weights["decoder"].detach() != before).any(1)
         changed[silent] = int((moved & ~used).sum())
         assert torch.equal(run.state.silent == 0, used)
@@ -197,17 +223,33 @@ def test_a_dictionary_that_is_the_mlp_loses_nothing_and_an_empty_one_all() -> No
     assert found.features == pytest.approx(1, abs=1e-5)
     assert found.nothing < 0.9
     assert carried_by_features(model, empty, data, metric).features == found.nothing
+    assert (found.skip, found.both) == (found.nothing, found.features)
     skip = [replace(own, skip=torch.randn(model.d_model, model.d_model)) for own in empty]
-    assert carried_by_features(model, skip, data, metric).features == pytest.approx(
-        found.nothing, abs=1e-5
-    )
+    skips = carried_by_features(model, skip, data, metric)
+    assert skips.features == pytest.approx(found.nothing, abs=1e-5)
+    assert skips.both == pytest.approx(skips.skip, abs=1e-5)
+    assert skips.skip != pytest.approx(found.nothing, abs=1e-2)
     texts = [example.clean for example in data.examples]
     marks = [torch.ones(len(text), dtype=torch.bool) for text in texts]
     for own in exact:
         place = (own.layer, "mlp_in", "mlp_out")
         rows = collect(model, texts, marks, [place])[place]
         assert measure(own, rows).unexplained < 1e-9
-        assert loss_recovered(model, own, texts) in (None, pytest.approx(1, abs=1e-5))
+        assert Losses(model, texts).recovered(own) in (None, pytest.approx(1, abs=1e-5))
+
+
+def test_a_skip_that_is_what_linear_features_do_carries_the_same() -> None:
+    """With a bias by which every neuron is on at every token, the features are a linear map."""
+    program = ck.rasp.named("first_occurrence")
+    model, data = ck.rasp.compile_program(program), program.data(12)
+    _, data, metric, _ = prepare(model, data, "logit_diff")
+    linear = [replace(own, encoder_bias=own.encoder_bias + 1e3) for own in neurons(model)]
+    skips = [
+        replace(own, decoder=torch.zeros_like(own.decoder), skip=own.decoder.T @ own.encoder)
+        for own in linear
+    ]
+    features = carried_by_features(model, linear, data, metric).features
+    assert carried_by_features(model, skips, data, metric).skip == pytest.approx(features, abs=1e-3)
 
 
 def test_the_loss_that_is_recovered() -> None:
@@ -224,16 +266,18 @@ def test_the_loss_that_is_recovered() -> None:
 
     total = 0.0
     for _, tokens, mask in padded(texts, 4):
-        from circuitkit.engine.record import record
-
         total += _loss(model, record(model, model.start(tokens, mask)).final, tokens, mask)
     assert total == pytest.approx(clean, rel=1e-4)
-    assert loss_recovered(model, own, texts) in (None, pytest.approx(0, abs=1e-6))
+    assert Losses(model, texts).recovered(own) in (None, pytest.approx(0, abs=1e-6))
     stream = replace(own, reads="resid_post", writes="resid_post")
-    assert loss_recovered(model, stream, texts) is None
+    assert Losses(model, texts).recovered(stream) is None
     heads = replace(own, reads="attn_z", writes="attn_z")  # the output bias is written all the same
-    recovered = loss_recovered(model, heads, texts)
+    recovered = Losses(model, texts).recovered(heads)
     assert recovered is None or abs(recovered) < 0.5
+    random = replace(own, decoder=torch.randn(5, 32))
+    shared = Losses(model, texts)  # of which each has to be what it is alone
+    for one in (own, random, heads, random):
+        assert shared.recovered(one) == Losses(model, texts).recovered(one)
 
 
 # -- texts -----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from padding.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from circuitkit.engine.checkpoints import Journal
 from circuitkit.engine.model import Model
 from circuitkit.engine.record import record
 from circuitkit.features.sites import site_values
@@ -20,6 +22,8 @@ from circuitkit.features.texts import Tokens, padded
 from circuitkit.util.progress import track
 
 __all__ = ["Place", "Rows", "collect", "fresh"]
+
+WORTH = 1.0  # seconds that a batch takes at least for its rows to be kept on disk
 
 Place = tuple[int, str, str]  # the layer, and where is read and written
 
@@ -62,23 +66,43 @@ def collect(
     marks: Sequence[Bool[Tensor, " _p"]],
     places: Sequence[Place],
     batch_size: int = 32,
+    journal: Journal | None = None,
 ) -> Mapping[Place, Rows]:
     """The rows at these places, of the tokens that are marked; texts without any are not run. They
-    are on the CPU, in float32."""
+    are on the CPU, in float32. A journal, which has to be of these texts, marks and places alone,
+    keeps the batches that take long."""
     wanted = [i for i, mark in enumerate(marks) if bool(mark.any())]
     chosen = [texts[i] for i in wanted]
-    parts: dict[tuple[int, str], list[Tensor]] = {}
-    sites = dict.fromkeys((layer, site) for layer, *both in places for site in both)
+    parts: dict[str, list[Tensor]] = {}
+    sites = {f"{layer}-{site}": (layer, site) for layer, *both in places for site in both}
     batches = [*padded(chosen, batch_size, model.device)]
-    for numbers, tokens, mask in track(batches, "what is read and written"):
-        run = record(model, model.start(tokens, mask))
+    for at, (numbers, tokens, mask) in enumerate(track(batches, "what is read and written")):
         kept = torch.zeros_like(mask)
         for row, number in enumerate(numbers):
             mark = marks[wanted[number]]
             kept[row, : len(mark)] = mark.to(mask.device)
-        kept &= mask
-        for layer, site in sites:
-            values = site_values(model, run, layer, site)
-            parts.setdefault((layer, site), []).append(values[kept.to(values.device)].float().cpu())
-    whole = {site: torch.cat(own) for site, own in parts.items()}
+        for name, own in _of_batch(model, tokens, mask, kept & mask, sites, journal, at).items():
+            parts.setdefault(name, []).append(own)
+    whole = {sites[name]: torch.cat(own) for name, own in parts.items()}
     return {place: Rows(whole[place[0], place[1]], whole[place[0], place[2]]) for place in places}
+
+
+def _of_batch(
+    model: Model, tokens: Tensor, mask: Tensor, kept: Tensor,
+    sites: Mapping[str, tuple[int, str]], journal: Journal | None, number: int,
+) -> Mapping[str, Float[Tensor, "n _d"]]:  # fmt: skip
+    """What is at each site at the tokens of a batch that are kept; from the journal, where an
+    earlier run has put it there."""
+    key = f"rows-{number}"
+    before = None if journal is None else journal.get(key)
+    if before is not None:
+        return {name: torch.from_numpy(own) for name, own in before.items()}
+    start = time.perf_counter()
+    run = record(model, model.start(tokens, mask))
+    found = {}
+    for name, (layer, site) in sites.items():
+        values = site_values(model, run, layer, site)
+        found[name] = values[kept.to(values.device)].float().cpu()
+    if journal is not None and time.perf_counter() - start >= WORTH:
+        journal.put(key, {name: own.numpy() for name, own in found.items()})
+    return found

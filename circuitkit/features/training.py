@@ -8,6 +8,7 @@ that is killed goes on from its last checkpoint, to the same weights bit by bit.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -28,7 +29,8 @@ BETAS, EPSILON = (0.9, 0.99), 1e-8
 SILENT = 100_000  # rows without activation, after which a feature counts as silent
 AUXILIARY = 1 / 32
 RIDGE, FITTED = 1e-3, 60_000  # of the linear map, and rows from which it is made
-SAVED, SAID = 200, 20  # steps between checkpoints, and between what is said
+SAVED = 30.0  # seconds between checkpoints
+SAID = 20  # steps between what is said
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,14 @@ class Recipe:
 @dataclass(frozen=True)
 class Progress:
     """How far a training is: the step, the share of the variance that the step's rows leave
-    unexplained, how many features are active at a token, and how many have been silent."""
+    unexplained, how many features are active at a token, how many have been silent, and the CPU
+    seconds so far, those of killed runs too."""
 
     step: int
     unexplained: float
     active: float
     silent: int
+    seconds: float
 
 
 @dataclass
@@ -74,13 +78,20 @@ class _State:
     second: dict[str, Tensor] = field(default_factory=dict)
     silent: Int[Tensor, " f"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     step: int = 0
+    reached: tuple[float, float, int] = (1.0, 0.0, 0)  # unexplained, active and silent
+    seconds: float = 0.0
+
+    def progress(self) -> Progress:
+        """How far the training is."""
+        return Progress(self.step, *self.reached, round(self.seconds, 1))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """As a checkpoint keeps it."""
         groups = {"weights": self.weights, "first": self.first, "second": self.second}
         held = {f"{group}.{name}": value.detach().numpy()
                 for group, own in groups.items() for name, value in own.items()}  # fmt: skip
-        return held | {"silent": self.silent.numpy(), "step": np.array(self.step)}
+        done = np.array([self.step, *self.reached, self.seconds])
+        return held | {"silent": self.silent.numpy(), "done": done}
 
     def take(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Go on from a checkpoint."""
@@ -89,7 +100,8 @@ class _State:
             for name in own:
                 own[name] = torch.from_numpy(arrays[f"{group}.{name}"]).clone()
         self.silent = torch.from_numpy(arrays["silent"]).clone()
-        self.step = int(arrays["step"])
+        step, unexplained, active, silent, self.seconds = arrays["done"].tolist()
+        self.step, self.reached = int(step), (unexplained, active, int(silent))
 
 
 def train(
@@ -109,7 +121,8 @@ def train(
         recipe: How it is trained.
         model: The name of the model.
         journal: Where checkpoints are kept.
-        say: Called each few steps with the progress, and with what makes the dictionary as it is.
+        say: Called each few steps with the progress, and with what makes the dictionary as it is;
+            first where a killed training goes on, or has ended.
 
     Raises:
         DictionaryError: where there are too few rows, or the recipe asks for what cannot be.
@@ -135,13 +148,19 @@ def train(
             writes=writes, activation="topk", k=recipe.k, skip=own.get("skip"), model=model,
         )  # fmt: skip
 
+    if run.state.step:
+        say(run.state.progress(), current)
+    saved = time.monotonic()
     while run.state.step < recipe.steps:
-        progress = run.take_step()
-        last = progress.step == recipe.steps
-        if last or progress.step % SAID == 0:
-            say(progress, current)
-        if journal is not None and (last or progress.step % SAVED == 0):
+        start = time.process_time()
+        run.take_step()
+        run.state.seconds += time.process_time() - start
+        last = run.state.step == recipe.steps
+        if last or run.state.step % SAID == 0:
+            say(run.state.progress(), current)
+        if journal is not None and (last or time.monotonic() - saved >= SAVED):
             journal.put(key, run.state.arrays())
+            saved = time.monotonic()
     return current()
 
 
@@ -196,8 +215,8 @@ class _Training:
         x = (self.rows.x[chosen] - self.x_mean) / self.x_scale
         return x, (self.rows.y[chosen] - self.y_mean) / self.y_scale
 
-    def take_step(self) -> Progress:
-        """One step; and how far the training is."""
+    def take_step(self) -> None:
+        """One step."""
         state, recipe = self.state, self.recipe
         x, y = self._batch()
         weights = {name: value.requires_grad_() for name, value in state.weights.items()}
@@ -219,9 +238,9 @@ class _Training:
             state.silent = torch.where(used, 0, state.silent + len(x))
             state.step += 1
             self._descend(dict(zip(weights, gradients, strict=True)))
-            return Progress(
-                state.step, float(left.square().sum() / total),
-                float((active > 0).sum() / len(x)), int(silent.sum()),
+            state.reached = (
+                float(left.square().sum() / total), float((active > 0).sum() / len(x)),
+                int(silent.sum()),
             )  # fmt: skip
 
     def _descend(self, gradients: Mapping[str, Tensor]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from circuitkit.errors import BudgetError
 from circuitkit.evaluation.results import TableResult
 from circuitkit.features.dictionaries import Dictionary
 from circuitkit.features.loading import save
-from circuitkit.features.quality import loss_recovered, measure
+from circuitkit.features.quality import Losses, measure
 from circuitkit.features.rows import Place, Rows, collect, fresh
 from circuitkit.features.sites import width_of
 from circuitkit.features.texts import Texts, Tokens, read_texts
@@ -40,9 +39,10 @@ __all__ = ["TrainedDictionaries", "train_dictionaries"]
 
 Kind: TypeAlias = Literal["autoencoder", "transcoder", "skip_transcoder"]
 Site: TypeAlias = Literal["resid_pre", "resid_mid", "resid_post", "attn_z", "attn_out", "mlp_out"]
-LOOKED = 10  # times that a training is looked at with the model
+LOOKED = 5  # times that a training is looked at with the model
 HELD = 20_000  # rows of each source on which a dictionary is measured
-LOSS = 128  # texts on which the loss is measured
+LOSS = 2048  # tokens on which the loss is measured, and in passing
+GLANCE = 512
 FORMATS = {"unexplained": ".3f", "new": ".3f", "active": ".1f", "loss_recovered": ".3f",
            "rows": ",", "silent": ","}  # fmt: skip
 
@@ -178,7 +178,7 @@ def train_dictionaries(
                     seed)  # fmt: skip
     widths = [sum(width_of(model, layer, end) for end in ends) for layer, *_ in places]
     read = [read_texts(model, own, examples=examples, length=length, seed=seed) for own in sources]
-    corpus = _Corpus(model, read, rows, batch_size)
+    corpus = _Corpus(model, read, rows, batch_size, resume)
     about: dict[str, Json] = {
         "model": model.name, "sources": sources, "kind": kind, "site": ends[-1], "k": k,
         "features": recipe.features, "steps": steps, "batch": batch, "rate": rate, "seed": seed,
@@ -201,8 +201,12 @@ def train_dictionaries(
 class _Corpus:
     """The texts of all sources: which of their tokens are rows to train on and to measure on."""
 
-    def __init__(self, model: Model, read: Sequence[Texts], most: int, batch_size: int) -> None:
+    def __init__(
+        self, model: Model, read: Sequence[Texts], most: int, batch_size: int,
+        resume: str | os.PathLike[str] | None,
+    ) -> None:  # fmt: skip
         known: set[int] = set()
+        self.resume = resume
         self.read, self.batch_size, self.model = read, batch_size, model
         self.seen = [fresh(own.seen, known, most) for own in read]
         self.count = sum(count for _, count in self.seen)
@@ -212,12 +216,20 @@ class _Corpus:
         self.total = self.count + sum(count for _, count in self.held)
         texts = [[own.seen, own.held] for own in read]
         self.digest = digest([texts, most])
+        self.losses = Losses(model, self._some(LOSS), batch_size)
+        self.glance = Losses(model, self._some(GLANCE), batch_size)
 
     def rows(self, places: Sequence[Place]) -> Mapping[Place, Rows]:
         """The rows to train on."""
         texts = [text for own in self.read for text in own.seen]
         marks = [mark for own, _ in self.seen for mark in own]
-        return collect(self.model, texts, marks, places, self.batch_size)
+        work: dict[str, Json] = {
+            "format": "circuitkit.rows", "model": self.model.name, "dtype": str(self.model.dtype),
+            "texts": self.digest, "places": [[*place] for place in places],
+            "batch_size": self.batch_size, WEIGHTS: weights(self.model),
+        }  # fmt: skip
+        journal = Journal(self.resume, work)
+        return collect(self.model, texts, marks, places, self.batch_size, journal)
 
     def held_rows(
         self, places: Sequence[Place]
@@ -232,10 +244,17 @@ class _Corpus:
                     bool(mark.any()) for mark in both) else {},
             )  # fmt: skip
 
-    def some(self) -> list[Tokens]:
+    def _some(self, tokens: int) -> list[Tokens]:
         """Held-out texts of every source, on which the loss is measured."""
-        each = max(1, LOSS // len(self.read))
-        return [text for own in self.read for text in own.held[:each]]
+        chosen: list[Tokens] = []
+        for own in self.read:
+            left = tokens // len(self.read)
+            for text in own.held:
+                chosen.append(text)
+                left -= len(text)
+                if left <= 0:
+                    break
+        return chosen
 
 
 def _groups(
@@ -268,25 +287,22 @@ def _of_group(
     """The dictionaries of some places whose rows are there together."""
     rows, found = corpus.rows(places), []
     for place in places:
-        with _watched(model, corpus, place, recipe) as (say, went):
-            start = time.process_time()
+        with _watched(corpus, place, recipe) as (say, went):
             own = train(rows[place], place, recipe, model=model.name, journal=journal, say=say)
-            seconds = round(time.process_time() - start, 1)
-        found.append((own, seconds, went))
+        found.append((own, went))
     held = [*corpus.held_rows(places)]
     return [
-        (own, _measured(model, corpus, own, place, held, seconds), went)
-        for place, (own, seconds, went) in zip(places, found, strict=True)
+        (own, _measured(corpus, own, place, held, went[-1]["seconds"]), went)
+        for place, (own, went) in zip(places, found, strict=True)
     ]
 
 
 @contextmanager
 def _watched(
-    model: Model, corpus: _Corpus, place: Place, recipe: Recipe
+    corpus: _Corpus, place: Place, recipe: Recipe
 ) -> Iterator[tuple[Callable[[Progress, Callable[[], Dictionary]], None], list[dict[str, Json]]]]:
     """What is told how far a training is, and the rows that it writes; a bar says it too."""
     went: list[dict[str, Json]] = []
-    texts = corpus.some()[:32]
     every = max(1, recipe.steps // LOOKED)
     with counting(recipe.steps, f"layer {place[0]}", "step") as count:
         at = 0
@@ -298,7 +314,7 @@ def _watched(
                 f"{progress.silent} silent"
             )
             if progress.step == recipe.steps or progress.step // every > at // every:
-                recovered = loss_recovered(model, current(), texts, corpus.batch_size)
+                recovered = corpus.glance.recovered(current())
                 went.append({"layer": place[0], **asdict(progress), "loss_recovered": recovered})
                 told += "" if recovered is None else f", {recovered:.3f} of the loss"
             count(progress.step - at, note=told)
@@ -308,7 +324,7 @@ def _watched(
 
 
 def _measured(
-    model: Model, corpus: _Corpus, own: Dictionary, place: Place,
+    corpus: _Corpus, own: Dictionary, place: Place,
     held: Sequence[tuple[str, Mapping[Place, Rows], Mapping[Place, Rows]]], seconds: float,
 ) -> list[dict[str, Json]]:  # fmt: skip
     """How good a dictionary is on each source, and on all of them."""
@@ -324,7 +340,7 @@ def _measured(
         every.append(Rows(torch.cat([one.x for one in fresh_rows]),
                           torch.cat([one.y for one in fresh_rows])))  # fmt: skip
     whole = [measure(own, one) for one in every]
-    recovered = loss_recovered(model, own, corpus.some(), corpus.batch_size)
+    recovered = corpus.losses.recovered(own)
     rows.append({
         "layer": place[0], "texts": "all", **whole[0].to_dict(),
         "new": whole[1].unexplained if fresh_rows else None, "loss_recovered": recovered,
