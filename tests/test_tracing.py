@@ -97,6 +97,19 @@ def test_rows_add_up(family: str, kind: str) -> None:
         }
 
 
+def test_an_mlp_without_a_dictionary_is_all_error() -> None:
+    m = model("gpt2")
+    graph = trace(m, PROMPT, coders(m)[1:])  # which requires that rows add up
+    unexplained = graph.about["unexplained"]
+    assert isinstance(unexplained, dict)
+    assert unexplained["0"] == 1
+    assert 1 not in [*unexplained.values()][1:]
+    assert ", and all of 1 MLPs without a dictionary" in repr(graph)
+    assert not [node for node in graph.nodes if (node.kind, node.layer) == ("feature", 0)]
+    assert len([node for node in graph.nodes if (node.kind, node.layer) == ("error", 0)]) == 6
+    assert "without a dictionary" not in repr(trace(m, PROMPT, coders(m)))
+
+
 def test_the_target_is_the_models_own() -> None:
     m = model("gpt2")
     tokens = torch.tensor([TOKENS])

@@ -420,8 +420,11 @@ class AttributionGraph:
         )
         unexplained = self.about.get("unexplained")
         if isinstance(unexplained, Mapping):
-            said = ", ".join(f"m{layer} {share:.3f}" for layer, share in unexplained.items())
-            lines.append(f"  not explained of what MLPs write in this prompt: {said}")
+            some = {layer: share for layer, share in unexplained.items() if share != 1}
+            said = ", ".join(f"m{layer} {share:.3f}" for layer, share in some.items())
+            others = len(unexplained) - len(some)
+            more = f", and all of {others} MLPs without a dictionary" if others else ""
+            lines.append(f"  not explained of what MLPs write in this prompt: {said}{more}")
         return "\n".join([*lines, *self._through_skips()])
 
     def _through_skips(self) -> list[str]:

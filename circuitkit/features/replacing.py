@@ -78,12 +78,13 @@ class Replaced:
                 bias = groups[layer].dictionary.bias
                 constants[stage.index] = constants[stage.index] + bias
                 left -= bias
-            for group in groups.values():
-                if layer in group.written:
-                    left.index_add_(0, group.active.tokens, -group.written[layer])
+            writing = [group for group in groups.values() if layer in group.written]
+            for group in writing:
+                left.index_add_(0, group.active.tokens, -group.written[layer])
             errors[layer] = left
-            spread = wide(output - output.mean(0)).square().sum()
-            unexplained[layer] = float(wide(left).square().sum() / spread.clamp(min=1e-30))
+            spread = wide(output - output.mean(0)).square().sum().clamp(min=1e-30)
+            share = float(wide(left).square().sum() / spread)
+            unexplained[layer] = share if writing else 1.0
         return cls(run, groups, constants, errors, {}, unexplained)
 
     def strongest(self, number: int, gradients: Pulled) -> Replaced:

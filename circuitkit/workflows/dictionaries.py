@@ -41,8 +41,8 @@ Kind: TypeAlias = Literal["autoencoder", "transcoder", "skip_transcoder"]
 Site: TypeAlias = Literal["resid_pre", "resid_mid", "resid_post", "attn_z", "attn_out", "mlp_out"]
 LOOKED = 5  # times that a training is looked at with the model
 HELD = 20_000  # rows of each source on which a dictionary is measured
-LOSS = 2048  # tokens on which the loss is measured, and in passing
-GLANCE = 512
+LOSS = 1024  # tokens on which the loss is measured, and in passing
+GLANCE = 256
 FORMATS = {"unexplained": ".3f", "new": ".3f", "active": ".1f", "loss_recovered": ".3f",
            "rows": ",", "silent": ","}  # fmt: skip
 
