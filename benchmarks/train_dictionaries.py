@@ -3,8 +3,9 @@
     python benchmarks/train_dictionaries.py  # into circuitkit/assets/mini-transcoders
     python benchmarks/train_dictionaries.py --kind skip_transcoder -o dictionaries/mini-skip
 
-The tables are printed, and written into train_dictionaries.md beside this file (with another kind
-nothing is written there). What all features alone carry is measured on prompts of another seed.
+The tables are printed, and written into train_dictionaries.md (train_skips.md of skip transcoders,
+which do not come with the package) beside this file. What features and skips carry is measured on
+prompts of another seed.
 """
 
 from __future__ import annotations
@@ -27,25 +28,37 @@ from circuitkit.util.tables import as_text
 HERE = Path(__file__).parent
 SHIPPED = HERE.parent / "circuitkit" / "assets" / "mini-transcoders"
 TASKS = ("ioi", "docstring", "gendered_pronoun", "induction", "greater_than")
-FORMATS = {"all features alone": ".3f", "no MLP": ".3f"}
+WAYS = ("all features alone", "no MLP", "skips alone", "features and skips")
+FORMATS = dict.fromkeys(WAYS, ".3f")
+REPORTS = {
+    "transcoder": ("The transcoders that come with the package", "train_dictionaries.md", ""),
+    "skip_transcoder": ("Transcoders of mini with a skip", "train_skips.md",
+                        " --kind skip_transcoder -o DIR"),
+}  # fmt: skip
+STEPS, EXAMPLES = 2000, 3000
 UNSEEN = 1000  # the seed of the prompts on which behaviour is measured
 
 
 def carried(model: Model, own: list[Dictionary]) -> list[dict[str, Json]]:
-    """What all features alone carry of each task, and what is left without any MLP."""
+    """What all features alone carry of each task, what skips alone and both do, and what is left
+    without any MLP."""
+    skips = any(one.skip is not None for one in own)
     rows = []
     for task in TASKS:
         _, data, metric, _ = prepare(model, task, examples=64, seed=UNSEEN)
         found = carried_by_features(model, own, data, metric)
-        rows.append({"task": task, "all features alone": found.features,
-                     "no MLP": found.nothing})  # fmt: skip
+        rows.append({
+            "task": task, "all features alone": found.features, "no MLP": found.nothing,
+            **({"skips alone": found.skip, "features and skips": found.both} if skips else {}),
+        })  # fmt: skip
     return rows
 
 
 def main() -> None:
     p = argparse.ArgumentParser()
     p.add_argument("--kind", default="transcoder", choices=("transcoder", "skip_transcoder"))
-    p.add_argument("--steps", type=int, default=2000)
+    p.add_argument("--steps", type=int, default=STEPS)
+    p.add_argument("--examples", type=int, default=EXAMPLES)
     p.add_argument("--resume", type=Path)
     p.add_argument("-o", "--output", type=Path, default=SHIPPED)
     options = p.parse_args()
@@ -54,7 +67,7 @@ def main() -> None:
     model = ck.load("mini")
     found = ck.train_dictionaries(
         model, TASKS, kind=options.kind, features=1024, k=16, steps=options.steps, rows=60_000,
-        examples=3000, batch_size=128, resume=options.resume,
+        examples=options.examples, batch_size=128, resume=options.resume,
     )  # fmt: skip
     rounded = [own.to(torch.float16) for own in found.dictionaries]
     again = [own.to(torch.float32) for own in rounded]
@@ -76,11 +89,13 @@ def main() -> None:
         f"MLPs held at the corrupted run:\n\n{as_text(kept, formats=FORMATS)}\n"
     )
     print(text)
-    if options.kind == "transcoder":
-        (HERE / "train_dictionaries.md").write_text(
-            "# The transcoders that come with the package\n\nWritten by "
-            f"`python benchmarks/train_dictionaries.py`.\n\n```\n{text}```\n"
-        )
+    title, name, how = REPORTS[options.kind]
+    if (options.steps, options.examples) != (STEPS, EXAMPLES):
+        how += f" --steps {options.steps} --examples {options.examples}"
+    (HERE / name).write_text(
+        f"# {title}\n\nWritten by `python benchmarks/train_dictionaries.py{how}`.\n\n"
+        f"```\n{text}```\n"
+    )
 
 
 if __name__ == "__main__":
