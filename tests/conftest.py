@@ -1,16 +1,20 @@
-"""What every test runs under: no network, one thread; and where CIRCUITKIT_CHECK_TYPES=1 is set,
-the annotations of the package checked whenever one of its functions is called."""
+"""What every test runs under: no network, one thread, a part of the families; and where
+CIRCUITKIT_CHECK_TYPES=1 is set, the annotations of the package checked whenever one of its
+functions is called."""
 
 from __future__ import annotations
 
 import gc
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
+from zlib import crc32
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis  # noqa: F401  # before the collector freezes: it looks for what holds a generator
 import jaxtyping
 import pytest
 import torch
@@ -18,6 +22,33 @@ import torch
 torch.set_num_threads(1)
 if os.environ.get("CIRCUITKIT_CHECK_TYPES", "0") != "0":
     jaxtyping.install_import_hook("circuitkit", "typecheck.check")
+
+
+# A law on as many families leaves some to .ci/weekly; but not those that prove the family itself.
+MANY = 10
+ON_ALL = {"test_every_statement_holds_for_every_family", "test_the_check_holds_for_relatives_too"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before weekly tests are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A law on every family runs on those of OFTEN and on a third of the others; its name and its
+    other parameters decide on which, so that each family is put to a third. The rest is weekly."""
+    from families import FAMILIES, OFTEN, RELATIVES  # not before the annotations are checked
+
+    families = (*FAMILIES, *RELATIVES)
+    others = [family for family in families if family not in OFTEN]
+    laws = defaultdict(list)
+    for item in items:
+        given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        for family in (value for value in given if isinstance(value, str) and value in families):
+            laws[item.path, item.originalname].append((item, family))
+    for (_, name), cases in laws.items():
+        if name in ON_ALL or len({family for _, family in cases}) < MANY:
+            continue
+        for item, family in cases:
+            turn = crc32(item.name.replace(family, "").encode())
+            if family in others and (others.index(family) + turn) % 3:
+                item.add_marker(pytest.mark.weekly)
 
 
 def pytest_collection_finish() -> None:

@@ -135,6 +135,9 @@ RELATIVES: dict[str, Callable[[], Any]] = {
     "llama4": _hf("Llama4ForCausalLM", "Llama4TextConfig", **GROUPED, head_dim=8),
 }  # fmt: skip
 
+# Those that every law runs on at every change, and no two of which are wired alike; of the others
+# each law runs on a third (conftest.py).
+OFTEN = ("gpt2", "llama", "gemma2", "olmo2", "mixtral", "attention-only")
 SPARSE = ("mixtral", "qwen2-moe", "olmoe", "gpt-oss")  # mixtures of experts
 
 
