@@ -90,9 +90,9 @@ def acdc(
         >>> scores = ck.discovery.acdc(model, data, threshold=2.0)
         >>> 0 < int(scores.chosen.sum()) < len(scores)
         True
-        >>> ranked = ck.discovery.acdc(model, data, thresholds=[0.5, 2, 8])
+        >>> ranked = ck.discovery.acdc(model, data, thresholds=[2, 8])
         >>> sorted({float(score) for score in ranked.values[ranked.wiring.legal]})
-        [0.0, 0.5, 2.0, 8.0]
+        [0.0, 2.0, 8.0]
     """
     if threshold is not None and thresholds is not None:
         raise ArgumentError("acdc has a threshold and thresholds; give one or the other")

@@ -44,9 +44,9 @@ class Benchmark(Records):
     ``print(found)`` gives a one-line summary, ``repr`` a table of the methods.
 
     Example:
-        >>> found = ck.bench(["random", "eap"], ["reverse"], ["counterfactual"], seeds=2)
+        >>> found = ck.bench(["random", "eap"], ["reverse"], ["counterfactual"], seeds=1)
         >>> print(found)
-        2 methods × 1 model × 1 corruption × 2 seeds: 4 cells, 0 refused
+        2 methods × 1 model × 1 corruption × 1 seed: 2 cells, 0 refused
         >>> found.to_frame().groupby("method")["average_precision"].mean().idxmax()
         'eap'
         >>> sorted(found.figures())

@@ -124,7 +124,7 @@ def study(
 
     Example:
         >>> given = {"windows": (), "circuits": (), "examples": 8, "samples": 1}
-        >>> found = ck.study(model, "ioi", ("logit_diff",), **given)
+        >>> found = ck.study(model, "ioi", ("logit_diff",), ("zero",), **given)
         >>> found.metrics, "effects" in found.tables()
         (('logit_diff',), True)
     """

@@ -85,7 +85,8 @@ class Track(PictureResult):
     model on two samples of the prompts overlap so far.
 
     Example:
-        >>> found = ck.track({"before": model, "after": model}, "ioi", edges=20, examples=4)
+        >>> pair = {"before": model, "after": model}
+        >>> found = ck.track(pair, "ioi", method="eap", edges=20, examples=4)
         >>> print(found)
         ioi over 2 models: 20 edges, faithfulness ...; overlap of first and last ... (noise ...)
         >>> found.to_frame()[["model", "edges", "with_last"]].values.tolist()

@@ -115,7 +115,8 @@ def track(
         >>> found = ck.track(["mini", model], "ioi", edges=20, examples=4)
         Traceback (most recent call last):
         circuitkit.errors.ArgumentError: two models are called 'mini'; give labels, ...
-        >>> found = ck.track({"a": "mini", "b": model}, "ioi", edges=20, examples=4)
+        >>> given = {"method": "eap", "edges": 20, "examples": 4}
+        >>> found = ck.track({"a": "mini", "b": model}, "ioi", **given)
         >>> found.circuits["b"].graph["task"], found.moves["b"]
         ('ioi', ((), ()))
     """
