@@ -38,6 +38,7 @@ def task() -> Task:
     return make_task("ioi", MODEL, n=12)
 
 
+@cache
 def find(**options: Any) -> Discovery:
     return discover(MODEL, task(), **{"method": "eap", **options})
 
@@ -300,7 +301,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "plain": {"method": "eap"},
     "target": {"method": "eap", "faithfulness": 0.5},
     "verified": {"method": "eap", "edges": 20, "verify": 9},
-    "orders": {"method": "acdc(threshold=2.0)", "orders": 2},
+    "orders": {"method": "acdc(threshold=4.0)", "orders": 2},
     "resumed": {"method": "eap", "edges": 20, "verify": 9, "resume": "blocks"},
 }
 

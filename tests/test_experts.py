@@ -137,7 +137,7 @@ def test_everything_is_the_clean_run_and_nothing_the_carried_run(family: str, ro
 def test_a_stack_of_circuits_is_each_of_them_alone(family: str, router: str) -> None:
     m = taken_apart(family, router)
     batch, context, _, carried = both(m)
-    grown = random_masks(m.wiring, 60, n=6)
+    grown = random_masks(m.wiring, 60, n=3)
     keeps = [*grown, *(grown[0] | other for other in grown[1:]), m.wiring.legal]
     stacked = list(runs(m, batch, context, carried, keeps))
     for found, keep in zip(stacked, keeps, strict=True):
@@ -227,7 +227,7 @@ def test_a_sweep_is_one_masked_run_per_edge(family: str, router: str, direction:
     corrupted = m.start(batch.corrupt, batch.mask)
     base, other = (live, carried) if direction == "noise" else (carried, live)
     context = clean if direction == "noise" else corrupted
-    edges = random_masks(m.wiring, 60, n=1)[0]
+    edges = random_masks(m.wiring, 30, n=1)[0]
     swept = 0
     for block, values in sweep(m, batch, clean, base, other, metric, edges):
         for (row, column), found in zip(block, values, strict=True):

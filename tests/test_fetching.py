@@ -280,16 +280,25 @@ def test_importing_it_does_not_wait_for_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_the_real_model_is_what_it_should_be() -> None:
+def fetched() -> Path:
+    """Where the real model lies; skips where it does not."""
     try:
-        place = place_of(NAME)
+        return place_of(NAME)
     except ModelError as error:
         pytest.skip(str(error))
+
+
+def test_the_real_model_is_what_it_should_be() -> None:
+    place = fetched()
     config = json.loads((place / "config.json").read_text())
     assert (config["model_type"], config["num_hidden_layers"]) == ("llama", 30)
     assert config["dtype"] == "float32"
     assert "quantization_config" not in config
-    if importlib.util.find_spec("circuitkit.models") is not None:
-        from circuitkit.models.loading import load
 
-        assert load(NAME).wiring.layers == 30
+
+@pytest.mark.weekly
+def test_the_real_model_is_loaded() -> None:
+    from circuitkit.models.loading import load
+
+    fetched()
+    assert load(NAME).wiring.layers == 30
