@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from random import Random
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from circuitkit.data.batches import Batch, Dataset
@@ -213,6 +215,16 @@ def in_turn(*values: Any) -> list[tuple[str, Any]]:
         for number, family in enumerate(FAMILIES)
         for turn, value in enumerate(values)
         if family in all_of or number % len(values) == turn
+    ]
+
+
+def crossed(*axes: Iterable[Any]) -> list[Any]:
+    """Every combination of these values: a third of them at every change, in which each value of
+    one meets a third of those of the other; the rest weekly."""
+    cases = [tuple(zip(*case, strict=True)) for case in product(*map(enumerate, axes))]
+    return [
+        pytest.param(*values, marks=[pytest.mark.weekly] if sum(numbers) % 3 else [])
+        for numbers, values in cases
     ]
 
 

@@ -21,7 +21,17 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from families import CORRUPTIONS, FAMILIES, Layers, able, as_batch, dataset, distance, model
+from families import (
+    CORRUPTIONS,
+    FAMILIES,
+    Layers,
+    able,
+    as_batch,
+    crossed,
+    dataset,
+    distance,
+    model,
+)
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -54,13 +64,13 @@ from circuitkit.registry import folder_of, lookup, names, resolve
 # five points do not resolve the path of every random model
 pytestmark = pytest.mark.filterwarnings("ignore:the scores of mask_gradient sum")
 KINDS = ["gpt2", "neox-parallel", "llama", "gemma2", "olmo2", "mixtral", "attention-only"]
-every_kind = pytest.mark.parametrize("family", KINDS)
 every_corruption = pytest.mark.parametrize("corruption", CORRUPTIONS)
 every_method = pytest.mark.parametrize("method", names("discovery"))
-every_metric = pytest.mark.parametrize("metric", names("metrics"))
+of_corruptions = pytest.mark.parametrize(("family", "corruption"), crossed(KINDS, CORRUPTIONS))
 every_task = pytest.mark.parametrize("task", names("tasks"))
 every_reference = pytest.mark.parametrize("reference", names("references"))
 every_format = pytest.mark.parametrize("suffix", names("formats"))
+INFORMED = [name for name in names("discovery") if name != "random"]
 MINI = Path(circuitkit.__path__[0]) / "assets" / "mini"
 
 
@@ -74,8 +84,7 @@ def test_the_catalogue_holds_what_is_put_to_the_test() -> None:
 
 
 # -- metrics ---------------------------------------------------------------------------------------
-@every_metric
-@every_kind
+@pytest.mark.parametrize(("family", "metric"), crossed(KINDS, names("metrics")))
 def test_a_metric_judges_each_example_of_a_real_run(family: str, metric: str) -> None:
     m, data = model(family), able(family)
     found = evaluate(m, m.wiring.legal, data, lookup("metrics", metric), counterfactual)
@@ -111,8 +120,7 @@ def test_a_corruption_carries_a_value_for_every_writer(family: str, corruption: 
                 assert x.dtype == m.dtype
 
 
-@every_corruption
-@every_kind
+@of_corruptions
 def test_what_is_carried_adds_up(family: str, corruption: str) -> None:
     """Each layer reads the embedding and what the writers before it carry, with the biases."""
     m, data = model(family), dataset()
@@ -137,8 +145,7 @@ def difference(one: Tensor, two: Tensor, mask: Tensor) -> float:
     return float((one - two)[mask].abs().max() / (1 + two[mask].abs().max()))
 
 
-@every_corruption
-@every_kind
+@of_corruptions
 def test_what_claims_to_be_one_real_run_is_one(family: str, corruption: str) -> None:
     """A run that starts at the first difference relies on it."""
     m, data = model(family), dataset()
@@ -193,8 +200,7 @@ def discover(method: str, m: Model, data: Dataset) -> Scores:
     return method_of(method)(m, data, logit_diff, counterfactual)
 
 
-@every_method
-@every_kind
+@pytest.mark.parametrize(("family", "method"), crossed(KINDS, names("discovery")))
 def test_a_method_scores_every_edge_and_says_how(family: str, method: str) -> None:
     m = model(family)
     found = discover(method, m, brief())
@@ -222,8 +228,7 @@ def test_a_method_scores_the_same_each_time(method: str) -> None:
     assert one.about == two.about
 
 
-@pytest.mark.parametrize("method", [n for n in names("discovery") if n != "random"])
-@every_kind
+@pytest.mark.parametrize(("family", "method"), crossed(KINDS, INFORMED))
 def test_identical_prompts_score_zero_or_are_refused(family: str, method: str) -> None:
     m, data = model(family), brief()
     data = replace(data, examples=tuple(replace(e, corrupt=e.clean) for e in data.examples))
@@ -235,8 +240,7 @@ def test_identical_prompts_score_zero_or_are_refused(family: str, method: str) -
         assert np.abs(found.values).max() < 1e-5  # an exact effect is a difference of two runs
 
 
-@pytest.mark.parametrize("method", [n for n in names("discovery") if n != "random"])
-@every_metric
+@pytest.mark.parametrize(("method", "metric"), crossed(INFORMED, names("metrics")))
 def test_a_method_uses_a_metric_or_refuses_it_by_its_name(method: str, metric: str) -> None:
     m, function = model("gpt2"), lookup("metrics", metric)
     own = lookup("discovery", method) if method == "acdc" else method_of(method)  # its threshold
@@ -540,8 +544,7 @@ ACTS: dict[str, Callable[[Any, Dataset], Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("act", ACTS)
-@pytest.mark.parametrize("family", ["gpt2", "gemma2", "native-rms"])
+@pytest.mark.parametrize(("act", "family"), crossed(ACTS, ["gpt2", "gemma2", "native-rms"]))
 @pytest.mark.unchecked
 def test_nothing_changes_the_model_the_data_or_the_seeds(family: str, act: str) -> None:
     m, data = model(family), brief()

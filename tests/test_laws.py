@@ -451,7 +451,8 @@ def scored_once(family: str, method: str, corruption: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("method", "corruption", "setting"), [
-    (method, corruption, [*SETTINGS][(number + turn) % len(SETTINGS)])
+    pytest.param(method, corruption, [*SETTINGS][(number + turn) % len(SETTINGS)],
+                 marks=[pytest.mark.weekly] if (number - turn) % 3 else [])
     for number, method in enumerate(METHODS) for turn, corruption in enumerate(CORRUPTIONS)
 ])  # fmt: skip
 def test_scores_depend_on_the_examples_alone(method: str, corruption: str, setting: str) -> None:

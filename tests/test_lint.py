@@ -367,7 +367,7 @@ def test_the_first_tokens_of_long_answers_are_used_and_stated(model: Any, tmp_pa
 def test_what_is_found_on_a_file_is_found_again(model: Any, tmp_path: Path, rows: int) -> None:
     path = saved(tmp_path / "own.jsonl", ck.make_task("ioi", model, rows).prompts)
     for data in (str(path), ck.make_task(path, model)):
-        found = ck.discover(model, data, edges=20, seed=3)
+        found = ck.discover(model, data, method="eap", edges=20, seed=3)
         again = ck.replay(found.circuit, model=model)
         same = again.found.circuit.graph["asked"]["prompts"]
         assert same == found.circuit.graph["asked"]["prompts"]

@@ -29,7 +29,12 @@ from circuitkit.util.quiet import quiet
 TOKENS = torch.tensor([[3, 1, 4, 1, 5]])
 SOME = ["gpt2", "neox-parallel", "llama", "gemma2", "mixtral", "native-rms"]
 KINDS = ("module", "bridge")
-GIVEN = [(family, kind) for family in SOME for kind in KINDS if family[:6] + kind != "nativemodule"]
+GIVEN = [  # one kind of each family at every change
+    pytest.param(family, kind, marks=[] if number % 2 == turn else [pytest.mark.weekly])
+    for number, family in enumerate(SOME)
+    for turn, kind in enumerate(KINDS)
+    if family[:6] + kind != "nativemodule"
+]
 given_of = pytest.mark.parametrize(("family", "kind"), GIVEN)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, examples, model
+from families import FAMILIES, crossed, examples, model
 
 from circuitkit.corruptions.gaussian import noise
 from circuitkit.corruptions.replacement import counterfactual
@@ -100,8 +100,7 @@ JOBS: dict[str, Callable[[Transformer, Dataset], object]] = {
 }
 
 
-@pytest.mark.parametrize("job", JOBS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "job"), crossed(SHAPES, JOBS))
 def test_the_peak_is_foreseen_within_a_fifth(shape: tuple[int, int, int], job: str) -> None:
     m = gpt2(*shape)
 
