@@ -219,8 +219,8 @@ def in_turn(*values: Any) -> list[tuple[str, Any]]:
 
 
 def crossed(*axes: Iterable[Any]) -> list[Any]:
-    """Every combination of these values: a third of them at every change, in which each value of
-    one meets a third of those of the other; the rest weekly."""
+    """Every combination of these values, at least three of each: a third of them at every change,
+    in which each value of one meets a third of those of the other; the rest weekly."""
     cases = [tuple(zip(*case, strict=True)) for case in product(*map(enumerate, axes))]
     return [
         pytest.param(*values, marks=[pytest.mark.weekly] if sum(numbers) % 3 else [])

@@ -120,7 +120,9 @@ def test_verify_measures_edges_and_says_which(
     assert not (tmp_path / ".unfinished").exists()
 
 
-@pytest.mark.parametrize("arguments", [VERIFIED, EXACT], ids=["verify", "exact"])
+@pytest.mark.parametrize(
+    "arguments", [VERIFIED, pytest.param(EXACT, marks=pytest.mark.weekly)], ids=["verify", "exact"]
+)
 def test_an_interrupted_discovery_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
@@ -179,7 +181,7 @@ PARTS = ["marginal_effects", "interactions", "incompleteness", "minimality"]
 @pytest.fixture(scope="module")
 def few(found: Path) -> Path:
     """The strongest edges of that circuit alone."""
-    circuit = Scores.load(found / "scores.safetensors").top(9)
+    circuit = Scores.load(found / "scores.safetensors").top(6)
     circuit.graph.update(circuits.Circuit.load(found / "circuit.json").graph)
     return circuits.write_whole(found.parent / "few.json", circuits.to_json(circuit))
 
@@ -328,7 +330,7 @@ def test_knockout_leaves_out_what_is_not_wanted(
 ) -> None:
     answer = said(capsys, "knockout", str(few), "--pairs", "0", "--subsets", "0", *TINY)
     assert list(answer) == ["marginal_effects", "minimality"]
-    assert len(answer["marginal_effects"]["edges"]) == answer["minimality"]["circuit_edges"] == 9
+    assert len(answer["marginal_effects"]["edges"]) == answer["minimality"]["circuit_edges"] == 6
 
 
 @pytest.mark.parametrize("value", ["-1", "2.5", "many"])

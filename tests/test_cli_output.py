@@ -286,8 +286,8 @@ def fill_up(monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> None:
         ("discovering", DISCOVER, "run", "circuit.svg", 1),
         ("discovering", DISCOVER, "run", "circuit.svg", 2),
         ("studying", STUDY, "study", "effects.csv", 1),
-        ("studying", STUDY, "study", "report.html", 2),
-        ("benching", BENCH, "bench", "rows.csv", 1),
+        pytest.param("studying", STUDY, "study", "report.html", 2, marks=pytest.mark.weekly),
+        pytest.param("benching", BENCH, "bench", "rows.csv", 1, marks=pytest.mark.weekly),
         ("crossing", CROSS, "crossed", "cross.svg", 1),
     ],
 )
@@ -461,7 +461,8 @@ def stop(monkeypatch: pytest.MonkeyPatch, after: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [EXACT, [*STUDY, "-o", "out"], [*BOTH, "-o", "out"]],
+    "arguments",
+    [EXACT, pytest.param([*STUDY, "-o", "out"], marks=pytest.mark.weekly), [*BOTH, "-o", "out"]],
     ids=["discover", "study", "bench"],
 )  # fmt: skip
 def test_an_unfinished_run_goes_on_with_its_own_settings_only(

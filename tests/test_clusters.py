@@ -114,7 +114,7 @@ def test_two_modes_have_a_small_p_and_one_has_not() -> None:
 
 
 # -- how many --------------------------------------------------------------------------------------
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.weekly)])
 def test_two_mechanisms_are_two_clusters_and_one_is_one(seed: int) -> None:
     model, both = compiled(seed), drawn(24, 24, seed)
     found = group(each(both, model), seed=seed)

@@ -180,7 +180,13 @@ ALL = {"the proof", "attribution", "masks", "masks between places", "exact effec
 @pytest.mark.filterwarnings("ignore::circuitkit.graph.scores.ScoresWarning")  # few steps
 @pytest.mark.parametrize(
     ("family", "name"),
-    [(family, name) for family in FAMILIES for name in ACTS if family == "llama" or name in ALL],
+    [
+        pytest.param(family, name, marks=[] if family in own else [pytest.mark.weekly])
+        for family in FAMILIES
+        for number, name in enumerate(ACTS)
+        if family == "llama" or name in ALL
+        for own in [("llama", ("gpt2", "olmo2")[number % 2])]
+    ],
 )
 def test_layers_on_several_devices_give_what_they_give_on_one(family: str, name: str) -> None:
     one, apart = models(family)

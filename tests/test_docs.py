@@ -78,8 +78,9 @@ def test_the_python_of_a_page_runs(
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
 def test_the_commands_of_a_page_can_be_parsed(page: str) -> None:
+    parser = build_parser()
     for line in commands(page):
-        build_parser().parse_args(shlex.split(line, comments=True)[1:])
+        parser.parse_args(shlex.split(line, comments=True)[1:])
 
 
 def test_the_guide_for_agents_works_from_an_empty_folder(

@@ -97,9 +97,14 @@ def run(name: str, value: Any) -> str:
 
 
 SHOWN = {name: value for name, value in {**NAMES, **METHODS}.items() if examples(value)}
+# Results whose example makes one as that of the function does, which takes long.
+LONG = {"Benchmark", "Clusters", "Clusters.save", "Cross", "PlacedDiscovery", "Replay", "Study",
+        "Track"}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.weekly] if name in LONG else []) for name in SHOWN
+])  # fmt: skip
 def test_the_example_shows_what_happens(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,7 +116,9 @@ def test_every_value_is_that_of_the_run_done_by_hand(family: str) -> None:
     assert found.faithfulness == pytest.approx(ratio, abs=1e-4)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "neox-parallel", "neox-serial"])
+@pytest.mark.parametrize(
+    "family", ["gpt2", "neox-parallel", pytest.param("neox-serial", marks=pytest.mark.weekly)]
+)
 def test_faithfulness_agrees_with_transformer_lens(family: str) -> None:
     """Theirs is of one pair, and its edges are of one position: all of an edge's are kept."""
     from transformer_lens.model_bridge.sources import build_bridge_from_module

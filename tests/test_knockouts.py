@@ -93,7 +93,9 @@ def test_the_marginal_effects_in_the_gates() -> None:
     assert found.evaluation.faithfulness == 1
 
 
-@pytest.mark.parametrize("family", ["gpt2", "qwen2", "olmo2"])
+@pytest.mark.parametrize(
+    "family", ["gpt2", pytest.param("qwen2", marks=pytest.mark.weekly), "olmo2"]
+)
 @torch.no_grad()
 def test_marginal_effects_are_runs_without_each_edge_one_by_one(family: str) -> None:
     m, data = model(family), able(family)

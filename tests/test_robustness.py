@@ -154,12 +154,13 @@ def planted(values: dict[tuple[str, str, str, str], Sequence[float]]) -> Robustn
     return Robustness({cell[0]: circuit for cell in cells}, cells)
 
 
-FOUR = planted({
-    ("a", "zero", "kl", "edge"): (2, 1),  # ratio of means 1/2, mean of ratios 5/8
-    ("a", "zero", "kl", "node"): (2, 4),
-    ("a", "mean", "kl", "edge"): (0, 0),
-    ("a", "mean", "kl", "node"): (4, 8),
-})  # fmt: skip
+def four() -> Robustness:
+    return planted({
+        ("a", "zero", "kl", "edge"): (2, 1),  # ratio of means 1/2, mean of ratios 5/8
+        ("a", "zero", "kl", "node"): (2, 4),
+        ("a", "mean", "kl", "edge"): (0, 0),
+        ("a", "mean", "kl", "node"): (4, 8),
+    })  # fmt: skip
 
 
 def test_rows_hold_both_aggregations_the_interval_and_where_a_circuit_comes_from() -> None:
@@ -178,11 +179,11 @@ def test_rows_hold_both_aggregations_the_interval_and_where_a_circuit_comes_from
 
 
 def test_the_spread_and_what_each_choice_does_are_as_by_hand() -> None:
-    assert [row["faithfulness"] for row in FOUR.rows()] == [0.5, 1, 0, 2]
-    (spread,) = FOUR.spread()
+    assert [row["faithfulness"] for row in four().rows()] == [0.5, 1, 0, 2]
+    (spread,) = four().spread()
     assert (spread["lowest"], spread["lowest_at"]) == (0, ("mean", "kl", "edge"))
     assert (spread["highest"], spread["highest_at"]) == (2, ("mean", "kl", "node"))
-    by_name = {row["choice"]: row for row in FOUR.choices()}
+    by_name = {row["choice"]: row for row in four().choices()}
     assert by_name.keys() == {"corruption", "granularity", "aggregation"}
     # Corruption: 1/2 and 1 of the ratios of means, 5/8 and 1 of the means of ratios.
     assert by_name["corruption"]["mean"] == pytest.approx((0.5 + 1 + 0.625 + 1) / 4)
