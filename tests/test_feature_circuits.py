@@ -106,7 +106,7 @@ def test_the_features_of_a_compiled_program_are_found() -> None:
 @pytest.fixture(scope="module")
 def found() -> Discovery:
     return discover_features(
-        load_model("mini"), "ioi", method="eap", features=20, edges=80, examples=6
+        load_model("mini"), "ioi", method="eap", features=20, edges=80, examples=4
     )
 
 
@@ -119,7 +119,7 @@ def test_the_headline_is_the_circuit_without_what_features_leave_over(found: Dis
     keep[left] = False
     circuit = found.scores.circuit(found.circuit.mask())
     circuit.graph.update(found.circuit.graph)
-    data = as_data(split, "ioi", circuit, examples=6)
+    data = as_data(split, "ioi", circuit, examples=4)
     assert evaluate(split, keep, data).faithfulness == pytest.approx(report.alone.faithfulness)
     kept = report.kept[3].evaluation.faithfulness
     assert kept == pytest.approx(found.evaluation.faithfulness, abs=1e-6)
