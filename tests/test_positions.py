@@ -76,13 +76,43 @@ def test_a_size_and_a_target_are_chosen(found: PlacedDiscovery) -> None:
 def test_it_is_as_sure_as_its_prompts_allow(found: PlacedDiscovery) -> None:
     sure = found.certainty
     assert sure is not None
-    assert len(sure.mean) == found.chosen.mask.counts()[0]
+    residual, attention = found.chosen.mask.counts()
+    assert len(sure.mean) == residual + attention
     weights = found.scores.residual[found.chosen.mask.residual]
-    assert sure.mean == pytest.approx(weights, rel=1e-3, abs=1e-4)
+    assert sure.mean[:residual] == pytest.approx(weights, rel=1e-3, abs=1e-4)
     assert ((sure.low <= sure.mean) & (sure.mean <= sure.high)).all()
     assert 0 < sure.agreement <= 1
     said = found.circuit.to_frame()
     assert said["standard_error"].notna().sum() == len(sure.mean)
+
+
+def test_edges_of_attention_are_as_sure_as_a_bootstrap_by_hand(found: PlacedDiscovery) -> None:
+    """Each is cut alone in the circuit; in every sample those of largest effect are kept, and of
+    these what is no dead end."""
+    inputs, free = prepare(ck.load("mini"), "ioi", examples=8), found.chosen.free
+    edges = free.edges()[free.counts()[0] :]
+    spaces = [free, *Placed(free).without_each(edges)]
+    whole, *less = (one.circuit.astype(float) for one in measure_places(inputs, spaces))
+    effects = whole - np.array(less)
+    draw, times = np.random.default_rng(0), []
+    for _ in range(100):
+        times.append(draw.multinomial(4, np.full(8, 1 / 8)))
+    held = np.zeros(len(edges))
+    for sample in times:
+        means = (effects * sample).sum(1) / 4
+        kept = sorted(range(len(edges)), key=lambda i: -abs(means[i]))[: found.chosen.strongest]
+        attention = np.zeros_like(free.attention)
+        for i in kept:
+            attention[edges[i]] = True
+        alive = free.places.alive(PlacedMask(free.places, free.residual, attention))
+        held += [alive.attention[edge] for edge in edges]
+    own = [edges.index(edge) for edge in found.chosen.mask.edges()[found.chosen.mask.counts()[0] :]]
+    sure = found.certainty
+    assert sure is not None
+    assert sure.frequency[-len(own) :] == pytest.approx(held[own] / 100)
+    errors = effects.std(1, ddof=1)[own] / np.sqrt(8)
+    assert sure.standard_error[-len(own) :] == pytest.approx(errors, rel=1e-3)
+    assert set(sure.core[-len(own) :]) == {*(held[own] >= 90)}
 
 
 def test_the_files_are_what_was_found(found: PlacedDiscovery, tmp_path: Path) -> None:

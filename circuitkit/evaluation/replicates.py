@@ -13,7 +13,7 @@ from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.statistics import Means, means
 
-__all__ = ["complementary", "cuts", "frequencies", "means_of", "pairwise", "resamples"]
+__all__ = ["Cut", "complementary", "cuts", "frequencies", "means_of", "pairwise", "resamples"]
 
 BLOCK = 2**22  # values whose moments are taken at once
 BLOCK_BYTES = 2**26  # of the scores of the replicates that are in memory at once

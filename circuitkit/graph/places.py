@@ -350,6 +350,12 @@ class PlacedMask:
         """How many edges are kept: of the residual stream, and of attention."""
         return int((self.residual != 0).sum()), int((self.attention != 0).sum())
 
+    def edges(self) -> list[Edge]:
+        """Where the kept edges are in the tables: of the residual stream, then of attention."""
+        tables = np.asarray(self.residual), np.asarray(self.attention)
+        found: list[Any] = [tuple(map(int, at)) for table in tables for at in np.argwhere(table)]
+        return found
+
     def others(self) -> PlacedMask:
         """All edges that are not kept."""
         legal = self.places.legal

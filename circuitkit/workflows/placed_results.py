@@ -48,7 +48,7 @@ class PlacedDiscovery(Measured):
         plain: That of the plain circuit that the same scores give for what was asked.
         plain_places: The plain circuit, spread over all places.
         null: That of random circuits between places of the same numbers of edges.
-        certainty: How sure the edges of the residual stream are.
+        certainty: How sure its edges are.
         seconds: How long it took.
         mebibytes: The most memory that the process held.
 
@@ -214,8 +214,7 @@ def _circuit(
     """The circuit, with what is known of its edges."""
     places = scores.places
     circuit = scores.circuit(chosen.mask, words=[list(pair) for pair in words])
-    for head, port, source, span in np.argwhere(chosen.mask.attention):
-        index = int(head), int(port), int(source), int(span)
+    for index in chosen.mask.edges()[chosen.mask.counts()[0] :]:
         writer, reader = places.edge(index)
         circuit[writer][reader].update(weight=float(chosen.effects[index]), exact=True)
     if certainty is not None:

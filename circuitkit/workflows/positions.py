@@ -134,7 +134,7 @@ def discover_positions(
     evaluated = measure_places(measured, [found.mask, found.free, plain.mask, *chance])
     sure = None
     if scores.groups is not None:
-        sure = placed_certainty(scores, found.mask, found.free.counts()[0], seed=seed)
+        sure = placed_certainty(scores, found, joint=joint_norms(model), seed=seed)
     metadata = found_by(seen, measured, name_of(how), asked, unseen is not None)
     return PlacedDiscovery.of(
         scores, found, evaluated, metadata, ability=able, plain=spread, certainty=sure,

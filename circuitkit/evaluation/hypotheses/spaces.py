@@ -87,8 +87,7 @@ class Placed:
 
     def some(self, most: int | None, seed: int) -> Indices:
         """Where its edges are in the tables, or so many of them that are drawn evenly."""
-        tables = self.keep.residual, self.keep.attention
-        return _some([edge for table in tables for edge in np.argwhere(table)], most, seed)
+        return _some(self.keep.edges(), most, seed)
 
     def without_each(self, edges: Indices) -> Iterator[PlacedMask]:
         """It without each of these edges."""
@@ -112,9 +111,7 @@ def space_of(keep: AnyMask, wiring: Wiring) -> Space:
     return Placed(keep) if isinstance(keep, PlacedMask) else Plain(wiring, keep)
 
 
-def _some(
-    edges: Sequence[Int[np.ndarray, " axes"]] | np.ndarray, most: int | None, seed: int
-) -> Indices:
+def _some(edges: Indices | Int[np.ndarray, "edges axes"], most: int | None, seed: int) -> Indices:
     chosen: Iterable[Any] = range(len(edges))
     if most is not None and most < len(edges):
         chosen = np.sort(np.random.default_rng(seed).permutation(len(edges))[:most])

@@ -25,7 +25,14 @@ from circuitkit.evaluation.sizes import Sizes
 from circuitkit.graph.placed_scores import PlacedScores
 from circuitkit.graph.places import AnyMask, PlacedMask
 
-__all__ = ["SLACK", "ChosenPlaces", "choose_places", "joint_norms", "measure_places"]
+__all__ = [
+    "SLACK",
+    "ChosenPlaces",
+    "choose_places",
+    "joint_norms",
+    "measure_places",
+    "with_strongest",
+]
 
 SLACK = 0.05  # of the faithfulness, that fewer edges of attention may cost on the same prompts
 
@@ -36,14 +43,17 @@ class ChosenPlaces:
 
     ``free`` is the circuit with all edges of attention, and ``effects`` says what cutting each of
     them alone costs in it (in metric units per example, [heads, 2, source, destination]; nan where
-    there is none). ``sizes`` and ``kept`` are the faithfulness by the number of edges of the
-    residual stream, with all of attention, and then by the number of edges of attention; ``value``
-    is that of the circuit.
+    there is none), and ``each`` what it costs on every example, in the order of the table; so
+    many of the ``strongest`` of them were kept. ``sizes`` and ``kept`` are the faithfulness by the
+    number of edges of the residual stream, with all of attention, and then by the number of edges
+    of attention; ``value`` is that of the circuit.
     """
 
     mask: PlacedMask
     free: PlacedMask
     effects: Float[np.ndarray, "heads 2 source destination"]
+    each: Float[np.ndarray, "edges examples"]
+    strongest: int
     sizes: dict[int, float]
     kept: dict[int, float]
     value: float
@@ -120,28 +130,37 @@ def _pruned(inputs: Inputs, free: PlacedMask, sizes: dict[int, float], joint: bo
     alive = np.argwhere(free.attention)
     whole = sizes[free.counts()[0]]
     cut = (_without(free, alive[[number]]) for number in range(len(alive)))
-    base, *each = Runs(inputs, None).table(chain([free], cut))
+    base, *less = Runs(inputs, None).table(chain([free], cut))
+    each = base - np.reshape(less, (len(alive), len(base)))
+    means = each.mean(1)
     effects = np.full(free.attention.shape, np.nan)
-    effects[tuple(alive.T)] = [float((base - one).mean()) for one in each]
-    ranked = alive[np.argsort(-np.abs(effects[tuple(alive.T)]), kind="stable")]
+    effects[free.attention] = means
 
     def kept(numbers: Sequence[int]) -> list[PlacedMask]:
-        return [_without(free, ranked[n:]) for n in numbers]
+        return [with_strongest(free, means, n) for n in numbers]
 
     found = Sizes[PlacedMask](
-        len(ranked), whole - SLACK, kept, lambda mask: mask.counts()[1],
+        len(alive), whole - SLACK, kept, lambda mask: mask.counts()[1],
         lambda masks: _faithful(inputs, masks),
     )  # fmt: skip
-    found.values = {0: _faithful(inputs, kept([0]))[0], len(ranked): whole}
+    found.values = {0: _faithful(inputs, kept([0]))[0], len(alive): whole}
     best = 0
     if found.values[0] < found.target:
         found.search()
-        best = found.high or len(ranked)
+        best = found.high or len(alive)
     elif whole <= SLACK:  # it keeps so little that nothing can be said of its parts
-        best = len(ranked)
+        best = len(alive)
     mask = free.places.alive(kept([best])[0], joint=joint)
     values = {n: found.values[n] for n in sorted(found.values)}
-    return ChosenPlaces(mask, free, effects, sizes, values, found.values[best])
+    value = found.values[best]
+    return ChosenPlaces(mask, free, effects, each, best, sizes, values, value)
+
+
+def with_strongest(free: PlacedMask, effects: Float[np.ndarray, " edges"], n: int) -> PlacedMask:
+    """The circuit with the n edges of attention of largest effect, of those that it has: one effect
+    for each, in the order of its table. What is a dead end then is still in it."""
+    order = np.argsort(-np.abs(effects), kind="stable")
+    return _without(free, np.argwhere(free.attention)[order[n:]])
 
 
 def _without(free: PlacedMask, edges: Int[np.ndarray, "edges 4"]) -> PlacedMask:
