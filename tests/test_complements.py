@@ -20,8 +20,8 @@ from circuitkit.engine.memory import peak
 from circuitkit.errors import ArgumentError, BudgetError, CircuitError, MetricError
 from circuitkit.evaluation.complements import complements, halved
 from circuitkit.evaluation.faithfulness import evaluate, evaluate_beside
-from circuitkit.evaluation.masks import drawn_beside
 from circuitkit.evaluation.running import slopes
+from circuitkit.evaluation.spaces import space_of
 from circuitkit.graph.nodes import parse_edge
 from circuitkit.graph.types import Mask
 from circuitkit.metrics import accuracy, logit_diff
@@ -52,7 +52,7 @@ def test_no_other_edges_are_the_circuit_and_all_of_them_the_model() -> None:
 
 def test_random_ones_are_evaluations_of_the_circuit_with_half_of_the_others() -> None:
     own = complements(M, KEEP, *GIVEN, n=5, seed=3)
-    masks = drawn_beside(M.wiring, KEEP, own.kept, 5, 3)
+    masks = space_of(KEEP, M).beside(own.kept, 5, 3)
     by_hand = evaluate(M, masks, *GIVEN)
     assert own.values == pytest.approx([each.faithfulness for each in by_hand])
     assert own.mean == np.mean(own.values)
@@ -89,7 +89,7 @@ def test_what_is_found_is_no_worse_than_all_that_it_was_compared_with(kind: str)
     assert not (own.mask & KEEP).any()
     assert not (own.mask & ~LEGAL).any()
     assert len(own.edges) == own.mask.sum() == own.random.kept > 0
-    drawn = drawn_beside(M.wiring, KEEP, own.random.kept, 4, 0)
+    drawn = space_of(KEEP, M).beside(own.random.kept, 4, 0)
     here = [e.faithfulness for e in evaluate(M, [KEEP | own.mask, KEEP, *drawn], *SEEN[1:])]
     assert own.found.faithfulness == pytest.approx(here[0], abs=1e-6)
     assert sign * here[0] <= min(sign * value for value in here[1:]) + 1e-5
@@ -121,7 +121,7 @@ def test_more_steps_never_find_less() -> None:
 
 
 def test_where_nothing_hurts_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module._Search, "values", lambda self, masks: [self.alone] * len(masks))
+    monkeypatch.setattr(module._Search, "values", lambda self, sets: [self.alone] * len(sets))
     own = complements(M, KEEP, *GIVEN, kind="worst", n=2, steps=2)
     assert own.edges == ()
     assert own.evaluation.faithfulness == own.alone.faithfulness == own.random.mean
@@ -129,12 +129,14 @@ def test_where_nothing_hurts_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_step_changes_what_lowers_the_value_by_the_gradient() -> None:
     """It adds edges that hurt, and takes out those that help."""
-    search = module._Search(SEEN, KEEP, 1)
-    mask = drawn_beside(M.wiring, KEEP, 100, 1, 0)[0] & ~KEEP
-    slope = slopes(SEEN, (KEEP | mask).astype(float)) / search.gap
-    effect = np.where(mask, -slope, slope)[~KEEP & LEGAL]
-    tried = [*search._along(mask, KEEP | mask)]
-    foreseen = [effect[(own ^ mask)[~KEEP & LEGAL]].sum() for own in tried]
+    space = space_of(KEEP, M)
+    search = module._Search(SEEN, space, 1)
+    both = space.beside(100, 1, 0)[0]
+    slope = space.flat(slopes(SEEN, space.mask(space.flat(both).astype(float)))) / search.gap
+    mask, rest = space.flat(both) & ~search.keep, ~search.keep
+    effect = np.where(mask, -slope, slope)[rest]
+    tried = [*search._along(mask, space.flat(both))]
+    foreseen = [effect[(own ^ mask)[rest]].sum() for own in tried]
     assert foreseen == sorted(foreseen, reverse=True)
     assert foreseen[0] == pytest.approx(effect.min())
     assert foreseen[-1] == pytest.approx(effect[effect < 0].sum())
@@ -146,9 +148,9 @@ def test_where_random_ones_hurt_more_these_are_what_was_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     helping = found("best").mask
-    monkeypatch.setattr(module._Search, "run", lambda *_: helping)
+    monkeypatch.setattr(module._Search, "run", lambda *_: helping[LEGAL])
     own = complements(M, KEEP, *GIVEN, kind="worst", n=4)
-    drawn = drawn_beside(M.wiring, KEEP, int(helping.sum()), 4, 0)
+    drawn = space_of(KEEP, M).beside(int(helping.sum()), 4, 0)
     values = [e.faithfulness for e in evaluate(M, drawn, *SEEN[1:])]
     assert own.found.faithfulness == pytest.approx(min(values), abs=1e-6)
     assert np.array_equal(own.mask | KEEP, drawn[int(np.argmin(values))])
@@ -194,7 +196,7 @@ def test_gradients_run_in_batches_that_fit_the_memory(monkeypatch: pytest.Monkey
     for size in (1, 4):
         space = of(size) * 1.05
         monkeypatch.setattr(module, "room_of", lambda *_, space=space: space)
-        fitted = module._fitting(INPUTS, KEEP).data.batch_size
+        fitted = module._fitting(INPUTS, space_of(KEEP, M)).data.batch_size
         assert size - 1 <= fitted <= size
         assert of(fitted) <= space
     monkeypatch.setattr(module, "room_of", lambda *_: 1000.0)

@@ -15,8 +15,8 @@ from circuitkit.engine.inputs import prepare
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitkitError
 from circuitkit.evaluation.faithfulness import evaluate_beside
-from circuitkit.evaluation.hypotheses.spaces import Placed
 from circuitkit.evaluation.places.choosing import SLACK, choose_places, measure_places
+from circuitkit.evaluation.spaces import Placed
 from circuitkit.graph.circuit import edges
 from circuitkit.graph.nodes import edge_name
 from circuitkit.graph.placed_scores import PlacedScores
@@ -226,7 +226,7 @@ def test_larger_random_circuits_are_refused(found: PlacedDiscovery) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--positions", "--verify", "3"], "--positions and --verify do not go together"),
+        (["--positions", "--verify", "3"], "--positions and --verify do not go together (ck."),
         (["--positions", "--level", "node"], "made of edges"),
         (["--spans", "S3"], "'S3' is not a span of these prompts"),
         (["--spans", "tokens"], "tokens"),
@@ -239,6 +239,14 @@ def test_what_cannot_be_is_refused(
     assert main([*arguments, "-o", str(tmp_path / "run"), "--quiet"]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run" / "circuit.json").exists()
+
+
+def test_an_alternative_of_places_is_refused(
+    found: PlacedDiscovery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = found.circuit.save(tmp_path / "circuit.json")
+    assert main(["evaluate", str(path), "--alternative", "--quiet"]) == 2
+    assert "circuit.collapse()" in capsys.readouterr().err
 
 
 def test_a_method_without_spans_is_refused() -> None:

@@ -43,12 +43,19 @@ def require_fitting(options: argparse.Namespace) -> None:
         raise ArgumentError(f"{str(options.scores)!r} is for --alternative; give that as well")
 
 
-def scores_of(options: argparse.Namespace) -> Any:
-    """The scores from which an alternative is to be chosen; None where none is asked for."""
+def scores_of(options: argparse.Namespace, circuit: Any) -> Any:
+    """The scores from which an alternative is to be chosen; None where none is asked for. Raises
+    ArgumentError for a circuit between places."""
+    from circuitkit.graph.circuit import is_placed
     from circuitkit.graph.scores import Scores
 
     if not options.alternative:
         return None
+    if is_placed(circuit):
+        raise ArgumentError(
+            "--alternative searches circuits without places, and this one is between places; save "
+            "circuit.collapse() and give that"
+        )
     beside = Path(options.circuit).parent / "scores.safetensors"
     return Scores.load(options.scores or beside, force=options.force)
 
@@ -59,15 +66,13 @@ def measured(
     """The results that were asked for, by name."""
     from circuitkit.evaluation.alternatives import alternative
     from circuitkit.evaluation.complements import complements
-    from circuitkit.evaluation.masks import as_mask
 
     kinds = dict.fromkeys(options.complement or ())
     if not kinds and scores is None:
         return {}
-    keep = as_mask(circuit, model.wiring)
-    found = {kind: complements(model, keep, *inputs, kind=kind) for kind in kinds}
+    found = {kind: complements(model, circuit, *inputs, kind=kind) for kind in kinds}
     if scores is not None:
-        found["alternative"] = alternative(model, keep, scores, *inputs)
+        found["alternative"] = alternative(model, circuit, scores, *inputs)
     return found
 
 

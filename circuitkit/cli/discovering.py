@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -205,17 +205,39 @@ def _finish(options: argparse.Namespace, place: Path, find: Callable[..., Any]) 
     print_run(options, found, written)
 
 
-# What asks for more than a circuit between places, or of features, gives.
-_NOT_OF_PLACES = ("budget", "nodes", "rule", "verify", "refine", "orders", "agreement", "test",
-                  "plan", "features", "dictionaries")  # fmt: skip
-_NOT_OF_FEATURES = ("budget", "nodes", "refine", "orders", "agreement", "test", "plan")
+# What asks for more than a circuit between places gives, and why it does not.
+_NOT_OF_PLACES = {
+    "budget": "auto, which it is for, gives no scores between places",
+    "nodes": "circuits between places are made of edges",
+    "rule": "edges between places are ranked by magnitude",
+    "verify": "ck.patch_edges measures edges between places exactly",
+    "refine": "swaps are of edges without places",
+    "orders": "acdc gives no scores between places",
+    "agreement": "prompts are not drawn until circuits agree; give more --examples",
+    "test": "the circuit is not grown; circuitkit test tests it when it is saved",
+    "plan": "the cost is not foreseen; try few --examples",
+    "features": "features act wherever they are active",
+    "dictionaries": "features act wherever they are active",
+}
+# The same of a circuit of features.
+_NOT_OF_FEATURES = {
+    "budget": "the method is the same for the circuits beside it; give --method",
+    "nodes": "circuits of features are made of edges",
+    "refine": "the circuit is measured with its edges cut in other ways",
+    "orders": "acdc in random orders takes no features",
+    "agreement": "the features are chosen on one sample; give more --examples",
+    "test": "the circuit is not grown; circuitkit test tests it when it is saved",
+    "plan": "the cost is not foreseen; try few --examples",
+}
 
 
-def _require_without(options: argparse.Namespace, what: str, names: Iterable[str]) -> None:
+def _require_without(options: argparse.Namespace, what: str, reasons: Mapping[str, str]) -> None:
     """Raise ArgumentError where an option is given that does not go together with another."""
-    for name in names:
+    for name, why in reasons.items():
         if getattr(options, name):
-            raise ArgumentError(f"{what} and --{name} do not go together; leave one of them out")
+            raise ArgumentError(
+                f"{what} and --{name} do not go together ({why}); leave one of them out"
+            )
     if options.level != "edge":
         raise ArgumentError(f"circuits with {what} are made of edges; leave out --level node")
 

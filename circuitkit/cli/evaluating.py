@@ -46,7 +46,7 @@ def evaluate(options: argparse.Namespace) -> None:
     require_fitting(options)
     require_folder(options)
     circuit = open_circuit(options.circuit, options.force)
-    scores = scores_of(options)
+    scores = scores_of(options, circuit)
     metrics = options.metric or [recorded(circuit, "metric")]
     corruptions = options.corruption or [recorded(circuit, "corruption")]
     if options.output and not options.curve:

@@ -13,7 +13,7 @@ from math import nan
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, overload
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from circuitkit.data.batches import Dataset
 from circuitkit.data.tasks import shuffled
@@ -30,11 +30,11 @@ from circuitkit.engine.memory import room_of
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
-from circuitkit.evaluation.masks import CircuitLike, as_mask, drawn_beside
+from circuitkit.evaluation.masks import CircuitLike, as_any_mask
 from circuitkit.evaluation.results import TableResult
 from circuitkit.evaluation.running import slopes
-from circuitkit.graph.nodes import edge_name
-from circuitkit.graph.types import Mask
+from circuitkit.evaluation.spaces import Space, space_of
+from circuitkit.graph.places import AnyMask
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.options import Bounds, Count, Seed, checked
 from circuitkit.util.statistics import interval_text, percentile_interval
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Complements", "FoundComplement", "complements", "halved"]
 
 Kind: TypeAlias = Literal["random", "worst", "best"]
+Flags: TypeAlias = Bool[np.ndarray, " edges"]
 RUNGS = 14  # numbers of edges that are tried along one gradient
 SHOWN = 8  # edges of a printed list
 FORMATS = {"edges": ",d", **dict.fromkeys(("faithfulness", "low", "high", "lowest"), ".3f")}
@@ -135,7 +136,7 @@ class FoundComplement(TableResult):
 
     kind: str
     edges: tuple[str, ...]
-    mask: Mask
+    mask: AnyMask
     alone: Evaluation
     evaluation: Evaluation
     random: Complements
@@ -298,15 +299,15 @@ def complements(
         True
     """
     require_model(model)
-    keep = as_mask(circuit, model.wiring)
+    space = space_of(as_any_mask(circuit, model.wiring), model)
     inputs = prepare(model, data, metric, corruption, circuit=circuit)
-    if not (model.wiring.legal & ~keep).any():
+    if not space.others:
         raise CircuitError(
             "the circuit is the whole model, so there are no other edges; give a smaller one"
         )
     if kind == "random":
-        return _random(inputs, keep, n, share, seed)
-    return _sought(inputs, keep, kind, n, steps, seed)
+        return _random(inputs, space, n, share, seed)
+    return _sought(inputs, space, kind, n, steps, seed)
 
 
 def halved(inputs: Inputs, seed: int) -> tuple[Inputs, Inputs]:
@@ -316,97 +317,95 @@ def halved(inputs: Inputs, seed: int) -> tuple[Inputs, Inputs]:
     return inputs._replace(data=mixed).halves()
 
 
-def _random(inputs: Inputs, keep: Mask, n: int, share: float, seed: int) -> Complements:
+def _random(inputs: Inputs, space: Space, n: int, share: float, seed: int) -> Complements:
     """The circuit with random ones of the others."""
-    wiring = inputs.model.wiring
-    others = int((wiring.legal & ~keep).sum())
-    kept = round(others * share)
-    masks = drawn_beside(wiring, keep, kept, n, seed)
-    alone, *draws = evaluate(inputs.model, [keep, *masks], *inputs[1:])
-    return Complements(alone, tuple(draws), kept, others)
+    kept = round(space.others * share)
+    masks = space.beside(kept, n, seed)
+    alone, *draws = evaluate(inputs.model, [space.keep, *masks], *inputs[1:])
+    return Complements(alone, tuple(draws), kept, space.others)
 
 
 # -- the search ------------------------------------------------------------------------------------
 def _sought(
-    inputs: Inputs, keep: Mask, kind: str, n: int, steps: int, seed: int
+    inputs: Inputs, space: Space, kind: str, n: int, steps: int, seed: int
 ) -> FoundComplement:
     """The others that hurt or help most, beside as many random ones."""
-    wiring = inputs.model.wiring
     seen, unseen = halved(inputs, seed)
-    search = _Search(seen, keep, 1 if kind == "worst" else -1)
-    mask = wiring.alive(keep | search.run(steps)) & ~keep
-    drawn = drawn_beside(wiring, keep, int(mask.sum()), n, seed)
-    by_chance = [own & ~keep for own in drawn]
-    mask = search.best([mask, *by_chance])
-    there = evaluate(seen.model, keep | mask, *seen[1:])
-    alone, found, *draws = evaluate(seen.model, [keep, keep | mask, *drawn], *unseen[1:])
-    names = (edge_name(wiring.writers[i], wiring.readers[j]) for i, j in np.argwhere(mask))
-    others = int((wiring.legal & ~keep).sum())
+    search = _Search(seen, space, 1 if kind == "worst" else -1)
+    keep = search.keep
+    added = space.flat(space.alive(space.mask(keep | search.run(steps)))) & ~keep
+    drawn = space.beside(int(added.sum()), n, seed)
+    added = search.best([added, *(space.flat(one) & ~keep for one in drawn)])
+    both, mask = space.mask(keep | added), space.mask(added)
+    there = evaluate(seen.model, both, *seen[1:])
+    alone, found, *draws = evaluate(seen.model, [space.keep, both, *drawn], *unseen[1:])
     return FoundComplement(
-        kind=kind, edges=tuple(names), mask=mask, alone=alone, evaluation=found,
-        random=Complements(alone, tuple(draws), int(mask.sum()), others), found=there,
+        kind=kind, edges=tuple(space.names(space.edges(mask))), mask=mask, alone=alone,
+        evaluation=found,
+        random=Complements(alone, tuple(draws), int(added.sum()), space.others), found=there,
         in_sample=seen.data is unseen.data,
     )  # fmt: skip
 
 
 class _Search:
-    """Which others to keep, so that the faithfulness is low (sign 1) or high (−1)."""
+    """Which others to keep, so that the faithfulness is low (sign 1) or high (−1); sets of edges
+    are vectors over all edges of the space."""
 
-    def __init__(self, inputs: Inputs, keep: Mask, sign: int) -> None:
-        self.inputs, self.keep, self.sign = inputs, keep, sign
-        self.others = inputs.model.wiring.legal & ~keep
-        alone = evaluate(inputs.model, keep, *inputs[1:])
+    def __init__(self, inputs: Inputs, space: Space, sign: int) -> None:
+        self.inputs, self.space, self.sign = inputs, space, sign
+        self.keep: Flags = space.flat(space.keep)
+        alone = evaluate(inputs.model, space.keep, *inputs[1:])
         self.alone = sign * alone.faithfulness
         self.gap = float(alone.everything.mean() - alone.nothing.mean())
-        self.graded = _fitting(inputs, keep)
+        self.graded = _fitting(inputs, space)
 
-    def values(self, masks: Sequence[Mask]) -> list[float]:
+    def values(self, sets: Sequence[Flags]) -> list[float]:
         """What is to be low, with each of these kept."""
-        whole = [self.keep | mask for mask in masks]
+        whole = [self.space.mask(self.keep | own) for own in sets]
         found = evaluate(self.inputs.model, whole, *self.inputs[1:])
         return [self.sign * each.faithfulness for each in found]
 
-    def best(self, masks: Sequence[Mask]) -> Mask:
+    def best(self, sets: Sequence[Flags]) -> Flags:
         """The one with the lowest value, of equal ones the first."""
-        return masks[int(np.argmin(self.values(masks)))]
+        return sets[int(np.argmin(self.values(sets)))]
 
-    def run(self, steps: int) -> Mask:
+    def run(self, steps: int) -> Flags:
         """The best set that was measured: each step follows the gradient from the last one's."""
-        mask, lowest = np.zeros_like(self.keep), self.alone
+        added, lowest = np.zeros_like(self.keep), self.alone
         for step in range(steps):
-            whole: list[np.ndarray] = [self.keep | mask]
+            whole: list[np.ndarray] = [self.keep | added]
             if step == 0:
-                whole += [self.keep + self.others / 2, self.keep | self.others]
-            tried = [each for point in whole for each in self._along(mask, point)]
+                whole += [self.keep + ~self.keep / 2, np.ones_like(self.keep)]
+            tried = [each for point in whole for each in self._along(added, point)]
             values = self.values(tried) if tried else []
             if not values or min(values) >= lowest:
                 break
-            mask, lowest = tried[int(np.argmin(values))], min(values)
-        return mask
+            added, lowest = tried[int(np.argmin(values))], min(values)
+        return added
 
-    def _along(
-        self, mask: Mask, point: Float[np.ndarray, "writers readers"] | Mask
-    ) -> Iterator[Mask]:
+    def _along(self, added: Flags, point: Float[np.ndarray, " edges"] | Flags) -> Iterator[Flags]:
         """The set with more and more of the edges changed whose change lowers the value most, by
         the gradient at the point."""
-        slope = self.sign / self.gap * slopes(self.graded, point.astype(float))
-        change = np.where(self.others, np.where(mask, -slope, slope), 0)
-        order = np.argsort(change, axis=None, kind="stable")
+        graded = slopes(self.graded, self.space.mask(point.astype(float)))
+        slope = self.sign / self.gap * self.space.flat(graded)
+        change = np.where(self.keep, 0, np.where(added, -slope, slope))
+        order = np.argsort(change, kind="stable")
         lowering = int((change < 0).sum())
         for size in sorted({round(n) for n in np.geomspace(1, max(1, lowering), RUNGS).tolist()}):
-            changed = mask.copy()
-            changed.reshape(-1)[order[: min(size, lowering)]] ^= True
+            changed = added.copy()
+            changed[order[: min(size, lowering)]] ^= True
             yield changed
 
 
-def _fitting(inputs: Inputs, keep: Mask) -> Inputs:
+def _fitting(inputs: Inputs, space: Space) -> Inputs:
     """The inputs in batches whose gradients in a mask fit the memory; raises BudgetError where one
     example does not."""
     model, data = inputs.model, inputs.data
+    weights = space.mask(space.flat(space.keep).astype(float))
 
     def work(few: Dataset) -> None:
-        slopes(inputs._replace(data=few), keep.astype(float))
+        slopes(inputs._replace(data=few), weights)
 
-    space = room_of(model, data.memory)
-    most = of_longest(work, data, space).most(space, data.batch_size)
+    memory = room_of(model, data.memory)
+    most = of_longest(work, data, memory).most(memory, data.batch_size)
     return inputs._replace(data=replace(data, batch_size=most))

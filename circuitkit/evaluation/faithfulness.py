@@ -48,18 +48,15 @@ from circuitkit.evaluation.masks import (
     CircuitLike,
     as_any_mask,
     as_masks,
-    drawn_beside,
     drawn_nodes,
     is_one,
     nodes_beside,
     others,
 )
 from circuitkit.evaluation.results import TableResult
-from circuitkit.graph.placed_walks import drawn_places
-from circuitkit.graph.places import AnyMask, PlacedMask, bits_of, edges_of
+from circuitkit.evaluation.spaces import Plain, Space, space_of
+from circuitkit.graph.places import AnyMask, bits_of, edges_of
 from circuitkit.graph.types import Mask
-from circuitkit.graph.walks import drawn_masks
-from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.statistics import LEVEL, bootstrap_interval, interval_text
@@ -366,13 +363,7 @@ def evaluate_beside(
     require_model(model)
     mask = as_any_mask(circuit, model.wiring)
     inputs = prepare(model, data, metric, corruption, circuit=circuit)
-    rest: AnyMask
-    chance: Sequence[AnyMask]
-    beside: Sequence[AnyMask]
-    if isinstance(mask, PlacedMask):
-        rest, chance, beside = _compared_places(mask, random, halves, seed)
-    else:
-        rest, chance, beside = _compared(model.wiring, mask, random, halves, seed, level)
+    rest, chance, beside = _compared(space_of(mask, model), random, halves, seed, level)
     named = also or {}
     masks = [mask, rest, *chance, *beside, *named.values()]
     found, complement, *more = evaluate(model, masks, *inputs[1:], resume=resume)
@@ -382,41 +373,24 @@ def evaluate_beside(
 
 
 def _compared(
-    wiring: Wiring, mask: Mask, random: int, halves: int, seed: int, level: str
-) -> tuple[Mask, list[Mask], list[Mask]]:
+    space: Space, random: int, halves: int, seed: int, level: str
+) -> tuple[AnyMask, Sequence[AnyMask], Sequence[AnyMask]]:
     """What a circuit is compared with: the others, random circuits, and it with random halves of
     the others."""
-    if level == "node":
-        held = [int(row) for row in np.flatnonzero(mask.any(1)) if row]
+    if level == "node" and isinstance(space, Plain):
+        wiring = space.wiring
+        held = [int(row) for row in np.flatnonzero(space.keep.any(1)) if row]
         rest = [row for row in range(1, len(wiring.writers)) if row not in held]
         half = round(len(rest) / 2)
         return (
             wiring.between(rest), drawn_nodes(wiring, len(held), random, seed),
             nodes_beside(wiring, held, half, halves, seed),
         )  # fmt: skip
-    outside = wiring.legal & ~mask
-    half = round(int(outside.sum()) / 2)
+    half = round(space.others / 2)
     return (
-        outside, drawn_masks(wiring, int(mask.sum()), random, seed),
-        drawn_beside(wiring, mask, half, halves, seed),
+        space.mask(~space.flat(space.keep)), space.drawn(random, seed),
+        space.beside(half, halves, seed),
     )  # fmt: skip
-
-
-def _compared_places(
-    mask: PlacedMask, random: int, halves: int, seed: int
-) -> tuple[PlacedMask, list[PlacedMask], list[PlacedMask]]:
-    """The same of a circuit between places; random ones begin in the spans in which it begins."""
-    rng, legal, rest = np.random.default_rng(seed), mask.places.legal, mask.others()
-    chance = drawn_places(mask.places, *mask.counts(), random, seed, mask.begins())
-    kept = [
-        PlacedMask(
-            mask.places,
-            mask.residual | (rest.residual & (rng.random(legal.residual.shape) < 0.5)),
-            mask.attention | (rest.attention & (rng.random(legal.attention.shape) < 0.5)),
-        )
-        for _ in range(halves)
-    ]
-    return rest, chance, kept
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError, ScoresError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
-from circuitkit.graph.places import AnyMask, PlacedMask
+from circuitkit.graph.places import PORTS, AnyMask, PlacedMask
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Graph, Mask
 from circuitkit.graph.walks import drawn_masks
@@ -34,7 +34,6 @@ __all__ = [
     "as_places",
     "as_scores",
     "dense",
-    "drawn_beside",
     "drawn_nodes",
     "is_one",
     "node_level",
@@ -165,15 +164,15 @@ def as_mask(circuit: CircuitLike, wiring: Wiring) -> Mask:
     return found
 
 
-def as_places(circuit: object, wiring: Wiring) -> PlacedMask | None:
+def as_places(circuit: object, wiring: Wiring | None) -> PlacedMask | None:
     """The mask of a circuit between places; None for every other circuit. Raises CircuitError where
-    it is one of another model."""
+    it is one of another model than that of the wiring, where there is one."""
     graph = circuit if isinstance(circuit, nx.DiGraph) else getattr(circuit, "circuit", None)
     if graph is None or not circuits.is_placed(graph):
         return None
     found: Graph = graph
     mask = circuits.placed_mask(found)
-    if mask.places.wiring != wiring:
+    if wiring is not None and mask.places.wiring != wiring:
         raise CircuitError(
             f"the circuit belongs to {_described(mask.places.wiring)}, and the model has "
             f"{_described(wiring, '')}; give a circuit of this model"
@@ -211,15 +210,16 @@ def _described(wiring: Wiring, before: str = "a model of ") -> str:
     return f"{before}{size}{extra} ({wiring.n_edges:,} edges)"
 
 
-def node_level(circuit: CircuitLike, wiring: Model | Wiring | None = None) -> Mask:
+def node_level(circuit: CircuitLike, wiring: Model | Wiring | None = None) -> AnyMask:
     """The mask of a circuit's nodes: every edge out of every one of them.
 
     In its run each other node is ablated as a whole, and not edge by edge. A node belongs to the
     circuit if it writes or reads in it; by a port that heads share, none of them reads alone. The
-    wiring, or the model, is needed where the circuit is a mask.
+    wiring, or the model, is needed where the circuit is a mask. Between places a node is a
+    component at a span, with all of attention into it.
 
-    Returns a mask of bool [writers, readers]. Raises ArgumentError for what is not a circuit, and
-    CircuitError where it does not fit the wiring.
+    Returns a mask of bool [writers, readers], or a PlacedMask of a circuit between places. Raises
+    ArgumentError for what is not a circuit, and CircuitError where it does not fit the wiring.
 
     Source: Miller et al. (2024), who compare ablating nodes with ablating edges.
 
@@ -228,6 +228,10 @@ def node_level(circuit: CircuitLike, wiring: Model | Wiring | None = None) -> Ma
         >>> int(whole.sum()) > len(circuit.to_frame())
         True
     """
+    if isinstance(circuit, PlacedMask):
+        return _node_level_at(circuit)
+    if (placed := as_places(circuit, None if wiring is None else _wiring_of(wiring))) is not None:
+        return _node_level_at(placed)
     wiring = _wiring_of(circuit if wiring is None else wiring)
     keep = as_mask(circuit, wiring) & wiring.legal
     held = keep.any(1)
@@ -236,6 +240,19 @@ def node_level(circuit: CircuitLike, wiring: Model | Wiring | None = None) -> Ma
             held[wiring.writer[reader.component]] |= read
     whole: Mask = wiring.legal & held[:, None]
     return whole
+
+
+def _node_level_at(keep: PlacedMask) -> PlacedMask:
+    """That of a circuit between places: every edge out of every component at its spans."""
+    places, wiring = keep.places, keep.places.wiring
+    residual, attention = np.asarray(keep.residual) != 0, np.asarray(keep.attention) != 0
+    held = residual.any(1)
+    for reader, read in zip(wiring.readers, residual.any(0), strict=True):
+        if reader.port not in (*PORTS,) and reader.component in wiring.writer:
+            held[wiring.writer[reader.component]] |= read
+    held[places.heads] |= attention.any((1, 2))
+    legal, into = places.legal, held[places.heads]
+    return PlacedMask(places, legal.residual & held[:, None], legal.attention & into[:, None, None])
 
 
 def _wiring_of(given: object) -> Wiring:
@@ -276,16 +293,6 @@ def random_masks(
         edges = int(circuits.mask(model).sum())
     check("edges", edges, Size, "random_masks")
     return drawn_masks(wiring, int(edges or 0), n, seed)
-
-
-def drawn_beside(wiring: Wiring, keep: Mask, edges: int, n: int, seed: int) -> list[Mask]:
-    """n masks that keep this one, and so many random ones of all other edges."""
-    rng = np.random.default_rng(seed)
-    others = np.flatnonzero(wiring.legal & ~keep)
-    masks = [keep.copy() for _ in range(n)]
-    for mask in masks:
-        mask.reshape(-1)[rng.permutation(others)[:edges]] = True
-    return masks
 
 
 def drawn_nodes(wiring: Wiring, nodes: int, n: int, seed: int) -> list[Mask]:

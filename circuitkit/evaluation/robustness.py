@@ -16,6 +16,7 @@ from itertools import chain, combinations, product
 from math import isnan, nan
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
+import networkx as nx
 import numpy as np
 import torch
 
@@ -40,13 +41,15 @@ from circuitkit.engine.model import Model
 from circuitkit.engine.record import answer, record
 from circuitkit.errors import CircuitError, EvaluationError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluations, measure_all
-from circuitkit.evaluation.masks import CircuitLike, as_graph, as_mask, node_level
+from circuitkit.evaluation.masks import CircuitLike, as_any_mask, as_graph, node_level
 from circuitkit.evaluation.results import PictureResult
 from circuitkit.evaluation.sampling import parts
 from circuitkit.evaluation.searching import FAITHFULNESS, smallest
+from circuitkit.evaluation.spaces import space_of
 from circuitkit.graph import circuit as graphs
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.compare import agreement, compare
+from circuitkit.graph.places import PlacedMask, bits_of
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.separation import Separation, separation, within
 from circuitkit.graph.types import Graph
@@ -62,7 +65,7 @@ if TYPE_CHECKING:
 __all__ = ["Robustness", "cross_evaluate", "discover_each", "vary"]
 
 VERSION = 1  # of the blocks on disk
-GRANULARITIES = {"edge": as_mask, "node": node_level}
+GRANULARITIES = {"edge": as_any_mask, "node": node_level}
 AXES = ("circuit", "corruption", "metric", "granularity", "aggregation")
 Block: TypeAlias = dict[str, np.ndarray]
 
@@ -489,7 +492,7 @@ def cross_evaluate(
         "format": "circuitkit.cross_evaluate",
         "version": VERSION,
         "metrics": [name_of(metric) for metric in measures],
-        "masks": [digest(np.packbits(mask).tobytes().hex()) for mask in masks],
+        "masks": [digest(bits_of(mask).hex()) for mask in masks],
     }
     journal = _journal(resume, about, model, data)
     cells = {}
@@ -506,13 +509,11 @@ def cross_evaluate(
 
 def _graph(circuit: CircuitLike, model: Model) -> Graph:
     """The circuit as a graph, also where it is a Discovery or a mask, which has no weights."""
-    given = as_graph(circuit)
-    if not isinstance(given, np.ndarray):
+    given = None if isinstance(circuit, PlacedMask) else as_graph(circuit)
+    if isinstance(given, nx.DiGraph):
         return given
-    wiring = model.wiring
-    kept = np.argwhere(as_mask(given, wiring))
-    edges = {(wiring.writers[row], wiring.readers[column]): 1.0 for row, column in kept}
-    built = graphs.build(wiring, edges)
+    space = space_of(as_any_mask(circuit, model.wiring), model)
+    built = space.circuit(space.edges(space.keep))
     built.graph["unweighted"] = True
     return built
 

@@ -25,7 +25,7 @@ from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import Keep, runs
 from circuitkit.errors import CircuitError, MetricError
 from circuitkit.evaluation.masks import CircuitLike, as_mask, as_places, dense, require_shape
-from circuitkit.graph.places import PlacedMask
+from circuitkit.graph.places import AnyMask, PlacedMask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of
 
@@ -88,17 +88,22 @@ def measure(
     return _stacked(inputs, keeps, value)
 
 
-def slopes(
-    inputs: Inputs, weights: Float[np.ndarray, "writers readers"]
-) -> Float[np.ndarray, "writers readers"]:
-    """The gradient of the metric's mean in the weights of a mask, of which no more than one batch
-    under one draw of the corruption is held at a time; 0 where a pair is not an edge.
+def slopes(inputs: Inputs, weights: AnyMask) -> AnyMask:
+    """The gradient of the metric's mean in the weights of a mask, plain or between places, of which
+    no more than one batch under one draw of the corruption is held at a time; 0 where a pair is not
+    an edge.
 
     Raises MetricError where the metric has no gradient, or one that is not finite.
     """
     model, data, metric, corruption = inputs
-    keep = torch.as_tensor(weights, dtype=model.dtype, device=model.device).requires_grad_()
-    total = torch.zeros(keep.shape, dtype=torch.float64)
+    placed = weights if isinstance(weights, PlacedMask) else None
+    tables = [weights] if placed is None else [placed.residual, placed.attention]
+    leaves = [
+        torch.as_tensor(table, dtype=model.dtype, device=model.device).requires_grad_()
+        for table in tables
+    ]
+    keep: Keep = leaves[0] if placed is None else PlacedMask(placed.places, *leaves)
+    totals = [torch.zeros(leaf.shape, dtype=torch.float64) for leaf in leaves]
 
     def value(
         logits: Float[Tensor, "b vocab"], reference: Float[Tensor, "b vocab"], batch: Batch
@@ -113,16 +118,23 @@ def slopes(
         for own in draws:
             with torch.enable_grad():
                 said = _batch(model, batch, [own], [keep], value)
-            total += _slope(metric, said, keep).cpu().double() / len(draws)
-    found: np.ndarray = (total / len(data)).numpy()
-    return np.where(model.wiring.legal, found, 0)
+            for total, slope in zip(totals, _slopes(metric, said, leaves), strict=True):
+                total += slope.cpu().double() / len(draws)
+    found = [(total / len(data)).numpy() for total in totals]
+    if placed is None:
+        return np.where(model.wiring.legal, found[0], 0)
+    legal = placed.places.legal
+    residual, attention = found[0] * legal.residual, found[1] * legal.attention
+    return PlacedMask(placed.places, residual, attention)
 
 
-def _slope(metric: Metric, said: Tensor, keep: Tensor) -> Tensor:
-    """The gradient of the sum of what a metric says; raises MetricError where there is none."""
-    found = torch.autograd.grad(said.sum(), keep)[0] if said.requires_grad else None
-    if found is None or not bool(found.isfinite().all()):
-        lacks = "no gradient" if found is None else "a gradient that is not finite"
+def _slopes(metric: Metric, said: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of the sum of what a metric says; raises MetricError where there are none."""
+    found: list[Tensor] = []
+    if said.requires_grad:
+        found += torch.autograd.grad(said.sum(), leaves, materialize_grads=True)
+    if not found or not all(bool(slope.isfinite().all()) for slope in found):
+        lacks = "a gradient that is not finite" if found else "no gradient"
         raise MetricError(f"{name_of(metric)} has {lacks} here; use another metric (logit_diff)")
     return found
 

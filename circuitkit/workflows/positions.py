@@ -34,7 +34,8 @@ from circuitkit.evaluation.ability import ability
 from circuitkit.evaluation.ability import known as only_known
 from circuitkit.evaluation.choosing import choose
 from circuitkit.evaluation.places.certainty import placed_certainty
-from circuitkit.evaluation.places.choosing import choose_places, joint_norms, measure_places
+from circuitkit.evaluation.places.choosing import choose_places, measure_places
+from circuitkit.evaluation.spaces import joint_norms
 from circuitkit.graph.placed_scores import PlacedScores
 from circuitkit.graph.placed_walks import drawn_places
 from circuitkit.graph.places import Places
@@ -80,9 +81,9 @@ def discover_positions(
         corruption: A name or a function; by default ``counterfactual``. Nothing before the first
             token that it changes can be in the circuit: of IOI's texts, ``names`` shows all roles,
             and ``S2`` only what follows the second subject.
-        spans: ``"named"`` for the spans that the prompts name, ``"tokens"`` for each position where
-            prompts align, or the names of some spans; all other tokens belong to rests that are
-            named by what follows them.
+        spans: ``"named"`` for the spans that the prompts name (of nested ones the outer),
+            ``"tokens"`` for each position where prompts align, or the names of some spans; all
+            other tokens belong to rests that are named by what follows them.
         method: How edges are scored: ``eap`` or ``eap_ig`` (the default), with settings.
         unseen: The prompts on which the circuit is measured.
         edges: How many edges of the residual stream the circuit has at most.

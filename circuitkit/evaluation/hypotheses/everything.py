@@ -34,11 +34,11 @@ from circuitkit.evaluation.hypotheses.equivalence import EPSILON, PROMPTS
 from circuitkit.evaluation.hypotheses.measuring import Measured, Runs
 from circuitkit.evaluation.hypotheses.minimality import EdgeTest
 from circuitkit.evaluation.hypotheses.results import HypothesisTests
-from circuitkit.evaluation.hypotheses.spaces import Placed, Plain, Space, space_of
 from circuitkit.evaluation.hypotheses.tested import Tested
 from circuitkit.evaluation.masks import CircuitLike, as_any_mask, as_graph, others
 from circuitkit.evaluation.running import run
 from circuitkit.evaluation.searching import FAITHFULNESS
+from circuitkit.evaluation.spaces import Placed, Plain, Space, space_of
 from circuitkit.graph.places import PlacedMask, edges_of
 from circuitkit.graph.walks import drawn_masks
 from circuitkit.util.options import Bounds, Count, Seed, checked
@@ -137,7 +137,7 @@ def hypothesis_tests(
         ['edge', 'effect', 'share', 'p', 'adjusted', 'minimal']
     """
     require_model(model)
-    space = space_of(as_any_mask(circuit, model.wiring), model.wiring)
+    space = space_of(as_any_mask(circuit, model.wiring), model)
     if isinstance(space, Placed) and sizes:
         raise ArgumentError(
             "larger random circuits are not drawn between places; leave sizes out (--sizes)"

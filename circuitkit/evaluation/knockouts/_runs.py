@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from itertools import chain, islice
-from typing import TypeAlias
 
 import networkx as nx
 import numpy as np
@@ -25,66 +24,61 @@ from circuitkit.engine.metric import Corruption, Metric
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError
 from circuitkit.evaluation.faithfulness import Evaluation, measure_all
-from circuitkit.evaluation.masks import CircuitLike, as_mask
-from circuitkit.graph import circuit as circuits
-from circuitkit.graph.nodes import edge_name
-from circuitkit.graph.types import Graph, Mask
+from circuitkit.evaluation.masks import CircuitLike, as_any_mask
+from circuitkit.evaluation.spaces import Index, Space, space_of
+from circuitkit.graph.places import AnyMask, bits_of
+from circuitkit.graph.types import Graph
 from circuitkit.registry import name_of
 
-__all__ = ["Knockouts", "Edge", "knockouts_of", "drawn_sets", "without"]
+__all__ = ["Knockouts", "drawn_sets", "knockouts_of"]
 
-Edge: TypeAlias = tuple[int, int]
 TOGETHER = 256  # masks that are held, and share the carried run
 
 
 @dataclass(frozen=True)
 class Knockouts:
-    """A circuit with all that a run of it needs."""
+    """A circuit, in the space of its edges, with all that a run of it needs."""
 
     model: Model
-    keep: Mask
+    space: Space
     data: Dataset
     metric: Metric
     corruption: Corruption
 
     @cached_property
-    def edges(self) -> list[Edge]:
-        """Row and column of every edge of the circuit."""
-        return [(int(row), int(column)) for row, column in np.argwhere(self.keep)]
+    def edges(self) -> list[Index]:
+        """Where every edge of the circuit is in its mask."""
+        return self.space.edges(self.space.keep)
 
     @cached_property
     def graph(self) -> Graph:
         """The circuit as a graph."""
-        return circuits.build(self.model.wiring, {self.ends(edge): 0.0 for edge in self.edges})
+        return self.space.circuit(self.edges)
 
-    def through(self, edge: Edge) -> set[Edge]:
+    def through(self, edge: Index) -> set[Index]:
         """The circuit's edges that lie on a path through this one."""
-        writer, reader = self.ends(edge)
+        writer, reader = self.space.ends(edge)
         before = {writer} | nx.ancestors(self.graph, writer)
         after = {reader} | nx.descendants(self.graph, reader)
-        ends = ((other, *self.ends(other)) for other in self.edges)
+        ends = ((other, *self.space.ends(other)) for other in self.edges)
         return {e for e, source, target in ends if e == edge or target in before or source in after}
 
-    def ends(self, edge: Edge) -> tuple[str, str]:
-        """Writer and reader."""
-        return self.model.wiring.writers[edge[0]], self.model.wiring.readers[edge[1]]
-
-    def names(self, edges: Iterable[Edge]) -> tuple[str, ...]:
+    def names(self, edges: Iterable[Index]) -> tuple[str, ...]:
         """The edges as they are written."""
-        return tuple(edge_name(*self.ends(edge)) for edge in edges)
+        return tuple(self.space.names(edges))
 
     def measure(
-        self, masks: Iterable[Mask]
+        self, masks: Iterable[AnyMask]
     ) -> tuple[Evaluation, Float[np.ndarray, "masks examples"]]:
         """The circuit's own evaluation, and the metric under each mask; masks that differ in dead
         ends alone are run once. They are taken as they are needed, and never all held."""
         places: dict[bytes, int] = {}
         order: list[int] = []
 
-        def unseen() -> Iterator[Mask]:
-            for mask in chain([self.keep], masks):
-                alive = self.model.wiring.alive(mask)
-                key = sha256(alive.tobytes()).digest()
+        def unseen() -> Iterator[AnyMask]:
+            for mask in chain([self.space.keep], masks):
+                alive = self.space.alive(mask)
+                key = sha256(bits_of(alive)).digest()
                 fresh = key not in places
                 order.append(places.setdefault(key, len(places)))
                 if fresh:
@@ -113,24 +107,16 @@ def knockouts_of(
     """The circuit with its inputs; raises CircuitError where it has no edge, or is not of this
     model."""
     require_model(model)
-    keep = as_mask(circuit, model.wiring) & model.wiring.legal
-    if not keep.any():
+    space = space_of(as_any_mask(circuit, model.wiring), model)
+    if not space.flat(space.keep).any():
         raise CircuitError("the circuit has no edges, so there are none to cut; give at least one")
     inputs = prepare(model, data, metric, corruption, circuit=circuit)
-    return Knockouts(model, keep, *inputs[1:])
-
-
-def without(mask: Mask, edges: Iterable[Edge]) -> Mask:
-    """The mask with these edges cut."""
-    cut = mask.copy()
-    for edge in edges:
-        cut[edge] = False
-    return cut
+    return Knockouts(model, space, *inputs[1:])
 
 
 def drawn_sets(
-    edges: Sequence[Edge], n: int, sizes: Sequence[int] | None, rng: np.random.Generator
-) -> list[list[Edge]]:
+    edges: Sequence[Index], n: int, sizes: Sequence[int] | None, rng: np.random.Generator
+) -> list[list[Index]]:
     """n random sets of edges, of random ones of these sizes (None: of any size)."""
     sizes = sizes or range(1, len(edges) + 1)
     if wrong := [size for size in sizes if not 0 < size <= len(edges)]:

@@ -13,14 +13,13 @@ from circuitkit.engine.model import Model
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more, require_gap
 from circuitkit.evaluation.knockouts._runs import (
-    Edge,
     Knockouts,
     drawn_sets,
     knockouts_of,
-    without,
 )
 from circuitkit.evaluation.masks import CircuitLike
 from circuitkit.evaluation.results import PictureResult, TableResult
+from circuitkit.evaluation.spaces import Index
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.options import Count, Seed, Whole, checked
 from circuitkit.util.tables import as_text, to_frame
@@ -215,11 +214,13 @@ def incompleteness(
 
 
 def _knock_out(
-    runs: Knockouts, sets: Sequence[Sequence[Edge]], kinds: Sequence[str]
+    runs: Knockouts, sets: Sequence[Sequence[Index]], kinds: Sequence[str]
 ) -> tuple[Evaluation, list[Knockout]]:
     """What is left without each of these sets."""
-    bases = runs.keep, runs.model.wiring.legal
-    evaluation, values = runs.measure(without(base, cut) for base in bases for cut in sets)
+    bases = runs.space.keep, runs.space.whole
+    evaluation, values = runs.measure(
+        runs.space.without(base, cut) for base in bases for cut in sets
+    )
     inside, whole = values.mean(1).reshape(2, len(sets)).tolist()
     rows = zip(map(runs.names, sets), inside, whole, kinds, strict=True)
     return evaluation, [Knockout(*row) for row in rows]
@@ -230,7 +231,7 @@ def _greedy(
 ) -> Iterator[Knockout]:
     """The best set of each round. K grows even where that lowers the score, for the next edge may
     raise it above all that was."""
-    cut: list[Edge] = []
+    cut: list[Index] = []
     for _ in range(min(rounds, len(runs.edges))):
         rest = [edge for edge in runs.edges if edge not in cut]
         tried = [[*cut, rest[i]] for i in rng.permutation(len(rest))[: max(1, candidates)]]

@@ -12,7 +12,7 @@ from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike
 from circuitkit.engine.model import Model
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import DRAWN, SHOWN, about, more
-from circuitkit.evaluation.knockouts._runs import knockouts_of, without
+from circuitkit.evaluation.knockouts._runs import knockouts_of
 from circuitkit.evaluation.masks import CircuitLike
 from circuitkit.evaluation.results import PictureResult
 from circuitkit.util.json_values import Json, nan_to_none
@@ -124,5 +124,5 @@ def marginal_effects(
         True
     """
     runs = knockouts_of(model, circuit, data, metric, corruption)
-    evaluation, values = runs.measure(without(runs.keep, [e]) for e in runs.edges)
+    evaluation, values = runs.measure(runs.space.without(runs.space.keep, [e]) for e in runs.edges)
     return MarginalEffects(evaluation, runs.names(runs.edges), evaluation.circuit - values)

@@ -13,7 +13,7 @@ from circuitkit.evaluation.knockouts.completeness import Incompleteness, incompl
 from circuitkit.evaluation.knockouts.effects import MarginalEffects, marginal_effects
 from circuitkit.evaluation.knockouts.pairs import Interactions, interactions
 from circuitkit.evaluation.knockouts.redundancy import Minimality, minimality
-from circuitkit.evaluation.masks import CircuitLike, as_graph
+from circuitkit.evaluation.masks import CircuitLike
 from circuitkit.evaluation.results import PictureResult
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Seed, Whole, checked
@@ -125,7 +125,6 @@ def knock_out(
     """The results of ``knockout`` one after the other, each as it is computed, by the name of its
     function."""
     require_model(model)
-    circuit = as_graph(circuit)
     given = prepare(model, data, metric, corruption, circuit=circuit)[1:]
     yield "marginal_effects", marginal_effects(model, circuit, *given)
     if pairs:

@@ -7,6 +7,7 @@ from itertools import combinations
 from math import nan
 from typing import TYPE_CHECKING
 
+import networkx as nx
 import numpy as np
 from jaxtyping import Float
 
@@ -15,10 +16,11 @@ from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import SHOWN, about, gap, more
-from circuitkit.evaluation.knockouts._runs import Edge, Knockouts, knockouts_of, without
+from circuitkit.evaluation.knockouts._runs import Knockouts, knockouts_of
 from circuitkit.evaluation.knockouts.effects import marginal_effects
-from circuitkit.evaluation.masks import CircuitLike, as_graph
+from circuitkit.evaluation.masks import CircuitLike
 from circuitkit.evaluation.results import PictureResult, TableResult
+from circuitkit.evaluation.spaces import Index
 from circuitkit.graph import circuit as circuits
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.options import Whole, checked, require
@@ -208,10 +210,10 @@ def interactions(
             f"{len(chosen)} of {len(runs.edges)} edges make no pair; ask for at least 2, in a "
             "circuit of as many"
         )
-    base = model.wiring.legal if within == "model" else runs.keep
+    base = runs.space.whole if within == "model" else runs.space.keep
     pairs = list(combinations(range(len(chosen)), 2))
     cuts = [[], *([edge] for edge in chosen), *([chosen[i], chosen[j]] for i, j in pairs)]
-    evaluation, values = runs.measure(without(base, cut) for cut in cuts)
+    evaluation, values = runs.measure(runs.space.without(base, cut) for cut in cuts)
     effects = values[0] - values[1:]
     made = [
         _pair(runs, (chosen[i], chosen[j]), effects[[i, j]], joint, evaluation)
@@ -223,16 +225,17 @@ def interactions(
 
 def _strength(runs: Knockouts, circuit: CircuitLike) -> Float[np.ndarray, " edges"]:
     """By what edges are chosen: their weights, or else their marginal effects."""
-    graph = as_graph(circuit)
-    if isinstance(graph, np.ndarray):
-        effects = marginal_effects(runs.model, runs.keep, runs.data, runs.metric, runs.corruption)
-        return effects.means
-    return np.asarray(circuits.weight_matrix(graph)[runs.keep])
+    graph = circuit if isinstance(circuit, nx.DiGraph) else getattr(circuit, "circuit", None)
+    if graph is None:
+        own = runs.model, runs.space.keep, runs.data, runs.metric, runs.corruption
+        return marginal_effects(*own).means
+    weights = {(writer, reader): weight for writer, reader, weight in circuits.edges(graph)}
+    return np.array([weights[runs.space.ends(edge)] for edge in runs.edges])
 
 
 def _pair(
     runs: Knockouts,
-    edges: tuple[Edge, Edge],
+    edges: tuple[Index, Index],
     singles: Float[np.ndarray, "2 examples"],
     joint: Float[np.ndarray, " examples"],
     evaluation: Evaluation,
@@ -248,6 +251,6 @@ def _pair(
     return Pair(one, two, alone, both, mean, error, label, _in_series(runs, *edges))
 
 
-def _in_series(runs: Knockouts, one: Edge, two: Edge) -> bool:
+def _in_series(runs: Knockouts, one: Index, two: Index) -> bool:
     """Whether both edges lie on one path of the circuit."""
     return two in runs.through(one)

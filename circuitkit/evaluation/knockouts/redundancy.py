@@ -14,15 +14,14 @@ from circuitkit.engine.model import Model
 from circuitkit.evaluation.faithfulness import Evaluation
 from circuitkit.evaluation.knockouts._report import DRAWN, SHOWN, about, gap, more, require_gap
 from circuitkit.evaluation.knockouts._runs import (
-    Edge,
     Knockouts,
     drawn_sets,
     knockouts_of,
-    without,
 )
 from circuitkit.evaluation.masks import CircuitLike
 from circuitkit.evaluation.results import PictureResult
-from circuitkit.graph.types import Mask
+from circuitkit.evaluation.spaces import Index
+from circuitkit.graph.places import AnyMask
 from circuitkit.util.json_values import Json
 from circuitkit.util.options import Bounds, Seed, Whole, checked
 from circuitkit.util.tables import as_text, to_frame
@@ -163,12 +162,13 @@ def minimality(
     return Minimality(evaluation, runs.names(runs.edges), differences.max(1), found, threshold)
 
 
-def _trials(runs: Knockouts, drawn: Sequence[Sequence[Edge]]) -> Iterator[Mask]:
+def _trials(runs: Knockouts, drawn: Sequence[Sequence[Index]]) -> Iterator[AnyMask]:
     """Of every edge, under each of what is cut beside it: the circuit with it, and without."""
     for edge in runs.edges:
-        beside = [e for e in runs.edges if e[1] == edge[1]]
+        reader = runs.space.ends(edge)[1]
+        beside = [e for e in runs.edges if runs.space.ends(e)[1] == reader]
         through = runs.through(edge)
         aside = [e for e in runs.edges if e not in through]
         for cut in ([], beside, aside, *drawn):
-            yield without(runs.keep, (e for e in cut if e != edge))
-            yield without(runs.keep, [*cut, edge])
+            yield runs.space.without(runs.space.keep, (e for e in cut if e != edge))
+            yield runs.space.without(runs.space.keep, [*cut, edge])

@@ -16,12 +16,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from circuitkit.engine.inputs import Inputs
-from circuitkit.engine.model import Model
 from circuitkit.errors import EvaluationError
 from circuitkit.evaluation.faithfulness import Evaluation, evaluations, measure_all
 from circuitkit.evaluation.hypotheses.measuring import Runs
 from circuitkit.evaluation.searching import FAITHFULNESS
 from circuitkit.evaluation.sizes import Sizes
+from circuitkit.evaluation.spaces import joint_norms
 from circuitkit.graph.placed_scores import PlacedScores
 from circuitkit.graph.places import AnyMask, PlacedMask
 
@@ -29,7 +29,6 @@ __all__ = [
     "SLACK",
     "ChosenPlaces",
     "choose_places",
-    "joint_norms",
     "measure_places",
     "with_strongest",
 ]
@@ -86,11 +85,6 @@ def choose_places(
         free = scores.best(edges, joint=joint)
         sizes = {free.counts()[0]: measure_places(inputs, [free])[0].faithfulness}
     return _pruned(inputs, free, sizes, joint)
-
-
-def joint_norms(model: Model) -> bool:
-    """Whether a norm lies over all heads of a layer (see ``Places.alive``)."""
-    return any(model.kinds[stage.kind].joint(model) for stage in model.wiring.stages)
 
 
 def measure_places(inputs: Inputs, masks: Sequence[AnyMask]) -> list[Evaluation]:
