@@ -186,7 +186,7 @@ def test_every_position_may_be_a_span(padding: str) -> None:
         ((example(5, end=(4, 5)),), "named", "name no spans; take every position .*--spans tokens"),
         ((example(5, S=(1, 3)), example(5)), "named", "prompt 2 of 2 .* has no span 'S'"),
         ((example(5, S=(1, 3), T=(2, 4)),), "named", "'S' and 'T' at one token; .* --spans S$"),
-        ((example(5, S=(1, 3), T=(1, 3)),), "named", "has 'S' and 'T' at one token"),
+        ((example(5, S=(1, 3), T=(1, 3)),), ["S", "T"], "has 'S' and 'T' at one token"),
         ((example(5, S=(0, 2)),), "named", "'start' and 'S' at its first token, .* --bos"),
         ((example(6, S=(0, 1)), example(5, S=(2, 3))), "named", "'start' and 'S' at its first"),
         ((example(5, S=(3, 5)), example(5, S=(2, 3))), "named", "has 'end' and 'S' at one token"),
@@ -206,6 +206,17 @@ def test_what_is_wrong_with_spans_is_said(
 ) -> None:
     with pytest.raises(DataError, match=words):
         places(Dataset(examples, padding=padding), WIRING, spans)
+
+
+def test_of_nested_spans_the_outer_ones_are_named() -> None:
+    """Where one lies within the other in every prompt; of two that are the same, the first."""
+    nested = example(7, S=(1, 3), last=(2, 3)), example(6, S=(2, 3), last=(2, 3))
+    assert names_of(Dataset(nested)) == names_of(Dataset(nested), ["S"])
+    assert "last" in names_of(Dataset(nested), ["last"])
+    assert "T" not in names_of(Dataset((example(5, S=(1, 3), T=(1, 3)),)))
+    once = example(7, S=(1, 3), T=(2, 3)), example(7, S=(1, 2), T=(2, 3))
+    with pytest.raises(DataError, match="'S' and 'T' at one token"):
+        names_of(Dataset(once))
 
 
 @pytest.mark.parametrize("shift", [-3, 3])

@@ -35,7 +35,8 @@ def places(data: Dataset, wiring: Wiring, spans: str | Sequence[str] = NAMED) ->
     Args:
         data: The prompts.
         wiring: The model's wiring.
-        spans: ``named`` for all spans that the prompts name, ``tokens`` for every position by
+        spans: ``named`` for all spans that the prompts name, except those that lie within another
+            one (``subject_last`` in ``subject``), ``tokens`` for every position by
             itself, which prompts of one length have, or the names of some spans; the tokens of the
             others then belong to what lies between.
 

@@ -33,7 +33,7 @@ __all__ = [
     "span_names",
 ]
 
-NAMED = "named"  # the spans that prompts name
+NAMED = "named"  # the spans that prompts name, except those within another one
 TOKENS = "tokens"  # every position by itself
 START = "start"
 END = "end"
@@ -68,7 +68,7 @@ def candidates(examples: Sequence[Example], spans: str | Sequence[str]) -> tuple
     """The named spans that are asked for, and all that tokens beside them may belong to. Raises
     DataError where there are none, for an unknown name and for one that is taken."""
     known = list(dict.fromkeys(name for e in examples for name in e.spans if name != END))
-    given = known if spans == NAMED else list(dict.fromkeys(span_names(spans)))
+    given = _outer(examples, known) if spans == NAMED else list(dict.fromkeys(span_names(spans)))
     if not given:
         raise DataError(
             "the prompts name no spans; take every position for one (--spans tokens), or name "
@@ -124,6 +124,25 @@ def numbered(batch: Ranges, spans: Sequence[str]) -> Int[Tensor, "batch pos"]:
 
 
 # -- the names -------------------------------------------------------------------------------------
+def _outer(examples: Sequence[Example], names: Sequence[str]) -> list[str]:
+    """Those that do not lie within another one in every prompt; of two that are the same, the
+    first."""
+
+    def within(one: str, other: str) -> bool:
+        each = [(e.spans[one], e.spans.get(other)) for e in examples if one in e.spans]
+        return all(there and there[0] <= own[0] and own[1] <= there[1] for own, there in each)
+
+    return [
+        name
+        for n, name in enumerate(names)
+        if not any(
+            within(name, other) and (m < n or not within(other, name))
+            for m, other in enumerate(names)
+            if m != n
+        )
+    ]
+
+
 def _are_positions(spans: Sequence[str]) -> bool:
     return tuple(spans) == tuple(map(str, range(len(spans))))
 
