@@ -303,6 +303,13 @@ def test_two_circuits_between_places_are_compared_by_places_and_kinds() -> None:
     assert (found.residual.universe, found.attention.universe) == of
     assert found.edges.both == found.residual.both + found.attention.both
     assert found.places.both == found.places.left
+    assert tuple(map(sum, zip(*found.spans.values(), strict=True))) == (
+        found.places.left, found.places.right, found.places.both
+    )  # fmt: skip
+    assert [*found.spans] == [span for span in SPANS if span in found.spans]
+    at_end = [{w.plain for w, r, _ in edges(c) if w.span == "end" and w.port is None} - {"input"}
+              for c in (small, large)]  # fmt: skip
+    assert found.spans["end"] == (*map(len, at_end), len(at_end[0] & at_end[1]))
     assert 0 < found.random < 1
     assert (found.spearman, found.flipped) == (pytest.approx(1), 0)
     assert [*found.to_frame()["what"]] == ["nodes", "places", "residual edges", "attention edges"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from math import isnan, nan
@@ -225,12 +225,15 @@ class PlacedComparison(Comparison):
     kinds as the left circuit (or as the right one, if only that is between places). ``roles`` count
     places, by role and span. ``residual`` and ``attention`` are the overlaps of the two kinds of
     edge, and ``edges`` that of both; they are None where only one of the circuits has places.
+    ``spans`` are the numbers of places of the left circuit, of the right one, and of both, by their
+    span.
     """
 
     places: Overlap = Overlap(0, 0, 0, 0)
     residual: Overlap | None = None
     attention: Overlap | None = None
     random: float = nan
+    spans: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
     def _overlaps(self) -> dict[str, Overlap]:
         found = {"nodes": self.nodes, "places": self.places, "residual edges": self.residual,
@@ -244,6 +247,10 @@ class PlacedComparison(Comparison):
             kind: overlap.to_dict() for kind, overlap in kinds.items() if overlap is not None
         }
         own |= {"places": self.places.to_dict(), "random_jaccard": nan_to_none(self.random)}
+        own["spans"] = {
+            span: dict(zip(("left", "right", "both"), counts, strict=True))
+            for span, counts in self.spans.items()
+        }
         return {**super().to_dict(), **own}
 
     def to_frame(self) -> pandas.DataFrame:
@@ -260,6 +267,12 @@ class PlacedComparison(Comparison):
         lines = [
             _as_text(**self._overlaps()),
             f"places of random circuits of this size: Jaccard {self.random:.3f}",
+            as_text(
+                [
+                    {"places at": span, "shared": both, "left": left, "right": right}
+                    for span, (left, right, both) in self.spans.items()
+                ]
+            ),
         ]
         lines += [f"only places are compared: {self.note}"] * bool(self.note)
         return "\n".join(filter(None, (*lines, self.table())))
@@ -355,6 +368,7 @@ def _compare_placed(one: Graph, other: Graph) -> PlacedComparison:
         "nodes": nodes,
         "places": Overlap(len(left), len(right), len(left & right), len(spoken) * len(spans)),
         "random": expected_places(placed, fixed, spoken),
+        "spans": _by_span(left, right, dict.fromkeys([*_spans(placed), *sorted(spans)])),
         "roles": {role: (sum(found), len(found)) for role, found in held.items()},
         "floors": (_floor(one), _floor(other)),
     }
@@ -365,6 +379,15 @@ def _compare_placed(one: Graph, other: Graph) -> PlacedComparison:
             of_edges=None, weighted=nan, spearman=nan, flipped=0, note=note, **common
         )
     return PlacedComparison(**common, **_edges_between(one, other))
+
+
+def _by_span(
+    left: set[tuple[str, str]], right: set[tuple[str, str]], spans: Iterable[str]
+) -> dict[str, tuple[int, int, int]]:
+    """How many places of each circuit, and of both, are at each span where there are any."""
+    sides = left, right, left & right
+    counts = {span: tuple(sum(at == span for _, at in own) for own in sides) for span in spans}
+    return {span: (own[0], own[1], own[2]) for span, own in counts.items() if any(own)}
 
 
 def _spans(circuit: Graph) -> tuple[str, ...]:

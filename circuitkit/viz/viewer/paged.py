@@ -26,7 +26,12 @@ def paged(
     prompt: Words | None = None,
 ) -> str:
     """The circuit as a page: see ``pictures.page.html``. Raises OutputError for a prompt where
-    there are no places, and for attention where there are."""
+    there are no places, and for attention or two circuits where there are."""
+    if beside is not None and is_placed(circuit) and is_placed(beside):
+        raise OutputError(
+            "a page shows one circuit between places; draw the two as a picture (.svg, .pdf or "
+            ".png), or give circuit.collapse() of both"
+        )
     if not is_placed(circuit) or beside is not None:
         if prompt is not None:
             raise OutputError(
