@@ -81,6 +81,20 @@ def test_the_nodes_of_a_circuit_in_all_spans_are_those_of_the_plain_one(family: 
         assert (found.attention == spread.attention & held).all()
 
 
+def test_a_head_that_an_edge_of_attention_enters_is_a_node_at_its_destination() -> None:
+    where = of_prompts(model("llama"))[1]
+    keep = mask(where, 0)
+    head, port, source, span = map(int, np.argwhere(where.legal.attention)[-1])
+    keep.attention[head, port, source, span] = True
+    found = node_level(keep)
+    assert isinstance(found, PlacedMask)
+    row = where.heads[head]
+    assert np.argwhere(found.residual.any(1)).tolist() == [[row, span]]
+    assert (found.residual[row, :, span] == where.legal.residual[row, :, span]).all()
+    assert (found.attention[head, :, :, span] == where.legal.attention[head, :, :, span]).all()
+    assert found.attention.sum() == where.legal.attention[head, :, :, span].sum()
+
+
 def test_the_slope_of_a_plain_edge_is_the_sum_over_its_spans(
     inputs: Inputs, circuit: Circuit
 ) -> None:
