@@ -333,7 +333,12 @@ def test_dictionaries_are_trained_saved_and_loaded(tmp_path: Path) -> None:
         assert own.model == "mini"
     with pytest.raises(OutputError, match="holds a finished run"):
         found.save(tmp_path / "out")
-    found.save(tmp_path / "out", overwrite=True)
+    (tmp_path / "out" / "m2" / "mine.txt").write_text("kept")
+    (tmp_path / "out" / "other").mkdir()
+    replace(found, dictionaries=found.dictionaries[1:]).save(tmp_path / "out", overwrite=True)
+    assert [own.prefix for own in load(tmp_path / "out")] == ["m0"]
+    assert [path.name for path in (tmp_path / "out" / "m2").iterdir()] == ["mine.txt"]
+    assert (tmp_path / "out" / "other").is_dir()
 
 
 @pytest.mark.usefixtures("one_mini")

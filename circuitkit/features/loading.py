@@ -20,6 +20,7 @@ from circuitkit.util.naming import unknown
 __all__ = ["load", "save"]
 
 MINI = Path(__file__).parent.parent / "assets" / "mini-transcoders"
+FILES = ("cfg.json", "sae_weights.safetensors")  # of a dictionary, as SAELens names them
 DEEPEST = 4  # levels of folders in which files are looked for
 _NAMES = {  # of places, as SAELens says them
     "resid_pre": "hook_resid_pre", "resid_mid": "hook_resid_mid", "resid_post": "hook_resid_post",
@@ -129,8 +130,9 @@ def save(dictionaries: Iterable[Dictionary], folder: str | os.PathLike[str]) -> 
         if own.skip is not None:
             tensors["W_skip"] = own.skip
         held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        write_whole(place / "sae_weights.safetensors", to_bytes(held))
-        write_whole(place / "cfg.json", json.dumps(_settings(own), indent=1, sort_keys=True) + "\n")
+        settings, weights = (place / name for name in FILES)
+        write_whole(weights, to_bytes(held))
+        write_whole(settings, json.dumps(_settings(own), indent=1, sort_keys=True) + "\n")
         written.append(place)
     return tuple(written)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +20,7 @@ from circuitkit.engine.weights import digest as weights
 from circuitkit.errors import BudgetError
 from circuitkit.evaluation.results import TableResult
 from circuitkit.features.dictionaries import Dictionary
-from circuitkit.features.loading import save
+from circuitkit.features.loading import FILES, save
 from circuitkit.features.quality import Losses, measure
 from circuitkit.features.rows import Place, Rows, collect, fresh
 from circuitkit.features.sites import width_of
@@ -41,6 +43,7 @@ Kind: TypeAlias = Literal["autoencoder", "transcoder", "skip_transcoder"]
 Site: TypeAlias = Literal["resid_pre", "resid_mid", "resid_post", "attn_z", "attn_out", "mlp_out"]
 LOOKED = 5  # times that a training is looked at with the model
 HELD = 20_000  # rows of each source on which a dictionary is measured
+_NAME = re.compile(r"[mar]\d+")  # of a dictionary's folder
 LOSS = 1024  # tokens on which the loss is measured, and in passing
 GLANCE = 256
 FORMATS = {"unexplained": ".3f", "new": ".3f", "active": ".1f", "loss_recovered": ".3f",
@@ -107,7 +110,25 @@ class TrainedDictionaries(TableResult):
             )  # before the tables, which say that all is there
             for name, rows in tables.items():
                 write_whole(new / name, to_csv(rows))
+            earlier = _earlier(place)
+        for old in earlier - {one.name for one in folders}:
+            _remove(place / old)
         return [*(place / name for name in tables), *folders]
+
+
+def _earlier(place: Path) -> set[str]:
+    """The folders of dictionaries that an earlier run has left in a place, by its table."""
+    if not (place / "dictionaries.csv").is_file():
+        return set()
+    return {cfg.parent.name for cfg in place.glob("*/cfg.json") if _NAME.fullmatch(cfg.parent.name)}
+
+
+def _remove(folder: Path) -> None:
+    """Remove a dictionary; whatever else is in its folder stays."""
+    with contextlib.suppress(OSError):
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 @checked
