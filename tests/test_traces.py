@@ -19,6 +19,7 @@ from test_tracing import PROMPT, coders
 
 from circuitkit.cli.main import main
 from circuitkit.errors import CircuitError, OutputError
+from circuitkit.features.describing import Feature, Shown
 from circuitkit.features.exchange import listing, node_id
 from circuitkit.features.graphs import AttributionGraph
 from circuitkit.features.nodes import GraphNode
@@ -289,14 +290,16 @@ def test_numbers_that_are_not_known_are_left_out(tmp_path: Path) -> None:
 
 # -- pictures --------------------------------------------------------------------------------------
 def test_every_node_and_edge_is_drawn(part: AttributionGraph, tmp_path: Path) -> None:
-    picture = part.draw(tmp_path / "g.svg", notes=["seen in the model"]).read_text()
+    every = part.weights.nnz
+    picture = part.draw(tmp_path / "g.svg", edges=every, notes=["seen in the model"]).read_text()
     for node in part.nodes:
         assert f"<title>{node.name}" in picture
-    assert picture.count(" → ") == part.weights.nnz
+    assert picture.count(" → ") == every > 60
+    assert part.draw(tmp_path / "g.svg").read_text().count(" → ") == 60
     assert "seen in the model" in picture
     few = part.draw(tmp_path / "few.svg", edges=7).read_text()
     assert few.count(" → ") == 7
-    assert "7 drawn" in few
+    assert "the strongest 7 are drawn" in few
     assert part.draw(tmp_path / "g.png").read_bytes()[1:4] == b"PNG"
     assert part._repr_html_().startswith('<iframe sandbox="allow-scripts')
 
@@ -329,6 +332,46 @@ def test_a_page_holds_no_markup_from_a_file(tmp_path: Path) -> None:
     assert edges["weight"] == pytest.approx([5 / 6, 5 / 6, -1 / 6], abs=1e-3)
     assert {box["label"] for box in data["boxes"]} == {"<a>", '"b"', "f3", "error", "x⏎"}
     assert "token 1" in json.dumps(data["boxes"])
+
+
+def test_neighbours_of_a_supernode_stand_in_one_frame(
+    whole: AttributionGraph, tmp_path: Path
+) -> None:
+    from circuitkit.viz.traces.layout import lay_out
+
+    part = whole.prune()
+    cell = [node for node in part.nodes if node.kind == "feature"]
+    at = max(((n.layer, n.position) for n in cell), key=[(n.layer, n.position) for n in cell].count)
+    here = [node.name for node in cell if (node.layer, node.position) == at]
+    chosen = {here[0], here[-1]}
+    assert len(chosen) == 2
+    labels = {name.partition("@")[0]: {"supernode": "<both>"} for name in chosen}
+    named = part.labelled(labels)
+    sheet = lay_out(named.to_networkx())
+    frames = [own for own in sheet.groups if abs(own.y - sheet.boxes[here[0]].y) < 1]
+    (frame,) = [own for own in frames if abs(own.x - sheet.boxes[here[0]].x) < own.width / 2]
+    for name in chosen:
+        box = sheet.boxes[name]
+        assert frame.x - frame.width / 2 <= box.x - box.width / 2 + 1e-6
+        assert box.x + box.width / 2 <= frame.x + frame.width / 2 + 1e-6
+    assert "<title>supernode &lt;both&gt;" in named.draw(tmp_path / "g.svg").read_text()
+    assert 'class="n feature tinted super"' in named.draw(tmp_path / "g.html").read_text()
+
+
+def test_a_page_says_what_its_features_are(tmp_path: Path) -> None:
+    shown = Shown(tuple(f"</script>{i}" for i in range(40)), (*range(39), 99.0), 39)
+    feature = Feature("m0.f3", 0.25, 40, 99.0, (shown,), (("<b>", 1.234),), (), "ioi")
+    page = by_hand().draw(tmp_path / "g.html", features=[feature]).read_text()
+    assert page.count("<script") == 2
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    (box,) = [own for own in data["boxes"] if own.get("feature")]
+    card = data["features"][box["feature"]]
+    assert card["said"] == "active at 25.0% of 40 tokens of ioi"
+    (text,) = card["shown"]
+    assert text["tokens"][text["peak"]] == "</script>39"
+    assert text["values"] == [*range(21, 39), 99]
+    assert text["cut"] == [True, False]
+    assert (card["raised"], card["lowered"]) == ([["<b>", 1.2]], [])
 
 
 def test_what_cannot_be_drawn_is_refused(

@@ -15,9 +15,11 @@ import networkx as nx
 import numpy as np
 import pytest
 from browser import MISSING, Page, chromium
+from test_traces import by_hand
 
 from circuitkit.cli.main import main
 from circuitkit.errors import CircuitError, OutputError
+from circuitkit.features.describing import Feature, Shown
 from circuitkit.graph.circuit import Circuit, build, edges, mask
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.wiring import Wiring
@@ -33,6 +35,7 @@ HOSTILE = (
     "\u202eالعربية 🎭 <!-- ${x} {{ 7 * 7 }}"
 )
 FOLDER = Path(viewer.__file__).parent
+BESIDE = ("attention.js", "features.js")  # scripts of what a page says of a box
 
 
 def circuit_of(n: int = 120, seed: int = 0, **about: object) -> Circuit:
@@ -68,7 +71,9 @@ def test_the_script_is_small_and_asks_for_nothing() -> None:
     script = (FOLDER / "viewer.js").read_bytes()
     assert len(script) <= 30_000
     sheet = (FOLDER / "viewer.css").read_text(encoding="utf-8")
-    for text in (script.decode(), sheet):
+    beside = [(FOLDER / name).read_text(encoding="utf-8") for name in BESIDE]
+    assert sum(map(len, beside)) <= 4_000
+    for text in (script.decode(), sheet, *beside):
         assert not re.search(
             r"fetch\(|XMLHttp|WebSocket|import |@import|url\(|innerHTML|eval", text
         )
@@ -222,13 +227,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = {name: [[1], [0.4, 0.6]] for name in hostile.heads}
     pattern = {"tokens": [HOSTILE, "b"], "heads": rows}
     hostile.draw(folder / "hostile.html", title=HOSTILE, attention=pattern)
+    by_hand().draw(folder / "trace.html", features=[
+        Feature("m0.f3", 0.25, 40, 2.0, (Shown(("a", HOSTILE, "c"), (0.0, 1.0, 2.0), 2),),
+                ((HOSTILE, 1.5),), ((" low", -0.5),), HOSTILE),
+    ])  # fmt: skip
     frame = circuit_of(30)._repr_html_()
     (folder / "notebook.html").write_text(f"<!doctype html><body>{frame}</body>", encoding="utf-8")
     return folder
 
 
 @in_browser
-@pytest.mark.parametrize("name", ["one", "two", "hostile", "notebook"])
+@pytest.mark.parametrize("name", ["one", "two", "hostile", "trace", "notebook"])
 def test_a_page_opens_without_a_complaint_or_a_request(page: Page, files: Path, name: str) -> None:
     page.open(files / f"{name}.html")
     if name != "notebook":
@@ -268,6 +277,29 @@ def test_what_a_file_says_is_text(page: Page, files: Path) -> None:
     assert page.text("h1")[:30] == shown[:30]
     assert page.js("return document.querySelector('#details h2').textContent") == name
     assert page.text(".pattern tbody th")[:16] == HOSTILE.replace(" ", "·")[:16]
+    assert page.log() == []
+
+
+@in_browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_feature_that_is_chosen_shows_its_prompts(page: Page, files: Path, theme: str) -> None:
+    page.open(files / "trace.html", f"#theme={theme}")
+    assert not page.js("return document.querySelector('#details .feature')")
+    page.click('.n[data-n="m0.f3@1"]')
+    parts = "[...document.querySelectorAll('#details .shown span, #details .shown mark')]"
+    assert page.js(f"return {parts}.map((x) => x.textContent)") == [
+        "a", HOSTILE.replace("\n", "⏎"), "c"
+    ]  # fmt: skip
+    shades = page.js(f"return {parts}.map((x) => getComputedStyle(x).backgroundColor)")
+    assert len({*shades}) == 3
+    assert page.js(f"return {parts}.map((x) => x.style.getPropertyValue('--a'))") == [
+        "0", "0.5", "1"
+    ]  # fmt: skip
+    assert page.js("return [...document.querySelectorAll('#details .moved')].length") == 2
+    assert page.text("#details .feature").startswith("active at 25.0% of 40 tokens of ")
+    assert page.js("return document.scripts.length") == 2
+    page.click('.n[data-n="m3.error@1"]')
+    assert not page.js("return document.querySelector('#details .feature')")
     assert page.log() == []
 
 

@@ -79,13 +79,11 @@ def features(options: argparse.Namespace) -> None:
     for source in sources:
         own = read_texts(model, source, examples=options.examples, seed=options.seed)
         texts += [*own.seen, *own.held]
-    found = []
-    for prefix, numbers in asked.items():
-        found += describing.describe(
-            model, held[prefix], numbers, texts, top=options.top, labels=labels,
-            name=" and ".join(Path(source).name for source in sources),
-            batch_size=options.batch_size or 32,
-        )  # fmt: skip
+    found = describing.describe_several(
+        model, [(held[prefix], numbers) for prefix, numbers in asked.items()], texts,
+        top=options.top, labels=labels, name=" and ".join(Path(own).name for own in sources),
+        batch_size=options.batch_size or 32,
+    )  # fmt: skip
     if options.json:
         print_json({"features": [one.to_dict() for one in found]})
     else:

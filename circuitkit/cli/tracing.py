@@ -50,6 +50,11 @@ def add(commands: Commands) -> None:
                    help="features of a prompt that are changed (default: 30; 0: none)")  # fmt: skip
     p.add_argument("--labels", metavar="CSV",
                    help="what features are: feature, label, supernode (default: none)")  # fmt: skip
+    p.add_argument("--alike", type=_share, default=0.9, metavar="COSINE",
+                   help="of features that are proposed as a supernode (default: 0.9)")  # fmt: skip
+    p.add_argument("--texts", metavar="TEXTS",
+                   help="prompts that tell what features are (default: the task's, "
+                   "or ioi)")  # fmt: skip
     add_file(p)
     add_output(p, "DIR", "default: trace/PROMPT-MODEL, and the settings that you change")
     p.set_defaults(run=trace, parser=p)
@@ -83,7 +88,8 @@ def trace(options: argparse.Namespace) -> None:
         found = trace_prompts(
             model, _prompts(options, model), coders, nodes=options.nodes, edges=options.edges,
             changed=options.changed, norms=options.norms, features=options.features,
-            labels=labels, memory=options.memory,
+            labels=labels, alike=options.alike, memory=options.memory,
+            texts=options.texts or (options.task and task_of(options, options.task)) or "ioi",
         )  # fmt: skip
         written = found.save(folder)
     print_run(options, found, written)

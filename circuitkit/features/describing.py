@@ -27,7 +27,7 @@ from circuitkit.util.tables import to_frame
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Feature", "Shown", "describe", "parse_feature", "read_labels"]
+__all__ = ["Feature", "Shown", "describe", "describe_several", "parse_feature", "read_labels"]
 
 BEFORE, AFTER = 14, 4  # tokens of a text that are shown around the one where it is most active
 STEP = 1e-2  # of the final residual's size, by which a logit's slope is measured
@@ -149,7 +149,6 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-@torch.no_grad()
 def describe(
     model: Model,
     dictionary: Dictionary,
@@ -176,43 +175,87 @@ def describe(
     Raises:
         DictionaryError: where the dictionary does not fit the model, or has no such feature.
     """
-    wanted = list(dict.fromkeys(features))
+    return describe_several(
+        model, [(dictionary, features)], texts, top=top, name=name, labels=labels,
+        batch_size=batch_size,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def describe_several(
+    model: Model,
+    asked: Sequence[tuple[Dictionary, Iterable[int]]],
+    texts: Sequence[Tokens],
+    *,
+    top: int = 8,
+    name: str = "the texts",
+    labels: Mapping[str, Mapping[str, str]] | None = None,
+    batch_size: int = 32,
+) -> list[Feature]:
+    """What features of several dictionaries are: as ``describe``, with each text run once."""
+    wanted = [(own, _legal(model, own, numbers)) for own, numbers in asked]
+    found = [[torch.zeros(0)] * len(texts) for _ in wanted]
+    finals = [torch.zeros(0)] * len(texts)
+    for rows, tokens, mask in padded(texts, batch_size, model.device):
+        run = record(model, model.start(tokens, mask))
+        for (dictionary, numbers), kept in zip(wanted, found, strict=True):
+            read = site_values(model, run, dictionary.layer, dictionary.reads)
+            active = dictionary.encode(read)[..., numbers].cpu()
+            for row, text in enumerate(rows):
+                kept[text] = active[row, : len(texts[text])]
+        for row, text in enumerate(rows):
+            finals[text] = run.final[row, : len(texts[text])].cpu()
+    seen = _Seen(model, texts, finals, top, name, labels or {})
+    return [
+        seen.feature(dictionary, number, [values[:, place] for values in kept])
+        for (dictionary, numbers), kept in zip(wanted, found, strict=True)
+        for place, number in enumerate(numbers)
+    ]
+
+
+def _legal(model: Model, dictionary: Dictionary, features: Iterable[int]) -> list[int]:
+    """The numbers, each once; raises DictionaryError for one that the dictionary lacks."""
     require_fitting(dictionary, model)
+    wanted = list(dict.fromkeys(features))
     for number in wanted:
         if not 0 <= number < dictionary.n_features:
             raise DictionaryError(
                 f"there is no {dictionary.feature(number)}; {dictionary.prefix} has the features 0 "
                 f"to {dictionary.n_features - 1:,}"
             )
-    found = [torch.zeros(0)] * len(texts)
-    finals = [torch.zeros(0)] * len(texts)
-    for numbers, tokens, mask in padded(texts, batch_size, model.device):
-        run = record(model, model.start(tokens, mask))
-        read = site_values(model, run, dictionary.layer, dictionary.reads)
-        active = dictionary.encode(read)[..., wanted].cpu()
-        for row, number in enumerate(numbers):
-            found[number] = active[row, : len(texts[number])]
-            finals[number] = run.final[row, : len(texts[number])].cpu()
-    total = sum(map(len, found))
-    pieces = view(model).pieces
-    described = []
-    for place, number in enumerate(wanted):
-        own = [values[:, place] for values in found]
-        active_at = sum(int((values > 0).sum()) for values in own)
-        peaks = [float(values.max()) for values in own]
-        best = _best(texts, own, peaks, top)
+    return wanted
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Texts that were run, with their final residuals."""
+
+    model: Model
+    texts: Sequence[Tokens]
+    finals: Sequence[Float[Tensor, "p d"]]
+    top: int
+    name: str
+    labels: Mapping[str, Mapping[str, str]]
+
+    def feature(
+        self, dictionary: Dictionary, number: int, values: Sequence[Float[Tensor, " p"]]
+    ) -> Feature:
+        """A feature with these activations in each text."""
+        total, pieces = sum(map(len, values)), view(self.model).pieces
+        active_at = sum(int((own > 0).sum()) for own in values)
+        peaks = [float(own.max()) for own in values]
+        best = _best(self.texts, values, peaks, self.top)
         shown = tuple(
-            Shown(tuple(pieces(texts[i])), tuple(own[i].tolist()), int(own[i].argmax()))
+            Shown(tuple(pieces(self.texts[i])), tuple(values[i].tolist()), int(values[i].argmax()))
             for i in best
         )
-        at = [finals[i][int(own[i].argmax())] for i in best]
-        raised, lowered = _logits(model, dictionary, number, at, top, pieces)
-        said = (labels or {}).get(dictionary.feature(number), {})
-        described.append(Feature(
+        at = [self.finals[i][int(values[i].argmax())] for i in best]
+        raised, lowered = _logits(self.model, dictionary, number, at, self.top, pieces)
+        return Feature(
             dictionary.feature(number), active_at / max(total, 1), total, max(peaks, default=0.0),
-            shown, raised, lowered, name, said.get("label", ""),
-        ))  # fmt: skip
-    return described
+            shown, raised, lowered, self.name,
+            self.labels.get(dictionary.feature(number), {}).get("label", ""),
+        )  # fmt: skip
 
 
 def _best(

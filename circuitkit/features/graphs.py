@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pandas
     from scipy.sparse import csr_array
 
+    from circuitkit.features.describing import Feature
+
 __all__ = ["AttributionGraph", "cumulative", "influence_of", "normalised"]
 
 COUNTED = ("token", "feature", "error", "logit")
@@ -277,8 +279,8 @@ class AttributionGraph:
         """The graph with a node for each node, by its name, and an edge for each weight.
 
         Nodes carry ``kind``, ``layer``, ``position``, ``token``, ``feature`` (or ``token_id``),
-        ``value``, ``influence``, ``total``, ``live`` and ``label``; edges ``weight`` and
-        ``influence``.
+        ``value``, ``influence``, ``total``, ``live`` and ``label``, and a ``supernode`` where they
+        are of one; edges ``weight`` and ``influence``.
 
         Example:
             >>> import networkx
@@ -292,8 +294,11 @@ class AttributionGraph:
             "target": self.target, "value": self.value, "replacement": self.replacement,
             "completeness": self.completeness,
         }  # fmt: skip
+        groups = self.about.get("supernodes") or {}
+        group_of = {name: group for group, names in groups.items() for name in names}
         for i, node in enumerate(self.nodes):
-            found.add_node(node.name, **self._said(i, node))
+            grouped = {"supernode": group_of[node.name]} if node.name in group_of else {}
+            found.add_node(node.name, **self._said(i, node), **grouped)
         for to, start, weight, influence in self.edges():
             found.add_edge(
                 self.nodes[start].name, self.nodes[to].name, weight=weight, influence=influence
@@ -340,18 +345,21 @@ class AttributionGraph:
         edges: int | None = None,
         title: str | None = None,
         notes: Sequence[str] = (),
+        features: Sequence[Feature] = (),
     ) -> Path:
         """Write a picture (``svg``, ``png``, ``pdf``) or an interactive page (``html``): tokens
         from left to right, layers upwards, lines as thick as what of the target goes through.
 
-        Prune first. ``edges``: the strongest so many (default: all); ``notes``: lines below the
-        picture, such as what ``validate`` found. Raises OutputError for another suffix, or a graph
-        of more than 600 nodes.
+        Prune first. ``edges``: the strongest so many (default: 60, of a page all); ``notes``: lines below the
+        picture, such as what ``validate`` found; ``features``: what they are, from
+        ``features.describe``, which the page shows where one is chosen. Raises OutputError for
+        another suffix, or a graph of more than 600 nodes.
         """
         from circuitkit.viz.traces.files import drawn
 
         place = Path(path)
-        content = drawn(self.to_networkx(), place.suffix[1:].lower(), edges, title, notes)
+        said = [own.to_dict() for own in features]
+        content = drawn(self.to_networkx(), place.suffix[1:].lower(), edges, title, notes, said)
         return write_whole(place, content)
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
@@ -41,6 +41,7 @@ class Question:
     target: str
     correct: tuple[int, ...] = ()
     wrong: tuple[int, ...] = ()
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def direction(self) -> Float[Tensor, " vocab"]:
@@ -62,7 +63,7 @@ def ask(
     together this probability to come next, each less the mean logit of all tokens. Raises DataError
     for a prompt without tokens, or answers that are not one token.
     """
-    ids, correct, wrong, text = _in_tokens(model, prompt)
+    ids, correct, wrong, text, spans = _in_tokens(model, prompt)
     if not ids:
         raise DataError("the prompt has no tokens; give a text")
     tokens = torch.tensor(ids, dtype=torch.long)
@@ -77,22 +78,22 @@ def ask(
     pieces = _pieces(model, ids)
     found = Question(
         text or "".join(pieces), tokens, pieces, nodes, rows.to(model.device), target, correct,
-        wrong,
+        wrong, spans,
     )  # fmt: skip
     return found, context
 
 
 def _in_tokens(
     model: Inspectable, prompt: Asked
-) -> tuple[Sequence[int], tuple[int, ...], tuple[int, ...], str]:
-    """A prompt's tokens, correct and wrong answers, and its text."""
+) -> tuple[Sequence[int], tuple[int, ...], tuple[int, ...], str, Mapping[str, tuple[int, int]]]:
+    """A prompt's tokens, correct and wrong answers, its text, and its spans."""
     if isinstance(prompt, Example):
-        return prompt.clean, prompt.correct, prompt.wrong, ""
+        return prompt.clean, prompt.correct, prompt.wrong, "", prompt.spans
     given, words = Prompt(prompt) if isinstance(prompt, str) else prompt, view(model)
     if given.correct:
         (example,) = tokenise([given], words)
-        return example.clean, example.correct, example.wrong, given.clean
-    return words.ids([words.whole(given.clean)])[0], (), (), given.clean
+        return example.clean, example.correct, example.wrong, given.clean, example.spans
+    return words.ids([words.whole(given.clean)])[0], (), (), given.clean, {}
 
 
 def _pieces(model: Inspectable, ids: Sequence[int]) -> tuple[str, ...]:

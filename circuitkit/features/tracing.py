@@ -344,6 +344,7 @@ def _about(question: Question, replaced: Replaced, rows: _Rows) -> dict[str, Jso
         "prompt_ids": question.ids.tolist(),
         "correct": list(question.correct),
         "wrong": list(question.wrong),
+        "spans": {name: list(own) for name, own in question.spans.items()},
         "dictionaries": [repr(group.dictionary) for group in replaced.groups.values()],
         "unexplained": {str(layer): own for layer, own in replaced.unexplained.items()},
         "largest_error": rows.error if replaced.run.frozen else None,

@@ -64,7 +64,7 @@ RUNS = {  # the files that a run may write; the first is in the folder of each
     "dictionaries": ("dictionaries.csv", "training.csv"),  # beside folders of SAELens's format
     "trace": (
         "graph.json", "graph-metadata.json", "nodes.csv", "prompts.csv", "validation.csv",
-        "graph.svg", "graph.html",
+        "supernodes.csv", "graph.svg", "graph.html",
     ),
 }  # fmt: skip
 _PIECES = {

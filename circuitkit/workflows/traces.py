@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.errors import DataError
+from circuitkit.features.describing import Feature, describe_several
 from circuitkit.features.dictionaries import Dictionary
 from circuitkit.features.exchange import listing
 from circuitkit.features.graphs import AttributionGraph
 from circuitkit.features.questions import Asked
+from circuitkit.features.supernodes import ALIKE, given_by, propose, table
+from circuitkit.features.texts import Texts, read_texts
 from circuitkit.features.tracing import trace
 from circuitkit.features.validation import Validation, validate
 from circuitkit.util.atomic import write_whole
@@ -24,7 +27,8 @@ from circuitkit.workflows.folders import filled
 
 __all__ = ["Traces", "trace_prompts"]
 
-SHOWN = 8  # features of a summary
+SHOWN, MEMBERS = 8, 6  # features and supernodes of a summary; features of a supernode
+TEXTS = 200  # prompts in which features are looked for
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,16 @@ class Traces:
     ``graph`` is the first prompt's whole graph and ``part`` what pruning leaves of it; ``prompts``
     are rows with the scores of each prompt's graph, and ``validation`` is what changing the
     strongest features of each did, in the model and in the graph's frozen model; None where that
-    was not asked for.
+    was not asked for. ``supernodes`` are groups of features that do the same in all prompts, as
+    ``features.supernodes`` proposes them, and ``features`` what those of the part are.
     """
 
     graph: AttributionGraph
     part: AttributionGraph
     prompts: tuple[dict[str, Json], ...]
     validation: Validation | None
+    supernodes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    features: tuple[Feature, ...] = ()
 
     def notes(self) -> list[str]:
         """What a picture says of how far the graph predicts the model."""
@@ -63,6 +70,8 @@ class Traces:
     def __repr__(self) -> str:
         by_graph, by_model = (self._strongest(by) for by in ("total", "live"))
         lines = [repr(self.graph), f"pruned: {self.part.to_text()}", "", by_graph, "", by_model]
+        if self.supernodes:
+            lines += ["", self._grouped()]
         if len(self.prompts) > 1:
             means = {
                 key: sum(row[key] for row in self.prompts) / len(self.prompts)
@@ -89,6 +98,17 @@ class Traces:
         how = "the additive graph" if by == "total" else "the model's own gradient"
         return f"features that add most to the target, by {how}\n{as_text(rows)}"
 
+    def _grouped(self) -> str:
+        """The proposed supernodes, the strongest first."""
+        several = f" of {len(self.prompts)} prompts" if len(self.prompts) > 1 else ""
+        lines = [f"supernodes: {_ALIKE}{several}"]
+        for name, names in [*self.supernodes.items()][:SHOWN]:
+            more = [f"and {len(names) - MEMBERS} more"] if len(names) > MEMBERS else []
+            lines.append(f"  {name}: {', '.join([*names[:MEMBERS], *more])}")
+        if len(self.supernodes) > SHOWN:
+            lines.append(f"  and {len(self.supernodes) - SHOWN} more")
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Json]:
         """What the command prints for machines."""
         graph, rows = self.graph, self.validation.rows() if self.validation else []
@@ -99,6 +119,8 @@ class Traces:
             "replacement": graph.replacement, "completeness": graph.completeness,
             "norms": graph.about["norms"], "unexplained": graph.about["unexplained"],
             "largest_error": graph.about["largest_error"], "prompts": list(self.prompts),
+            "skips": dict(graph.about.get("skips") or {}),
+            "supernodes": {name: list(own) for name, own in self.supernodes.items()},
             "validation": rows,
         }  # fmt: skip
 
@@ -112,14 +134,19 @@ class Traces:
             if self.validation is not None:
                 tables["validation"] = self.validation.to_frame()
             texts = {"graph-metadata.json": listing(self.part.parts())}
+            if self.supernodes:
+                texts["supernodes.csv"] = table(self.supernodes)
             texts |= {f"{name}.csv": to_csv(_rows(own)) for name, own in tables.items()}
             for name, text in texts.items():
                 names.append(write_whole(draft / name, text).name)
             for suffix in ("svg", "html"):
-                names.append(self.part.draw(draft / f"graph.{suffix}", notes=self.notes()).name)
+                place = draft / f"graph.{suffix}"
+                self.part.draw(place, notes=self.notes(), features=self.features)
+                names.append(place.name)
         return [Path(folder) / name for name in names]
 
 
+_ALIKE = "features that are active at like places and give alike"
 _CHANGED = (
     "what was predicted of changing features, and what happened (factor 0: taken away; 2: doubled)"
 )
@@ -142,26 +169,32 @@ def trace_prompts(
     features: int | None = None,
     share: float = 1.0,
     labels: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    alike: float = ALIKE,
+    texts: str | None = None,
     memory: int | None = None,
 ) -> Traces:
     """Trace prompts, and change the strongest features of each.
 
     ``nodes`` and ``edges`` are the shares that pruning keeps, ``changed`` how many features of each
-    prompt are changed (0: none), ``labels`` what is known of features by name; the others are those
-    of ``trace``. Raises DataError where there
-    are no prompts, and what ``trace`` does.
+    prompt are changed (0: none), ``labels`` what is known of features by name. Features that have
+    no supernode there are grouped where their cosine is at least ``alike`` (1: only equal ones).
+    ``texts`` (a source of ``features.texts``) are those in which the features of the pruned graph
+    are looked for. The others are those of ``trace``. Raises DataError where there are no prompts,
+    and what ``trace`` does.
     """
     if not prompts:
         raise DataError("there are no prompts; give at least one")
+    seen = read_texts(model, texts, examples=TEXTS) if texts else None
     whole: list[AttributionGraph] = []
-    rows, found = [], []
+    rows, found, given = [], [], []
     for prompt in track(prompts, "prompts", "prompt") if len(prompts) > 1 else prompts:
         graph = trace(
             model, prompt, dictionaries, norms=norms, probability=probability, features=features,
             share=share, memory=memory,
         )  # fmt: skip
         if not whole:
-            whole.append(graph.labelled(labels) if labels else graph)
+            whole.append(graph)
+        given.append(given_by(graph))
         rows.append({
             "prompt": graph.prompt, "target": graph.target, "value": graph.value,
             "features": int(graph.of_kind("feature").sum()), "edges": int(graph.weights.nnz),
@@ -170,5 +203,37 @@ def trace_prompts(
         })  # fmt: skip
         if changed:
             found.append(validate(model, graph, dictionaries, nodes=changed, memory=memory))
-    validation = Validation.pooled(found) if found else None
-    return Traces(whole[0], whole[0].prune(nodes, edges), tuple(rows), validation)
+    groups = propose(given, alike=alike)
+    graph = whole[0].labelled(_named(labels, groups)) if labels or groups else whole[0]
+    part = graph.prune(nodes, edges)
+    return Traces(
+        graph, part, tuple(rows), Validation.pooled(found) if found else None, groups,
+        () if seen is None else tuple(_described(model, dictionaries, part, seen, labels)),
+    )  # fmt: skip
+
+
+def _named(
+    labels: Mapping[str, Mapping[str, str]], groups: Mapping[str, Sequence[str]]
+) -> dict[str, Mapping[str, str]]:
+    """What is known of features, with the proposed supernode of those that have none."""
+    found: dict[str, Mapping[str, str]] = dict(labels)
+    for group, names in groups.items():
+        for name in names:
+            own = labels.get(name, {})
+            found[name] = {**own, "supernode": own.get("supernode") or group}
+    return found
+
+
+def _described(
+    model: Inspectable, dictionaries: Sequence[Dictionary], part: AttributionGraph, texts: Texts,
+    labels: Mapping[str, Mapping[str, str]],
+) -> list[Feature]:  # fmt: skip
+    """What the features of a graph are."""
+    asked: dict[int, list[int]] = {}
+    for node in part.nodes:
+        if node.kind == "feature":
+            asked.setdefault(node.layer, []).append(node.number)
+    pairs = [(own, asked[own.layer]) for own in dictionaries if own.layer in asked]
+    return describe_several(
+        model, pairs, [*texts.seen, *texts.held], labels=labels, name=Path(texts.name).name
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from circuitkit.errors import OutputError
@@ -11,7 +11,7 @@ from circuitkit.graph.types import Graph
 from circuitkit.viz import style
 from circuitkit.viz.shapes import Point
 
-__all__ = ["Box", "Line", "Sheet", "lay_out"]
+__all__ = ["Box", "Group", "Line", "Sheet", "lay_out"]
 
 MOST = 600  # nodes of a picture
 ACROSS = 3  # nodes of a token and a layer that stand side by side
@@ -46,6 +46,17 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Boxes of one supernode that stand side by side: its name, their middle, and how far they
+    reach."""
+
+    name: str
+    x: float
+    y: float
+    width: float
+
+
+@dataclass(frozen=True)
 class Sheet:
     """An attribution graph laid out. ``bands`` are the rows: a name, its middle, and its height;
     ``columns`` where each token begins and ends."""
@@ -56,6 +67,7 @@ class Sheet:
     lines: tuple[Line, ...]
     bands: tuple[tuple[str, float, float], ...]
     columns: tuple[tuple[float, float], ...]
+    groups: tuple[Group, ...] = ()
 
 
 def lay_out(graph: Graph, edges: int | None = None) -> Sheet:
@@ -83,7 +95,7 @@ def lay_out(graph: Graph, edges: int | None = None) -> Sheet:
     width = (columns[-1][1] if columns else SIDE) + style.MARGIN
     return Sheet(
         width, foot - BETWEEN + style.MARGIN, boxes, tuple(_lines(graph, boxes, edges)),
-        tuple(bands), tuple(columns),
+        tuple(bands), tuple(columns), tuple(_groups(boxes, _supernodes(graph))),
     )  # fmt: skip
 
 
@@ -140,12 +152,17 @@ def _place(
     boxes: dict[str, Box],
 ) -> None:  # fmt: skip
     """Place the nodes of one token and row, in lines of three, the strongest first."""
-    kinds = ("feature", "rest", "error")
+    kinds, groups = ("feature", "rest", "error"), _supernodes(graph)
+    weight = {name: float(graph.nodes[name].get("influence") or 0) for name in cell}
+    whole: dict[str, float] = {}
+    for name in cell:
+        group = groups.get(name, name)
+        whole[group] = whole.get(group, 0.0) + weight[name]
 
-    def rank(name: str) -> tuple[int, float]:
-        own = graph.nodes[name]
-        place = kinds.index(own["kind"]) if own.get("kind") in kinds else 0
-        return place, -float(own.get("influence") or 0)
+    def rank(name: str) -> tuple[int, float, str, float]:
+        kind, group = graph.nodes[name].get("kind"), groups.get(name, name)
+        place = kinds.index(kind) if kind in kinds else 0
+        return place, -whole[group], group, -weight[name]
 
     ordered = sorted(cell, key=rank)
     lines = [ordered[start : start + ACROSS] for start in range(0, len(ordered), ACROSS)]
@@ -161,6 +178,30 @@ def _place(
             )  # fmt: skip
             left += wide + GAP
         top += LINES
+
+
+def _supernodes(graph: Graph) -> dict[str, str]:
+    """The supernode of each node that has one."""
+    known = graph.graph.get("supernodes")
+    groups = known.items() if isinstance(known, Mapping) else ()
+    return {str(name): str(group) for group, names in groups for name in names}
+
+
+def _groups(boxes: Mapping[str, Box], groups: Mapping[str, str]) -> Iterator[Group]:
+    """Neighbours of one supernode on a line; boxes stand in the order in which they were placed."""
+    run: list[Box] = []
+    for box in [*boxes.values(), None]:
+        last = run[-1] if run else None
+        name = None if last is None else groups.get(last.name)
+        if last and box and name and groups.get(box.name) == name and box.y == last.y and (
+            box.x - box.width / 2 - last.x - last.width / 2 < 2 * GAP
+        ):  # fmt: skip
+            run.append(box)
+            continue
+        if last and name and len(run) > 1:
+            left, right = run[0].x - run[0].width / 2, last.x + last.width / 2
+            yield Group(name, (left + right) / 2, last.y, right - left)
+        run = [] if box is None else [box]
 
 
 def _lines(graph: Graph, boxes: Mapping[str, Box], edges: int | None) -> list[Line]:

@@ -12,7 +12,7 @@ from circuitkit.viz.traces.layout import Box, Sheet, lay_out
 __all__ = ["about", "described", "fill_of", "scene"]
 
 RAISES, LOWERS = style.SIDES[0][1], style.SIDES[2][1]  # behind nodes, by the sign of their total
-DARK = "#444444"
+DARK, GROUPED = "#444444", "#009e73"  # boxes; around those of one supernode
 PLUS, MINUS = style.PLAIN, style.SIDES[2][0]
 HEAD, STEP = 26.0, 15.0  # the height of the title, and of a line below
 
@@ -55,6 +55,11 @@ def _drawn(sheet: Sheet, wide: float) -> Iterator[Shape]:
             line.points, PLUS if line.weight >= 0 else MINUS,
             style.line_width(line.influence, largest), dashed=line.weight < 0, opacity=0.6,
             title=f"{line.start} → {line.to}: {line.weight:+.3g}",
+        )  # fmt: skip
+    for group in sheet.groups:
+        yield Rect(
+            group.x, group.y, group.width + 5, style.HEIGHT + 5, style.PAPER, GROUPED, radius=9.0,
+            title=f"supernode {style.plain(group.name)}",
         )  # fmt: skip
     for box in sheet.boxes.values():
         yield from _box(box)
@@ -103,12 +108,12 @@ def about(graph: Graph, edges: int) -> list[str]:
     for _, data in graph.nodes(data=True):
         counts[str(data.get("kind"))] = counts.get(str(data.get("kind")), 0) + 1
     of = f" of {own['of']:,} nodes, {own['of_edges']:,} edges" if own.get("of_edges") else ""
-    more = f", {edges:,} drawn" if edges < graph.number_of_edges() else ""
+    more = f"; the strongest {edges:,} are drawn" if edges < graph.number_of_edges() else ""
     said = [
         f"{own.get('target', 'the target')} = {float(own.get('value', 0.0)):.3f} on "
         f"{own.get('model', '?')}",
         f"{counts.get('feature', 0):,} features, {counts.get('error', 0):,} errors, "
-        f"{graph.number_of_edges():,} edges{more}{of}",
+        f"{graph.number_of_edges():,} edges{of}{more}",
     ]
     scores = [f"{key} {own[key]:.2f}" for key in ("replacement", "completeness")
               if isinstance(own.get(key), float)]  # fmt: skip

@@ -97,9 +97,12 @@ def _filled(
     about: Sequence[str],
     legend: Sequence[tuple[str, str]],
     keys: str = KEYS,
+    beside: str = "attention.js",
 ) -> str:
+    """The page; ``beside`` is the script of what it says of a box beside its edges."""
     own = files("circuitkit.viz.viewer")
-    script = own.joinpath("viewer.js").read_text(encoding="utf-8")
+    parts = (own.joinpath(name).read_text(encoding="utf-8") for name in ("viewer.js", beside))
+    script = "".join(parts)
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
     return render(
         "viz/viewer/page.html.jinja", data=data, keys=keys, picture=drawn, about=about,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from circuitkit.graph.types import Graph
@@ -18,12 +18,14 @@ from circuitkit.viz.viewer.picture import GROUP, width_of
 __all__ = ["framed", "page"]
 
 START = 150  # edges that the page shows first
+TEXTS, BEFORE, AFTER = 6, 18, 5  # texts of a feature; tokens around the one where it peaks
 KIND = {"token": "input", "logit": "logits", "feature": "feature"}  # else an error: as an MLP
 LEGEND = [("p", "positive"), ("p minus", "negative")]
 KEYS = (
     "Tokens stand from left to right, layers upwards. A box is a feature that is active at a "
     "token (blue where it raises the target by the graph, orange where it lowers it), or what "
-    "an MLP writes there beyond its features (error, grey). A line's width grows with what of "
+    "an MLP writes there beyond its features (error, grey); a green rim: of a supernode, "
+    "features that do the same. A line's width grows with what of "
     "the target's |weight| goes through it. The weight is what its reader takes of its "
     "source, with attention patterns and what norms divide by held as they are in the prompt; "
     "it does not say what happens when the source is taken away, which is measured by "
@@ -32,9 +34,14 @@ KEYS = (
 
 
 def page(
-    graph: Graph, edges: int | None = None, title: str | None = None, notes: Sequence[str] = ()
+    graph: Graph,
+    edges: int | None = None,
+    title: str | None = None,
+    notes: Sequence[str] = (),
+    features: Sequence[Mapping[str, Json]] = (),
 ) -> str:
-    """The graph as one page that needs no network."""
+    """The graph as one page that needs no network; ``features`` say where some are most active, as
+    ``circuitkit features show --json`` does."""
     sheet = lay_out(graph, edges)
     lines, number = sheet.lines, {name: i for i, name in enumerate(sheet.boxes)}
     start = min(START, len(lines))
@@ -60,10 +67,11 @@ def page(
         "start": start, "of": len(lines), "model": len(lines),
         "measures": [measure], "hint": "m3.f417, error, a token's text",
         "said": "" if notes else "Whether it predicts the model is not measured",
-        "sizes": [], "sides": [], "tints": [], "attention": None, "whole": None,
+        "sizes": [], "sides": [], "tints": [], "whole": None,
+        "features": {str(own["feature"]): _card(own) for own in features},
     }  # fmt: skip
     said = [*about(graph, len(lines)), *notes]
-    return _filled(data, _svg(sheet, start), said, LEGEND, KEYS)
+    return _filled(data, _svg(sheet, start), said, LEGEND, KEYS, "features.js")
 
 
 def framed(graph: Graph) -> str:
@@ -86,7 +94,10 @@ def _said(box: Box, graph: Graph) -> dict[str, Json]:
     }
     if box.kind in ("feature", "error", "rest"):
         found["layer"] = own.get("layer")
+    if box.kind == "feature":
+        found["feature"] = box.name.partition("@")[0]
     parts = [str(own["label"])] if own.get("label") and box.kind == "feature" else []
+    parts += [f"supernode {own['supernode']}"] if own.get("supernode") else []
     for key, word, form in (("value", "activation", ".3g"), ("total", "adds by the graph", "+.3g"),
                             ("live", "by the model's gradient", "+.3g")):  # fmt: skip
         value = own.get(key)
@@ -98,6 +109,31 @@ def _said(box: Box, graph: Graph) -> dict[str, Json]:
     if isinstance(position, int) and 0 <= position < len(tokens):
         found["at"] = style.plain(f"token {position}, {tokens[position]!r}")
     return found
+
+
+def _card(feature: Mapping[str, Json]) -> dict[str, Json]:
+    """What the page says of where a feature is active, and of the logits that it moves."""
+    said = (
+        f"active at {feature['active_share']:.1%} of {feature['tokens']:,} tokens of "
+        f"{feature['texts']}"
+    )
+    return {
+        "said": style.plain(said), "largest": rounded(feature["largest"]) or 1.0,
+        "shown": [_shown(own) for own in feature["shown"][:TEXTS]],
+        **{way: [[own["token"], rounded(own["by"], 2)] for own in feature[way][:TEXTS]]
+           for way in ("raised", "lowered")},
+    }  # fmt: skip
+
+
+def _shown(text: Mapping[str, Json]) -> dict[str, Json]:
+    """A text around the token at which a feature is most active."""
+    peak, tokens = text["peak"], text["tokens"]
+    start, stop = max(0, peak - BEFORE), min(len(tokens), peak + AFTER + 1)
+    return {
+        "tokens": [*map(str, tokens[start:stop])], "peak": peak - start,
+        "values": [rounded(own, 3) for own in text["activations"][start:stop]],
+        "cut": [start > 0, stop < len(tokens)],
+    }  # fmt: skip
 
 
 # -- the picture -----------------------------------------------------------------------------------
@@ -149,7 +185,7 @@ def _box(box: Box) -> str:
     kind = KIND.get(box.kind, "mlp")
     dark = kind in ("input", "logits")
     fill = "" if dark or kind == "mlp" else f' style="fill:{fill_of(box.kind, box.said)}"'
-    names = ["n", kind, *["tinted"] * bool(fill)]
+    names = ["n", kind, *["tinted"] * bool(fill), *["super"] * bool(box.said.get("supernode"))]
     left, top = box.x - box.width / 2, box.y - style.HEIGHT / 2
     radius = 3 if kind == "mlp" else 7
     return (

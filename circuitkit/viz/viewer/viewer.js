@@ -256,26 +256,13 @@ const ofBox = (box) => {
   const said = [own.role, kind, own.layer !== undefined && `layer ${own.layer}`, own.at && `at ${own.at}`,
     lit && `${count(lit.reduce((n, x) => n + x, 0), "edge")} on its paths`].filter(Boolean).join(" · ");
   const [here, on_] = [strongest(into[box]), strongest(out[box])];
-  return [head(own.name, said), ...pattern(own.name), here.length ? table(`${count(here.length, "edge")} in`, here, here.some((i) => E.port[i]) ? ["from", "port"] : ["from"]) : "",
+  return [head(own.name, said), ...(globalThis.extra?.(make, D, own) || []), here.length ? table(`${count(here.length, "edge")} in`, here, here.some((i) => E.port[i]) ? ["from", "port"] : ["from"]) : "",
     on_.length ? table(`${count(on_.length, "edge")} out`, on_, ["to"]) : ""];
 };
 const facts = (i) => COLUMNS.map(([name, title, say]) => [title || name, say(i)]).filter(([, text]) => text);
 const ofEdge = (i) => [head(E.name[i], on[i] ? "What leads to it and from it is shown." : "Not among the edges that are shown."),
   make("dl", {}, ...facts(i).flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, text)])),
   make("p", {}, "from ", link(E.from[i]), " to ", ...E.to[i].flatMap((end) => [link(end), " "]))];
-const pattern = (name) => {
-  const rows = D.attention?.heads[name];
-  if (!rows) return [];
-  const tokens = D.attention.tokens, shown = tokens.map((token) => token.replace(/ /g, "·").replace(/\n/g, "⏎"));
-  const body = rows.map((row, q) => make("tr", {}, make("th", {scope: "row"}, shown[q]), ...tokens.map((_, k) => {
-    const share = k > q || row.length < 2 * k + 2 ? null : +row.slice(2 * k, 2 * k + 2) / 100;
-    const cell = make("td", share === null ? {} : {title: `${shown[q]} attends to ${shown[k]}: ${share}`, "aria-label": share});
-    if (share !== null) cell.style.setProperty("--a", share);
-    return cell;
-  })));
-  return [make("div", {class: "rows"}, make("table", {class: "pattern"}, make("caption", {}, `Attention of ${name}: from each row's token to each column's`),
-    make("thead", {}, make("tr", {}, make("td"), ...shown.map((token) => make("th", {scope: "col"}, make("span", {}, token))))), make("tbody", {}, ...body)))];
-};
 const fullTable = () => {
   const place = $("table");
   place.hidden = !S.table;
