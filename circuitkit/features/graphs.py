@@ -350,8 +350,8 @@ class AttributionGraph:
         """Write a picture (``svg``, ``png``, ``pdf``) or an interactive page (``html``): tokens
         from left to right, layers upwards, lines as thick as what of the target goes through.
 
-        Prune first. ``edges``: the strongest so many (default: 60, of a page all); ``notes``: lines below the
-        picture, such as what ``validate`` found; ``features``: what they are, from
+        Prune first. ``edges``: the strongest so many (default: 60, of a page all); ``notes``: lines
+        below the picture, such as what ``validate`` found; ``features``: what they are, from
         ``features.describe``, which the page shows where one is chosen. Raises OutputError for
         another suffix, or a graph of more than 600 nodes.
         """

@@ -25,7 +25,8 @@ def scene(
     it."""
     sheet = lay_out(graph, edges)
     heading = style.plain(title or graph.graph.get("prompt", "An attribution graph"), 160)
-    foot = [*about(graph, len(sheet.lines)), *notes, LEGEND]
+    legend = f"{LEGEND} {FRAMED}" if sheet.groups else LEGEND
+    foot = [*about(graph, len(sheet.lines)), *notes, legend]
     wide = max(
         sheet.width, style.MARGIN * 2 + max(style.text_width(own, style.SMALL) for own in foot)
     )
@@ -42,6 +43,8 @@ LEGEND = (
     "Line: what of the target's |weight| goes through it; dashed, negative. Box: blue raises the "
     "target, orange lowers it; grey, what features leave over."
 )
+
+FRAMED = "Green: a supernode."
 
 
 def _drawn(sheet: Sheet, wide: float) -> Iterator[Shape]:
