@@ -303,10 +303,7 @@ class _Scoring:
         self.reads, self.apart, self.journal = reads, tally.apart, journal
         self.places = tally.places if isinstance(tally, PlacedTally) else None
         self.carry = corruption(self.model, data)
-        self.edges: list[tuple[Tensor, ...]] = [
-            tuple(torch.from_numpy(own).to(model.device) for own in np.nonzero(legal))
-            for legal in tally.tables
-        ]
+        self.edges = [_numbers(legal).to(model.device) for legal in tally.tables]
         self.pulls, self.examples, self.known = Pulls(self.model), len(data), False
 
     def block(self, batch: Batch, first: int) -> Block:
@@ -315,15 +312,15 @@ class _Scoring:
         here = self._here(batch, first)
         draws = [here.kept(one) for one in self.carry(batch)]
         seen = list[_Seen]()
-        table: Any = 0.0
+        parts = list[Tensor]()  # of which the first becomes their sum
         for carried in draws:
             for term in self.where(here, carried):
-                part = self._product(here, term)
+                part, weight = self._product(here, term), term.weight / len(draws)
                 seen.append(_Seen.of(term, part, SINGLE / self.examples))
-                table += part * (term.weight / len(draws))
-                del term  # its activations, before the next run makes its own
+                parts[0].add_(part, alpha=weight) if parts else parts.append(part.mul_(weight))
+                del part, term  # its activations, before the next run makes its own
         flat = _looked_at(self.method, here, seen)
-        found = {"scores": table.cpu().numpy(), "flat": np.array(flat),
+        found = {"scores": parts[0].cpu().numpy(), "flat": np.array(flat),
                  "examples": np.array(batch.examples)}  # fmt: skip
         found |= {f"{NOTE}{name}": np.array(own) for name, own in here.notes.items()}
         if self.journal.place is not None:
@@ -355,10 +352,11 @@ class _Scoring:
                 here.model, batch, here.context, term.live, term.other, term.at, here.places,
                 here.grouped[self.apart], self.pulls,
             )  # fmt: skip
-        each = [
-            table.movedim(0, -1)[index] for table, index in zip(tables, self.edges, strict=True)
-        ]
-        found = torch.cat(each).mT
+        sizes = [len(own) for own in self.edges]
+        found = tables[0].new_empty(len(tables[0]), sum(sizes))
+        for row, *each in zip(found, *tables, strict=True):
+            for part, own, table in zip(row.split(sizes), self.edges, each, strict=True):
+                torch.index_select(table.flatten(), 0, own, out=part)
         return found if self.apart else found[0]
 
     def _plain(
@@ -370,6 +368,12 @@ class _Scoring:
             values = [exact(here.value(end.detach())) for end in ends]
         here.look()
         return np.stack([own.cpu().numpy() for own in values])
+
+
+def _numbers(legal: Bool[np.ndarray, "..."]) -> Int[Tensor, " edges"]:
+    """Where the edges are in a table: in half of the bytes, if it is not too large for that."""
+    kind = np.int32 if legal.size <= np.iinfo(np.int32).max else np.int64
+    return torch.from_numpy(np.flatnonzero(legal).astype(kind))
 
 
 def require_gradients(

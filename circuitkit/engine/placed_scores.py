@@ -93,18 +93,33 @@ def score_places(
     The gradients are those of ``gradients`` with ``mixed``; ``carried`` and, unless it is the run
     where they are taken, ``live`` have their sources (``with_sources``). Raises as ``score`` does.
     """
-    count = groups.n_sets * groups.n_spans
-    table = score_groups(model, batch, live, carried, at, groups.tokens, count, pulls)
-    residual = table.view(groups.n_sets, groups.n_spans, *table.shape[1:]).movedim(1, -1)
+    residual = _residual(model, batch, live, carried, at, groups, pulls)
     given = model, context, at, groups
     closed = [_Part(stage, *given).closed(live, carried) for stage, _ in places.stages]
-    looks = [moved(one[1], table.device) for one in closed if one is not None]
+    looks = [moved(one[1], residual.device) for one in closed if one is not None]
     fits = iter(torch.stack(looks).tolist() if looks else [])  # a GPU is waited for once
     found = [
         one[0] if one is not None and next(fits) else _Part(stage, *given).products(live, carried)
         for (stage, _), one in zip(places.stages, closed, strict=True)
     ]
-    return residual, torch.cat([moved(one, table.device) for one in found], 1)
+    return residual, torch.cat([moved(one, residual.device) for one in found], 1)
+
+
+def _residual(
+    model: Model,
+    batch: Batch,
+    live: Activations,
+    carried: Activations,
+    at: Gradients,
+    groups: Grouped,
+    pulls: Pulls | None,
+) -> Float[Tensor, "sets writers readers spans"]:
+    """The scores of the edges of the residual stream; spans lie together, as in all that follows
+    (numbers that are far apart are slow to read)."""
+    count = groups.n_sets * groups.n_spans
+    table = score_groups(model, batch, live, carried, at, groups.tokens, count, pulls)
+    by_edge = table.view(groups.n_sets, groups.n_spans, -1).mT.contiguous()
+    return by_edge.view(groups.n_sets, *table.shape[1:], groups.n_spans)
 
 
 class _Part:

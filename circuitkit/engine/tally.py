@@ -108,7 +108,9 @@ class Tally:
 
     def _mean(self) -> list[np.ndarray]:
         """The mean over the examples, as tables."""
-        return self._spread((self.total / self.examples).astype(np.float32))
+        mean = np.empty(len(self.total), np.float32)
+        np.divide(self.total, self.examples, out=mean, casting="same_kind")
+        return self._spread(mean)
 
     def _error(self) -> Float[np.ndarray, " edges"]:
         """The standard error of the mean; nan where there is one example."""

@@ -73,7 +73,7 @@ class PlacedScores:
                     f"the scores of the {name} have the shape {table.shape}, and the places "
                     f"{own.shape}"
                 )
-            if not np.isfinite(table[own]).all():
+            if not np.isfinite(table).all(where=own):
                 raise ScoresError(
                     f"some scores of the {name} are not finite; check the metric, or use float32"
                 )
