@@ -3,14 +3,16 @@
 An edge of the residual stream at a span is swept as the edge is (``circuitkit.engine.sweep``), with
 what its writer changes at the tokens of the span alone. An edge of attention needs the attention of
 its layer once more, in which a source's keys or values are those of the other run, for all heads
-and destinations at once; what the edge's head computes at the destination then runs on. The slow
-twin, one masked run per edge, is ``circuitkit.engine.placed``.
+and destinations at once; what the edge's head computes at the destination then runs on. Runs begin
+at the first token of what they change: the edge's span, or its destination. The slow twin, one
+masked run per edge, is ``circuitkit.engine.placed``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import torch
@@ -27,6 +29,8 @@ from circuitkit.graph.places import Edge, PlacedMask
 from circuitkit.graph.stages import Stage
 
 __all__ = ["placed_sweep"]
+
+APART = 16  # tokens that a run has to spare for spans to begin by themselves
 
 
 @torch.no_grad()
@@ -75,6 +79,22 @@ class _Placed:
         spans = range(len(self.places.spans))
         self.moves: Bool[np.ndarray, " spans"] = np.array([bool((moves == s).any()) for s in spans])
 
+    @cached_property
+    def starts(self) -> list[tuple[Rest, Bool[np.ndarray, " spans"]]]:
+        """The spans in groups that begin at about the same token, each with the rest of runs from
+        there on: what lies before does not change."""
+        of, last = self.of.cpu(), int(self.batch.last.min())
+        first = [
+            max(self.rest.start, min(int((of == span).any(0).int().argmax()), last))
+            for span in range(len(self.moves))
+        ]
+        groups: list[tuple[Rest, Bool[np.ndarray, " spans"]]] = []
+        for span in sorted(range(len(first)), key=first.__getitem__):
+            if not groups or (first[span] - groups[-1][0].start) * len(self.batch) >= APART:
+                groups.append((self.rest.since(first[span]), np.zeros(len(first), dtype=bool)))
+            groups[-1][1][span] = True
+        return groups
+
     def still(self) -> list[Edge]:
         """The edges whose sources are the same in both runs."""
         residual, attention = self.asked
@@ -97,39 +117,40 @@ class _Placed:
         """Blocks of them: each writer is one at each span."""
         spans = len(self.places.spans)
         table = (self.asked[0] & self.moves).transpose(0, 2, 1)
-        wanted = table.reshape(-1, table.shape[-1])
 
         def delta(number: int, change: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
             here = moved(self.of == number % spans, change.device)
             return torch.where(here[..., None], change, 0)
 
-        for block, ends in edge_blocks(self.rest, self.other, wanted, spans, delta):
-            yield [(number // spans, column, number % spans) for number, column in block], ends
+        for rest, own in self.starts:
+            wanted = (table & own[:, None]).reshape(-1, table.shape[-1])
+            for block, ends in edge_blocks(rest, self.other, wanted, spans, delta):
+                yield [(number // spans, column, number % spans) for number, column in block], ends
 
     # -- edges of attention ------------------------------------------------------------------------
     def attention(self) -> Iterator[tuple[list[Edge], Float[Tensor, "edges b d"]]]:
         """Blocks of them, layer by layer."""
         wanted = self.asked[1] & self.moves[:, None]
-        for stage, rows in self.places.stages:
+        for (stage, rows), (rest, ends) in product(self.places.stages, self.starts):
             place = self.model.wiring.entry(stage.rows.start)
-            own = [(h, c, s, e) for h, c, s, e in np.argwhere(wanted[rows]).tolist()]
+            own = [(h, c, s, e) for h, c, s, e in np.argwhere(wanted[rows] & ends).tolist()]
             own.sort(key=lambda edge: (edge[1], edge[2], edge[0], edge[3]))
-            size = self.rest.size(place)
+            size = rest.size(place)
             for start in range(0, len(own), size):
                 part = own[start : start + size]
-                changes = self._changes(stage, part)
+                changes = self._changes(stage, part, rest)
                 edges: list[Edge] = [(rows.start + h, c, s, e) for h, c, s, e in part]
-                yield edges, self.rest.finals({place: changes})
+                yield edges, rest.finals({place: changes})
 
     def _changes(
-        self, stage: Stage, edges: Sequence[tuple[int, int, int, int]]
+        self, stage: Stage, edges: Sequence[tuple[int, int, int, int]], rest: Rest
     ) -> Float[Tensor, "edges b s d"]:
         """What the stage writes beyond what it wrote in the base run, for each edge."""
-        kind, rest = self.model.kinds[stage.kind], self.rest
+        kind = self.model.kinds[stage.kind]
         plain = rest.wrote_late(stage, self.base.computed[stage.index])
         of = moved(rest.wrote_late(stage, self.of), plain.device)
         keys = [self._key(stage, edge) for edge in edges]
-        computed = self._computed(stage, list(dict.fromkeys(keys)))
+        computed = self._computed(stage, list(dict.fromkeys(keys)), rest)
         mixed = plain.expand(len(edges), *plain.shape).clone()
         for number, (key, (head, _, _, destination)) in enumerate(zip(keys, edges, strict=True)):
             here = (of == destination)[..., None, None]
@@ -154,10 +175,10 @@ class _Placed:
         return [other for other in range(stage.writes) if place[other] == place[head]]
 
     def _computed(
-        self, stage: Stage, keys: Sequence[tuple[int, int, int | None]]
+        self, stage: Stage, keys: Sequence[tuple[int, int, int | None]], rest: Rest
     ) -> dict[tuple[int, int, int | None], Float[Tensor, "b s n e"]]:
         """What all heads compute where the sources of a key are those of the other run."""
-        rest, found = self.rest, dict[tuple[int, int, int | None], Tensor]()
+        found = dict[tuple[int, int, int | None], Tensor]()
         most = max(1, tokens_of(self.model) // self.batch.clean.numel())
         for start in range(0, len(keys), most):
             some = keys[start : start + most]
