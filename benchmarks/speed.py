@@ -30,9 +30,9 @@ from _inputs import GPT2_SMALL, gpt2
 from _measure import Table, Timer
 from _nodes import nodes
 from _peers import PEERS, default_cache
-from _placed import placed
-from _places import by_place
 from _shapes import shapes
+from _span_attribution import span_attribution
+from _span_circuits import long_span_circuits, span_circuits
 
 # what each section measures: a model of GPT-2 small's shape, or models of its own
 GPT2 = {
@@ -41,9 +41,15 @@ GPT2 = {
     "bulk": bulk,
     "edges": edges,
     "nodes": nodes,
-    "placed": placed,
+    "span_circuits": span_circuits,
 }
-OTHERS = {"shapes": shapes, "places": by_place, "small": one_by_one, "growth": growth}
+OTHERS = {
+    "shapes": shapes,
+    "span_attribution": span_attribution,
+    "long_span_circuits": long_span_circuits,
+    "small": one_by_one,
+    "growth": growth,
+}
 
 
 def main() -> None:
