@@ -16,11 +16,13 @@ from families import FAMILIES, crossed, examples, model
 from circuitkit.corruptions.gaussian import noise
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Dataset
+from circuitkit.data.places import TOKENS, places
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine import run as engine
 from circuitkit.engine.batching import _at_most, batched, fitted, needed
 from circuitkit.engine.inputs import prepare
 from circuitkit.engine.memory import ASIDE, Need, _of_tensors, foresee, peak, room, takes
+from circuitkit.engine.placed_scores import bytes_of
 from circuitkit.engine.record import record
 from circuitkit.errors import BudgetError, VersionError
 from circuitkit.evaluation.faithfulness import evaluate
@@ -113,6 +115,30 @@ def test_the_peak_is_foreseen_within_a_fifth(shape: tuple[int, int, int], job: s
         measured = peak(lambda n=n: work(n))  # type: ignore[misc]
         assert measured > 2**18
         assert need.of(n) == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize("n", [2, 6])
+def test_the_tables_between_places_are_counted(n: int) -> None:
+    m, data = gpt2(16, 8, 8), Dataset(examples((24,) * n), batch_size=n)
+    own, need = places(data, m.wiring, TOKENS), needed(m, data, counterfactual)
+
+    def work() -> None:
+        eap(m, data, logit_diff, counterfactual, places=own, groups="examples")
+
+    work()
+    assert need.of(n) < n * bytes_of(own) / 4  # the tables take the most
+    assert need.of(n) + n * bytes_of(own) == pytest.approx(peak(work), rel=0.2)
+
+
+@pytest.mark.usefixtures("holding_nothing")
+def test_batches_are_cut_to_what_the_tables_leave() -> None:
+    m = model("llama")
+    data = Dataset(examples((9,) * 12), batch_size=12)
+    need = needed(m, data, counterfactual)
+    each = 2 * need.each
+    tight = _with_room(data, need.of(5) + 5 * each + 1)
+    assert batched(m, tight, [counterfactual], each=each).batch_size == 5
+    assert batched(m, tight, [counterfactual]).batch_size == 12
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -18,11 +18,15 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import circuitkit as ck
 from circuitkit.cli.main import main
+from circuitkit.data.places import places
 from circuitkit.engine.inputs import prepare_halves
+from circuitkit.engine.placed_scores import bytes_of
 from circuitkit.engine.record import answer, record
-from circuitkit.errors import CircuitkitError, EvaluationError
+from circuitkit.errors import ArgumentError, CircuitkitError, EvaluationError
 from circuitkit.models import transformer_lens
+from circuitkit.registry import resolve
 from circuitkit.workflows.growing import Grown, grow
+from circuitkit.workflows.plan import _Costs
 
 MODEL = ck.load("mini")
 N = 6
@@ -93,6 +97,26 @@ def test_its_forwards_are_those_of_the_work(name: str) -> None:
     foreseen = ck.plan(MODEL, "ioi", **options)
     done = operations(lambda: ck.discover(MODEL, "ioi", **options)) / one_forward()
     assert 1 / foreseen.factor < done / foreseen.forwards < foreseen.factor, (done, foreseen)
+
+
+def test_the_forwards_between_places_are_those_of_the_work() -> None:
+    options: dict[str, Any] = {"spans": "named", "examples": N, "method": "eap", "edges": 30}
+    options["batch_size"] = N
+    foreseen = ck.plan(MODEL, "ioi", **options)
+    done = operations(lambda: ck.discover_positions(MODEL, "ioi", **options)) / one_forward()
+    assert 1 / foreseen.factor < done / foreseen.forwards < foreseen.factor, (done, foreseen)
+
+
+def test_the_tables_between_places_are_in_the_memory() -> None:
+    data = ck.Dataset.of(ck.make_task("ioi", MODEL, n=N), MODEL)
+    costs, own, how = _Costs(MODEL, data, "counterfactual"), places(data, MODEL.wiring), "eap"
+    plain, placed = (costs.bytes(resolve("discovery", how), N, N, None, at) for at in (None, own))
+    assert placed > plain + N * bytes_of(own)
+
+
+def test_what_places_do_not_take_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="spans and verify do not go together"):
+        ck.plan(MODEL, "ioi", spans="named", verify=9, examples=N)
 
 
 @pytest.mark.weekly

@@ -215,7 +215,6 @@ _NOT_OF_PLACES = {
     "orders": "acdc gives no scores between places",
     "agreement": "prompts are not drawn until circuits agree; give more --examples",
     "test": "the circuit is not grown; circuitkit test tests it when it is saved",
-    "plan": "the cost is not foreseen; try few --examples",
     "features": "features act wherever they are active",
     "dictionaries": "features act wherever they are active",
 }
@@ -277,6 +276,9 @@ def _between_places(options: argparse.Namespace) -> None:
         "batch_size": options.batch_size, "memory": options.memory, "known": options.known,
     }  # fmt: skip
     inputs = task_of(options, options.task), options.metric, options.corruption
+    if options.plan:
+        _plan(load_model(options.model, options, proved=False), inputs, asked, options, place)
+        return
 
     def find(model: Any, **how: Any) -> Any:
         from circuitkit.workflows.positions import discover_positions

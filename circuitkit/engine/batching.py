@@ -29,38 +29,50 @@ __all__ = ["batched", "fitted", "needed", "of_longest"]
 
 
 def batched(
-    model: Model, data: Dataset, corruptions: Sequence[Corruption], batch_size: int | None = None
+    model: Model,
+    data: Dataset,
+    corruptions: Sequence[Corruption],
+    batch_size: int | None = None,
+    *,
+    each: float = 0.0,
 ) -> Dataset:
-    """The data in batches of that size, else of one that fits under each of the corruptions.
+    """The data in batches of that size, else of one that fits under each of the corruptions, where
+    each example takes so many bytes beside what attribution does.
 
     Raises BudgetError where one example at a time, or a batch of that size, does not fit the memory
     that the data may take.
     """
-    size = agreed(lambda: _size(model, data, corruptions, batch_size))
+    size = agreed(lambda: _size(model, data, corruptions, batch_size, each))
     return data if size == data.batch_size else replace(data, batch_size=size)
 
 
 def _size(
-    model: Model, data: Dataset, corruptions: Sequence[Corruption], batch_size: int | None
+    model: Model,
+    data: Dataset,
+    corruptions: Sequence[Corruption],
+    batch_size: int | None,
+    each: float,
 ) -> int:
     """How many examples a batch has."""
     if batch_size is not None:
         for corruption in corruptions if data.memory is not None else ():
-            _require_room(model, data, corruption, batch_size)
+            _require_room(model, data, corruption, batch_size, each)
         return batch_size
     for corruption in corruptions:
-        data = fitted(model, data, corruption)
+        data = fitted(model, data, corruption, each)
     return data.batch_size
 
 
-def fitted(model: Model, data: Dataset, corruption: Corruption) -> Dataset:
+def fitted(model: Model, data: Dataset, corruption: Corruption, each: float = 0.0) -> Dataset:
     """The data in batches that fit ``data.memory``, at most as large as they are; raises
     BudgetError where one example at a time does not fit."""
-    most = _require_room(model, data, corruption, 1)
+    most = _require_room(model, data, corruption, 1, each)
     return data if most >= min(data.batch_size, len(data)) else replace(data, batch_size=most)
 
 
-def _require_room(model: Model, data: Dataset, corruption: Corruption, batch_size: int) -> int:
+def _require_room(
+    model: Model, data: Dataset, corruption: Corruption, batch_size: int, each: float
+) -> int:
     """How many examples fit at once, at most all; raises BudgetError where so many do not."""
     wanted = min(batch_size, len(data))
     space, before = room_of(model, data.memory), held_by(model)
@@ -70,9 +82,10 @@ def _require_room(model: Model, data: Dataset, corruption: Corruption, batch_siz
             f"{spell(data.memory)} in all, so that not one example at a time fits; give more "
             "memory, or a smaller model"
         )
-    if data.memory is None and wanted * _at_most(model, data) <= SURE * space:
+    if data.memory is None and wanted * (_at_most(model, data) + each) <= SURE * space:
         return len(data)
     need = needed(model, data, corruption, space)
+    need = replace(need, each=need.each + each)
     if need.of(wanted) <= space:
         return need.most(space, len(data))
     if data.memory is None:

@@ -21,6 +21,7 @@ group.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ from circuitkit.engine.softmax import EachSoftmax
 from circuitkit.graph.places import PORTS, Places
 from circuitkit.graph.stages import Stage
 
-__all__ = ["Grouped", "grouped", "score_places"]
+__all__ = ["Grouped", "bytes_of", "grouped", "score_places"]
 
 TOLERANCE = 1e-4  # of the sum over a key's destinations, of the largest that its parts sum to
 ROUNDING = 8  # the same, in units of the precision of half floats
@@ -71,6 +72,15 @@ def grouped(batch: Batch, spans: Int[Tensor, "b p"], count: int, apart: bool = F
     tokens = torch.where(spans < 0, -1, sets[:, None] * count + spans)
     alike = not apart and bool((spans == spans[:1]).all())
     return Grouped(spans, sets, count, batch.examples if apart else 1, tokens, alike)
+
+
+def bytes_of(places: Places) -> int:
+    """What the scores of one set of examples take while they are found: those of the residual
+    stream in two orders, or once, beside those of attention as they come and as one table, and
+    those of what is an edge alone."""
+    stream, spans = math.prod(places.shape), len(places.spans)
+    attention = len(places.heads) * len(PORTS) * spans**2
+    return 4 * max(2 * stream, stream + 2 * attention + sum(places.n_edges))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, log, sqrt
@@ -20,6 +20,7 @@ import psutil
 import torch
 
 from circuitkit.data.batches import Dataset
+from circuitkit.data.places import places as places_of
 from circuitkit.discovery.budgets import pick
 from circuitkit.discovery.ensembles import MEMBERS
 from circuitkit.engine.inputs import (
@@ -35,10 +36,12 @@ from circuitkit.engine.inputs import (
 from circuitkit.engine.memory import room_of
 from circuitkit.engine.metric import Method, learned
 from circuitkit.engine.model import Model
+from circuitkit.engine.placed_scores import bytes_of
 from circuitkit.engine.weights import parameters
-from circuitkit.errors import EvaluationError
+from circuitkit.errors import ArgumentError, EvaluationError
 from circuitkit.evaluation.refining import SHORT, Candidates, rounds
 from circuitkit.evaluation.sizes import STACK, rungs
+from circuitkit.graph.places import Places
 from circuitkit.graph.stages import ATTENTION
 from circuitkit.registry import lookup, name_of, names, resolve
 from circuitkit.util.bytesize import spell
@@ -48,6 +51,7 @@ from circuitkit.util.tables import as_text, to_frame
 from circuitkit.viz.circuits.choice import SIZES
 from circuitkit.workflows.asking import OF_BUDGET, RULE, Asked, Level, Orders, Share, prompts_for
 from circuitkit.workflows.discover import HALVES, method_of
+from circuitkit.workflows.placed_results import FILES
 from circuitkit.workflows.results import files
 from circuitkit.workflows.sampling import gives_groups
 
@@ -73,6 +77,8 @@ FIXED = 0.2  # seconds of what does not depend on the work
 EFFICIENCY = 2.0  # how much slower than one large product the products of a run are
 OPERATIONS = 60  # of a stage, between its products
 LEARNED = ("nested", "edge_pruning", "ugs")  # methods whose cost is that of their ``runs``
+SIDEWAYS = 1.2  # what scores between places cost, by that of plain ones
+CUT = 0.5  # of a run of a circuit, which one with an edge of attention less shares with the others
 SWEPT = 8 * 2**15  # values per dimension of a block of exact effects
 
 
@@ -176,14 +182,17 @@ def plan(
     agreement: Share | None = None,
     test: bool = False,
     known: bool = False,
+    spans: str | Sequence[str] | None = None,
 ) -> Plan:
     """What ``discover`` would cost with these arguments: forwards, minutes, memory and files.
+    With ``spans`` (None by default), what ``discover_positions`` would.
 
     The prompts are drawn and put into tokens, but the model is not run, and nothing is written.
     The count follows from the shapes of the model and the prompts; the minutes also from the speed
     of matrix products of these shapes, which are timed for a fraction of a second. Which prompts
     are ``known`` is not foreseen: the rest of the work is that of all of them. Nor is how many more
-    prompts an ``agreement`` needs: the work is that of the first ones.
+    prompts an ``agreement`` needs: the work is that of the first ones. Of a circuit between places,
+    as many edges of attention are supposed to be tested as it has edges of the residual stream.
 
     Raises what ``discover`` raises for wrong arguments, and EvaluationError for a method whose cost
     is not known, such as one of your own.
@@ -205,8 +214,12 @@ def plan(
     if unseen is not None:
         measured = as_data(model, unseen, examples=examples, seed=seed + 1)
     costs = _Costs(model, whole, name_of(carried), level)
-    batch = batch_size or costs.batch(model, memory)
-    steps = costs.steps(asked, how, seen.rows, measured.rows)
+    own = None if spans is None else _places(whole, model, spans, asked, budget, rule)
+    batch = batch_size or costs.batch(model, memory, own)
+    if own is None:
+        steps = costs.steps(asked, how, seen.rows, measured.rows)
+    else:
+        steps = costs.between(asked, how, seen.rows, measured.rows)
     if known:
         steps["prompts that the model answers"] = float(whole.rows)
     taught = learned(carried, seen)
@@ -214,15 +227,30 @@ def plan(
         each = 1 if "task" in taught or seen is measured else 2  # of the halves learns its own
         steps["constants"] = each * times * LEARNING * min(TAUGHT, seen.rows)
     greedy = _name_and_settings(how)[0] == "acdc"
-    factor = LOOSE if greedy or refine is not None else FACTOR
+    factor = LOOSE if greedy or refine is not None or own is not None else FACTOR
     pruned = model.wiring.n_edges * (1 + (orders or 0)) if greedy else 0
     size = f"{asked.size:,} {level}s" if asked.size else "the circuit"
     title = f"{size} of {whole.about.get('task', 'own data')} on {model.name} by {name_of(how)}"
     return Plan(
         title, steps, factor, costs.seconds(steps, batch, pruned, seen.rows),
-        psutil.Process().memory_info().rss + costs.bytes(how, batch, seen.rows, verify), batch,
-        ceil(len(seen) / batch), files(verify is not None, level == "edge" and gives_groups(how)),
+        psutil.Process().memory_info().rss + costs.bytes(how, batch, seen.rows, verify, own), batch,
+        ceil(len(seen) / batch), FILES if own is not None else
+        files(verify is not None, level == "edge" and gives_groups(how)),
     )  # fmt: skip
+
+
+def _places(
+    data: Dataset, model: Model, spans: str | Sequence[str], asked: Asked, budget: int | None,
+    rule: str | None,
+) -> Places:  # fmt: skip
+    """The places of the prompts; raises ArgumentError for what does not go with them."""
+    given = {"budget": budget, "rule": rule, "level": asked.level == "node"}
+    given |= {name: getattr(asked, name) for name in ("verify", "refine", "orders", "agreement",
+                                                      "test")}  # fmt: skip
+    for name, value in given.items():
+        if value:
+            raise ArgumentError(f"spans and {name} do not go together yet; leave one of them out")
+    return places_of(data, model.wiring, spans)
 
 
 class _Costs:
@@ -348,6 +376,26 @@ class _Costs:
             "equivalence": self._growing(seen, measured) * asked.test,
             "random orders": (asked.orders or 0) * (scores * seen + choice),
             "faithfulness": measured * self._faithfulness(asked),
+        }  # fmt: skip
+        return {step: n for step, n in found.items() if n}
+
+    def between(self, asked: Asked, how: Method, seen: int, measured: int) -> dict[str, float]:
+        """The same of a circuit between places: the plain circuit of the same scores is chosen too,
+        and what cutting each edge of attention does is asked of all prompts."""
+        method, rest = _name_and_settings(how)
+        masked, draws = self.masked(0.1), self._draws
+        once = self.carried + 1
+        sized = asked.size is not None
+        choice = once + masked * draws if sized else 2 * self._choosing()
+        cut = asked.size or self._middle
+        found = {
+            "what fits the memory": FORESEEN * (2 * self.carried + 1 + self.steepest
+                                                + self.masked(1)) * (asked.batch_size is None),
+            "accuracy of the model": 2.0 * seen,
+            "scores": self._scores(method, rest, seen) * SIDEWAYS * seen,
+            "choice of the circuit": choice * seen,
+            "edges of attention": (once + cut * masked * CUT * draws) * seen,
+            "faithfulness": (once + (3 + RANDOM) * masked * draws) * measured,
         }  # fmt: skip
         return {step: n for step, n in found.items() if n}
 
@@ -495,11 +543,14 @@ class _Costs:
         of_layer = LAYER * self.longest * model.d_model + 4 * heads * self.longest**2
         return (layers * of_layer + 8 * model.d_vocab) * size
 
-    def batch(self, model: Model, memory: int | None) -> int:
+    def batch(self, model: Model, memory: int | None, places: Places | None = None) -> int:
         """The prompts of a batch that fit the memory, at most 32."""
-        return max(1, min(self.examples, int(room_of(model, memory) / self.example())))
+        each = self.example() + (0 if places is None else bytes_of(places))
+        return max(1, min(self.examples, int(room_of(model, memory) / each)))
 
-    def bytes(self, how: Method, batch: int, seen: int, verify: int | None) -> float:
+    def bytes(
+        self, how: Method, batch: int, seen: int, verify: int | None, places: Places | None = None
+    ) -> float:
         """What the work takes beyond what the process holds."""
         model, method = self.model, _name_and_settings(how)[0]
         size = torch.finfo(model.dtype).bits / 8
@@ -513,7 +564,10 @@ class _Costs:
             how
         ):  # the scores of each example, while more than half of memory is free
             tables = 1 if verify is None else 2  # one with exact effects
-            work += min(4.0 * seen * model.wiring.n_edges, room_of(model, None) / 2) * tables
+            edges = model.wiring.n_edges if places is None else sum(places.n_edges)
+            work += min(4.0 * seen * edges, room_of(model, None) / 2) * tables
+        if places is not None:  # and sums and squares of them all, in twice the bytes
+            work += batch * bytes_of(places) + 16 * sum(places.n_edges)
         return float(work + 16 * model.wiring.shape[0] * model.wiring.shape[1])
 
     def seconds(self, steps: Mapping[str, float], batch: int, pruned: int, examples: int) -> float:

@@ -18,6 +18,7 @@ from itertools import groupby
 
 from circuitkit.data.places import numbers
 from circuitkit.data.places import places as places_of
+from circuitkit.engine.batching import batched
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -29,6 +30,7 @@ from circuitkit.engine.inputs import (
 )
 from circuitkit.engine.metric import Method
 from circuitkit.engine.model import Model
+from circuitkit.engine.placed_scores import bytes_of
 from circuitkit.errors import UnknownNameError
 from circuitkit.evaluation.ability import ability
 from circuitkit.evaluation.ability import known as only_known
@@ -126,6 +128,9 @@ def discover_positions(
         able.require(str(seen.data.about.get("task", "the task")))
     both = replace(seen.data, examples=(*seen.data.examples, *measured.data.examples))
     places = places_of(both, model.wiring, spans)
+    seen = seen._replace(
+        data=batched(model, seen.data, [seen.corruption], batch_size, each=bytes_of(places))
+    )
     scores = _scored(how, seen, places, resume)
     found = choose_places(seen, scores, edges=edges, faithfulness=faithfulness)
     plain = choose(model, scores.collapse(), *seen[1:], edges=edges, faithfulness=faithfulness)
