@@ -34,7 +34,7 @@ from circuitkit.engine.inputs import (
     twice,
 )
 from circuitkit.engine.memory import room_of
-from circuitkit.engine.metric import Method, learned
+from circuitkit.engine.metric import Corruption, Method, learned
 from circuitkit.engine.model import Model
 from circuitkit.engine.placed_scores import bytes_of
 from circuitkit.engine.weights import parameters
@@ -214,29 +214,32 @@ def plan(
     if unseen is not None:
         measured = as_data(model, unseen, examples=examples, seed=seed + 1)
     costs = _Costs(model, whole, name_of(carried), level)
-    own = None if spans is None else _places(whole, model, spans, asked, budget, rule)
-    batch = batch_size or costs.batch(model, memory, own)
-    if own is None:
-        steps = costs.steps(asked, how, seen.rows, measured.rows)
-    else:
-        steps = costs.between(asked, how, seen.rows, measured.rows)
+    at = None if spans is None else _places(whole, model, spans, asked, budget, rule)
+    batch = batch_size or costs.batch(model, memory, at)
+    steps = (costs.steps if at is None else costs.between)(asked, how, seen.rows, measured.rows)
     if known:
         steps["prompts that the model answers"] = float(whole.rows)
-    taught = learned(carried, seen)
-    if isinstance(times := taught.get("steps"), int):
-        each = 1 if "task" in taught or seen is measured else 2  # of the halves learns its own
-        steps["constants"] = each * times * LEARNING * min(TAUGHT, seen.rows)
+    steps |= _constants(carried, seen, seen is measured)
     greedy = _name_and_settings(how)[0] == "acdc"
-    factor = LOOSE if greedy or refine is not None or own is not None else FACTOR
+    factor = LOOSE if greedy or refine is not None or at is not None else FACTOR
     pruned = model.wiring.n_edges * (1 + (orders or 0)) if greedy else 0
     size = f"{asked.size:,} {level}s" if asked.size else "the circuit"
     title = f"{size} of {whole.about.get('task', 'own data')} on {model.name} by {name_of(how)}"
     return Plan(
         title, steps, factor, costs.seconds(steps, batch, pruned, seen.rows),
-        psutil.Process().memory_info().rss + costs.bytes(how, batch, seen.rows, verify, own), batch,
-        ceil(len(seen) / batch), FILES if own is not None else
+        psutil.Process().memory_info().rss + costs.bytes(how, batch, seen.rows, verify, at), batch,
+        ceil(len(seen) / batch), FILES if at is not None else
         files(verify is not None, level == "edge" and gives_groups(how)),
     )  # fmt: skip
+
+
+def _constants(carried: Corruption, seen: Dataset, shared: bool) -> dict[str, float]:
+    """The forwards in which a corruption learns its constants, if it does."""
+    taught = learned(carried, seen)
+    if not isinstance(times := taught.get("steps"), int):
+        return {}
+    each = 1 if "task" in taught or shared else 2  # of the halves learns its own
+    return {"constants": each * times * LEARNING * min(TAUGHT, seen.rows)}
 
 
 def _places(
