@@ -53,6 +53,7 @@ SOUND: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {  # names, settings a
         "activation_magnitude": {}, "gradient_norm": {},
         "node_attribution": {"level": ("'edge'", "'node'"), "rule": RULES},
         "information_flow": {}, "random": {"seed": SEEDS},
+        "discrete_codes": {"features": ("1", "16"), "against": ("'pair'", "'all'"), "seed": SEEDS},
     },
     "corruptions": {
         "zero": {"at": AT, "positions": ("'kept'", "'cut'")},

@@ -65,6 +65,8 @@ WRONG: dict[str, Sequence[Any]] = {
     "norms": NO_CHOICE,
     "first": NO_CHOICE,
     "positions": NO_CHOICE,
+    "against": NO_CHOICE,
+    "features": [*NO_COUNT, None],
     "fix": [*NO_TEXT[:1], "x", None, [True]],
     "drop": [*NO_TEXT[:1], "x", None, [True]],
     "direction": [*NO_CHOICE, "denoising"],

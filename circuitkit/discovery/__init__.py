@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a file that is not here
     from circuitkit.discovery.baselines import information_flow as information_flow
     from circuitkit.discovery.baselines import node_attribution as node_attribution
     from circuitkit.discovery.budgets import auto as auto
+    from circuitkit.discovery.codes import discrete_codes as discrete_codes
     from circuitkit.discovery.ensembles import ensemble as ensemble
     from circuitkit.discovery.learned import edge_pruning as edge_pruning
     from circuitkit.discovery.learned import ugs as ugs

@@ -7,18 +7,18 @@ ignores it, and ``about`` does not name it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.data.batches import Batch
 from circuitkit.discovery._gradients import FLAT, require_gradients
+from circuitkit.discovery._written import blocks, written
 from circuitkit.discovery.attribution import eap
-from circuitkit.engine.attribute import Pulls, block_tokens
+from circuitkit.engine.attribute import Pulls
 from circuitkit.engine.backward import BackwardRule
 from circuitkit.engine.devices import moved
 from circuitkit.engine.gradients import Gradients, at_tokens, gradients
@@ -74,8 +74,8 @@ def _changes(
 ) -> Float[Tensor, "examples w"]:
     """The norm of what each writer changes in each example."""
     squares = wide(live.embed.new_zeros(0)).new_zeros(batch.examples, len(model.wiring.writers))
-    for block, example in _blocks(model, batch):
-        change = _written(model, live, block) - _written(model, carried, block)
+    for block, example in blocks(model, batch):
+        change = written(model, live, block) - written(model, carried, block)
         squares.index_add_(0, batch.owner[example], change.square().sum(-1).T)
     return squares.sqrt()
 
@@ -137,7 +137,7 @@ def _steepness(model: Model, batch: Batch, at: Gradients) -> Float[Tensor, "exam
     wiring = model.wiring
     squares = wide(at.logits.new_zeros(0)).new_zeros(batch.examples, len(wiring.readers))
     pulls = Pulls(model)
-    for block, example in _blocks(model, batch):
+    for block, example in blocks(model, batch):
         for stage in wiring.stages:
             steep = at.pulled(pulls.of(stage), stage, block).square().sum(-1).T
             steep = moved(steep, squares.device)
@@ -224,15 +224,15 @@ def _flows(model: Model, batch: Batch, run: Activations) -> Float[Tensor, "w r"]
     wiring = model.wiring
     table = wide(run.embed.new_zeros(0)).new_zeros(wiring.shape)
     weight = 1 / batch.mask.sum(1).to(table)
-    for block, example in _blocks(model, batch):
-        wrote = _written(model, run, block)
+    for block, example in blocks(model, batch):
+        wrote = written(model, run, block)
         for stage in wiring.stages:
             read, seen = at_tokens(run.reads[stage.index], block), stage.upstream
             share = _shares(moved(read, wrote.device), wrote[:seen]) @ weight[example]
             table[:seen, stage.columns] += share[:, None]
     length, rows = batch.mask.shape[1], torch.arange(len(batch), device=batch.last.device)
     ends = rows * length + batch.last
-    table[:, -1] = _shares(at_tokens(run.final, ends), _written(model, run, ends)).sum(1)
+    table[:, -1] = _shares(at_tokens(run.final, ends), written(model, run, ends)).sum(1)
     return table
 
 
@@ -241,25 +241,6 @@ def _shares(read: Float[Tensor, "t d"], wrote: Float[Tensor, "w t d"]) -> Float[
     read = wide(read)
     importance = (read.abs().sum(-1) - (read - wrote).abs().sum(-1)).clamp(min=0)
     return importance / importance.sum(0).clamp(min=torch.finfo(read.dtype).tiny)
-
-
-# -- tokens ----------------------------------------------------------------------------------------
-def _blocks(model: Model, batch: Batch) -> Iterator[tuple[Int[Tensor, " t"], Int[Tensor, " t"]]]:
-    """The tokens that are not padding, in blocks that fit the processor's cache: where each stands
-    in the flattened batch, and the example that it belongs to."""
-    tokens = batch.mask.flatten().nonzero().squeeze(1)
-    for block in torch.split(tokens, block_tokens(model)):
-        yield block, block // batch.mask.shape[1]
-
-
-def _written(model: Model, run: Activations, block: Int[Tensor, " t"]) -> Float[Tensor, "w t d"]:
-    """What each writer wrote at these tokens, in the order of the writers."""
-    parts = [at_tokens(run.embed, block)[None]]
-    for stage in model.wiring.stages:
-        shares = at_tokens(run.shares[stage.index], block)
-        written = model.kinds[stage.kind].write(model, stage, None, shares)
-        parts.append(moved(written, block.device))
-    return wide(torch.cat(parts))
 
 
 def _array(x: Tensor) -> Float[np.ndarray, "..."]:

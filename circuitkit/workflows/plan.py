@@ -423,6 +423,7 @@ class _Costs:
             "random": 0.0,
             "activation_magnitude": base,
             "information_flow": base,
+            "discrete_codes": base,
             "gradient_norm": self.steepest,
             "node_attribution": self.carried + self.steepest,
             "eap": self.carried + self.steepest,
