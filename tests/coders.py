@@ -1,19 +1,26 @@
-"""Random transcoders of mini, in files."""
+"""Random dictionaries of mini, in files."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from circuitkit.features import Dictionary, save
 
-__all__ = ["coders_of_mini", "random_coders"]
+__all__ = ["coders_of_mini", "random_autoencoders", "random_coders"]
 
 
 def random_coders(folder: Path) -> None:
     """Small random transcoders of all layers of mini, in a folder."""
     save(coders_of_mini(), folder)
+
+
+def random_autoencoders(folder: Path) -> None:
+    """Small random autoencoders of what the MLPs of mini read and write, in two folders."""
+    for site in ("mlp_in", "mlp_out"):
+        save([replace(own, reads=site, writes=site) for own in coders_of_mini()], folder / site)
 
 
 def coders_of_mini() -> tuple[Dictionary, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from coders import random_autoencoders
 
 import circuitkit as ck
 from circuitkit.cli.main import main
@@ -177,3 +178,37 @@ def test_the_transcoders_of_mini_explain_prompts_that_they_have_not_seen() -> No
     _, data, metric, _ = prepare(model, "ioi", examples=16, seed=1000)
     carried = carried_by_features(model, own, data, metric)
     assert carried.features > 0.9 > carried.nothing
+
+
+def test_the_command_prints_how_sparse_an_mlp_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random_autoencoders(tmp_path)
+    ends = ["--dictionaries", str(tmp_path / "mlp_in"), "--outputs", str(tmp_path / "mlp_out")]
+    few = ["--examples", "4", "--tokens", "9", "--quiet"]
+    assert main(["features", "jacobian", "m1", *ends, *few, "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["jacobians"]
+    one, other = (
+        ck.features.load(tmp_path / site, layers=[1])[0] for site in ("mlp_in", "mlp_out")
+    )
+    model = ck.load("mini")
+    texts = read_texts(model, "ioi", examples=4)
+    own = ck.features.jacobian_sparsity(
+        model, one, other, [*texts.seen, *texts.held], tokens=9, name="ioi"
+    )
+    assert found == own.to_dict()
+    assert own.to_frame()["features"].tolist() == ["together", "another token", "random"]
+    assert main(["features", "jacobian", "m1", *ends, *few]) == 0
+    assert repr(own).splitlines()[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["m1.f3", "--outputs", "x"], "'m1.f3' is not an MLP; write m3"),
+    (["m1"], "give --outputs, autoencoders of mlp_out"),
+    (["m1", "--outputs", "mini"], "are not around one MLP"),
+])  # fmt: skip
+def test_a_jacobian_of_something_else_is_refused(
+    capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main(["features", "jacobian", *words, "--quiet", "--examples", "4"]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())

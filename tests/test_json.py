@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coders import random_coders
+from coders import random_autoencoders, random_coders
 from jsonschema import Draft202012Validator
 
 import circuitkit
@@ -75,6 +75,8 @@ CASES = [  # a schema, and arguments
                           "trained", *FEW]),
     ("features", ["features", "show", "m0.f3", "m0.f4", "--dictionaries", "trained",
                   "--examples", "8"]),
+    ("features", ["features", "jacobian", "m0", "--dictionaries", "autoencoders/mlp_in",
+                  "--outputs", "autoencoders/mlp_out", "--examples", "4", "--tokens", "8"]),
     ("fetch", ["fetch", "smollm2-135m"]),
 ]  # fmt: skip
 
@@ -93,6 +95,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found.remove_edge(*found.to_frame().iloc[-1][["writer", "reader"]])
     found.save(own / "smaller.json")
     random_coders(own / "coders")
+    random_autoencoders(own / "autoencoders")
     return own
 
 

@@ -43,9 +43,10 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     p.add_argument(
         "--site", default="resid_post",
-        choices=("resid_pre", "resid_mid", "resid_post", "attn_z", "attn_out", "mlp_out"),
+        choices=("resid_pre", "resid_mid", "resid_post", "attn_z", "attn_out", "mlp_in",
+                 "mlp_out"),
         metavar="SITE", help="what autoencoders take apart: resid_pre, resid_mid, resid_post, "
-        "attn_z, attn_out or mlp_out (default: resid_post)",
+        "attn_z, attn_out, mlp_in or mlp_out (default: resid_post)",
     )  # fmt: skip
     _add_numbers(p)
     add_framing(p)

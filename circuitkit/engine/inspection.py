@@ -65,6 +65,10 @@ class Inspectable(Model, Protocol):
         """What takes the residual that a layer's MLP reads at some tokens [t, d], and gradients in
         ``norm(residual) @ matrix`` [n, t, e], to the gradients in that residual [n, t, d]."""
 
+    def mlp_after_norm(self, layer: int, given: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
+        """What a layer's MLP writes where the norm before it gives this: ``mlp`` is this of
+        ``mlp_in``."""
+
     def after_mlp(self, layer: int, out: Float[Tensor, "b p d"]) -> Float[Tensor, "b p d"]:
         """What arrives in the residual stream of what a layer's MLP gives: through a norm that
         follows it, times a multiplier; the same, where there is neither."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from circuitkit.features.describing import Feature, describe, read_labels
 from circuitkit.features.dictionaries import Active, Dictionary
+from circuitkit.features.jacobian import JacobianSparsity, jacobian_sparsity
 from circuitkit.features.loading import load, save
 from circuitkit.features.quality import Carried, carried_by_features
 from circuitkit.features.splitting import split_as, split_into_features, split_into_neurons
@@ -15,9 +16,11 @@ __all__ = [
     "Carried",
     "Dictionary",
     "Feature",
+    "JacobianSparsity",
     "Texts",
     "carried_by_features",
     "describe",
+    "jacobian_sparsity",
     "load",
     "read_labels",
     "read_texts",

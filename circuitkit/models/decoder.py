@@ -240,6 +240,10 @@ class Decoder:
         """The residual itself: there is no norm."""
         return x
 
+    def mlp_after_norm(self, layer: int, given: Tensor) -> Tensor:
+        """The MLP itself: there is no norm."""
+        return self.mlp(layer, given)
+
     def mlp_norm(self, layer: int, x: Tensor | None) -> Frozen:
         """There is no norm."""
         return self.norm(layer, x)

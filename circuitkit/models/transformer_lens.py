@@ -648,8 +648,11 @@ class Transformer:
 
     def mlp(self, layer: int, x: Tensor) -> Tensor:
         """What the MLP writes when it reads this residual."""
-        parts = self.layers[layer]
-        return self._after_mlp(layer, parts.mlp(parts.ln2(x))).view(x.shape)
+        return self.mlp_after_norm(layer, self.layers[layer].ln2(x)).view(x.shape)
+
+    def mlp_after_norm(self, layer: int, given: Tensor) -> Tensor:
+        """What the MLP writes when the norm before it gives this."""
+        return self._after_mlp(layer, self.layers[layer].mlp(given)).view(given.shape)
 
     def mlp_in(self, layer: int, x: Tensor) -> Tensor:
         """What the norm before the MLP gives when the MLP reads this residual."""

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["TrainedDictionaries", "train_dictionaries"]
 
 Kind: TypeAlias = Literal["autoencoder", "transcoder", "skip_transcoder"]
-Site: TypeAlias = Literal["resid_pre", "resid_mid", "resid_post", "attn_z", "attn_out", "mlp_out"]
+Site: TypeAlias = Literal[
+    "resid_pre", "resid_mid", "resid_post", "attn_z", "attn_out", "mlp_in", "mlp_out"
+]
 LOOKED = 5  # times that a training is looked at with the model
 HELD = 20_000  # rows of each source on which a dictionary is measured
 _NAME = re.compile(r"[mar]\d+")  # of a dictionary's folder
