@@ -112,8 +112,7 @@ def _codes(x: Float[Tensor, "runs n w d"], features: int, seed: int) -> Int[np.n
         active = torch.relu(rows @ weights.T + bias)
         left = (rows - active @ weights).square().sum(-1)
         loss = (left + PENALTY * active.sum(-1)).mean()
-        optimiser.zero_grad()
-        loss.backward()
+        weights.grad, bias.grad = torch.autograd.grad(loss, [weights, bias])
         optimiser.step()
     with torch.no_grad():
         best = torch.relu(rows @ weights.T + bias).argmax(-1)

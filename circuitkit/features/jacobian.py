@@ -174,7 +174,7 @@ def _measured(
     """The means over the tokens whose Jacobian has an entry that is not 0."""
     parts = [
         _of_tokens(through, x[part], answering[part], live[part], decoder, encoder)
-        for part in track(torch.arange(len(x)).split(AT_ONCE), "Jacobians")
+        for part in track(torch.split(torch.arange(len(x)), AT_ONCE), "Jacobians")
     ]
     every = torch.cat(parts, 1)
     every = every[:, every[1] > 0]
