@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from circuitkit.corruptions import counterfactual, noise, zero
 from circuitkit.discovery import (
+    _written,
     activation_magnitude,
-    baselines,
     eap,
     gradient_norm,
     information_flow,
@@ -309,7 +309,7 @@ METHODS = [activation_magnitude, gradient_norm, node_attribution, information_fl
 def test_small_blocks_of_tokens_give_the_same(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     m, data = model("llama"), dataset()
     whole = method(m, data, logit_diff, counterfactual).values
-    monkeypatch.setattr(baselines, "block_tokens", lambda _: 3)
+    monkeypatch.setattr(_written, "block_tokens", lambda _: 3)
     assert distance(method(m, data, logit_diff, counterfactual).values, whole) < 1e-5
 
 

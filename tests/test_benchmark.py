@@ -485,7 +485,7 @@ def test_negative_heads_are_those_that_a_variant_adds() -> None:
 def test_the_memory_of_both_halves_is_planned_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def fitted(model: Model, data: Dataset, corruption: Any) -> Dataset:
+    def fitted(model: Model, data: Dataset, corruption: Any, each: int) -> Dataset:
         seen.append((len(data), corruption))
         return replace(data, batch_size=3)
 

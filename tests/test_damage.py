@@ -28,6 +28,7 @@ def test_a_sound_file_is_read(name: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.unchecked
+@pytest.mark.filterwarnings("ignore:the scores of mask_gradient sum")
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_input_is_refused_or_read_as_what_it_says(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -263,7 +263,7 @@ def test_a_circuit_between_places_runs_as_its_mask() -> None:
         ck.run(model("llama"), circuit, data, "counterfactual")
 
 
-@pytest.mark.parametrize("name", ["random_masks", "node_level"])
+@pytest.mark.parametrize("name", ["random_masks"])
 def test_what_takes_no_places_refuses_circuits_between_them(name: str) -> None:
     where = places(prompts(), model("gpt2").wiring)
     legal = where.legal
@@ -271,7 +271,6 @@ def test_what_takes_no_places_refuses_circuits_between_them(name: str) -> None:
     circuit = PlacedScores(where, *tables).top(40)
     refused: dict[str, Any] = {
         "random_masks": lambda: ck.random_masks(circuit),
-        "node_level": lambda: ck.node_level(circuit),
     }
     with pytest.raises(CircuitError, match=r"circuit\.collapse\(\)"):
         refused[name]()

@@ -392,7 +392,7 @@ WRONG: dict[str, tuple[Any, type[CircuitkitError], str]] = {
     ),
     "negative pairs": (lambda: ck.knockout(M, CIRCUIT, DATA, pairs=-1), ArgumentError, "pairs=-1"),
     "scores knocked out": (lambda: ck.knockout(M, scores(), DATA), CircuitError, r"scores\.top"),
-    "data knocked out": (lambda: ck.knockout(M, DATA, CIRCUIT), ArgumentError, "is a Dataset"),
+    "data knocked out": (lambda: ck.knockout(M, DATA, CIRCUIT), ArgumentError, "is a Circuit"),
     "negative edges": (lambda: ck.random_masks(M, -1), ArgumentError, "edges=-1"),
     "no edges": (lambda: ck.random_masks(M), ArgumentError, "edges=None"),
     "no random circuits": (lambda: ck.random_masks(M, 9, n=0), ArgumentError, "n=0"),

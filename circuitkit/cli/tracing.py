@@ -10,7 +10,7 @@ from circuitkit.cli._opening import check_names, legal_name, load_model, setting
 from circuitkit.cli._options import Commands, add_file, add_output, count, machine, positive
 from circuitkit.cli._printing import print_run
 from circuitkit.cli._processes import folder_of
-from circuitkit.errors import ArgumentError
+from circuitkit.errors import ArgumentError, CircuitkitError
 
 __all__ = ["add", "trace"]
 
@@ -89,7 +89,7 @@ def trace(options: argparse.Namespace) -> None:
             model, _prompts(options, model), coders, nodes=options.nodes, edges=options.edges,
             changed=options.changed, norms=options.norms, features=options.features,
             labels=labels, alike=options.alike, memory=options.memory,
-            texts=options.texts or (options.task and task_of(options, options.task)) or "ioi",
+            texts=_texts(options, model),
         )  # fmt: skip
         written = found.save(folder)
     print_run(options, found, written)
@@ -115,6 +115,20 @@ def _name(options: argparse.Namespace) -> str:
     first = " ".join(options.prompt.split()[:WORDS]) if options.prompt else options.task
     given = ("prompt", "task", "model")
     return legal_name(options, first, Path(options.model).name, without=given)
+
+
+def _texts(options: argparse.Namespace, model: Any) -> str | None:
+    """The prompts that tell what features are; none for a single prompt of a model that has no
+    words for ``ioi``."""
+    from circuitkit.data.tasks import make_task
+
+    if options.texts or options.task:
+        return str(options.texts or task_of(options, options.task))
+    try:
+        make_task("ioi", model, 1)
+    except CircuitkitError:
+        return None
+    return "ioi"
 
 
 def _prompts(options: argparse.Namespace, model: Any) -> list[Any]:

@@ -197,13 +197,13 @@ def _of_tokens(
     token, feature = answering.nonzero(as_tuple=True)
     slopes = _slopes(through, x[token], encoder[feature])
     there = live[token]
-    jacobian = torch.where(there, slopes @ decoder.T, 0).double()
-    none = jacobian.new_zeros(len(x))
-    count = none.index_add(0, token, there.sum(1).double())
+    jacobian = torch.where(there, slopes @ decoder.T, 0).cpu().double()
+    token, none = token.cpu(), jacobian.new_zeros(len(x))
+    count = none.index_add(0, token, there.sum(1).cpu().double())
     per_entry = 1 / count.clamp(min=1)
     size = (none.index_add(0, token, jacobian.square().sum(1)) * per_entry).sqrt()
     tiny = torch.finfo(size.dtype).tiny
     unit = jacobian.abs() / size.clamp(min=tiny)[token][:, None]
-    sums = [unit, unit**4, *((unit > c).double() for c in THRESHOLDS)]
+    sums = [unit, unit**4, *((unit > c).to(unit) for c in THRESHOLDS)]
     means = [none.index_add(0, token, one.sum(1)) * per_entry for one in sums]
-    return torch.stack([count, size, *means]).cpu()
+    return torch.stack([count, size, *means])

@@ -185,7 +185,8 @@ def plan(
     spans: str | Sequence[str] | None = None,
 ) -> Plan:
     """What ``discover`` would cost with these arguments: forwards, minutes, memory and files.
-    With ``spans`` (None by default), what ``discover_positions`` would.
+
+    With ``spans`` (None by default) it is what ``discover_positions`` would cost.
 
     The prompts are drawn and put into tokens, but the model is not run, and nothing is written.
     The count follows from the shapes of the model and the prompts; the minutes also from the speed
