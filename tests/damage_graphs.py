@@ -194,7 +194,7 @@ def plain_scores() -> Reader:
 
     def expected(content: bytes) -> Any:
         notes, tables = _parts(content)
-        wiring = Wiring(**json.loads(notes["wiring"]))
+        wiring = Wiring.from_dict(json.loads(notes["wiring"]))
         exact = tables["exact"].tolist() if "exact" in tables else None
         return tables["scores"][wiring.legal].tolist(), json.loads(notes["about"]), exact
 

@@ -273,7 +273,7 @@ def test_a_circuit_of_experts_is_written_read_and_drawn() -> None:
     assert nx.has_path(circuit, "input", "logits")
     for text in (svg(circuit), graphml(circuit)):
         assert ".e" in text
-    assert Wiring(**m.wiring.to_dict()) == m.wiring
+    assert Wiring.from_dict(m.wiring.to_dict()) == m.wiring
 
 
 def test_files_of_models_without_experts_do_not_speak_of_them() -> None:

@@ -119,7 +119,7 @@ def test_parts_are_writers_and_features_readers_of_their_own() -> None:
     assert [*wiring.fed(port)] == [*own, "m1.rest", "m1.skip", "m1.error"]
     plain = taken_apart("gpt2", "relu").wiring
     assert [*plain.fed(port)] == ["m1.rest", "m1.error"]
-    assert Wiring(**wiring.to_dict()) == wiring
+    assert Wiring.from_dict(wiring.to_dict()) == wiring
 
 
 def test_a_circuit_of_features_is_written_and_read() -> None:

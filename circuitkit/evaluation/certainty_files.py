@@ -71,7 +71,7 @@ def _read(
     if set(file.keys()) != {"mask", *names}:
         raise ScoresError(f"it has other tables than {', '.join(('mask', *names))}")
     said, stated = _said(parse_json(notes[NOTE]))
-    wiring = Wiring(**said["wiring"])
+    wiring = Wiring.from_dict(said["wiring"])
     tables = {name: _table(file, name, wiring) for name in ("mask", *names)}
     require_digest(stated, digest(said, tables), force)
     if (tables["mask"] & ~wiring.legal).any():

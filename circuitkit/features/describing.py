@@ -232,7 +232,7 @@ class _Seen:
 
     model: Model
     texts: Sequence[Tokens]
-    finals: Sequence[Float[Tensor, "p d"]]
+    finals: Sequence[Float[Tensor, "_p d"]]
     top: int
     name: str
     labels: Mapping[str, Mapping[str, str]]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -47,6 +47,7 @@ __all__ = [
 READS = ("mlp_in", "resid_mid")
 
 
+@runtime_checkable
 class Block(Protocol):
     """An MLP taken apart: what its parts write, in the order of the writers of its ``split``."""
 
@@ -264,7 +265,7 @@ def split_as(model: Model, about: Mapping[str, Json], path: str | None = None) -
     Raises DictionaryError where the dictionaries are not there, or are others than those of the
     circuit.
     """
-    wiring = Wiring(**about["wiring"]) if isinstance(about.get("wiring"), dict) else None
+    wiring = Wiring.from_dict(about["wiring"]) if isinstance(about.get("wiring"), dict) else None
     if wiring is None or not wiring.splits or model.wiring.splits:
         return model
     chosen = {i: own.chosen for i, own in enumerate(wiring.splits) if own is not None}

@@ -629,7 +629,7 @@ def any_wiring(circuit: Graph) -> Wiring:
     """The wiring of the model that the circuit, with places or without, belongs to; raises
     CircuitError without one."""
     try:
-        return Wiring(**circuit.graph["wiring"])
+        return Wiring.from_dict(circuit.graph["wiring"])
     except (KeyError, TypeError) as error:
         raise CircuitError(
             "the graph has no 'wiring' attribute; take a circuit from scores.top(n), or build one "
@@ -829,7 +829,7 @@ def _assemble(data: Mapping[str, Any]) -> Circuit:
         own = {key: value for key, value in entry.items() if key not in ("edge", "weight")}
         extra[pair] = checked(own, entry["edge"], "edge") if own else own
     try:
-        wiring = Wiring(**_typed(data.get("wiring"), dict, "'wiring'"))
+        wiring = Wiring.from_dict(_typed(data.get("wiring"), dict, "'wiring'"))
     except TypeError as error:
         raise CircuitError(f"its 'wiring' does not describe one ({error})") from error
     space: Wiring | Places = wiring

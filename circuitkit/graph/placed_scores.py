@@ -249,7 +249,7 @@ class PlacedScores:
         for key in ("wiring", "places"):
             if not isinstance(said[key], dict):
                 raise ScoresError(f"its {key!r} is not an object")
-        places = Places.of(Wiring(**said["wiring"]), said["places"])
+        places = Places.of(Wiring.from_dict(said["wiring"]), said["places"])
         about = checked(said["about"], "'about'")
         n = len(places.spans)
         shapes = {"residual": places.shape, "attention": (len(places.heads), 2, n, n)}

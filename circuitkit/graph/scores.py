@@ -495,7 +495,7 @@ class Scores:
         said = {key: notes[key] for key in ("wiring", "about")}
         if not isinstance(said["wiring"], dict):
             raise ScoresError("its 'wiring' is not an object")
-        wiring, about = Wiring(**said["wiring"]), checked(said["about"], "'about'")
+        wiring, about = Wiring.from_dict(said["wiring"]), checked(said["about"], "'about'")
         tables = {name: _table(file, name, wiring) for name in file.keys()}  # noqa: SIM118
         if "digest" in notes:
             require_digest(notes["digest"], digest(said, tables), force)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -66,8 +66,8 @@ class Split:
     active depends on the others too (top k), which read at the port.
     """
 
-    chosen: tuple[int, ...]
-    others: tuple[str, ...] = ("rest", "error")
+    chosen: Sequence[int]
+    others: Sequence[str] = ("rest", "error")
     letter: str = "f"
     tied: bool = False
 

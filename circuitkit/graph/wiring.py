@@ -9,7 +9,7 @@ computes. (EAP-IG ungroups keys and values first, and has one such edge for each
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -95,6 +95,13 @@ class Wiring:
                 f"{_short(self)} is not a wiring: {writers:,} writers × {readers:,} readers are "
                 f"more than {MOST_PAIRS:,} pairs, which no known model has"
             )
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Json]) -> Wiring:
+        """The wiring that a file holds. Raises CircuitError for numbers that no model has, and
+        TypeError for other fields."""
+        own = {**said}  # TypeError where it is no mapping
+        return cls(**{**own, "splits": _splits(own.get("splits", ()))})
 
     def to_dict(self) -> dict[str, Json]:
         """The fields, as files hold them: experts and splits are named where there are any."""

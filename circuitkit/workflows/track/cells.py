@@ -170,7 +170,7 @@ def unpacked(block: Mapping[str, np.ndarray]) -> Found | None:
     """What a block holds; None where it is of another version."""
     try:
         said = json_in(block["said"])
-        text, wiring = said.get("circuit"), Wiring(**said["wiring"])
+        text, wiring = said.get("circuit"), Wiring.from_dict(said["wiring"])
         circuit = None if text is None else from_json(text)
         return Found(wiring, said, circuit, block["values"])
     except (AttributeError, CircuitkitError, KeyError, TypeError):
