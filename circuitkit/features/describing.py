@@ -238,7 +238,7 @@ class _Seen:
     labels: Mapping[str, Mapping[str, str]]
 
     def feature(
-        self, dictionary: Dictionary, number: int, values: Sequence[Float[Tensor, " p"]]
+        self, dictionary: Dictionary, number: int, values: Sequence[Float[Tensor, " _p"]]
     ) -> Feature:
         """A feature with these activations in each text."""
         total, pieces = sum(map(len, values)), view(self.model).pieces
