@@ -143,6 +143,8 @@ def load_model(
         name, device=options.device, device_map=options.device_map, dtype=options.dtype,
         experts=options.experts or about.get("experts"), **framing,
     )  # fmt: skip
+    if not about:
+        return model
     from circuitkit.features.splitting import split_as
 
     return split_as(model, about)

@@ -226,7 +226,7 @@ _NOT_OF_FEATURES = {
     "orders": "acdc in random orders takes no features",
     "agreement": "the features are chosen on one sample; give more --examples",
     "test": "the circuit is not grown; circuitkit test tests it when it is saved",
-    "plan": "the cost is not foreseen; try few --examples",
+    "plan": "the cost is not estimated; try few --examples",
 }
 
 

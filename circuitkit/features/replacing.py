@@ -17,7 +17,7 @@ from circuitkit.features.dictionaries import Active, Dictionary
 from circuitkit.features.pulls import FrozenRun, Linear, Pulled
 from circuitkit.features.sites import fitted
 
-__all__ = ["Group", "Replaced"]
+__all__ = ["READS", "Group", "Replaced"]
 
 READS = ("mlp_in", "resid_mid")
 

@@ -33,6 +33,7 @@ from circuitkit.errors import DictionaryError, UnsupportedModelError
 from circuitkit.features.dictionaries import Dictionary
 from circuitkit.features.loading import load
 from circuitkit.features.pulls import require_traceable
+from circuitkit.features.replacing import READS
 from circuitkit.features.sites import fitted
 from circuitkit.graph.stages import FEATURES, Split, Stage
 from circuitkit.graph.wiring import Wiring
@@ -42,9 +43,6 @@ __all__ = [
     "Block", "FeatureBlock", "NeuronBlock", "Parts", "split_as", "split_into_features",
     "split_into_neurons", "transcoder", "written_per_unit",
 ]  # fmt: skip
-
-
-READS = ("mlp_in", "resid_mid")
 
 
 @runtime_checkable
@@ -146,11 +144,11 @@ class FeatureBlock:
         """Features, rest, skip and error."""
         dictionary, y = self.dictionary, self._reading(x)
         pre = dictionary.pre(y)
-        threshold = dictionary.thresholds(pre)
-        threshold = threshold if threshold.shape[-1] == 1 else threshold[..., self.index]
-        active = torch.where(own > threshold, own, own.new_zeros(()))
+        least = dictionary.thresholds(pre)  # one number a token with top k
+        chosen = least if least.shape[-1] == 1 else least[..., self.index]
+        active = torch.where(own > chosen, own, own.new_zeros(()))
         features = active[..., None] * self.decoder
-        whole = torch.where(pre > dictionary.thresholds(pre), pre, pre.new_zeros(()))
+        whole = torch.where(pre > least, pre, pre.new_zeros(()))
         there = whole[..., self.index]
         rest = dictionary.decode(whole.index_fill(-1, self.index, 0))
         parts, explained = [rest], rest + there @ self.decoder

@@ -139,7 +139,9 @@ def discover_features(
     scores = replace(found.scores, about={**found.scores.about, "dictionaries": source})
     kept = [
         *_cuts(split, found.circuit, measured),
-        *_neurons(own, seen, measured, chosen, features, partial(find, edges=_size(found))),
+        *_neurons(
+            own, seen, measured, chosen, features, partial(find, edges=found.evaluation.edges)
+        ),
         _whole(found, partial(find, model)),
     ]
     described, weights = _described(own, coders, found.circuit, seen.data)
@@ -158,10 +160,6 @@ def _transcoders(model: Model, path: str | os.PathLike[str] | None) -> tuple[Dic
             "(dictionaries=, --dictionaries DIR)"
         )
     return load("mini" if path is None else path)
-
-
-def _size(found: Discovery) -> int:
-    return found.evaluation.edges
 
 
 def _without(wiring: Wiring, mask: Mask, *parts: str) -> Mask:
