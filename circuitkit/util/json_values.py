@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from datetime import date, time
 from functools import partial
+from numbers import Integral
 from pathlib import PurePath
 from typing import Any, TypeAlias
-
-import numpy as np
 
 __all__ = ["Json", "nan_to_none", "plain"]
 
@@ -41,7 +41,7 @@ def plain(value: Json, where: str, *, undefined: bool = True, depth: int = 0) ->
         return _text(value, where)
     if isinstance(value, PurePath | date | time):
         return _text(value.isoformat() if isinstance(value, date | time) else str(value), where)
-    if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biufUO":
+    if _of_numpy(value) and value.dtype.kind in "biufUO":
         return plain(value.tolist(), where, undefined=undefined, depth=depth)
     if type(value).__module__ == "torch" and hasattr(value, "tolist"):
         return plain(_listed(value, where), where, undefined=undefined, depth=depth)
@@ -57,6 +57,12 @@ def plain(value: Json, where: str, *, undefined: bool = True, depth: int = 0) ->
     raise ValueError(
         f"{_short(where)} is of type {type(value).__name__}; give text, numbers, lists or mappings"
     )
+
+
+def _of_numpy(value: Json) -> bool:
+    """Whether this is an array or a number of NumPy, which is not imported for it."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, (numpy.generic, numpy.ndarray))
 
 
 def _listed(tensor: Json, where: str) -> Json:
@@ -95,7 +101,7 @@ def _object(
 ) -> dict[str, Json]:
     found: dict[str, Json] = {}
     for key, own in value.items():
-        if not isinstance(key, str | int | np.integer):
+        if not isinstance(key, str | Integral):
             raise ValueError(f"{_short(where)} has the key {reprlib.repr(key)}; keys are text")
         name = _text(str(key), f"a key of {where}")
         if name in found:
