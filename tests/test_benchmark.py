@@ -51,8 +51,6 @@ from circuitkit.workflows.benchmark.results import Benchmark
 from circuitkit.workflows.benchmark.running import bench
 from circuitkit.workflows.benchmark.subjects import source
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 MINE = '''
 """A method of one's own, which says when it is asked."""
 

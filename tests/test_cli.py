@@ -24,8 +24,6 @@ from circuitkit.graph.scores import Scores
 from circuitkit.models.listing import ARCHITECTURES
 from circuitkit.registry import KINDS, describe
 
-pytestmark = pytest.mark.usefixtures("one_mini", "quick_figures")
-
 TINY = ["--examples", "12", "--batch-size", "6", "--quiet"]
 
 

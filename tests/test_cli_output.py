@@ -25,7 +25,7 @@ from circuitkit.cli._streams import Stream
 from circuitkit.cli.main import COMMANDS, build_parser, main
 from circuitkit.workflows.folders import RUNS
 
-pytestmark = pytest.mark.usefixtures("one_mini", "blank_figures")
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 TINY = ["--examples", "8", "--batch-size", "8", "--quiet"]
 DISCOVER = ["discover", "ioi", "--method", "eap", "--edges", "20", *TINY]

@@ -281,7 +281,6 @@ def test_the_loss_that_is_recovered() -> None:
 
 
 # -- texts -----------------------------------------------------------------------------------------
-@pytest.mark.usefixtures("one_mini")
 def test_texts_of_tasks_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ck.load("mini")
     found = read_texts(model, "ioi", examples=20)
@@ -315,7 +314,6 @@ def test_texts_of_tasks_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 SMALL: dict[str, Any] = {"features": 48, "k": 4, "steps": 6, "examples": 24, "batch": 64}
 
 
-@pytest.mark.usefixtures("one_mini")
 def test_dictionaries_are_trained_saved_and_loaded(tmp_path: Path) -> None:
     model = ck.load("mini")
     found = ck.train_dictionaries(model, ["ioi", "induction"], layers=[2, 0], **SMALL)
@@ -341,7 +339,6 @@ def test_dictionaries_are_trained_saved_and_loaded(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "other").is_dir()
 
 
-@pytest.mark.usefixtures("one_mini")
 def test_layers_that_do_not_fit_together_are_done_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -64,7 +64,6 @@ def hooks() -> Iterator[ModuleType]:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if blocks(page, "python") and page not in HEAVY]
 )
-@pytest.mark.usefixtures("one_mini", "quick_figures")
 def test_the_python_of_a_page_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,8 +22,6 @@ from coders import coders_of_mini
 import circuitkit as ck
 from circuitkit.registry import KINDS, lookup, names
 
-pytestmark = pytest.mark.usefixtures("one_mini", "quick_figures")
-
 PACKAGES = ("figures", "rasp")  # whose names are public too
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -20,11 +20,9 @@ from circuitkit.features.describing import describe, parse_feature, read_labels
 from circuitkit.features.sites import site_values
 from circuitkit.features.texts import read_texts
 
-pytestmark = pytest.mark.usefixtures("one_mini")
-
 
 @pytest.fixture(scope="module")
-def subject(one_mini: None) -> tuple[Any, Dictionary, Any]:
+def subject() -> tuple[Any, Dictionary, Any]:
     """mini, a random dictionary of its last MLP, and texts."""
     model = ck.load("mini")
     rng = torch.Generator().manual_seed(2)

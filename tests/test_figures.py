@@ -28,6 +28,8 @@ from circuitkit.viz.figures._figure import Figure
 from circuitkit.viz.figures._sheet import Sheet
 from circuitkit.viz.figures.heatmaps import DIVERGING, EMPTY, SEQUENTIAL
 
+pytestmark = pytest.mark.laid_out
+
 TOKENS = ("<|endoftext|>", "When", " Mary", " and", " John", "\n", " ", " A&B", "  two", "x\u202ey")
 LONG = tuple(f"noise(text='S1+IO') · {name}" for name in ("logit_diff", "kl", "log_prob"))
 

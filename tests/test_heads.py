@@ -382,7 +382,6 @@ def test_heads_are_those_of_a_circuit_with_their_roles() -> None:
     assert len(describe_heads(m, ["a2.h1", "a0.h0", "a2.h1"], dataset())) == 2
 
 
-@pytest.mark.usefixtures("quick_figures")
 def test_results_show_themselves(tmp_path: Path) -> None:
     found, why = described("gpt2"), split("gpt2")
     assert "12 heads of gpt2, 6 examples" in str(found)

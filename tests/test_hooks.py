@@ -36,6 +36,8 @@ from circuitkit.registry import resolve
 from circuitkit.truth.rasp.compiler import compile_program
 from circuitkit.truth.rasp.library import named
 
+pytestmark = pytest.mark.own_mini
+
 SAME = 1e-5  # relative, in single precision
 EXACT = 1e-12  # in double precision
 SOME = ["gpt2", "neox-parallel", "llama", "gemma2", "olmo2", "attention-only"]

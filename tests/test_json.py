@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 import circuitkit
 from circuitkit.cli.main import build_parser, main
 
-pytestmark = pytest.mark.usefixtures("one_mini", "blank_figures")
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 SCHEMAS = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))

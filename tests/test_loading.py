@@ -26,6 +26,8 @@ from circuitkit.models.transformer_lens import Transformer, from_module
 from circuitkit.truth.rasp import compile_program, programs
 from circuitkit.util.quiet import quiet
 
+pytestmark = pytest.mark.own_mini
+
 TOKENS = torch.tensor([[3, 1, 4, 1, 5]])
 SOME = ["gpt2", "neox-parallel", "llama", "gemma2", "mixtral", "native-rms"]
 KINDS = ("module", "bridge")

@@ -20,8 +20,6 @@ from circuitkit.patching.paths import Senders
 from circuitkit.patching.windows import Windows
 from circuitkit.viz.figures import Bars, Heatmap, Lines, Panels
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 SPANS = ["S2", "IO", "end"]
 GROUPS = {"movers": ["3.0", "a3.h3"], "one": "2.2", "mlps": ["m1", "m2"]}
 

@@ -18,8 +18,6 @@ from circuitkit.data.tokens import TokenizerView
 from circuitkit.errors import DataError
 from circuitkit.tasks import from_file
 
-pytestmark = pytest.mark.usefixtures("one_mini")
-
 PROMPTS = (
     Prompt("The cat, is", "The dog, is", (" he", " she"), (" was",)),
     Prompt('Mary "gave" to', 'John "gave" to', (" John",), (" Mary",)),

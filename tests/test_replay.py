@@ -21,6 +21,8 @@ from circuitkit.graph.circuit import Circuit, from_json, to_json
 from circuitkit.models.transformer_lens import from_module
 from circuitkit.workflows.replay import Replay
 
+pytestmark = pytest.mark.own_mini
+
 MODEL = ck.load("mini")
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {"edges": 20},

@@ -35,8 +35,6 @@ from circuitkit.graph.scores import Scores
 from circuitkit.metrics import kl, logit_diff
 from circuitkit.registry import lookup
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 FAMILY = "gpt2"
 M: Model = model(FAMILY)
 DATA = able(FAMILY)

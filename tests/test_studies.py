@@ -40,8 +40,6 @@ from circuitkit.workflows.study.running import study
 from circuitkit.workflows.study.tables import compared
 from circuitkit.workflows.study.verdicts import twins
 
-pytestmark = pytest.mark.usefixtures("quick_figures")
-
 METRICS = (logit_diff, probability, kl)
 CORRUPTIONS = (counterfactual, partial(noise, seed=1), mean)
 PARTS = (Part("z"), Part("mlp_out", ("subject", "end")), Part("resid_pre", ("subject", "end")))

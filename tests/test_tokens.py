@@ -20,6 +20,8 @@ from circuitkit.engine.inputs import as_data
 from circuitkit.errors import CircuitkitError, DataError, TaskFitError
 from circuitkit.models.loading import MINI
 
+pytestmark = pytest.mark.own_mini
+
 BOS, PAD, UNK = "<|endoftext|>", "<|pad|>", "<|unk|>"
 LINES = (  # answers begin a line, as in most templates
     "{% for m in messages %}<|endoftext|>{{ m.role }}\n{{ m.content | trim }}<|pad|>\n{% endfor %}"
