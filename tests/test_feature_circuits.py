@@ -49,8 +49,8 @@ def test_a_features_score_is_that_of_its_edges(family: str) -> None:
     every = dict.fromkeys(range(m.wiring.layers), tuple(range(20)))
     split = split_into_features(m, made, every)
     each = out_of(split, eap(*inputs._replace(model=split)))
-    for layer, values in found.items():
-        expected = [each[f"m{layer}.f{i}"] for i in range(20)]
+    for name, values in found.items():
+        expected = [each[f"{name}.f{i}"] for i in range(20)]
         assert distance(values, expected) < 1e-4
 
 
@@ -60,14 +60,14 @@ def test_a_neurons_score_is_that_of_its_edges() -> None:
     found = scored(inputs, neuron_bases(m, layers))
     split = split_into_neurons(m, dict.fromkeys(layers, (4, 0, 9)))
     each = out_of(split, eap(*inputs._replace(model=split)))
-    for layer in layers:
-        expected = [each[f"m{layer}.n{i}"] for i in (4, 0, 9)]
-        assert distance(found[layer][[4, 0, 9]], expected) < 1e-4
+    for name, values in found.items():
+        expected = [each[f"{name}.n{i}"] for i in (4, 0, 9)]
+        assert distance(values[[4, 0, 9]], expected) < 1e-4
 
 
 def test_the_strongest_are_taken_over_all_layers() -> None:
-    found = strongest({0: torch.tensor([0.1, -3.0]), 2: torch.tensor([2.0, 0.5, -0.2])}, 3)
-    assert found == {0: (1,), 2: (0, 1)}
+    found = strongest({"m0": torch.tensor([0.1, -3.0]), "r2": torch.tensor([2.0, 0.5, -0.2])}, 3)
+    assert found == {"m0": (1,), "r2": (0, 1)}
 
 
 @torch.no_grad()
@@ -88,12 +88,12 @@ def test_the_features_of_a_compiled_program_are_found() -> None:
         bias = torch.cat([torch.full((5,), -1e3), torch.zeros(len(w_in))]).to(w_in)
         decoder = torch.cat([torch.randn(5, w_out.shape[1], generator=rng).to(w_out), w_out])
         made.append(Dictionary(layer, encoder, bias, decoder, w_out.new_zeros(w_out.shape[1])))
-        planted[layer] = {*range(5, len(encoder))}
+        planted[f"m{layer}"] = {*range(5, len(encoder))}
     inputs = Inputs(m, data, logit_diff, counterfactual)
     found = scored(inputs, feature_bases(m, made))
     assert any(bool((values != 0).any()) for values in found.values())
-    for layer, values in found.items():
-        assert {*values.nonzero().flatten().tolist()} <= planted[layer]
+    for name, values in found.items():
+        assert {*values.nonzero().flatten().tolist()} <= planted[name]
     n = sum(int((values != 0).sum()) for values in found.values())
     split = split_into_features(m, made, strongest(found, n))
     rows = [row for row, w in enumerate(split.wiring.writers) if w.part in ("rest", "error")]

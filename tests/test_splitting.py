@@ -340,13 +340,13 @@ def test_what_does_not_fit_is_refused() -> None:
         split_into_features(m, [coder(m, 1)], {0: [2]})
     with pytest.raises(DictionaryError, match="two dictionaries"):
         split_into_features(m, [coder(m, 1), coder(m, 1)], {})
-    with pytest.raises(DictionaryError, match="transcoders of one layer"):
+    with pytest.raises(DictionaryError, match="writes in several layers"):
         split_into_features(m, crossing(m), {})
-    with pytest.raises(UnsupportedModelError, match="takes its MLPs apart"):
+    with pytest.raises(UnsupportedModelError, match="taken apart already"):
         split_into_features(taken_apart("gpt2", "relu"), coders(m), {})
     with pytest.raises(UnsupportedModelError, match="norm"):
         split_into_neurons(model("gemma2"), {0: [1]})
     with pytest.raises(CircuitError, match="each once"):
         Split((1, 1))
-    with pytest.raises(CircuitError, match="how its MLP is split"):
+    with pytest.raises(CircuitError, match="how it is split"):
         Wiring(2, 1, 1, splits=(Split((1,)),))

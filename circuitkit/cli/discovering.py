@@ -143,11 +143,11 @@ def _add_features(p: argparse.ArgumentParser) -> None:
     """Add the options for a circuit of features."""
     p.add_argument(
         "--features", type=positive, metavar="N",
-        help="take MLPs apart: the N features that matter most are nodes (default: whole MLPs)",
+        help="take the model apart: the N features that matter most are nodes (default: none)",
     )  # fmt: skip
     p.add_argument(
         "--dictionaries", metavar="DIR",
-        help="the transcoders whose features these are (default: mini's own)",
+        help="the transcoders and autoencoders of these features (default: mini's own)",
     )  # fmt: skip
 
 

@@ -227,12 +227,13 @@ def _flows(model: Model, batch: Batch, run: Activations) -> Float[Tensor, "w r"]
     for block, example in blocks(model, batch):
         wrote = written(model, run, block)
         for stage in wiring.stages:
-            read, seen = at_tokens(run.reads[stage.index], block), stage.upstream
-            share = _shares(moved(read, wrote.device), wrote[:seen]) @ weight[example]
-            table[:seen, stage.columns] += share[:, None]
+            read = moved(at_tokens(run.reads[stage.index], block), wrote.device)
+            share = _shares(read, wrote[stage.heard]) @ weight[example]
+            table[stage.heard, stage.columns] += share[:, None]
     length, rows = batch.mask.shape[1], torch.arange(len(batch), device=batch.last.device)
     ends = rows * length + batch.last
-    table[:, -1] = _shares(at_tokens(run.final, ends), written(model, run, ends)).sum(1)
+    last = written(model, run, ends)[wiring.renewed :]
+    table[wiring.renewed :, -1] = _shares(at_tokens(run.final, ends), last).sum(1)
     return table
 
 

@@ -165,7 +165,7 @@ def _readers(wiring: Wiring, rng: np.random.Generator | None) -> Iterator[int]:
 
 def _writers(wiring: Wiring, column: int, order: str, rng: np.random.Generator | None) -> list[int]:
     """The writers upstream of a reader, in the order in which their edges are tested."""
-    rows = list(range(wiring.upstream[column]))
+    rows = list(range(wiring.since[column], wiring.upstream[column]))
     if rng is not None:
         rng.shuffle(rows)
     return rows[::-1] if order == "reverse" else rows
@@ -256,7 +256,7 @@ class _Pruning:
         live = np.asarray((wiring.alive(smallest) if any(joint) else wiring.legal).any(1))
         for stage in wiring.stages:
             part = joint[stage.index] and not live[stage.rows].all()
-            if part or not smallest[: stage.upstream, stage.columns].all():
+            if part or not smallest[stage.heard, stage.columns].all():
                 return rows
             rows += range(stage.rows.start, stage.rows.stop)
         return rows

@@ -23,9 +23,9 @@ from circuitkit.engine.metric import Metric
 from circuitkit.engine.model import Activations, Context, Model
 from circuitkit.engine.numerics import wide
 from circuitkit.engine.record import answer, at_answers, difference, record
-from circuitkit.errors import MetricError
+from circuitkit.errors import MetricError, UnsupportedModelError
 from circuitkit.graph.scores import Scores
-from circuitkit.graph.stages import ATTENTION, Stage
+from circuitkit.graph.stages import ATTENTION, ATTENTION_FEATURES, Stage
 from circuitkit.registry import name_of
 from circuitkit.util.options import checked
 
@@ -60,7 +60,8 @@ def atp_star(
 
     Returns Scores [writers, readers], in metric units per example, positive where the edge helps
     the clean behaviour; ``rule`` is as in ``eap`` (with frozen patterns there is nothing to fix).
-    Raises as ``eap`` does.
+    Raises as ``eap`` does, and UnsupportedModelError for a model whose attention or residual stream
+    is taken apart.
 
     Differs from other tools: the paper scores nodes, and this their edges: a query or key moves by
     what one writer changes of it, through the norm. A model of one layer has no other to drop.
@@ -73,6 +74,11 @@ def atp_star(
     """
     inputs = prepare(model, data, metric, corruption)
     model, data, metric, corruption = inputs
+    if any(own.renews or own.kind == ATTENTION_FEATURES for own in model.wiring.stages):
+        raise UnsupportedModelError(
+            "atp_star repairs what heads write and drops layers beside the residual stream, and in "
+            f"{model.name!r} one of the two is taken apart into features; use eap_ig"
+        )
     carry, steepest = corruption(model, data), 0.0
     batches = _Batches(under(model, rule), metric, fix and not as_rule(rule).patterns, drop)
     plain, size = np.zeros(model.wiring.shape), np.zeros(model.wiring.shape)
@@ -185,7 +191,7 @@ class _Batches:
         context = self.model.start(batch.clean, batch.mask)
         for stage in self.attention if self.fix else []:
             steep = torch.stack([wide(one.heads[stage.index]) for one in slopes])
-            for row in range(stage.upstream):
+            for row in range(stage.since, stage.upstream):
                 delta = difference(self.model, live, carried, row)
                 delta = moved(delta, live.reads[stage.index].device)
                 for columns, own in self._exact(context, live, delta, stage, steep):

@@ -125,15 +125,16 @@ def score_groups(
             _score_stage(part, deltas[part.device], pulled, stage, here)
     for stage, part in zip(model.wiring.stages, parts, strict=True):
         if part.device != table.device:
-            table[:, : stage.upstream, stage.columns] = moved(part, table.device)
+            table[:, stage.heard, stage.columns] = moved(part, table.device)
     length = batch.mask.shape[1]
     ends = torch.arange(len(batch), device=batch.last.device) * length + batch.last
     own = groups.flatten()[ends]
     if pieces:
         last = _Piece(own, ends[:, None], own[:, None] >= 0)
         final = _deltas(model, live, carried, last, [table.device])[table.device]
-        values = torch.einsum("wbod,bd->bw", final, wide(at.logits))
-        table[:, :, -1].index_add_(0, own.clamp(min=0), values)
+        seen = slice(model.wiring.renewed, None)
+        values = torch.einsum("wbod,bd->bw", final[seen], wide(at.logits))
+        table[:, seen, -1].index_add_(0, own.clamp(min=0), values)
     return table
 
 
@@ -147,7 +148,7 @@ def _parts(model: Model, table: Float[Tensor, "groups w r"]) -> list[Float[Tenso
     """The scores of each stage's readers, on its device: a view of the table, if that is there."""
     parts = []
     for stage in model.wiring.stages:
-        part, here = table[:, : stage.upstream, stage.columns], device_of(model, stage)
+        part, here = table[:, stage.heard, stage.columns], device_of(model, stage)
         same = here == table.device
         parts.append(part if same else torch.zeros(part.shape, dtype=part.dtype, device=here))
     return parts
@@ -240,7 +241,7 @@ def _score_stage(
 ) -> None:
     """Add the scores of the edges into one stage's readers: one matrix product for each group, on
     views (copies would take several times as long)."""
-    wrote = deltas[: stage.upstream].transpose(0, 1).flatten(2)
+    wrote = deltas[stage.heard].transpose(0, 1).flatten(2)
     steep = pulled.reshape(len(pulled), len(piece.groups), -1).permute(1, 2, 0)
     if len(part) == 1:
         part[0] += wrote[0] @ steep[0]

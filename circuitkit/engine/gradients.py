@@ -190,6 +190,8 @@ def _by_stage(
         if stage.upstream in read:
             back = moved(read[stage.upstream], here) + back
         read[stage.upstream] = back
+        if stage.renews:  # nothing passes by it
+            steep = torch.zeros_like(steep)
     return activations, ports, (output, final, slope), mixing
 
 

@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuitkit.engine.model import Context, Model, Pull
+from circuitkit.errors import UnsupportedModelError
 
-__all__ = ["Frozen", "Inspectable"]
+__all__ = ["Frozen", "Inspectable", "require_sum"]
 
 
 @dataclass(frozen=True)
@@ -104,3 +105,13 @@ class Inspectable(Model, Protocol):
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
         """The directions, in what the final norm gives, of weighted sums of logits, and what the
         sums are where it gives nothing; before a cap on the logits."""
+
+
+def require_sum(model: Model) -> None:
+    """Raise UnsupportedModelError for a model whose residual stream is taken apart: what is read
+    there is not the sum of all that was written before."""
+    if any(stage.renews for stage in model.wiring.stages):
+        raise UnsupportedModelError(
+            f"the residual stream of {model.name!r} is taken apart into features, and what heads "
+            "read and write is followed past none; use the model with it whole"
+        )

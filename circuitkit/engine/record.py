@@ -80,7 +80,8 @@ def record(
         computed.append(kind.compute(model, stage, context, ports))
         written, own = kind.out(model, stage, computed[-1])
         shares.append(own)
-        x = stream[stage.rows.stop] = moved(x, here) + fixed.get(stage.index, written)
+        written = fixed.get(stage.index, written)
+        x = stream[stage.rows.stop] = written if stage.renews else moved(x, here) + written
     final = tap(len(stages), 0, heard(moved(x, start.device)))
     return Activations(
         start, tuple(reads), tuple(computed), tuple(shares), final,
@@ -111,7 +112,8 @@ def assemble(
     for stage, share in zip(model.wiring.stages, shares, strict=True):
         kind, here = model.kinds[stage.kind], device_of(model, stage)
         reads.append(moved(stream[stage.upstream], here))
-        x = moved(x, here) + kind.write(model, stage, None, share).sum(0)
+        written = kind.write(model, stage, None, share).sum(0)
+        x = written if stage.renews else moved(x, here) + written
         constant = kind.constant(model, stage)
         x = stream[stage.rows.stop] = x if constant is None else x + constant
     final = moved(x, embed.device)

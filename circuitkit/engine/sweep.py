@@ -221,7 +221,8 @@ class Rest:
             wrote = self._written(stage, x)
             if stage.index == self.last_mixing.index:
                 x, after = self._ends(x), self._ends(after)
-            after = after + (wrote if tap is None else tap(stage.index, wrote))
+            wrote = wrote if tap is None else tap(stage.index, wrote)
+            after = wrote if stage.renews else after + wrote
         return after
 
     def _written(self, stage: Stage, x: Float[Tensor, "m s d"]) -> Float[Tensor, "m _ d"]:

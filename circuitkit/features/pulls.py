@@ -33,6 +33,7 @@ __all__ = [
     "Write",
     "linked",
     "require_traceable",
+    "require_whole",
     "written",
 ]
 
@@ -42,14 +43,26 @@ Pulled: TypeAlias = Mapping[int, Float[Tensor, "n p d"]]
 Write: TypeAlias = Callable[[Stage, Float[Tensor, "b p d"]], Float[Tensor, "b p d"]]
 
 
-def require_traceable(model: object) -> Inspectable:
-    """The model as one whose MLPs can be replaced by features; raises UnsupportedModelError."""
+def require_whole(model: object) -> Inspectable:
+    """The model as one whose stages can be taken apart into features; raises
+    UnsupportedModelError."""
     if not isinstance(model, Inspectable):
         name = getattr(model, "name", type(model).__name__)
         raise UnsupportedModelError(
             f"{name!r} does not show what its norms give (it has no method 'mlp_norm'), so that "
             "its features cannot be traced; use a model that ck.load returned"
         )
+    if model.wiring.splits:
+        raise UnsupportedModelError(
+            f"{model.name!r} is taken apart already; give the whole model, and all dictionaries at "
+            "once"
+        )
+    return model
+
+
+def require_traceable(given: object) -> Inspectable:
+    """The model as one whose MLPs can be replaced by features; raises UnsupportedModelError."""
+    model = require_whole(given)
     kinds = {stage.kind for stage in model.wiring.stages}
     if MLP not in kinds:
         others = ", ".join(sorted(kinds - {ATTENTION}))
@@ -73,7 +86,8 @@ def linked(
         here = device_of(model, stage)
         given = write(stage, moved(stream[stage.upstream], here))
         sources[stage.index] = torch.zeros_like(given).requires_grad_()
-        x = stream[stage.rows.stop] = moved(x, here) + given + sources[stage.index]
+        passing = 0 if stage.renews else moved(x, here)
+        x = stream[stage.rows.stop] = passing + given + sources[stage.index]
     return sources, moved(x, context.embed.device)
 
 

@@ -73,7 +73,8 @@ def _row(node: Node) -> tuple[int, str]:
     """Where a node is: its layer; in it the ports, the heads, the MLP."""
     if node.plain in (INPUT, LOGITS):
         return (-1 if node.plain == INPUT else 10**9), ""
-    return node.layer or 0, "m" if node.is_mlp else "p" if node.port is None else "a"
+    own = "m" if node.is_mlp else "p" if node.port is None else "a"
+    return node.layer or 0, "r" if node.is_stream else own
 
 
 def _listed(attributes: dict[str, str | int | float | bool]) -> str:

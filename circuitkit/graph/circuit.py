@@ -691,11 +691,13 @@ def summary(circuit: Graph) -> str:
     wiring, own = any_wiring(circuit), components(circuit)
     heads = [writer for writer in wiring.writers if writer.is_head]
     mlps = [writer for writer in wiring.writers if writer.is_mlp]
+    parts = [writer for writer in wiring.writers if writer.part and not writer.is_mlp]
+    others = f", {len(own.intersection(parts))} of {len(parts)} parts of heads or of the stream"
     return (
         f"{_extent(circuit, wiring)}, "
         f"{len(own.intersection(heads))} of {len(heads)} heads, "
         f"{len(own.intersection(mlps))} of {len(mlps)} "
-        f"{wiring.of_mlps}"
+        f"{wiring.of_mlps}{others * bool(parts)}"
     )
 
 

@@ -10,6 +10,10 @@
 ``m3.f417``     feature 417 of that MLP, where it is taken apart: a writer and a reader; ``m3.n5``,
                 neuron 5, likewise
 ``m3.rest``     what its other features write; ``m3.skip`` and ``m3.error`` likewise: writers
+``a3.f417``     feature 417 of what the attention of layer 3 writes, where that is taken apart: a
+                writer; ``a3.rest`` and ``a3.error`` likewise
+``r3``          the residual stream in layer 3, where it is taken apart: a reader
+``r3.f417``     its feature 417: a writer and a reader; ``r3.rest`` and ``r3.error``: writers
 ``logits``      the output: a reader
 ==============  ====================================================================
 
@@ -35,9 +39,12 @@ __all__ = ["INPUT", "LOGITS", "Node", "edge_name", "is_span", "parse_edge"]
 
 _N = "(?:0|[1-9][0-9]{0,5})"  # one spelling for each number
 _PART = f"[a-z]{_N}|[a-z][a-z]+(?:{_N})?"  # e5, shared; never a port
+_FEATURE = f"f{_N}|rest|skip|error"
 _NODE = re.compile(
-    rf"input|logits|m(?P<mlp>{_N})(?:\.(?P<part>{_PART}))?|a(?P<layer>{_N})\."
-    rf"(?:h(?P<head>{_N})(?:\.(?P<port>[qkv]))?|g(?P<group>{_N})\.(?P<shared>[kv]))"
+    rf"input|logits|m(?P<mlp>{_N})(?:\.(?P<part>{_PART}))?"
+    rf"|r(?P<stream>{_N})(?:\.(?P<piece>{_FEATURE}))?|a(?P<layer>{_N})\."
+    rf"(?:h(?P<head>{_N})(?:\.(?P<port>[qkv]))?|g(?P<group>{_N})\.(?P<shared>[kv])"
+    rf"|(?P<share>{_FEATURE}))"
 )
 _SHORT = re.compile(rf"(?P<layer>{_N})\.(?P<head>{_N})(?P<port>\.[qkv])?")
 _READER = re.compile(r"(?P<name>[^<>@]+?)(?:<(?P<port>[qkv])>)?(?P<span>@[^<>]*)?")
@@ -84,17 +91,22 @@ class Node(str):
         number = {
             key: int(value) for key, value in match.groupdict().items() if value and value.isdigit()
         }
-        node.layer = number.get("layer", number.get("mlp"))
+        node.layer = number.get("layer", number.get("mlp", number.get("stream")))
         node.head = number.get("head")
         node.group = number.get("group")
         node.port = match["port"] or match["shared"]
-        node.part = match["part"]
+        node.part = match["part"] or match["piece"] or match["share"]
         return node
 
     @property
     def is_mlp(self) -> bool:
         """Whether this is an MLP, or a part of one."""
         return self.startswith("m")
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether this is the residual stream taken apart, or a part of it."""
+        return self.startswith("r")
 
     @property
     def is_head(self) -> bool:

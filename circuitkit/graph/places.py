@@ -23,7 +23,7 @@ from jaxtyping import Bool, Int, Shaped
 
 from circuitkit.errors import CircuitError
 from circuitkit.graph.nodes import Node, edge_name, is_span
-from circuitkit.graph.stages import ATTENTION, Stage
+from circuitkit.graph.stages import ATTENTION, ATTENTION_FEATURES, Stage
 from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.json_values import Json
@@ -54,6 +54,11 @@ class Places:
 
     def __post_init__(self) -> None:
         n = len(self.spans)
+        if any(own.renews or own.kind == ATTENTION_FEATURES for own in self.wiring.stages):
+            raise CircuitError(
+                "edges between places lead from keys and values to heads that write, and past no "
+                "features of attention or of the residual stream; use the model with these whole"
+            )
         for name in self.spans:
             if not is_span(name):
                 raise CircuitError(

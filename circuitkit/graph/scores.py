@@ -271,7 +271,7 @@ class Scores:
         def reach(column: int) -> None:
             if column not in reached:
                 reached.add(column)
-                for row in range(int(w.upstream[column])):
+                for row in range(int(w.since[column]), int(w.upstream[column])):
                     key = -abs(float(self.values[row, column]))
                     heapq.heappush(heap, (key, row * w.shape[1] + column))
 

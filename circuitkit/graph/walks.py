@@ -65,7 +65,7 @@ def walk(wiring: Wiring, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
     """The edges of a path, each writer drawn evenly from those upstream."""
     column = wiring.shape[1] - 1
     while True:
-        row = int(rng.integers(wiring.upstream[column]))
+        row = int(rng.integers(wiring.since[column], wiring.upstream[column]))
         yield row, column
         if row == 0:
             return

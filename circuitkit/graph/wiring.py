@@ -1,9 +1,11 @@
 """The full computational graph of a model, as an index: which writer may reach which reader.
 
 Writers are in the order in which they write (the embedding, then stage by stage), so a reader sees
-a *prefix* of them, and a mask over edges is an array [writers, readers]. With grouped-query
-attention the key and value ports belong to a group of heads, because that is what the model
-computes. (EAP-IG ungroups keys and values first, and has one such edge for each head.)
+a *window* of them: from the first (or, behind a residual stream that is taken apart, from the first
+part of that) to the last that wrote before it reads. A mask over edges is an array [writers,
+readers]. With grouped-query attention the key and value ports belong to a group of heads, because
+that is what the model computes. (EAP-IG ungroups keys and values first, and has one such edge for
+each head.)
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from circuitkit.errors import CircuitError
 from circuitkit.graph.nodes import INPUT, LOGITS, Node, edge_name
 from circuitkit.graph.stages import (
     ATTENTION,
+    LETTERS,
+    OF_MLPS,
     Part,
     Split,
     Stage,
@@ -28,6 +32,8 @@ from circuitkit.graph.stages import (
     features,
     laid_out,
     mlp,
+    parts_of_attention,
+    parts_of_the_stream,
 )
 from circuitkit.graph.types import Mask
 from circuitkit.util.json_values import Json
@@ -45,8 +51,9 @@ class Wiring:
 
     ``experts`` is how many experts each layer's MLP is taken apart into (0: it stays whole, and
     without any number all do), ``shared`` whether there is one more that every token goes through.
-    ``splits`` say how each layer's MLP is taken apart into features (None: it stays whole, and
-    without any all do). Raises CircuitError for numbers that no model has.
+    ``splits`` say how each layer is taken apart into features: nothing of it (None, or empty), one
+    stage (a Split), or several; without any all stages are whole. Raises CircuitError for numbers
+    that no model has.
     """
 
     layers: int
@@ -56,7 +63,7 @@ class Wiring:
     parallel: bool = False
     experts: Sequence[int] = ()
     shared: bool = False
-    splits: Sequence[Split | None] = ()
+    splits: Sequence[Split | Sequence[Split] | None] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "experts", _listed(self.experts))
@@ -81,20 +88,53 @@ class Wiring:
             )
         if self.experts and len(self.experts) != self.layers:
             raise CircuitError(f"{self} is not a wiring: give the number of experts of each layer")
-        if self.splits and (len(self.splits) != self.layers or self.experts or not self.mlp):
-            raise CircuitError(
-                f"{_short(self)} is not a wiring: say of each layer how its MLP is split, of "
-                "models with MLPs that are not taken apart into experts"
-            )
-        own = [split for split in self.splits if split is not None]
+        self._require_splits()
+        own = [split for layer in self.of_layers for split in layer]
         chosen = sum(len(split.chosen) for split in own)
-        writers = self.layers * (self.heads + 2) + sum(self.experts) + chosen + 2 * len(own)
-        readers = self.layers * (self.heads + 2 * self.groups + 1) + chosen
+        writers = self.layers * (self.heads + 2) + sum(self.experts) + chosen + 3 * len(own)
+        readers = self.layers * (self.heads + 2 * self.groups + 1) + chosen + len(own)
         if writers * readers > MOST_PAIRS:
             raise CircuitError(
                 f"{_short(self)} is not a wiring: {writers:,} writers × {readers:,} readers are "
                 f"more than {MOST_PAIRS:,} pairs, which no known model has"
             )
+
+    def _require_splits(self) -> None:
+        """Raise CircuitError where the model has no such stages, or one is taken apart twice."""
+        if not self.splits:
+            return
+        if len(self.splits) != self.layers:
+            raise CircuitError(f"{_short(self)} is not a wiring: say of each layer how it is split")
+        for layer, own in enumerate(self.of_layers):
+            sites = {split.site for split in own}
+            if len({LETTERS[site] for site in sites}) < len(own):
+                raise CircuitError(
+                    f"{_short(self)} is not a wiring: layer {layer} splits one twice"
+                )
+            if sites & {"mlp", "mlp_out"} and (self.experts or not self.mlp):
+                raise CircuitError(
+                    f"{_short(self)} is not a wiring: MLPs are split into features of models with "
+                    "MLPs that are not taken apart into experts"
+                )
+            if "resid_mid" in sites and (self.parallel or not self.mlp):
+                raise CircuitError(
+                    f"{_short(self)} is not a wiring: there is no residual stream between the "
+                    f"attention and the MLP of layer {layer}; split it at 'resid_pre'"
+                )
+            before = {split.site for split in self.of_layers[layer - 1]} if layer else set()
+            if "resid_pre" in sites and "resid_post" in before:
+                raise CircuitError(
+                    f"{_short(self)} is not a wiring: the residual stream after layer {layer - 1} "
+                    f"is that before layer {layer}, which is split once"
+                )
+
+    @cached_property
+    def of_layers(self) -> tuple[tuple[Split, ...], ...]:
+        """How each layer is taken apart: a split for each stage that is."""
+        each = self.splits or (None,) * self.layers
+        return tuple(
+            () if own is None else (own,) if isinstance(own, Split) else tuple(own) for own in each
+        )
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Json]) -> Wiring:
@@ -109,7 +149,10 @@ class Wiring:
         if not self.experts:
             del found["experts"], found["shared"]
         if self.splits:
-            found["splits"] = [split and split.to_dict() for split in self.splits]
+            found["splits"] = [
+                [own.to_dict() for own in each] if len(each) > 1 else each[0].to_dict() if each
+                else None for each in self.of_layers
+            ]  # fmt: skip
         else:
             del found["splits"]
         return found
@@ -117,15 +160,22 @@ class Wiring:
     def parts(self) -> Iterator[Part]:
         """The components, layer by layer: what a layer is made of is said here, and only here."""
         for layer in range(self.layers):
-            yield attention(layer, self.heads, self.groups)
             count = self.experts[layer] if self.experts else 0
-            split = self.splits[layer] if self.splits else None
-            if split is not None:
-                yield features(layer, split, beside=self.parallel)
+            split = {own.site: own for own in self.of_layers[layer]}
+            if "resid_pre" in split:
+                yield parts_of_the_stream(layer, split["resid_pre"])
+            heads, whole = attention(layer, self.heads, self.groups), "attn_out" not in split
+            yield heads if whole else parts_of_attention(layer, split["attn_out"], heads)
+            if "resid_mid" in split:
+                yield parts_of_the_stream(layer, split["resid_mid"])
+            if own := split.get("mlp") or split.get("mlp_out"):
+                yield features(layer, own, beside=self.parallel)
             elif count:
                 yield experts(layer, count, self.shared, beside=self.parallel)
             elif self.mlp:
                 yield mlp(layer, beside=self.parallel)
+            if "resid_post" in split:
+                yield parts_of_the_stream(layer, split["resid_post"])
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -138,17 +188,35 @@ class Wiring:
         return (*sorted({stage.upstream for stage in self.stages}), len(self.writers))
 
     def attention(self, layer: int) -> Stage:
-        """The heads of a layer."""
-        return next(s for s in self.stages if s.layer == layer and s.kind == ATTENTION)
+        """The heads of a layer; raises CircuitError where they are taken apart into features."""
+        own = (s for s in self.stages if s.layer == layer and s.kind == ATTENTION)
+        found = next(own, None)
+        if found is None:
+            raise CircuitError(
+                f"the attention of layer {layer} is taken apart into features, so that its heads "
+                "do not write; use the model with its heads whole"
+            )
+        return found
 
     def beyond_attention(self, layer: int) -> tuple[Stage, ...]:
         """What else a layer has: its MLP, or the parts of it; nothing in attention-only models."""
-        return tuple(s for s in self.stages if s.layer == layer and s.kind != ATTENTION)
+        return tuple(s for s in self.stages if s.layer == layer and s.kind in OF_MLPS)
 
     @cached_property
     def writers(self) -> tuple[Node, ...]:
         """Every writer, in the order of writing."""
         return (INPUT, *(node for stage in self.stages for node in stage.part.writers))
+
+    @cached_property
+    def first_head(self) -> Node:
+        """The first head that writes; raises CircuitError where all are taken apart."""
+        found = next((node for node in self.writers if node.is_head), None)
+        if found is None:
+            raise CircuitError(
+                "the attention of every layer is taken apart into features, so that no head "
+                "writes; use the model with its heads whole"
+            )
+        return found
 
     @cached_property
     def readers(self) -> tuple[Node, ...]:
@@ -172,24 +240,41 @@ class Wiring:
 
     @cached_property
     def upstream(self) -> Int[np.ndarray, " readers"]:
-        """How many writers, from the first, each reader sees."""
+        """How many writers have written when each reader reads."""
         seen = [stage.upstream for stage in self.stages for _ in stage.part.readers]
         return np.array([*seen, len(self.writers)])
 
     @cached_property
+    def since(self) -> Int[np.ndarray, " readers"]:
+        """The row of the first writer that each reader sees: 0, unless the residual stream is
+        taken apart before it."""
+        seen = [stage.since for stage in self.stages for _ in stage.part.readers]
+        return np.array([*seen, self.renewed])
+
+    @cached_property
+    def renewed(self) -> int:
+        """The row of the first writer that the logits see."""
+        return max((stage.rows.start for stage in self.stages if stage.renews), default=0)
+
+    @cached_property
     def legal(self) -> Mask:
         """Which pairs are edges."""
-        return np.arange(len(self.writers))[:, None] < self.upstream[None, :]
+        rows = np.arange(len(self.writers))[:, None]
+        found: Mask = (self.since[None, :] <= rows) & (rows < self.upstream[None, :])
+        return found
 
     @property
     def of_mlps(self) -> str:
         """What the writers of MLPs are called: ``MLPs`` where these are whole, ``experts``, or
         ``parts of MLPs``."""
-        return "experts" if self.experts else "parts of MLPs" if self.splits else "MLPs"
+        sites = {split.site for own in self.of_layers for split in own}
+        parts = "parts of MLPs" if sites & {"mlp", "mlp_out"} else "MLPs"
+        return "experts" if self.experts else parts
 
     @property
     def apart(self) -> str:
-        """What MLPs are taken apart into; empty where they are whole."""
+        """What is taken apart: MLPs into experts, or stages into features; empty where all is
+        whole."""
         return "experts" if self.experts else "features" if self.splits else ""
 
     def __str__(self) -> str:
@@ -200,7 +285,7 @@ class Wiring:
     @property
     def n_edges(self) -> int:
         """How many edges there are (GPT-2 small: 32,491)."""
-        return int(self.upstream.sum())
+        return int((self.upstream - self.since).sum())
 
     @cached_property
     def stage_of(self) -> tuple[Stage | None, ...]:
@@ -237,7 +322,7 @@ class Wiring:
                     "edges without spans; a circuit with places gives circuit.collapse()"
                 )
             row, column = self.writer.get(ends[0]), self.reader.get(ends[1])
-        if row is None or column is None or row >= self.upstream[column]:
+        if row is None or column is None or not self.since[column] <= row < self.upstream[column]:
             raise CircuitError(
                 f"{edge_name(writer, reader)} is not an edge of a model with {self.layers} layers, "
                 f"{self.heads} heads and {self.groups} key/value groups"
@@ -290,8 +375,8 @@ class Wiring:
         live, heard = np.full(self.shape[0], never), np.full(self.shape[1], never)
         live[0] = heard[-1] = 0
         for stage in self.stages:
-            read = place[: stage.upstream, stage.columns]
-            reached = np.maximum(read, live[: stage.upstream, None]).min(0)
+            read = place[stage.heard, stage.columns]
+            reached = np.maximum(read, live[stage.heard, None]).min(0)
             live[stage.rows] = reached[np.array(stage.part.feeds)].min(1)
         for stage in reversed(self.stages):
             out = np.maximum(place[stage.rows], heard).min(1)
@@ -315,17 +400,33 @@ def _listed(experts: object) -> object:
     return () if isinstance(listed, tuple) and not any(listed) else listed
 
 
-def _splits(given: object) -> tuple[Split | None, ...]:
-    """How MLPs are split, of which a list may hold what JSON does; where all are whole, ()."""
+def _splits(given: object) -> tuple[Split | tuple[Split, ...] | None, ...]:
+    """How each layer is split, of which a list may hold what JSON does; where nothing is, ()."""
     if not isinstance(given, (list, tuple)):
-        raise CircuitError(f"{reprlib.repr(given)} does not say how each layer's MLP is split")
+        raise CircuitError(f"{reprlib.repr(given)} does not say how each layer is split")
     try:
-        found = tuple(Split(**own) if isinstance(own, dict) else own for own in given)
+        found = tuple(_held(sorted(_read(own), key=_order)) for own in given)
     except TypeError as error:
-        raise CircuitError(f"what says how an MLP is split does not ({error})") from error
-    if not all(own is None or isinstance(own, Split) for own in found):
-        raise CircuitError(f"{reprlib.repr(given)} does not say how each layer's MLP is split")
+        raise CircuitError(f"what says how a layer is split does not ({error})") from error
     return found if any(own is not None for own in found) else ()
+
+
+def _read(own: object) -> Iterator[Split]:
+    """The splits of a layer; raises CircuitError for what is none."""
+    for one in own if isinstance(own, (list, tuple)) else () if own is None else (own,):
+        split = Split(**one) if isinstance(one, dict) else one
+        if not isinstance(split, Split):
+            raise CircuitError(f"{reprlib.repr(one)} does not say how a layer is split")
+        yield split
+
+
+def _order(split: Split) -> int:
+    return [*LETTERS].index(split.site)
+
+
+def _held(own: list[Split]) -> Split | tuple[Split, ...] | None:
+    """A layer's splits as they are held: none as None, and one by itself."""
+    return (tuple(own) if len(own) > 1 else own[0]) if own else None
 
 
 def _short(wiring: Wiring) -> str:

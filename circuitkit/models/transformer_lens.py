@@ -42,7 +42,7 @@ from circuitkit.errors import (
     ModelError,
     UnsupportedModelError,
 )
-from circuitkit.graph.stages import ATTENTION, EXPERTS
+from circuitkit.graph.stages import ATTENTION, ATTENTION_FEATURES, EXPERTS, STREAM_FEATURES
 from circuitkit.graph.wiring import Wiring
 from circuitkit.models.architectures import require_served
 from circuitkit.models.compat import (
@@ -688,17 +688,20 @@ class Transformer:
         return self._after_mlp(layer, self.layers[layer].down(neurons))
 
     # -- its norms with the scales of another run --------------------------------------------------
-    def _norms(self) -> list[Norm]:
-        """The norms that each stage's readers read through."""
+    def _norms(self) -> list[Norm | None]:
+        """The norms that each stage's readers read through; the residual stream is read as it
+        is."""
         layers = [(self.layers[stage.layer], stage.kind) for stage in self.wiring.stages]
-        return [layer.ln1 if kind == ATTENTION else layer.ln2 for layer, kind in layers]
+        heads = (ATTENTION, ATTENTION_FEATURES)
+        return [None if kind == STREAM_FEATURES else layer.ln1 if kind in heads else layer.ln2
+                for layer, kind in layers]  # fmt: skip
 
     def scales(self, batch: Batch, run: Activations, least: bool) -> Held:
         """The scales of the norms where this run of the batch reads."""
         pairs = zip(self._norms(), run.reads, strict=True)
         final = moved(at_answers(batch, run.final), self._final_norm.weight.device)
         return Held(
-            tuple(norm.scale_of(read, least) for norm, read in pairs),
+            tuple(norm.scale_of(read, least) if norm else None for norm, read in pairs),
             self._final_norm.scale_of(final, least),
         )
 
@@ -707,13 +710,14 @@ class Transformer:
         """Within it, runs of that batch have these scales."""
         norms = [*self._norms(), self._final_norm]
         scales = [None] * len(norms) if held is None else [*held.stages, held.final]
-        before = [norm.held for norm in norms]
+        pairs = [(norm, own) for norm, own in zip(norms, scales, strict=True) if norm is not None]
+        before = [norm.held for norm, _ in pairs]
         try:
-            for norm, scale in zip(norms, scales, strict=True):
+            for norm, scale in pairs:
                 norm.held = scale
             yield
         finally:
-            for norm, scale in zip(norms, before, strict=True):
+            for (norm, _), scale in zip(pairs, before, strict=True):
                 norm.held = scale
 
     # -- its affine parts --------------------------------------------------------------------------

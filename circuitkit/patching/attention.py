@@ -221,7 +221,7 @@ def attention_to(
 
 def _head(model: Model, name: str) -> Node:
     """The head of that name; raises CircuitError where the model has none."""
-    first = str(model.wiring.writers[1])
+    first = str(model.wiring.first_head)
     try:
         node = Node(name)
     except NodeNameError as error:

@@ -438,7 +438,8 @@ def patch_senders(
             f"{str(wiring.readers[0])!r}, an MLP, or 'logits'"
         )
     node = Node(receiver)
-    senders = wiring.writers[: int(wiring.upstream[wiring.reader[node]])]
+    column = wiring.reader[node]
+    senders = wiring.writers[int(wiring.since[column]) : int(wiring.upstream[column])]
     found = patch_paths(
         model, [[sender, node] for sender in senders], data, metric, corruption,
         at=at, direction=direction, freeze_mlps=freeze_mlps,

@@ -46,7 +46,7 @@ class FeatureReport(TableResult):
 
     Attributes:
         dictionaries: Where the features are from.
-        chosen: How many features of each layer are nodes of their own.
+        chosen: How many features of what is taken apart (``m3``, ``a3``, ``r3``) are nodes.
         of: How many features there are.
         kept: What is kept and how faithful that is. The headline is ``alone``: the circuit's
             features and heads without what features leave over.
@@ -55,7 +55,7 @@ class FeatureReport(TableResult):
     """
 
     dictionaries: str
-    chosen: Mapping[int, int]
+    chosen: Mapping[str, int]
     of: int
     kept: Sequence[Kept]
     described: Sequence[Feature]
@@ -85,7 +85,7 @@ class FeatureReport(TableResult):
         """What was measured, and what the features are, as plain values."""
         return {
             "dictionaries": self.dictionaries, "of": self.of,
-            "chosen": {f"m{layer}": count for layer, count in self.chosen.items()},
+            "chosen": {**self.chosen},
             "kept": nan_to_none([one.to_dict() for one in self.kept]),
             "described": [
                 {"weight": self.weights[own.name], **own.to_dict()} for own in self.described
@@ -100,7 +100,7 @@ class FeatureReport(TableResult):
         )
 
     def __repr__(self) -> str:
-        layers = ", ".join(f"m{layer} {count}" for layer, count in self.chosen.items())
+        layers = ", ".join(f"{name} {count}" for name, count in self.chosen.items())
         total = sum(self.chosen.values())
         lines = [
             f"{total:,} of {self.of:,} features ({self.dictionaries}) are nodes: {layers}",

@@ -1,4 +1,4 @@
-"""Circuits of features: from a model, its transcoders and a task to a measured circuit.
+"""Circuits of features: from a model, its dictionaries and a task to a measured circuit.
 
 The features that matter most on one half of the prompts become writers and readers beside heads;
 the circuit is found and measured as any other. Beside its faithfulness stands what its features
@@ -26,7 +26,7 @@ from circuitkit.features.choosing import feature_bases, neuron_bases, scored, st
 from circuitkit.features.describing import Feature, describe, parse_feature
 from circuitkit.features.dictionaries import Dictionary
 from circuitkit.features.loading import load
-from circuitkit.features.pulls import require_traceable
+from circuitkit.features.pulls import require_whole
 from circuitkit.features.splitting import split_into_features, split_into_neurons
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
@@ -70,22 +70,23 @@ def discover_features(
     known: bool = False,
     force: bool = False,
 ) -> Discovery:
-    """The circuit of a task in features of MLPs and heads, measured on prompts that were not seen.
+    """The circuit of a task in features and heads, measured on prompts that were not seen.
 
-    An MLP that has a transcoder is taken apart into the features that matter most, each a writer
-    and a reader (``m3.f417``), and what they leave over: ``m3.rest`` (all other features and the
-    bias), ``m3.skip`` and ``m3.error``. With everything kept this is the model, however bad a
-    dictionary is.
+    What has a dictionary (an MLP, the heads of a layer, the residual stream at a layer) is taken
+    apart into the features that matter most, each a writer (``m3.f417``, ``a3.f417``,
+    ``r3.f417``), and what they leave over: ``m3.rest`` (all other features and the bias),
+    ``m3.skip`` and ``m3.error``. With everything kept this is the model, however bad a dictionary
+    is.
 
     Args:
         model: The model, from ``ck.load``.
         data: As in ``ck.discover``, and so are all arguments that are not named here.
         metric: A name or a function; by default the task's own.
         corruption: A name or a function; by default ``counterfactual``.
-        dictionaries: A folder of transcoders of the model, as ``ck.features.load`` reads it; by
-            default those that come with ``mini``.
+        dictionaries: A folder of transcoders and autoencoders of the model, as
+            ``ck.features.load`` reads it; by default the transcoders that come with ``mini``.
         features: How many features are nodes: those with the largest effect to first order on the
-            prompts of the discovery, over all layers.
+            prompts of the discovery, over all dictionaries.
         method: How edges are scored; by default ``eap_ig``. An edge into a feature jumps where the
             feature becomes active, which no gradient sees: ``exact`` and ``verify`` measure it.
         unseen: The prompts on which the circuit is measured.
@@ -105,11 +106,11 @@ def discover_features(
     Returns:
         A ``Discovery``, whose ``features`` say what the features carry, beside what the circuit
         keeps with all that they leave over, a circuit of as many edges with as many neurons for
-        nodes, and one of whole MLPs.
+        nodes (where all features are of MLPs), and one of whole heads and MLPs.
 
     Raises:
-        DictionaryError: where the dictionaries are not transcoders of the model.
-        UnsupportedModelError: for a model whose MLPs cannot be taken apart.
+        DictionaryError: where the dictionaries do not take the model apart.
+        UnsupportedModelError: for a model that cannot be taken apart.
         ArgumentError, EvaluationError, ScoresError, OutputError: as ``ck.discover``.
 
     Source: features as nodes of circuits, Marks et al. (2024) and Dunefsky et al. (2024); cutting
@@ -120,8 +121,8 @@ def discover_features(
         >>> found.features.alone.faithfulness < 1, "m0.rest" in found.scores.wiring.writers
         (True, True)
     """
-    own, source = require_traceable(model), os.fspath(dictionaries or "mini")
-    coders = _transcoders(model, dictionaries)
+    own, source = require_whole(model), os.fspath(dictionaries or "mini")
+    coders = _dictionaries(model, dictionaries)
     seen, measured = prepare_halves(
         model, data, unseen, metric, corruption, examples=examples, seed=seed,
         batch_size=batch_size, memory=memory,
@@ -142,21 +143,21 @@ def discover_features(
         *_neurons(
             own, seen, measured, chosen, features, partial(find, edges=found.evaluation.edges)
         ),
-        _whole(found, partial(find, model)),
+        _whole(found, partial(find, model), "MLPs" if _of_mlps(chosen) else "heads and MLPs"),
     ]
     described, weights = _described(own, coders, found.circuit, seen.data)
-    counts = {layer: len(numbers) for layer, numbers in chosen.items()}
+    counts = {name: len(numbers) for name, numbers in chosen.items()}
     total = sum(one.n_features for one in coders)
     report = FeatureReport(source, counts, total, kept, described, weights)
     return replace(found, scores=scores, features=report)
 
 
-def _transcoders(model: Model, path: str | os.PathLike[str] | None) -> tuple[Dictionary, ...]:
+def _dictionaries(model: Model, path: str | os.PathLike[str] | None) -> tuple[Dictionary, ...]:
     """The dictionaries; raises DictionaryError where none are named and none come with the
     package."""
     if path is None and model.name != "mini":
         raise DictionaryError(
-            f"no transcoders of {model.name!r} come with the package; give theirs "
+            f"no transcoders of {model.name!r} come with the package; give its dictionaries "
             "(dictionaries=, --dictionaries DIR)"
         )
     return load("mini" if path is None else path)
@@ -203,14 +204,17 @@ def _neurons(
     model: Inspectable,
     seen: Inputs,
     measured: Inputs,
-    layers: Iterable[int],
+    apart: Iterable[str],
     n: int,
     find: Callable[[Model], Discovery],
 ) -> list[Kept]:
     """The circuit of as many edges with as many neurons for nodes, with their rest cut and kept;
-    nothing for a model whose neurons do not add up."""
+    nothing for features of more than MLPs, or a model whose neurons do not add up."""
+    names = [*apart]
+    if not _of_mlps(names):
+        return []
     try:
-        bases = neuron_bases(model, [*layers])
+        bases = neuron_bases(model, [int(name[1:]) for name in names])
     except UnsupportedModelError:
         return []
     split = split_into_neurons(model, strongest(scored(seen, bases), n))
@@ -222,11 +226,17 @@ def _neurons(
     return [*_measured(split, masks, measured)]
 
 
-def _whole(found: Discovery, find: Callable[..., Discovery]) -> Kept:
-    """The smallest circuit of whole MLPs that is as faithful on the prompts of the discovery."""
+def _of_mlps(apart: Iterable[str]) -> bool:
+    """Whether only MLPs are taken apart."""
+    return all(Node(name).is_mlp for name in apart)
+
+
+def _whole(found: Discovery, find: Callable[..., Discovery], what: str) -> Kept:
+    """The smallest circuit of whole heads and MLPs that is as faithful on the prompts of the
+    discovery."""
     reached = round(min(max(found.evaluation.faithfulness, LEAST), MOST), 2)
     whole = find(faithfulness=reached)
-    return Kept(f"whole MLPs, for {reached:g} on the seen prompts", 0, whole.evaluation)
+    return Kept(f"whole {what}, for {reached:g} on the seen prompts", 0, whole.evaluation)
 
 
 def _described(
@@ -242,7 +252,7 @@ def _described(
     texts = [tuple(text) for e in data.examples for text in (e.clean, e.corrupt)]
     found = []
     for coder in coders:
-        own = [parse_feature(name)[1] for name in weights if Node(name).layer == coder.layer]
+        own = [n for prefix, n in map(parse_feature, weights) if prefix == coder.prefix]
         name = f"{data.about.get('task', 'the prompts')}"
         found += describe(model, coder, own, texts, top=TEXTS, name=name) if own else []
     return sorted(found, key=lambda one: -weights[one.name]), weights

@@ -355,7 +355,11 @@ class _Costs:
                 if stage.upstream < other.rows.start and stage.index < other.index <= last
             )  # fmt: skip
             own = self.of_stage[stage.index] / (2 if stage.kind == ATTENTION else 1)
-            total += stage.upstream * stage.reads * (behind + own * (stage.index <= last))
+            total += (
+                (stage.upstream - stage.since)
+                * stage.reads
+                * (behind + own * (stage.index <= last))
+            )
         whole = sum(self.of_stage) * wiring.n_edges
         return self.late * self.blocks * total / whole + 1 - self.blocks
 

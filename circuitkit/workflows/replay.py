@@ -308,7 +308,7 @@ def _again_of_features(
     """The discovery of a circuit of features, with the size and the dictionaries that it says."""
     about, asked = circuit.graph, circuit.graph["asked"]
     sizes = {key: asked.get(key) for key in ("edges", "faithfulness", "verify")}
-    chosen = sum(len(own.chosen) for own in wiring_of(circuit).splits if own is not None)
+    chosen = sum(len(own.chosen) for layer in wiring_of(circuit).of_layers for own in layer)
     return discover_features(*inputs, **{**settings, **sizes}, rule=about["rule"],
                              features=chosen, dictionaries=about["dictionaries"])  # fmt: skip
 

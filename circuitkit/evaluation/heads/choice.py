@@ -38,14 +38,14 @@ def chosen(circuit: Heads, wiring: Wiring) -> tuple[Node, ...]:
         refuse("circuit", circuit, "a circuit, a mask, or names of heads such as ['a9.h9']")
     if not names:
         raise CircuitError(
-            f"there are no heads; give at least one, such as {str(wiring.writers[1])!r}"
+            f"there are no heads; give at least one, such as {str(wiring.first_head)!r}"
         )
     nodes = dict.fromkeys(Node(name) for name in names)
     for node in nodes:
         if node not in wiring.writer or not node.is_head:
             raise CircuitError(
                 f"{str(node)!r} is not a head of a model with {wiring.layers} layers and "
-                f"{wiring.heads} heads; give names such as {str(wiring.writers[1])!r}"
+                f"{wiring.heads} heads; give names such as {str(wiring.first_head)!r}"
             )
     return tuple(nodes)
 

@@ -16,7 +16,7 @@ from circuitkit.engine.inputs import (
     as_data,
     require_model,
 )
-from circuitkit.engine.inspection import Inspectable
+from circuitkit.engine.inspection import Inspectable, require_sum
 from circuitkit.engine.metric import Corruption
 from circuitkit.engine.model import Activations
 from circuitkit.engine.numerics import exact
@@ -64,6 +64,7 @@ def describe_heads(
         ['a3.h2', 'a2.h2']
     """
     require_model(model)
+    require_sum(model)
     heads = chosen(circuit, model.wiring)
     data = as_data(model, data, circuit)
     if any(example.sequences is not None for example in data.examples):

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 
 from circuitkit.engine.inputs import Data, as_data, require_model
-from circuitkit.engine.inspection import Inspectable
+from circuitkit.engine.inspection import Inspectable, require_sum
 from circuitkit.errors import CircuitError, DataError
 from circuitkit.evaluation.heads.choice import Heads, chosen, spans_of
 from circuitkit.evaluation.heads.splitting import Split
@@ -217,6 +217,7 @@ def attention_scores(
         'a2.h2'
     """
     require_model(model)
+    require_sum(model)
     found = chosen(heads, model.wiring)
     data = as_data(model, data, heads).first_tokens()
     spans = spans_of(data, at, query)

@@ -18,21 +18,24 @@ from circuitkit.viz.circuits.choice import Asked, Choice, chosen
 __all__ = ["Box", "Drawing", "Edge", "SOURCE", "Sides", "boxes_of", "drawing", "ends_of", "read_at"]
 
 SOURCE = ("model", "task", "metric", "corruption", "method")
+STEPS = {"resid_pre": 0, "attn_out": 1, "resid_mid": 2, "resid_post": 4}  # of a layer
 
 
 @dataclass(frozen=True)
 class Box:
-    """One drawn node: a component, or a key/value group none of whose heads is drawn."""
+    """One drawn node: a component, or a key/value group none of whose heads is drawn. A part of
+    what is taken apart looks as those of MLPs do."""
 
     name: str
     kind: str  # input, head, group, mlp or logits
     layer: int
     label: str
+    site: str = ""  # of a part of attention or of the residual stream
 
     @property
     def rank(self) -> tuple[int, int]:
         """Layer, then attention before the MLP: what reads stands above what writes."""
-        return self.layer, int(self.kind == "mlp")
+        return self.layer, STEPS.get(self.site, 3 if self.kind == "mlp" else 1)
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,7 @@ def drawing(circuit: Graph, edges: Asked, title: str | None) -> Drawing:
         Edge(w, r, x, ends_of(r, wiring, heads), *_certainty(circuit[w][r]))
         for w, r, x in reversed(shown)
     )
-    boxes = boxes_of(drawn)
+    boxes = boxes_of(drawn, wiring)
     roles = {
         name: style.plain(circuit.nodes[name]["role"])
         for name in boxes
@@ -233,30 +236,34 @@ def _certainty(said: Mapping[str, Json]) -> tuple[float | None, bool]:
 def ends_of(reader: Node, wiring: Wiring, heads: set[Node]) -> tuple[str, ...]:
     """The boxes that the reader's edge leads to."""
     fed = wiring.fed(reader)
-    if not fed or reader in fed or reader.head is not None:
+    if not fed or reader in fed or reader.component in fed:
         return (str(reader.component),)
     present = tuple(str(node) for node in fed if node in heads)
     return present or (reader.rsplit(".", 1)[0] if reader.port else str(reader),)
 
 
-def boxes_of(drawn: Iterable[Edge], further: Iterable[str] = ()) -> dict[str, Box]:
+def boxes_of(drawn: Iterable[Edge], wiring: Wiring, further: Iterable[str] = ()) -> dict[str, Box]:
     """The boxes of the edges, and of further components, in the model's order."""
     names = {str(INPUT), str(LOGITS), *further}
     for edge in drawn:
         names |= {str(edge.writer), *edge.ends}
-    return {box.name: box for box in sorted(map(_box, names), key=lambda b: (b.rank, _tail(b)))}
+    boxes = (_box(name, wiring) for name in names)
+    return {box.name: box for box in sorted(boxes, key=lambda box: (box.rank, _tail(box)))}
 
 
 def _tail(box: Box) -> tuple[int, str]:
     return len(box.label), box.label
 
 
-def _box(name: str) -> Box:
+def _box(name: str, wiring: Wiring) -> Box:
     if name in (INPUT, LOGITS):
         return Box(name, name, -1 if name == INPUT else 10**9, name)
+    layer, _, part = name[1:].partition(".")
     if name.startswith("m"):
-        return Box(name, "mlp", int(name[1:].partition(".")[0]), name)
-    layer, part = name[1:].split(".")
+        return Box(name, "mlp", int(layer), name)
+    if Node(name).part or name.startswith("r"):
+        own = (split for split in wiring.of_layers[int(layer)] if split.stem(0)[0] == name[0])
+        return Box(name, "mlp", int(layer), name, next(own).site)
     kind, label = ("head", part[1:]) if part.startswith("h") else ("group", part)
     return Box(name, kind, int(layer), f"{layer}.{label}")
 

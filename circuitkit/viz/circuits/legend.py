@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from circuitkit.graph.nodes import Node
 from circuitkit.viz import style
 from circuitkit.viz.circuits.drawing import Drawing
 
@@ -33,14 +34,16 @@ def lines(drawn: Drawing) -> Iterator[Key]:
         if port in ports:
             yield Key(f"into {port.upper()}", colour)
     if None in ports:
-        yield Key("into an MLP or the logits", style.PLAIN)
+        stream = any(edge.reader.is_stream for edge in drawn.edges)
+        yield Key(f"into an MLP{', the stream' * stream} or the logits", style.PLAIN)
     if any(edge.weight < 0 for edge in drawn.edges):
         yield Key("negative weight", width=1.6, dashed=True)
-    shared = {edge.port for edge in drawn.edges if len(edge.ends) > 1}
-    if shared - {None}:
+    shared = {Node(edge.ends[0]) for edge in drawn.edges if len(edge.ends) > 1}
+    if any(end.is_head for end in shared):
         yield Key("to every head of a K/V group", opacity=style.opacity(2))
-    if None in shared:
-        yield Key("to every part of an MLP", opacity=style.opacity(2))
+    if apart := [end for end in shared if not end.is_head]:
+        what = "an MLP" if all(end.is_mlp for end in apart) else "what is taken apart"
+        yield Key(f"to every part of {what}", opacity=style.opacity(2))
     if any(edge.core for edge in drawn.edges):
         yield Key("core")
     if drawn.rare:

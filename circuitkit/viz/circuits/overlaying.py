@@ -38,7 +38,7 @@ def overlay_of(circuit: Graph, beside: Graph, asked: Asked, title: str | None) -
     by_edge = len(whole) == 2
     drawn = _edges(both, shown, wiring, by_edge)
     further = has[1] if lists_members(beside) else has[0] if lists_members(circuit) else ()
-    boxes = boxes_of(drawn, further)
+    boxes = boxes_of(drawn, wiring, further)
     of_boxes = {
         name: 1 if name in has[0] and name in has[1] else 0 if name in has[0] else 2
         for name in boxes
