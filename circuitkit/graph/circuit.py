@@ -441,7 +441,7 @@ def build(
         wiring.index(writer, reader)
         _add(circuit, writer, reader, weight, (edge_attributes or {}).get(pair, {}))
         for fed in wiring.fed(reader):
-            if fed != reader and (fed in writers or reader.head is not None):
+            if fed != reader and (fed in writers or fed == reader.component):
                 circuit.add_edge(reader, fed)
     return circuit
 
@@ -689,16 +689,19 @@ def summary(circuit: Graph) -> str:
     """One line: how many edges, heads and MLPs of how many; between places also at how many of
     these."""
     wiring, own = any_wiring(circuit), components(circuit)
-    heads = [writer for writer in wiring.writers if writer.is_head]
-    mlps = [writer for writer in wiring.writers if writer.is_mlp]
-    parts = [writer for writer in wiring.writers if writer.part and not writer.is_mlp]
-    others = f", {len(own.intersection(parts))} of {len(parts)} parts of heads or of the stream"
-    return (
-        f"{_extent(circuit, wiring)}, "
-        f"{len(own.intersection(heads))} of {len(heads)} heads, "
-        f"{len(own.intersection(mlps))} of {len(mlps)} "
-        f"{wiring.of_mlps}{others * bool(parts)}"
-    )
+    parts = [node for node in wiring.writers if node.part and not node.is_mlp]
+    held = {
+        "heads": [node for node in wiring.writers if node.is_head],
+        wiring.of_mlps: [node for node in wiring.writers if node.is_mlp],
+        "parts of attention": [node for node in parts if not node.is_stream],
+        "parts of the stream": [node for node in parts if node.is_stream],
+    }
+    counts = [
+        f"{len(own.intersection(nodes))} of {len(nodes)} {what}"
+        for what, nodes in held.items()
+        if nodes or (what in ("heads", "MLPs") and not parts)
+    ]
+    return ", ".join([_extent(circuit, wiring), *counts])
 
 
 def _extent(circuit: Graph, wiring: Wiring) -> str:

@@ -228,7 +228,7 @@ def _neurons(
 
 def _of_mlps(apart: Iterable[str]) -> bool:
     """Whether only MLPs are taken apart."""
-    return all(Node(name).is_mlp for name in apart)
+    return all(name.startswith("m") for name in apart)
 
 
 def _whole(found: Discovery, find: Callable[..., Discovery], what: str) -> Kept:
