@@ -261,7 +261,7 @@ def _box(name: str, wiring: Wiring) -> Box:
     layer, _, part = name[1:].partition(".")
     if name.startswith("m"):
         return Box(name, "mlp", int(layer), name)
-    if Node(name).part or name.startswith("r"):
+    if name.startswith("r") or part[0] not in "hg":  # a part of what is taken apart
         own = (split for split in wiring.of_layers[int(layer)] if split.stem(0)[0] == name[0])
         return Box(name, "mlp", int(layer), name, next(own).site)
     kind, label = ("head", part[1:]) if part.startswith("h") else ("group", part)
