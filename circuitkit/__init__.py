@@ -115,6 +115,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test compares it with
     from circuitkit.workflows.replay import Replay as Replay
     from circuitkit.workflows.replay import replay as replay
     from circuitkit.workflows.results import Discovery as Discovery
+    from circuitkit.workflows.side_by_side import SideBySide as SideBySide
+    from circuitkit.workflows.side_by_side import side_by_side as side_by_side
     from circuitkit.workflows.study.results import Study as Study
     from circuitkit.workflows.study.running import study as study
     from circuitkit.workflows.track.results import Track as Track
@@ -136,6 +138,7 @@ _PLACES = {
     "Prompt": "data.prompts",
     "Replay": "workflows.replay",
     "Scores": "graph.scores",
+    "SideBySide": "workflows.side_by_side",
     "Study": "workflows.study.results",
     "Task": "data.prompts",
     "Track": "workflows.track.results",
@@ -209,6 +212,7 @@ _PLACES = {
     "replay": "workflows.replay",
     "resolve": "registry",
     "run": "evaluation.running",
+    "side_by_side": "workflows.side_by_side",
     "size_curves": "evaluation.size_curves",
     "smallest": "evaluation.searching",
     "stability": "evaluation.recovery",

@@ -40,7 +40,8 @@ PAGES: Mapping[str, tuple[str, Sequence[str]]] = {
         "cross", "Cross", "transfer",
     )),
     "certainty": ("Certainty and overlap", (
-        "certainty", "Certainty", "compare", "agreement", "consensus", "stability", "recovery",
+        "certainty", "Certainty", "compare", "side_by_side", "SideBySide", "agreement",
+        "consensus", "stability", "recovery",
     )),
     "patch": ("Patching", (
         "patch_nodes", "patch_heads", "patch_residual", "patch_windows", "patch_edges",

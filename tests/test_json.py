@@ -39,6 +39,9 @@ MORE = {  # settings of a discovery that add keys, by the first key that they ad
 CASES = [  # a schema, and arguments
     ("discover", [*DISCOVER, "eap", "--agreement", "0.99", "--examples", "2"]),
     ("discover-positions", [*DISCOVER, "eap", "--positions", *FEW]),
+    ("discover-corruptions", [*DISCOVER, "eap", "--positions", "--spans", "S2", "--corruption",
+                              "counterfactual", "--corruption", "counterfactual(text='names')",
+                              *FEW]),
     ("plan", [*DISCOVER, "eap", "--plan", *FEW]),
     ("evaluate", ["evaluate", RUN, *FEW]),
     ("evaluate", ["evaluate", RUN, "--curve", *FEW]),
@@ -159,7 +162,11 @@ def test_every_command_that_prints_json_has_a_schema_and_is_tried() -> None:
     own = {*commands(build_parser())} - {
         "merge"
     }  # which prints what the command of its shards does
-    assert {*own, "plan", "discover-positions"} == {*SCHEMAS} == {name for name, _ in CASES}
+    assert (
+        {*own, "plan", "discover-positions", "discover-corruptions"}
+        == {*SCHEMAS}
+        == {name for name, _ in CASES}
+    )
 
 
 def parts(schema: Any) -> Iterator[dict[str, Any]]:

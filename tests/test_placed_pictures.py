@@ -199,8 +199,6 @@ def test_a_page_stands_along_the_prompt_and_holds_every_edge(circuit: Circuit) -
     assert text.count('class="n ') == len(data["boxes"])
     assert HOSTILE not in text
     assert "<iframe" in circuit._repr_html_()
-    with pytest.raises(OutputError, match=r"circuit\.collapse\(\)"):
-        lookup("formats", "html")(circuit, attention={"tokens": [], "heads": {}})
     with pytest.raises(OutputError, match="a prompt belongs to"):
         lookup("formats", "html")(circuit.collapse(), prompt={"S1": "Anna"})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from itertools import product
@@ -12,8 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 from circuitkit import registry
+from circuitkit.cli._options import as_several
 from circuitkit.cli._processes import is_shard, pieces_of
 from circuitkit.errors import ArgumentError, ScoresError
+from circuitkit.workflows.folders import legal
 
 __all__ = [
     "called",
@@ -66,7 +67,7 @@ def check_asked(options: argparse.Namespace) -> None:
     check_names("tasks", options.task)
     check_names("discovery", options.method)
     check_names("metrics", options.metric)
-    check_names("corruptions", options.corruption)
+    check_names("corruptions", *as_several(options.corruption))
 
 
 def default_place(options: argparse.Namespace, folder: str) -> Path:
@@ -89,7 +90,7 @@ def legal_name(options: argparse.Namespace, *parts: str, without: Sequence[str] 
         for name, value in settings_of(options).items()
         if name not in without and value != options.parser.get_default(name)
     )
-    whole = "-".join(filter(None, map(_legal, (*parts, *changed))))
+    whole = "-".join(filter(None, map(legal, (*parts, *changed))))
     if len(whole) > LONGEST:
         whole = f"{whole[:LONGEST].rstrip('-')}-{sha256(whole.encode()).hexdigest()[:8]}"
     return whole
@@ -113,14 +114,6 @@ def _label(name: str, value: Any) -> str:
     if name in SPEAKING:
         return text
     return f"{plain}{text}" if text[:1].isdigit() else f"{plain}-{text or 'none'}"
-
-
-def _legal(text: str) -> str:
-    """The text as a part of the name of a file: ``noise(at='S2', draws=4)`` is
-    ``noise-at-S2-draws4``; of code from a file, its name alone."""
-    text = re.sub(r"[^\s(]*[./][^\s(]*:(?=\w)", "", text)
-    text = re.sub(r"=(?=\d)", "", text)
-    return re.sub(r"[^\w.+]+", "-", text).strip("-.")
 
 
 def load_model(

@@ -11,12 +11,34 @@ from typing import Any, TypeAlias
 from circuitkit.util.bytesize import parse
 
 __all__ = [
-    "Commands", "Part", "add_circuit", "add_device", "add_file", "add_force", "add_framing",
-    "add_known", "add_output", "add_shard", "common", "count", "machine", "place", "positive",
-    "saved",
+    "Commands", "Part", "Several", "Usual", "add_circuit", "add_device", "add_file", "add_force",
+    "add_framing", "add_known", "add_output", "add_shard", "as_several", "common", "count",
+    "machine", "place", "positive", "saved",
 ]  # fmt: skip
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+class Usual(str):
+    """What is taken where an option is not given."""
+
+
+class Several(argparse.Action):
+    """An option that can be given several times: one value as it is, several as a tuple."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+        option_string: str | None = None,
+    ) -> None:  # fmt: skip
+        """Take the value, beside those before it."""
+        held = getattr(namespace, self.dest)
+        several = () if held is None or isinstance(held, Usual) else as_several(held)
+        setattr(namespace, self.dest, (*several, values) if several else values)
+
+
+def as_several(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The values of an option that can be given several times."""
+    return value if isinstance(value, tuple) else () if value is None else (value,)
 
 
 def add_circuit(p: argparse.ArgumentParser, examples: int = 64) -> None:

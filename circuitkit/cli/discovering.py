@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,20 @@ from circuitkit.cli._opening import (
 )
 from circuitkit.cli._options import (
     Commands,
+    Several,
+    Usual,
     add_file,
     add_known,
     add_output,
     add_shard,
+    as_several,
     machine,
     positive,
 )
 from circuitkit.cli._printing import print_json, print_run, print_text
 from circuitkit.cli._processes import folder_of, is_shard, leads, pieces_of
-from circuitkit.errors import ArgumentError
+from circuitkit.errors import ArgumentError, UnfinishedError
+from circuitkit.workflows.folders import legal
 
 __all__ = ["add", "discover"]
 
@@ -53,8 +58,9 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     p.add_argument("--metric", help="how outputs are measured (default: the task's metric)")
     p.add_argument(
-        "--corruption", default="counterfactual",
-        help="what a cut edge carries (default: counterfactual)",
+        "--corruption", default=Usual("counterfactual"), action=Several, metavar="C",
+        help="what a cut edge carries (default: counterfactual); given several times, a circuit "
+             "for each, side by side",
     )  # fmt: skip
     _add_size(p)
     p.add_argument(
@@ -164,6 +170,7 @@ def _spans(text: str) -> str | tuple[str, ...]:
 def discover(options: argparse.Namespace) -> None:
     """Find a circuit, write its files, and print its summary; or print what that would cost."""
     check_asked(options)
+    _require_one_corruption(options)
     _forget_what_is_usual(options)
     if options.positions or options.spans:
         _between_places(options)
@@ -181,28 +188,76 @@ def discover(options: argparse.Namespace) -> None:
         "refine": options.refine, "orders": options.orders, "agreement": options.agreement,
         "test": options.test, "known": options.known,
     }  # fmt: skip
-    inputs = task_of(options, options.task), options.metric, options.corruption
+    inputs = task_of(options, options.task), options.metric
     if options.plan:
-        _plan(load_model(options.model, options, proved=False), inputs, asked, options, place)
+        _plan(inputs, asked, options, place)
         return
 
-    def find(model: Any, **how: Any) -> Any:
+    def find(model: Any, corruption: str, **how: Any) -> Any:
         from circuitkit.workflows import discover as workflow
 
-        return workflow.discover(model, *inputs, **(asked | how))
+        return workflow.discover(model, *inputs, corruption, **(asked | how))
 
     _finish(options, place, find)
 
 
 def _finish(options: argparse.Namespace, place: Path, find: Callable[..., Any]) -> None:
-    """Find a circuit, write its files into the place, and print its summary."""
-    with folder_of(options, place, "discovery", settings_of(options)) as folder:
+    """Find a circuit, or one under each of several corruptions, write the files into the place, and
+    print a summary."""
+    several = as_several(options.corruption)
+    kind = "discovery" if len(several) == 1 else "comparison"
+    with folder_of(options, place, kind, settings_of(options)) as folder:
         model = load_model(options.model, options)
-        found = find(model, resume=pieces_of(options, folder.pieces), force=options.force)
+        if kind == "discovery":
+            pieces = pieces_of(options, folder.pieces)
+            found = find(model, several[0], resume=pieces, force=options.force)
+        else:
+            found = _under_each(options, folder.pieces, partial(find, model), several)
         if is_shard(options) or not leads():
             return
-        written = found.save(folder)
+        written = found.save(folder, overwrite=options.overwrite)
     print_run(options, found, written)
+
+
+def _under_each(
+    options: argparse.Namespace, pieces: Path, find: Callable[..., Any], several: tuple[str, ...]
+) -> Any:
+    """The circuits under each corruption, side by side; a shard makes its part of every one."""
+    from circuitkit.workflows.side_by_side import folder_name, side_by_side
+
+    found, left = {}, []
+    for name in several:
+        own = pieces_of(options, pieces / folder_name(name))
+        try:
+            found[name] = find(name, resume=own, force=options.force)
+        except UnfinishedError as error:
+            left.append(error)
+    if left:
+        raise left[-1]
+    return side_by_side(found) if leads() and not is_shard(options) else None
+
+
+def _require_one_corruption(options: argparse.Namespace) -> None:
+    """Raise ArgumentError where several are given, and two are one or something takes only one."""
+    several = as_several(options.corruption)
+    if len(several) == 1:
+        return
+    names = [*map(legal, several)]
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise ArgumentError(
+            f"--corruption {several[names.index(twice)]!r} is given twice; give each of them once"
+        )
+    if options.plan:
+        raise ArgumentError(
+            f"--plan is of one corruption, and {len(several)} are given; leave all but one out "
+            f"(they cost {len(several)} times as much)"
+        )
+    if options.features or options.dictionaries:
+        raise ArgumentError(
+            f"--features is of one corruption, and {len(several)} are given: each would choose "
+            "features of its own; give one --corruption"
+        )
 
 
 # What asks for more than a circuit between places gives, and why it does not.
@@ -253,12 +308,12 @@ def _of_features(options: argparse.Namespace) -> None:
             "seed", "batch_size", "memory", "verify", "known",
         )
     }  # fmt: skip
-    inputs = task_of(options, options.task), options.metric, options.corruption
+    inputs = task_of(options, options.task), options.metric
 
-    def find(model: Any, **how: Any) -> Any:
+    def find(model: Any, corruption: str, **how: Any) -> Any:
         from circuitkit.workflows.features import discover_features
 
-        return discover_features(model, *inputs, **(asked | how))
+        return discover_features(model, *inputs, corruption, **(asked | how))
 
     _finish(options, place, find)
 
@@ -275,26 +330,26 @@ def _between_places(options: argparse.Namespace) -> None:
         "faithfulness": options.faithfulness, "examples": options.examples, "seed": options.seed,
         "batch_size": options.batch_size, "memory": options.memory, "known": options.known,
     }  # fmt: skip
-    inputs = task_of(options, options.task), options.metric, options.corruption
+    inputs = task_of(options, options.task), options.metric
     if options.plan:
-        _plan(load_model(options.model, options, proved=False), inputs, asked, options, place)
+        _plan(inputs, asked, options, place)
         return
 
-    def find(model: Any, **how: Any) -> Any:
+    def find(model: Any, corruption: str, **how: Any) -> Any:
         from circuitkit.workflows.positions import discover_positions
 
-        return discover_positions(model, *inputs, **(asked | how))
+        return discover_positions(model, *inputs, corruption, **(asked | how))
 
     _finish(options, place, find)
 
 
-def _plan(
-    model: Any, inputs: Any, asked: dict[str, Any], options: argparse.Namespace, place: Path
-) -> None:
+def _plan(inputs: Any, asked: dict[str, Any], options: argparse.Namespace, place: Path) -> None:
     """Print what the discovery would cost, and the files that it would write."""
     from circuitkit.workflows import plan as workflow
 
-    found = workflow.plan(model, *inputs, **asked)
+    model = load_model(options.model, options, proved=False)
+    task, metric = inputs
+    found = workflow.plan(model, task, metric, options.corruption, **asked)
     found = replace(found, files=tuple(str(place / name) for name in found.files))
     print_json(found.to_dict()) if options.json else print_text(repr(found))
 

@@ -77,6 +77,7 @@ __all__ = [
     "lists_members",
     "placed_mask",
     "places_of",
+    "shared_space",
     "shared_wiring",
     "strongest",
     "summary",
@@ -511,7 +512,7 @@ def collapsed(circuit: Graph) -> Circuit:
 def combined(parts: Sequence[Graph], operation: str, k: int | None = None) -> Circuit:
     """The union, intersection or difference of circuits, or their consensus of k; raises
     CircuitError where they are of different models or places, or one lists members and no edges."""
-    space, parts = _shared_space(parts), [*map(Circuit, parts)]
+    space, parts = shared_space(parts), [*map(Circuit, parts)]
     for number, part in enumerate(parts, start=1):
         if lists_members(part):
             raise CircuitError(
@@ -542,7 +543,7 @@ def combined(parts: Sequence[Graph], operation: str, k: int | None = None) -> Ci
     return whole
 
 
-def _shared_space(parts: Sequence[Graph]) -> Wiring | Places:
+def shared_space(parts: Sequence[Graph]) -> Wiring | Places:
     """The wiring of circuits, or their places; raises CircuitError where these differ."""
     if not any(map(is_placed, parts)):
         return shared_wiring(parts, "combine")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from circuitkit.util.locking import alone
 from circuitkit.util.reading import read_json
 
 __all__ = [
-    "RUNS", "RunFolder", "claimed", "filled", "output_file", "record", "recorded_command",
-    "shared", "tried",
+    "RUNS", "RunFolder", "claimed", "filled", "legal", "output_file", "record",
+    "recorded_command", "shared", "tried",
 ]  # fmt: skip
 
 RUNS = {  # the files that a run may write; the first is in the folder of each
@@ -61,6 +62,10 @@ RUNS = {  # the files that a run may write; the first is in the folder of each
     ),
     "track": ("track.csv", "track.svg", "track.json"),
     "cross": ("cross.csv", "overlap.csv", "cross.svg"),
+    "comparison": (  # beside a folder for each circuit
+        "comparison.html", "circuits.html", "circuits.svg", "sizes.csv", "overlap.csv",
+        "places.csv", "edges.csv",
+    ),
     "dictionaries": ("dictionaries.csv", "training.csv"),  # beside folders of SAELens's format
     "trace": (
         "graph.json", "graph-metadata.json", "nodes.csv", "prompts.csv", "validation.csv",
@@ -71,6 +76,7 @@ _PIECES = {
     "discovery": ".unfinished", "study": ".unfinished", "benchmark": "cells",
     "track": "cells", "cross": ".unfinished", "clusters": ".unfinished",
     "dictionaries": ".unfinished",
+    "comparison": ".unfinished",
     "trace": ".unfinished",
 }  # fmt: skip
 _KEPT = ("benchmark", "track")  # whose pieces stay, so that a larger run takes them up
@@ -225,6 +231,14 @@ def output_file(path: Path, overwrite: bool = False) -> Iterator[Path]:
             )
     with writable(path):
         yield path
+
+
+def legal(text: str) -> str:
+    """The text as a part of the name of a file: ``noise(at='S2', draws=4)`` is
+    ``noise-at-S2-draws4``; of code from a file, its name alone."""
+    text = re.sub(r"[^\s(]*[./][^\s(]*:(?=\w)", "", text)
+    text = re.sub(r"=(?=\d)", "", text)
+    return re.sub(r"[^\w.+]+", "-", text).strip("-.")
 
 
 def tried(folder: str | os.PathLike[str] | None) -> None:

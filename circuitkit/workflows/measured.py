@@ -4,6 +4,7 @@ is beside random ones."""
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from circuitkit.graph.circuit import Circuit
 __all__ = ["Measured"]
 
 
-class Measured:
+class Measured(ABC):
     """A circuit with its faithfulness, and that of random circuits."""
 
     circuit: Circuit
@@ -30,6 +31,10 @@ class Measured:
     def random(self) -> float:
         """The mean faithfulness of the random circuits."""
         return float(np.mean([each.faithfulness for each in self.null]))
+
+    @abstractmethod
+    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
+        """Write the files of the discovery into a folder; returns the files."""
 
     def draw(
         self, path: str | os.PathLike[str], *, format: str | None = None, **style: object

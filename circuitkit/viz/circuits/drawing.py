@@ -92,16 +92,19 @@ def read_at(port: Node) -> str:
 @dataclass(frozen=True)
 class Sides:
     """Of two circuits one over the other: their names, which of them has each box (as ``Edge.side``
-    says it), and how many edges or components are on each side, in words."""
+    says it), and how many edges or components are on each side, in words. What is ``shared`` is
+    called so; weights are ``scaled`` where they are shares of each circuit's largest."""
 
     names: tuple[str, str]
     boxes: Mapping[str, int]
     words: str
+    shared: str = "both"
+    scaled: bool = True
 
     @property
     def texts(self) -> tuple[str, str, str]:
         """What each side is called."""
-        return f"only {self.names[0]}", "both", f"only {self.names[1]}"
+        return f"only {self.names[0]}", self.shared, f"only {self.names[1]}"
 
 
 @dataclass(frozen=True)

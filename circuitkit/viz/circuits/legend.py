@@ -50,7 +50,8 @@ def lines(drawn: Drawing) -> Iterator[Key]:
         yield Key("in half of other samples", opacity=style.opacity(1, 0.5))
     ends = (*drawn.edges[-1:], *drawn.edges[:1]) if drawn.weighted else ()
     for weight in dict.fromkeys(abs(edge.weight) for edge in ends):
-        share = f"|weight| {weight:.3g}" + " of the circuit's largest" * bool(drawn.sides)
+        of_largest = drawn.sides is not None and drawn.sides.scaled
+        share = f"|weight| {weight:.3g}" + " of the circuit's largest" * of_largest
         yield Key(share, width=style.line_width(weight, drawn.largest))
 
 

@@ -1,5 +1,6 @@
-// What is said of a head beside its edges: its attention pattern.
+// What is said of a head beside its edges: its attention pattern, wherever in the prompt it is.
 function extra(make, D, {name}) {
+  name = name.split(/(\.kv)?@/)[0];
   const rows = D.attention?.heads[name];
   if (!rows) return [];
   const tokens = D.attention.tokens, shown = tokens.map((token) => token.replace(/ /g, "·").replace(/\n/g, "⏎"));

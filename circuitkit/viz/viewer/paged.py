@@ -26,25 +26,14 @@ def paged(
     prompt: Words | None = None,
 ) -> str:
     """The circuit as a page: see ``pictures.page.html``. Raises OutputError for a prompt where
-    there are no places, and for attention or two circuits where there are."""
-    if beside is not None and is_placed(circuit) and is_placed(beside):
+    there are no places."""
+    if is_placed(circuit) and (beside is None or is_placed(beside)):
+        return placed_page(circuit, edges, title, prompt, beside, attention)
+    if prompt is not None:
         raise OutputError(
-            "a page shows one circuit between places; draw the two as a picture (.svg, .pdf or "
-            ".png), or give circuit.collapse() of both"
+            "a prompt belongs to circuits between places, along which they are drawn; leave it out"
         )
-    if not is_placed(circuit) or beside is not None:
-        if prompt is not None:
-            raise OutputError(
-                "a prompt belongs to one circuit between places, along which it is drawn; leave it "
-                "out"
-            )
-        return page(circuit, edges, title, beside, searched, attention)
-    if attention is not None:
-        raise OutputError(
-            "the page of a circuit between places holds no patterns of heads; leave attention out, "
-            "or give circuit.collapse()"
-        )
-    return placed_page(circuit, edges, title, prompt)
+    return page(circuit, edges, title, beside, searched, attention)
 
 
 def framed(circuit: Graph, searched: Mapping[int, float] | None = None) -> str:

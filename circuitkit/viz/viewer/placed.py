@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from circuitkit.graph.circuit import edges as weighted_edges
@@ -23,7 +23,16 @@ from circuitkit.viz.circuits.placed_scene import (
 from circuitkit.viz.circuits.scene import LEAST_WIDTH
 from circuitkit.viz.shapes import Curve, Rect, Text
 from circuitkit.viz.viewer import contents
-from circuitkit.viz.viewer.page import MOST, _filled, _legend, _title
+from circuitkit.viz.viewer.overlay import overlaid
+from circuitkit.viz.viewer.page import (
+    MOST,
+    _about,
+    _attention,
+    _filled,
+    _legend,
+    _sides,
+    _title,
+)
 from circuitkit.viz.viewer.picture import GROUP, HEAD, _path, width_of
 
 __all__ = ["placed_page"]
@@ -43,29 +52,40 @@ KEYS = (
 
 
 def placed_page(
-    circuit: Graph, edges: int | None = None, title: str | None = None, prompt: Words | None = None
+    circuit: Graph,
+    edges: int | None = None,
+    title: str | None = None,
+    prompt: Words | None = None,
+    beside: Graph | None = None,
+    attention: Mapping[str, Json] | None = None,
 ) -> str:
-    """The circuit as one page that needs no network."""
-    drawn = placed_drawing(circuit, edges or MOST, title, prompt)
+    """The circuit as one page that needs no network, with another one over it where one is
+    ``beside``."""
+    overlay = None if beside is None else overlaid(circuit, beside)
+    whole = overlay.union if overlay else circuit
+    words = circuit.graph.get("words") if prompt is None else prompt
+    drawn = placed_drawing(whole, edges or MOST, title, words)
     order = [*reversed(drawn.edges)]
-    found = contents.edge_columns(drawn, order, circuit, None)
+    found = contents.edge_columns(drawn, order, whole, overlay)
     start = len(order) if len(order) <= FULL else START
     unit = style.plain(circuit.graph.get("metric", "the metric"))
     number = len(order)  # without attention within a place, which is not drawn apart
     if drawn.choice.left_out:
-        number = sum(1 for _ in weighted_edges(circuit))
+        number = sum(1 for _ in weighted_edges(whole))
+    sides = [int(side) for side in found.get("side", ())]
     data: dict[str, Json] = {
-        "title": drawn.title or _title(circuit, None),
+        "title": drawn.title or _title(circuit, overlay),
         "edges": found, "boxes": [*_boxes(drawn)], "start": start,
         "of": number, "model": sum(drawn.of),
-        "measures": contents.measures(found, f"{unit} per example", False),
-        "sizes": contents.sizes(circuit, number, {}), "hint": "a9.h9@end, S2, a role",
-        "sides": [], "tints": [list(pair) for pair in drawn.tints.items()],
-        "attention": None, "whole": None,
+        "measures": contents.measures(found, f"{unit} per example", overlay is not None),
+        "sizes": [] if overlay else contents.sizes(circuit, number, {}),
+        "hint": "a9.h9@end, S2, a role", "sides": _sides(overlay, found),
+        "tints": [list(pair) for pair in drawn.tints.items()],
+        "attention": _attention(attention), "whole": None,
     }  # fmt: skip
-    lines = list(drawn.caption)
+    lines = _about(circuit, drawn, overlay)
     said = [" · ".join(lines[:2]), *lines[2:]]
-    return _filled(data, _svg(drawn, order, start), said, _legend(found), KEYS)
+    return _filled(data, _svg(drawn, order, start, sides), said, _legend(found), KEYS)
 
 
 def _boxes(drawn: PlacedDrawing) -> Iterator[dict[str, Json]]:
@@ -84,8 +104,9 @@ def _boxes(drawn: PlacedDrawing) -> Iterator[dict[str, Json]]:
 
 
 # -- the picture -----------------------------------------------------------------------------------
-def _svg(drawn: PlacedDrawing, order: Sequence[Edge], start: int) -> str:
-    """The picture as an SVG whose parts the viewer takes hold of."""
+def _svg(drawn: PlacedDrawing, order: Sequence[Edge], start: int, sides: Sequence[int]) -> str:
+    """The picture as an SVG whose parts the viewer takes hold of; of two circuits, each line by the
+    side that it is on."""
     along = lay_out_along(drawn, WIDE, ROOMY)
     sheet = _sheet(drawn, along, ROOMY, style.SMALL, LEAST_WIDTH, "")
     words, bottom = _words(sheet)
@@ -97,7 +118,7 @@ def _svg(drawn: PlacedDrawing, order: Sequence[Edge], start: int) -> str:
         f'font-family="{style.FONTS}">',
         '<g class="few" aria-hidden="true">',
         *map(_ground, [*_bands(sheet), *_rules(sheet, bottom), *words]), "</g>",
-        '<g id="edges" aria-hidden="true">', *_edges(sheet, order, start), "</g>",
+        '<g id="edges" aria-hidden="true">', *_edges(sheet, order, start, sides), "</g>",
         '<g id="boxes">', *_drawn(sheet), "</g>", "</svg>",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -116,7 +137,7 @@ def _ground(shape: Rect | Text) -> str:
     return f'<rect class="band" x="{left:.1f}" y="{top:.1f}" {size}/>'
 
 
-def _edges(sheet: _Sheet, order: Sequence[Edge], start: int) -> Iterator[str]:
+def _edges(sheet: _Sheet, order: Sequence[Edge], start: int, sides: Sequence[int]) -> Iterator[str]:
     """The lines in groups, the strongest on top."""
     ways: dict[int, list[str]] = {}
     heads: dict[int, list[str]] = {}
@@ -130,17 +151,22 @@ def _edges(sheet: _Sheet, order: Sequence[Edge], start: int) -> Iterator[str]:
             "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in corners) + "z"
         )
     lines = [
-        _line(edge, "".join(ways[id(edge)]), "".join(heads[id(edge)]), i, start, largest)
+        _line(
+            edge, f"s{sides[i]}" if sides else edge.port or "p", "".join(ways[id(edge)]),
+            "".join(heads[id(edge)]), i, start, largest,
+        )
         for i, edge in enumerate(order)
-    ]
+    ]  # fmt: skip
     for first in reversed(range(0, len(lines), GROUP)):
         yield '<g class="off">' if first >= start else "<g>"
         yield from reversed(lines[first : first + GROUP])
         yield "</g>"
 
 
-def _line(edge: Edge, way: str, head: str, number: int, start: int, largest: float) -> str:
-    names = ["e", edge.port or "p"] + ["minus"] * (edge.weight < 0)
+def _line(
+    edge: Edge, kind: str, way: str, head: str, number: int, start: int, largest: float
+) -> str:
+    names = ["e", kind] + ["minus"] * (edge.weight < 0)
     names += ["off"] * (number - number % GROUP < start <= number)
     return (
         f'<g class="{" ".join(names)}" data-i="{number}" opacity="{edge.opacity:g}" '
