@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -249,9 +250,26 @@ def test_an_alternative_of_places_is_refused(
     assert "circuit.collapse()" in capsys.readouterr().err
 
 
-def test_a_method_without_spans_is_refused() -> None:
-    with pytest.raises(CircuitkitError, match="acdc"):
+def test_a_method_without_spans_is_refused_and_those_with_them_are_named() -> None:
+    with pytest.raises(CircuitkitError, match=r"^acdc gives no scores") as said:
         ck.discover_positions(ck.load("mini"), "ioi", method="acdc", edges=10, examples=4)
+    named = str(said.value).partition("take one of ")[2].split(", ")
+    assert {"eap", "eap_ig", "mask_gradient", "relp"} <= {*named}
+    for name in ck.list_methods():
+        takes = "places" in inspect.signature(ck.resolve("discovery", name)).parameters
+        assert takes == (name in named)
+
+
+@pytest.mark.parametrize(
+    "task", ["facts(lengths='any')", pytest.param("facts", marks=pytest.mark.weekly)]
+)
+def test_facts_of_several_lengths_have_places(task: str) -> None:
+    """The relation has other words in each prompt, and the corrupted subject other lengths."""
+    own = ck.discover_positions(ck.load("mini"), task, method="eap", edges=40, examples=8)
+    assert {"subject", "end"} <= {*own.scores.places.spans}
+    assert any(".v@subject->" in name for name, _ in own.edges(15))
+    assert own.evaluation.faithfulness > own.random
+    assert ck.replay(own).same
 
 
 def test_the_faithfulness_of_a_file_is_measured_like_any_other(found: PlacedDiscovery) -> None:

@@ -41,7 +41,7 @@ from circuitkit.evaluation.spaces import joint_norms
 from circuitkit.graph.placed_scores import PlacedScores
 from circuitkit.graph.placed_walks import drawn_places
 from circuitkit.graph.places import Places
-from circuitkit.registry import name_of
+from circuitkit.registry import lookup, name_of, names
 from circuitkit.util.options import Count, Seed, Size, checked
 from circuitkit.util.process import peak_mebibytes
 from circuitkit.workflows.asking import METHOD, RULE, Asked, Share, found_by
@@ -86,7 +86,8 @@ def discover_positions(
         spans: ``"named"`` for the spans that the prompts name (of nested ones the outer),
             ``"tokens"`` for each position where prompts align, or the names of some spans; all
             other tokens belong to rests that are named by what follows them.
-        method: How edges are scored: ``eap`` or ``eap_ig`` (the default), with settings.
+        method: How edges are scored: a method that is a sum of gradients, with settings; by default
+            ``eap_ig``.
         unseen: The prompts on which the circuit is measured.
         edges: How many edges of the residual stream the circuit has at most.
         faithfulness: What the smallest circuit is to reach on the prompts of the discovery; by
@@ -157,13 +158,18 @@ def _scored(
     that gives none."""
     if "places" not in inspect.signature(how).parameters:
         raise UnknownNameError(
-            f"{name_of(how)} gives no scores between places; take a method that is a sum of "
-            "gradients (eap, eap_ig)"
+            f"{name_of(how)} gives no scores between places; take one of {', '.join(_methods())}"
         )
     found = how(*seen, places=places, groups="examples", resume=resume)
     if not isinstance(found, PlacedScores):
         refuse("method", how, "a method whose places= gives PlacedScores")
     return found
+
+
+def _methods() -> list[str]:
+    """The methods that give scores between places."""
+    each = {name: lookup("discovery", name) for name in names("discovery")}
+    return [name for name, own in each.items() if "places" in inspect.signature(own).parameters]
 
 
 def _words(seen: Inputs, places: Places) -> list[list[str]]:
