@@ -8,8 +8,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 from test_compare import circuit, some_circuit
+from test_placed_pictures import drawn_at_random
 
 from circuitkit.errors import CircuitError
+from circuitkit.graph.circuit import Circuit, edges
 from circuitkit.graph.compare import Agreement, agreement, compare
 from circuitkit.graph.wiring import Wiring
 
@@ -71,3 +73,23 @@ def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(CircuitError, match="different models"):
         agreement([circuit(ONE), circuit(TWO), other])
     assert other.graph["wiring"] != circuit(ONE).graph["wiring"]
+
+
+def test_circuits_between_places_agree_as_the_comparisons_say() -> None:
+    """And random ones of the same numbers of edges share what chance gives."""
+    first, second = drawn_at_random("mini"), drawn_at_random("mini", 1)
+    part = Circuit(first)
+    part.remove_edges_from([edge[:2] for edge in sorted(edges(first))[:5]])
+    found = agreement([first, part, second])
+    pairs = combinations((first, part, second), 2)
+    assert found.pairs == tuple(compare(one, other).edges for one, other in pairs)
+    assert found.sizes == (60, 55, 60)
+    equal = agreement([first, first])
+    assert equal.jaccard == equal.kappa == 1
+    random = agreement([first, second])
+    low, high = random.kappa_by_chance
+    assert low <= 0 <= high
+    assert low <= random.kappa <= high
+    assert "kappa" in str(random.to_dict())
+    with pytest.raises(CircuitError, match="compare circuits of one kind"):
+        agreement([first, second.collapse()])

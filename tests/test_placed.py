@@ -23,6 +23,7 @@ from circuitkit.engine.record import answer, record
 from circuitkit.engine.run import run, runs
 from circuitkit.errors import CircuitError
 from circuitkit.graph.placed_scores import PlacedScores
+from circuitkit.graph.placed_walks import drawn_places
 from circuitkit.graph.places import PlacedMask, Places
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
@@ -263,17 +264,22 @@ def test_a_circuit_between_places_runs_as_its_mask() -> None:
         ck.run(model("llama"), circuit, data, "counterfactual")
 
 
-@pytest.mark.parametrize("name", ["random_masks"])
-def test_what_takes_no_places_refuses_circuits_between_them(name: str) -> None:
+def test_random_circuits_beside_one_between_places_lie_between_the_same() -> None:
+    """As many edges of each kind, all of them alive, which begin where it begins."""
     where = places(prompts(), model("gpt2").wiring)
-    legal = where.legal
-    tables = [np.ones(t.shape) for t in (legal.residual, legal.attention)]
-    circuit = PlacedScores(where, *tables).top(40)
-    refused: dict[str, Any] = {
-        "random_masks": lambda: ck.random_masks(circuit),
-    }
-    with pytest.raises(CircuitError, match=r"circuit\.collapse\(\)"):
-        refused[name]()
+    legal, rng = where.legal, np.random.default_rng(1)
+    tables = [rng.standard_normal(t.shape) for t in (legal.residual, legal.attention)]
+    (keep,) = drawn_places(where, 40, 12, 1, 5)
+    for given in (PlacedScores(where, *tables).circuit(keep), keep):
+        drawn = ck.random_masks(given, n=4, seed=1)
+        for one in drawn:
+            assert isinstance(one, PlacedMask)
+            assert one.places == where
+            assert one.counts() == keep.counts() == where.alive(one).counts()
+            assert (one.residual[0].any(0) <= keep.residual[0].any(0)).all()
+    assert len({one.residual.tobytes() for one in drawn if isinstance(one, PlacedMask)}) == 4
+    with pytest.raises(CircuitError, match="edges=9 does not say"):
+        ck.random_masks(keep, 9)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

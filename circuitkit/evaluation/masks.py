@@ -15,6 +15,7 @@ from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError, ScoresError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
+from circuitkit.graph.placed_walks import drawn_places
 from circuitkit.graph.places import PORTS, AnyMask, PlacedMask
 from circuitkit.graph.scores import Scores
 from circuitkit.graph.types import Graph, Mask
@@ -271,15 +272,18 @@ def _wiring_of(given: object) -> Wiring:
 @checked
 def random_masks(
     model: Model | Wiring | CircuitLike, edges: Size | None = None, n: Count = 5, seed: Seed = 0
-) -> list[Mask]:
+) -> list[AnyMask]:
     """Random circuits of exactly that many edges, to compare a circuit with.
 
     Each is connected: every edge lies on a path from the input to the logits. For a circuit they
     have its own number of edges, unless ``edges`` says otherwise; more edges than the model has
-    give the whole model. The first argument is a model, its wiring, or a circuit.
+    give the whole model. The first argument is a model, its wiring, or a circuit. For a circuit
+    between places they are between the same ones, have as many edges of the residual stream and as
+    many of attention (fewer where so many do not fit), and begin in the spans in which it begins.
 
-    Returns n masks of bool [writers, readers]. Raises ArgumentError for anything else, and for
-    numbers that are not whole or below 1.
+    Returns n masks of bool [writers, readers], or n of PlacedMask. Raises ArgumentError for
+    anything else, and for numbers that are not whole or below 1, and CircuitError for a number of
+    edges where these are between places.
 
     Example:
         >>> [int(mask.sum()) for mask in ck.random_masks(model, 100, n=2)]
@@ -288,11 +292,21 @@ def random_masks(
         >>> [each.edges for each in evaluations] == [len(circuit.to_frame())] * 3
         True
     """
+    keep = model if isinstance(model, PlacedMask) else as_places(model, None)
+    if keep is not None:
+        if edges is not None:
+            raise CircuitError(
+                f"edges={edges!r} does not say how many are of the residual stream and how many of "
+                "attention; leave it out, and random circuits between places are as large as this "
+                "one"
+            )
+        return [*drawn_places(keep.places, *keep.counts(), n, seed, keep.begins())]
     wiring = _wiring_of(model)
-    if edges is None and isinstance(model, nx.DiGraph):
-        edges = int(circuits.mask(model).sum())
+    graph = model if isinstance(model, nx.DiGraph) else getattr(model, "circuit", None)
+    if edges is None and isinstance(graph, nx.DiGraph):
+        edges = int(circuits.mask(graph).sum())
     check("edges", edges, Size, "random_masks")
-    return drawn_masks(wiring, int(edges or 0), n, seed)
+    return [*drawn_masks(wiring, int(edges or 0), n, seed)]
 
 
 def drawn_nodes(wiring: Wiring, nodes: int, n: int, seed: int) -> list[Mask]:

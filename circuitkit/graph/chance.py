@@ -9,13 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from circuitkit.graph.placed_walks import drawn_places
+from circuitkit.graph.places import PlacedMask
 from circuitkit.graph.walks import drawn_masks
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.statistics import percentile_interval
 
-__all__ = ["Chance", "chance"]
+__all__ = ["Chance", "chance", "chance_between"]
 
 DRAWS = 200  # circuits of each size, at least
+FEW = 40  # the same between places, where they take longer to draw
 TIMES = 1000  # that as many circuits as there are, of these sizes, are put together
 
 Places = Int[np.ndarray, " edges"]
@@ -42,19 +45,44 @@ class Chance:
 
 def chance(wiring: Wiring, sizes: Sequence[int], seed: int = 0) -> Chance:
     """What circuits of these sizes share that are drawn as ``random_masks`` draws them."""
-    rng = np.random.default_rng(seed)
     pools = {
         size: [np.flatnonzero(mask) for mask in _pool(wiring, size, [*sizes].count(size), seed)]
         for size in dict.fromkeys(sizes)
     }
-    orders = {size: [*range(len(pool))] for size, pool in pools.items()}
+    return _put_together([pools[size] for size in sizes], seed)
+
+
+def chance_between(circuits: Sequence[PlacedMask], seed: int = 0) -> Chance:
+    """What random circuits between places share, with as many edges of both kinds as each of these,
+    that begin in the spans in which it begins."""
+    kinds = [(*mask.counts(), np.array(mask.begins()).tobytes()) for mask in circuits]
+    pools: dict[object, list[Places]] = {}
+    for number, (kind, mask) in enumerate(zip(kinds, circuits, strict=True)):
+        if kind not in pools:
+            n = max(FEW, 2 * kinds.count(kind))
+            drawn = drawn_places(
+                mask.places, *mask.counts(), n, seed * 1_000_003 + number, mask.begins()
+            )
+            pools[kind] = [np.flatnonzero(_flat(one)) for one in drawn]
+    return _put_together([pools[kind] for kind in kinds], seed)
+
+
+def _flat(mask: PlacedMask) -> np.ndarray:
+    return np.concatenate([np.ravel(mask.residual), np.ravel(mask.attention)])
+
+
+def _put_together(pools: Sequence[Sequence[Places]], seed: int) -> Chance:
+    """What circuits share of which each is from a pool; two of one pool are not the same one."""
+    rng = np.random.default_rng(seed)
+    whose = {id(pool): pool for pool in pools}
+    orders = {own: [*range(len(pool))] for own, pool in whose.items()}
     drawn = []
     for _ in range(TIMES):
-        turns = {size: iter(rng.permutation(order)) for size, order in orders.items()}
-        drawn.append(shared([pools[size][next(turns[size])] for size in sizes]))
-    held = {size: _counts(pool) for size, pool in pools.items()}
-    each = [[_between(held[one], len(pools[one]), held[other], len(pools[other]), one == other)
-             for other in sizes] for one in sizes]  # fmt: skip
+        turns = {own: iter(rng.permutation(order)) for own, order in orders.items()}
+        drawn.append(shared([pool[next(turns[id(pool)])] for pool in pools]))
+    held = {own: _counts(pool) for own, pool in whose.items()}
+    each = [[_between(held[id(one)], len(one), held[id(other)], len(other), one is other)
+             for other in pools] for one in pools]  # fmt: skip
     return Chance(np.array(drawn, dtype=float), np.array(each))
 
 

@@ -543,21 +543,22 @@ def combined(parts: Sequence[Graph], operation: str, k: int | None = None) -> Ci
     return whole
 
 
-def shared_space(parts: Sequence[Graph]) -> Wiring | Places:
-    """The wiring of circuits, or their places; raises CircuitError where these differ."""
+def shared_space(parts: Sequence[Graph], verb: str = "combine") -> Wiring | Places:
+    """The wiring of circuits, or their places; raises CircuitError, with what they were to be,
+    where these differ."""
     if not any(map(is_placed, parts)):
-        return shared_wiring(parts, "combine")
+        return shared_wiring(parts, verb)
     if not all(map(is_placed, parts)):
         raise CircuitError(
-            "some of the circuits have edges between places in the prompt and some do not; combine "
-            "circuits of one kind: circuit.collapse() gives the plain one"
+            "some of the circuits have edges between places in the prompt and some do not; "
+            f"{verb} circuits of one kind: circuit.collapse() gives the plain one"
         )
     spaces = [places_of(circuit) for circuit in parts]
     for other in spaces[1:]:
         if other != spaces[0]:
             raise CircuitError(
-                "the circuits belong to different models or spans of the prompt; combine circuits "
-                "of the same places"
+                "the circuits belong to different models or spans of the prompt; "
+                f"{verb} circuits of the same places"
             )
     return spaces[0]
 

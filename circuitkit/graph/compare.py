@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 from circuitkit.errors import CircuitError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.by_place import expected_places, held_places, roles_at
-from circuitkit.graph.chance import Chance, chance
+from circuitkit.graph.chance import Chance, chance, chance_between
 from circuitkit.graph.digests import WeightsWarning
 from circuitkit.graph.nodes import Node
-from circuitkit.graph.places import Places
+from circuitkit.graph.places import PlacedMask, Places
 from circuitkit.graph.published import CircuitLike, opened
 from circuitkit.graph.types import Graph
 from circuitkit.graph.wiring import Wiring
@@ -484,6 +484,7 @@ class Agreement:
     in_any: int
     pairs: tuple[Overlap, ...]
     wiring: Wiring | None = None
+    placed: tuple[PlacedMask, ...] = ()  # of circuits between places
 
     @property
     def jaccard(self) -> float:
@@ -500,6 +501,8 @@ class Agreement:
         """What random circuits of these sizes share that hang together, as ``random_masks`` draws
         them: more than random sets of edges do. Raises CircuitError where the model is not
         known."""
+        if self.placed:
+            return chance_between(self.placed)
         if self.wiring is None:
             raise CircuitError(
                 "it is not known what random circuits of the model share; take the agreement of "
@@ -589,8 +592,9 @@ def agreement(several: Sequence[CircuitLike]) -> Agreement:
     Beyond chance it says how much all of them overlap at once (``kappa``): 1 where they are equal,
     and within ``kappa_by_chance``, around 0, in 19 of 20 cases where they are random circuits.
 
-    Each is given as to ``compare``. Raises CircuitError for fewer than two, where one only lists
-    its components, and where the wirings differ.
+    Each is given as to ``compare``, all of them plain or all between the same places. Raises
+    CircuitError for fewer than two, where one only lists its components, and where the wirings or
+    places differ.
 
     Source: κ of several raters, Conger (1980).
 
@@ -603,21 +607,34 @@ def agreement(several: Sequence[CircuitLike]) -> Agreement:
         number = 1 if isinstance(several, str) else len(several)
         raise CircuitError(f"{number} circuits cannot agree or differ; give a list of at least 2")
     all_of_them = [opened(circuit) for circuit in several]
-    wiring = circuits.shared_wiring(all_of_them, "compare")
+    space = circuits.shared_space(all_of_them, "compare")
     for number, circuit in enumerate(all_of_them):
         if circuits.lists_members(circuit):
             raise CircuitError(
                 f"circuit {number} lists members and no edges, which is what agreement counts; "
                 "use compare"
             )
-    placed = [_placed(circuit, wiring)[0] for circuit in all_of_them]
-    sizes = tuple(map(len, placed))
-    held = np.unique_counts(np.concatenate(placed)).counts
+    if isinstance(space, Places):
+        held = [_between(circuit, space)[0] for circuit in all_of_them]
+        masks = tuple(circuits.placed_mask(circuit, space) for circuit in all_of_them)
+        return _agreement(held, sum(space.n_edges), space.wiring, masks)
+    return _agreement([_placed(one, space)[0] for one in all_of_them], space.n_edges, space)
+
+
+def _agreement(
+    held: Sequence[Int[np.ndarray, " edges"]],
+    universe: int,
+    wiring: Wiring,
+    placed: tuple[PlacedMask, ...] = (),
+) -> Agreement:
+    """That of circuits by where their edges are."""
+    times = np.unique_counts(np.concatenate(held)).counts
     pairs = tuple(
-        Overlap(len(one), len(other), len(np.intersect1d(one, other)), wiring.n_edges)
-        for one, other in combinations(placed, 2)
+        Overlap(len(one), len(other), len(np.intersect1d(one, other)), universe)
+        for one, other in combinations(held, 2)
     )
-    return Agreement(sizes, int((held == len(placed)).sum()), len(held), pairs, wiring)
+    sizes = tuple(map(len, held))
+    return Agreement(sizes, int((times == len(held)).sum()), len(times), pairs, wiring, placed)
 
 
 # -- helpers ---------------------------------------------------------------------------------------

@@ -350,7 +350,7 @@ def side_by_side(circuits: Mapping[str, _Found]) -> SideBySide:
     named = {str(name): _opened(one) for name, one in circuits.items()}
     if len(named) < 2:
         raise CircuitError(f"{len(named)} circuits have nothing beside them; give at least two")
-    shared_space([*named.values()])
+    shared_space([*named.values()], "compare")
     for name, circuit in named.items():
         if not next(edges(circuit), None):
             raise CircuitError(f"the circuit {name!r} has no edges to compare; leave it out")
