@@ -11,12 +11,12 @@ from test_placed import mask, of_prompts
 
 import circuitkit as ck
 from circuitkit.engine.inputs import Inputs, prepare
-from circuitkit.errors import CircuitError
+from circuitkit.errors import CircuitError, CircuitkitError
 from circuitkit.evaluation.masks import node_level
 from circuitkit.evaluation.running import slopes
 from circuitkit.evaluation.spaces import Placed, Plain, space_of
-from circuitkit.graph.circuit import Circuit
-from circuitkit.graph.nodes import parse_edge
+from circuitkit.graph.circuit import Circuit, edges
+from circuitkit.graph.nodes import edge_name, parse_edge
 from circuitkit.graph.places import PlacedMask
 
 
@@ -161,3 +161,28 @@ def test_it_is_measured_under_every_choice(inputs: Inputs, circuit: Circuit) -> 
             assert cell.faithfulness == pytest.approx(by_hand.faithfulness, abs=1e-6)
     (overlap,) = own.overlap()
     assert overlap["jaccard"] == 1
+
+
+def test_it_is_refined_at_its_size(inputs: Inputs) -> None:
+    """Edges of both kinds are swapped, and none is a dead end."""
+    asked: dict[str, Any] = {"method": "eap", "edges": 8, "examples": 4, "spans": ["S2"]}
+    own = ck.discover_positions(inputs.model, "ioi", **asked)
+    keep = own.chosen.mask
+    made = ck.refine(inputs.model, own, own.scores, *inputs[1:], candidates=12, swaps=2)
+    mask = made.mask
+    assert isinstance(mask, PlacedMask)
+    assert made.swaps
+    assert sum(mask.counts()) == sum(keep.counts()) == made.evaluation.edges
+    assert mask.places.alive(mask).counts() == mask.counts()
+    assert abs(1 - made.evaluation.faithfulness) < abs(1 - made.before.faithfulness)
+    (again,) = ck.evaluate(inputs.model, [made.circuit], *inputs[1:])
+    assert again.faithfulness == pytest.approx(made.evaluation.faithfulness, abs=1e-5)
+    before, after = (
+        {edge_name(*edge[:2]) for edge in edges(graph)} for graph in (own.circuit, made.circuit)
+    )
+    assert before ^ after <= {n for swap in made.swaps for n in (*swap.dropped, *swap.added)}
+    assert made.circuit.graph["words"] == own.circuit.graph["words"]
+    with pytest.raises(CircuitkitError, match=r"give scores\.collapse\(\)"):
+        ck.verify(inputs.model, own, *inputs[1:])  # type: ignore[arg-type]
+    with pytest.raises(CircuitkitError, match="not of the edges between these"):
+        ck.refine(inputs.model, own, own.scores.collapse(), *inputs[1:])

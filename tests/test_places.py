@@ -125,3 +125,19 @@ def test_walks_begin_where_something_differs(places: Places) -> None:
         alone[0, :, [0, 2]] = False
         found = places.alive(PlacedMask(places, alone, mask.attention))
         assert found.residual.any()
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_what_would_be_alive_is_so_when_it_is_added_alone(places: Places, joint: bool) -> None:
+    """Each edge inside is alive in the circuit with it, and no other one is."""
+    for seed in range(2):
+        keep = places.alive(random_mask(places, seed, 0.25), joint=joint)
+        inside = places.inside(keep, joint=joint)
+        for name in ("residual", "attention"):
+            own, legal = getattr(keep, name), getattr(places.legal, name)
+            assert (getattr(inside, name) >= own).all()
+            for index in map(tuple, np.argwhere(legal & ~own)[::7]):
+                tables = {n: getattr(keep, n).copy() for n in ("residual", "attention")}
+                tables[name][index] = True
+                found = places.alive(PlacedMask(places, **tables), joint=joint)
+                assert getattr(found, name)[index] == getattr(inside, name)[index]

@@ -266,7 +266,7 @@ _NOT_OF_PLACES = {
     "nodes": "circuits between places are made of edges",
     "rule": "edges between places are ranked by magnitude",
     "verify": "ck.patch_edges measures edges between places exactly",
-    "refine": "swaps are of edges without places",
+    "refine": "ck.refine swaps edges of the circuit that is found",
     "orders": "acdc gives no scores between places",
     "agreement": "prompts are not drawn until circuits agree; give more --examples",
     "test": "the circuit is not grown; circuitkit test tests it when it is saved",

@@ -15,6 +15,7 @@ from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError, ScoresError
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
+from circuitkit.graph.placed_scores import PlacedScores
 from circuitkit.graph.placed_walks import drawn_places
 from circuitkit.graph.places import PORTS, AnyMask, PlacedMask
 from circuitkit.graph.scores import Scores
@@ -24,9 +25,11 @@ from circuitkit.graph.wiring import Wiring
 from circuitkit.util.options import Count, Seed, Size, check, checked
 
 __all__ = [
+    "AnyScoresLike",
     "CircuitLike",
     "ScoresLike",
     "as_any_mask",
+    "as_any_scores",
     "as_array",
     "as_bool",
     "as_graph",
@@ -63,8 +66,18 @@ class _Scored(Protocol):
         """The scores."""
 
 
+@runtime_checkable
+class _PlacedScored(Protocol):
+    """What holds scores between places, as a PlacedDiscovery does."""
+
+    @property
+    def scores(self) -> PlacedScores:
+        """The scores."""
+
+
 CircuitLike: TypeAlias = Graph | np.ndarray | Tensor | PlacedMask | _Found
 ScoresLike: TypeAlias = Scores | _Scored
+AnyScoresLike: TypeAlias = Scores | PlacedScores | _Scored | _PlacedScored
 
 
 # -- scores ----------------------------------------------------------------------------------------
@@ -73,13 +86,32 @@ def as_scores(scores: ScoresLike, model: Model | None = None) -> Scores:
 
     Raises ArgumentError for what has no scores, and ScoresError where they are another model's.
     """
-    found = scores if isinstance(scores, Scores) else getattr(scores, "scores", None)
+    found = scores if isinstance(scores, Scores) else getattr(scores, "scores", scores)
+    if isinstance(found, PlacedScores):
+        raise ScoresError(
+            "the scores are of edges between places in the prompt, and this takes scores without "
+            "places; give scores.collapse()"
+        )
     if not isinstance(found, Scores):
         refuse("scores", scores, "the Scores of a discovery method, or a Discovery")
     if isinstance(model, Model) and found.wiring != model.wiring:
         raise ScoresError(
             f"the scores belong to {_described(found.wiring)}, and the model has "
             f"{_described(model.wiring, '')}; give scores of this model"
+        )
+    return found
+
+
+def as_any_scores(scores: AnyScoresLike, model: Model, keep: AnyMask) -> Scores | PlacedScores:
+    """The Scores of plain edges, or those between the places of a circuit, for its mask; raises as
+    ``as_scores`` does, and ScoresError where the places are others."""
+    found: Any = getattr(scores, "scores", scores)
+    if not isinstance(keep, PlacedMask):
+        return as_scores(found, model)
+    if not isinstance(found, PlacedScores) or found.places != keep.places:
+        raise ScoresError(
+            "the circuit is between places in the prompt, and the scores are not of the edges "
+            "between these; give those that it was chosen from, or circuit.collapse()"
         )
     return found
 

@@ -9,24 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from circuitkit.data.batches import Batch
 from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare
 from circuitkit.engine.model import Activations, Model
 from circuitkit.errors import CircuitError
 from circuitkit.evaluation.faithfulness import Evaluation, measure_all
-from circuitkit.evaluation.masks import CircuitLike, ScoresLike, as_mask, as_scores
+from circuitkit.evaluation.masks import (
+    AnyScoresLike,
+    CircuitLike,
+    as_any_mask,
+    as_any_scores,
+)
 from circuitkit.evaluation.results import TableResult
+from circuitkit.evaluation.spaces import Space, space_of
 from circuitkit.graph.circuit import Circuit
-from circuitkit.graph.nodes import edge_name
+from circuitkit.graph.placed_scores import PlacedScores
+from circuitkit.graph.places import AnyMask, PlacedMask
 from circuitkit.graph.scores import Scores
-from circuitkit.graph.types import Mask
-from circuitkit.graph.walks import inside
-from circuitkit.graph.wiring import Wiring
 from circuitkit.registry import name_of
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.options import Bounds, Count, checked
@@ -42,6 +46,7 @@ CANDIDATES = 64
 Candidates = Annotated[int, Bounds(2, 1_000_000)]  # one inside and one outside of the circuit
 FEW = 8  # examples of the first round, at least
 SHORT = 4  # candidates of each side of which all pairs are tried
+Kept: TypeAlias = Bool[np.ndarray, " edges"]  # which of all edges of the space a circuit has
 COLUMNS = ("dropped", "added", "faithfulness", "gain", "error")
 
 
@@ -65,7 +70,7 @@ class Refined(TableResult):
     """
 
     circuit: Circuit
-    mask: Mask
+    mask: AnyMask
     before: Evaluation
     evaluation: Evaluation
     swaps: tuple[Swap, ...]
@@ -119,7 +124,7 @@ class Refined(TableResult):
 def refine(
     model: Model,
     circuit: CircuitLike,
-    scores: ScoresLike,
+    scores: AnyScoresLike,
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
@@ -136,7 +141,8 @@ def refine(
     each side every pair is swapped, on all examples. The best pair is kept where it brings the
     faithfulness nearer to 1 by more than a standard error, and then the search starts again, for at
     most ``swaps`` swaps. Edges that become dead ends when one is dropped are dropped with it, and
-    replaced by as many others.
+    replaced by as many others. Of a circuit between places, with the scores that it was chosen
+    from, edges of both kinds are swapped, also one for the other.
 
     Returns a Refined, whose circuit is as large as the one given (without its dead ends), and on
     these examples never farther from faithfulness 1. Measure it on others: it was chosen on these.
@@ -154,13 +160,14 @@ def refine(
         >>> after <= before
         True
     """
-    scores = as_scores(scores, model)
-    wiring = model.wiring
-    keep = wiring.alive(as_mask(circuit, wiring))
+    mask = as_any_mask(circuit, model.wiring)
+    own_scores = as_any_scores(scores, model, mask)
+    space = space_of(mask, model)
+    keep = space.flat(space.alive(mask)).astype(bool)
     if not keep.any():
         raise CircuitError("the circuit has no live edges, so none can be swapped; give at least 1")
-    inputs = prepare(model, data, metric, corruption, circuit=[circuit, scores])
-    work = _Work.of(inputs, scores)
+    inputs = prepare(model, data, metric, corruption, circuit=[circuit, own_scores])
+    work = _Work.of(inputs, space, _flat(space, own_scores))
     own = work.measure([keep])[0]
     before = now = work.evaluation(keep, own)
     made: list[Swap] = []
@@ -171,14 +178,32 @@ def refine(
         error = float(standard_error(values - own)) / abs(work.gap)
         if not gain > np.nan_to_num(error):
             break
-        dropped, added = _names(wiring, keep & ~new), _names(wiring, new & ~keep)
+        dropped, added = work.names(keep & ~new), work.names(new & ~keep)
         made.append(Swap(dropped, added, after.faithfulness, gain, error))
         keep, own, now = new, values, after
-    about = _about(scores, inputs, candidates, len(made))
-    return Refined(replace(scores, about=about).circuit(keep), keep, before, now, tuple(made))
+    about = _about(own_scores, inputs, candidates, len(made))
+    refined = _circuit(replace(own_scores, about=about), space.mask(keep), circuit)
+    return Refined(refined, space.mask(keep), before, now, tuple(made))
 
 
-def _about(scores: Scores, inputs: Inputs, candidates: int, swaps: int) -> dict[str, Json]:
+def _flat(space: Space, scores: Scores | PlacedScores) -> Float[np.ndarray, " edges"]:
+    """The scores of all edges of the space."""
+    if isinstance(scores, Scores):
+        return space.flat(scores.values)
+    return space.flat(PlacedMask(scores.places, scores.residual, scores.attention))
+
+
+def _circuit(scores: Any, mask: AnyMask, before: object) -> Circuit:
+    """The refined circuit; along the words of the one before, where it has some."""
+    graph = getattr(before, "circuit", before)
+    words = getattr(graph, "graph", {}).get("words") if isinstance(mask, PlacedMask) else None
+    found: Circuit = scores.circuit(mask, **({"words": words} if words else {}))
+    return found
+
+
+def _about(
+    scores: Scores | PlacedScores, inputs: Inputs, candidates: int, swaps: int
+) -> dict[str, Json]:
     """What the refined circuit says of itself: the prompts on which it was refined count as seen,
     and a faithfulness is that of the circuit before."""
     now = inputs.metadata()
@@ -188,16 +213,13 @@ def _about(scores: Scores, inputs: Inputs, candidates: int, swaps: int) -> dict[
     return {**known, "seen": seen, "refined": {"candidates": candidates, "swaps": swaps, **how}}
 
 
-def _names(wiring: Wiring, edges: Mask) -> tuple[str, ...]:
-    return tuple(edge_name(wiring.writers[w], wiring.readers[r]) for w, r in np.argwhere(edges))
-
-
 @dataclass(frozen=True)
 class _Work:
     """All that runs of circuits on some of the examples need; these are in an order by chance, so
     that the first are like all of them."""
 
-    scores: Scores
+    space: Space
+    scores: Float[np.ndarray, " edges"]
     inputs: Inputs
     carry: Callable[[Batch], list[Activations]]  # the corruption as it is on all examples
     everything: Float[np.ndarray, " examples"]
@@ -205,7 +227,7 @@ class _Work:
     given: Int[np.ndarray, " examples"]  # where the examples stand, in the order that was given
 
     @classmethod
-    def of(cls, inputs: Inputs, scores: Scores) -> _Work:
+    def of(cls, inputs: Inputs, space: Space, scores: Float[np.ndarray, " edges"]) -> _Work:
         """The order is that of the fingerprints: it does not depend on the one that was given."""
         data = inputs.data
         order = sorted(range(len(data)), key=lambda i: data.examples[i].fingerprint)
@@ -215,7 +237,7 @@ class _Work:
             inputs.model, [], mixed, [inputs.metric], lambda *_: carry
         )
         mine = inputs._replace(data=mixed)
-        return cls(scores, mine, carry, everything, nothing, np.argsort(order))
+        return cls(space, scores, mine, carry, everything, nothing, np.argsort(order))
 
     @property
     def examples(self) -> int:
@@ -227,16 +249,29 @@ class _Work:
         """What the metric loses from everything to nothing."""
         return float(self.everything.mean() - self.nothing.mean())
 
+    def alive(self, keep: Kept) -> Kept:
+        """The edges that are no dead ends."""
+        return self.space.flat(self.space.alive(self.space.mask(keep)))
+
+    def inside(self, keep: Kept) -> Kept:
+        """The edges that would be alive."""
+        return self.space.flat(self.space.inside(self.space.mask(keep)))
+
+    def names(self, edges: Kept) -> tuple[str, ...]:
+        """What these edges are called."""
+        return tuple(self.space.names(self.space.edges(self.space.mask(edges))))
+
     def measure(
-        self, masks: Sequence[Mask], start: int = 0, stop: int | None = None
+        self, kept: Sequence[Kept], start: int = 0, stop: int | None = None
     ) -> Float[np.ndarray, "masks some"]:
-        """The metric under each mask, on the examples from one to another."""
+        """The metric of each circuit, on the examples from one to another."""
         model, data, metric, _ = self.inputs
+        masks = [self.space.mask(keep) for keep in kept]
         found = measure_all(model, masks, data[start:stop], [metric], lambda *_: self.carry)
         values: Float[np.ndarray, "masks some"] = found[0, 2:]
         return values
 
-    def evaluation(self, keep: Mask, values: Float[np.ndarray, " examples"]) -> Evaluation:
+    def evaluation(self, keep: Kept, values: Float[np.ndarray, " examples"]) -> Evaluation:
         """The Evaluation of a circuit, of its values on all examples."""
         names = name_of(self.inputs.metric), name_of(self.inputs.corruption)
         ends = self.everything[self.given], self.nothing[self.given]
@@ -244,17 +279,17 @@ class _Work:
 
 
 def _best_swap(
-    work: _Work, keep: Mask, own: Float[np.ndarray, " examples"], side: int
-) -> tuple[Mask, Float[np.ndarray, " examples"]]:
+    work: _Work, keep: Kept, own: Float[np.ndarray, " examples"], side: int
+) -> tuple[Kept, Float[np.ndarray, " examples"]]:
     """The circuit after the best of the swaps that are tried, with its values; the circuit itself,
     where none can be made. ``side``: how many edges inside of it are candidates, and outside."""
-    weak, strong = _insiders(work.scores, keep, side), _outsiders(work.scores, keep, side)
+    weak, strong = _insiders(work, keep, side), _outsiders(work, keep, side)
     drops, adds = _shortlisted(work, own, (weak, strong))
     tried = []
     for drop in drops:
         for add in adds:
             others = [*dict.fromkeys([*adds, *strong])]
-            swapped = _swapped(work.scores.wiring, keep, drop, add, others)
+            swapped = _swapped(work, keep, drop, add, others)
             tried += [] if swapped is None else [swapped]
     if not tried:
         return keep, own
@@ -263,28 +298,28 @@ def _best_swap(
     return tried[best], values[best]
 
 
-def _insiders(scores: Scores, keep: Mask, side: int) -> dict[int, Mask]:
+def _insiders(work: _Work, keep: Kept, side: int) -> dict[int, Kept]:
     """The circuit without each of its weakest edges, and what dies with it, by flat index."""
     flat = np.flatnonzero(keep)
-    weakest = flat[np.argsort(np.abs(scores.values.flat[flat]), kind="stable")]
-    return {int(edge): scores.wiring.alive(_with(keep, edge, False)) for edge in weakest[:side]}
+    weakest = flat[np.argsort(np.abs(work.scores[flat]), kind="stable")]
+    return {int(edge): work.alive(_with(keep, edge, False)) for edge in weakest[:side]}
 
 
-def _outsiders(scores: Scores, keep: Mask, side: int) -> dict[int, Mask]:
+def _outsiders(work: _Work, keep: Kept, side: int) -> dict[int, Kept]:
     """The circuit with each of the strongest edges that would be live in it, by flat index."""
-    flat = np.flatnonzero(inside(scores.wiring, keep) & ~keep)
-    strongest = flat[np.argsort(-np.abs(scores.values.flat[flat]), kind="stable")]
+    flat = np.flatnonzero(work.inside(keep) & ~keep)
+    strongest = flat[np.argsort(-np.abs(work.scores[flat]), kind="stable")]
     return {int(edge): _with(keep, edge, True) for edge in strongest[:side]}
 
 
-def _with(keep: Mask, edge: int | np.integer, kept: bool) -> Mask:
+def _with(keep: Kept, edge: int | np.integer, kept: bool) -> Kept:
     changed = keep.copy()
-    changed.flat[edge] = kept
+    changed[edge] = kept
     return changed
 
 
 def _shortlisted(
-    work: _Work, own: Float[np.ndarray, " examples"], sides: Sequence[Mapping[int, Mask]]
+    work: _Work, own: Float[np.ndarray, " examples"], sides: Sequence[Mapping[int, Kept]]
 ) -> list[list[int]]:
     """The few candidates of each side whose circuits are nearest to the whole model: the better
     half stays, round by round, for twice as many examples."""
@@ -314,14 +349,14 @@ def rounds(candidates: int, examples: int) -> list[int]:
     return rounds
 
 
-def _swapped(wiring: Wiring, keep: Mask, drop: int, add: int, others: Sequence[int]) -> Mask | None:
+def _swapped(work: _Work, keep: Kept, drop: int, add: int, others: Sequence[int]) -> Kept | None:
     """The circuit with one edge in the place of one; what dies with that makes room for the first
     of the others that are live then. None where the new edge is not, or not as many others are."""
-    swapped = wiring.alive(_with(_with(keep, drop, False), add, True))
+    swapped = work.alive(_with(_with(keep, drop, False), add, True))
     room = int(keep.sum() - swapped.sum())
-    fitting = inside(wiring, swapped) & ~swapped & ~keep
-    chosen = [edge for edge in others if fitting.flat[edge]][:room]
-    if len(chosen) < room or not swapped.flat[add]:
+    fitting = work.inside(swapped) & ~swapped & ~keep
+    chosen = [edge for edge in others if fitting[edge]][:room]
+    if len(chosen) < room or not swapped[add]:
         return None
-    swapped.flat[chosen] = True
+    swapped[chosen] = True
     return swapped

@@ -25,7 +25,7 @@ from circuitkit.graph.nodes import Node, edge_name
 from circuitkit.graph.placed_walks import drawn_places, inflated_places
 from circuitkit.graph.places import AnyMask, PlacedMask, Places
 from circuitkit.graph.types import Mask
-from circuitkit.graph.walks import drawn_masks, inflated
+from circuitkit.graph.walks import drawn_masks, inflated, inside
 from circuitkit.graph.wiring import Wiring
 
 __all__ = ["Index", "Placed", "Plain", "Space", "joint_norms", "space_of"]
@@ -57,6 +57,10 @@ class Space(ABC):
     @abstractmethod
     def alive(self, mask: AnyMask) -> AnyMask:
         """The mask without dead ends."""
+
+    @abstractmethod
+    def inside(self, mask: AnyMask) -> AnyMask:
+        """The edges that would be alive in a circuit without dead ends, its own included."""
 
     @abstractmethod
     def edges(self, mask: AnyMask) -> list[Index]:
@@ -146,6 +150,10 @@ class Plain(Space):
         """The mask without dead ends."""
         return self.wiring.alive(_plain(mask))
 
+    def inside(self, mask: AnyMask) -> Mask:
+        """The edges from a writer that the circuit has to a reader that is used."""
+        return inside(self.wiring, _plain(mask))
+
     def edges(self, mask: AnyMask) -> list[Index]:
         """Row and column of every edge of a mask."""
         return [(int(row), int(column)) for row, column in np.argwhere(_plain(mask))]
@@ -207,6 +215,10 @@ class Placed(Space):
     def alive(self, mask: AnyMask) -> PlacedMask:
         """The mask without dead ends."""
         return self.places.alive(self._own(mask), joint=self.joint)
+
+    def inside(self, mask: AnyMask) -> PlacedMask:
+        """The edges from what the circuit computes to what is heard in it."""
+        return self.places.inside(self._own(mask), joint=self.joint)
 
     def edges(self, mask: AnyMask) -> list[Index]:
         """Where the edges of a mask are in its tables, those of the residual stream first."""

@@ -291,6 +291,20 @@ class Places:
         attention &= heard[0][self.heads][:, None, None]
         return PlacedMask(self, residual, attention), live & heard[0]
 
+    def inside(self, mask: PlacedMask, *, joint: bool = False) -> PlacedMask:
+        """The edges that are alive in a circuit, or would be if one were added: from a writer that
+        hears something to a reader that is heard, or from a key or value that hears something to a
+        head that is heard there. ``joint`` is as in ``alive``."""
+        own = self.alive(mask, joint=joint)
+        live = self._live(own.residual, own.attention.copy())
+        heard, read = self._heard(own.residual, own.attention, joint)
+        given = own.residual.any(0)[self.ports]
+        return PlacedMask(
+            self,
+            self.legal.residual & live[:, None] & read[None],
+            self.legal.attention & given[..., None] & heard[self.heads][:, None, None],
+        )
+
     def _live(self, residual: Any, attention: Any) -> Bool[np.ndarray, "writers spans"]:
         """Which writers hear the embedding at which spans; attention's dead sources are dropped."""
         live = np.zeros((self.shape[0], self.shape[2]), bool)

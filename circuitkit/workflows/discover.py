@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from circuitkit.engine.inputs import (
     CorruptionLike,
     Data,
@@ -256,7 +258,7 @@ def _settled(
         now = checked.scores
     if asked.refine is not None:
         refined = refine_circuit(seen.model, found.mask, now, *seen[1:], candidates=asked.refine)
-        found = replace(found, mask=refined.mask, filled=0)
+        found = replace(found, mask=np.asarray(refined.mask), filled=0)
         checked = checked and checked.said_of(found.mask)
     return now, found, checked, refined
 
