@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from test_json import faults
 
 import circuitkit as ck
 from circuitkit.cli.main import main
@@ -242,12 +244,30 @@ def test_what_cannot_be_is_refused(
     assert not (tmp_path / "run" / "circuit.json").exists()
 
 
-def test_an_alternative_of_places_is_refused(
+def test_an_alternative_of_places_shares_as_little_as_it_can(
     found: PlacedDiscovery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = found.circuit.save(tmp_path / "circuit.json")
-    assert main(["evaluate", str(path), "--alternative", "--quiet"]) == 2
-    assert "circuit.collapse()" in capsys.readouterr().err
+    """It is between the same places, and no dead end is in it."""
+    found.save(tmp_path / "run")
+    told = ["evaluate", str(tmp_path / "run"), "--alternative", "--examples", "8", "--quiet"]
+    assert main([*told, "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert faults("evaluate", value) == []
+    (said,) = value
+    assert said["alternative"]["overlap"]["attention"]["left"] == found.chosen.mask.counts()[1]
+
+    model = ck.load("mini")
+    data = ck.Dataset.of(ck.make_task("ioi", model, n=8, seed=7), model)
+    made = ck.alternative(model, found, found.scores, data, tolerance=0.05)
+    mask = made.circuit.placed_mask()
+    places = found.scores.places
+    assert mask.places == places
+    assert places.alive(mask).counts() == mask.counts()
+    own, held = ({edge_name(*e[:2]) for e in edges(c)} for c in (made.circuit, found.circuit))
+    assert made.overlap.edges.both == len(own & held) < len(held)
+    first, second = made.chosen
+    assert second.faithfulness >= first.faithfulness - 0.05
+    assert len(own) == made.evaluations[1].edges
 
 
 def test_a_method_without_spans_is_refused_and_those_with_them_are_named() -> None:

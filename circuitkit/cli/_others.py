@@ -44,20 +44,16 @@ def require_fitting(options: argparse.Namespace) -> None:
 
 
 def scores_of(options: argparse.Namespace, circuit: Any) -> Any:
-    """The scores from which an alternative is to be chosen; None where none is asked for. Raises
-    ArgumentError for a circuit between places."""
+    """The scores from which an alternative is to be chosen; None where none is asked for."""
     from circuitkit.graph.circuit import is_placed
+    from circuitkit.graph.placed_scores import PlacedScores
     from circuitkit.graph.scores import Scores
 
     if not options.alternative:
         return None
-    if is_placed(circuit):
-        raise ArgumentError(
-            "--alternative searches circuits without places, and this one is between places; save "
-            "circuit.collapse() and give that"
-        )
     beside = Path(options.circuit).parent / "scores.safetensors"
-    return Scores.load(options.scores or beside, force=options.force)
+    own: Any = PlacedScores if is_placed(circuit) else Scores
+    return own.load(options.scores or beside, force=options.force)
 
 
 def measured(

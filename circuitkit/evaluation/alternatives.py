@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,12 +24,20 @@ from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitError, EvaluationError
 from circuitkit.evaluation.complements import halved
 from circuitkit.evaluation.faithfulness import Evaluation, evaluate
-from circuitkit.evaluation.masks import CircuitLike, ScoresLike, as_mask, as_scores
+from circuitkit.evaluation.masks import (
+    AnyScoresLike,
+    CircuitLike,
+    as_any_mask,
+    as_any_scores,
+)
+from circuitkit.evaluation.places.choosing import pruned
 from circuitkit.evaluation.results import TableResult
+from circuitkit.evaluation.spaces import Placed, Space, space_of
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.compare import Comparison, compare
+from circuitkit.graph.placed_scores import PlacedScores
+from circuitkit.graph.places import AnyMask, PlacedMask
 from circuitkit.graph.scores import Scores
-from circuitkit.graph.types import Mask
 from circuitkit.util.json_values import Json, nan_to_none
 from circuitkit.util.options import Bounds, Seed, checked
 from circuitkit.util.statistics import bootstrap_interval, interval_text
@@ -158,7 +166,7 @@ def _ratio(
 def alternative(
     model: Model,
     circuit: CircuitLike,
-    scores: ScoresLike,
+    scores: AnyScoresLike,
     data: Data,
     metric: MetricLike | None = None,
     corruption: CorruptionLike | None = None,
@@ -175,7 +183,8 @@ def alternative(
     are lowered less and less. The first circuit that is faithful enough on one half of the prompts
     is taken, and both circuits are measured on the other half. If it differs from the first, the
     scores do not give *the* circuit of the behaviour, but one of several. It is a search: one that
-    shares less may exist.
+    shares less may exist. Of a circuit between places sizes are of its residual edges, and edges of
+    attention that the second one can do without are cut first.
 
     Returns an Alternative. Raises ArgumentError for an argument in the wrong place, CircuitError
     where the circuit has no edges or does not fit the model, ScoresError where the scores do not,
@@ -187,74 +196,110 @@ def alternative(
         True
     """
     require_model(model)
-    own, keep = as_scores(scores, model), as_mask(circuit, model.wiring)
-    if not keep.any():
+    keep = as_any_mask(circuit, model.wiring)
+    space, own = space_of(keep, model), as_any_scores(scores, model, keep)
+    if not space.flat(keep).any():
         raise CircuitError("the circuit has no edges, so any other one is an alternative")
     inputs = prepare(model, data, metric, corruption, circuit=[circuit, own])
     seen, unseen = halved(inputs, seed)
     first = evaluate(model, keep, *seen[1:])
-    penalty, second, found = _chosen(seen, own, keep, first.faithfulness - tolerance, most, rule)
+    search = _Search(seen, own, space, first.faithfulness - tolerance, rule)
+    penalty, second, found = search.chosen(most)
     pair = evaluate(model, [keep, second], *unseen[1:])
     other = _built(own, second, seen, penalty, pair[1])
+    base: Any = own
     return Alternative(
-        circuit=other, overlap=compare(own.circuit(keep), other), evaluations=(pair[0], pair[1]),
+        circuit=other, overlap=compare(base.circuit(keep), other), evaluations=(pair[0], pair[1]),
         chosen=(first, found), penalty=penalty, in_sample=seen.data is unseen.data,
     )  # fmt: skip
 
 
-def _chosen(
-    inputs: Inputs, scores: Scores, keep: Mask, target: float, most: float, rule: str
-) -> tuple[float, Mask, Evaluation]:
-    """The penalty and the circuit that reaches the target at the largest penalty, the smallest of
-    those that are tried, with its Evaluation; raises EvaluationError where none reaches it."""
-    sizes = _sizes(int(keep.sum()), round(most * int(keep.sum())), scores.wiring.n_edges)
-    for share in KEPT:
-        lowered = replace(scores, values=np.where(keep, share * scores.values, scores.values))
-        if not lowered.values[scores.wiring.legal].any():
-            continue
-        masks = {mask.tobytes(): mask for mask in (lowered.mask(n, rule) for n in sizes)}
-        tried = [mask for mask in masks.values() if mask.any() and (mask & ~keep).any()]
-        found = evaluate(inputs.model, tried, *inputs[1:]) if tried else []
-        for mask, evaluation in zip(tried, found, strict=True):
-            if evaluation.faithfulness >= target:
-                return 1 - share, *_dropped(inputs, scores, keep, mask, evaluation, target)
-    raise EvaluationError(
-        f"no other circuit of up to {sizes[-1]:,} edges has the faithfulness {target:.3f} on these "
-        "prompts; allow more edges (most) or a larger tolerance"
-    )
+@dataclass(frozen=True)
+class _Search:
+    """What the search for a second circuit beside the one of the space rests on."""
 
+    inputs: Inputs
+    scores: Scores | PlacedScores
+    space: Space
+    target: float
+    rule: str
 
-def _dropped(
-    inputs: Inputs, scores: Scores, keep: Mask, mask: Mask, found: Evaluation, target: float
-) -> tuple[Mask, Evaluation]:
-    """The circuit without as many of the shared edges as it can do without: those whose loss alone
-    costs least, of the weakest, are dropped first."""
-    while (mask & keep).any():
-        flat = np.flatnonzero(mask & keep)
-        weak = np.argsort(np.abs(scores.values.reshape(-1)[flat]), kind="stable")[:SINGLE]
-        flat = flat[weak]
-        alone = evaluate(
-            inputs.model,
-            [_without(scores, mask, flat[i : i + 1]) for i in range(len(flat))],
-            *inputs[1:],
+    def chosen(self, most: float) -> tuple[float, AnyMask, Evaluation]:
+        """The penalty and the circuit that reaches the target at the largest penalty, the smallest
+        of those that are tried, with its Evaluation; raises EvaluationError where none does."""
+        keep, space, given = self.space.keep, self.space, self.inputs
+        first = keep.counts()[0] if isinstance(keep, PlacedMask) else int(keep.sum())
+        total = space.places.n_edges[0] if isinstance(space, Placed) else space.total
+        sizes = _sizes(first, round(most * first), total)
+        held = space.flat(keep)
+        for share in KEPT:
+            each = {space.flat(mask).tobytes(): mask for mask in self._ranked(share, sizes)}
+            tried = [mask for mask in each.values() if (space.flat(mask) & ~held).any()]
+            found = evaluate(given.model, tried, *given[1:]) if tried else []
+            for mask, evaluation in zip(tried, found, strict=True):
+                if evaluation.faithfulness >= self.target:
+                    return 1 - share, *self._dropped(*self._pruned(mask, evaluation))
+        raise EvaluationError(
+            f"no other circuit of up to {sizes[-1]:,} edges has the faithfulness {self.target:.3f} "
+            "on these prompts; allow more edges (most) or a larger tolerance"
         )
-        least = flat[np.argsort([-each.faithfulness for each in alone], kind="stable")]
-        counts = {round(n) for n in np.geomspace(1, len(least), DROPPED).tolist()}
-        tried = [_without(scores, mask, least[:n]) for n in sorted(counts, reverse=True)]
-        every = evaluate(inputs.model, tried, *inputs[1:])
-        fits = ((m, e) for m, e in zip(tried, every, strict=True) if e.faithfulness >= target)
-        better = next(fits, None)
-        if better is None:
-            break
-        mask, found = better
-    return mask, found
 
+    def _ranked(self, share: float, sizes: Sequence[int]) -> Sequence[AnyMask]:
+        """The circuits of these sizes where the scores of the first one's edges are lowered."""
+        scores, keep = self.scores, self.space.keep
+        if not isinstance(keep, PlacedMask) and isinstance(scores, Scores):
+            lowered = replace(scores, values=np.where(keep, share * scores.values, scores.values))
+            any_left = lowered.values[scores.wiring.legal].any()
+            return [lowered.mask(n, self.rule) for n in sizes] if any_left else []
+        placed: Any = scores
+        own = np.where(keep.residual, share * placed.residual, placed.residual)  # type: ignore[union-attr]
+        ranking = replace(placed, residual=own).ranking(self.rule)
+        joint = isinstance(self.space, Placed) and self.space.joint
+        needed = placed.places.needed(ranking, joint=joint)
+        return [placed.places.chosen(needed, len(ranking), n, joint=joint) for n in sizes]
 
-def _without(scores: Scores, mask: Mask, places: Int[np.ndarray, " n"]) -> Mask:
-    """The mask without these edges, and without what becomes a dead end."""
-    fewer = mask.copy()
-    fewer.reshape(-1)[places] = False
-    return scores.wiring.alive(fewer)
+    def _pruned(self, mask: AnyMask, found: Evaluation) -> tuple[AnyMask, Evaluation]:
+        """Between places, the circuit without as much of attention as it can do without."""
+        if not isinstance(mask, PlacedMask) or not isinstance(self.space, Placed):
+            return mask, found
+        value = found.faithfulness
+        sizes, slack = {mask.counts()[0]: value}, value - self.target
+        less = pruned(self.inputs, mask, sizes, self.space.joint, slack).mask
+        return less, evaluate(self.inputs.model, less, *self.inputs[1:])
+
+    def _dropped(self, mask: AnyMask, found: Evaluation) -> tuple[AnyMask, Evaluation]:
+        """The circuit without as many of the shared edges as it can do without: those whose loss
+        alone costs least, of the weakest, are dropped first."""
+        given, held = self.inputs, self.space.flat(self.space.keep)
+        strengths = np.abs(self._values())
+        while (own := self.space.flat(mask) & held).any():
+            flat = np.flatnonzero(own)
+            flat = flat[np.argsort(strengths[flat], kind="stable")[:SINGLE]]
+            single = [self._without(mask, flat[i : i + 1]) for i in range(len(flat))]
+            alone = evaluate(given.model, single, *given[1:])
+            least = flat[np.argsort([-each.faithfulness for each in alone], kind="stable")]
+            counts = {round(n) for n in np.geomspace(1, len(least), DROPPED).tolist()}
+            tried = [self._without(mask, least[:n]) for n in sorted(counts, reverse=True)]
+            every = evaluate(given.model, tried, *given[1:])
+            pairs = zip(tried, every, strict=True)
+            better = next(((m, e) for m, e in pairs if e.faithfulness >= self.target), None)
+            if better is None:
+                break
+            mask, found = better
+        return mask, found
+
+    def _values(self) -> Float[np.ndarray, " edges"]:
+        """The scores of all edges of the space."""
+        own = self.scores
+        if isinstance(own, Scores):
+            return self.space.flat(own.values)
+        return self.space.flat(PlacedMask(own.places, own.residual, own.attention))
+
+    def _without(self, mask: AnyMask, edges: Int[np.ndarray, " n"]) -> AnyMask:
+        """The mask without these edges, and without what becomes a dead end."""
+        fewer = self.space.flat(mask).copy()
+        fewer[edges] = False
+        return self.space.alive(self.space.mask(fewer))
 
 
 def _sizes(first: int, most: int, total: int) -> Sequence[int]:
@@ -267,7 +312,7 @@ def _sizes(first: int, most: int, total: int) -> Sequence[int]:
 
 
 def _built(
-    scores: Scores, mask: Mask, seen: Inputs, penalty: float, measured: Evaluation
+    scores: Scores | PlacedScores, mask: AnyMask, seen: Inputs, penalty: float, measured: Evaluation
 ) -> Circuit:
     """The circuit with what it is: how it was chosen, on which prompts, and its faithfulness; and
     not the first one's."""
@@ -275,4 +320,6 @@ def _built(
     about = {key: value for key, value in scores.about.items() if key != "asked"}
     own = {"metric": measured.metric, "corruption": measured.corruption, "penalty": penalty,
            "faithfulness": measured.said(), "seen": marks}  # fmt: skip
-    return replace(scores, about={**about, **own}).circuit(mask)
+    whole: Any = replace(scores, about={**about, **own})
+    found: Circuit = whole.circuit(mask)
+    return found

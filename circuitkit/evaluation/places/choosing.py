@@ -30,6 +30,7 @@ __all__ = [
     "ChosenPlaces",
     "choose_places",
     "measure_places",
+    "pruned",
     "with_strongest",
 ]
 
@@ -84,7 +85,7 @@ def choose_places(
     else:
         free = scores.best(edges, joint=joint)
         sizes = {free.counts()[0]: measure_places(inputs, [free])[0].faithfulness}
-    return _pruned(inputs, free, sizes, joint)
+    return pruned(inputs, free, sizes, joint)
 
 
 def measure_places(inputs: Inputs, masks: Sequence[AnyMask]) -> list[Evaluation]:
@@ -119,8 +120,15 @@ def _smallest(
     return cut([found.high])[0], sizes
 
 
-def _pruned(inputs: Inputs, free: PlacedMask, sizes: dict[int, float], joint: bool) -> ChosenPlaces:
-    """The circuit with as few edges of attention as keep its faithfulness within the slack."""
+def pruned(
+    inputs: Inputs,
+    free: PlacedMask,
+    sizes: dict[int, float],
+    joint: bool,
+    slack: float = SLACK,
+) -> ChosenPlaces:
+    """The circuit with as few edges of attention as keep its faithfulness (in ``sizes``, by its
+    number of residual edges) within the slack."""
     alive = np.argwhere(free.attention)
     whole = sizes[free.counts()[0]]
     cut = (_without(free, alive[[number]]) for number in range(len(alive)))
@@ -134,7 +142,7 @@ def _pruned(inputs: Inputs, free: PlacedMask, sizes: dict[int, float], joint: bo
         return [with_strongest(free, means, n) for n in numbers]
 
     found = Sizes[PlacedMask](
-        len(alive), whole - SLACK, kept, lambda mask: mask.counts()[1],
+        len(alive), whole - slack, kept, lambda mask: mask.counts()[1],
         lambda masks: _faithful(inputs, masks),
     )  # fmt: skip
     found.values = {0: _faithful(inputs, kept([0]))[0], len(alive): whole}
@@ -142,7 +150,7 @@ def _pruned(inputs: Inputs, free: PlacedMask, sizes: dict[int, float], joint: bo
     if found.values[0] < found.target:
         found.search()
         best = found.high or len(alive)
-    elif whole <= SLACK:  # it keeps so little that nothing can be said of its parts
+    elif whole <= slack:  # it keeps so little that nothing can be said of its parts
         best = len(alive)
     mask = free.places.alive(kept([best])[0], joint=joint)
     values = {n: found.values[n] for n in sorted(found.values)}
