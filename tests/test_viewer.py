@@ -15,6 +15,7 @@ import networkx as nx
 import numpy as np
 import pytest
 from browser import MISSING, Page, chromium
+from test_placed_pictures import drawn_at_random
 from test_traces import by_hand
 
 from circuitkit.cli.main import main
@@ -221,6 +222,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     circuit_of().draw(folder / "one.html", searched={30: 0.7})
     circuit_of(60).draw(folder / "two.html", beside=circuit_of(60, seed=1, method="eap"))
+    rows = {f"a{layer}.h{head}": [[1], [0.4, 0.6]] for layer in range(4) for head in range(4)}
+    drawn_at_random("mini").draw(
+        folder / "places.html", beside=drawn_at_random("mini", 1),
+        attention={"tokens": ["a", "b"], "heads": rows},
+    )  # fmt: skip
     hostile = circuit_of(20, task=HOSTILE, model=HOSTILE)
     for name in hostile.heads:
         hostile.nodes[name]["role"] = HOSTILE
@@ -237,7 +243,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @in_browser
-@pytest.mark.parametrize("name", ["one", "two", "hostile", "trace", "notebook"])
+@pytest.mark.parametrize("name", ["one", "two", "places", "hostile", "trace", "notebook"])
 def test_a_page_opens_without_a_complaint_or_a_request(page: Page, files: Path, name: str) -> None:
     page.open(files / f"{name}.html")
     if name != "notebook":
@@ -261,6 +267,21 @@ def test_the_picture_fits_the_room_that_it_has(page: Page, files: Path) -> None:
         while not width / 2 < page.js(wide) <= width:
             assert time.monotonic() < until, (width, page.js(wide))
             time.sleep(0.02)
+
+
+@in_browser
+def test_a_head_at_a_place_shows_its_pattern_and_either_circuit_can_be_hidden(
+    page: Page, files: Path
+) -> None:
+    page.open(files / "places.html")
+    name = page.js("return document.querySelector('.n.head:not(.off)').dataset.n")
+    page.click(f'.n[data-n="{name}"]')
+    said = page.js("return document.querySelector('.pattern caption').textContent")
+    assert said.startswith(f"Attention of {name.partition('@')[0]}:")
+    lines = "return document.querySelectorAll('.e.s2:not(.off)').length"
+    assert page.js(lines)
+    page.click('[data-side="2"]')
+    assert page.js(lines) == 0
 
 
 @in_browser

@@ -293,7 +293,10 @@ def _require_without(options: argparse.Namespace, what: str, reasons: Mapping[st
                 f"{what} and --{name} do not go together ({why}); leave one of them out"
             )
     if options.level != "edge":
-        raise ArgumentError(f"circuits with {what} are made of edges; leave out --level node")
+        raise ArgumentError(
+            f"circuits with {what} are made of edges; leave out --level node (ck.node_level gives "
+            "the circuit of its components)"
+        )
 
 
 def _of_features(options: argparse.Namespace) -> None:
