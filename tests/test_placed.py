@@ -269,7 +269,8 @@ def test_random_circuits_beside_one_between_places_lie_between_the_same() -> Non
     where = places(prompts(), model("gpt2").wiring)
     legal, rng = where.legal, np.random.default_rng(1)
     tables = [rng.standard_normal(t.shape) for t in (legal.residual, legal.attention)]
-    (keep,) = drawn_places(where, 40, 12, 1, 5)
+    begin = np.arange(len(where.spans)) == 1
+    (keep,) = drawn_places(where, 40, 12, 1, 5, begin)
     for given in (PlacedScores(where, *tables).circuit(keep), keep):
         drawn = ck.random_masks(given, n=4, seed=1)
         for one in drawn:

@@ -17,6 +17,7 @@ from circuitkit.cli.main import main
 from circuitkit.engine.inputs import prepare
 from circuitkit.engine.model import Model
 from circuitkit.errors import CircuitkitError
+from circuitkit.evaluation.alternatives import _Search
 from circuitkit.evaluation.faithfulness import evaluate_beside
 from circuitkit.evaluation.places.choosing import SLACK, choose_places, measure_places
 from circuitkit.evaluation.spaces import Placed
@@ -268,6 +269,20 @@ def test_an_alternative_of_places_shares_as_little_as_it_can(
     first, second = made.chosen
     assert second.faithfulness >= first.faithfulness - 0.05
     assert len(own) == made.evaluations[1].edges
+
+
+def test_lowered_scores_rank_other_edges_between_places(found: PlacedDiscovery) -> None:
+    """Left as they are, they give the circuits that they gave."""
+    model, keep = ck.load("mini"), found.chosen.mask
+    inputs = prepare(model, ck.Dataset.of(ck.make_task("ioi", model, n=2), model))
+    search = _Search(inputs, found.scores, Placed(keep), 0.5, "abs")
+    shared = {}
+    for share in (0.0, 1.0):
+        (mask,) = search._ranked(share, [30])
+        assert isinstance(mask, PlacedMask)
+        shared[share] = int((mask.residual & keep.residual).sum())
+    assert (mask.residual == found.scores.best(30).residual).all()
+    assert shared[0.0] < shared[1.0]
 
 
 def test_a_method_without_spans_is_refused_and_those_with_them_are_named() -> None:
