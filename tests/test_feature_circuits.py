@@ -8,17 +8,23 @@ from typing import Any
 import pytest
 import torch
 from coders import coders_of_mini, random_coders
-from families import dataset, distance, model
+from families import as_batch, dataset, distance, model
+from test_splitting import CHOSEN, by_hand
 from test_tracing import coders, skip
 
 from circuitkit.cli.main import main
+from circuitkit.corruptions.constants import zero
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.discovery.attribution import eap
 from circuitkit.engine.inputs import Inputs, as_data
+from circuitkit.engine.model import Native
+from circuitkit.engine.record import answer, at_answers
 from circuitkit.errors import DictionaryError
 from circuitkit.evaluation.faithfulness import evaluate
+from circuitkit.evaluation.masks import random_masks
 from circuitkit.features.choosing import feature_bases, neuron_bases, scored, strongest
 from circuitkit.features.dictionaries import Dictionary
+from circuitkit.features.holding import evaluate_held
 from circuitkit.features.loading import load
 from circuitkit.features.splitting import split_as, split_into_features, split_into_neurons
 from circuitkit.graph.circuit import Circuit
@@ -102,6 +108,49 @@ def test_the_features_of_a_compiled_program_are_found() -> None:
     assert evaluate(split, keep, *inputs[1:]).faithfulness == pytest.approx(1, abs=1e-4)
 
 
+# -- errors held -----------------------------------------------------------------------------------
+def errors_by_hand(m: Any, run: Native, made: list[Dictionary]) -> dict[str, torch.Tensor]:
+    """What is left over of each MLP in a run of the model itself, by its own hooks."""
+    return {
+        f"m{own.layer}.error": run.mlps[own.layer] - own(m.mlp_in(own.layer, x))
+        for own, x in zip(made, run.mlp_in, strict=True)
+    }
+
+
+@pytest.mark.parametrize("kind", ["topk", "skip"])
+@torch.no_grad()
+def test_errors_that_are_held_are_those_of_the_clean_run(kind: str) -> None:
+    whole = model("gpt2")
+    extra = {"topk": {"activation": "topk", "k": 4}, "skip": {"skip": skip(whole)}}[kind]
+    made = coders(whole, **extra)
+    m = split_into_features(whole, made, dict.fromkeys(range(3), CHOSEN))
+    inputs = Inputs(m, dataset((9,) * 6), logit_diff, counterfactual)
+    batch = as_batch(inputs.data)
+    clean, corrupt = (whole.native(x, batch.mask) for x in (batch.clean, batch.corrupt))
+    errors, others = (errors_by_hand(whole, run, made) for run in (clean, corrupt))
+    reference = at_answers(batch, clean.logits)
+
+    def value(logits: torch.Tensor) -> torch.Tensor:
+        return logit_diff(logits, reference, batch)
+
+    assert distance(evaluate_held(inputs, m.wiring.legal).circuit, value(reference)) < 1e-5
+    # with nothing kept, the errors alone are not those of the corrupted run
+    final = corrupt.final + sum(errors[name] - others[name] for name in errors)
+    found = evaluate_held(inputs, m.wiring.legal & False)
+    assert distance(found.circuit, value(answer(whole, batch, final))) < 1e-5
+    assert distance(found.circuit, found.nothing) > 1e-3
+    assert found.edges == 0
+    (keep,) = random_masks(m.wiring, 60, n=1, seed=4)
+    held = evaluate_held(inputs, keep)
+    assert distance(held.circuit, value(by_hand(m, batch, keep, made, errors))) < 1e-5
+    plain = evaluate(m, keep, *inputs[1:])
+    assert distance(held.circuit, plain.circuit) > 1e-3
+    assert held.nothing.tolist() == plain.nothing.tolist()
+    assert held.edges <= plain.edges
+    zeros = inputs._replace(corruption=zero)
+    assert evaluate_held(zeros, m.wiring.legal).faithfulness == pytest.approx(1, abs=1e-4)
+
+
 # -- the workflow ----------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def found() -> Discovery:
@@ -123,6 +172,10 @@ def test_the_headline_is_the_circuit_without_what_features_leave_over(found: Dis
     assert evaluate(split, keep, data).faithfulness == pytest.approx(report.alone.faithfulness)
     kept = report.kept[3].evaluation.faithfulness
     assert kept == pytest.approx(found.evaluation.faithfulness, abs=1e-6)
+    (held,) = [own for own in report.kept if own.what == "the circuit, error held at clean"]
+    (cut,) = [own for own in report.kept if own.what == "the circuit, error cut"]
+    assert held.features == report.kept[3].features
+    assert 0 < abs(held.evaluation.faithfulness - cut.evaluation.faithfulness) < 0.1
     assert report.alone.edges == int(split.wiring.alive(keep).sum()) < 80
     named = {own.name for own in report.described}
     assert named == {name for name in found.circuit.nodes if ".f" in name}

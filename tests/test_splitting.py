@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -160,8 +161,11 @@ def test_parts_that_are_kept_alike_are_the_whole_mlp(family: str, way: str) -> N
         assert distance(found, expected) < SAME
 
 
-def by_hand(m: Inspectable, batch: Batch, keep: np.ndarray, made: list[Dictionary]) -> Tensor:
-    """The logits under a mask, feature by feature."""
+def by_hand(
+    m: Inspectable, batch: Batch, keep: np.ndarray, made: list[Dictionary],
+    errors: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Tensor:  # fmt: skip
+    """The logits under a mask, feature by feature; with these errors, wherever they are read."""
     wiring, by_layer = m.wiring, {one.layer: one for one in made}
     context, other = m.start(batch.clean, batch.mask), m.start(batch.corrupt, batch.mask)
 
@@ -200,7 +204,8 @@ def by_hand(m: Inspectable, batch: Batch, keep: np.ndarray, made: list[Dictionar
         total, column = constant.clone(), wiring.reader[name]
         for writer, row in wiring.writer.items():
             if writer in live and row < wiring.upstream[column]:
-                total += (live if keep[row, column] else carried)[writer]
+                own = live if keep[row, column] else carried
+                total += errors[writer] if writer in errors else own[writer]
         return total
 
     for stage in wiring.stages:

@@ -25,6 +25,7 @@ from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.features.choosing import feature_bases, neuron_bases, scored, strongest
 from circuitkit.features.describing import Feature, describe, parse_feature
 from circuitkit.features.dictionaries import Dictionary
+from circuitkit.features.holding import evaluate_held
 from circuitkit.features.loading import load
 from circuitkit.features.pulls import require_whole
 from circuitkit.features.splitting import split_into_features, split_into_neurons
@@ -139,7 +140,7 @@ def discover_features(
     found.circuit.graph["dictionaries"] = source
     scores = replace(found.scores, about={**found.scores.about, "dictionaries": source})
     kept = [
-        *_cuts(split, found.circuit, measured),
+        *_cuts(split, found.circuit, measured._replace(model=split)),
         *_neurons(
             own, seen, measured, chosen, features, partial(find, edges=found.evaluation.edges)
         ),
@@ -197,7 +198,10 @@ def _cuts(split: Model, circuit: Circuit, measured: Inputs) -> list[Kept]:
         f"all edges, {words}": _without(wiring, wiring.legal, *named),
         "all edges, error cut": _without(wiring, wiring.legal, "error"),
     }
-    return [*_measured(split, masks, measured)]
+    held = evaluate_held(measured, mask)
+    beside = Kept("the circuit, error held at clean", _features(wiring, mask), held)
+    *own, all_cut, all_live = _measured(split, masks, measured)
+    return [*own, beside, all_cut, all_live]
 
 
 def _neurons(
