@@ -19,7 +19,7 @@ from circuitkit.discovery.attribution import eap
 from circuitkit.engine.inputs import Inputs, as_data
 from circuitkit.engine.model import Native
 from circuitkit.engine.record import answer, at_answers
-from circuitkit.errors import DictionaryError
+from circuitkit.errors import DictionaryError, ScoresError
 from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.evaluation.masks import random_masks
 from circuitkit.features.choosing import feature_bases, neuron_bases, scored, strongest
@@ -181,6 +181,24 @@ def test_the_headline_is_the_circuit_without_what_features_leave_over(found: Dis
     assert named == {name for name in found.circuit.nodes if ".f" in name}
     assert sum(report.chosen.values()) == 20
     assert report.of == 4096
+
+
+def test_prompts_are_drawn_once_and_what_cannot_be_asked_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from circuitkit.workflows import discover as whole
+    from circuitkit.workflows import features as own
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("prompts are drawn")
+
+    monkeypatch.setattr(whole, "prepare_halves", refused)
+    how: dict[str, Any] = {"method": "eap", "features": 4, "examples": 2}
+    mini = load_model("mini")
+    assert discover_features(mini, "ioi", edges=20, **how).features is not None
+    monkeypatch.setattr(own, "prepare_halves", refused)
+    with pytest.raises(ScoresError, match="not both"):
+        discover_features(mini, "ioi", edges=20, faithfulness=0.9, **how)
 
 
 def test_a_circuit_of_features_is_saved_evaluated_and_replayed(

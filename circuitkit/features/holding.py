@@ -1,10 +1,10 @@
-"""Circuits of features in which errors are held: whatever the circuit changes, each MLP's error is
-that of the clean run."""
+"""Circuits of features in which errors are held: whatever the circuit changes, the error of each
+dictionary is that of the clean run."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,14 +16,14 @@ from circuitkit.data.batches import Batch
 from circuitkit.engine.devices import device_of, moved
 from circuitkit.engine.inputs import Inputs
 from circuitkit.engine.metric import check_metric
-from circuitkit.engine.model import Activations, Context, Model, Ports
+from circuitkit.engine.model import Activations, Context, Kind, Model, Ports
 from circuitkit.engine.numerics import exact
 from circuitkit.engine.record import answer, difference, record
 from circuitkit.engine.run import runs
 from circuitkit.evaluation.faithfulness import Evaluation
-from circuitkit.features.splitting import Parts
+from circuitkit.features.blocks import HeadParts, Parts
 from circuitkit.graph.places import edges_of
-from circuitkit.graph.stages import FEATURES, Stage
+from circuitkit.graph.stages import Stage
 from circuitkit.graph.types import Mask
 from circuitkit.registry import name_of
 
@@ -33,38 +33,57 @@ ERROR = "error"
 
 
 class HeldParts(Parts):
-    """The parts of MLPs, whose errors are what the context holds, whatever is read."""
+    """The parts of MLPs and of the residual stream, whose errors are what the context holds."""
 
     def compute(self, model: Model, stage: Stage, context: Context, ports: Ports) -> Tensor:
         """What each part writes."""
-        written = super().compute(model, stage, context, ports)
-        if stage.index not in context.held:
-            return written
-        (error,) = context.held[stage.index]
-        return written.index_copy(-2, _errors(stage).to(written.device), error[..., None, :])
+        return _held(stage, context, super().compute(model, stage, context, ports))
+
+
+class HeldHeads(HeadParts):
+    """The parts of attention, whose errors are what the context holds."""
+
+    def compute(self, model: Model, stage: Stage, context: Context, ports: Ports) -> Tensor:
+        """What each part writes."""
+        return _held(stage, context, super().compute(model, stage, context, ports))
+
+
+def _held(
+    stage: Stage, context: Context, written: Float[Tensor, "b p n d"]
+) -> Float[Tensor, "b p n d"]:
+    """What is written, with the errors that are held, whatever was read."""
+    if stage.index not in context.held:
+        return written
+    (error,) = context.held[stage.index]
+    return written.index_copy(-2, _errors(stage).to(written.device), error[..., None, :])
+
+
+HELD: dict[type, Callable[..., Kind]] = {Parts: HeldParts, HeadParts: HeldHeads}
 
 
 def _errors(stage: Stage) -> Tensor:
-    """The places of errors among what a stage writes: of MLPs that are whole, and of neurons, there
-    are none."""
+    """The places of errors among what a stage writes; there are none where it is whole, or taken
+    apart into neurons."""
     return torch.tensor([i for i, own in enumerate(stage.part.writers) if own.part == ERROR])
 
 
 def with_errors(model: Model, carried: Activations, clean: Activations) -> Activations:
     """The carried run with the errors of the clean one, and what they add to what is read."""
     added = torch.zeros_like(carried.embed)
-    stream, reads = {1: added}, list[Tensor]()
+    stream, reads = {0: added, 1: added}, list[Tensor]()  # by how many writers there are before
     computed, shares = [*carried.computed], [*carried.shares]
     for stage in model.wiring.stages:
         here, number = device_of(model, stage), stage.index
-        reads.append(carried.reads[number] + moved(stream[stage.upstream], here))
+        heard = stream[stage.upstream] - stream[stage.since]
+        reads.append(carried.reads[number] + moved(heard, here))
         added = moved(added, here)
         for place in _errors(stage).tolist():
             added = added + difference(model, clean, carried, stage.rows.start + place)
             for own, of_clean in ((computed, clean.computed), (shares, clean.shares)):
                 own[number] = _replaced(own[number], of_clean[number], place)
         stream[stage.rows.stop] = added
-    final = carried.final + moved(added, carried.final.device)
+    heard = added - stream[int(model.wiring.since[-1])]
+    final = carried.final + moved(heard, carried.final.device)
     return replace(carried, reads=(*reads,), computed=(*computed,), shares=(*shares,), final=final)
 
 
@@ -88,8 +107,7 @@ def evaluate_held(inputs: Inputs, mask: Mask) -> Evaluation:
     """
     model, data, metric, corruption = inputs
     held = copy.copy(model)
-    parts = model.kinds[FEATURES]
-    held.kinds = {**model.kinds, FEATURES: HeldParts(parts.blocks)}  # type: ignore[attr-defined]
+    held.kinds = {name: _holding(kind) for name, kind in model.kinds.items()}
     carry = corruption(model, data)
     stages = [stage for stage in model.wiring.stages if len(_errors(stage))]
 
@@ -116,6 +134,12 @@ def evaluate_held(inputs: Inputs, mask: Mask) -> Evaluation:
         everything, nothing, circuit, name_of(metric), name_of(corruption),
         edges_of(_without_errors(model, mask)),
     )  # fmt: skip
+
+
+def _holding(kind: Kind) -> Kind:
+    """The kind with errors held, if it has any."""
+    made = HELD.get(type(kind))
+    return kind if made is None else made(kind.blocks)  # type: ignore[attr-defined]
 
 
 def _without_errors(model: Model, mask: Mask) -> Mask:

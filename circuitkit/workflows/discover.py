@@ -60,7 +60,7 @@ from circuitkit.workflows.growing import grow, require_prompts
 from circuitkit.workflows.results import Discovery
 from circuitkit.workflows.sampling import Sample, by_example, certain, enough
 
-__all__ = ["HALVES", "discover", "method_of"]
+__all__ = ["HALVES", "discover", "discover_on", "method_of"]
 
 HALVES = 5  # random halves of all other edges that are kept besides the circuit
 
@@ -170,7 +170,6 @@ def discover(
         >>> found.circuit.graph["task"], found.evaluation.edges
         ('ioi', 30)
     """
-    start = time.perf_counter()
     rule = RULE if rule is None else rule
     asked = Asked(rule, prompts_for(test, examples, data), seed, edges, faithfulness, verify,
                   orders, batch_size, memory, agreement, refine, level, nodes, test)  # fmt: skip
@@ -178,20 +177,40 @@ def discover(
     asked.require(model)
     tried(resume)
     how = method_of(method, orders, budget)
-    each = _scoring(how, asked, resume)
-    chosen = partial(choose, edges=asked.size, faithfulness=faithfulness, rule=rule)
     drawn = partial(
         prepare_halves, model, data, unseen, metric, corruption, seed=seed, batch_size=batch_size,
         memory=memory, keep=partial(only_known, model) if known else None,
     )  # fmt: skip
+    return discover_on(model, drawn, asked, how, unseen is not None, force=force, resume=resume)
+
+
+def discover_on(
+    model: Model,
+    drawn: Callable[..., tuple[Inputs, Inputs]],
+    asked: Asked,
+    how: Method,
+    given: bool,
+    *,
+    force: bool = False,
+    resume: str | os.PathLike[str] | None = None,
+) -> Discovery:
+    """The circuit of what is ``drawn(examples=n)``: the prompts of the discovery, and those on
+    which it is measured, which were ``given`` apart or not. All else, what is raised too, is as in
+    ``discover``."""
+    start = time.perf_counter()
+    asked.require(model)
+    each = _scoring(how, asked, resume)
+    chosen = partial(choose, edges=asked.size, faithfulness=asked.faithfulness, rule=asked.rule)
     found_on = partial(_found_on, each, chosen, asked, force, resume)
     sample, stopped = enough(drawn, found_on, asked)
     seen, measured, sure = sample.seen, sample.measured, sample.certain
-    others = (_scoring(_in_order(how, k), asked)(*seen) for k in range(orders or 0))
+    others = (_scoring(_in_order(how, k), asked)(*seen) for k in range(asked.orders or 0))
     several = [scored.circuit(chosen(model, scored, *seen[1:]).mask) for scored in others]
-    evaluated = evaluate_beside(model, sample.found.mask, *measured[1:], seed=seed, halves=HALVES,
-                                also=_parts(sample), level=level, resume=resume)  # fmt: skip
-    metadata = _metadata(sample, name_of(how), asked, unseen is not None)
+    evaluated = evaluate_beside(
+        model, sample.found.mask, *measured[1:], seed=asked.seed, halves=HALVES,
+        also=_parts(sample), level=asked.level, resume=resume,
+    )  # fmt: skip
+    metadata = _metadata(sample, name_of(how), asked, given)
     return Discovery.of(
         sample.scores, sample.found.mask, evaluated, metadata, ability=sample.able,
         search=sample.found.search, filled=sample.found.filled, verification=sample.checked,

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from circuitkit.data.batches import Dataset
+from circuitkit.engine.batching import batched
 from circuitkit.engine.inputs import CorruptionLike, Data, Inputs, MetricLike, prepare_halves
 from circuitkit.engine.inspection import Inspectable
 from circuitkit.engine.metric import Method
@@ -36,9 +37,10 @@ from circuitkit.graph.stages import REMAINDERS
 from circuitkit.graph.types import Mask
 from circuitkit.graph.wiring import Wiring
 from circuitkit.util.options import Count, Seed, Size, checked
-from circuitkit.workflows.asking import Share
-from circuitkit.workflows.discover import discover
+from circuitkit.workflows.asking import RULE, Asked, Share, prompts_for
+from circuitkit.workflows.discover import discover_on, method_of
 from circuitkit.workflows.feature_report import FeatureReport, Kept
+from circuitkit.workflows.folders import tried
 from circuitkit.workflows.results import Discovery
 
 __all__ = ["discover_features"]
@@ -124,27 +126,38 @@ def discover_features(
     """
     own, source = require_whole(model), os.fspath(dictionaries or "mini")
     coders = _dictionaries(model, dictionaries)
+    asked = Asked(RULE if rule is None else rule, prompts_for(False, examples, data), seed, edges,
+                  faithfulness, verify, batch_size=batch_size, memory=memory)  # fmt: skip
+    tried(resume)
+    how = method_of(method)
     seen, measured = prepare_halves(
         model, data, unseen, metric, corruption, examples=examples, seed=seed,
         batch_size=batch_size, memory=memory,
         keep=partial(only_known, model) if known else None,
     )  # fmt: skip
-    find = partial(
-        discover, data=data, metric=metric, corruption=corruption, method=method, unseen=unseen,
-        rule=rule, examples=examples, seed=seed, batch_size=batch_size, memory=memory,
-        resume=resume, known=known, force=force,
-    )  # fmt: skip
+
+    def find(model: Model, asked: Asked) -> Discovery:
+        drawn = partial(_again, model, seen, measured, batch_size)
+        given = unseen is not None
+        return discover_on(model, drawn, asked, how, given, force=force, resume=resume)
+
+    def beside(
+        model: Model, *, edges: int | None = None, faithfulness: float | None = None
+    ) -> Discovery:
+        own = replace(asked, edges=edges, faithfulness=faithfulness, verify=None)
+        return find(model, own)
+
     chosen = strongest(scored(seen, feature_bases(own, coders)), features)
     split = split_into_features(own, coders, chosen)
-    found = find(split, edges=edges, faithfulness=faithfulness, verify=verify)
+    found = find(split, asked)
     found.circuit.graph["dictionaries"] = source
     scores = replace(found.scores, about={**found.scores.about, "dictionaries": source})
     kept = [
         *_cuts(split, found.circuit, measured._replace(model=split)),
         *_neurons(
-            own, seen, measured, chosen, features, partial(find, edges=found.evaluation.edges)
+            own, seen, measured, chosen, features, partial(beside, edges=found.evaluation.edges)
         ),
-        _whole(found, partial(find, model), "MLPs" if _of_mlps(chosen) else "heads and MLPs"),
+        _whole(found, partial(beside, model), "MLPs" if _of_mlps(chosen) else "heads and MLPs"),
     ]
     described, weights = _described(own, coders, found.circuit, seen.data)
     counts = {name: len(numbers) for name, numbers in chosen.items()}
@@ -162,6 +175,21 @@ def _dictionaries(model: Model, path: str | os.PathLike[str] | None) -> tuple[Di
             "(dictionaries=, --dictionaries DIR)"
         )
     return load("mini" if path is None else path)
+
+
+def _again(
+    model: Model, seen: Inputs, measured: Inputs, batch_size: int | None, *, examples: int | None
+) -> tuple[Inputs, Inputs]:
+    """The prompts, which are drawn once for all circuits, in batches that fit this model."""
+    del examples  # of which there are as many already
+
+    def fitting(own: Inputs) -> Inputs:
+        return own._replace(
+            model=model, data=batched(model, own.data, [own.corruption], batch_size)
+        )
+
+    first = fitting(seen)
+    return first, first if measured is seen else fitting(measured)
 
 
 def _without(wiring: Wiring, mask: Mask, *parts: str) -> Mask:
