@@ -384,9 +384,11 @@ def test_what_is_overwritten_leaves_nothing_behind(here: Path, folder: str) -> N
     Path(folder, "verification.csv").write_text("of an earlier run")
     assert main([*DISCOVER, "-o", folder, "--overwrite"]) == 0
     left = {path.name for path in Path(folder).iterdir()}
-    assert left - {"cells"} == {*RUNS["discovery"]} - {"verification.csv", "features.csv"} | {
-        "notes.txt"
-    }
+    assert left - {"cells"} == {*RUNS["discovery"]} - {
+        "verification.csv",
+        "features.csv",
+        "supernodes.csv",
+    } | {"notes.txt"}
     assert ck.Circuit.load(f"{folder}/circuit.json").graph["method"] == "eap"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from coders import coders_of_mini, random_coders
@@ -23,9 +24,11 @@ from circuitkit.errors import DictionaryError, ScoresError
 from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.evaluation.masks import random_masks
 from circuitkit.features.choosing import feature_bases, neuron_bases, scored, strongest
+from circuitkit.features.describing import read_labels
 from circuitkit.features.dictionaries import Dictionary
 from circuitkit.features.holding import evaluate_held
 from circuitkit.features.loading import load
+from circuitkit.features.profiles import active_at, supernodes_of
 from circuitkit.features.splitting import split_as, split_into_features, split_into_neurons
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.scores import Scores
@@ -151,6 +154,43 @@ def test_errors_that_are_held_are_those_of_the_clean_run(kind: str) -> None:
     assert evaluate_held(zeros, m.wiring.legal).faithfulness == pytest.approx(1, abs=1e-4)
 
 
+# -- supernodes ------------------------------------------------------------------------------------
+def test_features_with_like_out_edges_at_like_places_are_grouped() -> None:
+    m = split_into_features(model("gpt2"), coders(model("gpt2")), {0: (1, 2, 3, 4, 5)})
+    values = np.zeros(m.wiring.shape)
+    edges = {1: (2.0, 1.0), 2: (4.0, 2.0), 3: (-2.0, -1.0), 4: (2.0, 1.0), 5: (1.0, -2.0)}
+    for number, (into_v, into_logits) in edges.items():
+        row = m.wiring.writer[f"m0.f{number}"]
+        values[row, m.wiring.reader["a2.h1.v"]] = into_v
+        values[row, -1] = into_logits
+    scores = Scores(m.wiring, values)
+    at = {f"m0.f{number}": {"S2": 1.0} for number in edges} | {"m0.f4": {"S2": 0.6, "end": 0.8}}
+    assert supernodes_of(scores, at) == {"m0 at S2": ("m0.f2", "m0.f1")}
+    (near,) = supernodes_of(scores, at, alike=0.6).values()  # the cosine of the places of f4
+    assert {*near} == {"m0.f1", "m0.f2", "m0.f4"}
+    one_place = supernodes_of(scores, {name: {"": 1.0} for name in at})
+    assert {*one_place["m0"]} == {"m0.f1", "m0.f2", "m0.f4"}
+    never = supernodes_of(scores, at | {"m0.f1": {}})
+    assert never == {}
+
+
+def test_where_a_feature_is_active_is_counted_by_hand() -> None:
+    mini, own = load_model("mini"), load("mini")[0]
+    data = as_data(mini, "ioi", examples=3)
+    (found,) = active_at(mini, [own], ["m0.f253"], data).values()
+    sums: dict[str, float] = {}
+    for example in data.examples:
+        tokens = torch.tensor([example.clean])
+        run = mini.native(tokens, torch.ones_like(tokens).bool())
+        values = own.encode(mini.mlp_in(0, run.mlp_in[0]))[0, :, 253].tolist()
+        for at, value in enumerate(values):
+            names = [n for n, (a, b) in example.spans.items() if a <= at < b] or ["elsewhere"]
+            for name in names:
+                sums[name] = sums.get(name, 0.0) + value
+    size = sum(value**2 for value in sums.values()) ** 0.5
+    assert found == pytest.approx({name: x / size for name, x in sums.items() if x}, rel=1e-4)
+
+
 # -- the workflow ----------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def found() -> Discovery:
@@ -206,6 +246,11 @@ def test_a_circuit_of_features_is_saved_evaluated_and_replayed(
 ) -> None:
     written = found.save(tmp_path / "run")
     assert "features.csv" in [path.name for path in written]
+    groups = found.features.supernodes if found.features else {}
+    (file,) = [path for path in written if path.name == "supernodes.csv"]
+    said = {name: own["supernode"] for name, own in read_labels(file).items()}
+    assert said == {name: key for key, names in groups.items() for name in names}
+    assert len(said) > 1
     circuit = Circuit.load(written[0])
     assert circuit.graph["dictionaries"] == "mini"
     assert main(["evaluate", str(written[0]), "--examples", "4", "--json", "--quiet"]) == 0

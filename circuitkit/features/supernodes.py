@@ -13,7 +13,7 @@ from circuitkit.errors import DataError
 from circuitkit.features.graphs import AttributionGraph
 from circuitkit.util.tables import to_csv
 
-__all__ = ["ALIKE", "Given", "given_by", "places", "propose", "supernodes", "table"]
+__all__ = ["ALIKE", "Given", "Key", "given_by", "places", "propose", "supernodes", "table"]
 
 ALIKE = 0.9  # cosine of features of one group
 MOST = 150  # features that are compared: those with the largest influence
@@ -156,8 +156,8 @@ def _called(
             for (place, *_), value in total[name].items():
                 at[place] = at.get(place, 0.0) + abs(value)
         most = max(at, key=lambda place: at[place])
-        where = most if most.startswith("before ") else f"at {most}"
-        first = name = f"{'+'.join(layers)} {where}"
+        where = most if most.startswith(("before ", "elsewhere")) else f"at {most}"
+        first = name = " ".join(["+".join(layers), *[where] * bool(most)])
         number = 1
         while name in found:
             number += 1

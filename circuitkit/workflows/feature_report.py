@@ -3,8 +3,8 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from circuitkit.evaluation.faithfulness import Evaluation
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["FeatureReport", "Kept"]
 
 SHOWN = 10  # features of a summary
-COLUMNS = ("feature", "weight", "active_share", "text", "raises")
+MEMBERS = 6  # features of a supernode that are listed
+COLUMNS = ("feature", "weight", "active_share", "text", "raises", "supernode")
 WORDS = 44  # letters of the text in which one is most active
 
 
@@ -52,6 +53,8 @@ class FeatureReport(TableResult):
             features and heads without what features leave over.
         described: The features of the circuit, the strongest first: what each is.
         weights: The sum of |weight| of the edges out of each of them, in metric units per example.
+        supernodes: Groups of them that are proposed as one: active at like places of the prompts,
+            with like scores of their out-edges.
     """
 
     dictionaries: str
@@ -60,6 +63,7 @@ class FeatureReport(TableResult):
     kept: Sequence[Kept]
     described: Sequence[Feature]
     weights: Mapping[str, float]
+    supernodes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def alone(self) -> Evaluation:
@@ -68,11 +72,14 @@ class FeatureReport(TableResult):
 
     def to_frame(self) -> pandas.DataFrame:
         """The features of the circuit: ``feature``, ``weight``, ``active_share``, and the ``text``
-        in which each is most active, the ``token`` there marked."""
+        in which each is most active, the ``token`` there marked; ``supernode`` is the group that
+        is proposed for it, if any."""
+        group = {name: key for key, names in self.supernodes.items() for name in names}
         rows = [
             {"feature": own.name, "weight": self.weights[own.name], "active_share": own.share,
              "text": str(own.shown[0]).split(None, 1)[1] if own.shown else "",
-             "raises": " ".join(repr(token) for token, _ in own.raised[:5])}
+             "raises": " ".join(repr(token) for token, _ in own.raised[:5]),
+             "supernode": group.get(own.name, "")}
             for own in self.described
         ]  # fmt: skip
         return to_frame(rows, COLUMNS)
@@ -90,6 +97,7 @@ class FeatureReport(TableResult):
             "described": [
                 {"weight": self.weights[own.name], **own.to_dict()} for own in self.described
             ],
+            "supernodes": {name: [*own] for name, own in self.supernodes.items()},
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -115,7 +123,18 @@ class FeatureReport(TableResult):
              "active": f"{own.share:.1%}", "most active at": _short(own)}
             for own in self.described[:SHOWN]
         ]  # fmt: skip
-        return "\n".join([*lines, "", as_text(rows)] if rows else lines)
+        lines += ["", as_text(rows)] if rows else []
+        return "\n".join([*lines, *self._grouped()])
+
+    def _grouped(self) -> Iterator[str]:
+        """The proposed supernodes, the strongest first."""
+        if self.supernodes:
+            yield from ("", "supernodes: features that are active at like places and give alike")
+        for name, names in [*self.supernodes.items()][:SHOWN]:
+            more = [f"and {len(names) - MEMBERS} more"] if len(names) > MEMBERS else []
+            yield f"  {name}: {', '.join([*names[:MEMBERS], *more])}"
+        if len(self.supernodes) > SHOWN:
+            yield f"  and {len(self.supernodes) - SHOWN} more"
 
 
 def _short(own: Feature) -> str:

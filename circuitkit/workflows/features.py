@@ -28,6 +28,7 @@ from circuitkit.features.describing import Feature, describe, parse_feature
 from circuitkit.features.dictionaries import Dictionary
 from circuitkit.features.holding import evaluate_held
 from circuitkit.features.loading import load
+from circuitkit.features.profiles import active_at, supernodes_of
 from circuitkit.features.pulls import require_whole
 from circuitkit.features.splitting import split_into_features, split_into_neurons
 from circuitkit.graph import circuit as circuits
@@ -141,17 +142,10 @@ def discover_features(
         given = unseen is not None
         return discover_on(model, drawn, asked, how, given, force=force, resume=resume)
 
-    def beside(
-        model: Model, *, edges: int | None = None, faithfulness: float | None = None
-    ) -> Discovery:
-        own = replace(asked, edges=edges, faithfulness=faithfulness, verify=None)
-        return find(model, own)
-
+    beside = partial(_sized, find, asked)
     chosen = strongest(scored(seen, feature_bases(own, coders)), features)
     split = split_into_features(own, coders, chosen)
     found = find(split, asked)
-    found.circuit.graph["dictionaries"] = source
-    scores = replace(found.scores, about={**found.scores.about, "dictionaries": source})
     kept = [
         *_cuts(split, found.circuit, measured._replace(model=split)),
         *_neurons(
@@ -159,11 +153,27 @@ def discover_features(
         ),
         _whole(found, partial(beside, model), "MLPs" if _of_mlps(chosen) else "heads and MLPs"),
     ]
-    described, weights = _described(own, coders, found.circuit, seen.data)
+    report = _report(source, own, coders, chosen, found, kept, seen.data)
+    found.circuit.graph["dictionaries"] = source
+    about = {**found.scores.about, "dictionaries": source}
+    return replace(found, scores=replace(found.scores, about=about), features=report)
+
+
+def _report(
+    source: str,
+    model: Inspectable,
+    coders: Sequence[Dictionary],
+    chosen: Mapping[str, Sequence[int]],
+    found: Discovery,
+    kept: Sequence[Kept],
+    data: Dataset,
+) -> FeatureReport:
+    """What is said of the features: what they carry, what they are, and which do the same."""
+    described, weights = _described(model, coders, found.circuit, data)
     counts = {name: len(numbers) for name, numbers in chosen.items()}
     total = sum(one.n_features for one in coders)
-    report = FeatureReport(source, counts, total, kept, described, weights)
-    return replace(found, scores=scores, features=report)
+    groups = supernodes_of(found.scores, active_at(model, coders, weights, data))
+    return FeatureReport(source, counts, total, kept, described, weights, groups)
 
 
 def _dictionaries(model: Model, path: str | os.PathLike[str] | None) -> tuple[Dictionary, ...]:
@@ -175,6 +185,14 @@ def _dictionaries(model: Model, path: str | os.PathLike[str] | None) -> tuple[Di
             "(dictionaries=, --dictionaries DIR)"
         )
     return load("mini" if path is None else path)
+
+
+def _sized(
+    find: Callable[[Model, Asked], Discovery], asked: Asked, model: Model, *,
+    edges: int | None = None, faithfulness: float | None = None,
+) -> Discovery:  # fmt: skip
+    """The circuit of a model of another size, or that is as faithful."""
+    return find(model, replace(asked, edges=edges, faithfulness=faithfulness, verify=None))
 
 
 def _again(

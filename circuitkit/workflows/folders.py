@@ -32,6 +32,7 @@ RUNS = {  # the files that a run may write; the first is in the folder of each
     "discovery": (
         "circuit.json", "scores.safetensors", "circuit.svg", "circuit.html",
         "certainty.safetensors", "verification.csv", "features.csv",
+        "supernodes.csv",
     ),
     "study": (
         "report.html",

@@ -18,6 +18,7 @@ from circuitkit.evaluation.faithfulness import Beside, Evaluation
 from circuitkit.evaluation.refining import Refined
 from circuitkit.evaluation.searching import Search
 from circuitkit.evaluation.verification import Verification
+from circuitkit.features.supernodes import table as supernode_table
 from circuitkit.graph import circuit as circuits
 from circuitkit.graph.circuit import Circuit
 from circuitkit.graph.compare import Agreement
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Discovery", "files"]
 
 VERIFIED, FEATURES = "verification.csv", "features.csv"
+SUPERNODES = "supernodes.csv"
 
 
 def files(verified: bool, certain: bool) -> tuple[str, ...]:
@@ -242,7 +244,8 @@ class Discovery(Measured):
             True
         """
         names = files(self.verification is not None, self.certainty is not None)
-        names += (FEATURES,) * (self.features is not None)
+        if self.features:
+            names += (FEATURES, *(SUPERNODES,) * bool(self.features.supernodes))
         with filled(folder, "discovery", overwrite) as new:
             own = [new / name for name in names]
             self.circuit.save(own[0])
@@ -255,6 +258,8 @@ class Discovery(Measured):
                 write_whole(new / VERIFIED, self.verification.to_csv())
             if self.features:
                 write_whole(new / FEATURES, self.features.to_csv())
+                if self.features.supernodes:
+                    write_whole(new / SUPERNODES, supernode_table(self.features.supernodes))
         return [Path(folder) / name for name in names]
 
     @property
