@@ -86,8 +86,7 @@ def linked(
         here = device_of(model, stage)
         given = write(stage, moved(stream[stage.upstream], here))
         sources[stage.index] = torch.zeros_like(given).requires_grad_()
-        passing = 0 if stage.renews else moved(x, here)
-        x = stream[stage.rows.stop] = passing + given + sources[stage.index]
+        x = stream[stage.rows.stop] = moved(x, here) + given + sources[stage.index]
     return sources, moved(x, context.embed.device)
 
 
