@@ -252,7 +252,7 @@ const details = () => {
 const head = (name, text) => make("div", {class: "head"}, make("h2", {dir: "auto"}, name),
   make("button", {"aria-label": "Show all", click: () => choose({})}, "✕"), make("p", {dir: "auto"}, text));
 const ofBox = (box) => {
-  const own = B[box], kind = {mlp: "MLP", head: "attention head", group: "heads of one key and value"}[own.kind] || own.kind;
+  const own = B[box], kind = {mlp: /[.]/.test(own.name.split("@")[0]) ? "part of " + own.name.split(".")[0] : "MLP", head: "attention head", group: "heads of one key and value"}[own.kind] || own.kind;
   const said = [own.role, kind, own.layer !== undefined && `layer ${own.layer}`, own.at && `at ${own.at}`,
     lit && `${count(lit.reduce((n, x) => n + x, 0), "edge")} on its paths`].filter(Boolean).join(" · ");
   const [here, on_] = [strongest(into[box]), strongest(out[box])];
