@@ -39,6 +39,7 @@ from circuitkit.evaluation.faithfulness import evaluate
 from circuitkit.evaluation.masks import random_masks
 from circuitkit.features.choosing import feature_bases, scored, strongest
 from circuitkit.features.dictionaries import Dictionary
+from circuitkit.features.holding import evaluate_held
 from circuitkit.features.loading import save
 from circuitkit.features.sites import site_values, width_of
 from circuitkit.features.splitting import split_as, split_into_features
@@ -533,3 +534,17 @@ def test_a_folder_of_a_mixture_is_found_saved_evaluated_and_replayed(
     assert replay(circuit).same
     crossed = cross(split, {"it": circuit, "again": circuit}, random=1, examples=4)
     assert crossed.to_frame()["faithfulness"].notna().any()
+
+
+# -- errors held -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("way", WAYS)
+def test_with_errors_held_everything_is_the_model_with_their_edges_or_without(way: str) -> None:
+    m = taken_apart("gpt2", way)
+    inputs = Inputs(m, dataset(), logit_diff, counterfactual)
+    keep = m.wiring.legal.copy()
+    keep[[row for row, name in enumerate(m.wiring.writers) if name.part == "error"]] = False
+    for kept in (m.wiring.legal, keep):
+        held = evaluate_held(inputs, kept)
+        assert held.circuit == pytest.approx(held.everything, rel=1e-4)
+    cut = evaluate(m, keep, *inputs[1:])
+    assert np.abs(cut.circuit - cut.everything).max() > 1e-2
