@@ -23,8 +23,10 @@ from circuitkit.cli.main import main
 from circuitkit.corruptions.constants import mean, zero
 from circuitkit.corruptions.replacement import counterfactual
 from circuitkit.data.batches import Batch
+from circuitkit.discovery.activations import eap_ig_activations
 from circuitkit.discovery.attribution import eap
 from circuitkit.discovery.baselines import information_flow
+from circuitkit.discovery.mask_gradients import mask_gradient
 from circuitkit.discovery.repaired import atp_star
 from circuitkit.engine import gradients as engine_gradients
 from circuitkit.engine.attribute import score
@@ -46,6 +48,7 @@ from circuitkit.features.splitting import split_as, split_into_features
 from circuitkit.graph.circuit import Circuit, build, from_json, mask, to_json
 from circuitkit.graph.nodes import Node
 from circuitkit.graph.places import Places
+from circuitkit.graph.scores import ScoresWarning
 from circuitkit.graph.stages import ATTENTION_FEATURES, FEATURES, STREAM_FEATURES, Split
 from circuitkit.graph.wiring import Wiring
 from circuitkit.metrics.answers import logit_diff
@@ -386,6 +389,15 @@ def test_shares_of_what_is_read_are_of_those_that_are_heard() -> None:
     assert information_flow(m, dataset()).values.sum(0) == pytest.approx(1, abs=1e-4)
 
 
+def test_norms_are_held_where_parts_read_through_one() -> None:
+    m = taken_apart("gpt2", "mixture")
+    with pytest.warns(ScoresWarning, match="was not resolved"):
+        found = [mask_gradient(m, dataset(), steps=1, norms=norms).values
+                 for norms in ("live", "clean")]  # fmt: skip
+    assert not np.allclose(*found)
+    assert not any(own[~m.wiring.legal].any() for own in found)
+
+
 # -- choosing --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("way", list(WAYS))
 def test_a_features_score_is_that_of_its_edges(way: str) -> None:
@@ -483,6 +495,8 @@ def test_what_cannot_take_parts_says_so() -> None:
             atp_star(one, dataset())
         with pytest.raises(UnsupportedModelError, match="no hook points"):
             require_bridge(one)
+    with pytest.raises(UnsupportedModelError, match="use eap_ig"):
+        eap_ig_activations(stream, dataset(), steps=1)
     from circuitkit import attention_scores, describe_heads
 
     with pytest.raises(CircuitError, match="with its heads whole"):

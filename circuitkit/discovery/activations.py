@@ -16,6 +16,7 @@ from circuitkit.engine.inputs import CorruptionLike, Data, MetricLike, prepare
 from circuitkit.engine.model import Activations, Model
 from circuitkit.engine.record import output
 from circuitkit.engine.tally import ByGroup
+from circuitkit.errors import UnsupportedModelError
 from circuitkit.graph.scores import Scores
 from circuitkit.util.options import Bounds, checked
 
@@ -91,7 +92,7 @@ def eap_ig_activations(
 
     Returns Scores [writers, readers]: in metric units per example, positive where the edge helps
     the clean behaviour; ``groups``, ``rule`` and ``resume`` as in ``eap``. Raises as
-    ``eap_ig`` does.
+    ``eap_ig`` does, and UnsupportedModelError where the residual stream is taken apart.
 
     Source: Hanna et al. (2024), whose program calls it ``EAP-IG-activations``.
 
@@ -100,6 +101,11 @@ def eap_ig_activations(
         'eap_ig_activations'
     """
     stages = model.wiring.stages
+    if any(stage.renews for stage in stages):
+        raise UnsupportedModelError(
+            f"the residual stream of {model.name!r} is taken apart into features, and where one "
+            "stage writes what it is given nothing before it counts; use eap_ig"
+        )
     count = steps * (len(stages) + 1)
 
     def where(here: Here, carried: Activations) -> Iterator[Term]:
