@@ -108,6 +108,11 @@ every_way = pytest.mark.parametrize(
     ],
 )
 
+slow_ways = pytest.mark.parametrize(
+    "way",
+    ["mixture", *(pytest.param(way, marks=pytest.mark.weekly) for way in ("attn_z", "between"))],
+)
+
 
 def named(made: list[Dictionary]) -> dict[str, tuple[int, ...]]:
     return dict.fromkeys([one.prefix for one in made], CHOSEN)
@@ -339,7 +344,7 @@ def test_the_parts_of_the_stream_score_as_what_they_are_made_of(way: str, first:
     assert distance(sums, expected[:before, begin:].sum(1)) < SAME
 
 
-@pytest.mark.parametrize("way", ["attn_z", "mixture", "between"])
+@slow_ways
 def test_a_score_is_the_slope_of_the_metric_in_the_mask(way: str) -> None:
     m = taken_apart("gpt2", way, double=True)
     batch, context, _, carried = both(m)
@@ -363,7 +368,7 @@ def test_a_gradient_stage_by_stage_is_that_at_once(monkeypatch: pytest.MonkeyPat
     assert distance(table(m), expected) < SAME
 
 
-@pytest.mark.parametrize("way", ["attn_z", "mixture", "between"])
+@slow_ways
 @torch.no_grad()
 def test_every_edge_of_the_sweep_is_its_own_masked_run(way: str) -> None:
     m = taken_apart("gpt2", way)
@@ -394,7 +399,7 @@ def test_norms_are_held_where_parts_read_through_one() -> None:
     with pytest.warns(ScoresWarning, match="was not resolved"):
         found = [mask_gradient(m, dataset(), steps=1, norms=norms).values
                  for norms in ("live", "clean")]  # fmt: skip
-    assert not np.allclose(*found)
+    assert not np.allclose(found[0], found[1])
     assert not any(own[~m.wiring.legal].any() for own in found)
 
 
