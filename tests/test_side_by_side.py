@@ -21,8 +21,6 @@ from circuitkit.viz.circuits.panels import panels
 from circuitkit.viz.shapes import Curve, Rect, Text
 from circuitkit.viz.style import SIDES
 
-pytestmark = pytest.mark.usefixtures("one_mini")
-
 TEXTS = {
     "counterfactual": "counterfactual",
     "counterfactual-text-names": "counterfactual(text='names')",
