@@ -47,6 +47,8 @@ DRAWN = (
     "Each circuit's strongest edges; those that no other circuit has, and components that none "
     "other has, are coloured."
 )
+SHARES = ("faithfulness", "low", "high", "jaccard", "by_chance", "places_jaccard",
+          "random_jaccard")  # fmt: skip
 SHOWN = 20  # rows of a table in the terminal
 CAPTIONS = {
     "circuits": "Each circuit: its edges, its faithfulness with a 95 % bootstrap interval, and how "
@@ -235,14 +237,8 @@ class SideBySide(TableResult):
         return [*(place / name for name in texts), *inner]
 
     def _viewed(self) -> str:
-        first, second = ([*self.circuits.items()])[:2]
-        for name, circuit in (first, second):
-            circuit.graph["label"] = name
-        try:
-            return paged(first[1], beside=second[1])
-        finally:
-            for _, circuit in (first, second):
-                del circuit.graph["label"]
+        first, second = (_labelled(*pair) for pair in [*self.circuits.items()][:2])
+        return paged(first, beside=second)
 
     def _page(self, beside: str) -> str:
         rows = {"circuits": self.sizes(), "overlap": self.overlap(), "places": self.places(),
@@ -306,18 +302,7 @@ class SideBySide(TableResult):
 
     def _lines(self) -> Iterator[str]:
         yield str(self)
-        formats = dict.fromkeys(
-            (
-                "faithfulness",
-                "low",
-                "high",
-                "jaccard",
-                "by_chance",
-                "places_jaccard",
-                "random_jaccard",
-            ),
-            ".3f",
-        )
+        formats = dict.fromkeys(SHARES, ".3f")
         yield f"\n{as_text(self.sizes(), formats=formats)}"
         yield f"\n{as_text(self.overlap(), formats=formats)}\n"
         yield from [*self._sentences()][1:]
@@ -362,6 +347,13 @@ def side_by_side(circuits: Mapping[str, _Found]) -> SideBySide:
 def folder_name(name: str) -> str:
     """The folder of a circuit of this name: ``counterfactual-text-names``."""
     return legal(name)[:LONGEST]
+
+
+def _labelled(name: str, circuit: Circuit) -> Circuit:
+    """The circuit as the viewer names it; itself it stays as it is."""
+    own: Circuit = circuit.copy()
+    own.graph["label"] = name
+    return own
 
 
 def _opened(one: _Found) -> Circuit:
